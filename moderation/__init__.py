@@ -1,0 +1,1 @@
+"""Bona Fide: flagged images in, verdicts with rationales out, decisions by people."""

@@ -1,0 +1,225 @@
+"""What a model says about one image: verdicts, rationales and the analysis that holds them.
+
+A model gives verdicts; only people make decisions (`decisions.py`). A model that cannot tell says
+UNDETERMINED, with a coded reason.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Label(enum.StrEnum):
+    DEEPFAKE = "deepfake"
+    BONA_FIDE = "bona_fide"
+    #: The model looked, or tried to, and cannot tell: see `Verdict.abstain`.
+    UNDETERMINED = "undetermined"
+
+
+class Technique(enum.StrEnum):
+    """How a deepfake was made: the four classes of DF-C (arXiv 2501.01164, fig. 2)."""
+
+    FS = "FS"
+    FR = "FR"
+    FE = "FE"
+    EFS = "EFS"
+
+    @property
+    def words(self) -> str:
+        return TECHNIQUE_WORDS[self]
+
+
+TECHNIQUE_WORDS: Mapping[Technique, str] = {
+    Technique.FS: "face swapping",
+    Technique.FR: "face reenactment",
+    Technique.FE: "face editing",
+    Technique.EFS: "entire face synthesis",
+}
+
+
+class Abstain(enum.StrEnum):
+    """Why a verdict is UNDETERMINED."""
+
+    NO_FACE = "no_face"
+    FACE_TOO_SMALL = "face_too_small"
+    TOO_BLURRED = "too_blurred"
+    TEXT_HEAVY = "text_heavy"
+    #: "Yes" and "No" together hold too little probability: the model was not answering the question.
+    LOW_ANSWER_MASS = "low_answer_mass"
+    NEAR_THRESHOLD = "near_threshold"
+    #: The model's reply could not be read. We never guess a verdict out of prose.
+    UNPARSED = "unparsed"
+
+    @property
+    def words(self) -> str:
+        return ABSTAIN_WORDS[self]
+
+
+ABSTAIN_WORDS: Mapping[Abstain, str] = {
+    Abstain.NO_FACE: "no face was found",
+    Abstain.FACE_TOO_SMALL: "the face is too small to judge",
+    Abstain.TOO_BLURRED: "the face is too blurred to judge",
+    Abstain.TEXT_HEAVY: "the image is mostly text",
+    Abstain.LOW_ANSWER_MASS: "the model did not answer the question",
+    Abstain.NEAR_THRESHOLD: "the score is too close to the threshold",
+    Abstain.UNPARSED: "the model's reply could not be read",
+}
+
+
+class Region(enum.StrEnum):
+    """Where on a face an artifact lies. UNMAPPED artifacts are shown without a polygon."""
+
+    FOREHEAD = "forehead"
+    HAIRLINE = "hairline"
+    EYES = "eyes"
+    NOSE = "nose"
+    CHEEKS = "cheeks"
+    MOUTH = "mouth"
+    JAWLINE = "jawline"
+    FACE_BOUNDARY = "face_boundary"
+    SKIN = "skin"
+    EARS = "ears"
+    NECK = "neck"
+    BACKGROUND = "background"
+    LIGHTING = "lighting"
+    UNMAPPED = "unmapped"
+
+
+class Point(NamedTuple):
+    """Pixels of the upright picture, origin top left."""
+
+    x: float
+    y: float
+
+
+class Box(NamedTuple):
+    """Pixels of the upright picture, origin top left: left and top inside, right and bottom outside."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face that was found in a picture."""
+
+    box: Box
+    #: In [0, 1]: how sure the face finder is.
+    confidence: float
+    #: Left eye, right eye, nose, left and right corner of the mouth, as seen in the picture.
+    #: None when the face fills the frame by declaration and was not searched for.
+    landmarks: tuple[Point, Point, Point, Point, Point] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the model says about one face, or about the whole image."""
+
+    label: Label
+    #: In [0, 1], the higher the likelier a deepfake. None when the model was not asked (no face).
+    score: float | None = None
+    #: logit(Yes) − logit(No) at the answer position, as the model gave it. None when not asked.
+    margin: float | None = None
+    #: P(Yes) + P(No) in [0, 1]: how much of the model's probability lay on the two answers. None when not asked.
+    answer_mass: float | None = None
+    #: True when `score` is a probability fitted on labelled cases; otherwise it only orders.
+    calibrated: bool = False
+    technique: Technique | None = None  # None unless DEEPFAKE
+    #: Share of each technique, summing to 1. None unless the model was asked.
+    technique_scores: Mapping[Technique, float] | None = None
+    abstain: Abstain | None = None  # None unless UNDETERMINED
+
+    def __post_init__(self) -> None:
+        if (self.abstain is not None) != (self.label is Label.UNDETERMINED):
+            raise ValueError(f"{self.label} with abstain={self.abstain}: a code goes with UNDETERMINED alone")
+        if self.technique is not None and self.label is not Label.DEEPFAKE:
+            raise ValueError(f"{self.label} with technique={self.technique}: only a deepfake has a technique")
+
+
+def undetermined(abstain: Abstain) -> Verdict:
+    """The verdict of a model that was not asked, because there was nothing it could judge."""
+    return Verdict(label=Label.UNDETERMINED, abstain=abstain)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One line of a rationale: what looks wrong, and where."""
+
+    #: The region in the model's own words, as in the paper's figure: "Cheek and Jawline".
+    heading: str
+    text: str
+    regions: tuple[Region, ...] = (Region.UNMAPPED,)
+    #: An approximate outline in the picture. None when there is nothing honest to draw.
+    polygon: tuple[Point, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FaceAnalysis:
+    """What the model says about one face. The rationale is empty unless the model was asked for one."""
+
+    face: Face
+    verdict: Verdict
+    rationale: tuple[Artifact, ...] = ()
+    #: The artifact description as the model wrote it. None when it was not asked.
+    reply: str | None = None
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What the bytes were, measured before anything was changed."""
+
+    #: Of the original bytes, in hexadecimal.
+    sha256: str
+    size: int  # bytes
+    format: str  # Pillow's name: JPEG, PNG, WEBP …
+    width: int  # pixels, upright
+    height: int  # pixels, upright
+    #: How many frames the file says it holds, and which of them was analysed.
+    frames: int = 1
+    frame: int = 0
+    #: What decoding had to do: "rotated", "flattened_alpha", "cmyk", "sixteen_bit", "animated" …
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One run of one pipeline on one image. Unique per (case, fingerprint)."""
+
+    fingerprint: str
+    #: The bundle's name and version, for people: "mini 1".
+    bundle: str
+    verdict: Verdict
+    faces: tuple[FaceAnalysis, ...]
+    picture: PictureFacts
+    #: Seconds spent per stage: fetch, decode, faces, queue, engine.
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    #: Of the case whose analysis was reused because its bytes and fingerprint are the same. None when it was made.
+    reused_from: str | None = None
+
+
+def image_verdict(faces: Sequence[FaceAnalysis]) -> tuple[Verdict, tuple[FaceAnalysis, ...]]:
+    """One verdict for an image of several faces, and the faces with the deciding one first.
+
+    A deepfaked face makes the image one. Without one, a face the model could not judge leaves the image
+    undetermined: the face nobody could read may be the forged one. Only when every face is bona fide is the image.
+    """
+    if not faces:
+        return undetermined(Abstain.NO_FACE), ()
+    ordered = tuple(sorted(faces, key=_deciding_order, reverse=True))
+    return ordered[0].verdict, ordered
+
+
+def _deciding_order(face: FaceAnalysis) -> tuple[int, float]:
+    rank = {Label.DEEPFAKE: 2, Label.UNDETERMINED: 1, Label.BONA_FIDE: 0}[face.verdict.label]
+    return rank, face.verdict.score if face.verdict.score is not None else 0.0

@@ -1,0 +1,1 @@
+"""DFA-GPT: pictures in, analyses out."""
