@@ -184,7 +184,7 @@ class Tower(PreTrainedModel):
     main_input_name = "pixel_values"
     base_model_prefix = "tower"
     _supports_sdpa = True  # it has no attention; LLaVA asks every part
-    _no_split_modules: Sequence[str] = ()
+    _no_split_modules = None
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)

@@ -1,0 +1,123 @@
+"""Verdicts, faces and artifacts as JSON, and back: one form for commands, the API, webhooks and the database.
+
+Knows the words of `analysis` and nothing else. Numbers are stored as they are; `analysis_faces_from_json` returns
+what `analysis_faces_to_json` was given.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moderation.analysis import (
+    Abstain,
+    Analysis,
+    Artifact,
+    Box,
+    Face,
+    FaceAnalysis,
+    Label,
+    Point,
+    Region,
+    Technique,
+    Verdict,
+)
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    scores = verdict.technique_scores
+    return {
+        "label": verdict.label.value,
+        "score": verdict.score,
+        "margin": verdict.margin,
+        "answer_mass": verdict.answer_mass,
+        "calibrated": verdict.calibrated,
+        "technique": verdict.technique and verdict.technique.value,
+        "technique_scores": None if scores is None else {name.value: share for name, share in scores.items()},
+        "abstain": verdict.abstain and verdict.abstain.value,
+    }
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    scores: Mapping[str, float] | None = data.get("technique_scores")
+    return Verdict(
+        label=Label(data["label"]),
+        score=data.get("score"),
+        margin=data.get("margin"),
+        answer_mass=data.get("answer_mass"),
+        calibrated=data.get("calibrated", False),
+        technique=Technique(data["technique"]) if data.get("technique") else None,
+        technique_scores=None
+        if scores is None
+        else {Technique(name): share for name, share in scores.items()},
+        abstain=Abstain(data["abstain"]) if data.get("abstain") else None,
+    )
+
+
+def artifact_json(artifact: Artifact) -> dict[str, Any]:
+    """`region` is the model's own heading, `regions` are our words, `polygon` is [[x, y], …] pixels or null."""
+    polygon = artifact.polygon
+    return {
+        "region": artifact.heading,
+        "regions": [region.value for region in artifact.regions],
+        "text": artifact.text,
+        "polygon": None if polygon is None else [[point.x, point.y] for point in polygon],
+    }
+
+
+def artifact_from_json(data: Mapping[str, Any]) -> Artifact:
+    polygon: Sequence[Sequence[float]] | None = data.get("polygon")
+    return Artifact(
+        heading=data["region"],
+        text=data["text"],
+        regions=tuple(Region(region) for region in data["regions"]),
+        polygon=None if polygon is None else tuple(Point(x, y) for x, y in polygon),
+    )
+
+
+def face_json(face: FaceAnalysis) -> dict[str, Any]:
+    """One face, whole: `box` is [left, top, right, bottom] pixels of the upright picture, `reply` the model's words."""
+    landmarks = face.face.landmarks
+    return {
+        "box": list(face.face.box),
+        "confidence": face.face.confidence,
+        "landmarks": None if landmarks is None else [[point.x, point.y] for point in landmarks],
+        "verdict": verdict_json(face.verdict),
+        "rationale": [artifact_json(artifact) for artifact in face.rationale],
+        "reply": face.reply,
+    }
+
+
+def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
+    return FaceAnalysis(
+        face=Face(
+            box=Box(*data["box"]), confidence=data["confidence"], landmarks=_landmarks(data.get("landmarks"))
+        ),
+        verdict=verdict_from_json(data["verdict"]),
+        rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
+        reply=data.get("reply"),
+    )
+
+
+def analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """What the model says about one image, the deciding face first."""
+    return {
+        "verdict": verdict_json(analysis.verdict),
+        "faces": [face_json(face) for face in analysis.faces],
+        "fingerprint": analysis.fingerprint,
+        "bundle": analysis.bundle,
+        "seconds": dict(analysis.seconds),
+    }
+
+
+def analysis_faces_to_json(faces: Sequence[FaceAnalysis]) -> list[dict[str, Any]]:
+    return [face_json(face) for face in faces]
+
+
+def analysis_faces_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[FaceAnalysis, ...]:
+    return tuple(face_from_json(item) for item in data)
+
+
+def _landmarks(data: Sequence[Sequence[float]] | None) -> tuple[Point, Point, Point, Point, Point] | None:
+    if data is None:
+        return None
+    left_eye, right_eye, nose, left_mouth, right_mouth = (Point(x, y) for x, y in data)
+    return left_eye, right_eye, nose, left_mouth, right_mouth

@@ -1,0 +1,43 @@
+import json
+
+from moderation.analysis import (
+    Abstain,
+    Artifact,
+    Box,
+    Face,
+    FaceAnalysis,
+    Label,
+    Point,
+    Region,
+    Technique,
+    Verdict,
+)
+from moderation.presentation import analysis_faces_from_json, analysis_faces_to_json
+
+
+def test_faces_survive_the_way_through_json() -> None:
+    points = tuple(Point(float(n), n + 0.5) for n in range(5))
+    deepfake = FaceAnalysis(
+        face=Face(Box(1, 2, 30, 40.5), 0.9, (points[0], points[1], points[2], points[3], points[4])),
+        verdict=Verdict(
+            Label.DEEPFAKE,
+            score=0.97,
+            margin=3.4,
+            answer_mass=0.99,
+            calibrated=True,
+            technique=Technique.FS,
+            technique_scores={Technique.FS: 0.75, Technique.FE: 0.25},
+        ),
+        rationale=(
+            Artifact("Cheek and Jawline", "A seam.", (Region.CHEEKS, Region.JAWLINE), points[:3]),
+            Artifact("Overall", "Odd.", (Region.UNMAPPED,), None),
+        ),
+        reply="1. **Cheek and Jawline**: A seam.",
+    )
+    unread = FaceAnalysis(
+        Face(Box(0, 0, 9, 9), 0.5), Verdict(Label.UNDETERMINED, abstain=Abstain.TOO_BLURRED), reply=None
+    )
+
+    through = analysis_faces_from_json(json.loads(json.dumps(analysis_faces_to_json([deepfake, unread]))))
+
+    assert through == (deepfake, unread)
