@@ -1,0 +1,466 @@
+"""Bytes to upright RGB pixels, and the one face crop of the project. No model and no store is known here.
+
+What somebody sent us is hostile until shown otherwise: the kind is chosen from an allow-list, sizes are read
+from headers before a pixel is decoded, and whatever Pillow's parsers trip over leaves as an `ImageRejected`.
+
+A thread cannot be stopped, so there is no time limit here. Work is bounded by bytes, pixels, scans and frames
+instead; a limit in seconds needs a child process that may be killed around `decode_picture`.
+
+Colour profiles are not applied: the pixels are the stored ones, as in every training set we know.
+"""
+
+import hashlib
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from moderation.analysis import Face, PictureFacts
+from moderation.errors import (
+    ImageCorrupt,
+    ImageTooLarge,
+    NotAnImage,
+    TooManyPixels,
+    UnsupportedFormat,
+)
+
+#: Part of every fingerprint. Raised when the same bytes can give other pixels or another crop.
+PREPROCESSING_VERSION: int = 1
+
+#: What we decode, by Pillow's names. A JPEG may turn out to be an MPO: several in one, as many phones write.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
+
+# Pillow's second line of defence raises instead of printing. Its other warnings are about metadata that we do
+# not read: a picture decodes or it does not.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """How much work one picture may be. Beyond it the picture is refused, or less of it is looked at."""
+
+    #: Bytes of the file as sent.
+    max_bytes: int = 32 * 2**20
+    #: Pixels of one frame: 150 MB once decoded. The largest phone cameras that we meet give 50 megapixels.
+    max_pixels: int = 50_000_000
+    #: Shorter side in pixels. Below it a file is a spacer or a tracker, and shows nobody.
+    min_side: int = 8
+    #: Passes over the pixels that one JPEG may ask for. Cameras and web encoders write 1 to 10.
+    max_scans: int = 100
+    #: Frames of an animation that are counted and chosen from; later ones are not looked at.
+    max_frames: int = 1_000
+    #: Pixels that `decode_frames` may decode for one file, over all frames on the way to the last chosen one.
+    max_animation_pixels: int = 500_000_000
+    #: Whether HEIC is decoded, by pillow-heif when that is installed. Off: libheif has a long record of faults.
+    heic: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright picture, and what its bytes were."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB
+    facts: PictureFacts
+
+
+def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
+    """The first frame of a file, upright and in RGB; transparent parts are laid on white.
+
+    Safe to call from many threads. Raises `NotAnImage`, `ImageCorrupt`, `UnsupportedFormat`, `TooManyPixels`
+    or `ImageTooLarge` with a sentence for the reviewer.
+    """
+    image = _opened(data, limits)
+    facts = _facts(data, image, limits)
+    return _picture(image, facts)
+
+
+def decode_frames(data: bytes, count: int, limits: PixelLimits = PixelLimits()) -> tuple[Picture, ...]:
+    """At most `count` different frames, evenly spaced from the first to the last; one for a still picture.
+
+    Only the first `max_frames` frames are chosen from, and fewer when they hold more than
+    `max_animation_pixels`. Raises what `decode_picture` raises.
+    """
+    image = _opened(data, limits)
+    facts = _facts(data, image, limits)
+    return tuple(
+        _picture(image, replace(facts, frame=frame)) for frame in _evenly_spaced(facts, count, limits)
+    )
+
+
+def crop_face(picture: Picture, face: Face, size: int, margin: float = 1.3) -> np.ndarray:
+    """The face as a square of `size` pixels, (size, size, 3) uint8: the one crop that every model here sees.
+
+    The square lies around the centre of the box and its side is `margin` times the box's longer side (1.3 as in
+    DeepfakeBench, arXiv 2307.01426). What lies outside the picture is filled by reflection: it continues the
+    grain and the compression of the picture, where repeated edge pixels draw streaks and a flat border draws a
+    line, and both can be learnt as artifacts. Resampled once, bicubic with antialiasing; the same input gives
+    the same bytes.
+    """
+    side = max(margin * max(face.box.width, face.box.height), 1.0)
+    left = (face.box.left + face.box.right - side) / 2
+    top = (face.box.top + face.box.bottom - side) / 2
+    # The filter reads this many pixels beyond the square on each side.
+    reach = math.ceil(2 * max(side / size, 1.0)) + 1
+    x0, y0 = math.floor(left) - reach, math.floor(top) - reach
+    x1, y1 = math.ceil(left + side) + reach, math.ceil(top + side) + reach
+    height, width = picture.pixels.shape[:2]
+    region = picture.pixels[np.ix_(_reflected(y0, y1, height), _reflected(x0, x1, width))]
+    box = (left - x0, top - y0, left - x0 + side, top - y0 + side)
+    return np.array(Image.fromarray(region).resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def _reflected(start: int, stop: int, length: int) -> np.ndarray:
+    """Indices start … stop − 1 on a line of `length` pixels that is mirrored at both ends."""
+    folded = np.arange(start, stop) % (2 * length)
+    return np.where(folded < length, folded, 2 * length - 1 - folded)
+
+
+# --- opening: nothing below this line has decoded a pixel yet ---
+
+
+def _opened(data: bytes, limits: PixelLimits) -> Image.Image:
+    """The file with its header read and every limit checked."""
+    if len(data) > limits.max_bytes:
+        raise ImageTooLarge(f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
+    kind = _kind(data)
+    if kind == "HEIC":
+        image = _opened_heic(data, limits)
+    else:
+        if kind == "JPEG" and data.count(b"\xff\xda") > limits.max_scans:
+            raise TooManyPixels(f"The JPEG asks for more than {limits.max_scans} passes over its pixels.")
+        image = _opened_by_pillow(data, kind)
+    _check_size(image, limits)
+    return image
+
+
+def _opened_by_pillow(data: bytes, kind: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=(kind,))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise TooManyPixels("The picture has more pixels than are decoded.") from error
+    except Exception as error:  # a plugin raises whatever its parser trips over
+        raise ImageCorrupt(f"The {kind} file is damaged: its header cannot be read.") from error
+
+
+def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:
+    if not limits.heic:
+        raise UnsupportedFormat("HEIC pictures are not decoded here unless the installation asks for them.")
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UnsupportedFormat("HEIC pictures need the package pillow-heif, which is missing.") from error
+    try:
+        heif: Any = pillow_heif.open_heif(io.BytesIO(data))
+    except Exception as error:  # libheif's faults come in many classes
+        raise ImageCorrupt("The HEIC file is damaged: its header cannot be read.") from error
+    _check_size(heif, limits)
+    try:
+        image = heif.to_pillow()
+    except Exception as error:  # as above
+        raise ImageCorrupt("The HEIC file is damaged or cut off.") from error
+    image.format = "HEIC"
+    return image
+
+
+def _check_size(image: Image.Image, limits: PixelLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(
+            f"The picture is {width:,} × {height:,} pixels; at most {limits.max_pixels:,} are decoded."
+        )
+    if min(width, height) < limits.min_side:
+        raise NotAnImage(f"The picture is {width} × {height} pixels: too small to show anything.")
+
+
+#: How the files that we decode begin.
+SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+    (b"BM", "BMP"),
+)
+
+#: How pictures begin that we know and do not decode.
+UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
+    (b"8BPS", "a Photoshop file"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (b"\x00\x00\x01\x00", "an icon file"),
+    (b"icns", "an icon file"),
+    (b"%!PS", "a PostScript file"),
+    (b"DDS ", "a texture file"),
+    (b"qoif", "a QOI picture"),
+    (b"v/1\x01", "an OpenEXR picture"),
+)
+
+#: How other things begin that are sent to us under a picture's name.
+OTHER_THINGS: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "a compressed file"),
+    (b"<svg", "an SVG drawing"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"<?xml", "an XML document or a drawing"),
+    (b"{", "a JSON document"),
+    (b"\x1a\x45\xdf\xa3", "a video"),
+    (b"RIFF", "a sound or a video"),
+)
+
+HEIC_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+
+def _kind(data: bytes) -> str:
+    """The format that the first bytes announce: one of `FORMATS`, or HEIC."""
+    if not data:
+        raise NotAnImage("The file is empty.")
+    if data[4:8] == b"ftyp":
+        return _kind_in_boxes(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for signature, kind in SIGNATURES:
+        if data.startswith(signature):
+            return kind
+    for signature, words in UNSUPPORTED:
+        if data.startswith(signature):
+            raise UnsupportedFormat(f"The file is {words}, a kind that is not decoded here.")
+    start = data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for signature, words in OTHER_THINGS:
+        if start.startswith(signature.lower()):
+            raise NotAnImage(f"The file is {words}, not an image.")
+    raise NotAnImage("The file is not an image of any kind that we know.")
+
+
+def _kind_in_boxes(data: bytes) -> str:
+    """AVIF, HEIC and MP4 share one container (ISO 14496-12): the brands in its first box tell them apart."""
+    end = min(max(int.from_bytes(data[:4], "big"), 16), 256)
+    brands = {data[8:12]} | {data[at : at + 4] for at in range(16, end, 4)}
+    if brands & AVIF_BRANDS:
+        return "AVIF"
+    if brands & HEIC_BRANDS:
+        return "HEIC"
+    raise NotAnImage("The file is a video, not an image.")
+
+
+# --- facts ---
+
+
+def _facts(data: bytes, image: Image.Image, limits: PixelLimits) -> PictureFacts:
+    """What the header says. Width, height and notes are completed once the pixels are upright."""
+    frames = _frame_count(data, image, limits)
+    return PictureFacts(
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        format=image.format or "unknown",
+        width=image.width,
+        height=image.height,
+        frames=frames,
+        notes=(_MANY.get(image.format or "", "animated"),) if frames > 1 else (),
+    )
+
+
+#: What several frames mean in these formats. In the others they follow one another in time.
+_MANY = {"TIFF": "pages", "MPO": "several_views"}
+
+
+def _frame_count(data: bytes, image: Image.Image, limits: PixelLimits) -> int:
+    """How many frames the file holds, counted up to `max_frames` where the header does not say it."""
+    if image.format == "GIF":
+        return _counted_up_to(_gif_frames(data), limits.max_frames)
+    if image.format == "TIFF":
+        return _counted_up_to(_tiff_pages(image), limits.max_frames)
+    return max(int(getattr(image, "n_frames", 1)), 1)
+
+
+def _counted_up_to(frames: Iterator[None], most: int) -> int:
+    count = 0
+    for _ in frames:
+        count += 1
+        if count == most:
+            break
+    return max(count, 1)
+
+
+def _gif_frames(data: bytes) -> Iterator[None]:
+    """One item per image block (GIF89a, sections 17 to 27). Pillow's own count cannot be told to stop."""
+    at = 13 + _gif_palette(data, 10)
+    while at < len(data):
+        block = data[at]
+        if block == 0x2C:
+            yield
+            at = _gif_after_blocks(data, at + 11 + _gif_palette(data, at + 9))
+        elif block == 0x21:
+            at = _gif_after_blocks(data, at + 2)
+        else:
+            return
+
+
+def _gif_palette(data: bytes, at: int) -> int:
+    """Bytes of the colour table that the flags at this offset announce."""
+    flags = data[at] if at < len(data) else 0
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _gif_after_blocks(data: bytes, at: int) -> int:
+    """The offset after a chain of sub-blocks, each led by its length and the last of length 0."""
+    while at < len(data) and data[at]:
+        at += data[at] + 1
+    return at + 1
+
+
+def _tiff_pages(image: Image.Image) -> Iterator[None]:
+    """One item per page; only directories are read. The image is left at the first page."""
+    try:
+        page = 0
+        while True:
+            image.seek(page)
+            page += 1
+            yield
+    except Exception:  # noqa: BLE001  the first page may be fine although a later directory is not
+        return
+    finally:
+        image.seek(0)
+
+
+def _evenly_spaced(facts: PictureFacts, count: int, limits: PixelLimits) -> list[int]:
+    """Frame numbers, ascending and different."""
+    if "animated" not in facts.notes:
+        return [0]
+    affordable = max(limits.max_animation_pixels // (facts.width * facts.height), 1)
+    considered = min(facts.frames, limits.max_frames, affordable)
+    return sorted({round(at) for at in np.linspace(0, considered - 1, max(count, 1)).tolist()})
+
+
+# --- pixels ---
+
+
+def _picture(image: Image.Image, facts: PictureFacts) -> Picture:
+    """One frame as a picture: load, turn upright, make RGB."""
+    loaded = _loaded(image, facts)
+    upright, turned = _upright(loaded)
+    rgb, converted = _rgb(upright)
+    pixels = np.array(rgb)  # (H, W, 3)
+    notes = (*facts.notes, *turned, *converted)
+    return Picture(pixels, replace(facts, width=rgb.width, height=rgb.height, notes=notes))
+
+
+def _loaded(image: Image.Image, facts: PictureFacts) -> Image.Image:
+    """The chosen frame, decoded."""
+    try:
+        if facts.frames > 1:
+            image.seek(facts.frame)
+        image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise TooManyPixels("A frame of the picture has more pixels than are decoded.") from error
+    except Exception as error:  # a plugin raises whatever its parser trips over
+        raise ImageCorrupt(f"The {facts.format} file is damaged or cut off.") from error
+    return image
+
+
+#: EXIF tag 0x0112: what to do to the stored pixels to see them as the camera was held (EXIF 2.32, 4.6.4).
+TURNS: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture as it is meant to be seen. A malformed EXIF block means: leave it as it is stored."""
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # noqa: BLE001  EXIF is read by a TIFF parser that raises whatever it trips over
+        return image, ("unreadable_exif",)
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    # Pillow turns a TIFF upright while loading it, and then forgets the tag.
+    return (image, ()) if turn is None else (image.transpose(turn), ("rotated",))
+
+
+def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in RGB, and what that took."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image, ()
+    if image.mode.startswith("I;16"):
+        return _from_sixteen_bit(np.array(image)), ("sixteen_bit",)
+    if image.mode in {"I", "F"}:
+        return _from_wide(image)
+    convert = _CONVERSIONS.get(image.mode, _from_other)
+    try:
+        return convert(image)
+    except ValueError as error:
+        raise UnsupportedFormat(f"Pictures in the colour mode {image.mode} are not decoded here.") from error
+
+
+def _from_sixteen_bit(values: np.ndarray) -> Image.Image:
+    """(H, W) in 0 … 65535 to RGB, rounded."""
+    grey = (values.astype(np.uint32) * 255 + 32_767) // 65_535
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _from_wide(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Grey values of 32 bits, when they are really of 16: what the others mean by white is not in the file."""
+    values = np.array(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+        raise UnsupportedFormat("Pictures with 32 bits or fractions per pixel are not decoded here.")
+    return _from_sixteen_bit(values), ("sixteen_bit",)
+
+
+def _from_transparent(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Laid on white, as a page would show it. Fully opaque pictures keep their pixels to the bit."""
+    layered = image.convert("RGBA")
+    if layered.getchannel("A").getextrema()[0] == 255:
+        return layered.convert("RGB"), ()
+    page = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(page, layered).convert("RGB"), ("flattened_alpha",)
+
+
+def _from_palette(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    rgb, notes = _from_transparent(image)
+    return rgb, ("palette", *notes)
+
+
+def _from_grey(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    rgb, notes = _from_transparent(image)
+    return rgb, ("greyscale", *notes)
+
+
+def _from_cmyk(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Without a profile, as browsers do. Pillow has undone YCCK and Adobe's inversion while loading."""
+    return image.convert("RGB"), ("cmyk",)
+
+
+def _from_other(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    return image.convert("RGB"), ("converted",)
+
+
+_CONVERSIONS: dict[str, Callable[[Image.Image], tuple[Image.Image, tuple[str, ...]]]] = {
+    "RGB": _from_transparent,
+    "RGBA": _from_transparent,
+    "RGBa": _from_transparent,
+    "LA": _from_grey,
+    "La": _from_grey,
+    "P": _from_palette,
+    "PA": _from_palette,
+    "L": _from_grey,
+    "1": _from_grey,
+    "CMYK": _from_cmyk,
+}
