@@ -1,0 +1,139 @@
+"""A prompt set in a bundle's tokens: every piece the engine will ever feed the model, made once when it is loaded.
+
+A tokenizer may merge across a joint, and a prompt cut at such a joint is another prompt. So each piece is what a
+whole conversation has more than its beginning, and a beginning that does not survive is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.prompts import PromptSet
+from moderation.errors import BundleMismatch
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Script:
+    """The conversation about one face, in tokens. A piece starts at an answer's place and ends at the next one's."""
+
+    #: From the start to the picture: the same for every face, so it is computed once for all.
+    system: Tokens
+    #: From the picture to the place of the DF-D answer.
+    detect: Tokens
+    yes: int
+    no: int
+    #: "Yes.", the DF-C question.
+    classify: Tokens
+    #: The DF-C answers, to be scored against each other at the place that `classify` ends in.
+    options: Mapping[Technique, Tokens]
+    #: A technique's DF-C answer and the AD question, to follow `classify`.
+    explain: Mapping[Technique, Tokens]
+    #: "Yes.", the AD question: when techniques are not asked for. "No.", the AD question.
+    explain_yes: Tokens
+    explain_no: Tokens
+    #: Ends an answer.
+    end: int
+
+    def longest(self) -> int:
+        """Tokens that one face needs beside its picture, before a rationale is written."""
+        dialogue = len(self.classify) + max(map(len, self.explain.values()))
+        tree = len(self.classify) + sum(map(len, self.options.values()))
+        return (
+            len(self.system)
+            + len(self.detect)
+            + max(dialogue, tree, len(self.explain_yes), len(self.explain_no))
+        )
+
+
+class Codec:
+    """Text to tokens and back, with the start token made explicit and nothing else added."""
+
+    def __init__(self, tokenizer: Tokenizer, *, start: int | None) -> None:
+        self.tokenizer = tokenizer
+        self.start = start
+
+    def encode(self, text: str) -> Tokens:
+        """The tokens of a whole conversation, from its start."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return tuple(ids) if self.start is None else (self.start, *ids)
+
+    def decode(self, tokens: Tokens | list[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def after(self, beginning: str, rest: str) -> Tokens:
+        """What `rest` adds to `beginning`. Raise BundleMismatch when the two merge at their joint."""
+        head, whole = self.encode(beginning), self.encode(beginning + rest)
+        if whole[: len(head)] != head or len(whole) == len(head):
+            raise BundleMismatch(
+                f"The tokenizer does not join {beginning[-24:]!r} and {rest[:24]!r}: together they give other tokens "
+                "than one after the other. Use the tokenizer.json that belongs to the base model."
+            )
+        return whole[len(head) :]
+
+
+def write_script(prompts: PromptSet, codec: Codec, *, image_token: int) -> Script:
+    """Tokenise what is served. Raise BundleMismatch when the tokenizer does not fit the prompts."""
+    opening = prompts.open(prompts.detection[0])
+    before, after = _around_the_picture(codec.encode(opening), image_token, prompts.image)
+    yes, no = (_answer_word(codec, opening, prompts.reply(word)) for word in (prompts.yes, prompts.no))
+    said_yes, said_no = (
+        prompts.reply(prompts.verdict_answer(deepfake=deepfake)) for deepfake in (True, False)
+    )
+    classify = said_yes + prompts.ask(prompts.classification[0])
+    describe = prompts.ask(prompts.description[0])
+    answers = {technique: prompts.reply(prompts.technique_answers[technique]) for technique in prompts.order}
+    return Script(
+        system=before,
+        detect=after,
+        yes=yes,
+        no=no,
+        classify=_checked(codec.after(opening, classify), yes, prompts.yes),
+        options={name: codec.after(opening + classify, text) for name, text in answers.items()},
+        explain={name: codec.after(opening + classify, text + describe) for name, text in answers.items()},
+        explain_yes=_checked(codec.after(opening, said_yes + describe), yes, prompts.yes),
+        explain_no=_checked(codec.after(opening, said_no + describe), no, prompts.no),
+        end=_end_token(codec, prompts.end),
+    )
+
+
+def _around_the_picture(tokens: Tokens, image_token: int, placeholder: str) -> tuple[Tokens, Tokens]:
+    if tokens.count(image_token) != 1:
+        raise BundleMismatch(
+            f"The tokenizer does not turn {placeholder!r} into the one image token {image_token} that config.json "
+            "names. Use the tokenizer.json that belongs to the base model."
+        )
+    place = tokens.index(image_token)
+    return tokens[:place], tokens[place + 1 :]
+
+
+def _answer_word(codec: Codec, opening: str, word: str) -> int:
+    """The one token of an answer word in its place, where the probability is read."""
+    tokens = codec.after(opening, word)
+    if len(tokens) != 1:
+        raise BundleMismatch(
+            f"The answer {word.strip()!r} is {len(tokens)} tokens in its place, so its probability cannot be read in "
+            "one step. Use a tokenizer in which Yes and No are single tokens."
+        )
+    return tokens[0]
+
+
+def _checked(piece: Tokens, first: int, word: str) -> Tokens:
+    if piece[0] != first:
+        raise BundleMismatch(
+            f"The answer {word!r} is another token before its full stop than alone. "
+            "Use the tokenizer.json that belongs to the base model."
+        )
+    return piece
+
+
+def _end_token(codec: Codec, end: str) -> int:
+    token = codec.tokenizer.token_to_id(end)
+    if token is None:
+        raise BundleMismatch(
+            f"The tokenizer has no {end!r}, so no answer would end. Use the base model's tokenizer."
+        )
+    return token
