@@ -1,0 +1,267 @@
+"""The platform engineer's client: typed, synchronous, and safe to repeat.
+
+    from moderation.client import BonaFide
+
+    with BonaFide("http://127.0.0.1:8000", key="bf_…") as bonafide:
+        opened = bonafide.submit_file("upload.jpg", external_id="photo-1", reason="user report")
+        case = bonafide.wait(opened.id)
+        print(case.verdict.label, case.verdict.score)
+
+Every submission carries an idempotency key, so a try that timed out is simply tried again: the same case answers.
+"""
+
+import mimetypes
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+from pydantic import BaseModel
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from moderation.cases import CaseState, ImageRef
+from moderation.wire import (
+    BatchOut,
+    BatchOutcome,
+    CaseAccepted,
+    CaseOut,
+    CasePage,
+    ImageIn,
+    StatsOut,
+    UploadOut,
+)
+
+#: Answers that say "not now": everything else is final.
+_PASSING = {429, 502, 503, 504}
+
+#: Items per call of `submit_many`: the most that the API takes.
+BATCH = 1000
+
+_Read = TypeVar("_Read", bound=BaseModel)
+
+
+class ApiProblem(Exception):
+    """The API refused. `code` is stable; `str(problem)` is a sentence. Nothing was changed unless it says so."""
+
+    def __init__(self, status: int, code: str, detail: str, request_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.request_id = request_id
+
+
+class ApiUnreachable(ApiProblem):
+    """No answer after every retry. A submission may or may not have arrived; repeating it is safe."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(503, "unreachable", detail)
+
+
+class _Passing(Exception):
+    """An answer that is worth another try, and when."""
+
+    def __init__(self, problem: ApiProblem, retry_after: float | None) -> None:
+        self.problem = problem
+        self.retry_after = retry_after
+
+
+class BonaFide:
+    """A connection to one Bona Fide API. Safe to share between threads; close it, or use it in a `with`."""
+
+    def __init__(
+        self, url: str, key: str, *, tries: int = 5, timeout: float = 30, http: httpx.Client | None = None
+    ) -> None:
+        self._http = http or httpx.Client(timeout=timeout)
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._tries = tries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- submitting
+
+    def submit(
+        self,
+        image: ImageRef | ImageIn,
+        *,
+        source: str | None = None,
+        external_id: str | None = None,
+        reason: str | None = None,
+        priority: int = 0,
+        context: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> CaseAccepted:
+        """Flag one image that lies in a bucket Bona Fide may read. Raise ApiProblem."""
+        body = {
+            "image": _image(image),
+            "source": source,
+            "external_id": external_id,
+            "reason": reason,
+            "priority": priority,
+            "context": context,
+        }
+        reply = self._call("POST", "/v1/cases", json=_without_none(body), idempotency_key=idempotency_key)
+        return CaseAccepted.model_validate_json(reply.content)
+
+    def submit_many(self, cases: Iterable[Mapping[str, Any]]) -> Iterator[BatchOutcome]:
+        """Flag any number of images; yield one outcome per item, in order. Items have the fields of `submit`."""
+        for items in _chunks(cases, BATCH):
+            bodies = [_without_none({**item, "image": _image(item["image"])}) for item in items]
+            reply = self._call(
+                "POST", "/v1/cases/batch", json={"cases": bodies}, idempotency_key=str(uuid4())
+            )
+            yield from BatchOut.model_validate_json(reply.content).outcomes
+
+    def upload(self, data: bytes, media_type: str = "image/jpeg") -> ImageIn:
+        """Put an image's bytes where Bona Fide can read them, for platforms without a bucket of their own."""
+        permission = self._read(UploadOut, "POST", "/v1/uploads", json={"media_type": media_type})
+        stored = self._try(lambda: self._http.put(permission.url, content=data, headers=permission.headers))
+        if stored.is_error:
+            raise ApiProblem(
+                stored.status_code, "upload_refused", f"storage refused the upload: {stored.text[:200]}"
+            )
+        return permission.image
+
+    def submit_file(self, path: str | Path, **flag: Any) -> CaseAccepted:
+        """Upload a file and flag it. Takes what `submit` takes."""
+        guessed, _ = mimetypes.guess_type(str(path))
+        media_type = guessed if guessed is not None and guessed.startswith("image/") else "image/jpeg"
+        return self.submit(self.upload(Path(path).read_bytes(), media_type), **flag)
+
+    # --- reading
+
+    def case(self, case_id: UUID | str) -> CaseOut:
+        """One case as it stands now. Raise ApiProblem with code `case_not_found`."""
+        return self._read(CaseOut, "GET", f"/v1/cases/{case_id}")
+
+    def cases(
+        self,
+        *,
+        state: CaseState | str | None = None,
+        source: str | None = None,
+        external_id: str | None = None,
+        since: datetime | None = None,
+    ) -> Iterator[CaseOut]:
+        """All cases that fit, the newest first, fetched page by page as you go on."""
+        query = _without_none(
+            {
+                "state": state,
+                "source": source,
+                "external_id": external_id,
+                "since": None if since is None else since.isoformat(),
+                "limit": 200,
+            }
+        )
+        cursor: str | None = None
+        while True:
+            page = self._read(CasePage, "GET", "/v1/cases", params=_without_none({**query, "cursor": cursor}))
+            yield from page.cases
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def wait(self, case_id: UUID | str, *, timeout: float = 300, every: float = 0.5) -> CaseOut:
+        """The case once it is ready, with a verdict or with the reason there is none. Raise TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            case = self.case(case_id)
+            if case.state in (CaseState.READY, CaseState.DECIDED):
+                return case
+            if time.monotonic() + every > deadline:
+                raise TimeoutError(f"case {case_id} is still {case.state} after {timeout:.0f} seconds")
+            time.sleep(every)
+
+    def queue_stats(self) -> StatsOut:
+        """How the line stands, and how long a case submitted now would wait."""
+        return self._read(StatsOut, "GET", "/v1/queue/stats")
+
+    # --- underneath
+
+    def _read(self, shape: type[_Read], method: str, path: str, **kwargs: Any) -> _Read:
+        return shape.model_validate_json(self._call(method, path, **kwargs).content)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> httpx.Response:
+        headers = dict(self._headers)
+        if method == "POST":
+            # Made before the first try and kept for all of them: that is what makes a retry harmless.
+            headers["Idempotency-Key"] = idempotency_key or str(uuid4())
+        url = self._url + path
+        return self._try(lambda: self._http.request(method, url, json=json, params=params, headers=headers))
+
+    def _try(self, call: Any) -> httpx.Response:
+        attempts = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, (_Passing, httpx.TransportError))),
+            stop=stop_after_attempt(self._tries),
+            wait=_wait,
+            reraise=True,
+        )
+        try:
+            for attempt in attempts:
+                with attempt:
+                    return _checked(call())
+        except _Passing as passing:
+            raise passing.problem from None
+        except httpx.TransportError as error:
+            raise ApiUnreachable(f"{self._url} does not answer: {error}") from error
+        raise AssertionError("Retrying either returns or raises")
+
+
+def _wait(state: RetryCallState) -> float:
+    error = None if state.outcome is None else state.outcome.exception()
+    if isinstance(error, _Passing) and error.retry_after is not None:
+        return error.retry_after
+    return wait_random_exponential(multiplier=0.2, max=10)(state)
+
+
+def _checked(reply: httpx.Response) -> httpx.Response:
+    if reply.is_success:
+        return reply
+    try:
+        body = reply.json()
+        problem = ApiProblem(reply.status_code, body["code"], body["detail"], body.get("request_id"))
+    except (ValueError, KeyError, TypeError):
+        problem = ApiProblem(reply.status_code, "http_error", f"HTTP {reply.status_code}: {reply.text[:200]}")
+    if reply.status_code in _PASSING:
+        after = reply.headers.get("Retry-After", "")
+        raise _Passing(problem, float(after) if after.isdigit() else None)
+    raise problem
+
+
+def _image(image: ImageRef | ImageIn | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(image, Mapping):
+        return dict(image)
+    return _without_none({"bucket": image.bucket, "key": image.key, "version_id": image.version_id})
+
+
+def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _chunks(items: Iterable[Mapping[str, Any]], size: int) -> Iterator[Sequence[Mapping[str, Any]]]:
+    chunk: list[Mapping[str, Any]] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

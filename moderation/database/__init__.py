@@ -1,0 +1,1 @@
+"""Postgres, the truth. Queries are functions that take a Session; the caller owns the transaction."""

@@ -1,0 +1,152 @@
+"""Analyses and their artifacts: written once, under a lease, never changed."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, literal, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from moderation.analysis import Analysis, Artifact, PictureFacts, Point, Region
+from moderation.cases import Move
+from moderation.database.moves import held, move_cases
+from moderation.database.tables import AnalysisRow, ArtifactRow
+from moderation.errors import LeaseLost
+from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
+
+
+def record_analysis(
+    session: Session, case_id: UUID, token: int, analysis: Analysis, *, actor: str, new_id: UUID
+) -> None:
+    """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost.
+
+    The fence comes first: only the holder of the lease writes anything. A second try after an ambiguous commit finds
+    the case ready, hence LeaseLost, and has nothing to do.
+    """
+    verdict = analysis.verdict
+    moved = move_cases(
+        session,
+        Move.RECORD,
+        *held(case_id, token),
+        actor=actor,
+        body={
+            "analysis": str(new_id),
+            "fingerprint": analysis.fingerprint,
+            "label": verdict.label,
+            "score": verdict.score,
+            "reused_from": analysis.reused_from,
+        },
+        changes={"lease_token": None, "lease_owner": None, "lease_expires_at": None, "ready_at": func.now()},
+    )
+    if not moved:
+        raise LeaseLost("the case went on without this worker")
+    written = session.execute(
+        upsert(AnalysisRow)
+        .values(
+            id=new_id,
+            case_id=case_id,
+            fingerprint=analysis.fingerprint,
+            bundle=analysis.bundle,
+            image_sha256=bytes.fromhex(analysis.picture.sha256),
+            picture=dataclasses.asdict(analysis.picture),
+            label=verdict.label,
+            score=verdict.score,
+            calibrated=verdict.calibrated,
+            technique=verdict.technique,
+            abstain=verdict.abstain,
+            verdict=verdict_json(verdict),
+            faces=[face_json(face) | {"rationale": []} for face in analysis.faces],
+            seconds=dict(analysis.seconds),
+            reused_from=None if analysis.reused_from is None else UUID(analysis.reused_from),
+        )
+        .on_conflict_do_nothing(constraint="analyses_once")
+        .returning(literal(1))
+    ).first()
+    artifacts = _artifact_rows(new_id, analysis) if written else []
+    if artifacts:
+        session.execute(insert(ArtifactRow), artifacts)
+
+
+def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]]:
+    return [
+        {
+            "analysis_id": analysis_id,
+            "face": index,
+            "ordinal": ordinal,
+            "heading": artifact.heading,
+            "regions": [region.value for region in artifact.regions],
+            "text": artifact.text,
+            "polygon": None if artifact.polygon is None else [list(point) for point in artifact.polygon],
+        }
+        for index, face in enumerate(analysis.faces)
+        for ordinal, artifact in enumerate(face.rationale, start=1)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredAnalysis:
+    id: UUID
+    case_id: UUID
+    analysis: Analysis
+
+
+def find_analysis_of_bytes(session: Session, sha256: str, fingerprint: str) -> StoredAnalysis | None:
+    """An analysis that the same pipeline made of the very same bytes. A likeness is never enough."""
+    row = session.scalars(
+        select(AnalysisRow)
+        .where(
+            AnalysisRow.image_sha256 == bytes.fromhex(sha256),
+            AnalysisRow.fingerprint == fingerprint,
+            AnalysisRow.reused_from.is_(None),
+        )
+        .limit(1)
+    ).first()
+    return None if row is None else _stored(row, _artifacts(session, [row.id]))
+
+
+def latest_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, StoredAnalysis]:
+    """The newest analysis of each of these cases that has one."""
+    rows = session.scalars(
+        select(AnalysisRow)
+        .where(AnalysisRow.case_id.in_(case_ids))
+        .distinct(AnalysisRow.case_id)
+        .order_by(AnalysisRow.case_id, AnalysisRow.created_at.desc())
+    ).all()
+    artifacts = _artifacts(session, [row.id for row in rows])
+    return {row.case_id: _stored(row, artifacts) for row in rows}
+
+
+def _artifacts(session: Session, analysis_ids: Sequence[UUID]) -> dict[tuple[UUID, int], list[Artifact]]:
+    rows = session.scalars(
+        select(ArtifactRow)
+        .where(ArtifactRow.analysis_id.in_(analysis_ids))
+        .order_by(ArtifactRow.analysis_id, ArtifactRow.face, ArtifactRow.ordinal)
+    )
+    found: dict[tuple[UUID, int], list[Artifact]] = {}
+    for row in rows:
+        polygon = None if row.polygon is None else tuple(Point(*point) for point in row.polygon)
+        regions = tuple(Region(region) for region in row.regions)
+        found.setdefault((row.analysis_id, row.face), []).append(
+            Artifact(row.heading, row.text, regions, polygon)
+        )
+    return found
+
+
+def _stored(row: AnalysisRow, artifacts: dict[tuple[UUID, int], list[Artifact]]) -> StoredAnalysis:
+    faces = tuple(
+        dataclasses.replace(face_from_json(face), rationale=tuple(artifacts.get((row.id, index), ())))
+        for index, face in enumerate(row.faces)
+    )
+    facts: dict[str, Any] = {**row.picture, "notes": tuple(row.picture["notes"])}
+    analysis = Analysis(
+        fingerprint=row.fingerprint,
+        bundle=row.bundle,
+        verdict=verdict_from_json(row.verdict),
+        faces=faces,
+        picture=PictureFacts(**facts),
+        seconds=row.seconds,
+        reused_from=None if row.reused_from is None else str(row.reused_from),
+    )
+    return StoredAnalysis(row.id, row.case_id, analysis)

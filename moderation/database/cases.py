@@ -1,0 +1,226 @@
+"""Cases: opening them, finding them, and which of them to ring for."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, text, tuple_, update
+from sqlalchemy.orm import Session
+
+from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal
+from moderation.database.moves import seconds
+from moderation.database.tables import CaseRow
+from moderation.triage import QueueStats
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A case about to be opened. The id is chosen before, so that a repeated insert is the same insert."""
+
+    id: UUID
+    flag: Flag
+    idempotency_key: str | None = None
+    #: Whether its bell is rung right after the commit. Otherwise the sweeper rings.
+    ring: bool = False
+
+
+#: One statement for one case or a thousand: the rows, and an event for each that is new. Arrays, because a statement
+#: of a thousand VALUES takes longer to parse than to run.
+_INSERT_CASES = text("""
+    WITH accepted AS (
+        INSERT INTO cases (id, source, external_id, idempotency_key, request_digest, bucket, key, version_id,
+                           reason, priority, context, state, version, rung_at)
+        SELECT c.id, c.source, c.external_id, c.idempotency_key, c.request_digest, c.bucket, c.key, c.version_id,
+               c.reason, c.priority, c.context::jsonb, 'waiting', 1,
+               CASE WHEN c.ring THEN now() END
+        FROM unnest(CAST(:id AS uuid[]), CAST(:source AS text[]), CAST(:external_id AS text[]),
+                    CAST(:idempotency_key AS text[]), CAST(:request_digest AS bytea[]), CAST(:bucket AS text[]),
+                    CAST(:key AS text[]), CAST(:version_id AS text[]), CAST(:reason AS text[]),
+                    CAST(:priority AS int[]), CAST(:context AS text[]), CAST(:ring AS boolean[]))
+             AS c (id, source, external_id, idempotency_key, request_digest, bucket, key, version_id,
+                   reason, priority, context, ring)
+        ON CONFLICT DO NOTHING
+        RETURNING id, request_digest
+    ), logged AS (
+        INSERT INTO events (case_id, kind, actor, body, seq, previous, hash)
+        SELECT id, 'accepted', :actor, jsonb_build_object('request', encode(request_digest, 'hex')), 0, '', ''
+        FROM accepted
+    )
+    SELECT id FROM accepted
+""")
+
+
+def insert_cases(session: Session, openings: Sequence[Opening], *, actor: str) -> set[UUID]:
+    """Insert those that are new, each with its event; return their ids. The others met an earlier case."""
+    flags = [opening.flag for opening in openings]
+    columns = {
+        "id": [opening.id for opening in openings],
+        "source": [flag.source for flag in flags],
+        "external_id": [flag.external_id for flag in flags],
+        "idempotency_key": [opening.idempotency_key for opening in openings],
+        "request_digest": [flag.digest() for flag in flags],
+        "bucket": [flag.image.bucket for flag in flags],
+        "key": [flag.image.key for flag in flags],
+        "version_id": [flag.image.version_id for flag in flags],
+        "reason": [flag.reason for flag in flags],
+        "priority": [flag.priority for flag in flags],
+        "context": [None if flag.context is None else json.dumps(flag.context) for flag in flags],
+        "ring": [opening.ring for opening in openings],
+    }
+    return set(session.scalars(_INSERT_CASES, {**columns, "actor": actor}).all())
+
+
+def insert_case(session: Session, opening: Opening, *, actor: str) -> bool:
+    """Insert one case with its event; False when it met an earlier one."""
+    return bool(insert_cases(session, [opening], actor=actor))
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A case that was opened before with the same external id or idempotency key."""
+
+    id: UUID
+    state: CaseState
+    request_digest: bytes
+    source: str
+    external_id: str | None
+    idempotency_key: str | None
+
+
+def find_earlier(session: Session, openings: Sequence[Opening]) -> list[Earlier]:
+    """The cases that these openings would repeat."""
+    external = [(o.flag.source, o.flag.external_id) for o in openings if o.flag.external_id is not None]
+    keyed = [(o.flag.source, o.idempotency_key) for o in openings if o.idempotency_key is not None]
+    rows = session.execute(
+        select(
+            CaseRow.id,
+            CaseRow.state,
+            CaseRow.request_digest,
+            CaseRow.source,
+            CaseRow.external_id,
+            CaseRow.idempotency_key,
+        ).where(
+            or_(
+                tuple_(CaseRow.source, CaseRow.external_id).in_(external),
+                tuple_(CaseRow.source, CaseRow.idempotency_key).in_(keyed),
+            )
+        )
+    )
+    return [
+        Earlier(r.id, CaseState(r.state), r.request_digest, r.source, r.external_id, r.idempotency_key)
+        for r in rows
+    ]
+
+
+def find_case(session: Session, case_id: UUID) -> Case | None:
+    row = session.get(CaseRow, case_id)
+    return None if row is None else case_of(row)
+
+
+def case_of(row: Any) -> Case:
+    """The domain's case from a row of the table, or of a statement that returned one."""
+    lease = None if row.lease_token is None else Lease(row.lease_token, row.lease_owner, row.lease_expires_at)
+    refusal = None if row.refusal_code is None else Refusal(row.refusal_code, row.refusal_message)
+    flag = Flag(
+        image=ImageRef(row.bucket, row.key, row.version_id),
+        source=row.source,
+        external_id=row.external_id,
+        reason=row.reason,
+        priority=row.priority,
+        context=row.context,
+    )
+    return Case(
+        id=row.id,
+        flag=flag,
+        state=CaseState(row.state),
+        version=row.version,
+        created_at=row.created_at,
+        attempts=row.attempts,
+        expired_leases=row.expired_leases,
+        lease=lease,
+        refusal=refusal,
+        ready_at=row.ready_at,
+    )
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which cases a page shows. None: all."""
+
+    state: CaseState | None = None
+    source: str | None = None
+    external_id: str | None = None
+    since: datetime | None = None
+
+
+def page_of_cases(session: Session, wanted: Filter, *, older_than: UUID | None, limit: int) -> list[Case]:
+    """The newest cases first. The next page starts from the last one's id: UUIDv7 orders by time."""
+    query = select(CaseRow).order_by(CaseRow.id.desc()).limit(limit)
+    if wanted.state is not None:
+        query = query.where(CaseRow.state == wanted.state)
+    if wanted.state not in (None, CaseState.DECIDED):
+        query = query.where(
+            CaseRow.state != CaseState.DECIDED
+        )  # says to the planner that the small index serves
+    if wanted.source is not None:
+        query = query.where(CaseRow.source == wanted.source)
+    if wanted.external_id is not None:
+        query = query.where(CaseRow.external_id == wanted.external_id)
+    if wanted.since is not None:
+        query = query.where(CaseRow.created_at >= wanted.since)
+    if older_than is not None:
+        query = query.where(CaseRow.id < older_than)
+    return [case_of(row) for row in session.scalars(query)]
+
+
+def cases_to_ring(session: Session, *, limit: int, ring_again_seconds: float) -> list[UUID]:
+    """Waiting cases that are due and whose bell was never rung or is old, marked as rung now. First the urgent ones."""
+    chosen = (
+        select(CaseRow.id)
+        .where(
+            CaseRow.state == CaseState.WAITING,
+            CaseRow.due_at <= func.now(),
+            or_(CaseRow.rung_at.is_(None), CaseRow.rung_at < func.now() - seconds(ring_again_seconds)),
+        )
+        .order_by(CaseRow.priority.desc(), CaseRow.due_at, CaseRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = session.execute(
+        update(CaseRow)
+        .where(CaseRow.id.in_(chosen))
+        .values(rung_at=func.now())
+        .returning(CaseRow.id, CaseRow.priority)
+        .execution_options(synchronize_session=False)
+    ).all()
+    return [row.id for row in sorted(rows, key=lambda row: (-row.priority, row.id))]
+
+
+def mark_unrung(session: Session, case_ids: Sequence[UUID]) -> None:
+    """Their bells did not reach the queue: the sweeper rings for them at its next look."""
+    session.execute(
+        update(CaseRow)
+        .where(CaseRow.id.in_(case_ids), CaseRow.state == CaseState.WAITING)
+        .values(rung_at=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+_STATS = text("""
+    SELECT (SELECT count(*) FROM cases WHERE state = 'waiting') AS waiting,
+           (SELECT count(*) FROM cases WHERE state = 'analyzing') AS analyzing,
+           (SELECT count(*) FROM cases WHERE state = 'ready') AS ready,
+           coalesce((SELECT extract(epoch FROM now() - min(created_at)) FROM cases WHERE state = 'waiting'), 0)
+               AS oldest,
+           (SELECT count(*) FROM events
+             WHERE at > now() - interval '60 seconds' AND kind IN ('analyzed', 'refused')) / 60.0 AS rate
+""")
+
+
+def queue_stats(session: Session) -> QueueStats:
+    """How the waiting line stands. Reads the small indexes: costs what is live and recent, not what is history."""
+    row = session.execute(_STATS).one()
+    return QueueStats(row.waiting, row.analyzing, row.ready, float(row.oldest), float(row.rate))

@@ -1,0 +1,75 @@
+"""The connection pool, and the one place where a driver's exception becomes ours."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from moderation.errors import DatabaseUnavailable
+
+#: A statement that takes longer has met a lock or a lost index: better to fail and try again.
+STATEMENT_TIMEOUT = "15s"
+
+
+class Database:
+    """A pool of connections to one Postgres. Safe to share between threads, not between forks."""
+
+    def __init__(self, url: str, *, pool_size: int = 5, connect_timeout: int = 5) -> None:
+        self.engine: Engine = create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=5,
+            pool_timeout=10,
+            # A connection that Postgres closed while it idled is noticed here, not in the middle of a case.
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": connect_timeout,
+                "application_name": "bonafide",
+                "keepalives_idle": 15,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
+        )
+        event.listen(self.engine, "connect", _set_timeouts)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def transaction(self) -> Generator[Session]:
+        """Commit on leaving, roll back on an exception.
+
+        Raise DatabaseUnavailable when Postgres does not answer. When the connection dies during the commit nobody
+        knows whether it happened: every caller must be able to try again, and the (case, fingerprint) and
+        idempotency constraints make that safe.
+        """
+        try:
+            with self._sessions.begin() as session:
+                yield session
+        except (OperationalError, InterfaceError) as error:
+            raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
+            raise
+
+    def ping(self) -> None:
+        """Raise DatabaseUnavailable unless Postgres answers."""
+        with self.transaction() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _set_timeouts(connection: object, _record: object) -> None:
+    cursor = connection.cursor()  # pyright: ignore[reportAttributeAccessIssue]
+    cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'")
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}'")
+    connection.commit()  # pyright: ignore[reportAttributeAccessIssue]
+    cursor.close()
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().split("\n")[0]

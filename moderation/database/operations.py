@@ -1,0 +1,80 @@
+"""What an engineer looks at: dead letters and which processes are alive."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+from uuid6 import uuid7
+
+from moderation.database.moves import seconds
+from moderation.database.tables import DeadLetterRow, HeartbeatRow
+
+#: Characters kept of an unreadable message. It may be anything, and of any size.
+BODY_AT_MOST = 65_536
+
+#: One sweeper works at a time, however many run. Any constant that nobody else uses will do.
+_SWEEP_LOCK = 7_301_002
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    id: UUID
+    queue: str
+    body: str
+    error: str
+    created_at: datetime
+    replayed_at: datetime | None
+
+
+def insert_dead_letter(session: Session, *, queue: str, body: str, error: str) -> None:
+    """Keep a message nobody could process. A NUL, which Postgres cannot hold in text, is shown as �."""
+    clean = body[:BODY_AT_MOST].replace("\x00", "\ufffd")
+    new_id = UUID(int=uuid7().int)
+    session.execute(insert(DeadLetterRow).values(id=new_id, queue=queue, body=clean, error=error[:2000]))
+
+
+def list_dead_letters(session: Session, *, limit: int = 100) -> list[DeadLetter]:
+    rows = session.scalars(select(DeadLetterRow).order_by(DeadLetterRow.id.desc()).limit(limit))
+    return [DeadLetter(r.id, r.queue, r.body, r.error, r.created_at, r.replayed_at) for r in rows]
+
+
+def mark_replayed(session: Session, letter_id: UUID) -> None:
+    session.execute(update(DeadLetterRow).where(DeadLetterRow.id == letter_id).values(replayed_at=func.now()))
+
+
+def beat(session: Session, process: str, facts: dict[str, Any]) -> None:
+    """Note that this process is alive; forget those not seen for a day."""
+    session.execute(
+        upsert(HeartbeatRow)
+        .values(process=process, facts=facts)
+        .on_conflict_do_update(index_elements=["process"], set_={"seen_at": func.now(), "facts": facts})
+    )
+
+
+def forget_processes(session: Session, *, after_seconds: float = 86_400) -> None:
+    session.execute(delete(HeartbeatRow).where(HeartbeatRow.seen_at < func.now() - seconds(after_seconds)))
+
+
+@dataclass(frozen=True)
+class Process:
+    name: str
+    #: Seconds since it was last seen, by the database's clock.
+    silent_for: float
+    facts: dict[str, Any]
+
+
+def list_processes(session: Session) -> list[Process]:
+    silent = func.extract("epoch", func.now() - HeartbeatRow.seen_at)
+    rows = session.execute(
+        select(HeartbeatRow.process, silent, HeartbeatRow.facts).order_by(HeartbeatRow.process)
+    )
+    return [Process(name, float(age), facts) for name, age, facts in rows]
+
+
+def take_sweep_lock(session: Session) -> bool:
+    """True for the one sweeper that may work in this transaction."""
+    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SWEEP_LOCK}))

@@ -1,0 +1,37 @@
+-- Least privilege: each part of the system can do its own work and no other's.
+-- Run by `bonafide migrate`, again and again without harm. The roles cannot log in; grant them to users that can:
+--   CREATE USER worker_1 PASSWORD '…' IN ROLE bonafide_worker;
+DO $$
+DECLARE wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['bonafide_intake', 'bonafide_worker', 'bonafide_sweeper', 'bonafide_reviewer'] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- Roles belong to the whole server: another database of it may have made them already.
+        END;
+    END LOOP;
+END $$;
+
+GRANT USAGE ON SCHEMA public TO bonafide_intake, bonafide_worker, bonafide_sweeper, bonafide_reviewer;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO bonafide_intake, bonafide_worker, bonafide_sweeper, bonafide_reviewer;
+REVOKE SELECT ON api_keys FROM bonafide_worker, bonafide_sweeper, bonafide_reviewer;
+
+-- Everybody may add to the log, nobody may change it (a trigger forbids that even to the owner).
+GRANT INSERT ON events TO bonafide_intake, bonafide_worker, bonafide_sweeper, bonafide_reviewer;
+
+-- Intake opens cases and marks that it rang for them.
+GRANT INSERT ON cases TO bonafide_intake;
+GRANT UPDATE (rung_at) ON cases TO bonafide_intake;
+GRANT UPDATE (last_used_at) ON api_keys TO bonafide_intake;
+
+-- A worker moves a case under its lease and writes analyses. It cannot touch what was asked, nor the keys.
+GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_worker;
+GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
+              refusal_code, refusal_message, ready_at) ON cases TO bonafide_worker;
+GRANT INSERT ON analyses, artifacts, dead_letters TO bonafide_worker;
+GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;
+
+-- The sweeper takes back leases that ran out and rings again.
+GRANT UPDATE (state, version, expired_leases, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
+              refusal_code, refusal_message, ready_at) ON cases TO bonafide_sweeper;

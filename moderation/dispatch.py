@@ -1,0 +1,94 @@
+"""The doorbell: puts case ids on the queue. A message may be lost, repeated or late; the row is the truth.
+
+The task is dispatched by its name, so nothing here, or in anything that rings, imports the worker.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from moderation.errors import BrokerUnavailable
+
+#: The queue of cases to analyse, and the task that takes one.
+ANALYSIS_QUEUE = "analysis"
+ANALYZE_CASE = "analyze_case"
+
+#: Seconds without a try after the broker did not answer: intake must not wait for it with every case.
+QUIET_AFTER_FAILURE = 3.0
+
+log = structlog.get_logger()
+
+
+def broker_options(*, visibility_timeout: float) -> dict[str, object]:
+    """How every connection to Redis is made, here and in the worker."""
+    return {
+        # An unacknowledged message comes back after this. Longer than any analysis; leases are what we rely on.
+        "visibility_timeout": visibility_timeout,
+        # By default the check runs every 100 s or so, which delays redelivery by as much (measured).
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        # With no timeout a peer that vanished without a word is waited for for ever (measured).
+        "socket_timeout": 10,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+
+
+class Doorbell:
+    """Rings for cases. Safe to share between threads."""
+
+    def __init__(self, broker_url: str, *, bells_at_most: int) -> None:
+        self._bells_at_most = bells_at_most
+        self._quiet_until = 0.0
+        self._app = Celery("bonafide-doorbell", broker=broker_url)
+        self._app.conf.update(
+            task_default_queue=ANALYSIS_QUEUE,
+            task_serializer="json",
+            task_ignore_result=True,
+            broker_transport_options=broker_options(visibility_timeout=3600),
+        )
+
+    def dispatch_case(self, case_id: UUID) -> bool:
+        """Ring for one committed case. False when the broker did not answer: the sweeper will ring."""
+        return self.dispatch_cases([case_id]) == 1
+
+    def dispatch_cases(self, case_ids: Sequence[UUID]) -> int:
+        """Ring for committed cases in this order; return for how many. Never raises for want of a broker."""
+        if time.monotonic() < self._quiet_until:
+            return 0
+        rung = 0
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
+                room = self._bells_at_most - _depth(producer)
+                for case_id in case_ids[: max(0, room)]:
+                    self._app.send_task(ANALYZE_CASE, args=[str(case_id)], producer=producer, retry=False)
+                    rung += 1
+        except (KombuError, RedisError, OSError) as error:
+            self._fell_silent(error, left=len(case_ids) - rung)
+        return rung
+
+    def depth(self) -> int:
+        """Messages on the queue now. Raise BrokerUnavailable."""
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
+                return _depth(producer)
+        except (KombuError, RedisError, OSError) as error:
+            raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+
+    def _fell_silent(self, error: Exception, *, left: int) -> None:
+        self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
+        # The next try makes a new connection: the pool would hand out the broken one again.
+        self._app.pool.force_close_all()
+        self._app.amqp.reset()  # type: ignore[attr-defined]
+        log.warning("bell_not_rung", action="dispatch", error=str(error), left=left)
+
+
+def _depth(producer: Any) -> int:
+    return int(producer.channel.client.llen(ANALYSIS_QUEUE))

@@ -1,0 +1,153 @@
+"""What differs per installation: one frozen object, read from the environment at the edges and passed in.
+
+Every setting is an environment variable `BONAFIDE_<NAME>`. `bonafide up` writes the ones of its servers to
+`.bonafide/stack.env`, which is read too, so that other commands in the same folder find the running stack;
+a variable in the environment always wins. `docs/settings.md` lists them all, and a test keeps it complete.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from moderation.errors import SetupProblem
+
+#: Where `bonafide up` leaves the addresses of its servers. Relative to the folder a command runs in.
+STACK_ENV = Path(".bonafide/stack.env")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="BONAFIDE_", frozen=True, extra="ignore")
+
+    # --- where things are
+    database_url: SecretStr = Field(
+        SecretStr("postgresql://localhost/bonafide"), description="Postgres, the truth. A libpq URL."
+    )
+    broker_url: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"),
+        description="Redis or Valkey, the doorbell. Losing it loses nothing.",
+    )
+    s3_endpoint_url: str | None = Field(None, description="An S3-compatible store. Unset: AWS.")
+    s3_region: str = Field("us-east-1", description="Region for signing.")
+    s3_access_key_id: str | None = Field(
+        None, description="Unset: the usual AWS chain (role, profile, AWS_* variables)."
+    )
+    s3_secret_access_key: SecretStr | None = Field(None, description="Goes with the access key id.")
+    s3_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated allow-list. No image is read from any other bucket."
+    )
+    s3_upload_bucket: str | None = Field(
+        None, description="Where `POST /v1/uploads` puts images. Unset: the first of S3_BUCKETS."
+    )
+    api_url: str = Field("http://127.0.0.1:8000", description="For the client and the commands that use it.")
+    api_key: SecretStr | None = Field(None, description="For the client and the commands that use it.")
+
+    # --- the model
+    bundle: str = Field(
+        "mini", description="A bundle folder, `mini` (shipped), or a hub id with a pinned revision."
+    )
+    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one.")
+    faces_at_most: int = Field(8, ge=1, le=64, description="Faces analysed per image, the largest first.")
+
+    # --- images
+    image_max_bytes: int = Field(
+        32 * 2**20, ge=1024, description="A larger file is refused as `image_too_large`."
+    )
+    image_max_pixels: int = Field(
+        50_000_000, ge=4096, description="A larger picture is refused as `too_many_pixels`."
+    )
+    view_url_seconds: int = Field(
+        300, ge=10, le=3600, description="How long a signed URL for viewing lives, in seconds."
+    )
+    upload_url_seconds: int = Field(
+        900, ge=10, le=86400, description="How long a signed URL for uploading lives, in seconds."
+    )
+
+    # --- intake
+    batch_items_at_most: int = Field(
+        1000, ge=1, le=10_000, description="Items in one `POST /v1/cases/batch`."
+    )
+    bells_at_most: int = Field(
+        10_000, ge=1, description="Messages kept in Redis; the rest of a backlog waits in Postgres alone."
+    )
+
+    # --- leases and attempts
+    lease_seconds: float = Field(
+        60, gt=0.5, description="A worker's hold on a case, renewed every third of it."
+    )
+    attempts_at_most: int = Field(
+        5, ge=1, description="Leases a case may use up before a person sees it without a verdict."
+    )
+    patience_seconds: float = Field(
+        3600,
+        ge=0,
+        description="How long storage or the model may be unavailable before a person sees the case without a verdict.",
+    )
+    sweep_seconds: float = Field(2, gt=0, description="Between two looks of the sweeper.")
+    ring_again_seconds: float = Field(
+        30, gt=0, description="A waiting case whose bell is older than this is rung again."
+    )
+
+    # --- the worker
+    worker_threads: int = Field(
+        16, ge=1, le=256, description="Images fetched and decoded at once per worker process."
+    )
+    batch_wait_seconds: float = Field(
+        0.01, ge=0, le=1, description="How long the engine waits for a fuller batch when idle."
+    )
+    engine_timeout_seconds: float = Field(
+        120,
+        gt=0,
+        description="A model step or an image that takes longer ends the worker process; its leases run out.",
+    )
+    drain_seconds: float = Field(
+        25, ge=0, description="After SIGTERM: finish for this long, then hand the leases back."
+    )
+    ready_file: Path | None = Field(
+        None, description="Exists while the worker has its bundle loaded and takes work."
+    )
+    alive_file: Path | None = Field(
+        None, description="Touched while the worker's loop and engine move; for liveness probes."
+    )
+    metrics_port: int | None = Field(
+        None, description="Prometheus port of the worker and of the sweeper. Unset: none."
+    )
+
+    # --- everything else
+    secret_key: SecretStr | None = Field(
+        None, description="Signs sessions and cursors. Needed by `serve` in production."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="`json` for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+
+    @field_validator("s3_buckets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def upload_bucket(self) -> str | None:
+        return self.s3_upload_bucket or (self.s3_buckets[0] if self.s3_buckets else None)
+
+
+def read_settings(env_file: Path | None = None) -> Settings:
+    """Read the environment once. Raise SetupProblem naming each variable that cannot be used."""
+    chosen = env_file or Path(os.environ.get("BONAFIDE_ENV_FILE", STACK_ENV))
+    try:
+        return Settings(_env_file=chosen if chosen.is_file() else None)  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        named = "; ".join(f"BONAFIDE_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise SetupProblem(f"these settings cannot be used: {named}") from error
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, for the edges: `cli`, `web` and `worker`."""
+    return read_settings()

@@ -1,0 +1,175 @@
+"""S3, where the platform's images lie: read under limits, signed for viewing and uploading. Nothing is changed there.
+
+Any S3-compatible store will do. A library's exception stops here: what leaves is `errors.ImageRejected` when the
+image is at fault and `errors.StorageUnavailable` when the store is.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import boto3
+from botocore.client import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from moderation.cases import ImageRef
+from moderation.errors import BucketNotAllowed, ImageMissing, ImageTooLarge, StorageUnavailable
+from moderation.settings import Settings
+
+#: Bytes read at a time, so that a file over the limit is given up early.
+CHUNK = 256 * 1024
+
+#: The store says that there is nothing (more) to fetch: asking again changes nothing.
+_GONE = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "MethodNotAllowed", "405", "InvalidObjectState"}
+
+
+@dataclass(frozen=True)
+class FetchedImage:
+    data: bytes
+    #: Of `data`, in hexadecimal.
+    sha256: str
+    #: Of the object that was read; None when the bucket keeps no versions.
+    version_id: str | None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A signed permission to PUT one image."""
+
+    image: ImageRef
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+
+
+class Storage:
+    """The buckets this installation may read. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, *, connections: int = 10) -> None:
+        self._settings = settings
+        secret = settings.s3_secret_access_key
+        self._client: Any = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=None if secret is None else secret.get_secret_value(),
+            config=_client_config(connections, path_style=settings.s3_endpoint_url is not None),
+        )
+
+    def allow(self, image: ImageRef) -> None:
+        """Raise BucketNotAllowed unless the image lies in one of this installation's buckets."""
+        if image.bucket not in self._settings.s3_buckets:
+            raise BucketNotAllowed(f"images are not read from the bucket {image.bucket!r}")
+
+    def fetch_image(self, image: ImageRef) -> FetchedImage:
+        """The exact bytes of this version, read under the size limit.
+
+        Raise ImageMissing, ImageTooLarge or BucketNotAllowed, or StorageUnavailable after the client's own retries.
+        """
+        self.allow(image)
+        limit = self._settings.image_max_bytes
+        try:
+            reply = self._client.get_object(Bucket=image.bucket, Key=image.key, **_version(image))
+            length = int(reply["ContentLength"])
+            if length > limit:
+                raise ImageTooLarge(f"the file has {length:,} bytes; at most {limit:,} are read")
+            data = _read(reply["Body"], limit)
+        except ClientError as error:
+            raise _named(error, image) from error
+        except BotoCoreError as error:
+            raise StorageUnavailable(f"storage does not answer: {error}") from error
+        if len(data) != length:
+            raise StorageUnavailable(f"storage sent {len(data):,} of {length:,} bytes")
+        return FetchedImage(data, hashlib.sha256(data).hexdigest(), reply.get("VersionId"))
+
+    def put_image(self, key: str, data: bytes, media_type: str, *, bucket: str | None = None) -> ImageRef:
+        """Store bytes under `key`. For our own commands; platforms use a signed upload."""
+        target = bucket or self._upload_bucket()
+        try:
+            reply = self._client.put_object(Bucket=target, Key=key, Body=data, ContentType=media_type)
+        except (ClientError, BotoCoreError) as error:
+            raise StorageUnavailable(f"storage refused the upload: {error}") from error
+        return ImageRef(target, key, reply.get("VersionId"))
+
+    def sign_upload(self, media_type: str) -> Upload:
+        """Permit one PUT of one new key, which nobody can guess, for a while."""
+        lifetime = self._settings.upload_url_seconds
+        # A key of its own for every upload: an image under review is never overwritten by the next one.
+        key = f"uploads/{datetime.now(UTC):%Y/%m/%d}/{uuid4()}"
+        bucket = self._upload_bucket()
+        url = self._client.generate_presigned_url(
+            "put_object",
+            Params={"Bucket": bucket, "Key": key, "ContentType": media_type},
+            ExpiresIn=lifetime,
+        )
+        expires_at = datetime.now(UTC) + timedelta(seconds=lifetime)
+        return Upload(ImageRef(bucket, key), url, {"Content-Type": media_type}, expires_at)
+
+    def sign_view(self, image: ImageRef) -> str:
+        """A URL that shows this image for minutes. Made when somebody looks, never stored."""
+        self.allow(image)
+        return self._client.generate_presigned_url(
+            "get_object",
+            Params={"Bucket": image.bucket, "Key": image.key, **_version(image)},
+            ExpiresIn=self._settings.view_url_seconds,
+        )
+
+    def ping(self) -> None:
+        """Raise StorageUnavailable unless every allowed bucket answers."""
+        for bucket in self._settings.s3_buckets:
+            try:
+                self._client.head_bucket(Bucket=bucket)
+            except (ClientError, BotoCoreError) as error:
+                raise StorageUnavailable(f"bucket {bucket!r} does not answer: {error}") from error
+
+    def _upload_bucket(self) -> str:
+        bucket = self._settings.upload_bucket
+        if bucket is None:
+            raise BucketNotAllowed("no bucket for uploads is set: see BONAFIDE_S3_BUCKETS")
+        return bucket
+
+
+def _client_config(connections: int, *, path_style: bool) -> Config:
+    return Config(
+        # Without it boto3 signs view URLs in a form that S3-compatible stores refuse.
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if path_style else "auto"},
+        # One connection per thread that fetches; boto3's default of ten makes the others wait and warn.
+        max_pool_connections=connections,
+        # A lease is a minute: three tries within it, then the case goes back into the line.
+        connect_timeout=3,
+        read_timeout=10,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        # Stores that are not AWS answer the newer default checksums with errors.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+
+
+def _version(image: ImageRef) -> dict[str, str]:
+    return {"VersionId": image.version_id} if image.version_id else {}
+
+
+def _read(body: Any, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    with body:
+        for part in body.iter_chunks(CHUNK):
+            size += len(part)
+            if size > limit:
+                raise ImageTooLarge(f"the file has more than {limit:,} bytes, which are as many as are read")
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _named(error: ClientError, image: ImageRef) -> Exception:
+    answer: Mapping[str, Any] = error.response
+    code = str(answer.get("Error", {}).get("Code", ""))
+    if code in _GONE:
+        return ImageMissing(f"{image} is not there: {code}")
+    # Refused access is a matter of our keys or policy, not of the image: it waits until somebody mends that.
+    return StorageUnavailable(f"storage answered {code or 'with an error'} for {image}")

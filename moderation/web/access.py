@@ -1,0 +1,70 @@
+"""Who calls: API keys of platforms, as bearer tokens."""
+
+import threading
+import time
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from moderation.database.keys import Key, find_key, touch_key
+from moderation.web.problems import ScopeMissing, Unauthenticated
+from moderation.web.services import Services, ServicesDep
+
+_bearer = HTTPBearer(auto_error=False, description="An API key from `bonafide keys add NAME`.")
+
+#: Seconds a key is believed without asking Postgres again. So long a revoked key may still open.
+BELIEVED_FOR = 10.0
+
+
+class KeyRing:
+    """Keys seen lately, so that a busy platform costs one look in ten seconds instead of one per call."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, Key]] = {}
+        self._lock = threading.Lock()
+
+    def find(self, secret: str, services: Services) -> Key | None:
+        now = time.monotonic()
+        with self._lock:
+            kept = self._seen.get(secret)
+        if kept is not None and now - kept[0] < BELIEVED_FOR:
+            return kept[1]
+        with services.database.transaction() as session:
+            key = find_key(session, secret)
+            if key is not None:
+                touch_key(session, key.id)
+        with self._lock:
+            # Only keys that open are kept: guesses must not fill the memory.
+            if key is not None:
+                self._seen[secret] = (now, key)
+            else:
+                self._seen.pop(secret, None)
+        return key
+
+
+_ring = KeyRing()
+
+
+def _caller(
+    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Key:
+    if credentials is None:
+        raise Unauthenticated("send an API key: Authorization: Bearer bf_…")
+    key = _ring.find(credentials.credentials, services)
+    if key is None:
+        raise Unauthenticated("this API key opens nothing: it is unknown or was revoked")
+    return key
+
+
+def _scoped(scope: str) -> object:
+    def check(key: Annotated[Key, Depends(_caller)]) -> Key:
+        if scope not in key.scopes:
+            raise ScopeMissing(f"this API key lacks the scope {scope!r}")
+        return key
+
+    return Depends(check)
+
+
+Submitter = Annotated[Key, _scoped("submit")]
+Reader = Annotated[Key, _scoped("read")]

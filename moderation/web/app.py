@@ -1,0 +1,117 @@
+"""The app: routes, errors and what surrounds every request."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from uuid import uuid4
+
+import structlog
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from prometheus_client import Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moderation.settings import Settings, settings
+from moderation.web import cases, operations, problems
+from moderation.web.services import WEB_THREADS, open_services
+from moderation.wire import CaseIn
+
+#: Bytes of a request's body: a thousand flags with the largest context each are below.
+BODY_AT_MOST = 16 * 2**20
+
+_SECONDS = Histogram("bonafide_http_seconds", "Seconds per request", labelnames=["method", "route", "status"])
+
+log = structlog.get_logger()
+
+
+def create_app(given: Settings | None = None) -> FastAPI:
+    """The app with its own connections. `uvicorn --factory moderation.web.app:create_app` runs it."""
+    chosen = given or settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = WEB_THREADS
+        yield
+        app.state.services.database.close()
+
+    app = FastAPI(
+        title="Bona Fide",
+        summary="Flag images, get verdicts and decisions back.",
+        version=version("bonafide"),
+        lifespan=lifespan,
+        # The interactive pages load scripts from a CDN; the document itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = open_services(chosen)
+    app.include_router(cases.router)
+    app.include_router(operations.router)
+    app.add_api_route("/", lambda: RedirectResponse("/openapi.json"), include_in_schema=False)
+    problems.install(app)
+    _document_batch_items(app)
+    app.add_middleware(Surroundings)
+    return app
+
+
+def _document_batch_items(app: FastAPI) -> None:
+    """A batch's items are read one by one, so FastAPI does not see their schema: `CaseIn`, as for a single case."""
+    document = app.openapi()
+    document["components"]["schemas"].setdefault("CaseIn", CaseIn.model_json_schema())
+
+
+class Surroundings:
+    """A request id, a size limit, a log line and a measured time for every request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.monotonic(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            if _declared_size(scope) > BODY_AT_MOST:
+                error = problems.RequestTooLarge(f"the body is over {BODY_AT_MOST:,} bytes")
+                await problems.answer(problems.problem_of(error, request_id))(scope, receive, send_with_id)
+            else:
+                await self._app(scope, _limited(receive), send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            _SECONDS.labels(scope["method"], route, status).observe(time.monotonic() - started)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+
+def _declared_size(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _limited(receive: Receive) -> Receive:
+    """The same for a body that does not say how long it is: reading stops at the limit."""
+    seen = 0
+
+    async def receive_some() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > BODY_AT_MOST:
+            raise problems.RequestTooLarge(f"the body is over {BODY_AT_MOST:,} bytes")
+        return message
+
+    return receive_some

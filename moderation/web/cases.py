@@ -1,0 +1,237 @@
+"""Submitting and reading cases."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import ValidationError
+
+from moderation.cases import Case, CaseState
+from moderation.database.analyses import StoredAnalysis, latest_analyses
+from moderation.database.cases import Filter, find_case, page_of_cases
+from moderation.errors import CaseNotFound, RequestRefused
+from moderation.intake import Accepted, Submission
+from moderation.presentation import artifact_json, face_json, verdict_json
+from moderation.web.access import Reader, Submitter
+from moderation.web.problems import RESPONSES, invalid, problem_of
+from moderation.web.services import ServicesDep
+from moderation.wire import (
+    BatchIn,
+    BatchOut,
+    BatchOutcome,
+    CaseAccepted,
+    CaseIn,
+    CaseOut,
+    CasePage,
+    ImageIn,
+    Links,
+    Problem,
+    UploadIn,
+    UploadOut,
+)
+
+router = APIRouter(prefix="/v1", responses=RESPONSES)
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Any text of yours. The same key with the same body answers the same case.",
+    ),
+]
+
+
+class CursorUnreadable(RequestRefused):
+    code = "cursor_unreadable"
+
+
+@router.post(
+    "/cases",
+    status_code=202,
+    response_model=CaseAccepted,
+    responses={
+        200: {"model": CaseAccepted, "description": "The same request had opened this case before"},
+        409: {"model": Problem, "description": "The same key or external id came with another body"},
+    },
+    summary="Open a case",
+)
+def post_case(
+    body: CaseIn,
+    response: Response,
+    services: ServicesDep,
+    key: Submitter,
+    idempotency_key: IdempotencyKey = None,
+) -> CaseAccepted:
+    """Flag one image. From a 202 on we answer for it: it ends before a reviewer, whatever happens to us."""
+    submission = Submission(body.flag(key.name), idempotency_key)
+    accepted = services.intake.receive(submission, actor=f"platform:{key.name}")
+    response.status_code = _status(accepted)
+    response.headers["Location"] = _link(accepted.id)
+    return _accepted(accepted)
+
+
+@router.post("/cases/batch", status_code=207, response_model=BatchOut, summary="Open up to a thousand cases")
+def post_cases(
+    body: BatchIn, services: ServicesDep, key: Submitter, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """One outcome per item, in order. Nothing is lost when one is bad.
+
+    With an Idempotency-Key the whole call may be repeated: item n is the same case again.
+    """
+    if len(body.cases) > services.settings.batch_items_at_most:
+        raise RequestRefused(
+            f"{len(body.cases)} items in one call; at most {services.settings.batch_items_at_most}"
+        )
+    read = [_read_item(item) for item in body.cases]
+    submissions = [
+        Submission(item.flag(key.name), f"{idempotency_key}#{index}" if idempotency_key else None)
+        for index, item in enumerate(read)
+        if isinstance(item, CaseIn)
+    ]
+    received = iter(services.intake.receive_many(submissions, actor=f"platform:{key.name}"))
+    outcomes = [item if isinstance(item, BatchOutcome) else _outcome(next(received)) for item in read]
+    answer = BatchOut(
+        accepted=sum(outcome.status == 202 for outcome in outcomes),
+        repeated=sum(outcome.status == 200 for outcome in outcomes),
+        refused=sum(outcome.problem is not None for outcome in outcomes),
+        outcomes=outcomes,
+    )
+    # Serialized once, here: FastAPI would first validate a thousand outcomes that we have just made.
+    return Response(answer.model_dump_json(), status_code=207, media_type="application/json")
+
+
+@router.post("/uploads", status_code=201, response_model=UploadOut, summary="Get a signed PUT for one image")
+def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> UploadOut:
+    """For platforms without a bucket of their own: PUT the bytes, then open a case with the image named here."""
+    upload = services.storage.sign_upload(body.media_type)
+    image = ImageIn(bucket=upload.image.bucket, key=upload.image.key)
+    return UploadOut(url=upload.url, headers=dict(upload.headers), image=image, expires_at=upload.expires_at)
+
+
+@router.get(
+    "/cases/{case_id}",
+    response_model=CaseOut,
+    responses={
+        304: {"description": "It is as it was when you last asked"},
+        404: {"model": Problem, "description": "No case has this id"},
+    },
+    summary="Read a case",
+)
+def get_case(
+    case_id: UUID,
+    services: ServicesDep,
+    key: Reader,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    with services.database.transaction() as session:
+        case = find_case(session, case_id)
+        if case is None:
+            raise CaseNotFound(f"no case has the id {case_id}")
+        tag = f'"{case.version}"'
+        if if_none_match == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        analysis = latest_analyses(session, [case_id]).get(case_id)
+    shown = show_case(case, analysis).model_dump_json()
+    return Response(shown, media_type="application/json", headers={"ETag": tag})
+
+
+@router.get("/cases", response_model=CasePage, summary="Read a page of cases, the newest first")
+def get_cases(
+    services: ServicesDep,
+    key: Reader,
+    state: CaseState | None = None,
+    source: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
+    external_id: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
+    since: Annotated[datetime | None, Query(description="Opened at or after this time, RFC 3339.")] = None,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> CasePage:
+    wanted = Filter(state, source, external_id, since)
+    with services.database.transaction() as session:
+        cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+        analyses = latest_analyses(session, [case.id for case in cases])
+    more = len(cases) == limit
+    return CasePage(
+        cases=[show_case(case, analyses.get(case.id)) for case in cases],
+        next_cursor=_cursor(cases[-1].id) if more else None,
+    )
+
+
+def show_case(case: Case, stored: StoredAnalysis | None) -> CaseOut:
+    """A case as platforms see it. A case that is not ready shows no analysis, even if it had one before."""
+    analysis = stored.analysis if stored is not None and case.refusal is None else None
+    faces = [] if analysis is None else [face_json(face) for face in analysis.faces]
+    first = None if analysis is None or not analysis.faces else analysis.faces[0]
+    flag = case.flag
+    shown: dict[str, Any] = {
+        "id": case.id,
+        "state": case.state,
+        "source": flag.source,
+        "external_id": flag.external_id,
+        "reason": flag.reason,
+        "priority": flag.priority,
+        "context": flag.context,
+        "image": {"bucket": flag.image.bucket, "key": flag.image.key, "version_id": flag.image.version_id},
+        "created_at": case.created_at,
+        "ready_at": case.ready_at,
+        "attempts": case.attempts,
+        "version": case.version,
+        "verdict": None if analysis is None else verdict_json(analysis.verdict),
+        "rationale": [] if first is None else [artifact_json(artifact) for artifact in first.rationale],
+        "faces": faces,
+        "picture": None if analysis is None else vars(analysis.picture),
+        "refusal": None if case.refusal is None else case.refusal.code,
+        "refusal_message": None if case.refusal is None else case.refusal.message,
+        "fingerprint": None if analysis is None else analysis.fingerprint,
+        "bundle": None if analysis is None else analysis.bundle,
+        "timings": None if analysis is None else analysis.seconds,
+        "reused_from": None if analysis is None else analysis.reused_from,
+        "decision": None,
+        "links": {"self": _link(case.id)},
+    }
+    return CaseOut.model_validate(shown)
+
+
+def _read_item(item: Any) -> CaseIn | BatchOutcome:
+    try:
+        return CaseIn.model_validate(item)
+    except ValidationError as error:
+        return BatchOutcome(status=422, problem=invalid(error.errors(include_url=False)))
+
+
+def _outcome(received: Accepted | RequestRefused) -> BatchOutcome:
+    if isinstance(received, RequestRefused):
+        problem = problem_of(received)
+        return BatchOutcome(status=problem.status, problem=problem)
+    return BatchOutcome(status=_status(received), case=_accepted(received))
+
+
+def _status(accepted: Accepted) -> int:
+    return 202 if accepted.created else 200
+
+
+def _accepted(accepted: Accepted) -> CaseAccepted:
+    return CaseAccepted(id=accepted.id, state=accepted.state, links=Links(self=_link(accepted.id)))
+
+
+def _link(case_id: UUID) -> str:
+    return f"/v1/cases/{case_id}"
+
+
+def _cursor(last: UUID) -> str:
+    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str | None) -> UUID | None:
+    if cursor is None:
+        return None
+    try:
+        return UUID(bytes=base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error) as error:
+        raise CursorUnreadable("this cursor is none of ours; start again without one") from error

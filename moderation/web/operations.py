@@ -1,0 +1,90 @@
+"""What operators and their machines ask: is it alive, is it ready, how long is the line."""
+
+from collections.abc import Iterable
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+from moderation.database.cases import queue_stats
+from moderation.database.schema import is_current
+from moderation.errors import BonafideError, SetupProblem
+from moderation.triage import QueueStats
+from moderation.web.access import Reader
+from moderation.web.problems import RESPONSES
+from moderation.web.services import Services, ServicesDep
+from moderation.wire import StatsOut
+
+router = APIRouter()
+
+
+@router.get("/v1/queue/stats", response_model=StatsOut, responses=RESPONSES, summary="How the line stands")
+def get_stats(services: ServicesDep, key: Reader) -> StatsOut:
+    stats = read_stats(services)
+    return StatsOut(**vars(stats), estimated_wait_seconds=stats.estimated_wait_seconds)
+
+
+def read_stats(services: Services) -> QueueStats:
+    with services.database.transaction() as session:
+        return queue_stats(session)
+
+
+@router.get("/healthz", summary="Is the process alive")
+def healthz() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/readyz", summary="Can it accept cases", responses={503: {"description": "Not yet, or not now"}})
+def readyz(services: ServicesDep, response: Response) -> dict[str, str]:
+    """Postgres and its schema are needed to accept a case. The broker is not: its loss only delays."""
+    checks = {"database": _check_database(services), "broker": _check_broker(services)}
+    if checks["database"] != "ok":
+        response.status_code = 503
+    return checks
+
+
+def _check_database(services: Services) -> str:
+    try:
+        services.database.ping()
+        if not is_current(services.database):
+            raise SetupProblem("the schema is not that of this release: run `bonafide migrate`")
+    except BonafideError as error:
+        return str(error)
+    return "ok"
+
+
+def _check_broker(services: Services) -> str:
+    try:
+        services.doorbell.depth()
+    except BonafideError as error:
+        return str(error)
+    return "ok"
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics(services: ServicesDep) -> Response:
+    return Response(
+        generate_latest(REGISTRY) + generate_latest(LineMetrics(services)), media_type=CONTENT_TYPE_LATEST
+    )
+
+
+class LineMetrics:
+    """The line as Prometheus gauges, read from Postgres when asked for: Redis under-counts what it lost."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        try:
+            stats = read_stats(self._services)
+        except BonafideError:
+            return
+        cases = GaugeMetricFamily("bonafide_cases", "Live cases by state", labels=["state"])
+        for state in ("waiting", "analyzing", "ready"):
+            cases.add_metric([state], getattr(stats, state))
+        yield cases
+        yield GaugeMetricFamily(
+            "bonafide_oldest_waiting_seconds",
+            "Age of the oldest waiting case",
+            value=stats.oldest_waiting_seconds,
+        )

@@ -1,0 +1,143 @@
+"""Errors as RFC 9457 problem details: a stable `code` for machines, a sentence for people, nothing of our insides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from moderation.errors import BonafideError, CaseNotFound, IdempotencyConflict, TransitionRefused, Unavailable
+from moderation.errors import RequestRefused as _Refused
+from moderation.wire import Problem
+
+#: Seconds after which a client may try again when something of ours does not answer.
+RETRY_AFTER = 5
+
+#: What every call may answer, for the OpenAPI document.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": meaning, "content": {"application/problem+json": {}}}
+    for status, meaning in {
+        401: "No key, or one that opens nothing",
+        403: "The key lacks the scope",
+        422: "The request cannot be read, or asks for what this installation does not do",
+        503: "Something of ours does not answer; try again after `Retry-After` seconds",
+    }.items()
+}
+
+log = structlog.get_logger()
+
+
+class Unauthenticated(BonafideError):
+    code = "unauthenticated"
+
+
+class ScopeMissing(BonafideError):
+    code = "scope_missing"
+
+
+class RequestTooLarge(BonafideError):
+    code = "request_too_large"
+
+
+def status_of(error: BonafideError) -> int:
+    """The HTTP status that tells a client what to do next."""
+    match error:
+        case CaseNotFound():
+            return 404
+        case IdempotencyConflict() | TransitionRefused():
+            return 409
+        case Unauthenticated():
+            return 401
+        case ScopeMissing():
+            return 403
+        case RequestTooLarge():
+            return 413
+        case _Refused():
+            return 422
+        case Unavailable():
+            return 503
+        case _:
+            return 500
+
+
+def problem_of(error: BonafideError, request_id: str | None = None) -> Problem:
+    code = error.code
+    title = code.replace("_", " ").capitalize()
+    return Problem(title=title, status=status_of(error), code=code, detail=str(error), request_id=request_id)
+
+
+def invalid(errors: Sequence[Any], request_id: str | None = None) -> Problem:
+    """A request whose fields cannot be read: each with a JSON pointer (RFC 6901) to the place."""
+    places = [{"pointer": _pointer(e["loc"]), "detail": e["msg"]} for e in errors]
+    first = places[0] if places else {"pointer": "", "detail": "unreadable"}
+    return Problem(
+        title="Invalid request",
+        status=422,
+        code="invalid_request",
+        detail=f"{first['pointer'] or 'the request'}: {first['detail']}",
+        request_id=request_id,
+        errors=places,
+    )
+
+
+def _pointer(place: Sequence[str | int]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place if part != "body")
+
+
+def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of this app a problem."""
+
+    def on_ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, BonafideError)
+        problem = problem_of(error, _request_id(request))
+        headers = {"Retry-After": str(RETRY_AFTER)} if problem.status == 503 else {}
+        if problem.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return answer(problem, headers)
+
+    def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(invalid(error.errors(), _request_id(request)))
+
+    def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        detail = str(error.detail)
+        problem = Problem(
+            title=detail, status=error.status_code, code=code, detail=detail, request_id=_request_id(request)
+        )
+        return answer(problem, dict(error.headers or {}))
+
+    def on_bug(request: Request, error: Exception) -> Response:
+        log.error("request_failed", action="request", path=request.url.path, exc_info=error)
+        detail = "This is a fault of ours. It was logged under the request id."
+        return answer(
+            Problem(
+                title="Internal error",
+                status=500,
+                code="internal",
+                detail=detail,
+                request_id=_request_id(request),
+            )
+        )
+
+    app.add_exception_handler(BonafideError, on_ours)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_bug)
+
+
+def _request_id(request: Request) -> str | None:
+    return getattr(request.state, "request_id", None)

@@ -1,0 +1,38 @@
+"""What the routes share, made once per process and found on the app."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from moderation.database.connection import Database
+from moderation.dispatch import Doorbell
+from moderation.intake import Intake
+from moderation.settings import Settings
+from moderation.storage import Storage
+
+#: Threads that answer requests, hence connections to Postgres that may be wanted at once.
+WEB_THREADS = 20
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    database: Database
+    storage: Storage
+    doorbell: Doorbell
+    intake: Intake
+
+
+def open_services(settings: Settings) -> Services:
+    database = Database(settings.database_url.get_secret_value(), pool_size=WEB_THREADS)
+    storage = Storage(settings, connections=WEB_THREADS)
+    doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
+    return Services(settings, database, storage, doorbell, Intake(database, storage, doorbell))
+
+
+def services_of(request: Request) -> Services:
+    return request.app.state.services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,231 @@
+"""What travels between a platform and us: one definition for the API, its OpenAPI document and the client."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator
+
+from moderation.analysis import Abstain, Label, Technique
+from moderation.cases import CaseState, Flag, ImageRef
+
+#: Bytes of `context` as JSON: enough for ids and links, too little to become a second database.
+CONTEXT_AT_MOST = 4096
+
+# Postgres cannot hold a NUL in text, and a control character in a name is a mistake or an attack.
+_Text = StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Text]
+Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """What we send: later versions may add fields, so a client ignores those it does not know."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ImageIn(Wire):
+    """Where the image lies: bucket, key and, for certainty, version. Never a URL."""
+
+    bucket: Annotated[str, StringConstraints(min_length=3, max_length=63), _Text]
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024), _Text]
+    version_id: Annotated[str, StringConstraints(min_length=1, max_length=1024), _Text] | None = None
+
+
+class CaseIn(Wire):
+    """A flag: please look at this image."""
+
+    image: ImageIn
+    source: Name | None = Field(
+        None, description="The platform, or the part of it, that flags. Unset: the API key's name."
+    )
+    external_id: Name | None = Field(None, description="Your id of the upload, unique within the source.")
+    reason: Sentence | None = Field(None, description="Why it was flagged, in your words.")
+    priority: Annotated[int, Field(ge=0, le=100, description="The higher is looked at sooner.")] = 0
+    context: dict[str, JsonValue] | None = Field(
+        None, description="Opaque to us and echoed back. At most 4 KB as JSON."
+    )
+
+    @field_validator("context")
+    @classmethod
+    def _small(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        text = _compact(value)
+        if len(text) > CONTEXT_AT_MOST:
+            raise ValueError(f"context takes {len(text)} bytes as JSON; at most {CONTEXT_AT_MOST} are kept")
+        if "\\u0000" in text:
+            raise ValueError("context holds a NUL character, which cannot be stored")
+        return value
+
+    def flag(self, default_source: str) -> Flag:
+        return Flag(
+            image=ImageRef(self.image.bucket, self.image.key, self.image.version_id),
+            source=self.source or default_source,
+            external_id=self.external_id,
+            reason=self.reason,
+            priority=self.priority,
+            context=self.context,
+        )
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+class Links(Answer):
+    self: str
+
+
+class CaseAccepted(Answer):
+    id: UUID
+    state: CaseState
+    links: Links
+
+
+class Problem(Answer):
+    """RFC 9457 problem details, with a stable `code`."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str | None = None
+    #: For `invalid_request`: where and what, per field.
+    errors: list[dict[str, Any]] | None = None
+
+
+class BatchIn(Wire):
+    """Up to a thousand flags. Each is read on its own: one that is malformed harms no other."""
+
+    cases: list[Any] = Field(
+        min_length=1, json_schema_extra={"items": {"$ref": "#/components/schemas/CaseIn"}, "maxItems": 1000}
+    )
+
+
+class BatchOutcome(Answer):
+    """What became of one item, at the same place in the list as the item."""
+
+    status: Annotated[int, Field(description="202 opened, 200 was open already, 409 or 422 refused.")]
+    case: CaseAccepted | None = None
+    problem: Problem | None = None
+
+
+class BatchOut(Answer):
+    accepted: int = Field(description="Opened by this call.")
+    repeated: int = Field(description="Had been opened before by the same request.")
+    refused: int
+    outcomes: list[BatchOutcome]
+
+
+class UploadIn(Wire):
+    media_type: Annotated[str, StringConstraints(pattern=r"^image/[a-z0-9.+-]{1,60}$")] = "image/jpeg"
+
+
+class UploadOut(Answer):
+    """PUT the image's bytes to `url` with exactly these headers, then submit a case with `image`."""
+
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    image: ImageIn
+    expires_at: datetime
+
+
+class VerdictOut(Answer):
+    """What the model says. A person decides."""
+
+    label: Label
+    score: float | None = Field(
+        description="In [0, 1]; the higher the likelier a deepfake. A probability only when calibrated."
+    )
+    margin: float | None
+    answer_mass: float | None
+    calibrated: bool
+    technique: Technique | None
+    technique_scores: dict[Technique, float] | None
+    abstain: Abstain | None
+
+
+class ArtifactOut(Answer):
+    region: str
+    regions: list[str]
+    text: str
+    polygon: list[list[float]] | None = Field(
+        description="Approximate outline, pixels of the upright picture."
+    )
+
+
+class FaceOut(Answer):
+    box: list[float] = Field(description="Left, top, right, bottom in pixels of the upright picture.")
+    confidence: float
+    landmarks: list[list[float]] | None
+    verdict: VerdictOut
+    rationale: list[ArtifactOut]
+    reply: str | None
+
+
+class PictureOut(Answer):
+    """What the bytes were."""
+
+    sha256: str
+    size: int
+    format: str
+    width: int
+    height: int
+    frames: int
+    frame: int
+    notes: list[str]
+
+
+class CaseOut(Answer):
+    id: UUID
+    state: CaseState
+    source: str
+    external_id: str | None
+    reason: str | None
+    priority: int
+    context: dict[str, Any] | None
+    image: ImageIn
+    created_at: datetime
+    ready_at: datetime | None
+    attempts: int
+    version: int
+    verdict: VerdictOut | None = Field(
+        description="Null until ready, and when the image could not be analysed: see refusal."
+    )
+    rationale: list[ArtifactOut] = Field(description="Of the face that decided the verdict.")
+    faces: list[FaceOut] = Field(description="The deciding one first.")
+    picture: PictureOut | None
+    refusal: str | None = Field(description="Why there is no verdict: a code.")
+    refusal_message: str | None
+    fingerprint: str | None
+    bundle: str | None
+    timings: dict[str, float] | None = Field(description="Seconds per stage.")
+    reused_from: UUID | None = Field(description="The analysis of the very same bytes that this one repeats.")
+    decision: dict[str, Any] | None = Field(description="What a person decided. Null until then.")
+    links: Links
+
+
+class CasePage(Answer):
+    cases: list[CaseOut]
+    next_cursor: str | None = Field(
+        description="Pass it as `cursor` for the next page. Null on the last one."
+    )
+
+
+class StatsOut(Answer):
+    waiting: int
+    analyzing: int
+    ready: int
+    oldest_waiting_seconds: float
+    ready_per_second: float = Field(description="Over the last minute.")
+    estimated_wait_seconds: float | None = Field(
+        description="For a case submitted now. Null while nothing is being finished."
+    )

@@ -1,0 +1,1 @@
+"""The Celery worker: takes cases from the queue, gives each an analysis, and never loses one."""

@@ -1,0 +1,123 @@
+"""One case through the worker: lease, fetch, decode, faces, model, record. It never turns back.
+
+Nothing is caught here: errors rise to the task's one handler, which asks `retries.py`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from uuid6 import uuid7
+
+from moderation.analysis import Analysis, FaceAnalysis
+from moderation.cases import ImageRef
+from moderation.database.analyses import find_analysis_of_bytes, record_analysis
+from moderation.database.moves import begin_analysis, must_be_alone
+from moderation.errors import EngineUnavailable
+from moderation.storage import FetchedImage
+from worker.batching import Asked
+from worker.station import Station
+from worker.telemetry import STAGE_SECONDS, count_analysis
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A case under our lease."""
+
+    case_id: UUID
+    token: int
+    image: ImageRef
+    postponements: int
+    #: Seconds from acceptance to this lease.
+    waited: float
+
+
+@contextmanager
+def begin(station: Station, case_id: UUID) -> Generator[Begun | None]:
+    """A lease on the case for the length of the block; None when there is nothing to do.
+
+    A case whose lease ever ran out is begun only once every other case in this process is finished, and none begins
+    before it ends.
+    """
+    with station.solitude.together():
+        begun = _lease(station, case_id, alone=False)
+        if begun is not None:
+            with station.leases.hold(case_id, begun.token):
+                yield begun
+            return
+        alone = _wants_solitude(station, case_id)
+    if not alone:
+        yield None
+        return
+    with station.solitude.alone():
+        begun = _lease(station, case_id, alone=True)
+        if begun is None:
+            yield None
+            return
+        with station.leases.hold(case_id, begun.token):
+            yield begun
+
+
+def _lease(station: Station, case_id: UUID, *, alone: bool) -> Begun | None:
+    with station.database.transaction() as session:
+        row: Any = begin_analysis(
+            session, case_id, owner=station.owner, lease_seconds=station.settings.lease_seconds, alone=alone
+        )
+    if row is None:
+        return None
+    waited = (row.lease_expires_at - row.created_at).total_seconds() - station.settings.lease_seconds
+    return Begun(
+        case_id, row.lease_token, ImageRef(row.bucket, row.key, row.version_id), row.postponements, waited
+    )
+
+
+def _wants_solitude(station: Station, case_id: UUID) -> bool:
+    with station.database.transaction() as session:
+        return must_be_alone(session, case_id)
+
+
+def analyze(station: Station, begun: Begun) -> None:
+    """Fetch the image, give it an analysis and record it. Raises what `retries.reaction` knows."""
+    started = time.monotonic()
+    fetched = station.storage.fetch_image(begun.image)
+    fetch = time.monotonic() - started
+    analysis = _reused(station, fetched) or _made(station, fetched)
+    analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
+    with STAGE_SECONDS.labels("record").time(), station.database.transaction() as session:
+        record_analysis(
+            session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=UUID(int=uuid7().int)
+        )
+    count_analysis(analysis)
+
+
+def _reused(station: Station, fetched: FetchedImage) -> Analysis | None:
+    """The analysis that this very pipeline made of these very bytes, marked as reused. A likeness is never enough."""
+    with station.database.transaction() as session:
+        known = find_analysis_of_bytes(session, fetched.sha256, station.analyzer.fingerprint)
+    if known is None:
+        return None
+    return dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
+
+
+def _made(station: Station, fetched: FetchedImage) -> Analysis:
+    prepared = station.analyzer.prepare(fetched.data)
+    started = time.monotonic()
+    timeout = station.settings.engine_timeout_seconds
+    asked = [station.batcher.submit(crop, timeout=timeout) for crop in prepared.crops]
+    faces = [_answer(face, timeout) for face in asked]
+    spent = time.monotonic() - started
+    queued = max((face.waited for face in asked), default=0.0)
+    analysis = station.analyzer.conclude(prepared, faces)
+    return dataclasses.replace(
+        analysis, seconds={**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
+    )
+
+
+def _answer(asked: Asked, timeout: float) -> FaceAnalysis:
+    try:
+        return asked.answer.result(timeout=timeout)
+    except TimeoutError as error:
+        raise EngineUnavailable(f"the engine gave no answer within {timeout:.0f} seconds") from error

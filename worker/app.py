@@ -1,0 +1,43 @@
+"""The Celery app. `celery -A worker.app worker -P threads` runs it; `bonafide worker` does that for you.
+
+Every setting is here with its reason. What was measured is in `docs/reliability.md`.
+"""
+
+from celery import Celery
+
+from moderation.dispatch import ANALYSIS_QUEUE, broker_options
+from moderation.settings import settings
+
+_settings = settings()
+
+app = Celery(
+    "bonafide", broker=_settings.broker_url.get_secret_value(), include=["worker.tasks", "worker.lifecycle"]
+)
+app.conf.update(
+    task_default_queue=ANALYSIS_QUEUE,
+    # Messages are JSON and nothing else: unpickling one would run whatever its sender wrote.
+    task_serializer="json",
+    accept_content=["json"],
+    # Analyses go to Postgres. A result backend halves the throughput and would be a second truth.
+    task_ignore_result=True,
+    result_backend=None,
+    # The lease, not the message, holds the case. Late acknowledgement would only deliver twice what is running.
+    task_acks_late=False,
+    # A worker takes from the queue what it can start: the rest is for the others.
+    worker_prefetch_multiplier=1,
+    worker_concurrency=_settings.worker_threads,
+    # The model lives in this process and in one thread of it. Children could not share a GPU after a fork.
+    worker_pool="threads",
+    # Keeps what cannot be read as dead letters instead of dropping it.
+    worker_consumer="worker.deadletters:KeepingConsumer",
+    broker_connection_retry_on_startup=True,
+    # Redis may be away for long. The cases are in Postgres; there is no reason to give up.
+    broker_connection_max_retries=None,
+    # Only read with late acknowledgement, but then tasks must go on: their leases are good.
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_transport_options=broker_options(visibility_timeout=3600),
+    # Our own logs are structured; Celery's would print arguments.
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,
+    worker_enable_remote_control=False,
+)

@@ -1,0 +1,175 @@
+"""From many task threads to one engine thread: faces go in one by one and are analysed in batches.
+
+The engine thread is the only one that touches the model. It takes faces as its slots come free, so that a batch is
+never waited for longer than `wait_seconds`, and a slow face never holds up a fast one.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+import structlog
+
+from moderation.analysis import Analysis, FaceAnalysis
+from moderation.dfa.gpt.detector import FaceCrop, Prepared
+from moderation.errors import BonafideError, EngineUnavailable
+
+K = TypeVar("K")
+
+log = structlog.get_logger()
+
+
+class Analyzer(Protocol):
+    """What the worker needs of `moderation.dfa.gpt.detector.Detector`."""
+
+    fingerprint: str
+    bundle_name: str
+
+    def prepare(self, data: bytes) -> Prepared: ...
+    def stream(
+        self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
+    ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]: ...
+    def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis: ...
+    def warm(self) -> None: ...
+
+
+class Asked:
+    """One face on its way: what to look at, where the answer goes, and how long it waited in the line."""
+
+    __slots__ = ("answer", "asked_at", "crop", "taken_at")
+
+    def __init__(self, crop: FaceCrop) -> None:
+        self.crop = crop
+        self.answer: Future[FaceAnalysis] = Future()
+        self.asked_at = self.taken_at = time.monotonic()
+
+    @property
+    def waited(self) -> float:
+        """Seconds in the line before the engine took it."""
+        return self.taken_at - self.asked_at
+
+
+class Batcher:
+    """Owns the engine thread. `submit` from any thread; `stop` finishes what was taken and refuses the rest."""
+
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        *,
+        capacity: int,
+        wait_seconds: float,
+        on_batch: Callable[[int, float], None] = lambda size, waited: None,
+    ) -> None:
+        self._analyzer = analyzer
+        self._wait_seconds = wait_seconds
+        self._on_batch = on_batch
+        self._asked: queue.Queue[Asked] = queue.Queue(maxsize=capacity)
+        self._unanswered: set[Asked] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        #: Why the engine thread ended, when it was not asked to.
+        self.fault: BaseException | None = None
+        #: Monotonic seconds of the engine's last sign of progress.
+        self.moved_at = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, crop: FaceCrop, *, timeout: float) -> Asked:
+        """Line up one face. Blocks while the line is full; raise EngineUnavailable after `timeout` or when stopped."""
+        asked = Asked(crop)
+        deadline = time.monotonic() + timeout
+        while not self._stop.is_set():
+            try:
+                self._asked.put(asked, timeout=min(0.5, max(0.01, deadline - time.monotonic())))
+            except queue.Full:
+                if time.monotonic() > deadline:
+                    raise EngineUnavailable("the engine's line stayed full") from None
+                continue
+            if self._stop.is_set():
+                self._refuse_waiting()
+            return asked
+        raise EngineUnavailable("the engine is stopping")
+
+    def stop(self, *, timeout: float) -> None:
+        """Finish the faces in the model, refuse those in the line, and end the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self._refuse_waiting()
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the engine has held faces without any sign of progress. 0 when it holds none."""
+        return time.monotonic() - self.moved_at if self._unanswered else 0.0
+
+    @property
+    def waiting(self) -> int:
+        return self._asked.qsize()
+
+    def _run(self) -> None:
+        try:
+            for asked, answer in self._analyzer.stream(self._take):
+                self.moved_at = time.monotonic()
+                self._unanswered.discard(asked)
+                if isinstance(answer, BonafideError):
+                    asked.answer.set_exception(answer)
+                else:
+                    asked.answer.set_result(answer)
+        except BaseException as error:  # noqa: BLE001  every waiting task gets the reason
+            self.fault = error
+            log.error("engine_ended", action="engine", exc_info=error)
+        finally:
+            self._stop.set()
+            self._refuse(list(self._unanswered))
+            self._refuse_waiting()
+
+    def _take(self, room: int, idle: bool) -> Sequence[tuple[Asked, FaceCrop]] | None:  # noqa: FBT001  the engine's contract
+        """Up to `room` faces. When idle, wait for the first and then a little for company."""
+        self.moved_at = time.monotonic()
+        if self._stop.is_set():
+            return None
+        batch = self._wait_for_some(room) if idle else self._what_is_there(room)
+        if batch:
+            for asked in batch:
+                asked.taken_at = self.moved_at
+            self._on_batch(len(batch), batch[0].waited)
+            self._unanswered.update(batch)
+            self.moved_at = time.monotonic()
+        return [(asked, asked.crop) for asked in batch]
+
+    def _wait_for_some(self, room: int) -> list[Asked]:
+        try:
+            batch = [self._asked.get(timeout=0.5)]
+        except queue.Empty:
+            return []
+        until = time.monotonic() + self._wait_seconds
+        while len(batch) < room and (left := until - time.monotonic()) > 0:
+            try:
+                batch.append(self._asked.get(timeout=left))
+            except queue.Empty:
+                break
+        return batch + self._what_is_there(room - len(batch))
+
+    def _what_is_there(self, room: int) -> list[Asked]:
+        batch: list[Asked] = []
+        while len(batch) < room:
+            try:
+                batch.append(self._asked.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _refuse_waiting(self) -> None:
+        self._refuse(self._what_is_there(self._asked.maxsize))
+
+    def _refuse(self, asked: Sequence[Asked]) -> None:
+        for one in asked:
+            self._unanswered.discard(one)
+            if not one.answer.done():
+                one.answer.set_exception(
+                    EngineUnavailable("the engine stopped before it looked at this face")
+                )

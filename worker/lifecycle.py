@@ -1,0 +1,194 @@
+"""Birth, work and end of a worker process, as Celery's signals tell them.
+
+worker_init            the bundle is loaded and warmed; nothing is consumed before that
+worker_ready           the ready file appears; the loop's heartbeat begins
+worker_shutting_down   SIGTERM: no more messages; running cases finish within `drain_seconds`
+worker_shutdown        what is left goes back into the line, and the threads end
+"""
+
+import os
+import threading
+import time
+from typing import Any
+
+import structlog
+from celery import signals
+from prometheus_client import start_http_server
+
+from moderation.database.connection import Database
+from moderation.database.operations import beat
+from moderation.database.schema import is_current
+from moderation.errors import BonafideError, SetupProblem
+from moderation.logs import configure_logs
+from moderation.settings import Settings, settings
+from moderation.storage import Storage
+from worker.batching import Analyzer, Batcher
+from worker.leases import LeaseKeeper
+from worker.solitude import Solitude
+from worker.station import Station, process_name
+from worker.telemetry import LEASES_HELD, count_batch
+from worker.watchdog import Watchdog
+
+#: Seconds between two heartbeats of the consuming loop, and after how many it counts as stuck.
+LOOP_BEAT, LOOP_STUCK = 5.0, 90.0
+
+log = structlog.get_logger()
+
+_station: Station | None = None
+_watchdog: Watchdog | None = None
+_loop_moved_at = time.monotonic()
+
+
+def station() -> Station:
+    """This process's station. It exists from `worker_init` on."""
+    assert _station is not None, "the worker was not initialised"
+    return _station
+
+
+def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
+    """Connections, engine thread and lease keeper for one process, all running."""
+    # Each task thread may want one connection, and the lease keeper must never wait behind them.
+    database = Database(chosen.database_url.get_secret_value(), pool_size=chosen.worker_threads + 2)
+    if not is_current(database):
+        raise SetupProblem("the database schema is not that of this release: run `bonafide migrate`")
+    owner = process_name()
+    made = Station(
+        settings=chosen,
+        owner=owner,
+        database=database,
+        storage=Storage(chosen, connections=chosen.worker_threads),
+        analyzer=analyzer,
+        batcher=Batcher(
+            analyzer,
+            # Two groups ahead of the engine and no more: what waits here holds a lease and memory.
+            capacity=max(2, 2 * chosen.worker_threads),
+            wait_seconds=chosen.batch_wait_seconds,
+            on_batch=count_batch,
+        ),
+        leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
+        solitude=Solitude(),
+    )
+    made.batcher.start()
+    made.leases.start()
+    return made
+
+
+def close_station(made: Station, *, why: str) -> int:
+    """Hand back what is still held and end the threads; return how many cases went back."""
+    returned = made.leases.hand_all_back(why=why)
+    made.leases.stop()
+    made.batcher.stop(timeout=5)
+    made.database.close()
+    return returned
+
+
+@signals.worker_init.connect
+def load(sender: Any, **_: Any) -> None:
+    """Load the bundle before a message is taken. A worker that cannot work must not start."""
+    global _station  # noqa: PLW0603  one per process, made here and nowhere else
+    chosen = settings()
+    configure_logs(chosen)
+    try:
+        _refuse_other_pools(sender)
+        _station = open_station(chosen, load_analyzer(chosen))
+    except BonafideError as error:
+        log.critical("worker_cannot_start", action="start", code=error.code, error=str(error))
+        # Celery logs and swallows what a signal's handler raises: only leaving the process is heard.
+        os._exit(1)
+    if chosen.metrics_port is not None:
+        start_http_server(chosen.metrics_port)
+    LEASES_HELD.set_function(lambda: len(station().leases))
+
+
+def load_analyzer(chosen: Settings) -> Analyzer:
+    """The bundle named in the settings, loaded and warmed."""
+    from moderation.dfa.gpt.detector import Detector
+    from moderation.dfa.gpt.pixels import PixelLimits
+
+    limits = PixelLimits(max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels)
+    analyzer = Detector.load(chosen.bundle, device=chosen.device, limits=limits)
+    analyzer.warm()
+    return analyzer
+
+
+def _refuse_other_pools(worker: Any) -> None:
+    pool = str(getattr(worker, "pool_cls", ""))
+    if "thread" not in pool:
+        raise SetupProblem(
+            f"the worker needs Celery's threads pool, not {pool}: start it with `bonafide worker` or `-P threads`"
+        )
+
+
+@signals.worker_ready.connect
+def ready(sender: Any, **_: Any) -> None:
+    """Consuming begins: say so, and start watching."""
+    global _watchdog  # noqa: PLW0603  one per process
+    here = station()
+    sender.timer.call_repeatedly(LOOP_BEAT, _loop_moves)
+    limit = here.settings.engine_timeout_seconds
+    _watchdog = Watchdog(
+        {
+            "the consuming loop": (lambda: time.monotonic() - _loop_moved_at, LOOP_STUCK),
+            "the engine": (lambda: here.batcher.stuck_seconds, limit),
+            # Fetching, waiting for the engine and being recorded: each has its own limit below this.
+            "an image": (lambda: here.leases.oldest_seconds, 3 * limit),
+            "the engine's thread": (lambda: 0.0 if here.batcher.fault is None else float("inf"), 1.0),
+        },
+        alive_file=here.settings.alive_file,
+    )
+    _watchdog.start()
+    if here.settings.ready_file is not None:
+        here.settings.ready_file.touch()
+    threading.Thread(target=_tell_database, args=(here,), name="heartbeat", daemon=True).start()
+    log.info(
+        "worker_ready",
+        action="start",
+        bundle=here.analyzer.bundle_name,
+        fingerprint=here.analyzer.fingerprint,
+    )
+
+
+def _loop_moves() -> None:
+    global _loop_moved_at  # noqa: PLW0603  written by the loop, read by the watchdog
+    _loop_moved_at = time.monotonic()
+
+
+def _tell_database(here: Station) -> None:
+    """Let operators see in Postgres which workers live, and with which bundle."""
+    facts = {"bundle": here.analyzer.bundle_name, "fingerprint": here.analyzer.fingerprint}
+    while True:
+        try:
+            with here.database.transaction() as session:
+                beat(session, f"worker:{here.owner}", {**facts, "leases": len(here.leases)})
+        except BonafideError as error:
+            log.warning("heartbeat_missed", action="heartbeat", error=str(error))
+        time.sleep(10)
+
+
+@signals.worker_shutting_down.connect
+def drain(**_: Any) -> None:
+    """SIGTERM: not ready any more. Celery takes no more messages and waits for its threads; we bound the wait."""
+    here = _station
+    if here is None:
+        return
+    if here.settings.ready_file is not None:
+        here.settings.ready_file.unlink(missing_ok=True)
+    log.info("worker_drains", action="stop", leases=len(here.leases), seconds=here.settings.drain_seconds)
+    threading.Thread(target=_end_after_drain, args=(here,), name="drain", daemon=True).start()
+
+
+def _end_after_drain(here: Station) -> None:
+    time.sleep(here.settings.drain_seconds)
+    returned = here.leases.hand_all_back(why="the worker stopped")
+    log.warning("drain_ended", action="stop", handed_back=returned)
+    os._exit(0)
+
+
+@signals.worker_shutdown.connect
+def end(**_: Any) -> None:
+    """All tasks are finished, or the pool gave up on them."""
+    if _watchdog is not None:
+        _watchdog.stop()
+    if _station is not None:
+        close_station(_station, why="the worker stopped")
+        log.info("worker_stopped", action="stop")

@@ -1,0 +1,34 @@
+"""What one worker process has: its connections, its model, its leases. Made at the start, shared by all its threads."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from moderation.database.connection import Database
+from moderation.settings import Settings
+from moderation.storage import Storage
+from worker.batching import Analyzer, Batcher
+from worker.leases import LeaseKeeper
+from worker.solitude import Solitude
+
+
+@dataclass(frozen=True)
+class Station:
+    settings: Settings
+    owner: str
+    database: Database
+    storage: Storage
+    analyzer: Analyzer
+    batcher: Batcher
+    leases: LeaseKeeper
+    solitude: Solitude
+
+    @property
+    def actor(self) -> str:
+        """How this process signs its events."""
+        return f"worker:{self.owner}"
+
+
+def process_name() -> str:
+    """Who holds a lease, for an operator who looks: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"

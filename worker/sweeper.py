@@ -1,0 +1,109 @@
+"""The sweeper: takes back leases that ran out, and rings again for every case that waits too long.
+
+Run as many as you like: an advisory lock lets one work at a time. It holds no model and no state; without it a lost
+message would wait for ever, so `bonafide doctor` asks whether one is alive.
+"""
+
+import signal
+import threading
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import start_http_server
+
+from moderation.database.cases import cases_to_ring, mark_unrung
+from moderation.database.connection import Database
+from moderation.database.moves import expire_leases
+from moderation.database.operations import beat, forget_processes, take_sweep_lock
+from moderation.dispatch import Doorbell
+from moderation.errors import BonafideError, BrokerUnavailable
+from moderation.logs import configure_logs
+from moderation.settings import Settings, settings
+from worker.station import process_name
+from worker.telemetry import SWEPT
+
+#: Cases rung for in one look: a page, so that one transaction stays short.
+PAGE = 1000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one look did."""
+
+    #: Cases whose lease had run out and that went back into the line.
+    returned: int = 0
+    #: Cases whose attempts were used up and that went to a person.
+    given_up: int = 0
+    #: Cases rung for.
+    rung: int = 0
+
+
+def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
+    """One look. Does nothing while another sweeper works. Raise DatabaseUnavailable."""
+    room = _room(doorbell, chosen)
+    with database.transaction() as session:
+        if not take_sweep_lock(session):
+            return Swept()
+        returned, given_up = expire_leases(session, actor="sweeper", attempts_at_most=chosen.attempts_at_most)
+        ids = cases_to_ring(session, limit=min(PAGE, room), ring_again_seconds=chosen.ring_again_seconds)
+    # Committed first, rung after: a bell that fails here is rung at the next look.
+    rung = doorbell.dispatch_cases(ids) if ids else 0
+    if rung < len(ids):
+        with database.transaction() as session:
+            mark_unrung(session, ids[rung:])
+    return Swept(returned, given_up, rung)
+
+
+def _room(doorbell: Doorbell, chosen: Settings) -> int:
+    """How many more bells Redis may hold. 0 while it does not answer: leases are taken back all the same."""
+    try:
+        return max(0, chosen.bells_at_most - doorbell.depth())
+    except BrokerUnavailable:
+        return 0
+
+
+def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
+    """Look, wait, look again, until `stop`. What is unavailable is waited for."""
+    database = Database(chosen.database_url.get_secret_value(), pool_size=1)
+    doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
+    name = f"sweeper:{process_name()}"
+    while not stop.is_set():
+        try:
+            swept = sweep(database, doorbell, chosen)
+            _tell(swept)
+            with database.transaction() as session:
+                beat(session, name, {})
+                forget_processes(session)
+            full = swept.rung == PAGE
+        except BonafideError as error:
+            log.warning("sweep_failed", action="sweep", code=error.code, error=str(error))
+            full = False
+        # After a full page there is more to ring for: no wait.
+        if not full:
+            stop.wait(chosen.sweep_seconds)
+    database.close()
+
+
+def _tell(swept: Swept) -> None:
+    for action, count in vars(swept).items():
+        SWEPT.labels(action).inc(count)
+    if swept.returned or swept.given_up:
+        log.warning("leases_ran_out", action="sweep", returned=swept.returned, given_up=swept.given_up)
+
+
+def main() -> None:
+    """`python -m worker.sweeper`, or `bonafide sweeper`."""
+    chosen = settings()
+    configure_logs(chosen)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if chosen.metrics_port is not None:
+        start_http_server(chosen.metrics_port)
+    sweep_for_ever(chosen, stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The tasks, and their one edge: nothing escapes it, because what escapes a thread stops the worker in silence."""
+
+import random
+from uuid import UUID
+
+import structlog
+
+from moderation.database.moves import hand_back, refuse_case
+from moderation.dispatch import ANALYZE_CASE
+from moderation.errors import BonafideError, LeaseLost
+from worker.analysis import Begun, analyze, begin
+from worker.app import app
+from worker.deadletters import keep_dead_letter
+from worker.lifecycle import station
+from worker.retries import Forget, HandBack, Refuse, reaction
+from worker.station import Station
+from worker.telemetry import HAND_BACKS, LEASES_LOST, LINE_SECONDS, REFUSALS, about_case
+
+log = structlog.get_logger()
+
+
+@app.task(name=ANALYZE_CASE)
+def analyze_case(*args: object, **kwargs: object) -> None:
+    """Give one waiting case an analysis. Safe to run twice for the same case.
+
+    Takes one case id. The signature takes anything, because Celery drops what does not fit a signature.
+    """
+    case_id = _case_id(args, kwargs)
+    if case_id is None:
+        keep_dead_letter(repr((args, kwargs)), "the arguments are not one case id")
+        return
+    here = station()
+    with about_case(str(case_id)):
+        try:
+            with begin(here, case_id) as begun:
+                if begun is not None:
+                    _work(here, begun)
+        except BonafideError as error:
+            # The case is where it was, or its lease will run out: either way the sweeper rings again.
+            log.warning("case_left", action="analyze", error=str(error), code=error.code)
+        except BaseException as error:  # noqa: BLE001  an escaped MemoryError leaves a worker that takes nothing
+            log.error("case_left", action="analyze", exc_info=error)
+
+
+def _case_id(args: tuple[object, ...], kwargs: dict[str, object]) -> UUID | None:
+    match args, kwargs:
+        case (str(text),), {} if not kwargs:
+            try:
+                return UUID(text)
+            except ValueError:
+                return None
+        case _:
+            return None
+
+
+def _work(here: Station, begun: Begun) -> None:
+    LINE_SECONDS.observe(max(0.0, begun.waited))
+    try:
+        analyze(here, begun)
+    except BaseException as error:  # noqa: BLE001  whatever it was, the case must go on
+        _end(here, begun, error)
+
+
+def _end(here: Station, begun: Begun, error: BaseException) -> None:
+    """Do with the case what the table says. A lease lost meanwhile means that somebody else does."""
+    what = reaction(
+        error,
+        postponements=begun.postponements,
+        patience_seconds=here.settings.patience_seconds,
+        random=random.random(),  # noqa: S311  jitter, not a secret
+    )
+    if isinstance(error, BonafideError):
+        log.info("analysis_ended", action="analyze", code=error.code, error=str(error))
+    else:
+        log.error("analysis_failed", action="analyze", exc_info=error)
+    try:
+        _do(here, begun, what)
+    except LeaseLost:
+        LEASES_LOST.inc()
+
+
+def _do(here: Station, begun: Begun, what: HandBack | Refuse | Forget) -> None:
+    match what:
+        case Refuse(refusal):
+            with here.database.transaction() as session:
+                refuse_case(session, begun.case_id, begun.token, refusal, actor=here.actor)
+            REFUSALS.labels(refusal.code).inc()
+        case HandBack(why, due_in):
+            with here.database.transaction() as session:
+                hand_back(session, begun.case_id, begun.token, actor=here.actor, why=why, due_in=due_in)
+            HAND_BACKS.labels(why).inc()
+        case Forget():
+            LEASES_LOST.inc()
