@@ -1,0 +1,444 @@
+"""A bundle: everything a verdict depends on, in one folder: model, adapter, tokenizer, prompts, calibration.
+
+`bundle.toml` names the parts and holds a digest of each file. Weights are safetensors; nothing is unpickled and no
+code is loaded from a bundle. Whatever is wrong with one is a `BundleMismatch` that names the file and the remedy: a
+model that may not be the one that was asked for must not start.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from transformers import LlavaForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
+from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
+from moderation.dfa.gpt.script import Codec, Script, write_script
+from moderation.dfa.gpt.tower import Tower, fold_batch_norms
+from moderation.errors import BundleMismatch
+
+BUNDLE_FILE = "bundle.toml"
+#: The bundle that is shipped with the package.
+MINI = Path(__file__).parents[1] / "bundles" / "mini"
+
+#: CLIP's constants (openai/clip-vit-large-patch14-336, preprocessor_config.json), used by LLaVA-1.5.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+#: Files that are, or may hold, pickles or code. A bundle has none, used or not.
+_FORBIDDEN = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".msgpack", ".h5"})
+_HUB_ID = re.compile(r"(?P<base>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
+
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a face crop becomes the model's input: (x/255 − mean)/std, on a square of `size` pixels."""
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+
+@dataclass(frozen=True)
+class BundleCard:
+    """What people should know before they rely on a bundle."""
+
+    name: str
+    version: str
+    description: str
+    licence: str
+    training_data: str
+    #: False for random weights: its verdicts mean nothing.
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """`bundle.toml`, read and checked for form."""
+
+    card: BundleCard
+    folder: Path
+    image: ImageSpec
+    #: A hub id. None when the base lies in the folder.
+    base: str | None = None
+    revision: str | None = None  # None when `base` is
+    #: A subfolder with a peft adapter. None when the base is complete.
+    adapter: str | None = None
+    prompts: int = PROMPTS_VERSION
+    order: tuple[Technique, ...] = tuple(Technique)
+    calibration: str | None = None  # a file in the folder
+    #: sha256 of each file, by its path in the folder.
+    digests: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def digest(self) -> str:
+        """Equal for two bundles that give the same verdicts; the card is for people and is left out."""
+        parts = {
+            "base": [self.base, self.revision],
+            "adapter": self.adapter,
+            "image": [self.image.size, *self.image.mean, *self.image.std],
+            "prompts": self.prompts,
+            "order": list(self.order),
+            "calibration": self.calibration,
+            "files": dict(self.digests),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory, ready to be asked."""
+
+    spec: BundleSpec
+    model: LlavaForConditionalGeneration
+    codec: Codec
+    prompts: PromptSet
+    script: Script
+    calibration: Platt | None  # None: scores only order
+
+
+def resolve_bundle(name: str | Path) -> BundleSpec:
+    """The bundle that a setting names: a folder, `mini`, or `org/name@revision` for a base without an adapter."""
+    if name == "mini":
+        return read_bundle(MINI)
+    hub = _HUB_ID.fullmatch(str(name))
+    if hub is not None:
+        return _base_from_hub(hub["base"], hub["revision"])
+    if not Path(name).is_dir():
+        raise BundleMismatch(
+            f"There is no bundle {str(name)!r}: name a folder with a {BUNDLE_FILE}, `mini`, or a base on the hub with "
+            "its full revision, as org/name@0123456789abcdef0123456789abcdef01234567."
+        )
+    return read_bundle(Path(name))
+
+
+def read_bundle(folder: Path) -> BundleSpec:
+    """Read `bundle.toml`. Raise BundleMismatch when it is missing or not one."""
+    file = folder / BUNDLE_FILE
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        return _spec(folder, data)
+    except FileNotFoundError as error:
+        raise BundleMismatch(
+            f"{file} is missing: a bundle is a folder with that file, as docs/engine.md shows."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BundleMismatch(
+            f"{file} is not TOML: {error}. Restore it from where the bundle came from."
+        ) from error
+    except KeyError as error:
+        raise BundleMismatch(
+            f"{file} lacks {error}. Restore it, or add the field as docs/engine.md shows."
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BundleMismatch(f"{file} holds a value that cannot be: {error}.") from error
+
+
+def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
+    base: str = data["base"]["source"]
+    hub = None if base == "." else _HUB_ID.fullmatch(base)
+    if base != "." and hub is None:
+        raise ValueError(f"base.source {base!r} is neither '.' nor org/name@ with a full 40-digit revision")
+    mean, std = (tuple(float(value) for value in data["image"][key]) for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError("image.mean and image.std have three values each")
+    return BundleSpec(
+        card=BundleCard(
+            name=data["name"],
+            version=str(data["version"]),
+            description=data["description"],
+            licence=data["licence"],
+            training_data=data["training_data"],
+            trained=bool(data["trained"]),
+        ),
+        folder=folder,
+        image=ImageSpec(
+            int(data["image"]["size"]),
+            mean,
+            std,
+        ),
+        base=hub and hub["base"],
+        revision=hub and hub["revision"],
+        adapter=data.get("adapter", {}).get("folder"),
+        prompts=int(data["prompts"]["version"]),
+        order=tuple(Technique(name) for name in data["prompts"]["order"]),
+        calibration=data.get("calibration", {}).get("file"),
+        digests=dict(data["digests"]),
+    )
+
+
+def _base_from_hub(base: str, revision: str) -> BundleSpec:
+    """A base as it was published. Its image constants come from its own preprocessor_config.json."""
+    file = _hub_file(base, revision, "preprocessor_config.json")
+    data: Any = json.loads(file.read_text(encoding="utf-8"))
+    side: Any = data.get("crop_size", data.get("size"))
+    size = int(side["height"] if isinstance(side, dict) else side)
+    card = BundleCard(
+        name=base,
+        version=revision[:12],
+        description="A base model without an adapter: it was never trained to find deepfakes.",
+        licence="see the model's own page",
+        training_data="see the model's own page",
+        trained=False,
+    )
+    image = ImageSpec(size, tuple(data["image_mean"]), tuple(data["image_std"]))
+    return BundleSpec(card=card, folder=file.parent, image=image, base=base, revision=revision)
+
+
+def _hub_file(base: str, revision: str, name: str) -> Path:
+    try:
+        path = cached_file(base, name, revision=revision)
+    except OSError as error:
+        raise BundleMismatch(
+            f"{name} of {base}@{revision} is neither cached nor reachable: run "
+            f"`hf download {base} --revision {revision}` where there is a network."
+        ) from error
+    return Path(cast("str", path))
+
+
+def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -> Bundle:
+    """Check every file, load the base, merge the adapter, fold what can be folded, tokenise the prompts."""
+    check_files(spec)
+    prompts = _ordered(load_prompts(spec.prompts), spec)
+    model = _load_base(spec, dtype)
+    if spec.adapter is not None:
+        model = _merge_adapter(model, spec)
+    if isinstance(model.model.vision_tower, Tower):
+        fold_batch_norms(model.model.vision_tower)
+    codec = Codec(_load_tokenizer(spec), start=model.config.get_text_config().bos_token_id)
+    image_token = model.config.image_token_id
+    return Bundle(
+        spec=spec,
+        model=model.to(device).eval(),  # pyright: ignore[reportArgumentType]
+        codec=codec,
+        prompts=prompts,
+        script=write_script(prompts, codec, image_token=image_token),
+        calibration=None if spec.calibration is None else load_platt(spec.folder / spec.calibration),
+    )
+
+
+def check_files(spec: BundleSpec) -> None:
+    """Every named file is there and is the one that was named, and nothing else could run or be unpickled."""
+    for name, expected in spec.digests.items():
+        file = spec.folder / name
+        if not file.is_file():
+            raise BundleMismatch(f"{file} is missing: copy the whole bundle again.")
+        if digest_of(file) != expected:
+            raise BundleMismatch(
+                f"{file} is not the file that {BUNDLE_FILE} names (sha256 differs): copy the bundle again, or, if you "
+                "changed the file, write the bundle anew with write_bundle."
+            )
+    if (spec.folder / BUNDLE_FILE).is_file():
+        _refuse_the_rest(spec)
+
+
+def _refuse_the_rest(spec: BundleSpec) -> None:
+    for file in sorted(spec.folder.rglob("*")):
+        if file.suffix in _FORBIDDEN:
+            raise BundleMismatch(
+                f"{file} may hold code or a pickle, and a bundle has neither: convert weights to safetensors and "
+                "delete the file."
+            )
+        name = file.relative_to(spec.folder).as_posix()
+        if file.suffix in {".safetensors", ".json"} and name not in spec.digests:
+            raise BundleMismatch(
+                f"{file} has no digest in {BUNDLE_FILE}: delete it, or write the bundle anew."
+            )
+
+
+def digest_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _ordered(prompts: PromptSet, spec: BundleSpec) -> PromptSet:
+    if set(spec.order) != set(prompts.order) or len(spec.order) != len(prompts.order):
+        raise BundleMismatch(
+            f"{spec.folder / BUNDLE_FILE} orders the techniques as {list(spec.order)}, but prompt set "
+            f"{prompts.version} has {list(prompts.order)}: name each once."
+        )
+    return replace(prompts, order=spec.order)
+
+
+def _load_base(spec: BundleSpec, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+    _require_llava(spec)
+    source = str(spec.folder) if spec.base is None else spec.base
+    try:
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            source,
+            revision=spec.revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=spec.base is None,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise BundleMismatch(
+            f"The base model of {spec.card.name} cannot be loaded from {source} as LLaVA in safetensors: {error}"
+        ) from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BundleMismatch(
+            f"The weights in {source} lack {missing[0]} and {len(missing) - 1} more, so the model would be partly "
+            "random: copy the whole base again."
+        )
+    return model
+
+
+def _require_llava(spec: BundleSpec) -> None:
+    if spec.base is None and not (spec.folder / "config.json").is_file():
+        raise BundleMismatch(f"{spec.folder / 'config.json'} is missing: copy the whole bundle again.")
+    file = (
+        spec.folder / "config.json"
+        if spec.base is None
+        else _hub_file(spec.base, spec.revision or "", "config.json")
+    )
+    config: Any = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("model_type") != "llava":
+        raise BundleMismatch(
+            f"{file} describes a {config.get('model_type')!r} model; the engine runs the LLaVA layout "
+            "(LlavaForConditionalGeneration) only."
+        )
+    if "auto_map" in config:
+        raise BundleMismatch(f"{file} asks for code of its own (auto_map); no code is loaded from a bundle.")
+
+
+def _load_tokenizer(spec: BundleSpec) -> Tokenizer:
+    file = spec.folder / "tokenizer.json"
+    if spec.base is not None and not file.is_file():
+        file = _hub_file(spec.base, spec.revision or "", "tokenizer.json")
+    if not file.is_file():
+        raise BundleMismatch(f"{file} is missing: copy it from the base model.")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise BundleMismatch(f"{file} is not a tokenizer ({error}): copy it from the base model.") from error
+
+
+def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> LlavaForConditionalGeneration:
+    """Add the LoRA products to the weights, and take over a trained projector. What comes back is a plain LLaVA.
+
+    Unmerged, each linear costs three launches instead of one (measured on CPU: 2.5 times the decode time).
+    """
+    folder = spec.folder / cast("str", spec.adapter)
+    _require_fit(model, spec, folder)
+    try:
+        # Else peft keeps float32 copies beside a bfloat16 base and casts in every layer.
+        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+        merged = cast("Any", adapted).merge_and_unload(safe_merge=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise BundleMismatch(f"The adapter in {folder} does not merge into its base: {error}") from error
+    return merged
+
+
+def _require_fit(model: LlavaForConditionalGeneration, spec: BundleSpec, folder: Path) -> None:
+    config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for file in (config_file, weights):
+        if not file.is_file():
+            raise BundleMismatch(
+                f"{file} is missing: an adapter is saved by peft as safetensors with its config."
+            )
+    config: Any = json.loads(config_file.read_text(encoding="utf-8"))
+    trained_on = config.get("base_model_name_or_path")
+    if spec.base is not None and trained_on not in {spec.base, None}:
+        raise BundleMismatch(
+            f"{config_file} was trained on {trained_on}, not on {spec.base}: name that base in {BUNDLE_FILE}."
+        )
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    with safe_open(weights, framework="pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118  safe_open is no mapping
+            _require_place(key, tuple(tensors.get_slice(key).get_shape()), shapes, weights)
+
+
+def _require_place(key: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]], file: Path) -> None:
+    """An adapter's tensor belongs to a weight of the base, with its width."""
+    name = key.removeprefix("base_model.model.")
+    target = re.sub(r"\.lora_[AB](\.weight)?$", "", name)
+    weight = shapes.get(name if target == name else f"{target}.weight")
+    fits = weight is not None and (
+        (target == name and list(shape) == list(weight))
+        or (".lora_A" in name and shape[1] == weight[1])
+        or (".lora_B" in name and shape[0] == weight[0])
+    )
+    if not fits:
+        raise BundleMismatch(
+            f"{file} holds {key} of shape {list(shape)}, for which the base has no place: it was trained on another "
+            "base. Name that base, or train the adapter again."
+        )
+
+
+def write_bundle(
+    folder: Path,
+    model: LlavaForConditionalGeneration,
+    tokenizer: Tokenizer,
+    *,
+    card: BundleCard,
+    image: ImageSpec,
+    prompts: int = PROMPTS_VERSION,
+    order: Sequence[Technique] = tuple(Technique),
+    calibration: Platt | None = None,
+) -> BundleSpec:
+    """Save a whole model as a bundle. What lay in `folder` under the same names is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # transformers makes them readable to their owner only
+    if calibration is not None:
+        save_platt(calibration, folder / "calibration.json")
+    return write_card(
+        BundleSpec(
+            card=card,
+            folder=folder,
+            image=image,
+            prompts=prompts,
+            order=tuple(order),
+            calibration=None if calibration is None else "calibration.json",
+        )
+    )
+
+
+def write_card(spec: BundleSpec) -> BundleSpec:
+    """Digest the files that lie in the folder and write `bundle.toml`; for an adapter folder, this makes the bundle."""
+    files = sorted(file for file in spec.folder.rglob("*") if file.suffix in {".safetensors", ".json"})
+    digests = {file.relative_to(spec.folder).as_posix(): digest_of(file) for file in files}
+    spec = replace(spec, digests=digests)
+    (spec.folder / BUNDLE_FILE).write_text(_toml(spec), encoding="utf-8")
+    return spec
+
+
+def _toml(spec: BundleSpec) -> str:
+    card, quoted = spec.card, json.dumps  # a JSON string is a TOML string
+    source = "." if spec.base is None else f"{spec.base}@{spec.revision}"
+    lines = [
+        f"name = {quoted(card.name)}",
+        f"version = {quoted(card.version)}",
+        f"description = {quoted(card.description, ensure_ascii=False)}",
+        f"licence = {quoted(card.licence, ensure_ascii=False)}",
+        f"training_data = {quoted(card.training_data, ensure_ascii=False)}",
+        f"trained = {str(card.trained).lower()}",
+        f"\n[base]\nsource = {quoted(source)}",
+        *([f"\n[adapter]\nfolder = {quoted(spec.adapter)}"] if spec.adapter else []),
+        f"\n[prompts]\nversion = {spec.prompts}\norder = {quoted([name.value for name in spec.order])}",
+        f"\n[image]\nsize = {spec.image.size}\nmean = {list(spec.image.mean)}\nstd = {list(spec.image.std)}",
+        *([f"\n[calibration]\nfile = {quoted(spec.calibration)}"] if spec.calibration else []),
+        "\n[digests]",
+        *(f"{quoted(name)} = {quoted(digest)}" for name, digest in spec.digests.items()),
+    ]
+    return "\n".join(lines) + "\n"

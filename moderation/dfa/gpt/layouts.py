@@ -1,0 +1,220 @@
+"""Random-weights bundles of known layouts: what the engine is tested and timed with, and the stand-in for a bundle.
+
+Their verdicts mean nothing, and their cards say so.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from moderation.dfa.gpt.bundle import CLIP_MEAN, CLIP_STD, BundleCard, BundleSpec, ImageSpec, write_bundle
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.gpt.tower import LITE0_STAGES, TowerConfig
+
+#: EfficientNet-Lite's constants: (x − 127)/128.
+LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
+LITE_STD = (128 / 255, 128 / 255, 128 / 255)
+
+#: The first five ids of every tokenizer made here.
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes of one LLaVA-layout model."""
+
+    name: str
+    image: ImageSpec
+    vision: CLIPVisionConfig | TowerConfig
+    #: Visual tokens of one picture.
+    patches: int
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    tied: bool = False
+
+    def config(self, vocabulary: int) -> LlavaConfig:
+        """As LLaVA-1.5 takes it: CLIP's last layer but one without its class token; our tower as it is."""
+        clip = isinstance(self.vision, CLIPVisionConfig)
+        text = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=self.width,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=4096,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=3,
+        )
+        text.tie_word_embeddings = self.tied
+        config = LlavaConfig(
+            vision_config=self.vision,
+            text_config=text,
+            image_token_index=4,
+            image_seq_length=self.patches,
+            vision_feature_layer=-2 if clip else -1,
+            vision_feature_select_strategy="default" if clip else "full",
+            tie_word_embeddings=self.tied,
+        )
+        config.image_token_id = 4
+        return config
+
+
+def layout(name: str) -> Layout:
+    """`tiny` and `mini` with our tower, `llava-1.5-7b` at its true size, `llava-1.5-tiny` as that scaled down."""
+    return {entry.name: entry for entry in _layouts()}[name]
+
+
+def _layouts() -> Iterable[Layout]:
+    small_stages = tuple(
+        (1, kernel, stride, 2, max(8, out // 8)) for _, kernel, stride, _, out in LITE0_STAGES
+    )
+    yield Layout(
+        name="tiny",
+        image=ImageSpec(64, LITE_MEAN, LITE_STD),
+        vision=TowerConfig(
+            hidden_size=32,
+            image_size=64,
+            patch_size=16,
+            stem_channels=8,
+            stages=small_stages,
+            residual_channels=(8, 8, 16, 16),
+        ),
+        patches=16,
+        vocabulary=1024,
+        width=64,
+        inner=128,
+        layers=2,
+        heads=4,
+    )
+    yield Layout(
+        name="mini",
+        image=ImageSpec(224, LITE_MEAN, LITE_STD),
+        vision=TowerConfig(hidden_size=256, image_size=224, patch_size=16),
+        patches=196,
+        vocabulary=2048,
+        width=256,
+        inner=704,
+        layers=6,
+        heads=8,
+        tied=True,
+    )
+    yield Layout(
+        name="llava-1.5-tiny",
+        image=ImageSpec(56),
+        vision=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=56,
+            patch_size=14,
+            projection_dim=32,
+        ),
+        patches=16,
+        vocabulary=1024,
+        width=64,
+        inner=172,
+        layers=3,
+        heads=4,
+    )
+    yield Layout(
+        name="llava-1.5-7b",
+        image=ImageSpec(336, CLIP_MEAN, CLIP_STD),
+        vision=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+            projection_dim=768,
+        ),
+        patches=576,
+        vocabulary=32064,
+        width=4096,
+        inner=11008,
+        layers=32,
+        heads=32,
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE that reads any text, with `SPECIAL_TOKENS` first and digits apart."""
+    tokenizer = Tokenizer(models.BPE())
+    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def random_model(
+    chosen: Layout,
+    *,
+    seed: int = 0,
+    vocabulary: int | None = None,
+    device: str = "cpu",
+    dtype: Any = torch.float32,
+) -> LlavaForConditionalGeneration:
+    """Random weights, large enough that an answer depends on its context: else tests of equality prove nothing."""
+    config = chosen.config(vocabulary or chosen.vocabulary)
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.device(device):
+        previous = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            model = LlavaForConditionalGeneration(config)
+        finally:
+            torch.set_default_dtype(previous)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                # Lively at any width: variance is kept through a layer, and a little more.
+                fan_in = parameter[0].numel()
+                parameter.normal_(0, 1.6 * fan_in**-0.5, generator=generator)
+        model.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # pyright: ignore[reportCallIssue]
+        if not chosen.tied:
+            model.lm_head.weight.mul_(1.5)
+        else:
+            model.lm_head.weight.mul_(2 * chosen.width**-0.5)
+    return model.eval()
+
+
+def random_bundle(
+    folder: Path, name: str = "tiny", *, seed: int = 0, bundle_name: str | None = None
+) -> BundleSpec:
+    """Write a whole bundle of random weights in a known layout."""
+    chosen = layout(name)
+    prompts = load_prompts()
+    tokenizer = train_tokenizer(prompts.texts(), chosen.vocabulary)
+    model = random_model(chosen, seed=seed)
+    card = BundleCard(
+        name=bundle_name or name,
+        version="0-untrained",
+        description="Random weights: a stand-in with the right form. Its verdicts mean nothing.",
+        licence="Apache-2.0",
+        training_data="none",
+        trained=False,
+    )
+    return write_bundle(folder, _halved(model), tokenizer, card=card, image=chosen.image)
+
+
+def _halved(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
+    """Stored at half precision: random weights need no more, and a small file is quicker to copy."""
+    return model.half()  # pyright: ignore[reportReturnType]
