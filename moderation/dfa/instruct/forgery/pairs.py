@@ -1,0 +1,154 @@
+"""A bona fide face and its forgery, made to look alike in everything but the forgery.
+
+Both go through the same shift, the same light and the same compression, drawn once per pair. Half of the bona fide
+faces are edited to no effect first (bent and bent back, blended with themselves), or "was processed" would be what
+tells them apart.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from moderation.analysis import Technique
+from moderation.dfa.instruct.forgery.edit import edit
+from moderation.dfa.instruct.forgery.facts import Forgery, Rng
+from moderation.dfa.instruct.forgery.masks import Portrait, swap_mask
+from moderation.dfa.instruct.forgery.photometry import (
+    RESAMPLINGS,
+    blended,
+    displaced,
+    grained,
+    jpeg_bytes,
+    recompressed,
+    reduced,
+    shifted_colour,
+    softened,
+    transformed,
+)
+from moderation.dfa.instruct.forgery.reenact import reenact
+from moderation.dfa.instruct.forgery.swap import other_face, self_blend
+from moderation.dfa.instruct.forgery.synthesis import synthesise
+
+
+def forge(technique: Technique, target: Portrait, source: Portrait, rng: Rng) -> Forgery:
+    """Forge one face by one technique; `source` is another person's face, used where the recipe asks for one."""
+    if technique is Technique.FS:
+        return self_blend(target, rng) if rng.random() < 0.6 else other_face(target, source, rng)
+    if technique is Technique.FE:
+        return edit(target, source, rng)
+    if technique is Technique.FR:
+        return reenact(target, rng)
+    return synthesise(target, rng)
+
+
+def null_edit(target: Portrait, rng: Rng) -> np.ndarray:
+    """A bona fide face that was processed and is still bona fide."""
+    choice = rng.random()
+    if choice < 0.4:
+        flow = _gentle_flow(target, rng)
+        return displaced(displaced(target.pixels, flow), -flow)
+    if choice < 0.7:
+        return blended(target.pixels, softened(target.pixels, 0.3), swap_mask(target.face, rng))
+    return transformed(
+        target.pixels, np.array([[1, 0, rng.uniform(-0.5, 0.5)], [0, 1, rng.uniform(-0.5, 0.5)]])
+    )
+
+
+def _gentle_flow(target: Portrait, rng: Rng) -> np.ndarray:
+    """Up to a few pixels, broad enough that going back undoes it but for the resampling."""
+    size = target.face.size
+    noise = rng.standard_normal((2, 4, 4)).astype(np.float32)
+    fields = [
+        np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC)) for plane in noise
+    ]
+    return np.stack(fields, axis=-1) * rng.uniform(0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One draw of everything that happens to a picture between its making and us. Equal for both of a pair."""
+
+    #: Result pixels to crop pixels: where the model's crop lies within the pooled one.
+    window: tuple[tuple[float, float, float], tuple[float, float, float]]
+    flip: bool
+    seed: int  # of the grain and the light
+    light: float  # amount, 0 none
+    blur: float  # standard deviation in pixels, 0 none
+    share: float  # of the side that it is reduced to on the way, 1 none
+    up: int  # index into RESAMPLINGS
+    grain: float  # standard deviation in grey levels, 0 none
+    qualities: tuple[int, ...]  # of the JPEG encodings, in order
+    subsampling: int
+
+
+def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
+    """Draw a chain from the one distribution that all labels share.
+
+    `crop` and `size` are the sides of the pooled crop and of the result; `unit` the share of the crop that the
+    model's window covers on average.
+    """
+    side = crop * unit * rng.uniform(0.8, 1.06)
+    scale = side / size
+    turn = np.deg2rad(rng.normal(0, 4))
+    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
+    centre = crop / 2 + rng.uniform(-0.03, 0.03, 2) * crop
+    middle = size / 2
+    across = (cos, -sin, centre[0] - cos * middle + sin * middle)
+    down = (sin, cos, centre[1] - sin * middle - cos * middle)
+    encodings = int(rng.choice([1, 1, 2]))
+    return Chain(
+        window=(across, down),
+        flip=bool(rng.random() < 0.5),
+        seed=int(rng.integers(2**31)),
+        light=float(rng.uniform(0, 0.8)) if rng.random() < 0.5 else 0.0,
+        blur=float(rng.uniform(0.3, 1.2)) if rng.random() < 0.25 else 0.0,
+        share=float(rng.uniform(0.45, 0.95)) if rng.random() < 0.35 else 1.0,
+        up=int(rng.integers(len(RESAMPLINGS) - 1)),
+        grain=float(rng.uniform(1, 5)) if rng.random() < 0.2 else 0.0,
+        qualities=tuple(int(quality) for quality in rng.integers(50, 98, encodings)),
+        subsampling=int(rng.choice([0, 2, 2])),
+    )
+
+
+def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
+    """One picture through a chain up to its last encoding: (S, S, 3) to (size, size, 3), still unencoded."""
+    rng = np.random.default_rng(chain.seed)
+    image = Image.fromarray(pixels)
+    coefficients = tuple(value for row in chain.window for value in row)
+    result = image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    if chain.flip:
+        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    drawn = np.asarray(result)
+    if chain.light:
+        drawn = shifted_colour(drawn, rng, chain.light)
+    if chain.blur:
+        drawn = softened(drawn, chain.blur)
+    if chain.share < 1:
+        drawn = reduced(drawn, chain.share, RESAMPLINGS[chain.up])
+    if chain.grain:
+        drawn = grained(drawn, chain.grain, rng)
+    for quality in chain.qualities[:-1]:
+        drawn = recompressed(drawn, quality, chain.subsampling)
+    return drawn
+
+
+def encoded(chain: Chain, pixels: np.ndarray, size: int) -> bytes:
+    """One picture through the whole chain, as the file a platform would hold."""
+    return jpeg_bytes(through(chain, pixels, size), chain.qualities[-1], chain.subsampling)
+
+
+def delivered(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
+    """One picture as it reaches the model, (size, size, 3) uint8."""
+    return np.asarray(Image.open(io.BytesIO(encoded(chain, pixels, size))))
+
+
+def mask_through(chain: Chain, mask: np.ndarray, size: int) -> np.ndarray:
+    """Where the forged pixels of a delivered picture are, (size, size) float32 in [0, 1]."""
+    image = Image.fromarray((mask * 255).astype(np.uint8))
+    coefficients = tuple(value for row in chain.window for value in row)
+    result = image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    if chain.flip:
+        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(result, dtype=np.float32) / 255

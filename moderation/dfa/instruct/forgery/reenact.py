@@ -1,0 +1,144 @@
+"""FR-like forgeries: the same face with another expression. Mouth, jaw, eyes or brows are bent by smooth fields.
+
+A true reenactment draws a new face; here only what bending leaves behind can be learnt: stretched texture, detail
+lost where pixels were spread, an opened mouth filled with what was not there.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, Forgery, Kind, Rng, Touch
+from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, blurred, fill, region_changes
+from moderation.dfa.instruct.forgery.photometry import blended, displaced, reduced, shifted_colour, softened
+
+#: Below this many grey levels a bent region is not named. Smooth skin may be bent without a trace.
+LEAST_BENT = 2.0
+
+
+def reenact(target: Portrait, rng: Rng) -> Forgery:
+    """Bend one or two parts of a face, then lose detail there as a generator's decoder does."""
+    names = list(MOVES)
+    chosen = [
+        names[index] for index in rng.choice(len(names), size=1 + int(rng.random() < 0.35), replace=False)
+    ]
+    flow = sum((MOVES[name](target.face, rng) for name in chosen), np.zeros((*target.pixels.shape[:2], 2)))
+    bent = displaced(target.pixels, flow)
+    mask = _moved(flow, target.face)
+    if "mouth" in chosen and rng.random() < 0.5:
+        bent = _mouth_filled(bent, target.face, rng)
+    redrawn = _decoded(bent, target.face, rng)
+    pixels = blended(target.pixels, redrawn, mask)
+    return Forgery(
+        pixels, mask, Technique.FR, _facts(target, pixels, chosen), "+".join(sorted(chosen)) + "_bent"
+    )
+
+
+def _bump(face: Geometry, centre: tuple[float, float], push: tuple[float, float], reach: float) -> np.ndarray:
+    """Move a place (canonical pixels) by `push`, fading as a Gaussian with this standard deviation."""
+    x, y = face.place([centre])[0]
+    steps = np.arange(face.size)
+    across, down = steps[None, :] - x, steps[:, None] - y
+    weight = np.exp(-(across**2 + down**2) / (2 * (reach * face.unit) ** 2))
+    moved = face.frame[:, :2] @ np.asarray(push)
+    # `displaced` asks where a pixel comes from: against the movement.
+    return -weight[..., None] * moved
+
+
+def _either(rng: Rng, least: float, most: float) -> float:
+    return float(rng.uniform(least, most) * rng.choice([-1, 1]))
+
+
+def _mouth(face: Geometry, rng: Rng) -> np.ndarray:
+    """Corners up or down and out or in, lips apart or together."""
+    lift, spread, apart = _either(rng, 2, 6), _either(rng, 1, 5), _either(rng, 2, 5)
+    return (
+        _bump(face, (41, 92), (-spread, -lift), 8)
+        + _bump(face, (71, 92), (spread, -lift), 8)
+        + _bump(face, (56, 98), (0, apart), 9)
+        + _bump(face, (56, 87), (0, -apart / 2), 7)
+    )
+
+
+def _jaw(face: Geometry, rng: Rng) -> np.ndarray:
+    drop, aside = _either(rng, 4, 9), rng.uniform(-4, 4)
+    return _bump(face, (56, 114), (aside, drop), 16) + _bump(face, (56, 100), (aside / 2, drop / 2), 12)
+
+
+def _eyes(face: Geometry, rng: Rng) -> np.ndarray:
+    """Lids and gaze, mostly alike on both sides."""
+    aside, lid = _either(rng, 1.5, 4), _either(rng, 1.5, 4)
+    uneven = rng.uniform(0.6, 1.4)
+    return (
+        _bump(face, (38, 52), (aside, 0), 5)
+        + _bump(face, (74, 52), (aside * uneven, 0), 5)
+        + _bump(face, (38, 46), (0, lid), 6)
+        + _bump(face, (74, 46), (0, lid * uneven), 6)
+    )
+
+
+def _brows(face: Geometry, rng: Rng) -> np.ndarray:
+    lift = _either(rng, 3, 6)
+    return _bump(face, (38, 38), (0, -lift), 9) + _bump(face, (74, 38), (0, -lift), 9)
+
+
+def _cheeks(face: Geometry, rng: Rng) -> np.ndarray:
+    swell = _either(rng, 3, 7)
+    return _bump(face, (26, 78), (-swell, 0), 10) + _bump(face, (86, 78), (swell, 0), 10)
+
+
+MOVES: dict[str, Callable[[Geometry, Rng], np.ndarray]] = {
+    "mouth": _mouth,
+    "jaw": _jaw,
+    "eyes": _eyes,
+    "brows": _brows,
+    "cheeks": _cheeks,
+}
+MOVED_REGIONS = {
+    "mouth": Region.MOUTH,
+    "jaw": Region.JAWLINE,
+    "eyes": Region.EYES,
+    "brows": Region.FOREHEAD,
+    "cheeks": Region.CHEEKS,
+}
+
+
+def _moved(flow: np.ndarray, face: Geometry) -> np.ndarray:
+    """Where pixels moved by more than a third of a canonical pixel, softly."""
+    length = np.linalg.norm(flow, axis=2) / face.unit
+    return blurred((length > 0.35).astype(np.float32), 1.5 * face.unit)
+
+
+def _mouth_filled(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
+    """An inner mouth that was not there: a dark slit, sometimes with a row of teeth."""
+    half, high = rng.uniform(8, 13), rng.uniform(1.5, 4)
+    turns = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    slit = fill([face.place([(56 + half * np.cos(t), 93 + high * np.sin(t)) for t in turns])], face.size)
+    dark = np.full_like(pixels, 0) + np.array((70, 30, 30), np.uint8)
+    filled = blended(pixels, dark, blurred(slit, 0.8 * face.unit) * rng.uniform(0.5, 0.9))
+    if rng.random() < 0.5:
+        teeth = fill([face.place([(48, 91), (64, 91), (63, 91 + high), (49, 91 + high)])], face.size)
+        light = np.full_like(pixels, 0) + np.array((205, 195, 185), np.uint8)
+        filled = blended(filled, light, blurred(teeth, 0.8 * face.unit) * rng.uniform(0.4, 0.8))
+    return filled
+
+
+def _decoded(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
+    """The detail a small decoder loses, and the slight shift of its colours."""
+    lost = (
+        reduced(pixels, rng.uniform(0.35, 0.75)) if rng.random() < 0.6 else softened(pixels, 0.4 * face.unit)
+    )
+    return shifted_colour(lost, rng, rng.uniform(0, 0.25))
+
+
+def _facts(target: Portrait, pixels: np.ndarray, chosen: list[str]) -> tuple[Touch, ...]:
+    """The parts that were bent, strongest first. At least one is named: something was bent."""
+    changes = region_changes(target.pixels, pixels, target.face)
+    touches = [
+        Touch(MOVED_REGIONS[name], Kind.WARPED, min(changes[MOVED_REGIONS[name]] / FULL_CHANGE, 1.0))
+        for name in chosen
+    ]
+    touches.sort(key=lambda touch: -touch.strength)
+    seen = [touch for touch in touches if touch.strength * FULL_CHANGE >= LEAST_BENT]
+    return tuple(seen or touches[:1])

@@ -1,0 +1,130 @@
+"""FS-like forgeries: a face laid over a face, the same one (self-blended) or another person's.
+
+Self-blended images follow Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR 2022), written
+from the paper; their code is academic-only and was not read.
+"""
+
+import numpy as np
+from PIL import Image
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, LEAST_CHANGE, Forgery, Kind, Rng, Touch
+from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, region_changes, swap_mask
+from moderation.dfa.instruct.forgery.photometry import (
+    blended,
+    grained,
+    matched_colour,
+    recompressed,
+    reduced,
+    seamless,
+    sharpened,
+    shifted_colour,
+    softened,
+    transformed,
+)
+
+
+def self_blend(target: Portrait, rng: Rng) -> Forgery:
+    """Lay a changed copy of a face over itself: only the blending is foreign, so only blending can be learnt."""
+    foreign, base = target.pixels, target.pixels
+    changed, kind = _mismatched(target.pixels, target.face.unit, rng)
+    if rng.random() < 0.5:
+        foreign = changed
+    else:
+        base = changed
+    foreign = transformed(foreign, _nudge(target.face, rng))
+    mask = swap_mask(target.face, rng)
+    pixels = _laid_over(base, foreign, mask, target.face, rng)
+    facts = _facts(base, pixels, mask, target.face, kind)
+    return Forgery(pixels, mask, Technique.FS, facts, "self_blend")
+
+
+def other_face(target: Portrait, source: Portrait, rng: Rng) -> Forgery:
+    """Lay another person's face over the target, landmarks on landmarks, as swap tools do."""
+    foreign = laid_onto(target.face, source)
+    mask = swap_mask(target.face, rng) * _seen(target.face, source.face)
+    if rng.random() < 0.8:
+        foreign = matched_colour(foreign, target.pixels, mask)
+    foreign, kind = _mismatched(foreign, target.face.unit, rng, colour=rng.uniform(0, 0.7))
+    pixels = _laid_over(target.pixels, foreign, mask, target.face, rng)
+    facts = _facts(target.pixels, pixels, mask, target.face, kind)
+    return Forgery(pixels, mask, Technique.FS, facts, "other_face")
+
+
+def _mismatched(
+    pixels: np.ndarray, unit: float, rng: Rng, colour: float | None = None
+) -> tuple[np.ndarray, Kind]:
+    """A copy as if from another picture: other colours and another sharpness. And which of both shows more."""
+    amount = rng.uniform(0.2, 1.0) if colour is None else colour
+    copy = shifted_colour(pixels, rng, amount)
+    choice = rng.random()
+    if choice < 0.35:
+        return reduced(copy, rng.uniform(0.25, 0.7)), Kind.SOFTER
+    if choice < 0.55:
+        return softened(copy, rng.uniform(0.4, 1.2) * unit), Kind.SOFTER
+    if choice < 0.8:
+        return sharpened(copy, rng.uniform(0.5, 1.8)), Kind.SHARPER
+    if choice < 0.9:
+        return grained(copy, rng.uniform(2, 7), rng), Kind.SHARPER
+    return recompressed(copy, int(rng.integers(25, 60))), Kind.COLOUR
+
+
+def _laid_over(
+    base: np.ndarray, foreign: np.ndarray, mask: np.ndarray, face: Geometry, rng: Rng
+) -> np.ndarray:
+    if rng.random() < 0.2:
+        return seamless(base, foreign, mask, rng.uniform(8, 16) * face.unit)
+    return blended(base, foreign, mask)
+
+
+def _nudge(face: Geometry, rng: Rng) -> np.ndarray:
+    """A shift by up to ±3 % and ±1.5 % of the side and a scale of .95 to 1.05 about the face's centre."""
+    scale = rng.uniform(0.95, 1.05)
+    shift = rng.uniform(-1, 1, 2) * (0.03, 0.015) * face.size
+    centre = face.place([(56, 70)])[0]
+    return np.hstack([np.eye(2) * scale, (centre * (1 - scale) + shift)[:, None]])
+
+
+def _onto(target: Geometry, source: Geometry) -> np.ndarray:
+    """(2, 3): the target's pixels to the source's, by the landmarks of both."""
+    linear = source.frame[:, :2] @ np.linalg.inv(target.frame[:, :2])
+    return np.hstack([linear, (source.frame[:, 2] - linear @ target.frame[:, 2])[:, None]])
+
+
+def laid_onto(target: Geometry, source: Portrait) -> np.ndarray:
+    """The source's picture with its face where the target's is."""
+    return transformed(source.pixels, _onto(target, source.face))
+
+
+def _seen(target: Geometry, source: Geometry) -> np.ndarray:
+    """1 where the source's picture reaches once it is laid over the target, (S, S)."""
+    white = Image.new("RGB", (source.size, source.size), (255, 255, 255))
+    laid = transformed(np.asarray(white), _onto(target, source))
+    return softened(laid, 2.0)[..., 0].astype(np.float32) / 255 * (laid[..., 0] > 250)
+
+
+def _facts(
+    before: np.ndarray, after: np.ndarray, mask: np.ndarray, face: Geometry, kind: Kind
+) -> tuple[Touch, ...]:
+    """The seam, and up to three regions that changed most: what a careful eye would name."""
+    touches = [Touch(Region.FACE_BOUNDARY, Kind.SEAM, seam_strength(before, after, mask))]
+    changes = {
+        region: change
+        for region, change in region_changes(before, after, face).items()
+        if change >= LEAST_CHANGE
+    }
+    most = max(changes.values(), default=0.0)
+    for region, change in sorted(changes.items(), key=lambda item: -item[1])[:3]:
+        if change >= 0.6 * most:
+            touches.append(Touch(region, kind, min(change / FULL_CHANGE, 1.0)))
+    return tuple(touches)
+
+
+def seam_strength(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
+    """In [0, 1]: the mean change where the mask is neither 0 nor full."""
+    full = max(float(mask.max()), 1e-3)
+    rim = (mask > 0.1 * full) & (mask < 0.9 * full)
+    if not rim.any():
+        return 0.0
+    change = np.abs(after.astype(np.float32) - before.astype(np.float32)).mean(axis=2)
+    return min(float(change[rim].mean()) / FULL_CHANGE, 1.0)

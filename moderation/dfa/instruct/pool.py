@@ -1,0 +1,280 @@
+"""The pool: labelled pictures brought to one normal form, with where they come from and on which side they stand.
+
+Every picture goes the same way whatever its label: re-encoded at a quality drawn from one distribution, face found,
+square crop, one size. What a source's labels differ in beside the face (resolution, tables, backdrop) is taken away
+here, because a model that can learn it will learn nothing else. What is lost on the way is counted by label.
+"""
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from moderation.analysis import Box, Face, Label, PictureFacts, Technique
+from moderation.dfa.gpt.faces import find_faces
+from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
+from moderation.dfa.instruct.forgery.masks import CANONICAL
+from moderation.dfa.instruct.forgery.photometry import recompressed
+from moderation.errors import SetupProblem
+
+#: Side of a pooled crop in pixels, and its margin. The model's own crop (224 pixels at 1.3) fits inside with room
+#: to shift and turn, at about the same scale.
+CROP, MARGIN = 256, 1.5
+#: Qualities of the re-encoding that every picture goes through, label-independent.
+QUALITIES = (75, 93)
+#: Effective side in pixels to which the tight part of `ifg_gan_faces` is reduced before use: its bona fide files
+#: are 100 to 174 pixels, nearly all forged ones 448.
+TIGHT_SIDE = 112
+#: Shares of the groups that stand in each split.
+SHARES = {"train": 0.78, "calibration": 0.07, "test": 0.15}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One folder of the pool and the terms of its pictures."""
+
+    folder: str
+    terms: str
+
+
+SOURCES: tuple[Source, ...] = (
+    Source("dfdc_faces224", "Meta's DFDC agreement; consenting paid actors; redistribution not granted"),
+    Source("lfw_faceswap", "LFW: research; news photographs of public figures"),
+    Source("ifg_gan_faces", "CelebA-HQ and derived GANs: non-commercial research; LFW: research"),
+    Source("congress_portraits", "public domain (works of the US government)"),
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One picture as a folder's labels.csv names it."""
+
+    file: str  # relative to the data folder
+    source: str
+    #: A finer name where a folder holds several: "ifg_gan_faces/stylegan".
+    origin: str
+    label: Label
+    technique: Technique | None  # None when bona fide, or when the technique is not known
+    #: Pictures of one group never stand on two sides: a pair, or one person as far as the pool tells.
+    group: str
+    terms: str
+    #: The origin mixes resolutions by label and is reduced to `TIGHT_SIDE`.
+    tight: bool = False
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One normalised crop: row `row` of the pool's array."""
+
+    row: int
+    file: str
+    source: str
+    origin: str
+    label: Label
+    technique: Technique | None
+    group: str
+    split: str
+    terms: str
+    sha256: str  # of the original file
+    #: Left eye, right eye, nose, corners of the mouth, in pixels of the crop.
+    landmarks: tuple[tuple[float, float], ...]
+    #: Longer side of the face's box in pixels of the original.
+    face_side: float
+    #: False when no face was found and the picture was taken for a tight crop.
+    found: bool
+
+
+def listed(data: Path) -> Iterator[Listed]:
+    """Every picture of the pool's folders, as their labels.csv say."""
+    for source in SOURCES:
+        table = data / source.folder / "labels.csv"
+        if not table.is_file():
+            raise SetupProblem(f"{table} is missing: give the folder that holds {source.folder}.")
+        with table.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                yield _listed(source, row)
+
+
+def _listed(source: Source, row: dict[str, str]) -> Listed:
+    name = Path(row["file"]).name
+    forged = row["label"] == "fake"
+    technique = Technique(row["type"]) if row["type"] in set(Technique) else None
+    origin = _origin(source.folder, row.get("origin", ""))
+    return Listed(
+        file=f"{source.folder}/{row['file']}",
+        source=source.folder,
+        origin=origin,
+        label=Label.DEEPFAKE if forged else Label.BONA_FIDE,
+        technique=technique,
+        group=f"{source.folder}/{row.get('paired_real') or name}",
+        terms=source.terms,
+        tight=origin.endswith("_tight"),
+    )
+
+
+def _origin(folder: str, words: str) -> str:
+    """The four inferred origins of ifg_gan_faces; elsewhere the folder itself."""
+    lowered = words.lower()
+    if not lowered:
+        return folder
+    if "stylegan" in lowered:
+        return f"{folder}/stylegan_tight"
+    if "lfw" in lowered:
+        return f"{folder}/lfw_tight"
+    return f"{folder}/celebahq_gan" if "gan" in lowered else f"{folder}/celebahq"
+
+
+def split_of(group: str) -> str:
+    """The split of a group, from its name alone: the same for ever, whatever else is in the pool."""
+    position = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
+    for split, share in SHARES.items():
+        if position < share:
+            return split
+        position -= share
+    return "test"
+
+
+@dataclass
+class Losses:
+    """What came, and what was lost on the way, by label."""
+
+    duplicates: int = 0
+    #: No face was found; the picture was taken for a tight crop.
+    without_face: Counter[str] = field(default_factory=Counter[str])
+    pictures: Counter[str] = field(default_factory=Counter[str])
+
+
+def build_pool(data: Path, out: Path, *, seed: int = 0, limit: int | None = None) -> Losses:
+    """Normalise every picture of `data` into `out`. Starting again starts anew."""
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = list(listed(data))[:limit]
+    crops = np.lib.format.open_memmap(
+        out / "crops.npy", mode="w+", dtype=np.uint8, shape=(len(pictures), CROP, CROP, 3)
+    )
+    losses, seen, rows = Losses(), set[str](), 0
+    with (out / "pool.jsonl").open("w", encoding="utf-8") as lines:
+        for picture in pictures:
+            content = (data / picture.file).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest in seen:
+                losses.duplicates += 1
+                continue
+            seen.add(digest)
+            crop, pooled = normalised(content, picture, row=rows, seed=seed)
+            losses.pictures[picture.label] += 1
+            losses.without_face[picture.label] += not pooled.found
+            crops[rows] = crop
+            lines.write(json.dumps(asdict(pooled)) + "\n")
+            rows += 1
+    crops.flush()
+    (out / "losses.json").write_text(json.dumps(vars(losses), indent=1))
+    return losses
+
+
+def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple[np.ndarray, Pooled]:
+    """One picture in the pool's normal form."""
+    digest = hashlib.sha256(content).hexdigest()
+    rng = np.random.default_rng([seed, int(digest[:8], 16)])
+    decoded = decode_picture(content)
+    pixels = decoded.pixels
+    if picture.tight:
+        pixels = _at_most(pixels, TIGHT_SIDE)
+    pixels = recompressed(pixels, int(rng.integers(*QUALITIES)), subsampling=int(rng.choice([0, 2])))
+    even = Picture(pixels, _sized(decoded.facts, pixels))
+    face, found = _face(even)
+    crop = crop_face(even, face, CROP, MARGIN)
+    side = max(face.box.width, face.box.height)
+    pooled = Pooled(
+        row=row,
+        file=picture.file,
+        source=picture.source,
+        origin=picture.origin,
+        label=picture.label,
+        technique=picture.technique,
+        group=picture.group,
+        split=split_of(picture.group),
+        terms=picture.terms,
+        sha256=digest,
+        landmarks=_landmarks_in_crop(face),
+        face_side=side,
+        found=found,
+    )
+    return crop, pooled
+
+
+def _at_most(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Reduce a picture to this longer side, antialiased; smaller ones stay as they are."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _sized(facts: PictureFacts, pixels: np.ndarray) -> PictureFacts:
+    return replace(facts, width=pixels.shape[1], height=pixels.shape[0])
+
+
+def _face(picture: Picture) -> tuple[Face, bool]:
+    """The largest face, or the whole picture when none is found: the pool holds tight crops."""
+    faces = [face for face in find_faces(picture, at_most=1) if face.landmarks is not None]
+    if faces:
+        return faces[0], True
+    height, width = picture.pixels.shape[:2]
+    inset = 0.08
+    box = Box(width * inset, height * inset, width * (1 - inset), height * (1 - inset))
+    return Face(box, 0.0), False
+
+
+def _landmarks_in_crop(face: Face) -> tuple[tuple[float, float], ...]:
+    box = face.box
+    side = MARGIN * max(box.width, box.height)
+    left, top = (box.left + box.right - side) / 2, (box.top + box.bottom - side) / 2
+    if face.landmarks is None:
+        # A canonical face that fills the box.
+        scale = max(box.width, box.height) / 112
+        points = [(float(x), float(y)) for x, y in CANONICAL * scale + (box.left, box.top)]
+    else:
+        points = [(point.x, point.y) for point in face.landmarks]
+    return tuple(((x - left) * CROP / side, (y - top) * CROP / side) for x, y in points)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """A built pool, read-only. The crops stay on disk until they are looked at."""
+
+    crops: np.ndarray  # (N, CROP, CROP, 3) uint8
+    rows: tuple[Pooled, ...]
+
+    def where(self, *, split: str | None = None, label: Label | None = None) -> list[Pooled]:
+        return [
+            row
+            for row in self.rows
+            if (split is None or row.split == split) and (label is None or row.label is label)
+        ]
+
+
+def open_pool(folder: Path) -> Pool:
+    """A pool that `build_pool` made."""
+    table = folder / "pool.jsonl"
+    if not table.is_file():
+        raise SetupProblem(
+            f"{folder} holds no pool: make it with `bonafide dfa forge --data … --out {folder}`."
+        )
+    rows = tuple(_pooled(line) for line in table.read_text(encoding="utf-8").splitlines())
+    return Pool(np.load(folder / "crops.npy", mmap_mode="r"), rows)
+
+
+def _pooled(line: str) -> Pooled:
+    fields = json.loads(line)
+    fields["label"] = Label(fields["label"])
+    fields["technique"] = Technique(fields["technique"]) if fields["technique"] else None
+    fields["landmarks"] = tuple((x, y) for x, y in fields["landmarks"])
+    return Pooled(**fields)
