@@ -162,7 +162,7 @@ def _compared(row: Row, pictures: Sequence[Picture], other: Callable[[Picture], 
 
 
 def _dlib() -> Callable[[Picture], bool] | None:
-    """dlib's frontal detector with its usual single enlargement. None when it is not installed."""
+    """The frontal detector of dlib with its usual single enlargement. None when it is not installed."""
     try:
         detector: Any = importlib.import_module("dlib").get_frontal_face_detector()
     except ModuleNotFoundError:
