@@ -1,0 +1,358 @@
+"""DFA-GPT: pictures in, analyses out. No queue, database or bucket is known here.
+
+A `Detector` owns one bundle and its engine. `prepare` may run in many threads; one thread calls `analyze` or
+`stream`; `converse` may be called beside it and takes turns with it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+
+from moderation.analysis import (
+    Abstain,
+    Analysis,
+    Box,
+    Face,
+    FaceAnalysis,
+    Label,
+    PictureFacts,
+    Verdict,
+    image_verdict,
+    undetermined,
+)
+from moderation.dfa.gpt.bundle import Bundle, BundleSpec, load_bundle, resolve_bundle
+from moderation.dfa.gpt.calibration import sigmoid
+from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, Route
+from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
+from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, PixelLimits, crop_face, decode_picture
+from moderation.dfa.gpt.regions import with_outlines, within
+from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.gpt.scoring import Normalisation, technique_shares
+from moderation.dfa.gpt.tower import TowerConfig
+from moderation.errors import BonafideError, BundleMismatch
+
+K = TypeVar("K")
+
+#: Raised with every change of this code after which the same bundle and picture can give another analysis.
+PIPELINE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is asked of the model, and how its score is read. Every field but `max_faces` can change an analysis."""
+
+    #: Ask DF-C, AD. With neither, only DF-D is asked and nothing is generated.
+    technique: bool = True
+    rationale: bool = True
+    #: In [0, 1]: a face whose score is below leaves after DF-D, without technique or rationale.
+    early_exit: float = 0.3
+    #: In [0, 1]: a deepfake from this score on.
+    threshold: float = 0.5
+    #: In [0, 1]: UNDETERMINED when the score is closer to the threshold than this.
+    band: float = 0.02
+    #: In [0, 1]: UNDETERMINED when the two answers together hold less, for the model was not answering.
+    minimum_mass: float = 0.5
+    normalisation: Normalisation = Normalisation.MEAN
+    #: Tokens of a rationale.
+    max_new_tokens: int = 120
+    #: Faces of one picture that are looked at, largest first.
+    max_faces: int = 8
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """One face, cut out for the model."""
+
+    face: Face
+    pixels: np.ndarray  # (S, S, 3) uint8 RGB
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture on its way to the model."""
+
+    facts: PictureFacts
+    crops: tuple[FaceCrop, ...]
+    #: Faces that nobody could judge, with the reason.
+    judged: tuple[FaceAnalysis, ...] = ()
+    #: Seconds spent: decode, faces, crop.
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class Detector:
+    """A loaded bundle that can be asked."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        policy: Policy,
+        *,
+        limits: PixelLimits | None = None,
+        slots: int | None = None,
+        max_batch: int | None = None,
+    ) -> None:
+        self.policy = policy
+        self._limits = limits or PixelLimits()
+        self._bundle = bundle
+        self._engine = Engine(
+            bundle.model,
+            bundle.script,
+            bundle.spec.image,
+            route=self._route,
+            plan=Plan(
+                technique=policy.technique,
+                rationale=policy.rationale,
+                max_new_tokens=policy.max_new_tokens,
+                slots=slots,
+                max_batch=max_batch,
+            ),
+        )
+        #: Of everything that an analysis depends on, in hexadecimal.
+        self.fingerprint = fingerprint(bundle.spec, policy)
+        #: For people: "mini 1".
+        self.bundle_name = f"{bundle.spec.card.name} {bundle.spec.card.version}"
+        #: Side of a face crop, pixels.
+        self.image_size = bundle.spec.image.size
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        device: str = "auto",
+        policy: Policy | None = None,
+        limits: PixelLimits | None = None,
+        slots: int | None = None,
+        max_batch: int | None = None,
+    ) -> Self:
+        """Load a folder, `mini`, or `org/name@revision`. Raise BundleMismatch when it is not what it says.
+
+        Args:
+            bundle: what to load.
+            device: `cpu`, `cuda`, `cuda:1` …, or `auto`: CUDA when there is one.
+            policy: what to ask; the defaults when None.
+            limits: how much work one picture may be; the defaults when None.
+            slots: faces at once; what fits into memory when None.
+            max_batch: faces of one prefill; the device's default when None.
+        """
+        spec = resolve_bundle(bundle)
+        chosen = _device(device)
+        return cls(
+            load_bundle(spec, device=chosen, dtype=_precision(spec, chosen)),
+            policy or Policy(),
+            limits=limits,
+            slots=slots,
+            max_batch=max_batch,
+        )
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        return self._engine.heartbeat
+
+    @property
+    def slots(self) -> int:
+        """Faces that are in work at once, at most."""
+        return self._engine.kv.slots
+
+    @property
+    def max_batch(self) -> int:
+        """Faces that one prefill takes, at most."""
+        return self._engine.batch
+
+    def warm(self) -> None:
+        """Run everything once, so that the first case does not pay for it."""
+        blank = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
+        face = Face(Box(0, 0, self.image_size, self.image_size), confidence=1.0)
+        self.analyze([FaceCrop(face, blank)])
+
+    # One picture
+
+    def prepare(self, data: bytes) -> Prepared:
+        """Decode, find the faces, cut them out. Raise ImageRejected. Safe to call from many threads."""
+        began = time.perf_counter()
+        picture = decode_picture(data, self._limits)
+        decoded = time.perf_counter()
+        faces = find_faces(picture, at_most=self.policy.max_faces)
+        reasons = [(face, unjudgeable(picture, face)) for face in faces]
+        found = time.perf_counter()
+        crops = tuple(
+            FaceCrop(face, crop_face(picture, face, self.image_size))
+            for face, reason in reasons
+            if reason is None
+        )
+        judged = tuple(
+            FaceAnalysis(face, undetermined(reason)) for face, reason in reasons if reason is not None
+        )
+        seconds = {"decode": decoded - began, "faces": found - decoded, "crop": time.perf_counter() - found}
+        return Prepared(facts=picture.facts, crops=crops, judged=judged, seconds=seconds)
+
+    def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis:
+        """The analysis of a picture from those of its faces: the ones the model saw and the ones nobody could judge."""
+        facts = prepared.facts
+        placed = [
+            replace(face, rationale=within(face.rationale, width=facts.width, height=facts.height))
+            for face in faces
+        ]
+        verdict, ordered = image_verdict([*placed, *prepared.judged])
+        return Analysis(
+            fingerprint=self.fingerprint,
+            bundle=self.bundle_name,
+            verdict=verdict,
+            faces=ordered,
+            picture=facts,
+            seconds=prepared.seconds,
+        )
+
+    # Faces
+
+    def analyze(self, crops: Sequence[FaceCrop]) -> list[FaceAnalysis]:
+        """The faces' analyses, in their order. Raise the first error among them."""
+        waiting = list(enumerate(crops))
+        results: dict[int, FaceAnalysis] = {}
+
+        def take(room: int, _idle: bool) -> Sequence[tuple[int, FaceCrop]] | None:  # noqa: FBT001  as `stream` calls it
+            taken, waiting[:] = waiting[:room], waiting[room:]
+            return taken or None
+
+        for index, result in self.stream(take):
+            if isinstance(result, BonafideError):
+                raise result
+            results[index] = result
+        return [results[index] for index in range(len(crops))]
+
+    def stream(
+        self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
+    ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]:
+        """Analyse faces for as long as `take` brings them; yield each with its key as soon as it is finished.
+
+        `take(room, idle)` returns at most `room` faces. When `idle`, nothing is running and it may wait; otherwise it
+        should not. `[]` means nothing now, None means no more: the running ones are finished, and the stream ends.
+        One face's error is its own result. Closing the stream abandons the faces that are running.
+        """
+
+        def take_pixels(room: int, idle: bool) -> Sequence[tuple[tuple[K, Face], np.ndarray]] | None:  # noqa: FBT001
+            taken = take(room, idle)
+            return None if taken is None else [((key, crop.face), crop.pixels) for key, crop in taken]
+
+        for (key, face), answers in self._engine.run(take_pixels):
+            yield key, answers if isinstance(answers, BonafideError) else self.judge(face, answers)
+
+    # From answers to verdicts
+
+    def score(self, margin: float) -> float:
+        """In [0, 1]: a probability when the bundle is calibrated; otherwise it only orders."""
+        calibration = self._bundle.calibration
+        return sigmoid(margin) if calibration is None else calibration.probability(margin)
+
+    def _route(self, margin: float, mass: float) -> Route:
+        score = self.score(margin)
+        if mass < self.policy.minimum_mass or score < self.policy.early_exit:
+            return Route.LEAVE
+        return Route.DEEPFAKE if score >= self.policy.threshold else Route.BONA_FIDE
+
+    def judge(self, face: Face, answers: Answers) -> FaceAnalysis:
+        """Read one face's answers. The score decides the verdict; what was written never changes which one it is.
+
+        A rationale that cannot be read makes the verdict UNDETERMINED: the model was not doing what it was trained
+        for. Artifacts written for a bona fide face contradict its verdict: the reply is kept, but they are not shown as
+        if they explained it.
+        """
+        verdict = self._verdict(answers)
+        if answers.rationale is None:
+            return FaceAnalysis(face, verdict)
+        text = self._bundle.codec.decode(answers.rationale).strip()
+        reply = read_reply(text, complete=answers.complete)
+        if reply is None:
+            unread = replace(verdict, label=Label.UNDETERMINED, technique=None, abstain=Abstain.UNPARSED)
+            return FaceAnalysis(face, unread, reply=text)
+        explains = verdict.label is not Label.BONA_FIDE
+        return FaceAnalysis(
+            face, verdict, with_outlines(reply.artifacts, face) if explains else (), reply=text
+        )
+
+    def _verdict(self, answers: Answers) -> Verdict:
+        policy, score = self.policy, self.score(answers.margin)
+        abstain: Abstain | None = None
+        if answers.mass < policy.minimum_mass:
+            abstain = Abstain.LOW_ANSWER_MASS
+        elif abs(score - policy.threshold) < policy.band:
+            abstain = Abstain.NEAR_THRESHOLD
+        label = Label.DEEPFAKE if score >= policy.threshold else Label.BONA_FIDE
+        shares = None
+        if answers.options is not None:
+            lengths = {name: len(tokens) for name, tokens in self._bundle.script.options.items()}
+            shares = technique_shares(answers.options, lengths, how=policy.normalisation)
+        return Verdict(
+            label=label if abstain is None else Label.UNDETERMINED,
+            score=score,
+            margin=answers.margin,
+            answer_mass=min(answers.mass, 1.0),
+            calibrated=self._bundle.calibration is not None,
+            technique=shares.technique if shares and abstain is None and label is Label.DEEPFAKE else None,
+            technique_scores=shares and shares.shares,
+            abstain=abstain,
+        )
+
+    # Free conversation
+
+    def converse(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, max_new_tokens: int = 256
+    ) -> Iterator[str]:
+        """Answer a question about one face, piece by piece. The model sees the face and the earlier turns only.
+
+        Raise RequestRefused for a question it does not take, EngineUnavailable when there is no memory for it.
+        """
+        bundle = self._bundle
+        asked = ask(bundle.prompts, bundle.codec, bundle.model.config.image_token_id, turns, question)
+        tokens: list[int] = []
+        shown = ""
+        longest = min(max_new_tokens, LONGEST_REPLY)
+        for token in self._engine.converse(crop.pixels, asked.before, asked.after, max_new_tokens=longest):
+            tokens.append(token)
+            text = bundle.codec.decode(tokens).lstrip()
+            # A character may be split over tokens: it is shown once it is whole.
+            if len(text) > len(shown) and text.startswith(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+
+
+def fingerprint(spec: BundleSpec, policy: Policy) -> str:
+    """Equal exactly when the same picture gives the same analysis, up to the tolerance of docs/engine.md."""
+    parts = {
+        "bundle": spec.digest,
+        "preprocessing": PREPROCESSING_VERSION,
+        "faces": FACES_VERSION,
+        "pipeline": PIPELINE_VERSION,
+        "policy": dict(vars(policy)),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BundleMismatch(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BundleMismatch(f"Device {name!r} was asked for, but torch sees no CUDA: use auto or cpu.")
+    return device
+
+
+def _precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA, but float32 for the small tower: it is quick anyway, and its batch norms fold exactly."""
+    if device.type != "cuda":
+        return torch.float32
+    file = spec.folder / "config.json"
+    config: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    small = config.get("vision_config", {}).get("model_type") == TowerConfig.model_type
+    return torch.float32 if small else torch.bfloat16

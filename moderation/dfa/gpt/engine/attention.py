@@ -1,0 +1,158 @@
+"""Attention over slots, hooked into the decoder layers of transformers by name.
+
+The layers stay as they are; they ask `AttentionInterface` for an implementation, and get one that stores new keys and
+values in the slots of the step's rows and reads them from there. What a step is about travels beside the layers, in
+`Current`: keyword arguments of a forward reach an implementation in some versions of transformers and not in others.
+
+B rows, T new tokens, W positions read, H heads, D head width.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  what everybody calls it
+from transformers import AttentionInterface
+
+from moderation.dfa.gpt.engine.kv import SlotKV, side_by_side
+
+NAME = "bonafide_slots"
+
+
+@dataclass(frozen=True)
+class Extend:
+    """T ≥ 1 new tokens for rows that have all stored the same number. They are stored for good or as scratch."""
+
+    kv: SlotKV
+    rows: Tensor | slice
+    past: int
+    #: (T, W) true where a new token may look. None for causal from position 0.
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One new token for each row, whatever its length."""
+
+    kv: SlotKV
+    rows: Tensor  # (B,) slots
+    lengths: Tensor  # (B,) tokens stored before this one
+    #: The rows as a slice, when they lie side by side. None otherwise, and on CUDA.
+    span: slice | None
+    #: (B, 1, 1, W) true where a row may look. None on CUDA, where the kernel reads `lengths`.
+    mask: Tensor | None
+
+
+class Current:
+    """The step that is being computed. One thread owns the model, so there is one."""
+
+    step: Extend | Decode | None = None
+
+
+def attach(language_model: nn.Module) -> Current:
+    """Make every layer of a decoder attend over slots. Steps are announced through what is returned."""
+    current = Current()
+    model = cast("Any", language_model)
+    for layer in model.layers:
+        layer.self_attn.slots = current
+    model.config._attn_implementation = NAME  # noqa: SLF001  the name transformers reads, for this part alone
+    return current
+
+
+def extend(
+    kv: SlotKV,
+    slots: Sequence[int],
+    past: int,
+    count: int,
+    *,
+    tree: Tensor | None = None,
+    device: torch.device,
+) -> Extend:
+    """A step of `count` new tokens. `tree` (T, T) says which new token sees which; causal when None."""
+    rows = side_by_side(slots)
+    return Extend(
+        kv=kv,
+        rows=torch.tensor(slots, device=device) if rows is None else rows,
+        past=past,
+        mask=_extend_mask(past, count, tree, device),
+    )
+
+
+def _extend_mask(past: int, count: int, tree: Tensor | None, device: torch.device) -> Tensor | None:
+    if tree is None and past == 0:
+        return None
+    if tree is None and device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right
+
+        return causal_lower_right(count, past + count)  # flash attention takes this form and no boolean one
+    new = torch.ones(count, count, dtype=torch.bool).tril() if tree is None else tree
+    return torch.cat([torch.ones(count, past, dtype=torch.bool), new.cpu()], dim=1).to(device)
+
+
+def decode(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> Decode:
+    """A step of one token a row, on a device without the kernel of `triton_decode` or with it."""
+    stored = torch.tensor(lengths, device=device)
+    mask = None
+    if not _has_kernel(device):
+        mask = (torch.arange(max(lengths) + 1, device=device) <= stored[:, None])[:, None, None]
+    return Decode(
+        kv=kv,
+        rows=torch.tensor(slots, device=device),
+        lengths=stored,
+        span=None if mask is None else side_by_side(slots),
+        mask=mask,
+    )
+
+
+def slot_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: object, **options: Any
+) -> tuple[Tensor, None]:
+    """(B, H, T, D) queries against everything their slots hold -> (B, T, H, D)."""
+    step = cast("Any", module).slots.step
+    layer = cast("int", module.layer_idx)
+    scale: float | None = options.get("scaling")
+    assert step is not None, "no step was announced"
+    if isinstance(step, Decode):
+        return _decode(step, layer, query, key, value, scale), None
+    step.kv.write(layer, step.rows, step.past, key, value)
+    k, v = step.kv.read(layer, step.rows, step.past + key.shape[2])  # (B, H, W, D)
+    out = F.scaled_dot_product_attention(
+        query,
+        k,
+        v,
+        attn_mask=step.mask,
+        is_causal=step.mask is None and query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=k.shape[1] != query.shape[1],
+    )
+    return out.transpose(1, 2), None
+
+
+def _decode(
+    step: Decode, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None
+) -> Tensor:
+    step.kv.append(layer, step.rows, step.lengths, key[:, :, 0], value[:, :, 0])
+    if step.mask is None:
+        from moderation.dfa.gpt.engine.triton_decode import attend
+
+        kv = step.kv
+        out = attend(
+            query[:, :, 0], kv.k[layer], kv.v[layer], step.rows, step.lengths + 1, scale
+        )  # (B, H, D)
+        return out[:, None]
+    rows = step.rows if step.span is None else step.span
+    k, v = step.kv.read(layer, rows, step.mask.shape[-1])
+    out = F.scaled_dot_product_attention(
+        query, k, v, attn_mask=step.mask, scale=scale, enable_gqa=k.shape[1] != query.shape[1]
+    )
+    return out.transpose(1, 2)
+
+
+def _has_kernel(device: torch.device) -> bool:
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+AttentionInterface.register(NAME, slot_attention)

@@ -1,0 +1,549 @@
+"""From face crops to answers: one pass per face, many faces at once, slots refilled as soon as they are free.
+
+A face walks through one conversation and is never read twice:
+
+    [system | picture | DF-D]  → P(Yes) from the logits of the answer's place; nothing is generated
+    "Yes." [DF-C]              → the four answers scored in one forward, as branches of a tree
+    its answer [AD]            → the rationale, decoded greedily; the slot goes to the next face at its last token
+
+`Route` decides after the first line who goes on. Rows of one forward have stored equally many tokens and get equally
+many, because prompts are templates: nothing is padded and nothing masked for padding.
+
+B rows, T new tokens, P patches, D model width, V vocabulary.
+"""
+
+import enum
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.bundle import ImageSpec
+from moderation.dfa.gpt.engine.attention import attach, decode, extend
+from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
+from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
+from moderation.dfa.gpt.script import Script, Tokens
+from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
+
+K = TypeVar("K")
+
+#: Faces of one prefill. On CUDA 16 of LLaVA-1.5's pictures are 10,000 tokens, far beyond where matrices are efficient.
+CUDA_BATCH, CPU_BATCH = 16, 8
+
+
+class Route(enum.Enum):
+    """Where a face goes once its margin is known."""
+
+    #: Nothing more is asked.
+    LEAVE = enum.auto()
+    #: "Yes." is said for it, its technique and rationale are asked.
+    DEEPFAKE = enum.auto()
+    #: "No." is said for it, its rationale is asked.
+    BONA_FIDE = enum.auto()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model said about one face, before anyone judges it."""
+
+    #: logit(Yes) − logit(No) at the answer's place.
+    margin: float
+    #: P(Yes) + P(No) there, in [0, 1].
+    mass: float
+    route: Route
+    #: Sum of log-probabilities of each DF-C answer. None when not asked.
+    options: Mapping[Technique, float] | None
+    #: Tokens of the rationale without the end token. None when not asked.
+    rationale: Tokens | None
+    #: False when the rationale was cut off at its longest length.
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked, and how much at once."""
+
+    technique: bool = True
+    rationale: bool = True
+    max_new_tokens: int = 120
+    #: Faces at once. None: what fits into memory.
+    slots: int | None = None
+    #: Faces of one prefill. None: the device's default.
+    max_batch: int | None = None
+    #: Compile the decoder layers and capture decode steps. For CUDA; ignored elsewhere.
+    accelerate: bool = True
+
+
+@dataclass
+class Heartbeat:
+    """A sign of life that another thread may read at any time."""
+
+    #: By time.monotonic(), when the last step ended or work last arrived.
+    last_step_at: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    #: False while there is nothing to do: waiting is not hanging.
+    busy: bool = False
+
+    def beat(self, *, busy: bool) -> None:
+        self.steps += 1
+        self.busy = busy
+        self.last_step_at = time.monotonic()
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since the last step, 0 when there is nothing to do."""
+        return now - self.last_step_at if self.busy else 0.0
+
+
+@dataclass(eq=False)
+class _Face(Generic[K]):
+    """One face on its way."""
+
+    key: K
+    pixels: np.ndarray  # (S, S, 3) uint8
+    slot: int | None = None
+    stored: int = 0
+    margin: float = 0.0
+    mass: float = 0.0
+    route: Route = Route.LEAVE
+    options: dict[Technique, float] | None = None
+    written: list[int] | None = None
+
+    def answers(self, end: int) -> Answers:
+        written = self.written
+        complete = written is None or written[-1] == end
+        return Answers(
+            margin=self.margin,
+            mass=self.mass,
+            route=self.route,
+            options=self.options,
+            rationale=None if written is None else tuple(token for token in written if token != end),
+            complete=complete,
+        )
+
+
+class Engine:
+    """Owns the model and its slots. One thread runs it; `converse` may be called from others."""
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        script: Script,
+        image: ImageSpec,
+        *,
+        route: Callable[[float, float], Route],
+        plan: Plan,
+    ) -> None:
+        """Attach to the model, size the slots and read the system prefix into each of them.
+
+        `route` gets a face's margin and answer mass.
+        """
+        self.model = model
+        self.script = script
+        self.image = image
+        self.route = route
+        self.plan = plan
+        self.heartbeat = Heartbeat()
+        self._lock = threading.RLock()
+        self.device = next(model.parameters()).device
+        self.dtype = model.lm_head.weight.dtype
+        self._lm: Any = model.model.language_model
+        self._embed: Any = model.get_input_embeddings()
+        self._current = attach(self._lm)
+        self._tree = _option_tree(script, self.device)
+        #: Faces of one prefill; halved when memory does not hold so many.
+        self.batch = plan.max_batch or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
+        self._scale, self._shift = _normalisation(image, self.device)
+        with torch.inference_mode():
+            blank = np.zeros((image.size, image.size, 3), dtype=np.uint8)
+            self.patches = self._see([blank]).shape[1]
+            self.kv = self._allocate(self._longest(), plan.slots)
+            self._read_system()
+        self._decode_limit = self.kv.slots
+        self._graphs = self._accelerated() if self.device.type == "cuda" and plan.accelerate else None
+
+    # What runs it
+
+    def run(
+        self, take: Callable[[int, bool], Sequence[tuple[K, np.ndarray]] | None]
+    ) -> Iterator[tuple[K, Answers | BonafideError]]:
+        """Answer faces for as long as `take` brings them; yield each as it finishes, with its key.
+
+        `take(room, idle)` returns at most `room` faces. It may wait when `idle`, for nothing else is running; `[]`
+        means nothing now, None means no more ever. One face's error is its own result and stops nobody else.
+        """
+        running: list[_Face[K]] = []
+        refill = max(1, min(self.batch, self.kv.slots // 4))
+        ended = False
+        while not ended or running:
+            # Admitting one face at a time would starve the matrices; a few free slots wait for each other.
+            if not ended and (not running or self.kv.room >= refill):
+                self.heartbeat.beat(busy=bool(running))
+                taken = take(self.kv.room, not running)
+                ended = taken is None
+                waiting = [_Face(key, pixels) for key, pixels in taken or ()]
+                yield from ((face.key, _misfit(face.pixels)) for face in waiting if not self._fits(face))
+                waiting = [face for face in waiting if self._fits(face)]
+                while waiting:
+                    # The size of a group may shrink on the way, when memory does not hold it.
+                    group, waiting = waiting[: self.batch], waiting[self.batch :]
+                    yield from self._admit_safely(group, running)
+            if running:
+                yield from self._decode_safely(running)
+        self.heartbeat.beat(busy=False)
+
+    def _fits(self, face: _Face[K]) -> bool:
+        side = self.image.size
+        return face.pixels.shape == (side, side, 3) and face.pixels.dtype == np.uint8
+
+    def _admit_safely(
+        self, group: list[_Face[K]], running: list[_Face[K]]
+    ) -> Iterator[tuple[K, Answers | BonafideError]]:
+        """Admit; when memory does not hold the group, its halves; when it does not hold one face, say so."""
+        try:
+            with self._lock, torch.inference_mode():
+                self.heartbeat.beat(busy=True)
+                self._admit(group)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            exhausted = True
+        else:
+            exhausted = False
+        # Outside the handler, where the traceback no longer keeps the failed step's tensors alive.
+        if exhausted:
+            yield from self._halve(group, running)
+            return
+        self.heartbeat.beat(busy=True)
+        for face in group:
+            if face.written is not None:
+                running.append(face)
+            else:
+                yield self._finish(face)
+        running.sort(key=lambda face: cast("int", face.slot))
+
+    def _halve(
+        self, group: list[_Face[K]], running: list[_Face[K]]
+    ) -> Iterator[tuple[K, Answers | BonafideError]]:
+        for face in group:
+            self._leave(face)
+            face.stored, face.options, face.written = 0, None, None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(group) == 1:
+            yield group[0].key, EngineUnavailable("The model's memory does not hold this face.")
+            return
+        half = (len(group) + 1) // 2
+        self.batch = min(self.batch, half)
+        yield from self._admit_safely(group[:half], running)
+        yield from self._admit_safely(group[half:], running)
+
+    def _decode_safely(self, running: list[_Face[K]]) -> Iterator[tuple[K, Answers | BonafideError]]:
+        """One token for every running face; those that end leave, and are yielded."""
+        rows: list[_Face[K]] = []
+        try:
+            with self._lock, torch.inference_mode():
+                for start in range(0, len(running), self._decode_limit):
+                    rows = running[start : start + self._decode_limit]
+                    for face, token in zip(rows, self._next_tokens(rows), strict=True):
+                        cast("list[int]", face.written).append(token)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                running.remove(rows[0])
+                self._leave(rows[0])
+                yield rows[0].key, EngineUnavailable("The model's memory does not hold this face.")
+            # Rows before the failed ones have their token; the others get it in the next, smaller step.
+            self._decode_limit = max(1, len(rows) // 2)
+        self.heartbeat.beat(busy=True)
+        ended = [face for face in running if self._has_ended(face)]
+        for face in ended:
+            running.remove(face)
+            yield self._finish(face)
+
+    def _has_ended(self, face: _Face[K]) -> bool:
+        written = cast("list[int]", face.written)
+        return written[-1] == self.script.end or len(written) >= self.plan.max_new_tokens
+
+    def _finish(self, face: _Face[K]) -> tuple[K, Answers | BonafideError]:
+        self._leave(face)
+        if not np.isfinite(face.margin):
+            return face.key, EngineUnavailable("The model's numbers for this face are not finite.")
+        return face.key, face.answers(self.script.end)
+
+    def _leave(self, face: _Face[K]) -> None:
+        if face.slot is not None:
+            self.kv.give_back(face.slot)
+            face.slot = None
+
+    # The conversation
+
+    def _admit(self, group: Sequence[_Face[K]]) -> None:
+        """From pixels to the first token of the rationale, for those who get there."""
+        for face in group:
+            face.slot = self.kv.take()
+            face.stored = len(self.script.system)
+        self._detect(group)
+        deepfakes = [face for face in group if face.route is Route.DEEPFAKE]
+        if self.plan.technique and deepfakes:
+            self._classify(deepfakes)
+        if self.plan.rationale:
+            self._begin_rationales([face for face in group if face.route is not Route.LEAVE])
+
+    def _detect(self, group: Sequence[_Face[K]]) -> None:
+        patches = self._see([face.pixels for face in group])  # (B, P, D)
+        question = self._words(self.script.detect).expand(len(group), -1, -1)
+        log_p = self._forward(torch.cat([patches, question], dim=1), group)[:, -1].log_softmax(-1)  # (B, V)
+        pair = log_p[:, [self.script.yes, self.script.no]].tolist()
+        for face, (yes, no) in zip(group, pair, strict=True):
+            face.margin = yes - no
+            face.mass = float(np.exp(yes) + np.exp(no))
+            face.route = self.route(face.margin, face.mass) if np.isfinite(face.margin) else Route.LEAVE
+
+    def _classify(self, group: Sequence[_Face[K]]) -> None:
+        """Score every answer by the sum of its tokens' log-probabilities, all answers in one forward.
+
+        The answers lie behind each other in one row. Each sees the conversation and itself, and stands at the
+        positions it would have alone. What they store is overwritten by the answer that is chosen.
+        """
+        question = self._words(self.script.classify).expand(len(group), -1, -1)
+        first = self._forward(question, group)[:, -1].log_softmax(-1)  # (B, V)
+        tree = self._tree
+        branches = self._words(tree.tokens).expand(len(group), -1, -1)
+        later = self._forward(branches, group, tree=tree).log_softmax(-1)  # (B, T, V)
+        starts = first[:, tree.first].tolist()  # (B, options)
+        steps = later[:, tree.places, tree.following].tolist()  # (B, steps)
+        for face, start, step in zip(group, starts, steps, strict=True):
+            sums = dict(zip(self.script.options, start, strict=True))
+            for option, value in zip(tree.owners, step, strict=True):
+                sums[option] += value
+            face.options = sums
+
+    def _begin_rationales(self, faces: Sequence[_Face[K]]) -> None:
+        """Say the answers, ask AD. Answers differ in length, so faces go in groups of one length."""
+        pieces = {id(face): self._said(face) for face in faces}
+
+        def size(face: _Face[K]) -> tuple[int, int]:
+            return face.stored, len(pieces[id(face)])
+
+        for _, rows in itertools.groupby(sorted(faces, key=size), key=size):
+            group = sorted(rows, key=lambda face: cast("int", face.slot))
+            tokens = torch.tensor([pieces[id(face)] for face in group], device=self.device)
+            logits = self._forward(self._embed(tokens), group)[:, -1]
+            for face, token in zip(group, logits.argmax(-1).tolist(), strict=True):
+                face.written = [token]
+
+    def _said(self, face: _Face[K]) -> Tokens:
+        if face.route is Route.BONA_FIDE:
+            return self.script.explain_no
+        if face.options is None:
+            return self.script.explain_yes
+        return self.script.explain[likeliest(face.options, self.script.options)]
+
+    # The model
+
+    def _see(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """(S, S, 3) uint8 pictures -> their visual tokens (B, P, D)."""
+        # Bytes travel, a quarter of the numbers; normalised in float32, for bfloat16 has fewer steps than a byte.
+        stacked = torch.from_numpy(np.stack(pictures)).to(self.device)
+        pixels = stacked.permute(0, 3, 1, 2).float() * self._scale + self._shift  # (B, 3, S, S)
+        return visual_tokens(self.model, pixels.to(self.dtype)).to(self.dtype)
+
+    def _words(self, tokens: Tokens) -> Tensor:
+        return self._embed(torch.tensor([tokens], device=self.device))  # (1, T, D)
+
+    def _forward(self, embeds: Tensor, group: Sequence[_Face[K]], *, tree: "_Tree | None" = None) -> Tensor:
+        """Read (B, T, D) new tokens into the group's slots: logits of the last, (B, 1, V), or of all of a tree."""
+        past, count = group[0].stored, embeds.shape[1]
+        assert all(face.stored == past for face in group), (
+            "rows of one forward have stored equally many tokens"
+        )
+        slots = [cast("int", face.slot) for face in group]
+        step = extend(
+            self.kv, slots, past, count, tree=None if tree is None else tree.sees, device=self.device
+        )
+        offsets = torch.arange(count, device=self.device) if tree is None else tree.offsets
+        hidden = self._through_layers(embeds, (past + offsets)[None], step)
+        if tree is not None:
+            return self._logits(hidden)
+        for face in group:
+            face.stored += count
+        return self._logits(hidden[:, -1:])
+
+    def _through_layers(self, x: Tensor, positions: Tensor, step: object) -> Tensor:
+        """The decoder without transformers' own loop around it, which builds masks we do not need."""
+        self._current.step = cast("Any", step)
+        angles = self._lm.rotary_emb(x, position_ids=positions)
+        for layer in self._lm.layers:
+            out = layer(
+                x, attention_mask=None, position_ids=positions, position_embeddings=angles, use_cache=False
+            )
+            x = out if isinstance(out, Tensor) else out[0]  # a tuple in some versions of transformers
+        return x
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.lm_head(self._lm.norm(hidden)).float()
+
+    def _next_tokens(self, rows: Sequence[_Face[K]]) -> list[int]:
+        """One greedy token a row."""
+        last = [cast("list[int]", face.written)[-1] for face in rows]
+        slots = [cast("int", face.slot) for face in rows]
+        lengths = [face.stored for face in rows]
+        if self._graphs is not None:
+            tokens = self._graphs.next_tokens(last, slots, lengths)
+        else:
+            step = decode(self.kv, slots, lengths, device=self.device)
+            tokens = self.greedy(torch.tensor(last, device=self.device), step.lengths, step).tolist()
+        for face in rows:
+            face.stored += 1
+        return tokens
+
+    def greedy(self, last: Tensor, lengths: Tensor, step: object) -> Tensor:
+        """(B,) last tokens at positions `lengths` -> (B,) likeliest next tokens. Free of synchronisation."""
+        embeds = self._embed(last[:, None])  # (B, 1, D)
+        return self._logits(self._through_layers(embeds, lengths[:, None], step))[:, -1].argmax(-1)
+
+    # Free conversation
+
+    def converse(
+        self, picture: np.ndarray, before: Tokens, after: Tokens, *, max_new_tokens: int
+    ) -> Iterator[int]:
+        """Greedy tokens that continue [before | picture | after], up to the end token.
+
+        In memory of its own, one token at a time between the steps of `run`. The picture is read again: 10 ms on an
+        H200, where keeping what was read of a face costs 300 MB. Raise EngineUnavailable when that memory is missing.
+        """
+        face = _Face(key=None, pixels=picture)
+        if not self._fits(face):
+            raise _misfit(picture)
+        length = len(before) + self.patches + len(after) + max_new_tokens
+        try:
+            with self._lock, torch.inference_mode():
+                kv = self._allocate(length, 1)
+                words = self._words(before), self._see([picture]), self._words(after)
+                embeds = torch.cat(words, dim=1)  # (1, T, D)
+                stored = embeds.shape[1]
+                step = extend(kv, [0], 0, stored, device=self.device)
+                hidden = self._through_layers(embeds, torch.arange(stored, device=self.device)[None], step)
+                token = int(self._logits(hidden[:, -1:])[0, -1].argmax())
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EngineUnavailable("The model's memory does not hold this conversation now.") from error
+            raise
+        for _ in range(max_new_tokens - 1):
+            if token == self.script.end:
+                return
+            yield token
+            with self._lock, torch.inference_mode():
+                single = decode(kv, [0], [stored], device=self.device)
+                last = torch.tensor([token], device=self.device)
+                token = int(self.greedy(last, single.lengths, single)[0])
+            stored += 1
+        if token != self.script.end:
+            yield token
+
+    # Setting up
+
+    def _longest(self) -> int:
+        return self.patches + self.script.longest() + self.plan.max_new_tokens
+
+    def _allocate(self, length: int, slots: int | None) -> SlotKV:
+        config: Any = self._lm.config
+        heads = config.num_key_value_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers = config.num_hidden_layers
+        size = bytes_per_slot(layers=layers, heads=heads, length=length, width=width, dtype=self.dtype)
+        return SlotKV(
+            layers=layers,
+            slots=slots or slots_that_fit(size, self.device),
+            heads=heads,
+            length=length,
+            width=width,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _read_system(self) -> None:
+        """The system text is the same for every face: it is read once, and every slot begins with it."""
+        if not self.script.system:
+            return
+        slot = self.kv.take()
+        face = _Face(key=None, pixels=np.empty(0), slot=slot)
+        self._forward(self._words(self.script.system), [face])
+        self.kv.share_beginning(len(self.script.system))
+        self.kv.give_back(slot)
+
+    def _accelerated(self) -> Any:
+        from moderation.dfa.gpt.engine.graphs import DecodeGraphs, compile_layers
+
+        compile_layers(self._lm)
+        return DecodeGraphs(self.greedy, self.kv, self.device)
+
+
+def _misfit(pixels: np.ndarray) -> BonafideError:
+    return ImageRejected(
+        f"The face crop is {pixels.dtype} {pixels.shape}, which is not what the model takes."
+    )
+
+
+def visual_tokens(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """Normalised pixels (B, 3, S, S) -> projected visual tokens (B, P, D).
+
+    Versions of transformers differ in what they return: an object that holds the tokens, a tensor, or one per image.
+    """
+    seen: Any = model.get_image_features(pixel_values=cast("Any", pixels))
+    seen = getattr(seen, "pooler_output", seen)
+    return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
+
+
+def likeliest(sums: Mapping[Technique, float], options: Mapping[Technique, Tokens]) -> Technique:
+    """The technique whose answer has the highest log-probability per token: see `scoring`."""
+    return max(sums, key=lambda technique: sums[technique] / len(options[technique]))
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The DF-C answers behind each other in one row, each but for its last token."""
+
+    tokens: Tokens
+    #: (T, T): an answer sees itself, causally, and no other.
+    sees: Tensor
+    #: (T,) distance of each token from the place where answers begin.
+    offsets: Tensor
+    #: The first token of each answer.
+    first: list[int]
+    #: For every later token of every answer: where its logits are, which it is, and whose.
+    places: list[int]
+    following: list[int]
+    owners: tuple[Technique, ...]
+
+
+def _option_tree(script: Script, device: torch.device) -> _Tree:
+    heads = {name: tokens[:-1] for name, tokens in script.options.items()}
+    branch = torch.tensor([index for index, tokens in enumerate(heads.values()) for _ in tokens])
+    count = len(branch)
+    return _Tree(
+        tokens=tuple(token for tokens in heads.values() for token in tokens),
+        sees=(branch[:, None] == branch[None]) & torch.ones(count, count, dtype=torch.bool).tril(),
+        offsets=torch.tensor(
+            [place for tokens in heads.values() for place in range(len(tokens))], device=device
+        ),
+        first=[tokens[0] for tokens in script.options.values()],
+        places=list(range(count)),
+        following=[token for tokens in script.options.values() for token in tokens[1:]],
+        owners=tuple(name for name, tokens in heads.items() for _ in tokens),
+    )
+
+
+def _normalisation(image: ImageSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(x/255 − mean)/std as x · scale + shift, each (3, 1, 1)."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (image.mean, image.std))
+    return 1 / (255 * std), -mean / std

@@ -1,0 +1,134 @@
+"""What the model wrote about artifacts, read into typed values.
+
+The form is the paper's: a numbered list, each line a bold region, a colon and one sentence. Nothing here decides a
+verdict, and no sentence is searched for words such as "real": "unreal" holds one.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moderation.analysis import Artifact, Region
+
+#: Longer headings are sentences with a colon in them.
+LONGEST_HEADING = 60
+
+_LINE = re.compile(
+    r"""^\s*
+    (?:\(?\d{1,2}[.):]\)?\s+|[-*•–]\s+)?          # an optional number or bullet
+    (?P<bold>\*\*|__)?\s*
+    (?P<heading>[^:*_\n]{1,60}?)
+    \s*(?::\s*(?(bold)(?:\*\*|__))|(?(bold)(?:\*\*|__))\s*:)   # the colon inside or after the bold
+    \s*(?P<text>\S.*?)\s*$""",
+    re.VERBOSE,
+)
+_NONE = re.compile(
+    r"^\s*(?:there are|there're|i see|i can see)?\s*no (?:visible |evident )?artifacts?\b[^:]{0,60}$", re.I
+)
+
+#: Words of a heading, and the regions they name. Whole words, so that "early" names no ear.
+_WORDS: Mapping[str, Region] = {
+    "forehead": Region.FOREHEAD,
+    "brow": Region.FOREHEAD,
+    "hairline": Region.HAIRLINE,
+    "hair": Region.HAIRLINE,
+    "eye": Region.EYES,
+    "eyes": Region.EYES,
+    "eyebrow": Region.EYES,
+    "eyebrows": Region.EYES,
+    "eyelid": Region.EYES,
+    "eyelids": Region.EYES,
+    "eyelashes": Region.EYES,
+    "iris": Region.EYES,
+    "irises": Region.EYES,
+    "pupil": Region.EYES,
+    "pupils": Region.EYES,
+    "gaze": Region.EYES,
+    "nose": Region.NOSE,
+    "nostril": Region.NOSE,
+    "nostrils": Region.NOSE,
+    "cheek": Region.CHEEKS,
+    "cheeks": Region.CHEEKS,
+    "cheekbones": Region.CHEEKS,
+    "mouth": Region.MOUTH,
+    "lip": Region.MOUTH,
+    "lips": Region.MOUTH,
+    "teeth": Region.MOUTH,
+    "tooth": Region.MOUTH,
+    "smile": Region.MOUTH,
+    "jaw": Region.JAWLINE,
+    "jawline": Region.JAWLINE,
+    "chin": Region.JAWLINE,
+    "boundary": Region.FACE_BOUNDARY,
+    "boundaries": Region.FACE_BOUNDARY,
+    "contour": Region.FACE_BOUNDARY,
+    "outline": Region.FACE_BOUNDARY,
+    "edge": Region.FACE_BOUNDARY,
+    "edges": Region.FACE_BOUNDARY,
+    "seam": Region.FACE_BOUNDARY,
+    "skin": Region.SKIN,
+    "texture": Region.SKIN,
+    "complexion": Region.SKIN,
+    "wrinkles": Region.SKIN,
+    "ear": Region.EARS,
+    "ears": Region.EARS,
+    "earring": Region.EARS,
+    "earrings": Region.EARS,
+    "neck": Region.NECK,
+    "throat": Region.NECK,
+    "background": Region.BACKGROUND,
+    "surroundings": Region.BACKGROUND,
+    "lighting": Region.LIGHTING,
+    "light": Region.LIGHTING,
+    "shadow": Region.LIGHTING,
+    "shadows": Region.LIGHTING,
+    "illumination": Region.LIGHTING,
+    "color": Region.LIGHTING,
+    "colour": Region.LIGHTING,
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An AD reply that could be read."""
+
+    #: Empty when the model said that there are none.
+    artifacts: tuple[Artifact, ...]
+
+
+def read_reply(text: str, *, complete: bool = True) -> Reply | None:
+    """The artifacts of a reply, without polygons. None when it cannot be read.
+
+    Every line must be an artifact, or the first may introduce those that follow. A reply that was cut off loses its
+    last line, which may be half a sentence, when there are others.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    if _NONE.match(text.strip()):
+        return Reply(())
+    read = [_artifact(line) for line in lines]
+    if read[0] is None and lines[0].endswith(":") and len(lines) > 1:
+        read = read[1:]
+    if not complete and len(read) > 1:
+        read = read[:-1]
+    artifacts = tuple(artifact for artifact in read if artifact is not None)
+    return Reply(artifacts) if artifacts and len(artifacts) == len(read) else None
+
+
+def _artifact(line: str) -> Artifact | None:
+    match = _LINE.match(line)
+    if match is None:
+        return None
+    heading = match["heading"].strip()
+    return Artifact(heading=heading, text=match["text"], regions=regions_of(heading))
+
+
+def regions_of(heading: str) -> tuple[Region, ...]:
+    """The regions a heading names, in its order: "Cheek and Jawline" -> cheeks, jawline. UNMAPPED when none.
+
+    "Face" and "Overall" name no region. "Skin texture of the nose" names two; both are shown.
+    """
+    words = re.findall(r"[a-z]+", heading.lower())
+    named = dict.fromkeys(_WORDS[word] for word in words if word in _WORDS)
+    return tuple(named) or (Region.UNMAPPED,)

@@ -1,0 +1,67 @@
+"""From the engine's raw answers to a verdict: the score, its zones, and the shares of the techniques."""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moderation.analysis import Technique
+
+
+class Normalisation(enum.StrEnum):
+    """How answers of different lengths are made comparable.
+
+    SUM is the probability of the whole answer: right for a model that only ever gives these four, but every further
+    token can only lower it, and with weights that know nothing the shortest answer wins nearly always. PRIOR takes
+    away what each answer scores on a grey picture: it removes length and habit, but a grey picture is unlike anything
+    the model was trained on, and one careless answer there moves every case. MEAN is the log-probability per token:
+    it removes the length, needs nothing else, and orders a trained model's answers as SUM does. So MEAN is served,
+    scaled by the mean length of the answers so that shares stay as sharp as probabilities.
+    `benchmarks/engine.py --normalisations` counts who wins on random weights.
+    """
+
+    SUM = "sum"
+    MEAN = "mean"
+    PRIOR = "prior"
+
+
+@dataclass(frozen=True)
+class TechniqueShares:
+    """Shares in [0, 1] that sum to 1, and the largest."""
+
+    shares: Mapping[Technique, float]
+    technique: Technique
+
+
+def technique_shares(
+    sums: Mapping[Technique, float],
+    lengths: Mapping[Technique, int],
+    *,
+    how: Normalisation = Normalisation.MEAN,
+    prior: Mapping[Technique, float] | None = None,
+) -> TechniqueShares:
+    """From sums of log-probabilities. `prior` holds the sums on a content-free picture, for PRIOR alone."""
+    scores = _comparable(sums, lengths, how, prior)
+    top = max(scores.values())
+    weights = {technique: math.exp(score - top) for technique, score in scores.items()}
+    total = sum(weights.values())
+    return TechniqueShares(
+        shares={technique: weight / total for technique, weight in weights.items()},
+        technique=max(scores, key=scores.__getitem__),
+    )
+
+
+def _comparable(
+    sums: Mapping[Technique, float],
+    lengths: Mapping[Technique, int],
+    how: Normalisation,
+    prior: Mapping[Technique, float] | None,
+) -> dict[Technique, float]:
+    if how is Normalisation.SUM:
+        return dict(sums)
+    if how is Normalisation.PRIOR:
+        if prior is None:
+            raise ValueError("PRIOR needs the sums on a content-free picture")
+        return {technique: value - prior[technique] for technique, value in sums.items()}
+    mean_length = sum(lengths[technique] for technique in sums) / len(sums)
+    return {technique: value / lengths[technique] * mean_length for technique, value in sums.items()}
