@@ -1,0 +1,266 @@
+"""The model alone, in this process and without services: `bonafide analyze` and `bonafide chat`."""
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict
+from moderation.cases import Refusal
+from moderation.errors import BonafideError, BundleMismatch, ImageRejected, RequestRefused
+from moderation.presentation import face_json, verdict_json
+
+if (
+    TYPE_CHECKING
+):  # the model's side imports torch, which takes seconds; a command that is only asked for help need not
+    from moderation.dfa.gpt.detector import Detector, FaceCrop, Prepared
+
+#: Files that are read ahead and looked at together.
+_TOGETHER = 32
+
+_Bundle = Annotated[
+    str,
+    typer.Option(envvar="BONAFIDE_BUNDLE", help="A bundle's folder, `mini`, or org/name@revision of a base."),
+]
+_Device = Annotated[str, typer.Option(envvar="BONAFIDE_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What came of one file: an analysis or a refusal."""
+
+    file: Path
+    analysis: Analysis | None = None
+    refusal: Refusal | None = None  # None exactly when there is an analysis
+
+    def as_json(self) -> dict[str, Any]:
+        analysis = self.analysis
+        return {
+            "file": str(self.file),
+            "state": "ready",
+            "refusal": self.refusal and self.refusal.code,
+            "refusal_message": self.refusal and self.refusal.message,
+            "verdict": None if analysis is None else verdict_json(analysis.verdict),
+            "faces": [] if analysis is None else [face_json(face) for face in analysis.faces],
+            "fingerprint": analysis and analysis.fingerprint,
+            "seconds": {}
+            if analysis is None
+            else {key: round(value, 4) for key, value in analysis.seconds.items()},
+        }
+
+
+def analyze(
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, help="Pictures.")
+    ],
+    *,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line for each file, in order.")
+    ] = False,
+    bundle: _Bundle = "mini",
+    device: _Device = "auto",
+) -> None:
+    """Ask the model about pictures, without any service. A file that cannot be analysed is an answer too."""
+    detector = _load(bundle, device)
+    rows = _look(detector, files)
+    if json_:
+        for row in rows:
+            print(json.dumps(row.as_json(), ensure_ascii=False), flush=True)
+    else:
+        _print_table(rows, detector.bundle_name)
+
+
+def chat(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="A picture.")],
+    *,
+    question: Annotated[
+        list[str] | None,
+        typer.Option("--question", "-q", help="Ask this and stop. May be given several times."),
+    ] = None,
+    bundle: _Bundle = "mini",
+    device: _Device = "auto",
+) -> None:
+    """Talk with the model about the largest face of a picture. An empty line ends the conversation."""
+    console = Console(highlight=False)
+    detector = _load(bundle, device)
+    try:
+        prepared = detector.prepare(file.read_bytes())
+    except ImageRejected as error:
+        console.print(escape(f"{file}: {error}"))
+        raise typer.Exit(1) from error
+    if not prepared.crops:
+        console.print(escape(f"{file}: no face was found that the model could judge."))
+        raise typer.Exit(1)
+    _converse(console, detector, prepared.crops[0], iter(question) if question else _typed())
+
+
+def _load(bundle: str, device: str) -> "Detector":
+    from moderation.dfa.gpt.detector import Detector
+
+    try:
+        return Detector.load(bundle, device=device)
+    except BundleMismatch as error:
+        Console(stderr=True).print(escape(str(error)), soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def _look(detector: "Detector", files: Iterable[Path]) -> Iterator[_Looked]:
+    """Each file's outcome, in order; faces of neighbouring files share the model's batches."""
+    waiting = iter(files)
+    while group := list(itertools.islice(waiting, _TOGETHER)):
+        yield from _look_together(detector, group)
+
+
+def _look_together(detector: "Detector", files: Sequence[Path]) -> list[_Looked]:
+    outcomes: list[_Looked | Prepared] = [_prepare(detector, file) for file in files]
+    crops = [
+        ((index, place), crop)
+        for index, outcome in enumerate(outcomes)
+        if not isinstance(outcome, _Looked)
+        for place, crop in enumerate(outcome.crops)
+    ]
+    began = time.perf_counter()
+    answers, finished = _answers(detector, crops)
+    return [
+        outcome
+        if isinstance(outcome, _Looked)
+        else _conclude(
+            detector,
+            file,
+            outcome,
+            [answers[index, place] for place in range(len(outcome.crops))],
+            finished.get(index, began) - began,
+        )
+        for index, (file, outcome) in enumerate(zip(files, outcomes, strict=True))
+    ]
+
+
+def _prepare(detector: "Detector", file: Path) -> "_Looked | Prepared":
+    try:
+        return detector.prepare(file.read_bytes())
+    except ImageRejected as error:
+        return _refused(file, error)
+
+
+def _answers(
+    detector: "Detector", crops: Sequence[tuple[tuple[int, int], "FaceCrop"]]
+) -> tuple[dict[tuple[int, int], FaceAnalysis | BonafideError], dict[int, float]]:
+    """Every face's analysis or error by (file, place), and when the last face of each file was finished."""
+    waiting = list(crops)
+
+    def take(room: int, _idle: bool) -> Sequence[tuple[tuple[int, int], "FaceCrop"]] | None:  # noqa: FBT001
+        taken, waiting[:] = waiting[:room], waiting[room:]
+        return taken or None
+
+    answers: dict[tuple[int, int], FaceAnalysis | BonafideError] = {}
+    finished: dict[int, float] = {}
+    for key, answer in detector.stream(take):
+        answers[key] = answer
+        finished[key[0]] = time.perf_counter()
+    return answers, finished
+
+
+def _conclude(
+    detector: "Detector",
+    file: Path,
+    prepared: "Prepared",
+    answers: Sequence[FaceAnalysis | BonafideError],
+    engine: float,
+) -> _Looked:
+    faces: list[FaceAnalysis] = []
+    for answer in answers:
+        if isinstance(answer, BonafideError):
+            return _refused(file, answer)
+        faces.append(answer)
+    analysis = detector.conclude(prepared, faces)
+    return _Looked(file, replace(analysis, seconds={**analysis.seconds, "engine": engine}))
+
+
+def _refused(file: Path, error: BonafideError) -> _Looked:
+    return _Looked(file, refusal=Refusal(error.code, str(error)))
+
+
+def _print_table(rows: Iterable[_Looked], bundle: str) -> None:
+    console = Console(highlight=False)
+    table = Table(title=escape(f"Verdicts of {bundle}: a model's opinion, not a decision"))
+    for name in ("file", "verdict", "score", "technique", "faces", "seconds"):
+        table.add_column(name, justify="right" if name in {"score", "faces", "seconds"} else "left")
+    seen = list(rows)
+    for row in seen:
+        table.add_row(*(escape(cell) for cell in _cells(row)))
+    console.print(table)
+    for row in seen:
+        for line in _rationale(row):
+            console.print(escape(line))
+
+
+def _cells(row: _Looked) -> tuple[str, ...]:
+    if row.analysis is None:
+        message = row.refusal.message if row.refusal else ""
+        return str(row.file), message, "", "", "", ""
+    verdict = row.analysis.verdict
+    return (
+        str(row.file),
+        _words(verdict),
+        _score(verdict),
+        verdict.technique.words if verdict.technique else "",
+        str(len(row.analysis.faces)),
+        f"{sum(row.analysis.seconds.values()):.2f}",
+    )
+
+
+def _words(verdict: Verdict) -> str:
+    if verdict.abstain is not None:
+        return f"undetermined: {verdict.abstain.words}"
+    return "deepfake" if verdict.label is Label.DEEPFAKE else "bona fide"
+
+
+def _score(verdict: Verdict) -> str:
+    if verdict.score is None:
+        return ""
+    return f"{verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
+
+
+def _rationale(row: _Looked) -> Iterator[str]:
+    if row.analysis is None or not any(face.rationale for face in row.analysis.faces):
+        return
+    yield f"\n{row.file}"
+    for face in row.analysis.faces:
+        yield from (f"  {artifact.heading}: {artifact.text}" for artifact in face.rationale)
+
+
+def _converse(console: Console, detector: "Detector", crop: "FaceCrop", questions: Iterator[str]) -> None:
+    from moderation.dfa.gpt.conversation import Turn
+
+    turns: list[Turn] = []
+    for question in questions:
+        answer = ""
+        try:
+            for piece in detector.converse(crop, turns, question):
+                answer += piece
+                console.print(escape(piece), end="")
+        except RequestRefused as error:
+            console.print(escape(str(error)))
+            continue
+        console.print()
+        turns.append(Turn(question, answer))
+
+
+def _typed() -> Iterator[str]:
+    """Lines from the terminal until an empty one or the end of input."""
+    while True:
+        sys.stdout.write("> ")
+        sys.stdout.flush()
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
