@@ -52,7 +52,9 @@ class Doorbell:
             task_default_queue=ANALYSIS_QUEUE,
             task_serializer="json",
             task_ignore_result=True,
-            broker_transport_options=broker_options(visibility_timeout=3600),
+            # One try: whoever rings has a caller waiting, and the sweeper has time.
+            broker_transport_options={**broker_options(visibility_timeout=3600), "max_retries": 1, "interval_start": 0},
+            broker_connection_timeout=3,
         )
 
     def dispatch_case(self, case_id: UUID) -> bool:
@@ -84,9 +86,8 @@ class Doorbell:
 
     def _fell_silent(self, error: Exception, *, left: int) -> None:
         self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
-        # The next try makes a new connection: the pool would hand out the broken one again.
-        self._app.pool.force_close_all()
-        self._app.amqp.reset()  # type: ignore[attr-defined]
+        # The next try makes a new connection instead of taking the broken one from the pool.
+        self._app.pool.force_close_all(close_pool=False)
         log.warning("bell_not_rung", action="dispatch", error=str(error), left=left)
 
 

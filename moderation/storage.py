@@ -23,7 +23,12 @@ from moderation.settings import Settings
 CHUNK = 256 * 1024
 
 #: The store says that there is nothing (more) to fetch: asking again changes nothing.
-_GONE = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "MethodNotAllowed", "405", "InvalidObjectState"}
+_GONE = {
+    *("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404"),
+    *("MethodNotAllowed", "405"),  # the version is a delete marker
+    "InvalidObjectState",  # archived
+    *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can be
+}
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Batcher:
                     asked.answer.set_exception(answer)
                 else:
                     asked.answer.set_result(answer)
-        except BaseException as error:  # noqa: BLE001  every waiting task gets the reason
+        except BaseException as error:
             self.fault = error
             log.error("engine_ended", action="engine", exc_info=error)
         finally:

@@ -98,8 +98,12 @@ def main() -> None:
     chosen = settings()
     configure_logs(chosen)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+
+    def end(*_: object) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     if chosen.metrics_port is not None:
         start_http_server(chosen.metrics_port)
     sweep_for_ever(chosen, stop)

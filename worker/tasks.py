@@ -38,7 +38,7 @@ def analyze_case(*args: object, **kwargs: object) -> None:
         except BonafideError as error:
             # The case is where it was, or its lease will run out: either way the sweeper rings again.
             log.warning("case_left", action="analyze", error=str(error), code=error.code)
-        except BaseException as error:  # noqa: BLE001  an escaped MemoryError leaves a worker that takes nothing
+        except BaseException as error:
             log.error("case_left", action="analyze", exc_info=error)
 
 

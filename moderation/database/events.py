@@ -50,9 +50,9 @@ def event_hash(
 
 def read_chain(session: Session, case_id: UUID) -> Chain:
     """The events of a case with their chain verified."""
-    microseconds = cast(func.extract("epoch", EventRow.at) * 1_000_000, BigInteger)
+    microseconds = cast(func.extract("epoch", EventRow.at) * 1_000_000, BigInteger).label("microseconds")
     rows = session.execute(
-        select(EventRow, microseconds, cast(EventRow.body, Text))
+        select(EventRow, microseconds, cast(EventRow.body, Text).label("printed"))
         .where(EventRow.case_id == case_id)
         .order_by(EventRow.seq)
     ).all()

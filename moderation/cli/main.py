@@ -1,0 +1,54 @@
+"""Puts the commands together, and turns our errors into one sentence and an exit code."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from moderation.cli import cases, dfa, model, operate, stack
+from moderation.client import ApiProblem
+from moderation.errors import BonafideError, BundleMismatch, SetupProblem
+
+app = typer.Typer(
+    name="bonafide",
+    help="Flagged images in, verdicts with rationales out, people decide.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (stack.up, stack.demo):
+    app.command(rich_help_panel="Everything on this machine")(command)
+for command in (cases.submit, cases.status, cases.cases):
+    app.command(rich_help_panel="Platforms")(command)
+for command in (model.analyze, model.chat):
+    app.command(rich_help_panel="The model alone")(command)
+for command in (
+    operate.serve,
+    operate.worker,
+    operate.sweeper,
+    operate.migrate,
+    operate.doctor,
+    operate.retry,
+):
+    app.command(rich_help_panel="Operators")(command)
+app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")
+app.add_typer(operate.keys, name="keys", rich_help_panel="Operators")
+app.add_typer(dfa.app, name="dfa", rich_help_panel="The paper's parts")
+
+
+def main() -> None:
+    """The entry point of `bonafide`."""
+    try:
+        app()
+    except (SetupProblem, BundleMismatch) as error:
+        _say(error)
+        sys.exit(2)
+    except (BonafideError, ApiProblem, TimeoutError) as error:
+        _say(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(0)  # the reader of our output has seen enough
+
+
+def _say(error: Exception) -> None:
+    Console(stderr=True).print(f"[bold red]bonafide:[/] {error}", highlight=False, soft_wrap=True)

@@ -1,0 +1,188 @@
+"""What an operator does: run the parts, bring the schema up, look after keys and dead letters."""
+
+import dataclasses
+import json
+import os
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moderation.cli.doctor import examine
+from moderation.database import schema
+from moderation.database.connection import Database
+from moderation.database.keys import SCOPES, add_key, list_keys, revoke_key
+from moderation.database.moves import retry_case
+from moderation.database.operations import list_dead_letters, mark_replayed
+from moderation.dispatch import Doorbell
+from moderation.local import sweeper_command, web_command, worker_command
+from moderation.settings import settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+dead_letters = typer.Typer(help="Messages nobody could process, kept for an engineer.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of platforms.", no_args_is_help=True)
+
+
+def open_database() -> Database:
+    return Database(settings().database_url.get_secret_value(), pool_size=1)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Run the API."""
+    _become(web_command(port, host=host))
+
+
+def worker(
+    name: Annotated[str, typer.Option(help="The worker's name, unique on this host.")] = "worker",
+) -> None:
+    """Run one worker process: one per GPU, or one per machine without any."""
+    _become(worker_command(name=name))
+
+
+def sweeper() -> None:
+    """Run a sweeper. Several may run: one works at a time."""
+    _become(sweeper_command())
+
+
+def _become(command: list[str]) -> None:
+    # Not a child: signals, exit code and process id are then those of the program itself.
+    os.execv(command[0], command)
+
+
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; end with 1 when something is to be done.")
+    ] = False,
+) -> None:
+    """Bring the database schema and its roles to this release."""
+    database = open_database()
+    if check:
+        current = schema.is_current(database)
+        typer.echo("the schema is current" if current else "migrations are to be run")
+        raise typer.Exit(0 if current else 1)
+    typer.echo(f"the schema is at {schema.upgrade(database)}")
+
+
+def doctor(json_: AsJson = False) -> None:
+    """Find out why it does not work: look at every part and say what to change."""
+    findings = examine(settings())
+    if json_:
+        for finding in findings:
+            typer.echo(json.dumps(dataclasses.asdict(finding)))
+    else:
+        table = Table("part", "", "what was found")
+        for finding in findings:
+            table.add_row(finding.part, "[green]ok[/]" if finding.ok else "[red]mend[/]", finding.words)
+        Console().print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready without a verdict.")]) -> None:
+    """Try a case without a verdict once more."""
+    with open_database().transaction() as session:
+        done = retry_case(session, case, actor="operator")
+    if not done:
+        typer.echo(f"bonafide: case {case} is not ready without a verdict", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"case {case} is waiting again")
+
+
+@dead_letters.command("list")
+def list_(json_: AsJson = False) -> None:
+    """Show dead letters, the newest first."""
+    with open_database().transaction() as session:
+        letters = list_dead_letters(session)
+    if json_:
+        for letter in letters:
+            typer.echo(json.dumps(dataclasses.asdict(letter), default=str))
+        return
+    table = Table("id", "since", "error", "body")
+    for letter in letters:
+        table.add_row(
+            str(letter.id), f"{letter.created_at:%Y-%m-%d %H:%M:%S}", letter.error, letter.body[:80]
+        )
+    Console().print(table)
+
+
+@dead_letters.command()
+def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names a case.")]) -> None:
+    """Ring again for the case that a dead letter names."""
+    chosen = settings()
+    with open_database().transaction() as session:
+        found = next((one for one in list_dead_letters(session, limit=10_000) if one.id == letter), None)
+        case = None if found is None else _named_case(found.body)
+        if case is None:
+            typer.echo("bonafide: this dead letter names no case: nothing can be rung for", err=True)
+            raise typer.Exit(1)
+        doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
+        if not doorbell.dispatch_case(case):
+            typer.echo("bonafide: the broker does not answer", err=True)
+            raise typer.Exit(1)
+        mark_replayed(session, letter)
+    typer.echo(f"rang for case {case}")
+
+
+def _named_case(body: str) -> UUID | None:
+    """The first thing in the message that is a UUID in the place of an argument."""
+    import re
+
+    for match in re.finditer(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", body):
+        case = UUID(match.group())
+        if case.version == 7:  # ours; a message's own id is of version 4
+            return case
+    return None
+
+
+@keys.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the default source of its cases.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help=f"What it may do: {', '.join(SCOPES)}. [default: all]")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Make an API key. It is shown once."""
+    unknown = set(scope or ()) - set(SCOPES)
+    if unknown:
+        raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--scope")
+    with open_database().transaction() as session:
+        secret = add_key(session, name, tuple(scope or SCOPES))
+    typer.echo(json.dumps({"name": name, "key": secret}) if json_ else secret)
+
+
+@keys.command("list")
+def list_keys_(json_: AsJson = False) -> None:
+    """Show the keys: whose, since when, last used."""
+    with open_database().transaction() as session:
+        found = list_keys(session)
+    if json_:
+        for key in found:
+            typer.echo(json.dumps(dataclasses.asdict(key), default=str))
+        return
+    table = Table("prefix", "name", "scopes", "made", "last used", "revoked")
+    for key in found:
+        moments = [
+            f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.last_used_at, key.revoked_at)
+        ]
+        table.add_row(key.prefix, key.name, " ".join(key.scopes), *moments)
+    Console().print(table)
+
+
+@keys.command()
+def revoke(
+    prefix: Annotated[str, typer.Argument(help="The key's prefix: the part between the underscores.")],
+) -> None:
+    """Close a key for ever. Within ten seconds no process believes it any more."""
+    with open_database().transaction() as session:
+        done = revoke_key(session, prefix)
+    if not done:
+        typer.echo(f"bonafide: no open key has the prefix {prefix}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"revoked {prefix}")

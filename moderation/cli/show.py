@@ -1,0 +1,57 @@
+"""How cases look in a terminal: one table for people, one JSON object a line for machines."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from moderation.analysis import ABSTAIN_WORDS, TECHNIQUE_WORDS, Label
+from moderation.wire import CaseOut
+
+_COLOURS = {Label.DEEPFAKE: "red", Label.BONA_FIDE: "green", Label.UNDETERMINED: "yellow"}
+
+
+def print_json_lines(cases: Iterable[CaseOut], named: dict[Any, str] | None = None) -> None:
+    """One case a line. `named` adds the file a case was made of."""
+    for case in cases:
+        line = case.model_dump_json() if named is None else _with_file(case, named.get(case.id))
+        typer.echo(line)
+
+
+def _with_file(case: CaseOut, file: str | None) -> str:
+    return json.dumps({"file": file, **case.model_dump(mode="json")})
+
+
+def verdict_table(cases: Iterable[CaseOut], *, first_column: str, names: dict[Any, str]) -> Table:
+    """Picture, verdict, score, technique, first artifact: what a person wants to see at a glance."""
+    first = Column(first_column, no_wrap=True)
+    table = Table(first, "verdict", "score", "technique", "first artifact, or why there is no verdict")
+    for case in cases:
+        table.add_row(escape(Path(names.get(case.id, str(case.id))).name), *_cells(case))
+    return table
+
+
+def _cells(case: CaseOut) -> tuple[str, str, str, str]:
+    verdict = case.verdict
+    if verdict is None:
+        return (
+            f"[dim]{(case.refusal or case.state).replace('_', ' ')}[/]",
+            "",
+            "",
+            escape(case.refusal_message or ""),
+        )
+    word = f"[{_COLOURS[verdict.label]}]{verdict.label.replace('_', ' ')}[/]"
+    score = (
+        ""
+        if verdict.score is None
+        else f"{verdict.score:.2f}" + ("" if verdict.calibrated else " [dim]uncalibrated[/]")
+    )
+    technique = "" if verdict.technique is None else TECHNIQUE_WORDS[verdict.technique]
+    if verdict.abstain is not None:
+        return word, score, technique, ABSTAIN_WORDS[verdict.abstain]
+    first = case.rationale[0] if case.rationale else None
+    return word, score, technique, "" if first is None else escape(f"{first.region}: {first.text}")

@@ -1,0 +1,185 @@
+"""`bonafide up` and `bonafide demo`: the whole system in one terminal, on real servers."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from moderation.cases import CaseState
+from moderation.cli.show import print_json_lines, verdict_table
+from moderation.client import BonaFide
+from moderation.errors import SetupProblem
+from moderation.local import Stack, System, free_port, require_free, start_system
+from moderation.settings import STACK_ENV
+from moderation.wire import CaseOut
+
+_screen = Console(stderr=True)
+
+
+def up(
+    data: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path(".bonafide"),
+    port: Annotated[int, typer.Option(help="Port of the API.")] = 8000,
+) -> None:
+    """Run everything: PostgreSQL, Valkey, S3, migrations, worker, sweeper and API. Ctrl-C stops all."""
+    require_free(port)
+    with _stops_on_sigterm(), _running(data, port) as running:
+        _screen.print(f"[bold green]Bona Fide is up[/] at [bold]{running.url}[/]   (data in {data})")
+        _screen.print(
+            "In another terminal, in this folder: [bold]bonafide submit PICTURE --wait[/], "
+            "[bold]bonafide cases[/], [bold]bonafide doctor[/]. Ctrl-C stops everything."
+        )
+        _wait_until_stopped(running.stack)
+
+
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="Stop once the verdicts are there.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one case a line.")] = False,
+) -> None:
+    """Everything in a fresh folder, with the sample pictures submitted and their verdicts shown."""
+    started = time.monotonic()
+    with _stops_on_sigterm(), _fresh_folder() as folder, _running(folder, free_port()) as running:
+        ready = time.monotonic() - started
+        with _samples() as pictures:
+            done, names = _submit_and_wait(running, pictures)
+        seconds = time.monotonic() - started
+        if json_:
+            print_json_lines(done, names)
+            sys.stdout.flush()
+        else:
+            table = verdict_table(done, first_column="picture", names=names)
+            Console().print(table)
+        _screen.print(f"Everything up in {ready:.1f} s, all verdicts in {seconds:.1f} s.")
+        _screen.print("Models give verdicts; people make decisions. A verdict is an opinion with a score.")
+        if leave:
+            return
+        _screen.print(
+            f"The system keeps running at [bold]{running.url}[/]. In another terminal, in this folder:"
+        )
+        _screen.print(
+            "  [bold]bonafide cases[/]   [bold]bonafide submit YOUR_PICTURE.jpg --wait[/]   Ctrl-C here stops it."
+        )
+        _wait_until_stopped(running.stack)
+
+
+@contextmanager
+def _running(folder: Path, port: int) -> Generator[System]:
+    with Stack(folder) as stack:
+        with _screen.status("starting") as status:
+            system = start_system(stack, port=port, say=status.update)
+        with _announced(stack.folder, system.env):
+            yield system
+
+
+@contextmanager
+def _announced(folder: Path, env: Mapping[str, str]) -> Generator[None]:
+    """Leave the addresses where other commands look: in this folder and beside the data. Gone when we are."""
+    lines = "".join(f"{name}={value}\n" for name, value in env.items())
+    places = {STACK_ENV.absolute(), folder / STACK_ENV.name}
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.touch(mode=0o600)  # it holds the store's secret and an API key
+        place.write_text(lines)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.unlink(missing_ok=True)
+
+
+@contextmanager
+def _fresh_folder() -> Generator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="bonafide-demo-"))
+    folder.chmod(0o755)  # PostgreSQL, which refuses to be root, must be able to enter when we are root
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _samples() -> Generator[list[Path]]:
+    with as_file(files("moderation").joinpath("samples")) as folder:
+        found = sorted(path for path in folder.iterdir() if path.suffix == ".jpg")
+        if not found:
+            raise SetupProblem("the sample pictures are not installed")
+        yield found
+
+
+def _submit_and_wait(running: System, pictures: Iterable[Path]) -> tuple[list[CaseOut], dict[UUID, str]]:
+    """Submit all, show how they come back one by one, and return them in the order of the pictures."""
+    with BonaFide(running.url, running.key) as client:
+        names = {client.submit_file(path, source="demo", reason="sample").id: path.name for path in pictures}
+        waiting = set(names)
+        with _progress() as progress:
+            task = progress.add_task("analysing", total=len(names))
+            while waiting:
+                _still_alive(running.stack)
+                waiting = {
+                    c.id
+                    for c in client.cases(source="demo")
+                    if c.state in (CaseState.WAITING, CaseState.ANALYZING)
+                }
+                progress.update(task, completed=len(names) - len(waiting))
+                time.sleep(0.2 if waiting else 0)
+        return [client.case(case) for case in names], names
+
+
+def _progress() -> Progress:
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    ]
+    return Progress(*columns, console=_screen, transient=True)
+
+
+def _still_alive(stack: Stack) -> None:
+    fallen = stack.fallen()
+    if fallen is not None:
+        raise SetupProblem(f"{fallen} ended by itself: {stack.last_words(fallen)}")
+
+
+def _wait_until_stopped(stack: Stack) -> None:
+    try:
+        while True:
+            _still_alive(stack)
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        _screen.print("stopping")
+
+
+@contextmanager
+def _stops_on_sigterm() -> Generator[None]:
+    """SIGTERM, and a terminal that is closed, end us as Ctrl-C does: in order, with nothing left behind."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130 if os.isatty(0) else 0)

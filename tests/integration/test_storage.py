@@ -1,0 +1,166 @@
+"""Reading from S3: the exact bytes, within limits, from our buckets alone. Against a real S3 server each time."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import boto3
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+from moderation.cases import ImageRef
+from moderation.errors import BucketNotAllowed, ImageMissing, ImageTooLarge, StorageUnavailable
+from moderation.local import BUCKET
+from moderation.settings import Settings
+from moderation.storage import Storage
+
+
+def test_the_bytes_come_back_with_their_digest(storage: Storage) -> None:
+    image = storage.put_image("a/b c/ü.jpg", b"the bytes", "image/jpeg")
+
+    fetched = storage.fetch_image(image)
+
+    assert fetched.data == b"the bytes"
+    assert fetched.sha256 == hashlib.sha256(b"the bytes").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        pytest.param(ImageRef(BUCKET, "nobody/put/this"), ImageMissing, id="no such key"),
+        pytest.param(ImageRef("elsewhere", "a.jpg"), BucketNotAllowed, id="a bucket that is not ours"),
+        pytest.param(ImageRef(BUCKET, "../../etc/passwd"), ImageMissing, id="a key that climbs"),
+    ],
+)
+def test_what_cannot_be_read_says_why(storage: Storage, image: ImageRef, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        storage.fetch_image(image)
+
+
+def test_a_bucket_that_was_deleted_holds_nothing(settings: Settings) -> None:
+    gone = Storage(settings.model_copy(update={"s3_buckets": ("gone-bucket",)}))
+
+    with pytest.raises(ImageMissing):
+        gone.fetch_image(ImageRef("gone-bucket", "a.jpg"))
+
+
+def test_a_file_over_the_limit_is_given_up(settings: Settings, storage: Storage) -> None:
+    image = storage.put_image("large.jpg", b"x" * 5000, "image/jpeg")
+
+    with pytest.raises(ImageTooLarge, match="5,000 bytes"):
+        Storage(settings.model_copy(update={"image_max_bytes": 4999})).fetch_image(image)
+    assert len(Storage(settings.model_copy(update={"image_max_bytes": 5000})).fetch_image(image).data) == 5000
+
+
+def test_wrong_credentials_are_our_fault_not_the_images(settings: Settings, storage: Storage) -> None:
+    image = storage.put_image("a.jpg", b"x", "image/jpeg")
+    stranger = Storage(settings.model_copy(update={"s3_access_key_id": "stranger"}))
+
+    with pytest.raises(StorageUnavailable):
+        stranger.fetch_image(image)
+
+
+def test_a_view_url_shows_the_image_and_a_changed_one_does_not(storage: Storage) -> None:
+    image = storage.put_image("view.jpg", b"shown", "image/jpeg")
+
+    url = storage.sign_view(image)
+
+    assert httpx.get(url).content == b"shown"
+    assert httpx.get(url[:-4] + "0000").status_code in (400, 403)
+    with pytest.raises(BucketNotAllowed):
+        storage.sign_view(ImageRef("elsewhere", "a.jpg"))
+
+
+@pytest.fixture(scope="module")
+def versioned() -> Iterator[Storage]:
+    """A store that keeps versions: the embedded one does not."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    keys = {"s3_access_key_id": "test", "s3_secret_access_key": "test"}
+    client = boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket="versions")
+    client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    yield Storage(Settings.model_validate({"s3_endpoint_url": address, "s3_buckets": "versions", **keys}))
+    server.stop()
+
+
+def test_the_version_that_was_flagged_is_the_one_that_is_read(versioned: Storage) -> None:
+    first = versioned.put_image("photo.jpg", b"first", "image/jpeg")
+    second = versioned.put_image("photo.jpg", b"second", "image/jpeg")
+
+    assert first.version_id != second.version_id
+    assert versioned.fetch_image(first).data == b"first"
+    newest = versioned.fetch_image(ImageRef("versions", "photo.jpg"))
+    assert (newest.data, newest.version_id) == (b"second", second.version_id)
+
+
+def test_a_version_that_never_was_is_missing(versioned: Storage) -> None:
+    versioned.put_image("photo.jpg", b"x", "image/jpeg")
+
+    with pytest.raises(ImageMissing):
+        versioned.fetch_image(ImageRef("versions", "photo.jpg", "00000000-0000-0000-0000-000000000000"))
+
+
+class _Misbehaving(BaseHTTPRequestHandler):
+    """An S3 server on a bad day: errors, and bodies shorter than they say."""
+
+    def do_GET(self) -> None:
+        if "short" in self.path:
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"only this")
+            return
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the tests' output is for failures."""
+
+
+@pytest.fixture(scope="module")
+def misbehaving() -> Iterator[Storage]:
+    server = HTTPServer(("127.0.0.1", 0), _Misbehaving)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    yield Storage(
+        Settings.model_validate(
+            {
+                "s3_endpoint_url": address,
+                "s3_buckets": "day",
+                "s3_access_key_id": "x",
+                "s3_secret_access_key": "y",
+            }
+        )
+    )
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("key", ["short.jpg", "error.jpg"])
+def test_a_store_on_a_bad_day_is_tried_again_later(misbehaving: Storage, key: str) -> None:
+    with pytest.raises(StorageUnavailable):
+        misbehaving.fetch_image(ImageRef("day", key))
+
+
+def test_a_store_that_is_not_there_is_unavailable() -> None:
+    values = {
+        "s3_endpoint_url": "http://127.0.0.1:9",
+        "s3_buckets": "b",
+        "s3_access_key_id": "x",
+        "s3_secret_access_key": "y",
+    }
+
+    with pytest.raises(StorageUnavailable):
+        Storage(Settings.model_validate(values)).fetch_image(ImageRef("b", "a.jpg"))

@@ -1,0 +1,52 @@
+import pytest
+
+from moderation.analysis import Abstain, Label, Technique, Verdict, image_verdict
+from tests.builders import a_verdict, bona_fide, undecided, with_verdict
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "label"),
+    [
+        pytest.param([], Label.UNDETERMINED, id="nobody to judge"),
+        pytest.param([bona_fide()], Label.BONA_FIDE, id="one honest face"),
+        pytest.param([bona_fide(), a_verdict()], Label.DEEPFAKE, id="one forged face makes a forged image"),
+        pytest.param(
+            [bona_fide(), undecided()], Label.UNDETERMINED, id="the unread face may be the forged one"
+        ),
+        pytest.param(
+            [undecided(score=0.9), a_verdict(score=0.6)], Label.DEEPFAKE, id="a verdict beats a doubt"
+        ),
+    ],
+)
+def test_the_image_gets_the_verdict_of_the_face_that_decides(verdicts: list[Verdict], label: Label) -> None:
+    verdict, _ = image_verdict([with_verdict(one) for one in verdicts])
+
+    assert verdict.label is label
+
+
+def test_the_deciding_face_comes_first() -> None:
+    weak, strong = with_verdict(a_verdict(score=0.6)), with_verdict(a_verdict(score=0.95))
+
+    verdict, faces = image_verdict([weak, strong])
+
+    assert faces == (strong, weak)
+    assert verdict.score == 0.95
+
+
+def test_an_image_without_faces_says_so() -> None:
+    verdict, _ = image_verdict([])
+
+    assert verdict.abstain is Abstain.NO_FACE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"label": Label.UNDETERMINED, "technique": None}, id="undetermined without a code"),
+        pytest.param({"abstain": Abstain.UNPARSED}, id="a code beside a verdict"),
+        pytest.param({"label": Label.BONA_FIDE}, id="a technique on a bona fide face"),
+    ],
+)
+def test_a_verdict_that_contradicts_itself_cannot_be_made(fields: dict) -> None:
+    with pytest.raises(ValueError, match="with"):
+        a_verdict(**{"technique": Technique.FS, **fields})

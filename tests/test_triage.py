@@ -1,0 +1,35 @@
+import pytest
+
+from moderation.triage import QueueStats, postponed_for, retry_delay
+
+
+@pytest.mark.parametrize(
+    ("attempt", "least", "most"),
+    [(1, 0.5, 1), (2, 1, 2), (3, 2, 4), (9, 128, 256), (10, 150, 300), (100, 150, 300)],
+)
+def test_the_delay_doubles_up_to_five_minutes(attempt: int, least: float, most: float) -> None:
+    assert retry_delay(attempt, random=0.0) == least
+    assert retry_delay(attempt, random=1.0) == most
+
+
+def test_what_failed_together_does_not_come_back_together() -> None:
+    assert retry_delay(5, random=0.1) != retry_delay(5, random=0.2)
+
+
+def test_delays_never_add_up_to_more_than_is_said() -> None:
+    for postponements in range(30):
+        spent = sum(retry_delay(n, random=1.0) for n in range(1, postponements + 1))
+
+        assert spent <= postponed_for(postponements)
+
+
+@pytest.mark.parametrize(
+    ("stats", "wait"),
+    [
+        pytest.param(QueueStats(0, 0, 9, 0.0, 0.0), 0.0, id="an empty line"),
+        pytest.param(QueueStats(95, 5, 9, 3.0, 10.0), 10.0, id="a hundred ahead at ten a second"),
+        pytest.param(QueueStats(95, 5, 9, 3.0, 0.0), None, id="nobody works"),
+    ],
+)
+def test_the_wait_is_what_is_ahead_over_the_rate(stats: QueueStats, wait: float | None) -> None:
+    assert stats.estimated_wait_seconds == wait

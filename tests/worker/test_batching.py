@@ -1,0 +1,141 @@
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from moderation.analysis import FaceAnalysis
+from moderation.dfa.gpt.detector import FaceCrop
+from moderation.errors import BonafideError, EngineUnavailable
+from tests.builders import a_verdict
+from tests.fakes import ScriptedDetector, a_crop
+from worker.batching import Batcher
+
+
+def _batcher(detector: ScriptedDetector, capacity: int = 64) -> Batcher:
+    batcher = Batcher(detector, capacity=capacity, wait_seconds=0.05)
+    batcher.start()
+    return batcher
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Holds the engine until a test lets it go."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def _gated(gate: threading.Event, **fields: object) -> ScriptedDetector:
+    def answer(crop: FaceCrop) -> FaceAnalysis:
+        gate.wait(10)
+        return FaceAnalysis(crop.face, a_verdict())
+
+    return ScriptedDetector(answer, **fields)
+
+
+def test_faces_of_many_threads_are_analysed_together_by_one_thread() -> None:
+    detector = ScriptedDetector(slots=8)
+    batcher = _batcher(detector)
+
+    asked = [batcher.submit(a_crop(mark), timeout=5) for mark in range(32)]
+    answers = [one.answer.result(timeout=5) for one in asked]
+
+    assert len(answers) == 32
+    assert sum(detector.groups) == 32
+    assert max(detector.groups) > 1
+    assert detector.threads == {"engine"}
+    batcher.stop(timeout=5)
+
+
+def test_each_answer_goes_to_the_face_it_is_about() -> None:
+    def script(crop: FaceCrop) -> FaceAnalysis:
+        return FaceAnalysis(crop.face, a_verdict(score=crop.pixels[0, 0, 0] / 100))
+
+    batcher = _batcher(ScriptedDetector(script))
+
+    asked = [batcher.submit(a_crop(mark), timeout=5) for mark in range(50)]
+
+    assert [one.answer.result(timeout=5).verdict.score for one in asked] == [mark / 100 for mark in range(50)]
+    batcher.stop(timeout=5)
+
+
+def test_a_face_that_fails_fails_alone() -> None:
+    def script(crop: FaceCrop) -> FaceAnalysis | BonafideError:
+        if crop.pixels[0, 0, 0] == 3:
+            return EngineUnavailable("this one does not fit")
+        return FaceAnalysis(crop.face, a_verdict())
+
+    batcher = _batcher(ScriptedDetector(script))
+
+    asked = [batcher.submit(a_crop(mark), timeout=5) for mark in range(6)]
+
+    failed = [index for index, one in enumerate(asked) if one.answer.exception(timeout=5) is not None]
+    assert failed == [3]
+    batcher.stop(timeout=5)
+
+
+def test_an_engine_that_dies_tells_everybody_who_waits() -> None:
+    def script(crop: FaceCrop) -> FaceAnalysis:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    batcher = _batcher(ScriptedDetector(script, slots=2))
+
+    asked = [batcher.submit(a_crop(), timeout=5) for _ in range(2)]
+
+    for one in asked:
+        assert isinstance(one.answer.exception(timeout=5), EngineUnavailable)
+    batcher.stop(timeout=5)
+    assert isinstance(batcher.fault, RuntimeError)
+    with pytest.raises(EngineUnavailable):
+        batcher.submit(a_crop(), timeout=1)
+
+
+def test_a_full_line_makes_its_callers_wait_and_then_says_so(gate: threading.Event) -> None:
+    batcher = _batcher(_gated(gate, slots=1), capacity=1)
+    first = batcher.submit(a_crop(), timeout=5)
+
+    with pytest.raises(EngineUnavailable, match="full"):
+        for _ in range(3):
+            batcher.submit(a_crop(), timeout=0.2)
+
+    gate.set()
+    assert first.answer.result(timeout=5)
+    batcher.stop(timeout=5)
+
+
+def test_stopping_finishes_what_the_model_has_and_refuses_the_line(gate: threading.Event) -> None:
+    detector = _gated(gate, slots=1)
+    batcher = _batcher(detector)
+    taken = batcher.submit(a_crop(), timeout=5)
+    _until(lambda: detector.groups == [1])
+    waiting = batcher.submit(a_crop(), timeout=5)
+
+    gate.set()
+    batcher.stop(timeout=5)
+
+    assert taken.answer.result(timeout=5)
+    assert waiting.answer.done()
+
+
+def test_a_stuck_engine_shows(gate: threading.Event) -> None:
+    detector = _gated(gate, slots=1)
+    batcher = _batcher(detector)
+    assert batcher.stuck_seconds == 0.0
+
+    batcher.submit(a_crop(), timeout=5)
+    _until(lambda: detector.groups == [1])
+    batcher.moved_at -= 500
+
+    assert batcher.stuck_seconds > 499
+    gate.set()
+    batcher.stop(timeout=5)
+
+
+def _until(true: object) -> None:
+    """Wait for another thread, with a deadline."""
+    waiting = threading.Event()
+    for _ in range(1000):
+        if true():  # type: ignore[operator]
+            return
+        waiting.wait(0.005)
+    raise AssertionError("it did not come true within five seconds")

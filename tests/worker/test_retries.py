@@ -1,0 +1,86 @@
+import pytest
+
+from moderation.errors import (
+    BonafideError,
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    EngineUnavailable,
+    ImageRejected,
+    LeaseLost,
+    StorageUnavailable,
+    Unavailable,
+)
+from worker.retries import Forget, HandBack, Refuse, reaction
+
+
+def _react(error: BaseException, postponements: int = 0) -> HandBack | Refuse | Forget:
+    return reaction(error, postponements=postponements, patience_seconds=3600, random=0.5)
+
+
+@pytest.mark.parametrize("error", ImageRejected.__subclasses__(), ids=lambda error: error.code)
+def test_an_image_at_fault_goes_to_a_person_at_once(error: type[ImageRejected]) -> None:
+    what = _react(error("the reason in words"))
+
+    assert isinstance(what, Refuse)
+    assert (what.refusal.code, what.refusal.message) == (error.code, "the reason in words")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageUnavailable("s"),
+        DatabaseUnavailable("d"),
+        BrokerUnavailable("b"),
+        EngineUnavailable("e"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_when_something_else_is_at_fault_the_case_waits(error: Exception) -> None:
+    what = _react(error)
+
+    assert isinstance(what, HandBack)
+    assert 0 < what.due_in <= 1
+
+
+def test_the_delay_grows_with_every_try() -> None:
+    delays = [
+        what.due_in for n in range(8) if isinstance(what := _react(StorageUnavailable("s"), n), HandBack)
+    ]
+
+    assert delays == sorted(delays)
+    assert delays[-1] > 60
+
+
+def test_patience_ends() -> None:
+    what = _react(StorageUnavailable("storage answered SlowDown"), postponements=40)
+
+    assert isinstance(what, Refuse)
+    assert what.refusal.code == "attempts_exhausted"
+    assert "SlowDown" in what.refusal.message
+
+
+def test_a_lost_lease_is_nobodys_business() -> None:
+    assert isinstance(_react(LeaseLost("gone")), Forget)
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyError("bug"), SystemExit(1)], ids=repr)
+def test_a_bug_is_not_retried_and_its_words_are_not_shown(error: BaseException) -> None:
+    what = _react(error)
+
+    assert isinstance(what, Refuse)
+    assert "bug" not in what.refusal.message
+
+
+def test_every_unavailable_thing_is_waited_for() -> None:
+    for kind in Unavailable.__subclasses__():
+        assert isinstance(_react(kind("x")), HandBack)
+
+
+def test_every_error_of_ours_has_a_code_of_its_own() -> None:
+    def below(kind: type[BonafideError]) -> list[type[BonafideError]]:
+        return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
+
+    codes = [kind.code for kind in below(BonafideError) if kind.__module__ == "moderation.errors"]
+
+    assert len(codes) == len(set(codes))
