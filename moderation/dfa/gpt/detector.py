@@ -268,7 +268,7 @@ class Detector:
         verdict = self._verdict(answers)
         if answers.rationale is None:
             return FaceAnalysis(face, verdict)
-        text = self._bundle.codec.decode(answers.rationale).strip()
+        text = _printable(self._bundle.codec.decode(answers.rationale)).strip()
         reply = read_reply(text, complete=answers.complete)
         if reply is None:
             unread = replace(verdict, label=Label.UNDETERMINED, technique=None, abstain=Abstain.UNPARSED)
@@ -317,9 +317,10 @@ class Detector:
         longest = min(max_new_tokens, LONGEST_REPLY)
         for token in self._engine.converse(crop.pixels, asked.before, asked.after, max_new_tokens=longest):
             tokens.append(token)
-            text = bundle.codec.decode(tokens).lstrip()
+            decoded = bundle.codec.decode(tokens)
+            text = _printable(decoded).lstrip()
             # A character may be split over tokens: it is shown once it is whole.
-            if len(text) > len(shown) and text.startswith(shown) and not text.endswith("\ufffd"):
+            if len(text) > len(shown) and text.startswith(shown) and not decoded.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
 
@@ -334,6 +335,11 @@ def fingerprint(spec: BundleSpec, policy: Policy) -> str:
         "policy": dict(vars(policy)),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _printable(text: str) -> str:
+    """Without control characters: what a model writes ends up on terminals and pages."""
+    return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
 def _device(name: str) -> torch.device:
