@@ -304,7 +304,7 @@ def start_system(
     url = f"http://127.0.0.1:{chosen}"
     env = {**addresses.settings(), "BONAFIDE_API_URL": url, **(overrides or {})}
     say("bringing the database up")
-    env["BONAFIDE_API_KEY"] = _prepare_database(env["BONAFIDE_DATABASE_URL"])
+    env["BONAFIDE_API_KEY"] = prepare_database(env["BONAFIDE_DATABASE_URL"])
     start_worker(stack, env)
     stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_intake"))
@@ -327,7 +327,7 @@ def wait_for_worker(stack: Stack, *, name: str = "worker") -> None:
     stack.wait_for(name, (stack.folder / f"{name}.ready").exists, timeout=WORKER_TIMEOUT)
 
 
-def _prepare_database(url: str) -> str:
+def prepare_database(url: str) -> str:
     """Migrate, and make a key for whoever sits at this machine."""
     database = Database(url, pool_size=1)
     schema.upgrade(database)

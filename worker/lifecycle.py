@@ -25,8 +25,8 @@ from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher
 from worker.leases import LeaseKeeper
 from worker.solitude import Solitude
-from worker.station import Station, process_name
-from worker.telemetry import LEASES_HELD, count_batch
+from worker.station import Station
+from worker.telemetry import LEASES_HELD, count_batch, process_name
 from worker.watchdog import Watchdog
 
 #: Seconds between two heartbeats of the consuming loop, and after how many it counts as stuck.

@@ -1,7 +1,5 @@
 """What one worker process has: its connections, its model, its leases. Made at the start, shared by all its threads."""
 
-import os
-import socket
 from dataclasses import dataclass
 
 from moderation.database.connection import Database
@@ -27,8 +25,3 @@ class Station:
     def actor(self) -> str:
         """How this process signs its events."""
         return f"worker:{self.owner}"
-
-
-def process_name() -> str:
-    """Who holds a lease, for an operator who looks: host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"

@@ -19,8 +19,7 @@ from moderation.dispatch import Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
-from worker.station import process_name
-from worker.telemetry import SWEPT
+from worker.telemetry import SWEPT, process_name
 
 #: Cases rung for in one look: a page, so that one transaction stays short.
 PAGE = 1000

@@ -1,5 +1,7 @@
 """What the worker tells: metrics for Prometheus and the case's id on every line of the log."""
 
+import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -54,3 +56,8 @@ def about_case(case_id: str) -> Generator[None]:
     """Every line logged inside carries the case's id."""
     with structlog.contextvars.bound_contextvars(case=case_id):
         yield
+
+
+def process_name() -> str:
+    """Who holds a lease, for an operator who looks: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,63 @@
+# Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
+.PHONY: help install install-dev demo test check format mini chaos clean
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+help:
+	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
+	@echo "make test      every test, on real servers"
+	@echo "make check     what CI runs: format, lint, types, import contracts, tests"
+	@echo "make mini      rebuild the shipped model from its data (DATA=folder)"
+	@echo "make chaos     faults over a running system (N=cases)"
+	@echo "ARGS=--json and the like are passed on"
+
+# A stamp per kind of install: the second run of a command installs nothing.
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Bona Fide needs Python 3.11 or later: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv is missing: install your system's python3-venv package"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(VENV) could not be made: is this folder writable, is the disk full?"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(PIP) --editable '.[model,local]' || { echo "the installation failed: the last lines above say why"; exit 1; }
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) with the tools of the tests (about two minutes, once)"
+	@$(PIP) --editable '.[model,local,dev]' || { echo "the installation failed: the last lines above say why"; exit 1; }
+	@touch $@ $(VENV)/.installed
+
+demo: install
+	@$(BIN)/bonafide demo $(ARGS)
+
+test: install-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --warnings
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(ARGS)
+
+format: install-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+mini: install-dev
+	@test -n "$(DATA)" || { echo "say where the pictures are: make mini DATA=folder (docs/models.md)"; exit 1; }
+	$(BIN)/bonafide dfa train mini --data $(DATA) $(ARGS)
+
+N ?= 300
+chaos: install-dev
+	@$(BIN)/python -m tests.acceptance.flood --count $(N) --faults $(ARGS)
+
+clean:
+	rm -rf $(VENV) .bonafide .pytest_cache .ruff_cache
