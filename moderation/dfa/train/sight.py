@@ -22,9 +22,10 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 from torch.utils.data import DataLoader, IterableDataset
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.tower import Tower
+from moderation.dfa.gpt.tower import Tower, TowerConfig
+from moderation.dfa.instruct.examples import GRID, KINDS, Example, Examples
 from moderation.dfa.instruct.pool import open_pool
-from moderation.dfa.train.examples import GRID, KINDS, Example, Examples
+from moderation.errors import SetupProblem
 
 #: The tower's pixels: (x − 127)/128, as `TowerConfig.residual_gain` assumes, in the form of a bundle's constants.
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
@@ -172,11 +173,15 @@ class Stream(IterableDataset[list[Example]]):
             yield [example for _ in range(self.plan.twos) for example in examples.two(rng)]
 
 
-def batches(pool: Path, plan: SightPlan, *, start: int) -> Iterator[Batch]:
-    """`start` makes a resumed run draw other examples than the first."""
+def example_batches(pool: Path, plan: SightPlan, *, start: int) -> Iterator[list[Example]]:
+    """Batches for ever. `start` makes a resumed run draw other examples than the first."""
     stream = Stream(pool, plan, start=start)
-    loader = DataLoader(stream, batch_size=None, num_workers=plan.loaders, collate_fn=as_batch)
+    loader = DataLoader(stream, batch_size=None, num_workers=plan.loaders, collate_fn=_as_they_are)
     return iter(cast("Any", loader))
+
+
+def _as_they_are(examples: list[Example]) -> list[Example]:
+    return examples
 
 
 def train_tower(tower: Tower, pool: Path, out: Path, plan: SightPlan) -> Tower:
@@ -188,11 +193,11 @@ def train_tower(tower: Tower, pool: Path, out: Path, plan: SightPlan) -> Tower:
     spent, step = learner.resume(out)
     started, saved = time.monotonic() - spent, spent
     with (out / "sight.jsonl").open("a", encoding="utf-8") as log:
-        for batch in batches(pool, plan, start=step):
+        for examples in example_batches(pool, plan, start=step):
             spent = time.monotonic() - started
             if spent >= plan.seconds:
                 break
-            parts = learner.step(batch, progress=spent / plan.seconds)
+            parts = learner.step(as_batch(examples), progress=spent / plan.seconds)
             step += 1
             if step % 10 == 0:
                 log.write(json.dumps({"step": step, "seconds": round(spent), **parts}) + "\n")
@@ -201,7 +206,7 @@ def train_tower(tower: Tower, pool: Path, out: Path, plan: SightPlan) -> Tower:
                 learner.save(out, seconds=spent, step=step)
                 saved = spent
     learner.save(out, seconds=spent, step=step)
-    return learner.averaged_tower()
+    return load_sight(out, tower.config)[0]
 
 
 class Learner:
@@ -278,6 +283,13 @@ class Learner:
         self.steps = state["step"]
         return state["seconds"], state["step"]
 
-    def averaged_tower(self) -> Tower:
-        self.model.load_state_dict(self.average)
-        return cast("Tower", self.model["tower"]).eval()
+
+def load_sight(out: Path, config: TowerConfig) -> tuple[Tower, Heads]:
+    """The averaged tower and heads of a run, finished or not."""
+    file = out / "sight.average.safetensors"
+    if not file.is_file():
+        raise SetupProblem(f"{out} holds no trained tower: run `bonafide dfa train sight` first.")
+    model = nn.ModuleDict({"tower": Tower(config), "heads": Heads(config.hidden_size)})
+    model.load_state_dict(load_file(file))
+    model.eval()
+    return cast("Tower", model["tower"]), cast("Heads", model["heads"])

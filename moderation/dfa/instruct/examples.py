@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from moderation.analysis import Label, Region, Technique
-from moderation.dfa.instruct.forgery.facts import Kind, Rng, Touch
+from moderation.dfa.instruct.filters import supported, visible
+from moderation.dfa.instruct.forgery.facts import Forgery, Kind, Rng, Touch
 from moderation.dfa.instruct.forgery.masks import Portrait, geometry
 from moderation.dfa.instruct.forgery.pairs import (
     Chain,
@@ -84,6 +85,9 @@ class Examples:
         self.bona_fide_origins = _by(rows, Label.BONA_FIDE, "origin")
         self.forged_origins = _by(rows, Label.DEEPFAKE, "origin")
         self.pairs = _pairs(rows)
+        #: Forgeries drawn again because nothing could be seen, and facts left out because the mask did not reach.
+        self.invisible = 0
+        self.unsupported = 0
 
     def two(self, rng: Rng) -> tuple[Example, Example]:
         """A bona fide example and a forged one that share their chain."""
@@ -112,18 +116,30 @@ class Examples:
         rows = self.bona_fide[_drawn({name: TARGETS[name] for name in self.bona_fide}, rng)]
         row, other = rows[rng.integers(len(rows))], rows[rng.integers(len(rows))]
         target, source = self._portrait(row), self._portrait(other)
-        forgery = forge(technique, target, source, rng)
+        forgery = self._visible_forgery(technique, target, source, rng)
+        facts = supported(forgery, target.face)
+        self.unsupported += len(forgery.facts) - len(facts)
         pixels = null_edit(target, rng) if rng.random() < 0.5 else target.pixels
         forged = Example(
             pixels=delivered(chain, forgery.pixels, SIZE),
             deepfake=True,
             technique=technique,
             grid=_cells(mask_through(chain, forgery.mask, SIZE)),
-            facts=forgery.facts,
+            facts=facts or None,
             origin=f"lab/{technique}/{forgery.recipe}",
             group=row.group,
         )
         return self._bona_fide(pixels, row, chain), forged
+
+    def _visible_forgery(self, technique: Technique, target: Portrait, source: Portrait, rng: Rng) -> Forgery:
+        """What nobody can see teaches that bona fide is forged: such a draw is drawn again, a few times."""
+        forgery = forge(technique, target, source, rng)
+        for _ in range(3):
+            if visible(forgery, target.pixels):
+                break
+            self.invisible += 1
+            forgery = forge(technique, target, source, rng)
+        return forgery
 
     def _pooled_two(
         self, bona_fide: Pooled, forged: Pooled, chain: Chain, rng: Rng

@@ -1,0 +1,310 @@
+"""A trained bundle judged on people it never saw, through the engine that serves it. Numbers beside their controls.
+
+DFA-Bench is wider; this is what a model card needs at once: DF-D per source and technique, DF-C, AD against the
+facts of the lab with a blind template and a shuffled picture beside it, invented regions, and the shortcuts that a
+number of a file alone would find.
+"""
+
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.bundle import Bundle
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
+from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
+from moderation.dfa.instruct.pool import Pool
+from moderation.dfa.train.scores import (
+    Estimate,
+    auc_estimate,
+    blind_regions,
+    estimate,
+    macro_f1,
+    region_f1,
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One example and what the model said about it."""
+
+    example: Example
+    margin: float
+    mass: float
+    technique: Technique | None  # the highest DF-C answer; None when not asked
+    regions: frozenset[str] | None  # None when the reply could not be read, or was not asked for
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a bundle reached. `None` where there was nothing to measure."""
+
+    #: DF-D AUC against the bona fide of the same source, by source or lab technique.
+    detection: dict[str, Estimate]
+    #: Share called deepfake at the threshold: bona fide by source (FPR), forged by source (TPR).
+    called_deepfake: dict[str, Estimate]
+    technique_macro_f1: Estimate | None
+    #: Rows are the truth, columns the answer, in the order of `Technique`.
+    confusion: list[list[int]]
+    region_f1: Estimate | None
+    blind_region_f1: float
+    shuffled_region_f1: float
+    #: Mean regions named per bona fide face that is called a deepfake or not, as served.
+    invented_regions: Estimate | None
+    unread_replies: int
+    #: AUC of numbers of the file alone, after normalisation: .5 is what we want.
+    shortcuts: dict[str, Estimate]
+    #: Median seconds per face on this machine, detection alone and full analysis.
+    seconds: dict[str, float]
+
+
+def judge(bundle: Bundle, examples: Sequence[Example], *, threshold: float = 0.0) -> list[Judged]:
+    """Ask the engine everything, in order. A margin above `threshold` goes on as a deepfake, others as bona fide."""
+    engine = Engine(
+        bundle.model,
+        bundle.script,
+        bundle.spec.image,
+        route=lambda margin, _: Route.DEEPFAKE if margin > threshold else Route.BONA_FIDE,
+        plan=Plan(max_batch=8, slots=8),
+    )
+    waiting = iter(enumerate(examples))
+
+    def take(room: int) -> list[tuple[int, np.ndarray]] | None:
+        taken = itertools.islice(waiting, room)
+        return [(index, example.pixels) for index, example in taken] or None
+
+    answers: dict[int, Answers] = {}
+    for index, answer in engine.run(lambda room, _idle: take(room)):
+        if isinstance(answer, Exception):
+            raise answer
+        answers[index] = answer
+    return [_judged(bundle, example, answers[index]) for index, example in enumerate(examples)]
+
+
+def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
+    options = answers.options
+    technique = None
+    if options is not None:
+        lengths = {name: len(tokens) for name, tokens in bundle.script.options.items()}
+        technique = max(options, key=lambda name: options[name] / lengths[name])
+    regions = None
+    if answers.rationale is not None:
+        reply = read_reply(bundle.codec.decode(answers.rationale), complete=answers.complete)
+        if reply is not None:
+            regions = frozenset(region for artifact in reply.artifacts for region in artifact.regions)
+    return Judged(example, answers.margin, answers.mass, technique, regions)
+
+
+def test_examples(pool: Pool, *, split: str, lab: int, pooled: int | None, seed: int) -> Iterator[Example]:
+    """`lab` twos of each technique, and up to `pooled` pictures of every origin and label as they are."""
+    rng = np.random.default_rng([seed, 11])
+    examples = Examples(pool, split)
+    for technique in Technique:
+        for _ in range(lab):
+            yield from examples.lab_two(technique, rng)
+    counts: dict[tuple[str, bool], int] = {}
+    for example in pooled_examples(pool, split, rng):
+        key = (example.origin, example.deepfake)
+        counts[key] = counts.get(key, 0) + 1
+        if pooled is None or counts[key] <= pooled:
+            yield example
+
+
+#: Which bona fide pictures a source's forged ones are judged against.
+BONA_FIDE_OF = {
+    "ifg_gan_faces/celebahq_gan": "ifg_gan_faces/celebahq",
+    "ifg_gan_faces/stylegan_tight": "ifg_gan_faces/lfw_tight",
+}
+
+
+def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dict[str, float]) -> Report:
+    """Score what `judge` returned for `test_examples`: the first 8 × `lab` examples are the lab's twos."""
+    lab_judged, pooled = judged[: 8 * lab], judged[8 * lab :]
+    detection, called = _detection(lab_judged, pooled, lab), _called(judged, threshold)
+    forged = [j for j in judged if j.example.deepfake and j.example.technique and j.technique]
+    described = [j for j in lab_judged if j.example.facts and j.margin > threshold]
+    truth = [{touch.region.value for touch in j.example.facts or ()} for j in described]
+    said = [set(j.regions or ()) for j in described]
+    bona_fide = [j for j in judged if not j.example.deepfake]
+    return Report(
+        detection=detection,
+        called_deepfake=called,
+        technique_macro_f1=_technique_f1(forged),
+        confusion=_confusion(forged),
+        region_f1=_regions(described, truth, said),
+        blind_region_f1=_blind_f1(truth),
+        shuffled_region_f1=_shuffled_f1(truth, said),
+        invented_regions=_mean([len(j.regions or ()) for j in bona_fide], bona_fide),
+        unread_replies=sum(j.regions is None for j in judged),
+        shortcuts=_shortcuts(judged),
+        seconds=seconds,
+    )
+
+
+def _detection(lab_judged: Sequence[Judged], pooled: Sequence[Judged], lab: int) -> dict[str, Estimate]:
+    result = {
+        f"lab {technique}": _auc(lab_judged[2 * lab * index : 2 * lab * (index + 1)])
+        for index, technique in enumerate(Technique)
+        if lab
+    }
+    if lab:
+        result["lab all"] = _auc(lab_judged)
+    for origin in sorted({j.example.origin for j in pooled if j.example.deepfake}):
+        partner = BONA_FIDE_OF.get(origin, origin)
+        rows = [j for j in pooled if j.example.origin == (origin if j.example.deepfake else partner)]
+        result[origin] = _auc(rows)
+    if pooled:
+        result["pool all"] = _auc(pooled)
+    return result
+
+
+def _auc(rows: Sequence[Judged]) -> Estimate:
+    return auc_estimate(
+        [j.margin for j in rows], [j.example.deepfake for j in rows], [j.example.group for j in rows]
+    )
+
+
+def _called(judged: Sequence[Judged], threshold: float) -> dict[str, Estimate]:
+    """Share above the threshold for every source and label."""
+    names: dict[str, list[Judged]] = {}
+    for j in judged:
+        kind = "/".join(j.example.origin.split("/")[:2])
+        names.setdefault(f"{'forged' if j.example.deepfake else 'bona fide'} {kind}", []).append(j)
+    return {
+        name: result
+        for name, rows in sorted(names.items())
+        if (result := _mean([float(j.margin > threshold) for j in rows], rows)) is not None
+    }
+
+
+def _mean(values: Sequence[float], rows: Sequence[Judged]) -> Estimate | None:
+    if not rows:
+        return None
+    numbers = np.asarray(values, dtype=float)
+    return estimate(lambda chosen: float(numbers[chosen].mean()), [j.example.group for j in rows])
+
+
+def _technique_f1(forged: Sequence[Judged]) -> Estimate | None:
+    """On forged pictures that were taken for deepfakes, so that DF-C was asked."""
+    if not forged:
+        return None
+    truth = np.array([str(j.example.technique) for j in forged])
+    said = np.array([str(j.technique) for j in forged])
+    classes = [str(technique) for technique in Technique]
+    return estimate(
+        lambda rows: macro_f1(truth[rows].tolist(), said[rows].tolist(), classes),
+        [j.example.group for j in forged],
+    )
+
+
+def _confusion(forged: Sequence[Judged]) -> list[list[int]]:
+    order = list(Technique)
+    return [
+        [sum(j.example.technique is row and j.technique is column for j in forged) for column in order]
+        for row in order
+    ]
+
+
+def _regions(
+    described: Sequence[Judged], truth: Sequence[set[str]], said: Sequence[set[str]]
+) -> Estimate | None:
+    if not described:
+        return None
+    return estimate(
+        lambda rows: region_f1([truth[row] for row in rows], [said[row] for row in rows]),
+        [j.example.group for j in described],
+    )
+
+
+def _blind_f1(truth: Sequence[set[str]]) -> float:
+    """Of the one answer that is best without looking, chosen on these very pictures: a hard control."""
+    return region_f1(truth, [blind_regions(truth)] * len(truth))
+
+
+def _shuffled_f1(truth: Sequence[set[str]], said: Sequence[set[str]]) -> float:
+    """Every answer put beside another picture's facts."""
+    order = np.random.default_rng(5).permutation(len(said))
+    return region_f1(truth, [said[index] for index in order])
+
+
+def _shortcuts(judged: Sequence[Judged]) -> dict[str, Estimate]:
+    """What the size of the file and its sharpness alone would say, by the same PNG for all."""
+    labels = [j.example.deepfake for j in judged]
+    groups = [j.example.group for j in judged]
+    sizes = [float(_png_size(j.example.pixels)) for j in judged]
+    sharpness = [_sharpness(j.example.pixels) for j in judged]
+    return {
+        "bytes": auc_estimate(sizes, labels, groups),
+        "sharpness": auc_estimate(sharpness, labels, groups),
+    }
+
+
+def _png_size(pixels: np.ndarray) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return len(buffer.getvalue())
+
+
+def _sharpness(pixels: np.ndarray) -> float:
+    grey = pixels.astype(np.float32).mean(axis=2)
+    return float(np.abs(np.diff(grey, axis=1)).mean())
+
+
+def seconds_per_face(bundle: Bundle, examples: Sequence[Example]) -> dict[str, float]:
+    """Median seconds of one face alone: detection, and the full analysis of a face called a deepfake."""
+    results: dict[str, float] = {}
+    for name, full in (("detection", False), ("full", True)):
+        engine = Engine(
+            bundle.model,
+            bundle.script,
+            bundle.spec.image,
+            route=lambda _margin, _mass, full=full: Route.DEEPFAKE if full else Route.LEAVE,
+            plan=Plan(max_batch=1, slots=1),
+        )
+        times = [_timed(engine, example.pixels) for example in examples]
+        results[name] = float(np.median(times[1:]))
+    return results
+
+
+def _timed(engine: Engine, pixels: np.ndarray) -> float:
+    waiting = [("face", pixels)]
+    began = time.perf_counter()
+    list(engine.run(lambda _room, _idle: [waiting.pop()] if waiting else None))
+    return time.perf_counter() - began
+
+
+def write_report(result: Report, file: Path) -> None:
+    file.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+
+
+def as_text(result: Report) -> str:
+    """For people and for the model card: Markdown."""
+    lines = ["| DF-D AUC | value [95 % interval], n |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in result.detection.items()]
+    lines += ["", "| called a deepfake | share [95 % interval], n |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in result.called_deepfake.items()]
+    lines += ["", "| other | |", "|---|---|"]
+    lines += [
+        f"| DF-C macro-F1, forged faces called deepfakes | {result.technique_macro_f1} |",
+        f"| AD region F1, lab forgeries called deepfakes | {result.region_f1} |",
+        f"| – the best answer without looking | {result.blind_region_f1:.3f} |",
+        f"| – answers beside other pictures | {result.shuffled_region_f1:.3f} |",
+        f"| invented regions per bona fide face | {result.invented_regions} |",
+        f"| replies that could not be read | {result.unread_replies} |",
+    ]
+    lines += [f"| shortcut AUC of {name} alone | {value} |" for name, value in result.shortcuts.items()]
+    lines += [f"| seconds per face, {name} | {value:.3f} |" for name, value in result.seconds.items()]
+    names = [str(technique) for technique in Technique]
+    lines += ["", f"| DF-C truth ╲ answer | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += [
+        f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, result.confusion, strict=True)
+    ]
+    return "\n".join(lines) + "\n"

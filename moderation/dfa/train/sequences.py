@@ -1,0 +1,97 @@
+"""Conversations in tokens, with a weight on every token that is learnt: answers alone, the verdict most of all.
+
+B sequences, T tokens, P visual tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moderation.dfa.gpt.prompts import PromptSet
+from moderation.dfa.gpt.script import Codec
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """One conversation."""
+
+    tokens: tuple[int, ...]
+    #: Weight of predicting each token; 0 for what people say.
+    weights: tuple[float, ...]
+    #: Index of the DF-D answer word. None when the conversation does not begin with DF-D.
+    verdict: int | None
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Conversations side by side, padded at the end."""
+
+    tokens: Tensor  # (B, T) int64
+    mask: Tensor  # (B, T) int64: 1 where there is a token
+    weights: Tensor  # (B, T) float32
+    #: Index of the token that predicts the verdict.
+    verdicts: Tensor  # (V,) int64
+    rows: Tensor  # (V,) int64: which sequences have a verdict
+
+
+def tokenise(
+    turns: Sequence[tuple[str, str]],
+    prompts: PromptSet,
+    codec: Codec,
+    *,
+    image_token: int,
+    patches: int,
+    verdict_weight: float = 1.0,
+) -> Tokenised:
+    """A conversation with the picture's place widened to P tokens."""
+    text, spans = _spans(turns, prompts)
+    encoding = codec.tokenizer.encode(text, add_special_tokens=False)
+    tokens: list[int] = [] if codec.start is None else [codec.start]
+    weights = [0.0] * len(tokens)
+    verdict = None
+    for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+        if token == image_token:
+            tokens += [token] * patches
+            weights += [0.0] * patches
+            continue
+        inside = any(start < end and stop > begin for begin, end in spans)
+        if inside and verdict is None:
+            verdict = len(tokens)
+        tokens.append(token)
+        weights.append(float(inside))
+    detects = turns[0][0] in prompts.detection
+    if detects and verdict is not None:
+        weights[verdict] = verdict_weight
+    return Tokenised(tuple(tokens), tuple(weights), verdict if detects else None)
+
+
+def _spans(turns: Sequence[tuple[str, str]], prompts: PromptSet) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation and where its answers are, each with the mark that ends it."""
+    text, spans = "", list[tuple[int, int]]()
+    for question, answer in turns:
+        text += prompts.ask(question) if text else prompts.open(question)
+        spans.append((len(text), len(text) + len(prompts.reply(answer)) + len(prompts.end)))
+        text += prompts.reply(answer)
+    return text + prompts.end, spans
+
+
+def pad(sequences: Sequence[Tokenised], *, padding: int) -> Padded:
+    longest = max(len(sequence.tokens) for sequence in sequences)
+    tokens = torch.full((len(sequences), longest), padding)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.int64)
+    weights = torch.zeros((len(sequences), longest))
+    for row, sequence in enumerate(sequences):
+        length = len(sequence.tokens)
+        tokens[row, :length] = torch.tensor(sequence.tokens)
+        weights[row, :length] = torch.tensor(sequence.weights)
+        mask[row, :length] = 1
+    answered = [(row, s.verdict - 1) for row, s in enumerate(sequences) if s.verdict is not None]
+    return Padded(
+        tokens=tokens,
+        mask=mask,
+        weights=weights,
+        verdicts=torch.tensor([place for _, place in answered], dtype=torch.int64),
+        rows=torch.tensor([row for row, _ in answered], dtype=torch.int64),
+    )
