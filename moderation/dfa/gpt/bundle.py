@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -339,8 +340,11 @@ def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> Ll
     folder = spec.folder / cast("str", spec.adapter)
     _require_fit(model, spec, folder)
     try:
-        # Else peft keeps float32 copies beside a bfloat16 base and casts in every layer.
-        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 in words that will be renamed.
+            warnings.simplefilter("ignore", FutureWarning)
+            # Else peft keeps float32 copies beside a bfloat16 base and casts in every layer.
+            adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
         merged = cast("Any", adapted).merge_and_unload(safe_merge=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise BundleMismatch(f"The adapter in {folder} does not merge into its base: {error}") from error
