@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from PIL import Image, ImageFilter
 
 from moderation.analysis import Abstain, Box, Face, PictureFacts
@@ -19,6 +21,15 @@ from moderation.errors import BundleMismatch
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 PORTRAITS = sorted(SAMPLES.glob("portrait-*.jpg"))
 WITH_A_FACE = [*PORTRAITS, *sorted(SAMPLES.glob("forged-*.jpg"))]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in a worker, where many pictures are searched at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def a_portrait(number: int = 1) -> Picture:
@@ -106,6 +117,16 @@ def test_a_face_that_the_frame_cuts_is_found() -> None:
     cut = Picture(portrait.pixels[:, int(face.box.left + face.box.width * 0.2) :], portrait.facts)
 
     assert len(find_faces(cut)) == 1
+
+
+def test_a_dim_and_flat_picture_gets_a_second_look() -> None:
+    portrait = a_portrait()
+    (face,) = find_faces(portrait)
+    tight = crop_face(portrait, face, 224, margin=0.9)
+
+    flat = a_picture(Image.fromarray((90 + tight // 25).astype(np.uint8)))
+
+    assert len(find_faces(flat)) == 1
 
 
 def test_faces_come_largest_first_and_no_more_than_asked_for() -> None:
