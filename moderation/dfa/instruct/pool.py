@@ -201,7 +201,7 @@ def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple
         split=split_of(picture.group),
         terms=picture.terms,
         sha256=digest,
-        landmarks=_landmarks_in_crop(face),
+        landmarks=landmarks_in_crop(face),
         face_side=side,
         found=found,
     )
@@ -233,7 +233,8 @@ def _face(picture: Picture) -> tuple[Face, bool]:
     return Face(box, 0.0), False
 
 
-def _landmarks_in_crop(face: Face) -> tuple[tuple[float, float], ...]:
+def landmarks_in_crop(face: Face) -> tuple[tuple[float, float], ...]:
+    """Where a face's landmarks lie in its pooled crop; those of a canonical face when it has none."""
     box = face.box
     side = MARGIN * max(box.width, box.height)
     left, top = (box.left + box.right - side) / 2, (box.top + box.bottom - side) / 2

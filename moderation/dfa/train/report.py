@@ -66,13 +66,18 @@ class Report:
     seconds: dict[str, float]
 
 
-def judge(bundle: Bundle, examples: Sequence[Example], *, threshold: float = 0.0) -> list[Judged]:
-    """Ask the engine everything, in order. A margin above `threshold` goes on as a deepfake, others as bona fide."""
+def judge(
+    bundle: Bundle, examples: Sequence[Example], *, threshold: float = 0.0, describe: bool = True
+) -> list[Judged]:
+    """Ask the engine everything, in order. A margin above `threshold` goes on as a deepfake, others as bona fide.
+
+    Without `describe` only the verdict is asked for.
+    """
     engine = Engine(
         bundle.model,
         bundle.script,
         bundle.spec.image,
-        route=lambda margin, _: Route.DEEPFAKE if margin > threshold else Route.BONA_FIDE,
+        route=lambda margin, _: _route(margin > threshold) if describe else Route.LEAVE,
         plan=Plan(max_batch=8, slots=8),
     )
     waiting = iter(enumerate(examples))
@@ -87,6 +92,10 @@ def judge(bundle: Bundle, examples: Sequence[Example], *, threshold: float = 0.0
             raise answer
         answers[index] = answer
     return [_judged(bundle, example, answers[index]) for index, example in enumerate(examples)]
+
+
+def _route(deepfake: bool) -> Route:  # noqa: FBT001  there is nothing else to say
+    return Route.DEEPFAKE if deepfake else Route.BONA_FIDE
 
 
 def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:

@@ -1,0 +1,194 @@
+"""The paper's parts: forge, build instruction data, train, calibrate. Each command is one run on files.
+
+torch is imported inside the commands: `bonafide --help` answers at once.
+"""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from moderation.analysis import Technique
+from moderation.errors import SetupProblem
+
+app = typer.Typer(help="Forge, build, train, calibrate: the paper's parts.", no_args_is_help=True)
+train = typer.Typer(help="Train a bundle.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Data = Annotated[
+    Path,
+    typer.Option(help="The folder with dfdc_faces224, lfw_faceswap, ifg_gan_faces and congress_portraits."),
+]
+
+_console = Console(stderr=True, highlight=False)
+
+
+def _show(data: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(data))
+        return
+    for name, value in data.items():
+        typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def forge(
+    pictures: Annotated[list[Path], typer.Argument(help="Bona fide pictures, at least one with a face.")],
+    out: Annotated[Path, typer.Option(help="Folder for forgeries, masks and facts.")],
+    technique: Annotated[
+        list[Technique] | None, typer.Option(help="FS, FR, FE or EFS; may be repeated. Default: all four.")
+    ] = None,
+    mark: Annotated[bool, typer.Option(help="Write FORGED across each forgery.")] = True,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make forgeries with exact masks and facts from bona fide faces."""
+    from moderation.dfa.instruct.workshop import forge_files
+
+    written, faceless = forge_files(pictures, out, technique or list(Technique), mark=mark, seed=seed)
+    _show(
+        {"written": written, "without_face": [str(file) for file in faceless], "out": str(out)},
+        as_json=as_json,
+    )
+
+
+@app.command()
+def instruct(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for pictures, conversations and the manifest.")],
+    pool: Annotated[
+        Path | None, typer.Option(help="Where the normalised pictures are kept. Default: OUT/pool.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="How many twos of bona fide and forged pictures.")] = 2000,
+    split: Annotated[
+        str, typer.Option(help="train, calibration or test: never the same person in two.")
+    ] = "train",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Build DFA-Instruct: LLaVA conversations of all four tasks, from exact facts. Goes on where it stopped."""
+    from moderation.dfa.gpt.prompts import load_prompts
+    from moderation.dfa.instruct.builder import build
+    from moderation.dfa.instruct.pool import build_pool, open_pool
+
+    kept = pool or out / "pool"
+    if not (kept / "losses.json").is_file():
+        with _console.status("Bringing every picture to the pool's normal form …"):
+            build_pool(data, kept)
+    with _console.status("Building …") as status:
+        counts = build(
+            open_pool(kept),
+            out,
+            load_prompts(),
+            split=split,
+            twos=pairs,
+            seed=seed,
+            progress=lambda done: status.update(f"Building: {done:,} of {pairs:,} pairs"),
+        )
+    _show({**counts, "conversations": str(out / "conversations.json")}, as_json=as_json)
+
+
+@train.command()
+def mini(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
+    work: Annotated[
+        Path,
+        typer.Option(help="Where the pool and the checkpoints are kept; a later run goes on from there."),
+    ] = Path("runs/mini"),
+    sight: Annotated[float, typer.Option(help="Minutes for the tower.")] = 180,
+    speech: Annotated[float, typer.Option(help="Minutes for the language model.")] = 60,
+    threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 2,
+    loaders: Annotated[int, typer.Option(help="Processes that forge.")] = 1,
+    version: Annotated[str, typer.Option(help="The bundle's version, for people.")] = "1",
+    seed: Seed = 0,
+) -> None:
+    """Rebuild the shipped bundle: pool, tower, language model, calibration, report and model card."""
+    from moderation.dfa.train.mini import MiniPlan, train_mini
+    from moderation.dfa.train.report import as_text
+    from moderation.dfa.train.sight import SightPlan
+    from moderation.dfa.train.speech import SpeechPlan
+
+    plan = MiniPlan(
+        sight=SightPlan(seconds=60 * sight, threads=threads, loaders=loaders, seed=seed),
+        speech=SpeechPlan(seconds=60 * speech, threads=threads, loaders=loaders, seed=seed),
+        version=version,
+    )
+    spec, result = train_mini(
+        data, work, out, plan, now=datetime.datetime.now(datetime.UTC), say=_console.print
+    )
+    typer.echo(as_text(result))
+    typer.echo(f"bundle: {spec.folder}")
+
+
+@train.command()
+def lora(
+    base: Annotated[str, typer.Option(help="A bundle's folder, mini, or org/name@revision.")],
+    data: Annotated[Path, typer.Option(help="conversations.json in LLaVA's form.")],
+    out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
+    name: Annotated[str, typer.Option(help="The bundle's name.")] = "dfa-gpt",
+    licence: Annotated[str, typer.Option(help="The licence that base and data impose.")] = "research only",
+    training_data: Annotated[str, typer.Option(help="Sources of the data, for the card.")] = "not stated",
+    rank: Annotated[int, typer.Option(help="LoRA's r.")] = 128,
+    alpha: Annotated[int, typer.Option(help="LoRA's alpha.")] = 256,
+    dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.05,
+    rate: Annotated[float, typer.Option(help="Learning rate of the LoRA matrices.")] = 2e-4,
+    projector_rate: Annotated[float, typer.Option(help="Learning rate of the projector.")] = 2e-5,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    batch: Annotated[int, typer.Option(help="Conversations of one forward.")] = 16,
+    accumulate: Annotated[int, typer.Option(help="Forwards of one step.")] = 1,
+    warmup: Annotated[float, typer.Option(help="Share of all steps.")] = 0.03,
+    checkpointing: Annotated[bool, typer.Option(help="Less memory for more time.")] = False,
+    most_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train an adapter by the paper's recipe on any LLaVA-layout base. Resumes from OUT."""
+    from moderation.dfa.train.lora import LoraPlan, lora_bundle
+
+    plan = LoraPlan(
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        rate=rate,
+        projector_rate=projector_rate,
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate,
+        warmup=warmup,
+        checkpointing=checkpointing,
+        most_steps=most_steps,
+        seed=seed,
+    )
+    losses, spec = lora_bundle(
+        base, data, out, plan, device=device, name=name, licence=licence, training_data=training_data
+    )
+    if losses:
+        typer.echo(f"loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last, {len(losses)} steps")
+    typer.echo(f"bundle: {spec.folder}")
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder. Its calibration is replaced.")],
+    labels: Annotated[
+        Path, typer.Argument(help="A CSV with the columns file and label (deepfake, bona_fide).")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Fit a bundle's probabilities on pictures with known labels."""
+    from moderation.dfa.train.calibrate import calibrate_bundle
+
+    if not labels.is_file():
+        raise SetupProblem(f"{labels} is missing: a CSV with the columns file and label.")
+    today = datetime.datetime.now(datetime.UTC).date()
+    platt, without_face = calibrate_bundle(bundle, labels, today=today)
+    _show(
+        {"a": platt.a, "b": platt.b, "n": platt.n, "version": platt.version, "without_face": without_face},
+        as_json=as_json,
+    )

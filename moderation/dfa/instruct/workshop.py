@@ -1,0 +1,71 @@
+"""The lab on files: bona fide pictures in, forged ones beside them, with masks and facts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.faces import find_faces
+from moderation.dfa.gpt.pixels import crop_face, decode_picture
+from moderation.dfa.instruct.forgery.facts import Forgery
+from moderation.dfa.instruct.forgery.masks import Portrait, geometry
+from moderation.dfa.instruct.forgery.pairs import forge
+from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop
+from moderation.errors import SetupProblem
+
+#: Written across a marked forgery.
+MARK = "FORGED"
+
+
+def portrait(file: Path) -> Portrait | None:
+    """The largest face of a picture as the lab takes it. None when there is none."""
+    picture = decode_picture(file.read_bytes())
+    faces = [face for face in find_faces(picture, at_most=1) if face.landmarks is not None]
+    if not faces:
+        return None
+    landmarks = np.array(landmarks_in_crop(faces[0]))
+    return Portrait(crop_face(picture, faces[0], CROP, MARGIN), geometry(landmarks, CROP))
+
+
+def forge_files(
+    files: Sequence[Path], out: Path, techniques: Sequence[Technique], *, mark: bool, seed: int
+) -> tuple[int, list[Path]]:
+    """Forge each face by each technique. Returns how many were written, and the files without a face.
+
+    Beside every forgery lie the bona fide crop, the mask and the facts. `mark` writes across the forged picture what
+    it is: nobody's forged face leaves a laboratory without.
+    """
+    portraits = [(file, portrait(file)) for file in files]
+    found = [(file, face) for file, face in portraits if face is not None]
+    if not found:
+        raise SetupProblem("No face was found in any of the pictures.")
+    out.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for number, (file, face) in enumerate(found):
+        other = found[(number + 1) % len(found)][1]
+        Image.fromarray(face.pixels).save(out / f"{file.stem}.bona_fide.png")
+        for technique in techniques:
+            rng = np.random.default_rng([seed, number, list(Technique).index(technique)])
+            _write(forge(technique, face, other, rng), out / f"{file.stem}.{technique}", mark=mark)
+            written += 1
+    return written, [file for file, face in portraits if face is None]
+
+
+def _write(forgery: Forgery, stem: Path, *, mark: bool) -> None:
+    image = Image.fromarray(forgery.pixels)
+    if mark:
+        ImageDraw.Draw(image).text((6, 4), MARK, fill=(255, 0, 0), font_size=28)
+    image.save(stem.with_name(f"{stem.name}.png"))
+    Image.fromarray((forgery.mask * 255).astype(np.uint8)).save(stem.with_name(f"{stem.name}.mask.png"))
+    facts = {
+        "technique": forgery.technique,
+        "recipe": forgery.recipe,
+        "touches": [
+            {"region": touch.region, "kind": touch.kind, "strength": round(touch.strength, 3)}
+            for touch in forgery.facts
+        ],
+    }
+    stem.with_name(f"{stem.name}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,327 @@
+"""The paper's recipe on any LLaVA-layout base: vision encoder frozen, projector trained, LoRA on the language model.
+
+The defaults are those of LLaVA-1.5's task recipe (haotian-liu/LLaVA, scripts/v1_5/finetune_task_lora.sh), because the
+paper states none. Every one is a flag. It ends in a bundle: the base by reference or by copy, and the adapter.
+
+B sequences, T tokens, P visual tokens, V vocabulary.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  what everybody calls it
+from transformers import LlavaForConditionalGeneration
+
+from moderation.dfa.gpt.bundle import (
+    Bundle,
+    BundleCard,
+    BundleSpec,
+    ImageSpec,
+    load_bundle,
+    resolve_bundle,
+    write_card,
+)
+from moderation.dfa.gpt.prompts import PromptSet
+from moderation.dfa.gpt.script import Codec
+from moderation.dfa.instruct.builder import read_llava, read_picture
+from moderation.dfa.train.sequences import Padded, Tokenised, pad, tokenise
+from moderation.errors import SetupProblem
+
+#: The language model's linears alone. A bare list of names would also hit CLIP's q_proj, k_proj and v_proj.
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+PROJECTOR = "multi_modal_projector"
+
+
+@dataclass(frozen=True)
+class LoraPlan:
+    """How an adapter is trained. Recorded beside it."""
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    rate: float = 2e-4
+    projector_rate: float = 2e-5
+    epochs: float = 1.0
+    #: Conversations of one forward, and forwards of one step.
+    batch: int = 16
+    accumulate: int = 1
+    warmup: float = 0.03  # share of all steps
+    longest: int = 2048  # tokens; longer conversations are left out and counted
+    #: Recompute activations in the backward pass: less memory for a third more time.
+    checkpointing: bool = False
+    seed: int = 0
+    #: Steps between checkpoints of the adapter and its optimiser.
+    save_every: int = 200
+    #: Stop after this many steps, whatever `epochs` says. None: run to the end.
+    most_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """A picture and its conversation, in tokens."""
+
+    picture: Path
+    sequence: Tokenised
+
+
+def adapted(model: LlavaForConditionalGeneration, plan: LoraPlan) -> PeftModel:
+    """The base with fresh LoRA matrices and a projector that learns; everything else stands still."""
+    config = LoraConfig(
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=TARGETS,
+        modules_to_save=[PROJECTOR],
+        task_type="CAUSAL_LM",
+    )
+    return cast("PeftModel", get_peft_model(cast("Any", model), config))
+
+
+def told(
+    conversations: Path, prompts: PromptSet, codec: Codec, *, image_token: int, patches: int, longest: int
+) -> tuple[list[Told], int]:
+    """All conversations of a LLaVA file in tokens, and how many were too long."""
+    everything = [
+        Told(picture, tokenise(turns, prompts, codec, image_token=image_token, patches=patches))
+        for picture, turns in read_llava(conversations)
+        if turns
+    ]
+    kept = [entry for entry in everything if len(entry.sequence.tokens) <= longest]
+    return kept, len(everything) - len(kept)
+
+
+def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -> list[float]:
+    """Train an adapter for a loaded base and save it under `out`. Resumes from there. Returns the losses.
+
+    `out/adapter` holds the adapter as peft saves it; `out/lora.jsonl` the metrics, one step a line.
+    """
+    torch.manual_seed(plan.seed)
+    base = bundle.model
+    data, too_long = told(
+        conversations,
+        bundle.prompts,
+        bundle.codec,
+        image_token=base.config.image_token_id,
+        patches=patches_of(base, bundle.spec.image),
+        longest=plan.longest,
+    )
+    if not data:
+        raise SetupProblem(f"{conversations} holds no conversation of at most {plan.longest} tokens.")
+    out.mkdir(parents=True, exist_ok=True)
+    model = adapted(base, plan)
+    if plan.checkpointing:
+        base.gradient_checkpointing_enable()
+        base.enable_input_require_grads()
+    steps = planned_steps(len(data), plan)
+    optimiser = torch.optim.AdamW(_groups(model, plan), weight_decay=0.0)
+    start = _resume(model, optimiser, out)
+    losses: list[float] = []
+    model.train()
+    cast("Any", base.model.vision_tower).eval()
+    began = time.monotonic()
+    with (out / "lora.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"conversations": len(data), "too_long": too_long, "steps": steps}) + "\n")
+        for step, rows in enumerate(_draws(len(data), steps, plan)):
+            if step < start:
+                continue  # drawn again so that a resumed run sees what an unbroken one would
+            factor = schedule(step, steps, plan)
+            for group in optimiser.param_groups:
+                group["lr"] = group["rate"] * factor
+            loss = _step(model, optimiser, [[data[row] for row in part] for part in rows], bundle)
+            losses.append(loss)
+            seconds = round(time.monotonic() - began, 2)
+            log.write(
+                json.dumps({"step": step + 1, "loss": loss, "factor": factor, "seconds": seconds}) + "\n"
+            )
+            log.flush()
+            if (step + 1) % plan.save_every == 0:
+                _save(model, optimiser, out, step=step + 1, plan=plan)
+    _save(model, optimiser, out, step=steps, plan=plan)
+    return losses
+
+
+def patches_of(model: LlavaForConditionalGeneration, image: ImageSpec) -> int:
+    """Visual tokens of one picture, asked of the model itself."""
+    weight = model.lm_head.weight
+    blank = torch.zeros((1, 3, image.size, image.size), dtype=weight.dtype, device=weight.device)
+    with torch.inference_mode():
+        features = cast("Any", model.model.get_image_features(blank)).pooler_output
+    return int(features[0].shape[0])
+
+
+def planned_steps(conversations: int, plan: LoraPlan) -> int:
+    steps = math.ceil(conversations * plan.epochs / (plan.batch * plan.accumulate))
+    return max(1, min(steps, plan.most_steps or steps))
+
+
+def schedule(step: int, steps: int, plan: LoraPlan) -> float:
+    """Linear warm-up, then a cosine to nothing. In [0, 1]."""
+    warm = max(1, round(steps * plan.warmup))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _draws(count: int, steps: int, plan: LoraPlan) -> Iterator[list[list[int]]]:
+    """Rows of every step, `accumulate` parts each: each epoch is shuffled anew."""
+    rng = np.random.default_rng(plan.seed)
+    order: list[int] = []
+    for _ in range(steps):
+        parts: list[list[int]] = []
+        for _ in range(plan.accumulate):
+            while len(order) < plan.batch:
+                order += rng.permutation(count).tolist()
+            parts.append(order[: plan.batch])
+            del order[: plan.batch]
+        yield parts
+
+
+def _groups(model: PeftModel, plan: LoraPlan) -> list[dict[str, Any]]:
+    learnt = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    projector = [weight for name, weight in learnt if PROJECTOR in name]
+    matrices = [weight for name, weight in learnt if PROJECTOR not in name]
+    return [
+        {"params": matrices, "rate": plan.rate},
+        {"params": projector, "rate": plan.projector_rate},
+    ]
+
+
+def _step(
+    model: PeftModel, optimiser: torch.optim.Optimizer, parts: Sequence[Sequence[Told]], bundle: Bundle
+) -> float:
+    total = 0.0
+    for part in parts:
+        loss = loss_of(model, part, bundle) / len(parts)
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return total
+
+
+def loss_of(model: nn.Module, part: Sequence[Told], bundle: Bundle) -> Tensor:
+    """Mean cross-entropy of the answers' tokens."""
+    text = bundle.model.config.get_text_config()
+    padding = text.pad_token_id if text.pad_token_id is not None else text.eos_token_id
+    padded = pad([entry.sequence for entry in part], padding=padding)
+    weight = bundle.model.lm_head.weight
+    pixels = normalised([entry.picture for entry in part], bundle.spec.image).to(weight.device, weight.dtype)
+    tokens, mask = padded.tokens.to(weight.device), padded.mask.to(weight.device)
+    logits = model(input_ids=tokens, attention_mask=mask, pixel_values=pixels, use_cache=False).logits
+    return answer_loss(logits, padded)
+
+
+def answer_loss(logits: Tensor, padded: Padded) -> Tensor:
+    """(B, T, V) against the tokens that carry weight: nothing that a person says is learnt."""
+    weights = padded.weights[:, 1:].to(logits.device)
+    wanted = padded.tokens[:, 1:].to(logits.device)
+    costs = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
+    return (costs * weights).sum() / weights.sum()
+
+
+def normalised(pictures: Sequence[Path], image: ImageSpec) -> Tensor:
+    """Stored pictures as the bundle's input (B, 3, S, S) float32."""
+    stacked = np.stack([read_picture(picture, image.size) for picture in pictures])
+    pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values)[None, :, None, None] for values in (image.mean, image.std))
+    return (pixels - mean) / std
+
+
+# --- checkpoints ---
+
+
+def _save(
+    model: PeftModel, optimiser: torch.optim.Optimizer, out: Path, *, step: int, plan: LoraPlan
+) -> None:
+    model.save_pretrained(str(out / "adapter"), safe_serialization=True)
+    (out / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; ours lies beside the bundle
+    state = optimiser.state_dict()["state"]
+    tensors = {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, out / "optimiser.safetensors")
+    (out / "lora.json").write_text(
+        json.dumps({"step": step, "plan": asdict(plan)}, indent=1), encoding="utf-8"
+    )
+
+
+def _resume(model: PeftModel, optimiser: torch.optim.Optimizer, out: Path) -> int:
+    """Steps already done; 0 without a checkpoint."""
+    if not (out / "lora.json").is_file():
+        return 0
+    step = int(json.loads((out / "lora.json").read_text(encoding="utf-8"))["step"])
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_file(out / "adapter" / "adapter_model.safetensors"))
+    state = optimiser.state_dict()
+    for name, value in load_file(out / "optimiser.safetensors").items():
+        index, key = name.split(".", 1)
+        state["state"].setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict(state)
+    return step
+
+
+def write_adapter_bundle(base: BundleSpec, out: Path, card: BundleCard, *, base_model: str) -> BundleSpec:
+    """Make `out` a bundle. A base on the hub is named with its revision; one in a folder is copied beside."""
+    for name in ("lora.json", "optimiser.safetensors"):
+        (out / name).unlink(missing_ok=True)  # a bundle holds what a verdict depends on, and no more
+    config_file = out / "adapter" / "adapter_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_model if base.base else None
+    config_file.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    if base.base is None:
+        for file in base.folder.iterdir():
+            if file.suffix in {".safetensors", ".json"} and file.name != "calibration.json":
+                shutil.copy2(file, out / file.name)
+    return write_card(replace(base, card=card, folder=out, adapter="adapter", calibration=None, digests={}))
+
+
+def lora_bundle(
+    base: str,
+    conversations: Path,
+    out: Path,
+    plan: LoraPlan,
+    *,
+    device: str,
+    name: str,
+    licence: str,
+    training_data: str,
+) -> tuple[list[float], BundleSpec]:
+    """From a base's name to a bundle with an adapter and a model card."""
+    spec = resolve_bundle(base)
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    chosen = torch.device("cuda" if device == "auto" and cuda else "cpu" if device == "auto" else device)
+    # bfloat16 where it is quick; on a CPU it is slower than float32.
+    bundle = load_bundle(spec, device=chosen, dtype=torch.bfloat16 if cuda else torch.float32)
+    losses = train_lora(bundle, conversations, out, plan)
+    card = BundleCard(
+        name=name,
+        version="1",
+        description=f"An adapter by the LLaVA-1.5 task recipe on {spec.card.name}. Not evaluated yet.",
+        licence=licence,
+        training_data=training_data,
+    )
+    written = write_adapter_bundle(spec, out, card, base_model=spec.base or "")
+    (out / "MODEL_CARD.md").write_text(_card_text(card, plan, losses), encoding="utf-8")
+    return losses, written
+
+
+def _card_text(card: BundleCard, plan: LoraPlan, losses: Sequence[float]) -> str:
+    settings = "\n".join(f"| {key} | {value} |" for key, value in asdict(plan).items())
+    fell = f"Loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last." if losses else ""
+    return (
+        f"# {card.name} {card.version}\n\n{card.description}\n\n"
+        f"**Licence**: {card.licence}\n\n**Training data**: {card.training_data}\n\n"
+        f"{fell}\n\n| setting | value |\n|---|---|\n{settings}\n\n"
+        "No score is claimed. Evaluate it, calibrate it on your own labelled cases, and never let it decide alone.\n"
+    )
