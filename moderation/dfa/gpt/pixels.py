@@ -11,6 +11,7 @@ Colour profiles are not applied: the pixels are the stored ones, as in every tra
 
 import hashlib
 import io
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 # not read: a picture decodes or it does not.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Its debug lines quote the metadata of pictures, and its errors repeat what our refusals say.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
