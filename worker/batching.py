@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from moderation.analysis import Analysis, FaceAnalysis
-from moderation.dfa.gpt.detector import FaceCrop, Prepared
+from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError, EngineUnavailable
 
 K = TypeVar("K")

@@ -7,8 +7,8 @@ A `Detector` owns one bundle and its engine. `prepare` may run in many threads; 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,7 +22,6 @@ from moderation.analysis import (
     Face,
     FaceAnalysis,
     Label,
-    PictureFacts,
     Verdict,
     image_verdict,
     undetermined,
@@ -30,6 +29,7 @@ from moderation.analysis import (
 from moderation.dfa.gpt.bundle import Bundle, BundleSpec, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
+from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, Route
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, PixelLimits, crop_face, decode_picture
@@ -65,26 +65,6 @@ class Policy:
     max_new_tokens: int = 120
     #: Faces of one picture that are looked at, largest first.
     max_faces: int = 8
-
-
-@dataclass(frozen=True)
-class FaceCrop:
-    """One face, cut out for the model."""
-
-    face: Face
-    pixels: np.ndarray  # (S, S, 3) uint8 RGB
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A picture on its way to the model."""
-
-    facts: PictureFacts
-    crops: tuple[FaceCrop, ...]
-    #: Faces that nobody could judge, with the reason.
-    judged: tuple[FaceAnalysis, ...] = ()
-    #: Seconds spent: decode, faces, crop.
-    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Detector:
