@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 from moderation.analysis import Artifact, Region
 
-#: Longer headings are sentences with a colon in them.
-LONGEST_HEADING = 60
-
 _LINE = re.compile(
     r"""^\s*
     (?:\(?\d{1,2}[.):]\)?\s+|[-*•–]\s+)?          # an optional number or bullet
     (?P<bold>\*\*|__)?\s*
-    (?P<heading>[^:*_\n]{1,60}?)
+    (?P<heading>[^:*_.\n]{1,60}?)
     \s*(?::\s*(?(bold)(?:\*\*|__))|(?(bold)(?:\*\*|__))\s*:)   # the colon inside or after the bold
     \s*(?P<text>\S.*?)\s*$""",
     re.VERBOSE,

@@ -1,0 +1,405 @@
+"""How fast the engine is: beside plain Hugging Face in the same run, and against what the device could do.
+
+    python -m benchmarks.engine [--bundle FOLDER | --layout mini] [--device auto] [--json]
+    python -m benchmarks.engine --layout llava-1.5-7b --device cuda --json      # random weights of the true size
+
+Images per second for detection alone, with classification, with a description of --tokens tokens at several numbers
+of slots, and with every second face leaving after detection. Beside them (a) `generate` per image and task, batch 1;
+(b) `generate` per task at the best batch size; and the roofline from this device's measured rate of matrix products
+and of copying. Faces are noise: the work does not depend on what they show. Every description is exactly --tokens long,
+for the end token is taken away from both sides. Ends within ten minutes on a CPU with the small layout.
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlavaForConditionalGeneration
+
+from benchmarks.show import report
+from moderation.dfa.gpt.bundle import Bundle, load_bundle, resolve_bundle
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
+from moderation.dfa.gpt.layouts import layout, random_bundle, random_model, train_tokenizer
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.gpt.scoring import Normalisation, technique_shares
+from moderation.dfa.gpt.script import Codec, Script, write_script
+
+#: Slots of the description rows; Hugging Face is tried at these batch sizes too.
+CUDA_SLOTS, CPU_SLOTS = (64, 128, 256), (8, 32)
+CUDA_BATCHES, CPU_BATCHES = (8, 32, 64, 128), (4, 16)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured."""
+
+    name: str
+    model: LlavaForConditionalGeneration
+    script: Script
+    image: Any
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.lm_head.weight.dtype
+
+    def engine(self, *, slots: int, every_second: bool = False, **plan: Any) -> Engine:
+        turn = iter(range(1 << 60))
+
+        def route(_margin: float, _mass: float) -> Route:
+            return Route.LEAVE if every_second and next(turn) % 2 else Route.DEEPFAKE
+
+        return Engine(self.model, self.script, self.image, route=route, plan=Plan(slots=slots, **plan))
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
+    )
+    subject = _subject(arguments, device)
+    cuda = device.type == "cuda"
+    faces = _faces(subject, arguments.images)
+    figures: dict[str, Any] = _circumstances(subject, arguments)
+    # Hugging Face first: an engine changes how its model attends.
+    single, batched = _hugging_face(subject, faces, arguments.tokens, CUDA_BATCHES if cuda else CPU_BATCHES)
+    measured = _engine(subject, faces, arguments.tokens, CUDA_SLOTS if cuda else CPU_SLOTS)
+    ceilings = _ceilings(subject, arguments.tokens, CUDA_SLOTS if cuda else CPU_SLOTS)
+    full = max((name for name in measured if name.startswith("full")), key=measured.__getitem__)
+    figures |= {
+        "hf_single_images_per_second": single,
+        "hf_batched_images_per_second": batched,
+        "images_per_second": measured,
+        "roofline_images_per_second": ceilings,
+        "engine_over_hf_single": measured[full] / single,
+        "engine_over_hf_batched": measured[full] / max(batched.values()),
+        "engine_over_roofline": measured[full] / ceilings[full],
+        "detection_over_roofline": measured["detection"] / ceilings["detection"],
+        "classification_over_roofline": measured["classification"] / ceilings["classification"],
+        "winners_on_random_weights": _winners(subject, faces),
+    }
+    rows = [("Hugging Face, batch 1", f"{single:.2f} images/s", "three tasks, separate prompts")]
+    rows += [(f"Hugging Face, batch {size}", f"{rate:.2f} images/s", "") for size, rate in batched.items()]
+    rows += [
+        (
+            f"engine, {name}",
+            f"{rate:.2f} images/s",
+            f"{100 * rate / ceilings[name]:.0f} % of {ceilings[name]:.1f}",
+        )
+        for name, rate in measured.items()
+    ]
+    rows += [
+        (
+            "engine ÷ Hugging Face, batch 1",
+            f"{figures['engine_over_hf_single']:.1f}",
+            f"full analysis, {full}",
+        ),
+        ("engine ÷ Hugging Face, best batch", f"{figures['engine_over_hf_batched']:.2f}", ""),
+        ("engine ÷ roofline", f"{figures['engine_over_roofline']:.2f}", ""),
+        (
+            "which option wins on random weights",
+            str(figures["winners_on_random_weights"]),
+            "by normalisation",
+        ),
+    ]
+    report(
+        f"Engine: {subject.name} on {figures['device']}", rows, {"engine": figures}, as_json=arguments.json
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", help="a bundle's folder, or `mini`")
+    parser.add_argument(
+        "--layout", default="mini", help="tiny, mini, llava-1.5-tiny or llava-1.5-7b; random weights"
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=int, default=None, help="faces a row; more slots take more")
+    parser.add_argument("--tokens", type=int, default=120, help="tokens of a description")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
+    name = arguments.bundle or arguments.layout
+    if arguments.bundle is None and device.type == "cuda":
+        return _true_size(name, device)
+    with tempfile.TemporaryDirectory() as folder:
+        spec = resolve_bundle(arguments.bundle) if arguments.bundle else random_bundle(Path(folder), name)
+        bundle: Bundle = load_bundle(spec, device=device, dtype=torch.float32)
+    return Subject(name, bundle.model, _endless(bundle.script), spec.image, device)
+
+
+def _true_size(name: str, device: torch.device) -> Subject:
+    """Made on the device, in bfloat16, without a file: 14 GB for the 7B layout."""
+    chosen, prompts = layout(name), load_prompts()
+    model = random_model(chosen, device=str(device), dtype=torch.bfloat16)
+    codec = Codec(train_tokenizer(prompts.texts(), min(chosen.vocabulary, 2048)), start=1)
+    script = write_script(prompts, codec, image_token=model.config.image_token_id)
+    return Subject(name, model, _endless(script), chosen.image, device)
+
+
+def _endless(script: Script) -> Script:
+    """No token ends a description, so that every one has the same length."""
+    return replace(script, end=-1)
+
+
+def _faces(subject: Subject, count: int | None) -> list[np.ndarray]:
+    side = subject.image.size
+    count = count or (256 if subject.device.type == "cuda" else 32)
+    return list(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
+
+
+def _circumstances(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
+    cuda = subject.device.type == "cuda"
+    return {
+        "model": subject.name,
+        "device": torch.cuda.get_device_name(subject.device)
+        if cuda
+        else f"CPU, {torch.get_num_threads()} threads",
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "tokens": arguments.tokens,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+# Hugging Face
+
+
+def _hugging_face(
+    subject: Subject, faces: Sequence[np.ndarray], tokens: int, batches: Sequence[int]
+) -> tuple[float, dict[int, float]]:
+    """Images per second of plain `generate`, one image at a time and at each batch size that fits."""
+    _generate_all(subject, faces[:1], min(tokens, 4))  # warm
+    few = min(len(faces), 3)
+    single = few / _seconds(
+        subject.device, lambda: [_generate_all(subject, [face], tokens) for face in faces[:few]]
+    )
+    batched: dict[int, float] = {}
+    for size in batches:
+        group = [faces[index % len(faces)] for index in range(size)]
+        try:
+            batched[size] = size / _seconds(
+                subject.device, lambda group=group: _generate_all(subject, group, tokens)
+            )
+        except torch.OutOfMemoryError:
+            break
+    return single, batched
+
+
+@torch.inference_mode()
+def _generate_all(subject: Subject, faces: Sequence[np.ndarray], tokens: int) -> None:
+    """The three tasks as three separate prompts, the way a script around `generate` asks them."""
+    script = subject.script
+    option = max(script.options.values(), key=len)
+    longest = max(script.explain.values(), key=len)
+    _generate(subject, faces, (), 2)
+    _generate(subject, faces, script.classify, len(option))
+    _generate(subject, faces, (*script.classify, *longest), tokens)
+
+
+def _generate(subject: Subject, faces: Sequence[np.ndarray], rest: Sequence[int], tokens: int) -> None:
+    config, script = subject.model.config, subject.script
+    ids = [*script.system, *[config.image_token_id] * config.image_seq_length, *script.detect, *rest]
+    inputs = torch.tensor([ids] * len(faces), device=subject.device)
+    cast("Any", subject.model).generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        pixel_values=_pixels(subject, faces),
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=3,
+    )
+
+
+def _pixels(subject: Subject, faces: Sequence[np.ndarray]) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (subject.image.mean, subject.image.std))
+    pixels = (torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return pixels.to(subject.device, subject.dtype)
+
+
+# The engine
+
+
+def _engine(
+    subject: Subject, faces: Sequence[np.ndarray], tokens: int, slots: Sequence[int]
+) -> dict[str, float]:
+    """Images per second of each kind of work."""
+    batch = 16 if subject.device.type == "cuda" else 8
+    rates = {
+        "detection": _rate(
+            subject.engine(slots=batch, technique=False, rationale=False, max_new_tokens=1), faces
+        ),
+        "classification": _rate(subject.engine(slots=batch, rationale=False, max_new_tokens=1), faces),
+    }
+    for count in slots:
+        enough = [
+            faces[index % len(faces)] for index in range(max(len(faces), 2 * count if count > 32 else 0))
+        ]
+        rates[f"full, {count} slots"] = _rate(subject.engine(slots=count, max_new_tokens=tokens), enough)
+    count = slots[len(slots) // 2]
+    half = subject.engine(slots=count, max_new_tokens=tokens, every_second=True)
+    rates[f"half leave early, {count} slots"] = _rate(half, faces)
+    return rates
+
+
+def _rate(engine: Engine, faces: Sequence[np.ndarray]) -> float:
+    _run(engine, faces[: engine.batch + 1])  # warm
+    return len(faces) / _seconds(engine.device, lambda: _run(engine, faces))
+
+
+def _run(engine: Engine, faces: Sequence[np.ndarray]) -> list[Answers]:
+    waiting = list(enumerate(faces))
+
+    def take(room: int, _idle: bool) -> Sequence[tuple[int, np.ndarray]] | None:  # noqa: FBT001  as engines call it
+        taken, waiting[:] = waiting[:room], waiting[room:]
+        return taken or None
+
+    results = dict(engine.run(take))
+    for result in results.values():
+        if not isinstance(result, Answers):
+            raise result
+    return [cast("Answers", results[index]) for index in range(len(faces))]
+
+
+def _winners(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, dict[str, int]]:
+    """How often each technique comes first by each normalisation. Without knowledge, a fair one spreads them."""
+    engine = subject.engine(slots=8, rationale=False, max_new_tokens=1)
+    grey = np.full_like(faces[0], 127)
+    prior = _run(engine, [grey])[0].options
+    lengths = {name: len(tokens) for name, tokens in subject.script.options.items()}
+    counts = {how.value: dict.fromkeys(map(str, lengths), 0) for how in Normalisation}
+    for answers in _run(engine, faces):
+        for how in Normalisation:
+            shares = technique_shares(answers.options or {}, lengths, how=how, prior=prior)
+            counts[how.value][str(shares.technique)] += 1
+    return counts
+
+
+# The roofline
+
+
+def _ceilings(subject: Subject, tokens: int, slots: Sequence[int]) -> dict[str, float]:
+    """Images per second that the measured rates of this device allow.
+
+    Counted are the products of the decoder's linears and attention, the picture's own work and the output layer where
+    it is read; and for decoding the bytes of weights and of keys and values. Everything else counts as free.
+    """
+    work = _Work(subject)
+    script = subject.script
+    prefix = work.patches + len(script.detect)
+    read = len(script.system)
+    detection = work.picture + work.tokens(prefix, read) + work.head
+    tree = sum(len(option) - 1 for option in script.options.values())
+    read += prefix
+    asked = len(script.classify)
+    classification = (
+        detection + work.tokens(asked, read) + work.tokens(tree, read + asked) + work.head * (1 + tree)
+    )
+    read += asked
+    explain = max(map(len, script.explain.values()))
+    opened = classification + work.tokens(explain, read) + work.head
+    context = read + explain + tokens / 2
+    ceilings = {"detection": work.rate / detection, "classification": work.rate / classification}
+    for count in slots:
+        step = work.decode_seconds(count, context)
+        ceilings[f"full, {count} slots"] = 1 / (opened / work.rate + tokens * step / count)
+    count = slots[len(slots) // 2]
+    late = (opened - classification + classification - detection) / work.rate
+    late += tokens * work.decode_seconds(count, context) / count
+    ceilings[f"half leave early, {count} slots"] = 1 / (detection / work.rate + late / 2)
+    return ceilings
+
+
+class _Work:
+    """Operations and bytes of this model, and the rates of this device."""
+
+    def __init__(self, subject: Subject) -> None:
+        config: Any = subject.model.config.get_text_config()
+        language: Any = subject.model.model.language_model
+        self.layers, self.width = config.num_hidden_layers, config.hidden_size
+        linears = [module for module in language.layers.modules() if isinstance(module, torch.nn.Linear)]
+        self.linear = 2 * sum(module.weight.numel() for module in linears)  # operations a token
+        self.head = 2 * subject.model.lm_head.weight.numel()
+        size = subject.dtype.itemsize
+        self.weight_bytes = (self.linear + self.head) // 2 * size
+        heads = config.num_key_value_heads / config.num_attention_heads
+        self.kv_bytes = 2 * self.layers * int(self.width * heads) * size  # bytes a token
+        counter = FlopCounterMode(display=False)
+        blank = _pixels(subject, [np.zeros((subject.image.size, subject.image.size, 3), dtype=np.uint8)])
+        with torch.inference_mode(), counter:
+            self.patches = visual_tokens(subject.model, blank).shape[1]
+        self.picture = counter.get_total_flops()
+        self.rate = _matrix_rate(subject, linears[-1], self.patches)
+        self.bandwidth = _copy_rate(subject)
+
+    def tokens(self, count: int, past: int) -> float:
+        """Operations of `count` new tokens behind `past`: linears and causal attention."""
+        return count * self.linear + 4 * self.width * self.layers * (count * past + count * (count + 1) / 2)
+
+    def decode_seconds(self, rows: int, context: float) -> float:
+        """One step: the bytes that must be read, or the products, whichever takes longer."""
+        read = (self.weight_bytes + rows * context * self.kv_bytes) / self.bandwidth
+        products = rows * (self.linear + self.head + 4 * self.width * self.layers * context) / self.rate
+        return max(read, products)
+
+
+def _matrix_rate(subject: Subject, linear: torch.nn.Linear, patches: int) -> float:
+    """Operations per second of the model's own largest product, at the best of a few numbers of rows."""
+    rates: list[float] = []
+    for batch in (4, 8, 16):
+        rows = batch * patches
+        x = torch.randn(rows, linear.in_features, device=subject.device, dtype=subject.dtype)
+        weight = torch.randn(
+            linear.in_features, linear.out_features, device=subject.device, dtype=subject.dtype
+        )
+        operations = 2 * rows * linear.in_features * linear.out_features
+        rates.extend(
+            operations / seconds for seconds in _repeats(subject.device, lambda x=x, w=weight: x @ w)
+        )
+    return max(rates)
+
+
+def _copy_rate(subject: Subject) -> float:
+    """Bytes per second, read and written, of copying what no cache holds."""
+    size = 4 << 30 if subject.device.type == "cuda" else 256 << 20
+    source = torch.zeros(size, dtype=torch.uint8, device=subject.device)
+    target = torch.empty_like(source)
+    return max(2 * size / seconds for seconds in _repeats(subject.device, lambda: target.copy_(source)))
+
+
+def _repeats(device: torch.device, work: Callable[[], object]) -> Iterator[float]:
+    work()
+    for _ in range(5):
+        yield _seconds(device, work)
+
+
+if __name__ == "__main__":
+    main()
