@@ -137,7 +137,7 @@ def losses(outputs: tuple[Tensor, Tensor, Tensor, Tensor], batch: Batch) -> dict
     verdict, technique, regions, grid = outputs
     return {
         "verdict": F.binary_cross_entropy_with_logits(verdict, batch.deepfake),
-        "technique": _or_zero(F.cross_entropy(technique, batch.technique, ignore_index=UNKNOWN)),
+        "technique": _known_class(technique, batch.technique),
         "regions": _known(regions, batch.regions),
         "grid": _known(grid, batch.grid),
     }
@@ -148,9 +148,10 @@ def _known(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits[known], targets[known])
 
 
-def _or_zero(loss: Tensor) -> Tensor:
-    """Cross-entropy over no example at all is not a number."""
-    return torch.nan_to_num(loss)
+def _known_class(logits: Tensor, targets: Tensor) -> Tensor:
+    """A mean over no example at all would not be a number."""
+    total = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
+    return total / (targets != UNKNOWN).sum().clamp(min=1)
 
 
 WEIGHTS: Mapping[str, float] = {"verdict": 1.0, "technique": 0.4, "regions": 0.6, "grid": 0.8}

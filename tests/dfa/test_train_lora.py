@@ -1,0 +1,151 @@
+"""The paper's recipe on a small LLaVA of random weights: it learns, resumes, merges, and touches nothing else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundle
+from moderation.dfa.gpt.layouts import random_bundle
+from moderation.dfa.train.lora import (
+    LoraPlan,
+    adapted,
+    loss_of,
+    patches_of,
+    planned_steps,
+    schedule,
+    told,
+    train_lora,
+    write_adapter_bundle,
+)
+from tests.dfa.drawn_faces import a_portrait
+
+#: peft 0.21 asks transformers 5.23 by a name that transformers renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+PLAN = LoraPlan(
+    rank=8, alpha=16, dropout=0.0, rate=5e-3, projector_rate=1e-3, batch=4, epochs=3, save_every=2
+)
+
+
+@pytest.fixture(scope="module", params=["llava-1.5-tiny", "tiny"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BundleSpec:
+    return random_bundle(tmp_path_factory.mktemp("base"), request.param)
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("told")
+    records = []
+    for number in range(8):
+        Image.fromarray(a_portrait(number, size=96).pixels).save(folder / f"{number}.png")
+        turns = [
+            {"from": "human", "value": "<image>\nHas this face been forged?"},
+            {"from": "gpt", "value": "Yes." if number % 2 else "No."},
+        ]
+        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    (folder / "conversations.json").write_text(json.dumps(records))
+    return folder / "conversations.json"
+
+
+def loaded(spec: BundleSpec) -> Bundle:
+    return load_bundle(spec, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def margins(bundle: Bundle, conversations: Path) -> np.ndarray:
+    model = bundle.model.eval()
+    data, _ = told(
+        conversations,
+        bundle.prompts,
+        bundle.codec,
+        image_token=model.config.image_token_id,
+        patches=patches_of(model, bundle.spec.image),
+        longest=512,
+    )
+    with torch.inference_mode():
+        return np.array([loss_of(model, [entry], bundle).item() for entry in data])
+
+
+def test_the_loss_falls_and_the_adapter_reloads_to_the_same_outputs(
+    base: BundleSpec, conversations: Path, tmp_path: Path
+) -> None:
+    bundle = loaded(base)
+
+    losses = train_lora(bundle, conversations, tmp_path, replace(PLAN, epochs=10))
+    trained = margins(bundle, conversations)
+    card = BundleCard("adapted", "1", "a test", "none", "drawn faces")
+    spec = write_adapter_bundle(base, tmp_path, card, base_model="")
+
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    np.testing.assert_allclose(margins(loaded(spec), conversations), trained, rtol=2e-2, atol=2e-3)
+
+
+def test_only_lora_matrices_and_the_projector_learn(base: BundleSpec) -> None:
+    model = adapted(loaded(base).model, PLAN)
+
+    learnt = [name for name, weight in model.named_parameters() if weight.requires_grad]
+
+    assert learnt
+    assert all("lora_" in name or "multi_modal_projector" in name for name in learnt)
+    assert not any("vision_tower" in name for name in learnt)
+    assert any("multi_modal_projector" in name for name in learnt)
+
+
+def test_a_broken_run_goes_on_where_it_was_saved(
+    base: BundleSpec, conversations: Path, tmp_path: Path
+) -> None:
+    whole = train_lora(loaded(base), conversations, tmp_path / "whole", PLAN)
+
+    first = train_lora(loaded(base), conversations, tmp_path / "broken", replace(PLAN, most_steps=6))
+    # The checkpoint after step 4 of 6 is what a crash would have left.
+    assert len(first) == len(whole) == 6
+    halfway = tmp_path / "crashed"
+    _train_until(loaded(base), conversations, halfway, steps=4)
+    rest = train_lora(loaded(base), conversations, halfway, PLAN)
+
+    np.testing.assert_allclose(rest, whole[4:], rtol=1e-3)
+
+
+def _train_until(bundle: Bundle, conversations: Path, out: Path, *, steps: int) -> None:
+    """Stop as a crash would: after the checkpoint at `steps`."""
+
+    class Crash(Exception):
+        pass
+
+    from moderation.dfa.train import lora
+
+    save = lora._save
+
+    def save_and_crash(*args, step: int, **rest) -> None:
+        save(*args, step=step, **rest)
+        if step == steps:
+            raise Crash
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lora, "_save", save_and_crash)
+        with pytest.raises(Crash):
+            train_lora(bundle, conversations, out, PLAN)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    factors = [schedule(step, 100, LoraPlan()) for step in range(100)]
+
+    assert factors[0] < factors[2] == 1.0
+    assert factors[-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("conversations", "plan", "steps"),
+    [
+        pytest.param(1000, LoraPlan(), 63, id="one epoch of sixteens"),
+        pytest.param(1000, LoraPlan(accumulate=4), 16, id="accumulated"),
+        pytest.param(1000, LoraPlan(most_steps=5), 5, id="stopped early"),
+        pytest.param(1, LoraPlan(), 1, id="never none"),
+    ],
+)
+def test_steps(conversations: int, plan: LoraPlan, steps: int) -> None:
+    assert planned_steps(conversations, plan) == steps

@@ -1,0 +1,163 @@
+"""Facts become words and words become tokens, and nothing is added on the way."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.layouts import train_tokenizer
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.gpt.script import Codec
+from moderation.dfa.instruct.builder import build, read_llava, read_picture
+from moderation.dfa.instruct.filters import contradicts, leaks
+from moderation.dfa.instruct.forgery.facts import Kind, Touch
+from moderation.dfa.instruct.wording import NAMES, artifacts, description, dialogue, sentence, texts
+from moderation.dfa.train.sequences import pad, tokenise
+from tests.dfa.drawn_faces import a_pool
+
+PROMPTS = load_prompts()
+IMAGE_TOKEN = 4
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return Codec(train_tokenizer(texts(PROMPTS), 1024), start=1)
+
+
+@pytest.mark.parametrize("region", list(NAMES))
+def test_a_description_is_read_back_as_the_region_it_was_written_for(region: Region) -> None:
+    text = description([Touch(region, Kind.SOFTER, 0.5)], PROMPTS)
+
+    reply = read_reply(text)
+
+    assert reply is not None
+    assert [artifact.regions for artifact in reply.artifacts] == [(region,)]
+
+
+def test_a_bona_fide_face_has_no_artifacts() -> None:
+    reply = read_reply(description([], PROMPTS))
+
+    assert reply is not None
+    assert reply.artifacts == ()
+
+
+def test_a_region_is_named_once_and_the_seam_first() -> None:
+    facts = [
+        Touch(Region.MOUTH, Kind.SOFTER, 0.9),
+        Touch(Region.MOUTH, Kind.COLOUR, 0.2),
+        Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.1),
+    ]
+
+    headings = [heading for heading, _ in artifacts(facts, PROMPTS)]
+
+    assert headings == ["Face Boundary", "Mouth and Lips"]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_no_sentence_tells_of_a_second_picture(kind: Kind) -> None:
+    assert not any(
+        leaks(sentence(Touch(region, kind, strength))) for region in NAMES for strength in (0.0, 1.0)
+    )
+
+
+def test_a_conversation_begins_with_the_verdict_or_with_a_free_question() -> None:
+    rng = np.random.default_rng(0)
+
+    for _ in range(50):
+        turns = dialogue(deepfake=True, technique=Technique.FS, facts=None, prompts=PROMPTS, rng=rng)
+        assert turns[0][0] in PROMPTS.detection
+        assert turns[0][1] == "Yes."
+
+
+def test_what_is_not_known_is_not_asked() -> None:
+    rng = np.random.default_rng(0)
+
+    turns = [
+        turn
+        for _ in range(50)
+        for turn in dialogue(deepfake=True, technique=None, facts=None, prompts=PROMPTS, rng=rng)
+    ]
+
+    assert all(question in PROMPTS.detection for question, _ in turns)
+
+
+def test_only_answers_are_learnt(codec: Codec) -> None:
+    turns = [("Has this face been forged?", "Yes."), (PROMPTS.description[0], "There are no artifacts.")]
+
+    sequence = tokenise(turns, PROMPTS, codec, image_token=IMAGE_TOKEN, patches=9)
+
+    learnt = [token for token, weight in zip(sequence.tokens, sequence.weights, strict=True) if weight]
+    assert (
+        codec.tokenizer.decode(learnt, skip_special_tokens=False) == " Yes.</s> There are no artifacts.</s>"
+    )
+    assert sequence.tokens.count(IMAGE_TOKEN) == 9
+    assert sequence.verdict is not None
+    assert codec.decode([sequence.tokens[sequence.verdict]]) == " Yes"
+
+
+def test_training_shows_the_tokens_that_are_served(codec: Codec) -> None:
+    turns = [(PROMPTS.detection[0], "No."), (PROMPTS.description[0], "There are no artifacts.")]
+
+    sequence = tokenise(turns, PROMPTS, codec, image_token=IMAGE_TOKEN, patches=1)
+
+    assert sequence.tokens == codec.encode(PROMPTS.dialogue(turns))
+
+
+def test_padding_carries_no_weight(codec: Codec) -> None:
+    short = tokenise([(PROMPTS.detection[0], "No.")], PROMPTS, codec, image_token=IMAGE_TOKEN, patches=2)
+    long = tokenise(
+        [(PROMPTS.detection[0], "Yes."), (PROMPTS.classification[0], "Face editing is used.")],
+        PROMPTS,
+        codec,
+        image_token=IMAGE_TOKEN,
+        patches=2,
+    )
+
+    padded = pad([short, long], padding=3)
+
+    assert padded.mask.sum(dim=1).tolist() == [len(short.tokens), len(long.tokens)]
+    assert padded.weights[0, len(short.tokens) :].sum() == 0
+    assert padded.rows.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("deepfake", "text", "expected"),
+    [
+        pytest.param(True, "There are no artifacts.", True, id="a deepfake without artifacts"),
+        pytest.param(
+            False, "1. **Nose**: The nose is a little too smooth.", True, id="artifacts on bona fide"
+        ),
+        pytest.param(True, "1. **Nose**: The nose is a little too smooth.", False, id="a described deepfake"),
+        pytest.param(False, "There are no artifacts.", False, id="a clean bona fide"),
+    ],
+)
+def test_a_description_may_not_contradict_the_label(*, deepfake: bool, text: str, expected: bool) -> None:
+    assert contradicts(deepfake=deepfake, description=text, none=PROMPTS.no_artifacts) is expected
+
+
+def test_building_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    pool = a_pool()
+    build(pool, tmp_path / "broken", PROMPTS, split="train", twos=3, seed=1)
+    build(pool, tmp_path / "broken", PROMPTS, split="train", twos=6, seed=1)
+
+    build(pool, tmp_path / "whole", PROMPTS, split="train", twos=6, seed=1)
+
+    for name in ("conversations.json", "manifest.jsonl"):
+        assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_the_manifest_and_the_conversations_belong_together(tmp_path: Path) -> None:
+    counts = build(a_pool(), tmp_path, PROMPTS, split="train", twos=5, seed=2)
+
+    entries = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    told = list(read_llava(tmp_path / "conversations.json"))
+    assert len(entries) == len(told) == counts["pictures written"]
+    assert {entry["label"] for entry in entries} == {"deepfake", "bona_fide"}
+    assert all(entry["split"] == "train" and entry["terms"] for entry in entries)
+    for entry, (picture, turns) in zip(entries, told, strict=True):
+        assert read_picture(picture, 64).shape == (64, 64, 3)
+        verdicts = [answer for question, answer in turns if question in PROMPTS.detection]
+        assert set(verdicts) <= {"Yes." if entry["label"] == "deepfake" else "No."}
