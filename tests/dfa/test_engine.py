@@ -153,9 +153,12 @@ def test_control_a_decode_step_that_reads_too_much_is_noticed(
     honest = attention.decode
 
     def careless(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> Any:
-        step = honest(kv, slots, [*lengths[:-1], engine.kv.length - 1], device=device)
-        mask = torch.ones_like(cast("torch.Tensor", step.mask))
-        return replace(step, lengths=torch.tensor(lengths), mask=mask)
+        step = honest(kv, slots, [engine.kv.length - 1] * len(slots), device=device)
+        return replace(
+            step,
+            lengths=torch.tensor(lengths),
+            runs=tuple(replace(run, mask=torch.ones_like(run.mask)) for run in step.runs or ()),
+        )
 
     monkeypatch.setattr("moderation.dfa.gpt.engine.engine.decode", careless)
 

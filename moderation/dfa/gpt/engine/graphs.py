@@ -65,7 +65,7 @@ class DecodeGraphs:
                 self._captured[size] = graph, tokens
 
     def _step(self, size: int) -> Decode:
-        return Decode(kv=self.kv, rows=self._slots[:size], lengths=self._lengths[:size], span=None, mask=None)
+        return Decode(kv=self.kv, rows=self._slots[:size], lengths=self._lengths[:size], runs=None)
 
     def next_tokens(self, last: Sequence[int], slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """One token for each row; padded to the next captured size with rows that write to the scratch slot."""
