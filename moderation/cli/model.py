@@ -16,7 +16,7 @@ from rich.table import Table
 
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
-from moderation.errors import BonafideError, BundleMismatch, ImageRejected, RequestRefused
+from moderation.errors import BonafideError, ImageRejected, RequestRefused
 from moderation.presentation import face_json, verdict_json
 
 if (
@@ -106,11 +106,7 @@ def chat(
 def _load(bundle: str, device: str) -> "Detector":
     from moderation.dfa.gpt.detector import Detector
 
-    try:
-        return Detector.load(bundle, device=device)
-    except BundleMismatch as error:
-        Console(stderr=True).print(escape(str(error)), soft_wrap=True)
-        raise typer.Exit(2) from error
+    return Detector.load(bundle, device=device)
 
 
 def _look(detector: "Detector", files: Iterable[Path]) -> Iterator[_Looked]:

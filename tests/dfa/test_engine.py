@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from moderation.dfa.gpt.bundle import BundleSpec
+from moderation.dfa.gpt.detector import Policy, fingerprint
 from moderation.dfa.gpt.engine import attention, memory
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
 from moderation.dfa.gpt.engine.kv import SlotKV, side_by_side
@@ -521,6 +522,16 @@ def test_compiled_layers_give_the_same_answers(tiny: BundleSpec) -> None:
     attention.AttentionInterface.register(attention.NAME, attention.slot_attention)
     assert [a.rationale for a in answers] == [a.rationale for a in wanted]
     assert [a.margin for a in answers] == pytest.approx([a.margin for a in wanted], abs=TOLERANCE)
+
+
+def test_eight_bits_change_scores_a_little_and_are_never_silent(tiny: BundleSpec) -> None:
+    exact = answers_of(an_engine(tiny), pictures(tiny, 2))
+
+    rough = answers_of(an_engine(tiny, float8=True), pictures(tiny, 2))
+
+    changes = [abs(a.margin - b.margin) for a, b in zip(exact, rough, strict=True)]
+    assert 0 < max(changes) < 1.0
+    assert fingerprint(tiny, Policy(float8=True)) != fingerprint(tiny, Policy())
 
 
 def test_slots_are_sized_from_free_memory() -> None:

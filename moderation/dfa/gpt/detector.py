@@ -63,6 +63,8 @@ class Policy:
     normalisation: Normalisation = Normalisation.MEAN
     #: Tokens of a rationale.
     max_new_tokens: int = 120
+    #: Take the decoder's products in eight bits. Changes scores: calibrate again.
+    float8: bool = False
     #: Faces of one picture that are looked at, largest first.
     max_faces: int = 8
 
@@ -91,6 +93,7 @@ class Detector:
                 technique=policy.technique,
                 rationale=policy.rationale,
                 max_new_tokens=policy.max_new_tokens,
+                float8=policy.float8,
                 slots=slots,
                 max_batch=max_batch,
             ),

@@ -80,6 +80,8 @@ class Plan:
     max_batch: int | None = None
     #: Compile the decoder layers and capture decode steps. For CUDA; ignored elsewhere.
     accelerate: bool = True
+    #: Take the decoder's products in eight bits: see `float8`.
+    float8: bool = False
 
 
 @dataclass
@@ -157,6 +159,10 @@ class Engine:
         self._lm: Any = model.model.language_model
         self._embed: Any = model.get_input_embeddings()
         self._current = attach(self._lm)
+        if plan.float8:
+            from moderation.dfa.gpt.engine.float8 import use_float8
+
+            use_float8(self._lm)
         self._tree = _option_tree(script, self.device)
         #: Faces of one prefill; halved when memory does not hold so many.
         self.batch = plan.max_batch or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)

@@ -25,6 +25,8 @@ def compile_layers(language_model: Any, *, backend: str = "inductor") -> None:
     # Prompts are templates: a handful of lengths, but every group size up to the largest.
     torch._dynamo.config.cache_size_limit = 64  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
     for layer in language_model.layers:
+        if "forward" in vars(layer):
+            continue  # compiled for an earlier engine on the same model
         layer.forward = torch.compile(layer.forward, backend=backend, dynamic=None)
 
 

@@ -1,0 +1,54 @@
+"""Eight-bit products on CUDA, behind a setting: what it may gain is speed, what it may cost is evidence.
+
+Weights are stored in e4m3 with one scale for each output channel, inputs get one scale for each token as they
+arrive. Off by default: traces of forgery are fine differences, and what eight bits do to them must be measured on
+labelled cases (`benchmarks/engine.py --float8` gives the change of P(Yes) on random ones) and the bundle calibrated
+again.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+#: The largest number of float8_e4m3fn.
+LARGEST = 448.0
+
+
+class Float8Linear(nn.Module):
+    """A linear layer without bias whose products are taken in eight bits and summed in more."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        values, scale = quantized(linear.weight.detach())  # (out, in), (out, 1)
+        self.register_buffer("values", values)
+        self.register_buffer("scale", scale.t().contiguous())  # (1, out)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        inputs, scale = quantized(rows)
+        out = torch._scaled_mm(  # noqa: SLF001  torch has no public name for it
+            inputs,
+            cast("Tensor", self.values).t(),
+            scale_a=scale,
+            scale_b=cast("Tensor", self.scale),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, C) numbers in eight bits, and the (R, 1) float32 scales that bring them back."""
+    scale = x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST
+    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
+
+
+def use_float8(language_model: Any) -> None:
+    """Replace the linears of every decoder layer. The output layer stays: the verdict is read from it."""
+    for layer in language_model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, child in list(part.named_children()):
+                if isinstance(child, nn.Linear) and child.bias is None:
+                    setattr(part, name, Float8Linear(child))

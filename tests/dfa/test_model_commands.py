@@ -1,0 +1,104 @@
+"""`bonafide analyze` and `bonafide chat` on real files, with the smallest bundle."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moderation.cli.main import app
+from moderation.dfa.gpt.bundle import BundleSpec
+from moderation.errors import BundleMismatch
+
+SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Path:
+    return sorted(SAMPLES.rglob("*.jpg"))[0]
+
+
+@pytest.fixture
+def junk(tmp_path: Path) -> Path:
+    file = tmp_path / "junk.jpg"
+    file.write_bytes(b"no picture")
+    return file
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, result.stdout
+
+
+def test_analyze_prints_one_object_a_line_in_order(tiny: BundleSpec, portrait: Path, junk: Path) -> None:
+    code, out = run("analyze", portrait, junk, portrait, "--json", "--bundle", tiny.folder, "--device", "cpu")
+
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["file"] for row in rows] == [str(portrait), str(junk), str(portrait)]
+    assert rows[0].keys() == rows[1].keys()
+    assert {row["state"] for row in rows} == {"ready"}
+    assert (rows[0] | {"seconds": 0, "file": ""}) == (rows[2] | {"seconds": 0, "file": ""})
+
+
+def test_a_refused_file_is_an_answer(tiny: BundleSpec, junk: Path) -> None:
+    code, out = run("analyze", junk, "--json", "--bundle", tiny.folder)
+
+    row = json.loads(out)
+    assert code == 0
+    assert row["refusal"] == "not_an_image"
+    assert row["refusal_message"]
+    assert row["verdict"] is None
+
+
+def test_an_analysed_file_has_a_verdict_and_faces(tiny: BundleSpec, portrait: Path) -> None:
+    _, out = run("analyze", portrait, "--json", "--bundle", tiny.folder)
+
+    row = json.loads(out)
+    assert row["refusal"] is None
+    assert row["verdict"]["label"] == "undetermined"
+    assert row["verdict"]["abstain"] == "low_answer_mass"
+    assert {"box", "confidence", "verdict", "rationale"} <= row["faces"][0].keys()
+    assert {"decode", "faces", "crop", "engine"} == row["seconds"].keys()
+    assert len(row["fingerprint"]) == 64
+
+
+def test_people_get_a_table(tiny: BundleSpec, portrait: Path, junk: Path) -> None:
+    code, out = run("analyze", portrait, junk, "--bundle", tiny.folder)
+
+    assert code == 0
+    assert "not a decision" in out
+    assert "undetermined" in out
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(tiny: BundleSpec) -> None:
+    code, _ = run("analyze", "nowhere.jpg", "--bundle", tiny.folder)
+
+    assert code == 2
+
+
+def test_a_bundle_that_is_not_there_rises_to_the_commands_one_handler(junk: Path) -> None:
+    result = CliRunner().invoke(app, ["analyze", str(junk), "--bundle", "nowhere"])
+
+    assert isinstance(result.exception, BundleMismatch)
+
+
+def test_chat_answers_each_question(tiny: BundleSpec, portrait: Path) -> None:
+    code, out = run("chat", portrait, "-q", "Is the mouth odd?", "-q", "Why?", "--bundle", tiny.folder)
+
+    assert code == 0
+    assert len(out.splitlines()) >= 2
+
+
+def test_chat_refuses_an_empty_question_and_goes_on(tiny: BundleSpec, portrait: Path) -> None:
+    code, out = run("chat", portrait, "-q", " ", "-q", "Why?", "--bundle", tiny.folder)
+
+    assert code == 0
+    assert "1 to 500 characters" in out
+
+
+def test_chat_needs_a_face_and_a_picture(tiny: BundleSpec, junk: Path) -> None:
+    code, out = run("chat", junk, "-q", "Why?", "--bundle", tiny.folder)
+
+    assert code == 1
+    assert str(junk.name) in out.replace("\n", "")
