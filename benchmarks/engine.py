@@ -184,13 +184,15 @@ def _circumstances(subject: Subject, arguments: argparse.Namespace) -> dict[str,
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Wall seconds; on one CPU thread its CPU seconds, so that other work on the machine does not count."""
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 # Hugging Face
@@ -263,15 +265,24 @@ def _engine(
         ),
         "classification": _rate(subject.engine(slots=batch, rationale=False, max_new_tokens=1), faces),
     }
+    cuda = subject.device.type == "cuda"
+
+    def enough(count: int) -> list[np.ndarray]:
+        """Several rounds of all slots, so that filling and emptying them weighs little."""
+        return [faces[index % len(faces)] for index in range(max(len(faces), 4 * count if cuda else 0))]
+
     for count in slots:
-        enough = [
-            faces[index % len(faces)] for index in range(max(len(faces), 2 * count if count > 32 else 0))
-        ]
-        rates[f"full, {count} slots"] = _rate(subject.engine(slots=count, max_new_tokens=tokens), enough)
-    count = slots[len(slots) // 2]
+        rates[f"full, {count} slots"] = _rate(
+            subject.engine(slots=count, max_new_tokens=tokens), enough(count)
+        )
+    count = _half_slots(slots)
     half = subject.engine(slots=count, max_new_tokens=tokens, every_second=True)
-    rates[f"half leave early, {count} slots"] = _rate(half, faces)
+    rates[f"half leave early, {count} slots"] = _rate(half, enough(2 * count))
     return rates
+
+
+def _half_slots(slots: Sequence[int]) -> int:
+    return slots[(len(slots) - 1) // 2]
 
 
 def _rate(engine: Engine, faces: Sequence[np.ndarray]) -> float:
@@ -349,7 +360,7 @@ def _ceilings(subject: Subject, tokens: int, slots: Sequence[int]) -> dict[str, 
     for count in slots:
         step = work.decode_seconds(count, context)
         ceilings[f"full, {count} slots"] = 1 / (opened / work.rate + tokens * step / count)
-    count = slots[len(slots) // 2]
+    count = _half_slots(slots)
     late = (opened - classification + classification - detection) / work.rate
     late += tokens * work.decode_seconds(count, context) / count
     ceilings[f"half leave early, {count} slots"] = 1 / (detection / work.rate + late / 2)

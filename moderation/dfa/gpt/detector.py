@@ -47,7 +47,7 @@ PIPELINE_VERSION = 1
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of the model, and how its score is read. Every field but `max_faces` can change an analysis."""
+    """What is asked of the model, and how its score is read. Every field can change an analysis: see `fingerprint`."""
 
     #: Ask DF-C, AD. With neither, only DF-D is asked and nothing is generated.
     technique: bool = True

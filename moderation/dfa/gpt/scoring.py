@@ -11,13 +11,16 @@ from moderation.analysis import Technique
 class Normalisation(enum.StrEnum):
     """How answers of different lengths are made comparable.
 
-    SUM is the probability of the whole answer: right for a model that only ever gives these four, but every further
-    token can only lower it, and with weights that know nothing the shortest answer wins nearly always. PRIOR takes
-    away what each answer scores on a grey picture: it removes length and habit, but a grey picture is unlike anything
-    the model was trained on, and one careless answer there moves every case. MEAN is the log-probability per token:
-    it removes the length, needs nothing else, and orders a trained model's answers as SUM does. So MEAN is served,
-    scaled by the mean length of the answers so that shares stay as sharp as probabilities.
-    `benchmarks/engine.py --normalisations` counts who wins on random weights.
+    SUM is the probability of the whole answer. Every further token can only lower it, so an answer pays for being
+    long. PRIOR takes away what each answer scores on a grey picture: it removes length and habit, but a grey picture
+    is unlike anything the model was trained on, and one careless answer there moves every case. MEAN is the
+    log-probability per token, scaled by the mean length of the answers so that shares stay as sharp as
+    probabilities: it removes the length and needs nothing else, so it is served. Where a model is sure of one answer,
+    all three agree.
+
+    `benchmarks/engine.py` counts who wins on random weights: each way has a favourite there (of 64 faces SUM 50 FS, a
+    shorter answer; MEAN 60 EFS, the one longer answer, whose common tail is cheap; PRIOR 63 EFS). Weights that know
+    nothing cannot choose between them: a trained bundle is to be checked on its validation set.
     """
 
     SUM = "sum"
