@@ -123,7 +123,7 @@ def _origin(folder: str, words: str) -> str:
     lowered = words.lower()
     if not lowered:
         return folder
-    if "stylegan" in lowered:
+    if lowered.startswith("stylegan"):
         return f"{folder}/stylegan_tight"
     if "lfw" in lowered:
         return f"{folder}/lfw_tight"

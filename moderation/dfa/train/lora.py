@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
@@ -260,8 +260,6 @@ def _resume(model: PeftModel, optimiser: torch.optim.Optimizer, out: Path) -> in
     if not (out / "lora.json").is_file():
         return 0
     step = int(json.loads((out / "lora.json").read_text(encoding="utf-8"))["step"])
-    from peft import set_peft_model_state_dict
-
     set_peft_model_state_dict(model, load_file(out / "adapter" / "adapter_model.safetensors"))
     state = optimiser.state_dict()
     for name, value in load_file(out / "optimiser.safetensors").items():

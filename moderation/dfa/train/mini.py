@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from transformers import LlavaForConditionalGeneration
 
 from moderation.dfa.gpt.bundle import (
     BundleCard,
@@ -58,10 +60,10 @@ class MiniPlan:
     sight: SightPlan = field(default_factory=SightPlan)
     speech: SpeechPlan = field(default_factory=SpeechPlan)
     #: Twos of each technique, and pictures of each origin and label, for calibration and for the report.
-    calibration_lab: int = 60
-    calibration_pooled: int | None = 150
-    report_lab: int = 100
-    report_pooled: int | None = 300
+    calibration_lab: int = 40
+    calibration_pooled: int | None = 70
+    report_lab: int = 60
+    report_pooled: int | None = 120
     version: str = "1"
 
 
@@ -113,9 +115,6 @@ def _speak(tower: Tower, pool: Path, work: Path, plan: MiniPlan) -> Tokenizer:
 
 def write_mini(work: Path, out: Path, tokenizer: Tokenizer, plan: MiniPlan) -> BundleSpec:
     """The trained weights as a bundle at half precision, not yet calibrated."""
-    from safetensors.torch import load_file
-    from transformers import LlavaForConditionalGeneration
-
     model = LlavaForConditionalGeneration(MINI.config(tokenizer.get_vocab_size()))
     missing, unexpected = model.load_state_dict(
         load_file(work / "speech" / "speech.safetensors"), strict=False

@@ -78,7 +78,7 @@ def judge(
         bundle.script,
         bundle.spec.image,
         route=lambda margin, _: _route(margin > threshold) if describe else Route.LEAVE,
-        plan=Plan(max_batch=8, slots=8),
+        plan=Plan(max_batch=16, slots=32),
     )
     waiting = iter(enumerate(examples))
 

@@ -154,7 +154,7 @@ def _known_class(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != UNKNOWN).sum().clamp(min=1)
 
 
-WEIGHTS: Mapping[str, float] = {"verdict": 1.0, "technique": 0.4, "regions": 0.6, "grid": 0.8}
+WEIGHTS: Mapping[str, float] = {"verdict": 1.0, "technique": 0.5, "regions": 1.0, "grid": 0.8}
 
 
 class Stream(IterableDataset[list[Example]]):

@@ -56,11 +56,11 @@ class SpeechPlan:
     #: Wall time, seconds. The learning rate falls to nothing over it.
     seconds: float = 900.0
     #: Conversations per step, and new pictures per step; the rest are drawn from those kept.
-    conversations: int = 48
-    twos: int = 8
+    conversations: int = 32
+    twos: int = 4
     #: Pictures that are kept.
     kept: int = 6000
-    rate: float = 1.5e-3
+    rate: float = 2e-3
     weight_decay: float = 0.02
     #: Weight of the verdict beside the mean of all words.
     verdict_weight: float = 1.0
@@ -133,26 +133,35 @@ class Talker:
         """Talk about the newest pictures and some of those kept. `progress` in [0, 1] sets the learning rate."""
         newest = list(range(len(self.kept) - fresh, len(self.kept)))
         older = self.rng.integers(len(self.kept), size=max(self.plan.conversations - fresh, 0))
-        chosen = [self.kept[index] for index in (*newest, *older)]
-        padded = pad([self._conversation(seen) for seen in chosen], padding=self.padding)
-        visual = torch.stack([seen.tokens for seen in chosen]).float()  # (B, P, D)
-        visual = visual + torch.randn_like(visual) * visual.std() * self.plan.noise
-        factor = min(1.0, (self.steps + 1) / 50) * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
+        talks = [(self.kept[index], self._conversation(self.kept[index])) for index in (*newest, *older)]
+        talks.sort(key=lambda talk: len(talk[1].tokens))  # short with short: less padding
+        factor = min(1.0, (self.steps + 1) / 30) * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.rate * factor
         self.model.model.language_model.train()
-        logits = self._logits(visual, padded)
-        words, verdict, right = self._losses(logits, padded, chosen)
         self.optimiser.zero_grad(set_to_none=True)
-        (words + verdict).backward()
+        cut = round(len(talks) * 0.6)
+        parts = [self._learn(part, whole=talks) for part in (talks[:cut], talks[cut:])]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.steps += 1
-        return {
-            "words": round(words.item(), 4),
-            "verdict": round(verdict.item(), 4),
-            "right": round(right, 3),
-        }
+        words, verdict, right = (sum(values) for values in zip(*parts, strict=True))
+        return {"words": round(words, 4), "verdict": round(verdict, 4), "right": round(right, 3)}
+
+    def _learn(
+        self, talks: Sequence[tuple[Seen, Tokenised]], *, whole: Sequence[tuple[Seen, Tokenised]]
+    ) -> tuple[float, float, float]:
+        """Backward for a part of a step. Its shares of the step's loss of words, of verdicts, and of right verdicts."""
+        padded = pad([sequence for _, sequence in talks], padding=self.padding)
+        visual = torch.stack([seen.tokens for seen, _ in talks]).float()  # (B, P, D)
+        visual = visual + torch.randn_like(visual) * visual.std() * self.plan.noise
+        logits = self._logits(visual, padded)
+        all_words = sum(sum(sequence.weights) for _, sequence in whole)
+        all_verdicts = max(sum(sequence.verdict is not None for _, sequence in whole), 1)
+        words, verdict, right = self._losses(logits, padded, [seen for seen, _ in talks])
+        words, verdict = words / all_words, verdict / all_verdicts
+        (words + self.plan.verdict_weight * verdict).backward()
+        return words.item(), verdict.item(), right / all_verdicts
 
     def _conversation(self, seen: Seen) -> Tokenised:
         turns = dialogue(
@@ -175,20 +184,19 @@ class Talker:
         ).last_hidden_state
         return self.model.lm_head(hidden)
 
-    def _losses(self, logits: Tensor, padded: Padded, chosen: Sequence[Seen]) -> tuple[Tensor, Tensor, float]:
-        """The words of answers, the verdict between its two words, and the share of right verdicts."""
+    def _losses(self, logits: Tensor, padded: Padded, about: Sequence[Seen]) -> tuple[Tensor, Tensor, float]:
+        """Sums: the words of answers, the verdict between its two words, and the number of right verdicts."""
         costs = F.cross_entropy(logits[:, :-1].transpose(1, 2), padded.tokens[:, 1:], reduction="none")
-        weights = padded.weights[:, 1:]
-        words = (costs * weights).sum() / weights.sum()
-        there = logits[padded.rows, padded.verdicts]  # (V', V)
+        words = (costs * padded.weights[:, 1:]).sum()
+        there = logits[padded.rows, padded.verdicts]  # (B', V)
         margins = there[:, self.yes] - there[:, self.no]
-        about = [chosen[row] for row in padded.rows.tolist()]
-        labels = torch.tensor([float(seen.deepfake) for seen in about])
-        opinions = torch.tensor([seen.opinion for seen in about])
+        judged = [about[row] for row in padded.rows.tolist()]
+        labels = torch.tensor([float(seen.deepfake) for seen in judged])
+        opinions = torch.tensor([seen.opinion for seen in judged])
         targets = labels * (1 - self.plan.taught) + opinions * self.plan.taught
-        verdict = F.binary_cross_entropy_with_logits(margins, targets)
-        right = ((margins > 0).float() == labels).float().mean().item()
-        return words, verdict * self.plan.verdict_weight, right
+        verdict = F.binary_cross_entropy_with_logits(margins, targets, reduction="sum")
+        right = ((margins > 0).float() == labels).float().sum().item()
+        return words, verdict, right
 
 
 def train_speech(

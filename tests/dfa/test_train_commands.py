@@ -1,0 +1,38 @@
+"""The commands, on drawn faces and the shipped portraits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moderation.cli.dfa import app
+
+SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
+
+runner = CliRunner()
+
+
+@pytest.mark.parametrize(
+    "command", [["forge"], ["instruct"], ["train", "mini"], ["train", "lora"], ["calibrate"]]
+)
+def test_every_command_has_help(command: list[str]) -> None:
+    result = runner.invoke(app, [*command, "--help"])
+
+    assert result.exit_code == 0
+    assert "--" in result.output
+
+
+def test_forge_writes_a_forgery_its_mask_and_its_facts(tmp_path: Path) -> None:
+    portraits = [str(SAMPLES / f"portrait-{number}.jpg") for number in (1, 2)]
+
+    result = runner.invoke(app, ["forge", *portraits, "--out", str(tmp_path), "--technique", "FE", "--json"])
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["written"] == 2
+    facts = json.loads((tmp_path / "portrait-1.FE.json").read_text())
+    assert facts["technique"] == "FE"
+    assert facts["touches"]
+    assert (tmp_path / "portrait-1.FE.png").is_file()
+    assert (tmp_path / "portrait-1.FE.mask.png").is_file()
+    assert (tmp_path / "portrait-1.bona_fide.png").is_file()
