@@ -65,7 +65,15 @@ def bare(url: str, count: int, round_: str) -> float:
 def _row(flag: dict[str, Any]) -> tuple[Any, ...]:
     image = ImageRef(flag["image"]["bucket"], flag["image"]["key"])
     digest = Flag(image, flag["source"], flag["external_id"], flag["reason"], 0, flag["context"]).digest()
-    fields = flag["source"], flag["external_id"], digest, image.bucket, image.key, flag["reason"], Jsonb(flag["context"])
+    fields = (
+        flag["source"],
+        flag["external_id"],
+        digest,
+        image.bucket,
+        image.key,
+        flag["reason"],
+        Jsonb(flag["context"]),
+    )
     return (new_id(), *fields)
 
 
@@ -89,7 +97,9 @@ def single(client: BonaFide, count: int, round_: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=20_000, help="through each way but the single one")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()

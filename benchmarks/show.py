@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 
-def report(title: str, rows: Sequence[tuple[str, str, str]], figures: Mapping[str, Any], *, as_json: bool) -> None:
+def report(
+    title: str, rows: Sequence[tuple[str, str, str]], figures: Mapping[str, Any], *, as_json: bool
+) -> None:
     """Print what was measured. A row is what, how much, and a remark."""
     table = Table("what", "measured", "remark", title=title)
     for row in rows:

@@ -6,6 +6,7 @@ A test that needs a service skips on a machine where it cannot be started, and f
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -64,12 +65,19 @@ def template(servers: Addresses) -> Iterator[str]:
     _run(servers.database_url, f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
 
 
+@contextmanager
+def fresh_database(server_url: str, template: str) -> Iterator[str]:
+    """The URL of a migrated database that nobody else uses; gone afterwards."""
+    name = f"bonafide_test_{secrets.token_hex(4)}"
+    _run(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _database(server_url, name)
+    _run(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def database_url(servers: Addresses, template: str) -> Iterator[str]:
-    name = f"bonafide_test_{secrets.token_hex(4)}"
-    _run(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _database(servers.database_url, name)
-    _run(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(servers.database_url, template) as url:
+        yield url
 
 
 @pytest.fixture

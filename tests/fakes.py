@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from moderation.analysis import Analysis, Box, Face, FaceAnalysis, PictureFacts, image_verdict
-from moderation.dfa.gpt.detector import FaceCrop, Prepared
+from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError
 from tests.builders import a_verdict
 

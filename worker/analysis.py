@@ -12,13 +12,11 @@ from uuid import UUID
 
 from uuid6 import uuid7
 
-from moderation.analysis import Analysis, FaceAnalysis
+from moderation.analysis import Analysis
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.moves import begin_analysis, must_be_alone
-from moderation.errors import EngineUnavailable
 from moderation.storage import FetchedImage
-from worker.batching import Asked
 from worker.station import Station
 from worker.telemetry import STAGE_SECONDS, count_analysis
 
@@ -105,19 +103,16 @@ def _reused(station: Station, fetched: FetchedImage) -> Analysis | None:
 def _made(station: Station, fetched: FetchedImage) -> Analysis:
     prepared = station.analyzer.prepare(fetched.data)
     started = time.monotonic()
-    timeout = station.settings.engine_timeout_seconds
-    asked = [station.batcher.submit(crop, timeout=timeout) for crop in prepared.crops]
-    faces = [_answer(face, timeout) for face in asked]
+    asked = [
+        station.batcher.submit(crop, timeout=station.settings.engine_timeout_seconds)
+        for crop in prepared.crops
+    ]
+    # Without a limit of its own: an engine or an image that is stuck ends the process (`watchdog.py`), so that the
+    # attempt counts and the next one is made alone. A timeout here would hand the picture to the next worker to hang.
+    faces = [face.answer.result() for face in asked]
     spent = time.monotonic() - started
     queued = max((face.waited for face in asked), default=0.0)
     analysis = station.analyzer.conclude(prepared, faces)
     return dataclasses.replace(
         analysis, seconds={**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
     )
-
-
-def _answer(asked: Asked, timeout: float) -> FaceAnalysis:
-    try:
-        return asked.answer.result(timeout=timeout)
-    except TimeoutError as error:
-        raise EngineUnavailable(f"the engine gave no answer within {timeout:.0f} seconds") from error

@@ -26,7 +26,8 @@ app.conf.update(
     # A worker takes from the queue what it can start: the rest is for the others.
     worker_prefetch_multiplier=1,
     worker_concurrency=_settings.worker_threads,
-    # The model lives in this process and in one thread of it. Children could not share a GPU after a fork.
+    # The model lives in this process and in one thread of it. Children could not share a GPU after a fork. Celery's
+    # own default, prefork, gives way to this; any other pool is refused at the start (`lifecycle.py`).
     worker_pool="threads",
     # Keeps what cannot be read as dead letters instead of dropping it.
     worker_consumer="worker.deadletters:KeepingConsumer",

@@ -79,7 +79,12 @@ def portrait(chance: random.Random) -> bytes:
     name = chance.choice(["portrait-1.jpg", "portrait-2.jpg", "portrait-3.jpg"])
     with Image.open(io.BytesIO(files("moderation").joinpath("samples", name).read_bytes())) as picture:
         width, height = picture.size
-        box = (chance.randrange(8), chance.randrange(8), width - chance.randrange(8), height - chance.randrange(8))
+        box = (
+            chance.randrange(8),
+            chance.randrange(8),
+            width - chance.randrange(8),
+            height - chance.randrange(8),
+        )
         return _jpeg(picture.crop(box), quality=chance.randrange(60, 96))
 
 
@@ -107,7 +112,8 @@ def bomb(chance: random.Random) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     comment = b"n\0" + str(chance.random()).encode()
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        _chunk(name, body) for name, body in ((b"IHDR", header), (b"tEXt", comment), (b"IDAT", pixels), (b"IEND", b""))
+        _chunk(name, body)
+        for name, body in ((b"IHDR", header), (b"tEXt", comment), (b"IDAT", pixels), (b"IEND", b""))
     )
 
 
@@ -230,7 +236,9 @@ def _audit(
 
 
 def _settings(system: System) -> Settings:
-    return Settings.model_validate({name.removeprefix("BONAFIDE_").lower(): value for name, value in system.env.items()})
+    return Settings.model_validate(
+        {name.removeprefix("BONAFIDE_").lower(): value for name, value in system.env.items()}
+    )
 
 
 def _noise(chance: random.Random) -> Image.Image:
@@ -258,7 +266,9 @@ QUICK = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", action="store_true")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from moderation.analysis import FaceAnalysis
-from moderation.dfa.gpt.detector import FaceCrop
+from moderation.dfa.gpt.crops import FaceCrop
 from moderation.errors import BonafideError, EngineUnavailable
 from tests.builders import a_verdict
 from tests.fakes import ScriptedDetector, a_crop

@@ -1,0 +1,202 @@
+"""What one image costs on its way through a worker when the model costs nothing, stage by stage.
+
+    python -m benchmarks.pipeline [--images 300] [--json]
+
+1. Each stage alone, in one thread of one process: CPU milliseconds per image, by the process's own clock.
+2. The whole road with a real worker on real servers: images per second, and the worker's CPU per image.
+3. Beside it a Celery task that does nothing, on the same broker, pool and threads: what the queue alone allows.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import redis
+import torch
+from celery import Celery
+from sqlalchemy import text
+
+from benchmarks.quiet_worker import QuietDetector
+from benchmarks.show import report
+from moderation.cases import ImageRef
+from moderation.database.analyses import record_analysis
+from moderation.database.cases import Opening, insert_cases
+from moderation.database.connection import Database
+from moderation.dfa.gpt.crops import FaceCrop, Prepared
+from moderation.dfa.gpt.faces import find_faces
+from moderation.dfa.gpt.pixels import crop_face, decode_picture
+from moderation.local import (
+    Stack,
+    prepare_database,
+    service_env,
+    sweeper_command,
+    wait_for_worker,
+    worker_command,
+)
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.acceptance.flood import portrait
+from tests.builders import a_flag, new_id
+from worker.analysis import begin
+from worker.lifecycle import close_station, open_station
+
+NOOPS = 3000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Stack(folder) as stack:
+            env = stack.start_servers().settings()
+            prepare_database(env["BONAFIDE_DATABASE_URL"])
+            settings = Settings.model_validate(
+                {k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items()}
+            )
+            refs = _put(settings, asked.images)
+            stages = _by_stage(settings, refs[: min(100, len(refs))])
+            rate, cpu = _whole_road(stack, env, settings, refs)
+            noop = _noop(stack, env)
+    rows = [(f"{stage}, one thread", f"{ms:.2f} ms CPU", "") for stage, ms in stages.items()]
+    rows += [
+        ("all stages, one thread", f"{sum(stages.values()):.2f} ms CPU", "their sum"),
+        ("the whole road", f"{rate:.1f} images/s", f"{cpu:.1f} ms CPU of the worker per image"),
+        ("a Celery task that does nothing", f"{noop:,.0f} tasks/s", "same broker, pool and threads"),
+    ]
+    figures = {
+        "pipeline": {
+            "images_per_second": round(rate, 2),
+            "cpu_ms_per_image": round(cpu, 2),
+            "noop_tasks_per_second": round(noop, 1),
+            "stage_cpu_ms": {stage: round(ms, 3) for stage, ms in stages.items()},
+        }
+    }
+    report(f"{asked.images} portraits of about 0.14 megapixels", rows, figures, as_json=asked.json)
+
+
+def _put(settings: Settings, count: int) -> list[ImageRef]:
+    storage, chance = Storage(settings), random.Random(1)
+    return [storage.put_image(f"bench/{n}.jpg", portrait(chance), "image/jpeg") for n in range(count)]
+
+
+def _open(database: Database, refs: list[ImageRef]) -> list[UUID]:
+    openings = [Opening(new_id(), a_flag(image=ref)) for ref in refs]
+    with database.transaction() as session:
+        insert_cases(session, openings, actor="platform:bench")
+    return [opening.id for opening in openings]
+
+
+class Stopwatch:
+    """CPU seconds of this process per stage, all its threads counted."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        began = time.process_time()
+        yield
+        self.spent[stage] = self.spent.get(stage, 0.0) + time.process_time() - began
+
+
+def _by_stage(settings: Settings, refs: list[ImageRef]) -> dict[str, float]:
+    """CPU milliseconds per image and stage: the worker's steps, one after the other."""
+    torch.set_num_threads(1)  # as the worker does
+    detector = QuietDetector()
+    station = open_station(settings, detector)
+    cases = _open(station.database, refs)
+    watch = Stopwatch()
+    for number, (case_id, ref) in enumerate(zip(cases, refs, strict=True)):
+        if number == 5:  # the first few load nets and open connections
+            watch.spent.clear()
+        with ExitStack() as lease:
+            with watch("lease"):
+                begun = lease.enter_context(begin(station, case_id))
+            assert begun is not None
+            with watch("fetch"):
+                fetched = station.storage.fetch_image(ref)
+            with watch("decode"):
+                picture = decode_picture(fetched.data)
+            with watch("faces"):
+                crops = [FaceCrop(face, crop_face(picture, face, 224)) for face in find_faces(picture)]
+            with watch("queue"):
+                asked = [station.batcher.submit(crop, timeout=5) for crop in crops]
+                faces = [one.answer.result(5) for one in asked]
+            prepared = Prepared(picture.facts, tuple(crops))
+            analysis = detector.conclude(prepared, faces)
+            with watch("record"), station.database.transaction() as session:
+                record_analysis(session, case_id, begun.token, analysis, actor=station.actor, new_id=new_id())
+    close_station(station, why="measured")
+    return {stage: seconds * 1000 / (len(refs) - 5) for stage, seconds in watch.spent.items()}
+
+
+def _whole_road(
+    stack: Stack, env: dict[str, str], settings: Settings, refs: list[ImageRef]
+) -> tuple[float, float]:
+    """Images per second through a real worker, and CPU milliseconds of that worker per image."""
+    database = Database(settings.database_url.get_secret_value())
+    command = [part.replace("worker.app", "benchmarks.quiet_worker") for part in worker_command()]
+    own = {**service_env(env, "bonafide_worker"), "BONAFIDE_READY_FILE": str(stack.folder / "worker.ready")}
+    process = stack.spawn("worker", command, env=own)
+    wait_for_worker(stack)
+    stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
+    _until_ready(database, _open(database, refs[:20]))
+    before = psutil.Process(process.pid).cpu_times()
+    started = time.perf_counter()
+    _until_ready(database, _open(database, _again(settings, refs)))
+    seconds = time.perf_counter() - started
+    after = psutil.Process(process.pid).cpu_times()
+    stack.stop_process("worker")
+    database.close()
+    return len(refs) / seconds, 1000 * (after.user + after.system - before.user - before.system) / len(refs)
+
+
+def _again(settings: Settings, refs: list[ImageRef]) -> list[ImageRef]:
+    """The same number of new pictures: bytes that were analysed before would be answered from the database."""
+    storage, chance = Storage(settings), random.Random(2)
+    return [
+        storage.put_image(f"bench/again-{n}.jpg", portrait(chance), "image/jpeg") for n in range(len(refs))
+    ]
+
+
+def _until_ready(database: Database, cases: list[UUID]) -> None:
+    waiting = text("SELECT count(*) FROM cases WHERE id = ANY(:ids) AND state <> 'ready'")
+    while True:
+        with database.transaction() as session:
+            if session.scalar(waiting, {"ids": cases}) == 0:
+                return
+        time.sleep(0.05)
+
+
+def _noop(stack: Stack, env: dict[str, str]) -> float:
+    """Tasks per second of the bare Celery worker."""
+    broker = redis.Redis.from_url(env["BONAFIDE_BROKER_URL"])
+    noop_app = Celery("noop", broker=env["BONAFIDE_BROKER_URL"])
+    noop_app.conf.task_default_queue = "noop"
+    with noop_app.producer_pool.acquire() as producer:
+        for _ in range(NOOPS):
+            noop_app.send_task("noop", args=[str(new_id())], producer=producer)
+    command = [part.replace("worker.app", "benchmarks.noop_worker") for part in worker_command(name="noop")]
+    stack.spawn("noop", command, env=service_env(env))
+    while broker.llen("noop") > NOOPS - 200:
+        time.sleep(0.01)
+    started, first = time.perf_counter(), broker.llen("noop")
+    while (left := broker.llen("noop")) > 0:
+        time.sleep(0.01)
+    return (first - left) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""A thousand mixed pictures while the worker is killed and the broker forgets everything."""
+
+import pytest
+
+from moderation.local import Stack, start_system
+from tests.acceptance.conftest import open_folder
+from tests.acceptance.flood import QUICK, flood
+
+
+@pytest.mark.timeout(900)
+def test_a_thousand_mixed_pictures_all_end_before_a_person(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with Stack(open_folder(tmp_path_factory.mktemp("flood")), durable=False) as stack:
+        report = flood(start_system(stack, overrides=QUICK), count=1000, faults=True)
+
+    assert report.submitted == 1000
+    assert (report.lost, report.duplicated, report.chains_broken) == (0, 0, 0)
+    assert report.wrong == []
+    assert report.reused > 0
+    assert report.killed == 2
