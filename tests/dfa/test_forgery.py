@@ -84,6 +84,32 @@ def test_a_self_blend_names_its_seam() -> None:
     assert (Region.FACE_BOUNDARY, Kind.SEAM) in {(touch.region, touch.kind) for touch in forgery.facts}
 
 
+def test_a_face_in_softer_surroundings_is_called_sharper() -> None:
+    """Half of the self-blends change the surroundings, not the face; the words must say which is which."""
+    target = a_portrait(7)
+    said: set[tuple[bool, Kind]] = set()
+
+    for seed in range(60):
+        forgery = self_blend(target, np.random.default_rng(seed))
+        face, around = forgery.mask > 0.95, forgery.mask == 0
+        if not face.any():
+            continue  # translucent
+        gain = detail(forgery.pixels) / (detail(target.pixels) + 1)
+        if abs(gain[face].mean() - gain[around].mean()) > 0.3:
+            sharper = bool(gain[face].mean() > gain[around].mean())
+            said |= {(sharper, touch.kind) for touch in forgery.facts}
+
+    assert (True, Kind.SOFTER) not in said
+    assert (False, Kind.SHARPER) not in said
+    assert {(True, Kind.SHARPER), (False, Kind.SOFTER)} <= said
+
+
+def detail(pixels: np.ndarray) -> np.ndarray:
+    """How much a pixel differs from its neighbours, (S, S)."""
+    grey = pixels.astype(float).mean(axis=2)
+    return np.abs(grey - np.roll(grey, 1, axis=0)) + np.abs(grey - np.roll(grey, 1, axis=1))
+
+
 def test_smoothed_skin_leaves_the_eyes_crisp() -> None:
     target = a_portrait(8)
 

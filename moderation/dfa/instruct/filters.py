@@ -13,7 +13,7 @@ from moderation.analysis import Region
 from moderation.dfa.instruct.forgery.facts import Forgery, Touch
 from moderation.dfa.instruct.forgery.masks import PARTS, Geometry, part_mask
 
-#: Mean change in grey levels within the mask below which a forgery is one in name only.
+#: Mean change in grey levels, within the mask or around it, below which a forgery is one in name only.
 LEAST_VISIBLE = 1.5
 #: Share of a named region that the mask must cover.
 LEAST_COVERED = 0.1
@@ -22,9 +22,13 @@ LEAKS = ("second image", "other image", "original", "difference", "mask", "compa
 
 
 def visible(forgery: Forgery, before: np.ndarray) -> bool:
-    """Whether anything can be seen of it at all."""
+    """Whether anything can be seen of it: within the mask, or around it where the surroundings were changed."""
     change = np.abs(forgery.pixels.astype(np.float32) - before).mean(axis=2)
-    return float((change * forgery.mask).sum()) >= LEAST_VISIBLE * max(float(forgery.mask.sum()), 1.0)
+    return max(_mean(change, forgery.mask), _mean(change, 1 - forgery.mask)) >= LEAST_VISIBLE
+
+
+def _mean(values: np.ndarray, weight: np.ndarray) -> float:
+    return float((values * weight).sum()) / max(float(weight.sum()), 1.0)
 
 
 def supported(forgery: Forgery, face: Geometry) -> tuple[Touch, ...]:

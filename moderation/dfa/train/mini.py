@@ -6,7 +6,6 @@ Each stage leaves its work in the run's folder and is not repeated. Stopping at 
 import datetime
 import hashlib
 import importlib.util
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +70,6 @@ def train_mini(
     data: Path, work: Path, out: Path, plan: MiniPlan, *, now: datetime.datetime, say: Callable[[str], None]
 ) -> tuple[BundleSpec, Report]:
     """Everything. `work` keeps the pool and the checkpoints, `out` becomes the bundle."""
-    began = time.monotonic()
     pool = work / "pool"
     if not (pool / "losses.json").is_file():
         say("Bringing every picture to the pool's normal form …")
@@ -84,8 +82,7 @@ def train_mini(
     spec = calibrate_mini(spec, pool, plan, today=now.date())
     result = report_mini(spec, pool, plan)
     write_report(result, work / "report.json")
-    minutes = (time.monotonic() - began) / 60
-    write_model_card(spec, result, plan, minutes=minutes, now=now)
+    write_model_card(spec, result, plan, now=now)
     return spec, result
 
 
@@ -165,13 +162,10 @@ def report_mini(spec: BundleSpec, pool: Path, plan: MiniPlan) -> Report:
     return report(judged, lab=plan.report_lab, threshold=threshold, seconds=seconds)
 
 
-def write_model_card(
-    spec: BundleSpec, result: Report, plan: MiniPlan, *, minutes: float, now: datetime.datetime
-) -> None:
+def write_model_card(spec: BundleSpec, result: Report, plan: MiniPlan, *, now: datetime.datetime) -> None:
     text = CARD_TEXT.format(
         version=plan.version,
         date=now.date().isoformat(),
-        minutes=round(minutes),
         sight=round(plan.sight.seconds / 60),
         speech=round(plan.speech.seconds / 60),
         threads=plan.sight.threads,
@@ -206,7 +200,7 @@ CARD_TEXT = """\
 A small DFA-GPT in the LLaVA layout: EfficientNet-Lite0 stem beside a high-frequency residue branch, 7×7 visual
 tokens, and a Llama of four layers and width 192 with an own vocabulary. It answers DF-D, DF-C, AD and simple FC
 questions about one face. Trained {date} on the CPU ({threads} thread, niced, on a machine shared with others):
-{sight} minutes of sight and {speech} minutes of speech, {minutes} minutes in all for this run.
+{sight} minutes of sight and {speech} minutes of speech, wall time; pool, calibration and report come on top.
 
 **Use it to try the system, and as a baseline. Never use it to decide about a person.** Its score is a weak
 opinion; on sources that it was not trained on, expect little better than chance until measured. Its artifact

@@ -23,6 +23,9 @@ from moderation.dfa.instruct.forgery.photometry import (
     transformed,
 )
 
+#: What a region is beside surroundings that are so.
+OPPOSITES = {Kind.SOFTER: Kind.SHARPER, Kind.SHARPER: Kind.SOFTER}
+
 
 def self_blend(target: Portrait, rng: Rng) -> Forgery:
     """Lay a changed copy of a face over itself: only the blending is foreign, so only blending can be learnt."""
@@ -31,7 +34,8 @@ def self_blend(target: Portrait, rng: Rng) -> Forgery:
     if rng.random() < 0.5:
         foreign = changed
     else:
-        base = changed
+        # Now it is the surroundings that were changed, and the face that stands out the other way.
+        base, kind = changed, OPPOSITES.get(kind, kind)
     foreign = transformed(foreign, _nudge(target.face, rng))
     mask = swap_mask(target.face, rng)
     pixels = _laid_over(base, foreign, mask, target.face, rng)
