@@ -43,9 +43,13 @@ def tokenise(
     *,
     image_token: int,
     patches: int,
-    verdict_weight: float = 1.0,
+    label_weight: float = 1.0,
 ) -> Tokenised:
-    """A conversation with the picture's place widened to P tokens."""
+    """A conversation with the picture's place widened to P tokens.
+
+    `label_weight` is that of each token of a DF-D or DF-C answer beside one of a sentence: they are few, and hold
+    the labels.
+    """
     text, spans = _spans(turns, prompts)
     encoding = codec.tokenizer.encode(text, add_special_tokens=False)
     tokens: list[int] = [] if codec.start is None else [codec.start]
@@ -56,14 +60,13 @@ def tokenise(
             tokens += [token] * patches
             weights += [0.0] * patches
             continue
-        inside = any(start < end and stop > begin for begin, end in spans)
-        if inside and verdict is None:
+        turn = next((index for index, (begin, end) in enumerate(spans) if start < end and stop > begin), None)
+        if turn is not None and verdict is None:
             verdict = len(tokens)
         tokens.append(token)
-        weights.append(float(inside))
+        labels = turn is not None and turns[turn][0] in (*prompts.detection, *prompts.classification)
+        weights.append(0.0 if turn is None else label_weight if labels else 1.0)
     detects = turns[0][0] in prompts.detection
-    if detects and verdict is not None:
-        weights[verdict] = verdict_weight
     return Tokenised(tuple(tokens), tuple(weights), verdict if detects else None)
 
 

@@ -64,6 +64,8 @@ class SpeechPlan:
     weight_decay: float = 0.02
     #: Weight of the verdict beside the mean of all words.
     verdict_weight: float = 1.0
+    #: Weight of each token of a DF-D or DF-C answer beside one of a sentence.
+    label_weight: float = 3.0
     #: Share of the tower's own opinion in the verdict that is taught.
     taught: float = 0.5
     #: Standard deviation of noise on kept tokens, in units of their own: kept pictures must not be learnt by heart.
