@@ -79,7 +79,10 @@ def _replace_toml(old: str, new: str) -> Callable[[Path], None]:
 
 
 def _write(name: str, data: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(data) and None
+    def breaks(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return breaks
 
 
 def _config(change: Callable[[Any], None]) -> Callable[[Path], None]:
@@ -204,7 +207,7 @@ def test_a_base_from_the_hub_needs_no_bundle_file(
     (cache / "preprocessor_config.json").write_text(json.dumps(processor))
     monkeypatch.setattr(bundles, "cached_file", lambda base, name, **_: str(cache / name))
     spec = resolve_bundle("org/name@" + "0" * 40)
-    real = bundles.LlavaForConditionalGeneration.from_pretrained
+    real: Any = bundles.LlavaForConditionalGeneration.from_pretrained
     asked: dict[str, Any] = {}
 
     def from_cache(source: str, **options: Any) -> Any:

@@ -193,7 +193,7 @@ def test_slots_are_refilled_while_others_still_write(tiny: BundleSpec) -> None:
     faces = pictures(tiny, 10)
     # An end that some rationales reach early and others do not.
     lengths = [len(a.rationale or ()) for a in answers_of(engine, faces)]
-    token = (answers_of(engine, faces)[0].rationale or ())[3]
+    token = cast("tuple[int, ...]", answers_of(engine, faces)[0].rationale)[3]
     engine.script = replace(engine.script, end=token)
     running: list[int] = []
 
@@ -511,7 +511,7 @@ def test_layers_that_return_tuples_are_understood(tiny: BundleSpec) -> None:
 
 
 def test_compiled_layers_give_the_same_answers(tiny: BundleSpec) -> None:
-    from moderation.dfa.gpt.engine.graphs import compile_layers
+    from moderation.dfa.gpt.engine.graphs import compile_layers, restore_layers
 
     engine = an_engine(tiny, max_new_tokens=3)
     wanted = answers_of(engine, pictures(tiny, 1))
@@ -519,9 +519,22 @@ def test_compiled_layers_give_the_same_answers(tiny: BundleSpec) -> None:
 
     answers = answers_of(engine, pictures(tiny, 1))
 
-    attention.AttentionInterface.register(attention.NAME, attention.slot_attention)
+    restore_layers(engine.model.model.language_model)
     assert [a.rationale for a in answers] == [a.rationale for a in wanted]
     assert [a.margin for a in answers] == pytest.approx([a.margin for a in wanted], abs=TOLERANCE)
+
+
+def test_a_machine_that_cannot_compile_runs_without(
+    tiny: BundleSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = an_engine(tiny)
+    wanted = answers_of(engine, pictures(tiny, 1))
+
+    with pytest.warns(UserWarning, match="without compiled layers"):  # there is no CUDA to capture on
+        graphs = engine._accelerated()
+
+    assert graphs is None
+    assert answers_of(engine, pictures(tiny, 1)) == wanted
 
 
 def test_eight_bits_change_scores_a_little_and_are_never_silent(tiny: BundleSpec) -> None:

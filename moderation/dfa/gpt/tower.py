@@ -237,12 +237,10 @@ def fold_batch_norms(tower: Tower) -> Tower:
     """Fold every batch norm into the convolution before it, in place. For inference only; equal to rounding."""
     tower.eval()
     for parent in list(tower.modules()):
-        previous: tuple[str, nn.Module] | None = None
+        previous: tuple[str, nn.Conv2d] | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and previous is not None:
-                convolution = cast("nn.Conv2d", previous[1])
-                folded = fuse_conv_bn_eval(convolution, child)
-                setattr(parent, previous[0], folded)
+                setattr(parent, previous[0], fuse_conv_bn_eval(previous[1], child))
                 setattr(parent, name, nn.Identity())
             previous = (name, child) if isinstance(child, nn.Conv2d) else None
     return tower

@@ -110,7 +110,7 @@ def decode(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: 
         kv=kv,
         rows=torch.tensor(slots, device=device),
         lengths=stored,
-        runs=None if _has_kernel(device) else tuple(_runs(slots, stored)),
+        runs=None if has_kernel(device) else tuple(_runs(slots, stored)),
     )
 
 
@@ -179,7 +179,8 @@ def _decode(
     return torch.cat(outs).transpose(1, 2)
 
 
-def _has_kernel(device: torch.device) -> bool:
+def has_kernel(device: torch.device) -> bool:
+    """True where `triton_decode` can run."""
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 

@@ -16,6 +16,7 @@ import enum
 import itertools
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
@@ -27,7 +28,7 @@ from transformers import LlavaForConditionalGeneration
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import ImageSpec
-from moderation.dfa.gpt.engine.attention import attach, decode, extend
+from moderation.dfa.gpt.engine.attention import attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
 from moderation.dfa.gpt.script import Script, Tokens
@@ -173,7 +174,7 @@ class Engine:
             self.kv = self._allocate(self._longest(), plan.slots)
             self._read_system()
         self._decode_limit = self.kv.slots
-        self._graphs = self._accelerated() if self.device.type == "cuda" and plan.accelerate else None
+        self._graphs = self._accelerated() if plan.accelerate and has_kernel(self.device) else None
 
     # What runs it
 
@@ -488,10 +489,18 @@ class Engine:
         self.kv.give_back(slot)
 
     def _accelerated(self) -> Any:
-        from moderation.dfa.gpt.engine.graphs import DecodeGraphs, compile_layers
+        """Compiled layers and captured decode steps; None, with a warning, where this machine cannot have them."""
+        from moderation.dfa.gpt.engine.graphs import DecodeGraphs, compile_layers, restore_layers
 
-        compile_layers(self._lm)
-        return DecodeGraphs(self.greedy, self.kv, self.device)
+        try:
+            compile_layers(self._lm)
+            return DecodeGraphs(self.greedy, self.kv, self.device)
+        except Exception as error:  # noqa: BLE001  compilers fail in many classes, and the layers run without them
+            restore_layers(self._lm)
+            warnings.warn(
+                f"The engine runs without compiled layers and captured steps: {error}", stacklevel=2
+            )
+            return None
 
 
 def _misfit(pixels: np.ndarray) -> BonafideError:

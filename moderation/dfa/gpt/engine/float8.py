@@ -28,7 +28,8 @@ class Float8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
         inputs, scale = quantized(rows)
-        out = torch._scaled_mm(  # noqa: SLF001  torch has no public name for it
+        scaled_mm: Any = torch._scaled_mm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]  the only name it has
+        out: Tensor = scaled_mm(
             inputs,
             cast("Tensor", self.values).t(),
             scale_a=scale,

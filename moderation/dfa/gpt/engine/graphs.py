@@ -30,6 +30,13 @@ def compile_layers(language_model: Any, *, backend: str = "inductor") -> None:
         layer.forward = torch.compile(layer.forward, backend=backend, dynamic=None)
 
 
+def restore_layers(language_model: Any) -> None:
+    """Undo `compile_layers`."""
+    attention.AttentionInterface.register(attention.NAME, attention.slot_attention)
+    for layer in language_model.layers:
+        vars(layer).pop("forward", None)
+
+
 class DecodeGraphs:
     """Greedy decode steps for fixed numbers of rows, captured largest first into one pool of memory."""
 
