@@ -29,6 +29,7 @@ from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
 from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
 from moderation.dfa.gpt.engine.engine import Answers, Route
+from moderation.dfa.gpt.scoring import Normalisation
 from moderation.dfa.gpt.script import Codec
 from moderation.errors import BonafideError, BundleMismatch, ImageRejected, RequestRefused
 from tests.dfa.conftest import a_crop, copy_of
@@ -326,6 +327,23 @@ def test_only_the_newest_turns_are_shown(detector: Detector) -> None:
     assert "Question 4" not in text
     assert "Question 5" in text
     assert text.count("ASSISTANT:") == MOST_TURNS + 1
+
+
+@pytest.mark.parametrize("how", list(Normalisation))
+def test_the_technique_that_is_said_is_the_one_that_is_reported(tiny: BundleSpec, how: Normalisation) -> None:
+    policy = replace(EVERYTHING, normalisation=how, threshold=0.0, band=0.0)
+    detector = Detector.load(tiny.folder, device="cpu", policy=policy, slots=2)
+    said_for: list[Technique] = []
+    choose = detector._engine.choose
+    detector._engine.choose = lambda sums: said_for.append(choose(sums)) or said_for[-1]
+
+    faces = [detector.analyze([a_crop(detector.image_size, seed)])[0] for seed in range(4)]
+
+    reported = [
+        max(f.verdict.technique_scores or {}, key=lambda name: (f.verdict.technique_scores or {})[name])
+        for f in faces
+    ]
+    assert said_for == reported
 
 
 def test_warming_leaves_nothing_behind(detector: Detector) -> None:

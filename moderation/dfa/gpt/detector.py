@@ -7,7 +7,7 @@ A `Detector` owns one bundle and its engine. `prepare` may run in many threads; 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,6 +22,7 @@ from moderation.analysis import (
     Face,
     FaceAnalysis,
     Label,
+    Technique,
     Verdict,
     image_verdict,
     undetermined,
@@ -35,7 +36,7 @@ from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, PixelLimits, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
 from moderation.dfa.gpt.replies import read_reply
-from moderation.dfa.gpt.scoring import Normalisation, technique_shares
+from moderation.dfa.gpt.scoring import Normalisation, TechniqueShares, technique_shares
 from moderation.dfa.gpt.tower import TowerConfig
 from moderation.errors import BonafideError, BundleMismatch
 
@@ -97,7 +98,12 @@ class Detector:
                 slots=slots,
                 max_batch=max_batch,
             ),
+            choose=lambda sums: self._shares(sums).technique,
         )
+        #: What each DF-C answer scores on a grey picture. None unless the policy takes it away.
+        self._prior: Mapping[Technique, float] | None = None
+        if policy.normalisation is Normalisation.PRIOR:
+            self._prior = self._grey_answers()
         #: Of everything that an analysis depends on, in hexadecimal.
         self.fingerprint = fingerprint(bundle.spec, policy)
         #: For people: "mini 1".
@@ -269,10 +275,7 @@ class Detector:
         elif abs(score - policy.threshold) < policy.band:
             abstain = Abstain.NEAR_THRESHOLD
         label = Label.DEEPFAKE if score >= policy.threshold else Label.BONA_FIDE
-        shares = None
-        if answers.options is not None:
-            lengths = {name: len(tokens) for name, tokens in self._bundle.script.options.items()}
-            shares = technique_shares(answers.options, lengths, how=policy.normalisation)
+        shares = None if answers.options is None else self._shares(answers.options)
         return Verdict(
             label=label if abstain is None else Label.UNDETERMINED,
             score=score,
@@ -283,6 +286,22 @@ class Detector:
             technique_scores=shares and shares.shares,
             abstain=abstain,
         )
+
+    def _shares(self, sums: Mapping[Technique, float]) -> TechniqueShares:
+        lengths = {name: len(tokens) for name, tokens in self._bundle.script.options.items()}
+        return technique_shares(sums, lengths, how=self.policy.normalisation, prior=self._prior)
+
+    def _grey_answers(self) -> Mapping[Technique, float]:
+        """The sums of the DF-C answers' log-probabilities on a picture that shows nothing."""
+        size = self._bundle.spec.image.size
+        grey = [(None, np.full((size, size, 3), 127, dtype=np.uint8))]
+        engine = self._engine
+        engine.route, engine.choose = lambda _margin, _mass: Route.DEEPFAKE, lambda sums: next(iter(sums))
+        ((_, answers),) = engine.run(lambda _room, _idle: [grey.pop()] if grey else None)
+        engine.route, engine.choose = self._route, lambda sums: self._shares(sums).technique
+        if isinstance(answers, BonafideError):
+            raise answers
+        return answers.options or {}
 
     # Free conversation
 

@@ -31,6 +31,7 @@ from moderation.dfa.gpt.bundle import ImageSpec
 from moderation.dfa.gpt.engine.attention import attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
+from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.gpt.script import Script, Tokens
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
 
@@ -143,15 +144,24 @@ class Engine:
         *,
         route: Callable[[float, float], Route],
         plan: Plan,
+        choose: Callable[[Mapping[Technique, float]], Technique] | None = None,
     ) -> None:
         """Attach to the model, size the slots and read the system prefix into each of them.
 
-        `route` gets a face's margin and answer mass.
+        Args:
+            model: loaded, on its device.
+            script: what is said.
+            image: what a picture must be.
+            route: where a face goes, from its margin and answer mass.
+            plan: what is asked, and how much at once.
+            choose: the technique that is said for a face, from the sums of its answers' log-probabilities; the
+                likeliest by the token when None.
         """
         self.model = model
         self.script = script
         self.image = image
         self.route = route
+        self.choose = choose or self._likeliest
         self.plan = plan
         self.heartbeat = Heartbeat()
         self._lock = threading.RLock()
@@ -353,7 +363,11 @@ class Engine:
             return self.script.explain_no
         if face.options is None:
             return self.script.explain_yes
-        return self.script.explain[likeliest(face.options, self.script.options)]
+        return self.script.explain[self.choose(face.options)]
+
+    def _likeliest(self, sums: Mapping[Technique, float]) -> Technique:
+        lengths = {technique: len(tokens) for technique, tokens in self.script.options.items()}
+        return technique_shares(sums, lengths).technique
 
     # The model
 
@@ -517,11 +531,6 @@ def visual_tokens(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tenso
     seen: Any = model.get_image_features(pixel_values=cast("Any", pixels))
     seen = getattr(seen, "pooler_output", seen)
     return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
-
-
-def likeliest(sums: Mapping[Technique, float], options: Mapping[Technique, Tokens]) -> Technique:
-    """The technique whose answer has the highest log-probability per token: see `scoring`."""
-    return max(sums, key=lambda technique: sums[technique] / len(options[technique]))
 
 
 @dataclass(frozen=True)
