@@ -3,8 +3,9 @@ from collections.abc import Sequence
 import pytest
 
 from moderation.analysis import Artifact, Box, Face, Point, Region
+from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.regions import outline, with_outlines, within
-from moderation.dfa.gpt.replies import read_reply, regions_of
+from moderation.dfa.gpt.replies import Reply, read_reply, regions_of
 
 PAPER = """1. **Forehead**: The skin is too smooth.
 2. **Eye**: The gaze of both eyes differs.
@@ -177,3 +178,18 @@ def test_outlines_end_at_the_pictures_borders() -> None:
 
     assert any(p.y > 70 for p in artifact.polygon or ())
     assert all(0 <= p.x <= 60 and 0 <= p.y <= 70 for p in inside.polygon or ())
+
+
+HEADINGS = [(name, region) for region, names in load_prompts().headings.items() for name in names]
+
+
+@pytest.mark.parametrize(("heading", "region"), HEADINGS, ids=[heading for heading, _ in HEADINGS])
+def test_what_the_model_is_taught_to_write_can_be_read(heading: str, region: Region) -> None:
+    reply = read_reply(load_prompts().artifacts_answer([(heading, "It is blurred.")]))
+
+    assert reply is not None
+    assert reply.artifacts == (Artifact(heading, "It is blurred.", (region,)),)
+
+
+def test_the_taught_answer_without_artifacts_can_be_read() -> None:
+    assert read_reply(load_prompts().artifacts_answer([])) == Reply(())
