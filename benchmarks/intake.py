@@ -92,8 +92,12 @@ def single(client: BonaFide, count: int, round_: str) -> float:
     flags = [a_flag(number, round_) for number in range(count)]
     started = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda flag: client.submit(**{**flag, "image": ImageRef(**flag["image"])}), flags))
+        list(pool.map(lambda flag: _submit(client, **flag), flags))
     return count / (time.perf_counter() - started)
+
+
+def _submit(client: BonaFide, *, image: dict[str, str], **flag: Any) -> None:
+    client.submit(ImageRef(**image), **flag)
 
 
 def main() -> None:

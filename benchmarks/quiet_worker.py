@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import torch
 
+import worker.lifecycle
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict, image_verdict
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.errors import BonafideError
 from moderation.settings import Settings
-from worker import lifecycle
 from worker.app import app
 from worker.batching import Analyzer
 
@@ -75,4 +75,4 @@ def _quiet(_settings: Settings) -> Analyzer:
     )
 
 
-lifecycle.load_analyzer = _quiet
+worker.lifecycle.load_analyzer = _quiet

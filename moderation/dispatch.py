@@ -53,7 +53,11 @@ class Doorbell:
             task_serializer="json",
             task_ignore_result=True,
             # One try: whoever rings has a caller waiting, and the sweeper has time.
-            broker_transport_options={**broker_options(visibility_timeout=3600), "max_retries": 1, "interval_start": 0},
+            broker_transport_options={
+                **broker_options(visibility_timeout=3600),
+                "max_retries": 1,
+                "interval_start": 0,
+            },
             broker_connection_timeout=3,
         )
 

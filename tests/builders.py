@@ -27,7 +27,8 @@ from moderation.database.cases import Opening
 
 def a_flag(**fields: Any) -> Flag:
     image = fields.pop("image", None) or ImageRef("flagged", "photo.jpg")
-    return Flag(**{"image": image, "source": "profile-photos", **fields})
+    values: dict[str, Any] = {"image": image, "source": "profile-photos", **fields}
+    return Flag(**values)
 
 
 def an_opening(**fields: Any) -> Opening:
@@ -37,7 +38,7 @@ def an_opening(**fields: Any) -> Opening:
 
 
 def a_case(**fields: Any) -> Case:
-    values = {
+    values: dict[str, Any] = {
         "id": new_id(),
         "flag": a_flag(),
         "state": CaseState.WAITING,
@@ -49,7 +50,7 @@ def a_case(**fields: Any) -> Case:
 
 
 def a_verdict(**fields: Any) -> Verdict:
-    values = {
+    values: dict[str, Any] = {
         "label": Label.DEEPFAKE,
         "score": 0.93,
         "margin": 2.6,
@@ -71,33 +72,39 @@ def undecided(abstain: Abstain = Abstain.NEAR_THRESHOLD, score: float | None = 0
 
 def an_artifact(**fields: Any) -> Artifact:
     triangle = (Point(1, 2), Point(3.5, 2), Point(2, 5))
-    values = {
+    values: dict[str, Any] = {
         "heading": "Mouth and Lips",
         "text": "The edge is blurred.",
         "regions": (Region.MOUTH,),
         "polygon": triangle,
     }
-    return Artifact(**{**values, **fields})
+    return Artifact(**(values | fields))
 
 
 def a_face(**fields: Any) -> Face:
     landmarks = (Point(30, 40), Point(60, 40), Point(45, 55), Point(33, 70), Point(57, 70))
-    return Face(**{"box": Box(10, 10, 90, 100), "confidence": 0.99, "landmarks": landmarks, **fields})
+    values: dict[str, Any] = {
+        "box": Box(10, 10, 90, 100),
+        "confidence": 0.99,
+        "landmarks": landmarks,
+        **fields,
+    }
+    return Face(**values)
 
 
 def a_face_analysis(**fields: Any) -> FaceAnalysis:
-    values = {
+    values: dict[str, Any] = {
         "face": a_face(),
         "verdict": a_verdict(),
         "rationale": (an_artifact(),),
         "reply": "1. **Mouth**: …",
     }
-    return FaceAnalysis(**{**values, **fields})
+    return FaceAnalysis(**(values | fields))
 
 
 def an_analysis(**fields: Any) -> Analysis:
     faces = fields.pop("faces", (a_face_analysis(),))
-    values = {
+    values: dict[str, Any] = {
         "fingerprint": "f1",
         "bundle": "scripted 1",
         "verdict": faces[0].verdict if faces else a_verdict(),

@@ -5,7 +5,7 @@ A test that needs a service skips on a machine where it cannot be started, and f
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def template(servers: Addresses) -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server_url: str, template: str) -> Iterator[str]:
+def fresh_database(server_url: str, template: str) -> Generator[str]:
     """The URL of a migrated database that nobody else uses; gone afterwards."""
     name = f"bonafide_test_{secrets.token_hex(4)}"
     _run(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")

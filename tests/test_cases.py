@@ -9,7 +9,7 @@ from tests.builders import a_flag
 _S, _M = CaseState, Move
 
 #: The design's life-cycle, written out a second time on purpose: changing one means changing both.
-ALLOWED = {
+ALLOWED: dict[tuple[CaseState | None, Move], CaseState] = {
     (None, _M.ACCEPT): _S.WAITING,
     (_S.WAITING, _M.BEGIN): _S.ANALYZING,
     (_S.ANALYZING, _M.HAND_BACK): _S.WAITING,

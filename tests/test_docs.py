@@ -16,9 +16,7 @@ def test_every_setting_is_in_the_table_with_its_meaning_and_nothing_else_is() ->
     table = (ROOT / "docs/settings.md").read_text()
     documented = dict(re.findall(r"^\| `BONAFIDE_(\w+)` \| .*? \| (.*?) \|$", table, re.MULTILINE))
 
-    assert documented == {
-        name.upper(): field.description for name, field in Settings.model_fields.items()
-    }
+    assert documented == {name.upper(): field.description for name, field in Settings.model_fields.items()}
 
 
 def test_the_documents_name_files_that_exist() -> None:
@@ -42,9 +40,13 @@ def test_the_compose_file_is_one() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("module", ["moderation.web.app", "moderation.client", "moderation.cli.main", "worker.sweeper"])
+@pytest.mark.parametrize(
+    "module", ["moderation.web.app", "moderation.client", "moderation.cli.main", "worker.sweeper"]
+)
 def test_what_people_touch_starts_without_torch(module: str) -> None:
-    script = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    script = (
+        f"import sys, {module}; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
 
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

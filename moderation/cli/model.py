@@ -44,6 +44,7 @@ class _Looked:
 
     def as_json(self) -> dict[str, Any]:
         analysis = self.analysis
+        timings = {} if analysis is None else analysis.seconds
         return {
             "file": str(self.file),
             "state": "ready",
@@ -52,9 +53,8 @@ class _Looked:
             "verdict": None if analysis is None else verdict_json(analysis.verdict),
             "faces": [] if analysis is None else [face_json(face) for face in analysis.faces],
             "fingerprint": analysis and analysis.fingerprint,
-            "seconds": {}
-            if analysis is None
-            else {key: round(value, 4) for key, value in analysis.seconds.items()},
+            "seconds": round(sum(timings.values()), 4),
+            "timings": {stage: round(value, 4) for stage, value in timings.items()},
         }
 
 

@@ -1,1 +1,1 @@
-"""The paper's three parts (arXiv 2501.01164): the model, its data and its score. No queue, database or bucket is known here."""
+"""The paper's three parts (arXiv 2501.01164): the model, its data, its score. No queue, database or bucket is known."""

@@ -171,7 +171,7 @@ def _items(storage: Storage, count: int, chance: random.Random) -> Iterator[Item
 
 
 def _disturb(system: System, database: Database, expected: int) -> int:
-    """At a third: SIGKILL of the worker. At two thirds: the broker restarts with nothing saved, and the worker again."""
+    """At a third, SIGKILL of the worker. At two thirds, of the broker, which saved nothing, and the worker again."""
     _wait(database, expected // 3, 300)
     system.stack.stop_process("worker", signal.SIGKILL)
     start_worker(system.stack, system.env)

@@ -6,13 +6,13 @@ celery -A tests.acceptance.odd_worker worker -P threads
 import os
 import threading
 
+import worker.lifecycle
 from moderation.analysis import FaceAnalysis
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.pixels import decode_picture
 from moderation.settings import Settings
 from tests.builders import a_verdict
 from tests.fakes import ScriptedDetector, a_crop
-from worker import lifecycle
 from worker.app import app
 from worker.batching import Analyzer
 
@@ -46,4 +46,4 @@ def _odd(_settings: Settings) -> Analyzer:
     return ScriptedDetector(_answer, prepare=_prepare, fingerprint="odd")
 
 
-lifecycle.load_analyzer = _odd
+worker.lifecycle.load_analyzer = _odd

@@ -4,7 +4,7 @@ import io
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _picture(width: int) -> bytes:
 
 
 @contextmanager
-def _opened(servers: Addresses, database_url: str, folder: Path) -> Iterator[Yard]:
+def _opened(servers: Addresses, database_url: str, folder: Path) -> Generator[Yard]:
     """A yard with a broker of its own: a worker of another test must not hear these bells."""
     with Stack(open_folder(folder)) as stack:
         broker_url = stack.start_valkey()

@@ -38,7 +38,9 @@ def test_analyze_prints_one_object_a_line_in_order(tiny: BundleSpec, portrait: P
     assert [row["file"] for row in rows] == [str(portrait), str(junk), str(portrait)]
     assert rows[0].keys() == rows[1].keys()
     assert {row["state"] for row in rows} == {"ready"}
-    assert (rows[0] | {"seconds": 0, "file": ""}) == (rows[2] | {"seconds": 0, "file": ""})
+    assert (rows[0] | {"seconds": 0, "timings": {}, "file": ""}) == (
+        rows[2] | {"seconds": 0, "timings": {}, "file": ""}
+    )
 
 
 def test_a_refused_file_is_an_answer(tiny: BundleSpec, junk: Path) -> None:
@@ -59,7 +61,7 @@ def test_an_analysed_file_has_a_verdict_and_faces(tiny: BundleSpec, portrait: Pa
     assert row["verdict"]["label"] == "undetermined"
     assert row["verdict"]["abstain"] == "low_answer_mass"
     assert {"box", "confidence", "verdict", "rationale"} <= row["faces"][0].keys()
-    assert {"decode", "faces", "crop", "engine"} == row["seconds"].keys()
+    assert {"decode", "faces", "crop", "engine"} == row["timings"].keys()
     assert len(row["fingerprint"]) == 64
 
 

@@ -125,7 +125,7 @@ class _Misbehaving(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
         """Say nothing: the tests' output is for failures."""
 
 

@@ -25,12 +25,12 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def _gated(gate: threading.Event, **fields: object) -> ScriptedDetector:
+def _gated(gate: threading.Event, *, slots: int) -> ScriptedDetector:
     def answer(crop: FaceCrop) -> FaceAnalysis:
         gate.wait(10)
         return FaceAnalysis(crop.face, a_verdict())
 
-    return ScriptedDetector(answer, **fields)
+    return ScriptedDetector(answer, slots=slots)
 
 
 def test_faces_of_many_threads_are_analysed_together_by_one_thread() -> None:
@@ -94,9 +94,12 @@ def test_a_full_line_makes_its_callers_wait_and_then_says_so(gate: threading.Eve
     batcher = _batcher(_gated(gate, slots=1), capacity=1)
     first = batcher.submit(a_crop(), timeout=5)
 
-    with pytest.raises(EngineUnavailable, match="full"):
+    def fill() -> None:
         for _ in range(3):
             batcher.submit(a_crop(), timeout=0.2)
+
+    with pytest.raises(EngineUnavailable, match="full"):
+        fill()
 
     gate.set()
     assert first.answer.result(timeout=5)

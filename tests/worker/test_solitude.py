@@ -1,6 +1,8 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from worker.solitude import Solitude
 
 
@@ -62,12 +64,10 @@ def test_who_wants_to_be_alone_is_not_starved_by_those_who_come_later() -> None:
 
 def test_a_fault_inside_lets_the_next_one_in() -> None:
     solitude = Solitude()
+
     for way in (solitude.alone, solitude.together):
-        try:
-            with way():
-                raise ValueError
-        except ValueError:
-            pass
+        with pytest.raises(ZeroDivisionError), way():
+            _ = 1 / 0
 
     with solitude.alone():
         pass

