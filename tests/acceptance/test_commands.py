@@ -193,12 +193,9 @@ def test_a_killed_stack_leaves_nobody_behind_and_starts_again_with_its_data(tmp_
 
 def _up(folder: Path) -> subprocess.Popen[bytes]:
     script = "from moderation.cli.main import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, "up", "--data", "data", "--port", "0"],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "up.log").open("ab"),
-    )
+    command = [sys.executable, "-c", script, "up", "--data", "data", "--port", "0"]
+    with (folder / "up.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=log)
     _until(lambda: (folder / "data" / "stack.env").exists() or process.poll() is not None)
     assert process.poll() is None, (folder / "up.log").read_text()
     return process
