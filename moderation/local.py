@@ -303,9 +303,10 @@ def start_system(
     chosen = port or free_port()
     url = f"http://127.0.0.1:{chosen}"
     env = {**addresses.settings(), "BONAFIDE_API_URL": url, **(overrides or {})}
+    # The worker loads its model before it looks at the database: long enough for the migrations to be done.
+    start_worker(stack, env)
     say("bringing the database up")
     env["BONAFIDE_API_KEY"] = prepare_database(env["BONAFIDE_DATABASE_URL"])
-    start_worker(stack, env)
     stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_intake"))
     say("waiting for the API")

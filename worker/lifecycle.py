@@ -90,6 +90,7 @@ def load(sender: Any, **_: Any) -> None:
     configure_logs(chosen)
     try:
         _refuse_other_pools(sender)
+        # The model first: it takes longest, and in a system that is being started the migrations run meanwhile.
         _station = open_station(chosen, load_analyzer(chosen))
     except BonafideError as error:
         log.critical("worker_cannot_start", action="start", code=error.code, error=str(error))

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from moderation.analysis import ABSTAIN_WORDS, TECHNIQUE_WORDS, Label
-from moderation.wire import CaseOut
+from moderation.analysis import ABSTAIN_WORDS, TECHNIQUE_WORDS, Abstain, Label
+from moderation.wire import CaseOut, VerdictOut
 
 _COLOURS = {Label.DEEPFAKE: "red", Label.BONA_FIDE: "green", Label.UNDETERMINED: "yellow"}
 
@@ -29,10 +29,20 @@ def _with_file(case: CaseOut, file: str | None) -> str:
 def verdict_table(cases: Iterable[CaseOut], *, first_column: str, names: dict[Any, str]) -> Table:
     """Picture, verdict, score, technique, first artifact: what a person wants to see at a glance."""
     first = Column(first_column, no_wrap=True)
-    table = Table(first, "verdict", "score", "technique", "first artifact, or why there is no verdict")
+    last = "first artifact, or why there is no verdict"
+    table = Table(
+        first, "verdict", "score", "technique", last, caption="~ not calibrated: the score only orders"
+    )
     for case in cases:
         table.add_row(escape(Path(names.get(case.id, str(case.id))).name), *_cells(case))
     return table
+
+
+def _score(verdict: VerdictOut) -> str:
+    """Two decimals; `~` before a score that is no probability, only an order. Nothing when the model did not answer."""
+    if verdict.score is None or verdict.abstain not in (None, Abstain.NEAR_THRESHOLD):
+        return ""
+    return f"{'' if verdict.calibrated else '~'}{verdict.score:.2f}"
 
 
 def _cells(case: CaseOut) -> tuple[str, str, str, str]:
@@ -45,11 +55,7 @@ def _cells(case: CaseOut) -> tuple[str, str, str, str]:
             escape(case.refusal_message or ""),
         )
     word = f"[{_COLOURS[verdict.label]}]{verdict.label.replace('_', ' ')}[/]"
-    score = (
-        ""
-        if verdict.score is None
-        else f"{verdict.score:.2f}" + ("" if verdict.calibrated else " [dim]uncalibrated[/]")
-    )
+    score = _score(verdict)
     technique = "" if verdict.technique is None else TECHNIQUE_WORDS[verdict.technique]
     if verdict.abstain is not None:
         return word, score, technique, ABSTAIN_WORDS[verdict.abstain]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
@@ -337,6 +336,9 @@ def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> Ll
 
     Unmerged, each linear costs three launches instead of one (measured on CPU: 2.5 times the decode time).
     """
+    # Only a bundle with an adapter pays for the two seconds that this import takes.
+    from peft import PeftModel
+
     folder = spec.folder / cast("str", spec.adapter)
     _require_fit(model, spec, folder)
     try:
