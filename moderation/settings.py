@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     image_max_pixels: int = Field(
         50_000_000, ge=4096, description="A larger picture is refused as `too_many_pixels`."
     )
+    image_heic: bool = Field(
+        default=False,
+        description="Decode HEIC, with `bonafide[heic]` installed. Off: libheif has a long record of faults.",
+    )
     view_url_seconds: int = Field(
         300, ge=10, le=3600, description="How long a signed URL for viewing lives, in seconds."
     )

@@ -105,14 +105,17 @@ def load_analyzer(chosen: Settings) -> Analyzer:
     """The bundle named in the settings, loaded and warmed."""
     import torch
 
-    from moderation.dfa.gpt.detector import Detector
+    from moderation.dfa.gpt.detector import Detector, Policy
     from moderation.dfa.gpt.pixels import PixelLimits
 
     # Many images run beside each other: one thread each finishes them sooner than all cores on one (measured by
     # `benchmarks/faces.py`: the small nets of the face finder are three times slower with two).
     torch.set_num_threads(1)
-    limits = PixelLimits(max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels)
-    analyzer = Detector.load(chosen.bundle, device=chosen.device, limits=limits)
+    limits = PixelLimits(
+        max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
+    )
+    policy = Policy(max_faces=chosen.faces_at_most)
+    analyzer = Detector.load(chosen.bundle, device=chosen.device, policy=policy, limits=limits)
     analyzer.warm()
     return analyzer
 
