@@ -96,7 +96,9 @@ def instruct(
 @train.command()
 def mini(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the bundle is written. Default: where the shipped one lies.")
+    ] = None,
     work: Annotated[
         Path,
         typer.Option(help="Where the pool and the checkpoints are kept; a later run goes on from there."),
@@ -109,6 +111,7 @@ def mini(
     seed: Seed = 0,
 ) -> None:
     """Rebuild the shipped bundle: pool, tower, language model, calibration, report and model card."""
+    from moderation.dfa.gpt.bundle import MINI
     from moderation.dfa.train.mini import MiniPlan, train_mini
     from moderation.dfa.train.report import as_text
     from moderation.dfa.train.sight import SightPlan
@@ -120,7 +123,7 @@ def mini(
         version=version,
     )
     spec, result = train_mini(
-        data, work, out, plan, now=datetime.datetime.now(datetime.UTC), say=_console.print
+        data, work, out or MINI, plan, now=datetime.datetime.now(datetime.UTC), say=_console.print
     )
     typer.echo(as_text(result))
     typer.echo(f"bundle: {spec.folder}")
