@@ -101,7 +101,8 @@ def _reused(station: Station, fetched: FetchedImage) -> Analysis | None:
 
 
 def _made(station: Station, fetched: FetchedImage) -> Analysis:
-    prepared = station.analyzer.prepare(fetched.data)
+    with station.cores:
+        prepared = station.analyzer.prepare(fetched.data)
     started = time.monotonic()
     asked = [
         station.batcher.submit(crop, timeout=station.settings.engine_timeout_seconds)

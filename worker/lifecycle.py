@@ -7,6 +7,7 @@ worker_shutdown        what is left goes back into the line, and the threads end
 """
 
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -67,10 +68,18 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
         ),
         leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
         solitude=Solitude(),
+        cores=threading.Semaphore(_cores()),
     )
     made.batcher.start()
     made.leases.start()
     return made
+
+
+def _cores() -> int:
+    """Cores this process may use: a container's share where the system tells it."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def close_station(made: Station, *, why: str) -> int:

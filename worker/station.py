@@ -1,5 +1,6 @@
 """What one worker process has: its connections, its model, its leases. Made at the start, shared by all its threads."""
 
+import threading
 from dataclasses import dataclass
 
 from moderation.database.connection import Database
@@ -20,6 +21,9 @@ class Station:
     batcher: Batcher
     leases: LeaseKeeper
     solitude: Solitude
+    #: As many as there are cores: decoding and finding faces by more threads at once only makes them wait for each
+    #: other (measured by `benchmarks/pipeline.py`).
+    cores: threading.Semaphore
 
     @property
     def actor(self) -> str:
