@@ -97,13 +97,24 @@ class Stack:
 
     def start_servers(self) -> Addresses:
         """PostgreSQL, Valkey and the S3 store, all answering."""
-        database = self._start_postgres()
+        addresses = self.spawn_servers()
+        self.wait_for_servers(addresses)
+        return addresses
+
+    def spawn_servers(self) -> Addresses:
+        """The same, started but perhaps not answering yet."""
+        server = self._start_postgres()
         broker = self.start_valkey()
         store, key, secret = self._start_store()
-        self.wait_for("postgres", lambda: psycopg.connect(database, connect_timeout=1).close() is None)
-        self.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker).ping()))
-        self.wait_for("store", lambda: httpx.get(store, timeout=1).status_code < 500)
-        return Addresses(_own_database(database), broker, store, key, secret)
+        return Addresses(urlunsplit(urlsplit(server)._replace(path="/bonafide")), broker, store, key, secret)
+
+    def wait_for_servers(self, addresses: Addresses) -> None:
+        """Returns once all three answer and there is a database of our own."""
+        server = urlunsplit(urlsplit(addresses.database_url)._replace(path="/postgres"))
+        self.wait_for("postgres", lambda: psycopg.connect(server, connect_timeout=1).close() is None)
+        _make_database(server)
+        self.wait_for("valkey", lambda: bool(redis.Redis.from_url(addresses.broker_url).ping()))
+        self.wait_for("store", lambda: httpx.get(addresses.s3_endpoint_url, timeout=1).status_code < 500)
 
     def _start_postgres(self) -> str:
         programs, data, port = (
@@ -299,20 +310,21 @@ def start_system(
     `overrides` are further BONAFIDE_* variables for all processes. `say` is told what is being waited for.
     """
     say("starting PostgreSQL, Valkey and the S3 store")
-    addresses = stack.start_servers()
+    addresses = stack.spawn_servers()
     chosen = port or free_port()
     url = f"http://127.0.0.1:{chosen}"
     env = {**addresses.settings(), "BONAFIDE_API_URL": url, **(overrides or {})}
-    # The worker loads its model before it looks at the database: long enough for the migrations to be done.
+    # First of all the worker: it loads its model for seconds before it looks at the database, which is ready by then.
     start_worker(stack, env)
+    stack.wait_for_servers(addresses)
     say("bringing the database up")
     env["BONAFIDE_API_KEY"] = prepare_database(env["BONAFIDE_DATABASE_URL"])
-    stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_intake"))
     say("waiting for the API")
     stack.wait_for("web", lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
     say("waiting for the worker to load its model")
     wait_for_worker(stack)
+    stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     return System(stack, url, env["BONAFIDE_API_KEY"], env)
 
 
@@ -377,13 +389,12 @@ def sweeper_command() -> list[str]:
     return [sys.executable, "-m", "worker.sweeper"]
 
 
-def _own_database(server_url: str) -> str:
-    """A database of our own on this server, made when it is not there."""
+def _make_database(server_url: str) -> None:
+    """A database of our own on this server, when it is not there."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'bonafide'").fetchone()
         if known is None:
             connection.execute("CREATE DATABASE bonafide")
-    return urlunsplit(urlsplit(server_url)._replace(path="/bonafide"))
 
 
 def _claim(folder: Path) -> IO[str]:

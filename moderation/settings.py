@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         gt=0,
         description="A model step or an image that takes longer ends the worker process; its leases run out.",
     )
+    start_wait_seconds: float = Field(
+        30,
+        ge=0,
+        description="How long a starting worker waits for Postgres and for the migrations of its release.",
+    )
     drain_seconds: float = Field(
         25, ge=0, description="After SIGTERM: finish for this long, then hand the leases back."
     )

@@ -50,8 +50,7 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
     """Connections, engine thread and lease keeper for one process, all running."""
     # Each task thread may want one connection, and the lease keeper must never wait behind them.
     database = Database(chosen.database_url.get_secret_value(), pool_size=chosen.worker_threads + 2)
-    if not is_current(database):
-        raise SetupProblem("the database schema is not that of this release: run `bonafide migrate`")
+    _wait_for_schema(database, chosen.start_wait_seconds)
     owner = process_name()
     made = Station(
         settings=chosen,
@@ -73,6 +72,21 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
     made.batcher.start()
     made.leases.start()
     return made
+
+
+def _wait_for_schema(database: Database, at_most: float) -> None:
+    """Return once Postgres answers with the schema of this release. Raise what is in the way after `at_most` seconds."""
+    deadline = time.monotonic() + at_most
+    while True:
+        try:
+            database.ping()
+            if is_current(database):
+                return
+            raise SetupProblem("the database schema is not that of this release: run `bonafide migrate`")
+        except BonafideError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _cores() -> int:

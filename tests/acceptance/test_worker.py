@@ -295,10 +295,14 @@ def test_a_worker_that_cannot_work_does_not_start(yard: Yard, change: dict[str, 
     assert words in ended.stderr
 
 
-def test_a_worker_waits_for_its_schema(yard: Yard, servers: Addresses) -> None:
+def test_a_worker_refuses_another_releases_schema(yard: Yard, servers: Addresses) -> None:
     ended = subprocess.run(
         worker_command(),
-        env={**service_env(yard.env), "BONAFIDE_DATABASE_URL": servers.database_url},
+        env={
+            **service_env(yard.env),
+            "BONAFIDE_DATABASE_URL": servers.database_url,
+            "BONAFIDE_START_WAIT_SECONDS": "0",
+        },
         capture_output=True,
         text=True,
         timeout=120,
