@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo test check format mini chaos clean
+.PHONY: help install install-dev demo test lint check format mini chaos clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -40,12 +40,13 @@ demo: install
 test: install-dev
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: install-dev
+lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --warnings
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+
+check: lint test
 
 format: install-dev
 	$(BIN)/ruff format .

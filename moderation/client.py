@@ -7,9 +7,11 @@
         case = bonafide.wait(opened.id)
         print(case.verdict.label, case.verdict.score)
 
-Every submission carries an idempotency key, so a try that timed out is simply tried again: the same case answers.
+A call that times out is tried again under the same idempotency key, so that it opens one case. For calls that *you*
+repeat, give an `external_id` (or an `idempotency_key` of your own): then the same case answers, however often.
 """
 
+import hashlib
 import mimetypes
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,7 +57,7 @@ class ApiProblem(Exception):
 
 
 class ApiUnreachable(ApiProblem):
-    """No answer after every retry. A submission may or may not have arrived; repeating it is safe."""
+    """No answer after every retry. A submission may have arrived: with an external id it is safe to repeat."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(503, "unreachable", detail)
@@ -125,7 +127,8 @@ class BonaFide:
 
     def upload(self, data: bytes, media_type: str = "image/jpeg") -> ImageIn:
         """Put an image's bytes where Bona Fide can read them, for platforms without a bucket of their own."""
-        permission = self._read(UploadOut, "POST", "/v1/uploads", json={"media_type": media_type})
+        wanted = {"media_type": media_type, "sha256": hashlib.sha256(data).hexdigest()}
+        permission = self._read(UploadOut, "POST", "/v1/uploads", json=wanted)
         stored = self._try(lambda: self._http.put(permission.url, content=data, headers=permission.headers))
         if stored.is_error:
             raise ApiProblem(

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
         description="Redis or Valkey, the doorbell. Losing it loses nothing.",
     )
     s3_endpoint_url: str | None = Field(None, description="An S3-compatible store. Unset: AWS.")
+    s3_public_endpoint_url: str | None = Field(
+        None,
+        description="The same store as browsers and platforms reach it: for signed URLs. Unset: the one above.",
+    )
     s3_region: str = Field("us-east-1", description="Region for signing.")
     s3_access_key_id: str | None = Field(
         None, description="Unset: the usual AWS chain (role, profile, AWS_* variables)."
@@ -75,7 +79,7 @@ class Settings(BaseSettings):
         1000, ge=1, le=10_000, description="Items in one `POST /v1/cases/batch`."
     )
     bells_at_most: int = Field(
-        10_000, ge=1, description="Messages kept in Redis; the rest of a backlog waits in Postgres alone."
+        1000, ge=1, description="Messages kept in Redis; the rest of a backlog waits in Postgres alone."
     )
 
     # --- leases and attempts
@@ -126,9 +130,6 @@ class Settings(BaseSettings):
     )
 
     # --- everything else
-    secret_key: SecretStr | None = Field(
-        None, description="Signs sessions and cursors. Needed by `serve` in production."
-    )
     log_format: Literal["console", "json"] = Field("console", description="`json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."

@@ -24,7 +24,11 @@ CHUNK = 256 * 1024
 
 #: The store says that there is nothing (more) to fetch: asking again changes nothing.
 _GONE = {
-    *("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404"),
+    *(
+        "NoSuchKey",
+        "NoSuchVersion",
+        "404",
+    ),  # but not NoSuchBucket: an allowed bucket that is gone is a fault of ours
     *("MethodNotAllowed", "405"),  # the version is a delete marker
     "InvalidObjectState",  # archived
     *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can be
@@ -55,15 +59,10 @@ class Storage:
 
     def __init__(self, settings: Settings, *, connections: int = 10) -> None:
         self._settings = settings
-        secret = settings.s3_secret_access_key
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=settings.s3_endpoint_url,
-            region_name=settings.s3_region,
-            aws_access_key_id=settings.s3_access_key_id,
-            aws_secret_access_key=None if secret is None else secret.get_secret_value(),
-            config=_client_config(connections, path_style=settings.s3_endpoint_url is not None),
-        )
+        self._client = _open_client(settings, settings.s3_endpoint_url, connections)
+        public = settings.s3_public_endpoint_url
+        # Signing talks to nobody; it only needs the address that the reader of the URL will use.
+        self._signer = self._client if public is None else _open_client(settings, public, 1)
 
     def allow(self, image: ImageRef) -> None:
         """Raise BucketNotAllowed unless the image lies in one of this installation's buckets."""
@@ -100,13 +99,16 @@ class Storage:
             raise StorageUnavailable(f"storage refused the upload: {error}") from error
         return ImageRef(target, key, reply.get("VersionId"))
 
-    def sign_upload(self, media_type: str) -> Upload:
-        """Permit one PUT of one new key, which nobody can guess, for a while."""
+    def sign_upload(self, media_type: str, *, owner: str, sha256: str | None = None) -> Upload:
+        """Permit a PUT of one key, for a while. Keys of different owners never meet.
+
+        With the bytes' digest the same bytes have the same key, so that a flag of them repeated is the same flag.
+        Without it every upload has a new key, which nobody can guess.
+        """
         lifetime = self._settings.upload_url_seconds
-        # A key of its own for every upload: an image under review is never overwritten by the next one.
-        key = f"uploads/{datetime.now(UTC):%Y/%m/%d}/{uuid4()}"
+        key = f"uploads/{owner}/{sha256 or uuid4()}"
         bucket = self._upload_bucket()
-        url = self._client.generate_presigned_url(
+        url = self._signer.generate_presigned_url(
             "put_object",
             Params={"Bucket": bucket, "Key": key, "ContentType": media_type},
             ExpiresIn=lifetime,
@@ -117,7 +119,7 @@ class Storage:
     def sign_view(self, image: ImageRef) -> str:
         """A URL that shows this image for minutes. Made when somebody looks, never stored."""
         self.allow(image)
-        return self._client.generate_presigned_url(
+        return self._signer.generate_presigned_url(
             "get_object",
             Params={"Bucket": image.bucket, "Key": image.key, **_version(image)},
             ExpiresIn=self._settings.view_url_seconds,
@@ -136,6 +138,18 @@ class Storage:
         if bucket is None:
             raise BucketNotAllowed("no bucket for uploads is set: see BONAFIDE_S3_BUCKETS")
         return bucket
+
+
+def _open_client(settings: Settings, endpoint: str | None, connections: int) -> Any:
+    secret = settings.s3_secret_access_key
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
+        config=_client_config(connections, path_style=endpoint is not None),
+    )
 
 
 def _client_config(connections: int, *, path_style: bool) -> Config:

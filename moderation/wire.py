@@ -126,6 +126,10 @@ class BatchOut(Answer):
 
 class UploadIn(Wire):
     media_type: Annotated[str, StringConstraints(pattern=r"^image/[a-z0-9.+-]{1,60}$")] = "image/jpeg"
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="Of the bytes you will PUT: the same bytes then have the same key, and may be flagged again.",
+    )
 
 
 class UploadOut(Answer):

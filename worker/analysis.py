@@ -5,17 +5,20 @@ Nothing is caught here: errors rise to the task's one handler, which asks `retri
 
 import dataclasses
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from uuid6 import uuid7
 
 from moderation.analysis import Analysis
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.moves import begin_analysis, must_be_alone
+from moderation.errors import DatabaseUnavailable
 from moderation.storage import FetchedImage
 from worker.station import Station
 from worker.telemetry import STAGE_SECONDS, count_analysis
@@ -40,6 +43,9 @@ def begin(station: Station, case_id: UUID) -> Generator[Begun | None]:
     A case whose lease ever ran out is begun only once every other case in this process is finished, and none begins
     before it ends.
     """
+    if station.draining.is_set():
+        yield None  # its bell is rung again, for another worker
+        return
     with station.solitude.together():
         begun = _lease(station, case_id, alone=False)
         if begun is not None:
@@ -84,11 +90,30 @@ def analyze(station: Station, begun: Begun) -> None:
     fetch = time.monotonic() - started
     analysis = _reused(station, fetched) or _made(station, fetched)
     analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
-    with STAGE_SECONDS.labels("record").time(), station.database.transaction() as session:
-        record_analysis(
-            session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=UUID(int=uuid7().int)
-        )
+    new_id = UUID(int=uuid7().int)
+
+    def record(session: Session) -> None:
+        record_analysis(session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=new_id)
+
+    with STAGE_SECONDS.labels("record").time():
+        write(station, record)
     count_analysis(analysis)
+
+
+def write(station: Station, work: Callable[[Session], None]) -> None:
+    """Do `work` in a transaction; while Postgres does not answer, again, for as long as a lease.
+
+    Called under a lease that is being renewed, and fenced by it: a commit that happened without our knowing makes the
+    next try raise LeaseLost, and that is the end of it.
+    """
+    for attempt in Retrying(
+        retry=retry_if_exception_type(DatabaseUnavailable),
+        stop=stop_after_delay(station.settings.lease_seconds),
+        wait=wait_random_exponential(multiplier=0.2, max=3),
+        reraise=True,
+    ):
+        with attempt, station.database.transaction() as session:
+            work(session)
 
 
 def _reused(station: Station, fetched: FetchedImage) -> Analysis | None:

@@ -10,6 +10,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -32,12 +34,15 @@ from worker.watchdog import Watchdog
 
 #: Seconds between two heartbeats of the consuming loop, and after how many it counts as stuck.
 LOOP_BEAT, LOOP_STUCK = 5.0, 90.0
+#: After how many times the engine's limit an image that is still held counts as stuck.
+IMAGE_STUCK = 10
 
 log = structlog.get_logger()
 
 _station: Station | None = None
 _watchdog: Watchdog | None = None
 _loop_moved_at = time.monotonic()
+_waits_for_broker = False
 
 
 def station() -> Station:
@@ -67,6 +72,7 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
         ),
         leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
         solitude=Solitude(),
+        draining=threading.Event(),
         cores=threading.Semaphore(_cores()),
     )
     made.batcher.start()
@@ -115,12 +121,15 @@ def load(sender: Any, **_: Any) -> None:
         _refuse_other_pools(sender)
         # The model first: it takes longest, and in a system that is being started the migrations run meanwhile.
         _station = open_station(chosen, load_analyzer(chosen))
+        if chosen.metrics_port is not None:
+            start_http_server(chosen.metrics_port)
     except BonafideError as error:
         log.critical("worker_cannot_start", action="start", code=error.code, error=str(error))
         # Celery logs and swallows what a signal's handler raises: only leaving the process is heard.
         os._exit(1)
-    if chosen.metrics_port is not None:
-        start_http_server(chosen.metrics_port)
+    except BaseException as error:
+        log.critical("worker_cannot_start", action="start", exc_info=error)
+        os._exit(1)
     LEASES_HELD.set_function(lambda: len(station().leases))
 
 
@@ -160,10 +169,10 @@ def ready(sender: Any, **_: Any) -> None:
     limit = here.settings.engine_timeout_seconds
     _watchdog = Watchdog(
         {
-            "the consuming loop": (lambda: time.monotonic() - _loop_moved_at, LOOP_STUCK),
+            "the consuming loop": (_loop_still_for, LOOP_STUCK),
             "the engine": (lambda: here.batcher.stuck_seconds, limit),
-            # Fetching, waiting for the engine and being recorded: each has its own limit below this.
-            "an image": (lambda: here.leases.oldest_seconds, 3 * limit),
+            # Fetching and being recorded have limits of their own; an image of many faces may wait long for the engine.
+            "an image": (lambda: here.leases.oldest_seconds, IMAGE_STUCK * limit),
             "the engine's thread": (lambda: 0.0 if here.batcher.fault is None else float("inf"), 1.0),
         },
         alive_file=here.settings.alive_file,
@@ -183,6 +192,22 @@ def ready(sender: Any, **_: Any) -> None:
 def _loop_moves() -> None:
     global _loop_moved_at  # noqa: PLW0603  written by the loop, read by the watchdog
     _loop_moved_at = time.monotonic()
+
+
+def _loop_still_for() -> float:
+    return 0.0 if _waits_for_broker else time.monotonic() - _loop_moved_at
+
+
+@contextmanager
+def waiting_for_broker() -> Generator[None]:
+    """While the broker is away the loop stands still, and rightly so: Postgres keeps the cases."""
+    global _waits_for_broker  # noqa: PLW0603  written by the loop, read by the watchdog
+    _waits_for_broker = True
+    try:
+        yield
+    finally:
+        _loop_moves()
+        _waits_for_broker = False
 
 
 def _tell_database(here: Station) -> None:
@@ -205,15 +230,18 @@ def drain(**_: Any) -> None:
         return
     if here.settings.ready_file is not None:
         here.settings.ready_file.unlink(missing_ok=True)
+    here.draining.set()
     log.info("worker_drains", action="stop", leases=len(here.leases), seconds=here.settings.drain_seconds)
     threading.Thread(target=_end_after_drain, args=(here,), name="drain", daemon=True).start()
 
 
 def _end_after_drain(here: Station) -> None:
     time.sleep(here.settings.drain_seconds)
-    returned = here.leases.hand_all_back(why="the worker stopped")
-    log.warning("drain_ended", action="stop", handed_back=returned)
-    os._exit(0)
+    try:
+        returned = here.leases.hand_all_back(why="the worker stopped")
+        log.warning("drain_ended", action="stop", handed_back=returned)
+    finally:
+        os._exit(0)
 
 
 @signals.worker_shutdown.connect

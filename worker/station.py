@@ -21,6 +21,8 @@ class Station:
     batcher: Batcher
     leases: LeaseKeeper
     solitude: Solitude
+    #: Set when the process is about to end: no case is begun any more.
+    draining: threading.Event
     #: As many as there are cores: decoding and finding faces by more threads at once only makes them wait for each
     #: other (measured by `benchmarks/pipeline.py`).
     cores: threading.Semaphore

@@ -41,12 +41,16 @@ class Swept:
 
 def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
     """One look. Does nothing while another sweeper works. Raise DatabaseUnavailable."""
-    room = _room(doorbell, chosen)
+    queued = _queued(doorbell, chosen)
+    room = chosen.bells_at_most - queued
+    # While bells are queued, a case that was rung for is behind them and not forgotten: ringing again would only fill
+    # the queue with repetitions and let the urgent wait behind them.
+    again = chosen.ring_again_seconds if queued <= chosen.bells_at_most // 10 else None
     with database.transaction() as session:
         if not take_sweep_lock(session):
             return Swept()
         returned, given_up = expire_leases(session, actor="sweeper", attempts_at_most=chosen.attempts_at_most)
-        ids = cases_to_ring(session, limit=min(PAGE, room), ring_again_seconds=chosen.ring_again_seconds)
+        ids = cases_to_ring(session, limit=max(0, min(PAGE, room)), ring_again_seconds=again)
     # Committed first, rung after: a bell that fails here is rung at the next look.
     rung = doorbell.dispatch_cases(ids) if ids else 0
     if rung < len(ids):
@@ -55,12 +59,12 @@ def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
     return Swept(returned, given_up, rung)
 
 
-def _room(doorbell: Doorbell, chosen: Settings) -> int:
-    """How many more bells Redis may hold. 0 while it does not answer: leases are taken back all the same."""
+def _queued(doorbell: Doorbell, chosen: Settings) -> int:
+    """Bells on the queue. As many as may be, while the broker does not answer: leases are taken back all the same."""
     try:
-        return max(0, chosen.bells_at_most - doorbell.depth())
+        return doorbell.depth()
     except BrokerUnavailable:
-        return 0
+        return chosen.bells_at_most
 
 
 def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:

@@ -8,7 +8,7 @@ import structlog
 from moderation.database.moves import hand_back, refuse_case
 from moderation.dispatch import ANALYZE_CASE
 from moderation.errors import BonafideError, LeaseLost
-from worker.analysis import Begun, analyze, begin
+from worker.analysis import Begun, analyze, begin, write
 from worker.app import app
 from worker.deadletters import keep_dead_letter
 from worker.lifecycle import station
@@ -80,14 +80,13 @@ def _end(here: Station, begun: Begun, error: BaseException) -> None:
 
 
 def _do(here: Station, begun: Begun, what: HandBack | Refuse | Forget) -> None:
+    held = begun.case_id, begun.token
     match what:
         case Refuse(refusal):
-            with here.database.transaction() as session:
-                refuse_case(session, begun.case_id, begun.token, refusal, actor=here.actor)
+            write(here, lambda session: refuse_case(session, *held, refusal, actor=here.actor))
             REFUSALS.labels(refusal.code).inc()
         case HandBack(why, due_in):
-            with here.database.transaction() as session:
-                hand_back(session, begun.case_id, begun.token, actor=here.actor, why=why, due_in=due_in)
+            write(here, lambda session: hand_back(session, *held, actor=here.actor, why=why, due_in=due_in))
             HAND_BACKS.labels(why).inc()
         case Forget():
             LEASES_LOST.inc()

@@ -31,6 +31,8 @@ class Database:
                 "keepalives_idle": 15,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
+                # A Postgres that vanished without a word is noticed in the middle of a statement too. Milliseconds.
+                "tcp_user_timeout": 30_000,
             },
         )
         event.listen(self.engine, "connect", _set_timeouts)

@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Text, cast, func, select
 from sqlalchemy.orm import Session
 
-from moderation.database.tables import EventRow
+from moderation.database.tables import CaseRow, EventRow
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ def read_chain(session: Session, case_id: UUID) -> Chain:
         if broken_at is None and (row.seq, row.previous, row.hash) != (place, previous, honest):
             broken_at = place
         previous = row.hash
+    # Every move raised the case's version by one and wrote one event: what was cut off at the end shows too.
+    moves = session.scalar(select(CaseRow.version).where(CaseRow.id == case_id)) or 0
+    if broken_at is None and len(rows) != moves:
+        broken_at = len(rows) + 1
     return Chain(
         tuple(Event(row.seq, row.at, row.kind, row.actor, row.body) for row, _, _ in rows), broken_at
     )

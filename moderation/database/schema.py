@@ -24,7 +24,11 @@ ROLES = ("bonafide_intake", "bonafide_worker", "bonafide_sweeper", "bonafide_rev
 
 
 def upgrade(database: Database, revision: str = "head") -> str:
-    """Bring the schema to `revision`; return the revision it is at. Safe to run from many places at once."""
+    """Bring the schema to `revision`; return the revision it is at. Safe to run from many places at once.
+
+    Raise DatabaseUnavailable when Postgres does not answer.
+    """
+    database.ping()
     with database.engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
         connection.commit()

@@ -109,7 +109,7 @@ def post_cases(
 @router.post("/uploads", status_code=201, response_model=UploadOut, summary="Get a signed PUT for one image")
 def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> UploadOut:
     """For platforms without a bucket of their own: PUT the bytes, then open a case with the image named here."""
-    upload = services.storage.sign_upload(body.media_type)
+    upload = services.storage.sign_upload(body.media_type, owner=key.prefix, sha256=body.sha256)
     image = ImageIn(bucket=upload.image.bucket, key=upload.image.key)
     return UploadOut(url=upload.url, headers=dict(upload.headers), image=image, expires_at=upload.expires_at)
 
@@ -152,7 +152,9 @@ def get_cases(
     cursor: Annotated[str | None, Query(max_length=100)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> CasePage:
-    wanted = Filter(state, source, external_id, since)
+    # An external id is unique within its source: yours, unless you name another.
+    where = key.name if external_id is not None and source is None else source
+    wanted = Filter(state, where, external_id, since)
     with services.database.transaction() as session:
         cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
         analyses = latest_analyses(session, [case.id for case in cases])

@@ -199,7 +199,8 @@ def _wait(database: Database, at_least: int, timeout: float) -> None:
 
 
 _ENDS = text("""
-    SELECT c.id, c.state, c.refusal_code, count(a.id) AS analyses, count(a.reused_from) AS reused
+    SELECT c.id, c.state, c.refusal_code, count(a.id) AS analyses, count(a.reused_from) AS reused,
+           (SELECT count(*) FROM events e WHERE e.case_id = c.id AND e.kind IN ('analyzed', 'refused')) AS ends
     FROM cases c LEFT JOIN analyses a ON a.case_id = c.id GROUP BY c.id
 """)
 
@@ -226,7 +227,8 @@ def _audit(
         refused_at_the_door=refused.total(),
         wrong=wrong,
         lost=sum(row.state != "ready" for row in rows.values()) + len(accepted.keys() - rows.keys()),
-        duplicated=sum(row.analyses > 1 for row in rows.values()) + len(rows.keys() - accepted.keys()),
+        duplicated=sum(row.analyses > 1 or row.ends > 1 for row in rows.values())
+        + len(rows.keys() - accepted.keys()),
         chains_broken=broken,
         reused=sum(row.reused for row in rows.values()),
         killed=killed,

@@ -47,3 +47,6 @@ def _odd(_settings: Settings) -> Analyzer:
 
 
 worker.lifecycle.load_analyzer = _odd
+if "ODD_LOOP_STUCK" in os.environ:
+    worker.lifecycle.LOOP_BEAT = 0.5
+    worker.lifecycle.LOOP_STUCK = float(os.environ["ODD_LOOP_STUCK"])

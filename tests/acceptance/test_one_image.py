@@ -51,6 +51,17 @@ def test_the_same_bytes_again_are_answered_from_the_first_analysis(client: BonaF
     assert again.faces == first.faces
 
 
+def test_the_same_file_flagged_again_with_its_external_id_is_the_same_case(
+    client: BonaFide, samples: Path
+) -> None:
+    flag = {"external_id": "photo-1", "reason": "user report"}
+
+    first = client.submit_file(samples / "portrait-3.jpg", **flag)
+    again = client.submit_file(samples / "portrait-3.jpg", **flag)
+
+    assert again.id == first.id
+
+
 def test_a_picture_without_a_face_is_undetermined_and_says_why(client: BonaFide, samples: Path) -> None:
     case = client.wait(client.submit_file(samples / "no-face.jpg").id, timeout=60)
 

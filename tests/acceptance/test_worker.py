@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -89,6 +90,10 @@ class Yard:
         """)
         with self.database.transaction() as session:
             return list(session.execute(query, {"ids": ids}))
+
+    def dead_letters(self) -> int:
+        with self.database.transaction() as session:
+            return session.scalar(text("SELECT count(*) FROM dead_letters")) or 0
 
     def until(self, true: Callable[[], bool], *, timeout: float = 90, restart: bool = False) -> None:
         deadline = time.monotonic() + timeout
@@ -177,6 +182,23 @@ def test_a_worker_that_runs_out_of_memory_goes_on_consuming(working: Yard) -> No
     assert healthy.analyses == 1
 
 
+def test_a_broker_that_is_away_for_long_is_waited_for(yard: Yard) -> None:
+    process = yard.start(ODD_LOOP_STUCK="5")
+    log = yard.stack.folder / "logs" / "worker.log"
+    port = urlsplit(yard.env["BONAFIDE_BROKER_URL"]).port
+
+    yard.stack.stop_process("valkey", signal.SIGKILL)
+    # Celery tries again after 2, 4, 6 … seconds: by its third try the loop has stood still for twelve.
+    yard.until(lambda: log.read_text().count("Trying again") >= 3)
+    yard.stack.start_valkey(port)
+    yard.until(lambda: yard.doorbell.depth() >= 0 if process.poll() is None else True)
+    yard.sweep()
+    ids = yard.open(80)
+    yard.until(lambda: yard.rows(ids)[0].state == "ready")
+
+    assert process.poll() is None
+
+
 def test_a_worker_that_is_stopped_finishes_what_it_began(yard: Yard) -> None:
     process = yard.start()
     ids = yard.open(odd_worker.SLOW, 80)
@@ -213,10 +235,14 @@ def test_a_worker_without_time_hands_its_leases_back(yard: Yard) -> None:
 def test_nonsense_on_the_queue_does_not_stop_the_worker(working: Yard, message: bytes) -> None:
     broker = redis.Redis.from_url(working.env["BONAFIDE_BROKER_URL"])
 
+    kept = working.dead_letters()
+
     broker.lpush(ANALYSIS_QUEUE, message)
     ids = working.open(80)
 
-    working.until(lambda: working.rows(ids)[0].state == "ready", restart=True)
+    working.until(lambda: working.rows(ids)[0].state == "ready")
+    assert working.stack.fallen() is None
+    assert working.dead_letters() == kept + 1
 
 
 @pytest.mark.parametrize(

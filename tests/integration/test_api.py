@@ -166,7 +166,9 @@ def test_filters_show_what_fits(api: TestClient, database: Database) -> None:
 
     assert len(api.get("/v1/cases", params={"state": "waiting"}).json()["cases"]) == 1
     assert len(api.get("/v1/cases", params={"source": "posts"}).json()["cases"]) == 1
-    assert len(api.get("/v1/cases", params={"external_id": "7"}).json()["cases"]) == 1
+    assert len(api.get("/v1/cases", params={"source": "avatars", "external_id": "7"}).json()["cases"]) == 1
+    assert api.get("/v1/cases", params={"external_id": "7"}).json()["cases"] == []
+    assert len(api.get("/v1/cases", params={"since": "2020-01-01T00:00:00Z"}).json()["cases"]) == 2
     assert api.get("/v1/cases", params={"since": "2999-01-01T00:00:00Z"}).json()["cases"] == []
     assert _problem(api.get("/v1/cases", params={"state": "failed"})) == (422, "invalid_request")
     assert _problem(api.get("/v1/cases", params={"cursor": "!"})) == (422, "cursor_unreadable")

@@ -19,6 +19,7 @@ from moderation.database.moves import (
     renew_leases,
     retry_case,
 )
+from moderation.database.operations import take_sweep_lock
 from moderation.errors import LeaseLost
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, begun, let_time_pass, stored
@@ -239,6 +240,28 @@ def test_a_missing_event_shows(database: Database, database_url: str) -> None:
 
     with database.transaction() as session:
         assert read_chain(session, case_id).broken_at == 2
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_log_that_was_cut_off_at_the_end_shows(database: Database, database_url: str, kept: int) -> None:
+    case_id = accepted(database)
+    lease = begun(database, case_id)
+    assert lease is not None
+    _record(database, case_id, lease.lease_token)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE events DISABLE TRIGGER append_only")
+        connection.execute("DELETE FROM events WHERE seq > %s", [kept])
+
+    with database.transaction() as session:
+        assert read_chain(session, case_id).broken_at == kept + 1
+
+
+def test_one_sweeper_works_at_a_time(database: Database) -> None:
+    with database.transaction() as first, database.transaction() as second:
+        assert take_sweep_lock(first)
+        assert not take_sweep_lock(second)
+    with database.transaction() as later:
+        assert take_sweep_lock(later)
 
 
 def test_a_state_that_nobody_knows_cannot_be_stored(database_url: str, database: Database) -> None:

@@ -39,10 +39,10 @@ def test_what_cannot_be_read_says_why(storage: Storage, image: ImageRef, error: 
         storage.fetch_image(image)
 
 
-def test_a_bucket_that_was_deleted_holds_nothing(settings: Settings) -> None:
+def test_a_bucket_that_we_allow_and_that_is_gone_is_our_fault(settings: Settings) -> None:
     gone = Storage(settings.model_copy(update={"s3_buckets": ("gone-bucket",)}))
 
-    with pytest.raises(ImageMissing):
+    with pytest.raises(StorageUnavailable):
         gone.fetch_image(ImageRef("gone-bucket", "a.jpg"))
 
 
