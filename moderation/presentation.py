@@ -1,7 +1,7 @@
 """Verdicts, faces and artifacts as JSON, and back: one form for commands, the API, webhooks and the database.
 
-Knows the words of `analysis` and nothing else. Numbers are stored as they are; `analysis_faces_from_json` returns
-what `analysis_faces_to_json` was given.
+Knows the words of `analysis` and nothing else. Numbers are stored as they are; what is read back equals what
+was written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from typing import Any
 
 from moderation.analysis import (
     Abstain,
-    Analysis,
     Artifact,
     Box,
     Face,
@@ -95,25 +94,6 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
         rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
         reply=data.get("reply"),
     )
-
-
-def analysis_json(analysis: Analysis) -> dict[str, Any]:
-    """What the model says about one image, the deciding face first."""
-    return {
-        "verdict": verdict_json(analysis.verdict),
-        "faces": [face_json(face) for face in analysis.faces],
-        "fingerprint": analysis.fingerprint,
-        "bundle": analysis.bundle,
-        "seconds": dict(analysis.seconds),
-    }
-
-
-def analysis_faces_to_json(faces: Sequence[FaceAnalysis]) -> list[dict[str, Any]]:
-    return [face_json(face) for face in faces]
-
-
-def analysis_faces_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[FaceAnalysis, ...]:
-    return tuple(face_from_json(item) for item in data)
 
 
 def _landmarks(data: Sequence[Sequence[float]] | None) -> tuple[Point, Point, Point, Point, Point] | None:

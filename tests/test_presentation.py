@@ -12,7 +12,7 @@ from moderation.analysis import (
     Technique,
     Verdict,
 )
-from moderation.presentation import analysis_faces_from_json, analysis_faces_to_json
+from moderation.presentation import face_from_json, face_json
 
 
 def test_faces_survive_the_way_through_json() -> None:
@@ -38,6 +38,5 @@ def test_faces_survive_the_way_through_json() -> None:
         Face(Box(0, 0, 9, 9), 0.5), Verdict(Label.UNDETERMINED, abstain=Abstain.TOO_BLURRED), reply=None
     )
 
-    through = analysis_faces_from_json(json.loads(json.dumps(analysis_faces_to_json([deepfake, unread]))))
-
-    assert through == (deepfake, unread)
+    for face in (deepfake, unread):
+        assert face_from_json(json.loads(json.dumps(face_json(face)))) == face

@@ -1,6 +1,6 @@
 """The Celery app. `celery -A worker.app worker -P threads` runs it; `bonafide worker` does that for you.
 
-Every setting is here with its reason. What was measured is in `docs/reliability.md`.
+Every setting is here with its reason; `docs/reliability.md` says what holds when something breaks.
 """
 
 from celery import Celery

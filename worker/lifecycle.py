@@ -140,8 +140,8 @@ def load_analyzer(chosen: Settings) -> Analyzer:
     from moderation.dfa.gpt.detector import Detector, Policy
     from moderation.dfa.gpt.pixels import PixelLimits
 
-    # Many images run beside each other: one thread each finishes them sooner than all cores on one (measured by
-    # `benchmarks/faces.py`: the small nets of the face finder are three times slower with two).
+    # Images run beside each other, a thread each: the small nets of the face finder lose more by sharing their work
+    # between cores than they gain.
     torch.set_num_threads(1)
     limits = PixelLimits(
         max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic

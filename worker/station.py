@@ -24,7 +24,7 @@ class Station:
     #: Set when the process is about to end: no case is begun any more.
     draining: threading.Event
     #: As many as there are cores: decoding and finding faces by more threads at once only makes them wait for each
-    #: other (measured by `benchmarks/pipeline.py`).
+    #: other.
     cores: threading.Semaphore
 
     @property

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from moderation.analysis import ABSTAIN_WORDS, TECHNIQUE_WORDS, Abstain, Label
+from moderation.analysis import Abstain, Label
 from moderation.wire import CaseOut, VerdictOut
 
 _COLOURS = {Label.DEEPFAKE: "red", Label.BONA_FIDE: "green", Label.UNDETERMINED: "yellow"}
@@ -56,8 +56,8 @@ def _cells(case: CaseOut) -> tuple[str, str, str, str]:
         )
     word = f"[{_COLOURS[verdict.label]}]{verdict.label.replace('_', ' ')}[/]"
     score = _score(verdict)
-    technique = "" if verdict.technique is None else TECHNIQUE_WORDS[verdict.technique]
+    technique = "" if verdict.technique is None else verdict.technique.words
     if verdict.abstain is not None:
-        return word, score, technique, ABSTAIN_WORDS[verdict.abstain]
+        return word, score, technique, verdict.abstain.words
     first = case.rationale[0] if case.rationale else None
     return word, score, technique, "" if first is None else escape(f"{first.region}: {first.text}")

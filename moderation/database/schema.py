@@ -19,9 +19,6 @@ from moderation.errors import SetupProblem
 #: One migration at a time, however many processes start together. Any constant that nobody else uses will do.
 _MIGRATION_LOCK = 7_301_001
 
-#: The least-privilege roles of `roles.sql`.
-ROLES = ("bonafide_intake", "bonafide_worker", "bonafide_sweeper", "bonafide_reviewer")
-
 
 def upgrade(database: Database, revision: str = "head") -> str:
     """Bring the schema to `revision`; return the revision it is at. Safe to run from many places at once.
