@@ -29,11 +29,10 @@ def _with_file(case: CaseOut, file: str | None) -> str:
 def verdict_table(cases: Iterable[CaseOut], *, first_column: str, names: dict[Any, str]) -> Table:
     """Picture, verdict, score, technique, first artifact: what a person wants to see at a glance."""
     first = Column(first_column, no_wrap=True)
-    last = "first artifact, or why there is no verdict"
-    table = Table(
-        first, "verdict", "score", "technique", last, caption="~ not calibrated: the score only orders"
-    )
+    table = Table(first, "verdict", "score", "technique", "first artifact, or why there is no verdict")
     for case in cases:
+        if case.verdict is not None and not case.verdict.calibrated and case.verdict.score is not None:
+            table.caption = "~ not calibrated: the score only orders"
         table.add_row(escape(Path(names.get(case.id, str(case.id))).name), *_cells(case))
     return table
 
