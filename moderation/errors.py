@@ -19,13 +19,27 @@
     │   ├── BucketNotAllowed        this installation does not read that bucket
     │   ├── IdempotencyConflict     the same key came with another body
     │   ├── CaseNotFound            no case has this id
+    │   ├── DecisionNotFound        no decision has this id
+    │   ├── NotAllowed              this person's role does not allow it
+    │   ├── JudgementIncomplete     what was decided lacks something, or says two things
+    │   │   └── ReasonRequired          this installation asks for a reason here
     │   └── TransitionRefused       the case is not in a state that allows this
+    ├── ReviewConflict          tell the reviewer what happened meanwhile, change nothing
+    │   ├── AlreadyClaimed          somebody else has the case in front of them
+    │   ├── ClaimLost               the claim ran out or was taken over
+    │   ├── StaleCase               the case moved on since it was shown
+    │   ├── SameReviewer            whoever decided a case does not review that decision
+    │   ├── JudgeFirst              this case is judged before its verdict is shown
+    │   ├── UndoClosed              too late, or too much has happened since
+    │   └── AlreadyAppealed         the decision has been appealed before
     ├── LeaseLost               somebody else has the case now: throw the work away
     └── SetupProblem            the installation cannot start; the message says what to change
 
 Each class has a stable `code` for machines; the message is for people.
 """
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -117,6 +131,71 @@ class CaseNotFound(RequestRefused):
 
 class TransitionRefused(RequestRefused):
     code = "transition_refused"
+
+
+class DecisionNotFound(RequestRefused):
+    code = "decision_not_found"
+
+
+class NotAllowed(RequestRefused):
+    code = "not_allowed"
+
+
+class JudgementIncomplete(RequestRefused):
+    code = "judgement_incomplete"
+
+
+class ReasonRequired(JudgementIncomplete):
+    code = "reason_required"
+
+
+class ReviewConflict(BonafideError):
+    """Something happened meanwhile that the reviewer should see before going on. Nothing was changed."""
+
+    code = "review_conflict"
+
+
+class AlreadyClaimed(ReviewConflict):
+    """`by` is the name of who has the case, `until` when their claim ends unless they renew it."""
+
+    code = "already_claimed"
+
+    def __init__(self, by: str, until: datetime) -> None:
+        super().__init__(f"{by} has this case until {until:%H:%M:%S} UTC")
+        self.by = by
+        self.until = until
+
+
+class ClaimLost(ReviewConflict):
+    code = "claim_lost"
+
+
+class StaleCase(ReviewConflict):
+    """`since` are the moves that were made since the version that was named: their kinds, oldest first."""
+
+    code = "stale_case"
+
+    def __init__(self, version: int, since: Sequence[str]) -> None:
+        what = ", ".join(kind.replace("_", " ") for kind in since) or "nothing that is known"
+        super().__init__(f"the case moved on; it is at version {version} now. Since then: {what}")
+        self.version = version
+        self.since = tuple(since)
+
+
+class SameReviewer(ReviewConflict):
+    code = "same_reviewer"
+
+
+class JudgeFirst(ReviewConflict):
+    code = "judge_first"
+
+
+class UndoClosed(ReviewConflict):
+    code = "undo_closed"
+
+
+class AlreadyAppealed(ReviewConflict):
+    code = "already_appealed"
 
 
 class LeaseLost(BonafideError):
