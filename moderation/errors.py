@@ -23,6 +23,15 @@
     │   ├── NotAllowed              this person's role does not allow it
     │   ├── JudgementIncomplete     what was decided lacks something, or says two things
     │   │   └── ReasonRequired          this installation asks for a reason here
+    │   ├── SignInRefused           the email or the password is wrong; never said which
+    │   ├── SignInThrottled         too many wrong passwords: wait
+    │   ├── PasswordRefused         a password that is too short, or too long to hash
+    │   ├── PersonNotFound          nobody has this id or email
+    │   ├── PersonExists            somebody has this email already
+    │   ├── EndpointRefused         a webhook may not go to this address
+    │   ├── EndpointNotFound        no webhook endpoint has this id
+    │   ├── DeliveryNotFound        no delivery has this id
+    │   ├── NothingDecided          there is no decision to speak of
     │   └── TransitionRefused       the case is not in a state that allows this
     ├── ReviewConflict          tell the reviewer what happened meanwhile, change nothing
     │   ├── AlreadyClaimed          somebody else has the case in front of them
@@ -127,6 +136,49 @@ class IdempotencyConflict(RequestRefused):
 
 class CaseNotFound(RequestRefused):
     code = "case_not_found"
+
+
+class SignInRefused(RequestRefused):
+    """The same words whether the email is unknown, the password wrong or the person disabled."""
+
+    code = "sign_in_refused"
+
+
+class SignInThrottled(RequestRefused):
+    code = "sign_in_throttled"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        #: Seconds until another try is looked at.
+        self.retry_after = retry_after
+
+
+class PasswordRefused(RequestRefused):
+    code = "password_refused"
+
+
+class PersonNotFound(RequestRefused):
+    code = "person_not_found"
+
+
+class PersonExists(RequestRefused):
+    code = "person_exists"
+
+
+class EndpointRefused(RequestRefused):
+    code = "endpoint_refused"
+
+
+class EndpointNotFound(RequestRefused):
+    code = "endpoint_not_found"
+
+
+class DeliveryNotFound(RequestRefused):
+    code = "delivery_not_found"
+
+
+class NothingDecided(RequestRefused):
+    code = "nothing_decided"
 
 
 class TransitionRefused(RequestRefused):
