@@ -16,7 +16,7 @@ from moderation.dfa.instruct.forgery.pairs import (
     mask_through,
     null_edit,
 )
-from moderation.dfa.train.scores import auc
+from moderation.dfa.bench.estimates import auc
 from tests.dfa.drawn_faces import a_portrait
 
 SIZE = 112

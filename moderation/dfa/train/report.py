@@ -22,7 +22,7 @@ from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
 from moderation.dfa.instruct.pool import Pool
-from moderation.dfa.train.scores import (
+from moderation.dfa.bench.estimates import (
     Estimate,
     auc_estimate,
     blind_regions,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moderation.dfa.train.scores import auc, auc_estimate, blind_regions, macro_f1, region_f1
+from moderation.dfa.bench.estimates import auc, auc_estimate, blind_regions, macro_f1, region_f1
 
 
 @pytest.mark.parametrize(

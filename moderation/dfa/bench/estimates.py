@@ -1,0 +1,137 @@
+"""Numbers with their n and their 95 % interval: Wilson for shares, a bootstrap by groups for everything else.
+
+numpy is enough here, so that training can report about itself without the tools of the bench.
+"""
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+#: The normal deviate that 95 % of all draws stay within.
+Z95 = 1.959964
+#: Resamples of a bootstrap interval.
+RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number from n observations, and the interval that holds it in 95 of 100 repetitions."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n {self.n}"
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The chance that a positive scores above a negative, ties counted half. Not a number without both."""
+    ordered = np.argsort(scores, kind="stable")
+    values, inverse, counts = np.unique(scores[ordered], return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks = ((last - counts + 1 + last) / 2)[inverse]  # mean rank among ties
+    labels = positive[ordered].astype(bool)
+    ones, zeros = int(labels.sum()), int((~labels).sum())
+    if not len(values) or not ones or not zeros:
+        return float("nan")
+    return float((ranks[labels].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def share(hits: int, n: int) -> Estimate:
+    """A share of n independent observations, with Wilson's interval. Not a number of none."""
+    if not n:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    p, z2 = hits / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    reach = Z95 / (1 + z2 / n) * float(np.sqrt(p * (1 - p) / n + z2 / (4 * n**2)))
+    return Estimate(p, max(centre - reach, 0.0), min(centre + reach, 1.0), n)
+
+
+def estimates(
+    measure: Callable[[np.ndarray], Sequence[float]],
+    groups: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Measures of rows (given as indices), with intervals by resampling whole groups: pairs stay together.
+
+    A resample in which a measure is not a number (one label is missing, say) does not count for that measure.
+    """
+    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    rows_of = [np.flatnonzero(members == index) for index in range(len(names))]
+    rng = np.random.default_rng(seed)
+    values = measure(np.arange(len(groups)))
+    samples = np.array(
+        [
+            measure(np.concatenate([rows_of[index] for index in rng.integers(len(names), size=len(names))]))
+            for _ in range(resamples if len(names) else 0)
+        ]
+    ).reshape(-1, len(values))
+    return [
+        Estimate(float(value), *_middle(column), len(groups))
+        for value, column in zip(values, samples.T, strict=True)
+    ]
+
+
+def _middle(samples: np.ndarray) -> tuple[float, float]:
+    """What holds 95 of 100 samples; not numbers when none is finite."""
+    kept = samples[np.isfinite(samples)]
+    if not len(kept):
+        return float("nan"), float("nan")
+    low, high = np.quantile(kept, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def estimate(measure: Callable[[np.ndarray], float], groups: Sequence[str], *, seed: int = 0) -> Estimate:
+    """One measure of rows, as `estimates` takes several."""
+    return estimates(lambda rows: [measure(rows)], groups, seed=seed)[0]
+
+
+def mean_estimate(values: Sequence[float], groups: Sequence[str]) -> Estimate:
+    """A mean, with its interval by groups."""
+    numbers = np.asarray(values, dtype=float)
+    return estimate(lambda rows: float(numbers[rows].mean()) if len(rows) else float("nan"), groups)
+
+
+def auc_estimate(scores: Sequence[float], positive: Sequence[bool], groups: Sequence[str]) -> Estimate:
+    values, labels = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    return estimate(lambda rows: auc(values[rows], labels[rows]), groups)
+
+
+def macro_f1(truth: Sequence[str], said: Sequence[str | None], classes: Sequence[str]) -> float:
+    """The mean over classes of F1. An answer that could not be read (None) is wrong."""
+    return float(np.mean([_f1_of(truth, said, name) for name in classes if name in truth]))
+
+
+def _f1_of(truth: Sequence[str], said: Sequence[str | None], name: str) -> float:
+    hits = sum(t == name and s == name for t, s in zip(truth, said, strict=True))
+    total = sum(t == name for t in truth) + sum(s == name for s in said)
+    return 2 * hits / total if total else 0.0
+
+
+def region_scores(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> tuple[float, float, float]:
+    """Precision, recall and F1 over all (picture, region) that are touched or named; 0 where nothing is."""
+    hits = sum(len(t & s) for t, s in zip(truth, said, strict=True))
+    touched, named = sum(map(len, truth)), sum(map(len, said))
+    return (
+        hits / named if named else 0.0,
+        hits / touched if touched else 0.0,
+        2 * hits / (touched + named) if touched + named else 0.0,
+    )
+
+
+def region_f1(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> float:
+    """F1 over all (picture, region) that are touched or named."""
+    return region_scores(truth, said)[2]
+
+
+def blind_regions(truth: Sequence[Set[str]]) -> set[str]:
+    """The one set of regions that scores best when it is answered for every picture unseen."""
+    names = sorted({name for regions in truth for name in regions})
+    often = sorted(names, key=lambda name: -sum(name in regions for regions in truth))
+    candidates = [set(often[:count]) for count in range(1, len(often) + 1)]
+    return max(candidates, key=lambda said: region_f1(truth, [said] * len(truth)), default=set[str]())
