@@ -22,8 +22,21 @@ class CaseState(enum.StrEnum):
     ANALYZING = "analyzing"
     #: In front of, or waiting for, a reviewer. It may carry no verdict: see `Case.refusal`.
     READY = "ready"
-    #: A reviewer decided. Only an appeal reopens it.
+    #: A reviewer decided. Only an appeal reopens it, or the reviewer within the undo window.
     DECIDED = "decided"
+
+
+class Stage(enum.StrEnum):
+    """Which review a READY case waits for, or that a DECIDED one had last."""
+
+    #: Nobody has decided yet.
+    FIRST = "first"
+    #: Somebody decided, and another person reads the case without being told what.
+    SECOND = "second"
+    #: A lead decides: a reviewer asked for it, or two readings differ.
+    ESCALATED = "escalated"
+    #: The uploader asked for another decision, by another person.
+    APPEAL = "appeal"
 
 
 class Move(enum.StrEnum):
@@ -43,8 +56,16 @@ class Move(enum.StrEnum):
     REFUSE = "refused"
     #: An operator asks for one more try of a case without a verdict.
     RETRY = "retried"
-    #: A person decided.
+    #: A person decided, and that ends the case.
     DECIDE = "decided"
+    #: A person decided, and another reads the case too: by sample.
+    SECOND = "second_review_asked"
+    #: A person decided that somebody with more authority should, or two readings differ.
+    ESCALATE = "escalated"
+    #: Whoever decided takes it back, within the undo window.
+    UNDO = "decision_undone"
+    #: The same of a decision that sent the case on to another reviewer.
+    WITHDRAW = "decision_withdrawn"
     #: The uploader asks for another decision.
     APPEAL = "appealed"
 
@@ -60,6 +81,10 @@ TRANSITIONS: Mapping[tuple[CaseState | None, Move], CaseState] = {
     (_S.ANALYZING, Move.REFUSE): _S.READY,
     (_S.READY, Move.RETRY): _S.WAITING,
     (_S.READY, Move.DECIDE): _S.DECIDED,
+    (_S.READY, Move.SECOND): _S.READY,
+    (_S.READY, Move.ESCALATE): _S.READY,
+    (_S.READY, Move.WITHDRAW): _S.READY,
+    (_S.DECIDED, Move.UNDO): _S.READY,
     (_S.DECIDED, Move.APPEAL): _S.READY,
 }
 
@@ -157,3 +182,5 @@ class Case:
     lease: Lease | None = None  # None unless ANALYZING
     refusal: Refusal | None = None  # None unless READY or DECIDED, and never beside an analysis
     ready_at: datetime | None = None  # None until READY for the first time
+    stage: Stage = Stage.FIRST
+    decided_at: datetime | None = None  # None unless DECIDED

@@ -1,6 +1,20 @@
-"""What a person says about a case. Models give verdicts; only people make decisions."""
+"""What a person says about a case, and the rules of who may say it when. Models give verdicts, people make decisions.
+
+Everything here is plain arithmetic over plain data: `moderation.review` carries it out.
+"""
 
 import enum
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from moderation.analysis import Label, Technique
+from moderation.cases import Move, Stage
+from moderation.errors import JudgementIncomplete, ReasonRequired, SameReviewer
+from moderation.people import Act, Person, require
 
 
 class Outcome(enum.StrEnum):
@@ -10,3 +24,174 @@ class Outcome(enum.StrEnum):
     CANNOT_TELL = "cannot_tell"
     #: Somebody with more authority or knowledge should look.
     ESCALATE = "escalate"
+
+
+class Answer(enum.StrEnum):
+    """What a reviewer says about one artifact of a rationale."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    UNCLEAR = "unclear"
+
+
+#: When a decision needs a reason in words. `disagreeing`: when it is not what the verdict says, or nobody can tell.
+ReasonPolicy = Literal["never", "disagreeing", "always"]
+
+
+@dataclass(frozen=True)
+class ArtifactAnswer:
+    """Whether a reviewer sees what the model says it sees: one artifact of the analysis that was shown."""
+
+    face: int  # index into the analysis's faces
+    ordinal: int  # from 1, in the model's order
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a reviewer says about a case, before it is a decision."""
+
+    outcome: Outcome
+    technique: Technique | None = None  # None unless DEEPFAKE, and when the reviewer does not say
+    reason: str | None = None
+    #: The rule of the platform that the decision rests on, in the platform's words.
+    policy: str | None = None
+    feedback: tuple[ArtifactAnswer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.technique is not None and self.outcome is not Outcome.DEEPFAKE:
+            raise JudgementIncomplete(f"only a deepfake has a technique, not {self.outcome}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided about a case. Only ever added to; taken back only within the undo window."""
+
+    id: UUID
+    case_id: UUID
+    #: Which review of the case this was.
+    stage: Stage
+    outcome: Outcome
+    technique: Technique | None
+    reason: str | None
+    policy: str | None
+    reviewer_id: UUID
+    reviewer: str  # name
+    #: The analysis that was shown, and what it said. None when there was none.
+    analysis_id: UUID | None
+    verdict: Label | None
+    #: What the reviewer said before the verdict was shown. None when it was shown at once.
+    blind_outcome: Outcome | None
+    blind_technique: Technique | None
+    saw_verdict_first: bool
+    #: From the claim to the decision. None when decided in bulk, without a claim.
+    seconds: float | None
+    created_at: datetime
+    #: When it can no longer be undone.
+    final_at: datetime
+    undone_at: datetime | None = None
+    #: The decision of an earlier review that this one takes the place of.
+    supersedes: UUID | None = None
+    feedback: tuple[ArtifactAnswer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Appeal:
+    """The uploader asks for another decision."""
+
+    id: UUID
+    case_id: UUID
+    decision_id: UUID
+    reason: str
+    #: Who passed it on: platform:NAME or reviewer:ID.
+    appellant: str
+    #: The platform's own id of the appeal. None when it has none.
+    external_id: str | None
+    created_at: datetime
+    #: The decision that answered it. None until then.
+    resolved_by: UUID | None = None
+
+
+def is_blind_first(case_id: UUID, share: float) -> bool:
+    """Whether the first reviewer judges before the verdict is shown. The same for a case on every page and process."""
+    return _place(case_id, "blind") < share
+
+
+def needs_second(case_id: UUID, share: float) -> bool:
+    """Whether the case is of the sample that two people read."""
+    return _place(case_id, "second") < share
+
+
+def _place(case_id: UUID, purpose: str) -> float:
+    """Where a case falls in [0, 1): evenly, for good, and independently for each purpose."""
+    digest = hashlib.sha256(f"{purpose}:{case_id}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def may_review(stage: Stage, person: Person, earlier_reviewers: Collection[UUID]) -> None:
+    """Raise NotAllowed or SameReviewer unless this person may review a case at this stage.
+
+    What a reviewer escalated is for a lead. Whoever decided a case before does not review it again.
+    """
+    require(person, Act.REVIEW_ESCALATED if stage is Stage.ESCALATED else Act.REVIEW)
+    if person.id in earlier_reviewers:
+        raise SameReviewer("you decided this case before; another person reviews that decision")
+
+
+def next_step(stage: Stage, outcome: Outcome, earlier: Outcome | None, *, sampled: bool) -> Move:
+    """What a judgement does to the case: DECIDE ends it, SECOND and ESCALATE send it on to another person.
+
+    `earlier` is the outcome that a second reading is compared with. Raise JudgementIncomplete when a lead escalates
+    what was escalated to them.
+    """
+    if outcome is Outcome.ESCALATE:
+        if stage is Stage.ESCALATED:
+            raise JudgementIncomplete(
+                "this case was escalated to you: decide it, or say that you cannot tell"
+            )
+        return Move.ESCALATE
+    if stage is Stage.FIRST and sampled:
+        return Move.SECOND
+    if stage is Stage.SECOND and outcome is not earlier:
+        return Move.ESCALATE
+    return Move.DECIDE
+
+
+def stage_after(move: Move, stage: Stage) -> Stage:
+    """Which review a case waits for, or had last, after this move of a reviewer."""
+    return {Move.SECOND: Stage.SECOND, Move.ESCALATE: Stage.ESCALATED, Move.APPEAL: Stage.APPEAL}.get(
+        move, stage
+    )
+
+
+def agrees(outcome: Outcome, verdict: Label | None) -> bool:
+    """Whether a person says what the model said. Two who cannot tell agree."""
+    return (
+        verdict is not None
+        and outcome
+        is {
+            Label.DEEPFAKE: Outcome.DEEPFAKE,
+            Label.BONA_FIDE: Outcome.BONA_FIDE,
+            Label.UNDETERMINED: Outcome.CANNOT_TELL,
+        }[verdict]
+    )
+
+
+def require_reason(judgement: Judgement, verdict: Label | None, policy: ReasonPolicy) -> None:
+    """Raise ReasonRequired when this installation asks for a reason and there is none."""
+    if judgement.reason is not None and judgement.reason.strip():
+        return
+    if policy == "always":
+        raise ReasonRequired("say why: this installation asks for a reason with every decision")
+    if policy == "disagreeing" and needs_words(judgement.outcome, verdict):
+        raise ReasonRequired("say why: this is not what the verdict says")
+
+
+def needs_words(outcome: Outcome, verdict: Label | None) -> bool:
+    """Whether a decision departs from what the model said, or asks something of somebody else.
+
+    From a verdict that settles nothing, or none, there is nothing to depart.
+    """
+    if outcome is Outcome.ESCALATE:
+        return True
+    return verdict in (Label.DEEPFAKE, Label.BONA_FIDE) and not agrees(outcome, verdict)

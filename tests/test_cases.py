@@ -18,6 +18,10 @@ ALLOWED: dict[tuple[CaseState | None, Move], CaseState] = {
     (_S.ANALYZING, _M.REFUSE): _S.READY,
     (_S.READY, _M.RETRY): _S.WAITING,
     (_S.READY, _M.DECIDE): _S.DECIDED,
+    (_S.READY, _M.SECOND): _S.READY,
+    (_S.READY, _M.ESCALATE): _S.READY,
+    (_S.READY, _M.WITHDRAW): _S.READY,
+    (_S.DECIDED, _M.UNDO): _S.READY,
     (_S.DECIDED, _M.APPEAL): _S.READY,
 }
 
@@ -41,11 +45,11 @@ def test_accepting_starts_from_nothing() -> None:
         before(Move.ACCEPT)
 
 
-def test_every_state_can_be_left_and_only_a_decision_ends_a_case() -> None:
+def test_every_state_can_be_left_and_only_an_undo_or_an_appeal_reopens_a_case() -> None:
     left = {state for state, _ in TRANSITIONS}
 
     assert left == {None, *CaseState}
-    assert {move for (state, move) in TRANSITIONS if state is CaseState.DECIDED} == {Move.APPEAL}
+    assert {move for (state, move) in TRANSITIONS if state is CaseState.DECIDED} == {Move.UNDO, Move.APPEAL}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,12 @@ END $$;
 GRANT USAGE ON SCHEMA public TO bonafide_intake, bonafide_worker, bonafide_sweeper, bonafide_reviewer;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO bonafide_intake, bonafide_worker, bonafide_sweeper, bonafide_reviewer;
 REVOKE SELECT ON api_keys FROM bonafide_worker, bonafide_sweeper, bonafide_reviewer;
+REVOKE SELECT ON people, sign_ins, sign_in_failures FROM bonafide_intake, bonafide_worker, bonafide_sweeper;
+-- Which reviewer an API key acts for: nothing that they sign in with.
+GRANT SELECT (id, email, name, role, preferences, created_at, disabled_at) ON people TO bonafide_intake;
+-- Whoever tells of a move must know who is to be told. Only who delivers, or shows the settings, knows the secrets.
+REVOKE SELECT ON endpoints FROM bonafide_intake, bonafide_worker;
+GRANT SELECT (id, kinds, source, disabled_at) ON endpoints TO bonafide_intake, bonafide_worker;
 
 -- Everybody may add to the log, nobody may change it (a trigger forbids that even to the owner).
 GRANT INSERT ON events TO bonafide_intake, bonafide_worker, bonafide_sweeper, bonafide_reviewer;
@@ -28,10 +34,28 @@ GRANT UPDATE (last_used_at) ON api_keys TO bonafide_intake;
 -- A worker moves a case under its lease and writes analyses. It cannot touch what was asked, nor the keys.
 GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_worker;
 GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
-              refusal_code, refusal_message, ready_at) ON cases TO bonafide_worker;
-GRANT INSERT ON analyses, artifacts, dead_letters TO bonafide_worker;
+              refusal_code, refusal_message, ready_at, queued_at, label, technique) ON cases TO bonafide_worker;
+GRANT INSERT ON analyses, artifacts, dead_letters, deliveries TO bonafide_worker;
+GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;
 
 -- The sweeper takes back leases that ran out and rings again.
 GRANT UPDATE (state, version, expired_leases, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
-              refusal_code, refusal_message, ready_at) ON cases TO bonafide_sweeper;
+              refusal_code, refusal_message, ready_at, queued_at) ON cases TO bonafide_sweeper;
+
+-- It also delivers webhooks and rings for questions.
+GRANT UPDATE (due_at, attempts, delivered_at, dead_at, last_status, last_error) ON deliveries TO bonafide_sweeper;
+GRANT UPDATE (rung_at, attempts, failure, answered_at) ON questions TO bonafide_sweeper;
+GRANT INSERT ON deliveries TO bonafide_sweeper;
+
+-- Reviewers, by the console or by a platform's key, decide. They touch no verdict and nothing that was asked.
+GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_reviewer;
+GRANT UPDATE (state, version, stage, queued_at, decided_at) ON cases TO bonafide_reviewer;
+GRANT INSERT, UPDATE, DELETE ON claims TO bonafide_reviewer;
+GRANT INSERT ON decisions, blind_judgements, artifact_answers, skips, appeals, questions, views TO bonafide_reviewer;
+GRANT UPDATE (undone_at) ON decisions TO bonafide_reviewer;
+GRANT UPDATE (resolved_by) ON appeals TO bonafide_reviewer;
+GRANT UPDATE (rung_at) ON questions TO bonafide_reviewer;
+GRANT INSERT, UPDATE ON people TO bonafide_reviewer;
+GRANT INSERT, UPDATE, DELETE ON sign_ins, sign_in_failures TO bonafide_reviewer;
+GRANT INSERT, UPDATE, DELETE ON endpoints, deliveries TO bonafide_reviewer;

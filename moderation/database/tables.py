@@ -10,6 +10,8 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -23,8 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from moderation.analysis import Label
-from moderation.cases import CaseState, Move
+from moderation.analysis import Label, Technique
+from moderation.cases import CaseState, Move, Stage
+from moderation.decisions import Answer, Outcome
+from moderation.people import Role
 
 LEASE_TOKENS = Sequence("lease_tokens", metadata=(_metadata := MetaData()))
 
@@ -58,6 +62,7 @@ class CaseRow(Table):
             name="cases_lease_whole",
         ),
         CheckConstraint("(refusal_code IS NULL) = (refusal_message IS NULL)", name="cases_refusal_whole"),
+        CheckConstraint(_one_of("stage", Stage), name="cases_stage_known"),
         Index(
             "cases_external_id",
             "source",
@@ -77,8 +82,16 @@ class CaseRow(Table):
             "cases_waiting", text("priority DESC"), "due_at", "id", postgresql_where=text("state = 'waiting'")
         ),
         Index("cases_leased", "lease_expires_at", postgresql_where=text("state = 'analyzing'")),
+        # The reviewers' queue, whole and by what it is most often narrowed to.
+        Index("cases_queue", "queued_at", "id", postgresql_where=text("state = 'ready'")),
+        Index("cases_queue_stage", "stage", "queued_at", "id", postgresql_where=text("state = 'ready'")),
+        Index("cases_queue_source", "source", "queued_at", "id", postgresql_where=text("state = 'ready'")),
         Index(
-            "cases_ready", text("priority DESC"), "ready_at", "id", postgresql_where=text("state = 'ready'")
+            "cases_queue_label",
+            "label",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'ready'"),
         ),
         Index("cases_live", "state", "id", postgresql_where=text("state <> 'decided'")),
         Index("cases_source", "source", "id"),
@@ -124,6 +137,16 @@ class CaseRow(Table):
     refusal_message: Mapped[str | None] = mapped_column(comment="The same for a reviewer")
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     ready_at: Mapped[datetime | None]
+    stage: Mapped[str] = mapped_column(
+        server_default="first", comment="Which review it waits for or had last: see moderation.cases.Stage"
+    )
+    queued_at: Mapped[datetime] = mapped_column(
+        server_default=_NOW,
+        comment="Its place among the ready: ready_at less its head start, see moderation.triage",
+    )
+    label: Mapped[str | None] = mapped_column(comment="Of the newest verdict, to find cases by")
+    technique: Mapped[str | None] = mapped_column(comment="Of the newest verdict, to find cases by")
+    decided_at: Mapped[datetime | None]
 
 
 class AnalysisRow(Table):
@@ -240,3 +263,250 @@ class HeartbeatRow(Table):
     process: Mapped[str] = mapped_column(primary_key=True, comment="worker:host:pid, sweeper:host:pid")
     seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     facts: Mapped[dict[str, Any]]
+
+
+class PersonRow(Table):
+    __tablename__ = "people"
+    __table_args__ = (
+        CheckConstraint(_one_of("role", Role), name="people_role_known"),
+        {"comment": "Who may sign in to the console."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(unique=True, comment="Lower-cased; what they sign in with")
+    name: Mapped[str]
+    role: Mapped[str] = mapped_column(comment="See moderation.people.Role")
+    password_digest: Mapped[str | None] = mapped_column(comment="argon2; null: signs in elsewhere only")
+    preferences: Mapped[dict[str, Any]] = mapped_column(server_default="{}", comment="How they see pictures")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    disabled_at: Mapped[datetime | None]
+
+
+class SignInRow(Table):
+    __tablename__ = "sign_ins"
+    __table_args__ = (
+        Index("sign_ins_person", "person_id"),
+        Index("sign_ins_end", "expires_at"),
+        {"comment": "Sessions of the console, each named by a cookie whose secret is not stored."},
+    )
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True, comment="sha256 of the cookie's secret")
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
+    csrf: Mapped[str] = mapped_column(comment="Comes back with every form")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime]
+
+
+class SignInFailureRow(Table):
+    __tablename__ = "sign_in_failures"
+    __table_args__ = (
+        Index("sign_in_failures_email", "email", "at"),
+        Index("sign_in_failures_address", "address", "at"),
+        {"comment": "Sign-ins that failed lately: what throttling counts."},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    email: Mapped[str]
+    address: Mapped[str] = mapped_column(comment="Where it came from")
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class ClaimRow(Table):
+    __tablename__ = "claims"
+    __table_args__ = (
+        Index("claims_person", "person_id"),
+        {"comment": "Which reviewer has which ready case in front of them: a short lease, renewed."},
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
+    token: Mapped[int] = mapped_column(BigInteger, comment="Fences every write of its holder")
+    claimed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime] = mapped_column(comment="By the database's clock")
+
+
+class DecisionRow(Table):
+    __tablename__ = "decisions"
+    __table_args__ = (
+        CheckConstraint(_one_of("stage", Stage), name="decisions_stage_known"),
+        CheckConstraint(_one_of("outcome", Outcome), name="decisions_outcome_known"),
+        CheckConstraint(_one_of("technique", Technique), name="decisions_technique_known"),
+        CheckConstraint("technique IS NULL OR outcome = 'deepfake'", name="decisions_technique_of_deepfake"),
+        Index("decisions_case", "case_id", "created_at"),
+        Index("decisions_person", "person_id", "created_at"),
+        Index("decisions_at", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+        {"comment": "What people decided. Only ever added to; one taken back in time keeps its row."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    stage: Mapped[str] = mapped_column(comment="Which review of the case this was")
+    outcome: Mapped[str]
+    technique: Mapped[str | None]
+    reason: Mapped[str | None] = mapped_column(comment="In the reviewer's words")
+    policy: Mapped[str | None] = mapped_column(comment="The rule of the platform it rests on")
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
+    analysis_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("analyses.id"), comment="What was shown; null: the case had no analysis"
+    )
+    verdict: Mapped[str | None] = mapped_column(comment="The label of that analysis")
+    blind_outcome: Mapped[str | None] = mapped_column(comment="Said before the verdict was shown")
+    blind_technique: Mapped[str | None]
+    saw_verdict_first: Mapped[bool]
+    seconds: Mapped[float | None] = mapped_column(comment="From claim to decision; null: decided in bulk")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    final_at: Mapped[datetime] = mapped_column(comment="End of the undo window")
+    undone_at: Mapped[datetime | None] = mapped_column(comment="The one column that is ever changed")
+    supersedes: Mapped[UUID | None] = mapped_column(
+        ForeignKey("decisions.id"), comment="The decision of an earlier review whose place it takes"
+    )
+
+
+class BlindJudgementRow(Table):
+    __tablename__ = "blind_judgements"
+    __table_args__ = (
+        CheckConstraint(_one_of("outcome", Outcome), name="blind_judgements_outcome_known"),
+        {"comment": "What reviewers said of a case before its verdict was shown to them."},
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"), primary_key=True)
+    outcome: Mapped[str]
+    technique: Mapped[str | None]
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class ArtifactAnswerRow(Table):
+    __tablename__ = "artifact_answers"
+    __table_args__ = (
+        CheckConstraint(_one_of("answer", Answer), name="artifact_answers_answer_known"),
+        ForeignKeyConstraint(
+            ["analysis_id", "face", "ordinal"],
+            ["artifacts.analysis_id", "artifacts.face", "artifacts.ordinal"],
+        ),
+        {"comment": "Whether a reviewer sees what the model says it sees, artifact by artifact."},
+    )
+
+    decision_id: Mapped[UUID] = mapped_column(ForeignKey("decisions.id"), primary_key=True)
+    analysis_id: Mapped[UUID]
+    face: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    ordinal: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    answer: Mapped[str]
+
+
+class SkipRow(Table):
+    __tablename__ = "skips"
+    __table_args__ = (
+        Index("skips_person", "person_id", "case_id"),
+        Index("skips_case", "case_id"),
+        {"comment": "Cases that a reviewer passed on, and why: many skips are the sign of a hard one."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
+    reason: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class AppealRow(Table):
+    __tablename__ = "appeals"
+    __table_args__ = (
+        UniqueConstraint("decision_id", name="appeals_once"),
+        Index("appeals_case", "case_id"),
+        {"comment": "The uploader asks for another decision. One appeal per decision."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    decision_id: Mapped[UUID] = mapped_column(ForeignKey("decisions.id"), comment="What is appealed against")
+    reason: Mapped[str]
+    appellant: Mapped[str] = mapped_column(comment="Who passed it on: platform:NAME or reviewer:ID")
+    external_id: Mapped[str | None] = mapped_column(comment="The platform's own id of the appeal")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    resolved_by: Mapped[UUID | None] = mapped_column(
+        ForeignKey("decisions.id"), comment="The decision that answered it"
+    )
+
+
+class QuestionRow(Table):
+    __tablename__ = "questions"
+    __table_args__ = (
+        Index("questions_case", "case_id", "created_at"),
+        Index(
+            "questions_unanswered",
+            "created_at",
+            postgresql_where=text("answered_at IS NULL"),
+        ),
+        {"comment": "What people asked DFA-GPT about a picture, and what it answered."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    asked_by: Mapped[str] = mapped_column(comment="platform:NAME or reviewer:ID")
+    question: Mapped[str]
+    answer: Mapped[str | None] = mapped_column(comment="As the model wrote it")
+    failure: Mapped[str | None] = mapped_column(comment="Why there is no answer: a code")
+    fingerprint: Mapped[str | None] = mapped_column(comment="Of the pipeline that answered")
+    bundle: Mapped[str | None]
+    seconds: Mapped[float | None] = mapped_column(comment="The model's part of the wait")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    answered_at: Mapped[datetime | None] = mapped_column(comment="When it was answered, or given up")
+    rung_at: Mapped[datetime | None] = mapped_column(comment="When its id was last put on the queue")
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+
+
+class ViewRow(Table):
+    __tablename__ = "views"
+    __table_args__ = (
+        Index("views_at", "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+        Index("views_case", "case_id"),
+        {"comment": "Who looked at which picture, and when."},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    kind: Mapped[str] = mapped_column(comment="revealed, shown, artifact")
+
+
+class EndpointRow(Table):
+    __tablename__ = "endpoints"
+    __table_args__ = ({"comment": "Where platforms want to be told what happened to their cases."},)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    kinds: Mapped[list[str]] = mapped_column(comment="Which deliveries it takes: case.decided, …")
+    source: Mapped[str | None] = mapped_column(comment="Whose cases; null: all")
+    secrets: Mapped[list[str]] = mapped_column(comment="Newest first; each signs until it is taken out")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    disabled_at: Mapped[datetime | None]
+
+
+class DeliveryRow(Table):
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        Index(
+            "deliveries_due",
+            "due_at",
+            postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
+        ),
+        Index("deliveries_endpoint", "endpoint_id", "created_at"),
+        Index("deliveries_case", "case_id"),
+        {"comment": "Webhooks to send, and what became of those sent."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, comment="The webhook-id, kept over every try")
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("endpoints.id"))
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    kind: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    due_at: Mapped[datetime] = mapped_column(server_default=_NOW, comment="Not sent before this")
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    delivered_at: Mapped[datetime | None]
+    dead_at: Mapped[datetime | None] = mapped_column(comment="When it was given up; it can be sent again")
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None]

@@ -40,12 +40,26 @@ def test_every_table_says_what_it_is_for(database: Database) -> None:
         assert session.scalars(silent).all() == []
 
 
-@pytest.mark.parametrize("table", ["events", "analyses", "artifacts"])
 @pytest.mark.parametrize(
-    "change", ["UPDATE {} SET case_id = case_id", "DELETE FROM {}", "TRUNCATE {} CASCADE"]
+    ("table", "column"),
+    [
+        ("events", "case_id"),
+        ("analyses", "case_id"),
+        ("artifacts", "analysis_id"),
+        ("decisions", "outcome"),
+        ("artifact_answers", "answer"),
+        ("blind_judgements", "outcome"),
+        ("skips", "reason"),
+        ("views", "case_id"),
+    ],
 )
-def test_what_is_written_stays_written_even_for_the_owner(database_url: str, table: str, change: str) -> None:
-    statement = change.format(table).replace("case_id", "analysis_id" if table == "artifacts" else "case_id")
+@pytest.mark.parametrize(
+    "change", ["UPDATE {} SET {column} = {column}", "DELETE FROM {}", "TRUNCATE {} CASCADE"]
+)
+def test_what_is_written_stays_written_even_for_the_owner(
+    database_url: str, table: str, column: str, change: str
+) -> None:
+    statement = change.format(table, column=column)
     with (
         psycopg.connect(database_url) as connection,
         pytest.raises(psycopg.errors.RaiseException, match="append-only"),
@@ -72,6 +86,20 @@ def test_what_is_written_stays_written_even_for_the_owner(database_url: str, tab
         ),
         pytest.param(
             "bonafide_reviewer", "UPDATE analyses SET label = 'bona_fide'", id="a reviewer edits no verdict"
+        ),
+        pytest.param("bonafide_reviewer", "UPDATE cases SET bucket = 'mine'", id="a reviewer edits no image"),
+        pytest.param(
+            "bonafide_reviewer", "UPDATE decisions SET outcome = 'x'", id="a decision is not edited"
+        ),
+        pytest.param(
+            "bonafide_worker", "INSERT INTO decisions DEFAULT VALUES", id="a worker decides nothing"
+        ),
+        pytest.param("bonafide_worker", "SELECT password_digest FROM people", id="a worker knows no people"),
+        pytest.param("bonafide_worker", "SELECT secrets FROM endpoints", id="a worker signs no webhook"),
+        pytest.param("bonafide_intake", "SELECT password_digest FROM people", id="intake reads no password"),
+        pytest.param("bonafide_intake", "INSERT INTO claims DEFAULT VALUES", id="intake claims nothing"),
+        pytest.param(
+            "bonafide_sweeper", "UPDATE questions SET answer = 'x'", id="the sweeper answers nothing"
         ),
     ],
 )
