@@ -99,6 +99,45 @@ class Settings(BaseSettings):
         30, gt=0, description="A waiting case whose bell is older than this is rung again."
     )
 
+    # --- people
+    session_idle_seconds: float = Field(
+        8 * 3600, ge=60, description="Without a request for so long, a person is signed out."
+    )
+    session_seconds: float = Field(
+        24 * 3600, ge=60, description="After so long a person signs in again, whatever they did."
+    )
+    oidc_issuer: str | None = Field(
+        None, description="An OpenID Connect provider that people may sign in with, by its issuer URL."
+    )
+    oidc_client_id: str | None = Field(None, description="This installation's name at that provider.")
+    oidc_client_secret: SecretStr | None = Field(None, description="Goes with the client id.")
+
+    # --- webhooks
+    webhook_private_targets: bool = Field(
+        default=False,
+        description="Send webhooks to private and loopback addresses, and over plain http, too.",
+    )
+
+    # --- review
+    claim_seconds: float = Field(
+        600, gt=1, description="A reviewer's hold on a case, renewed while its page is open."
+    )
+    undo_seconds: float = Field(
+        60,
+        ge=0,
+        description="How long a decision can be taken back by who made it. Platforms are told afterwards.",
+    )
+    reason_required: Literal["never", "disagreeing", "always"] = Field(
+        "disagreeing",
+        description="When a decision needs a reason: never, when it is not what the verdict says, or always.",
+    )
+    blind_first_share: float = Field(
+        0.1, ge=0, le=1, description="Share of cases that are judged before their verdict is shown."
+    )
+    second_review_share: float = Field(
+        0.05, ge=0, le=1, description="Share of decisions that another person reviews too."
+    )
+
     # --- the worker
     worker_threads: int = Field(
         16, ge=1, le=256, description="Images fetched and decoded at once per worker process."

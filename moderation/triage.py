@@ -1,6 +1,38 @@
 """Who is seen first, as arithmetic. Nothing here is stored: an order is derived when it is needed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from moderation.analysis import Verdict
+from moderation.cases import Stage
+
+#: Seconds of age that one point of priority is worth: a hundred points are a day. Age always counts on, so that what
+#: has a low priority is seen later and never never.
+PRIORITY_SECONDS = 864
+#: Seconds of age that the most uncertain verdict is worth: where the model cannot tell, a person says most.
+UNCERTAIN_SECONDS = 3600
+#: Seconds of age that a stage is worth. Somebody waits for the answer to an appeal; an escalation was looked at once.
+STAGE_SECONDS: Mapping[Stage, int] = {
+    Stage.FIRST: 0,
+    Stage.SECOND: 0,
+    Stage.ESCALATED: 4 * 3600,
+    Stage.APPEAL: 8 * 3600,
+}
+
+
+def head_start(priority: int, uncertainty: float, stage: Stage = Stage.FIRST) -> float:
+    """Seconds that a case is put before others which became ready at the same time.
+
+    All cases age alike, so the order of two never changes while they wait: one stored time is the place of each.
+    """
+    return PRIORITY_SECONDS * priority + UNCERTAIN_SECONDS * uncertainty + STAGE_SECONDS[stage]
+
+
+def uncertainty(verdict: Verdict | None) -> float:
+    """In [0, 1]: 1 when the score is in the middle or there is none, 0 when the model is sure."""
+    if verdict is None or verdict.score is None:
+        return 1.0
+    return 1.0 - abs(2 * verdict.score - 1)
 
 
 @dataclass(frozen=True)

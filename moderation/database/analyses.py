@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, literal, select
+from sqlalchemy import insert, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Artifact, PictureFacts, Point, Region
 from moderation.cases import Move
-from moderation.database.moves import held, move_cases
+from moderation.database.moves import held, move_cases, now_ready
 from moderation.database.tables import AnalysisRow, ArtifactRow
 from moderation.errors import LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
+from moderation.triage import uncertainty
 
 
 def record_analysis(
@@ -38,7 +39,14 @@ def record_analysis(
             "score": verdict.score,
             "reused_from": analysis.reused_from,
         },
-        changes={"lease_token": None, "lease_owner": None, "lease_expires_at": None, "ready_at": func.now()},
+        changes={
+            "lease_token": None,
+            "lease_owner": None,
+            "lease_expires_at": None,
+            "label": verdict.label,
+            "technique": verdict.technique,
+            **now_ready(uncertainty(verdict)),
+        },
     )
     if not moved:
         raise LeaseLost("the case went on without this worker")

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
-from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal
+from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal, Stage
 from moderation.database.moves import seconds
 from moderation.database.tables import CaseRow
 from moderation.triage import QueueStats
@@ -143,6 +143,8 @@ def case_of(row: Any) -> Case:
         lease=lease,
         refusal=refusal,
         ready_at=row.ready_at,
+        stage=Stage(row.stage),
+        decided_at=row.decided_at,
     )
 
 

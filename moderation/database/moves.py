@@ -16,13 +16,14 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from moderation.cases import Move, Refusal, after, before
 from moderation.database.tables import LEASE_TOKENS, CaseRow, EventRow
 from moderation.errors import LeaseLost
+from moderation.triage import PRIORITY_SECONDS, head_start, uncertainty
 
 Moved = Row[Any]
 
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
 
 
-def seconds(value: ColumnElement[float] | float) -> ColumnElement[Any]:
+def seconds(value: ColumnElement[Any] | float) -> ColumnElement[Any]:
     """A number of seconds as an interval."""
     return func.make_interval(0, 0, 0, 0, 0, 0, value)
 
@@ -69,6 +70,12 @@ def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
         )
         flat += [name, column]
     return flat
+
+
+def now_ready(uncertain: float) -> dict[str, Any]:
+    """What changes when a case becomes ready: since when it is, and its place in the reviewers' queue."""
+    start = head_start(0, uncertain) + PRIORITY_SECONDS * CaseRow.priority
+    return {"ready_at": func.now(), "queued_at": func.now() - seconds(start)}
 
 
 def held(case_id: UUID, token: int) -> tuple[ColumnElement[bool], ...]:
@@ -162,7 +169,7 @@ def refuse_case(session: Session, case_id: UUID, token: int, refusal: Refusal, *
                 **_NO_LEASE,
                 "refusal_code": refusal.code,
                 "refusal_message": refusal.message,
-                "ready_at": func.now(),
+                **now_ready(uncertainty(None)),
             },
         )
     )
@@ -181,6 +188,8 @@ def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
             "postponements": 0,
             "refusal_code": None,
             "refusal_message": None,
+            "label": None,
+            "technique": None,
             "due_at": func.now(),
             "rung_at": None,
         },
@@ -203,7 +212,7 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
             "expired_leases": CaseRow.expired_leases + 1,
             "refusal_code": "attempts_exhausted",
             "refusal_message": "Analysing this image ended the worker or took too long every time it was tried.",
-            "ready_at": func.now(),
+            **now_ready(uncertainty(None)),
         },
     )
     returned = move_cases(
