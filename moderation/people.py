@@ -73,6 +73,8 @@ class Preferences:
     blur: bool = True
     greyscale: bool = True
     theme: Theme = Theme.AUTO
+    #: Single keys act on the page. Some people dictate: WCAG 2.1.4 wants a way to turn them off.
+    shortcuts: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from moderation.accounts import Accounts
 from moderation.database.connection import Database
 from moderation.dispatch import Doorbell
 from moderation.intake import Intake
@@ -22,13 +23,21 @@ class Services:
     storage: Storage
     doorbell: Doorbell
     intake: Intake
+    accounts: Accounts
 
 
 def open_services(settings: Settings) -> Services:
     database = Database(settings.database_url.get_secret_value(), pool_size=WEB_THREADS)
     storage = Storage(settings, connections=WEB_THREADS)
     doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
-    return Services(settings, database, storage, doorbell, Intake(database, storage, doorbell))
+    return Services(
+        settings,
+        database,
+        storage,
+        doorbell,
+        Intake(database, storage, doorbell),
+        Accounts(database, settings),
+    )
 
 
 def services_of(request: Request) -> Services:

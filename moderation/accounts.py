@@ -1,0 +1,296 @@
+"""Signing in: argon2 passwords, sessions kept on the server, guesses slowed down. And who may look after people.
+
+A cookie holds 32 random bytes; only their sha256 is stored. A session ends after a day, after some hours without a
+request, when the person is disabled and when the password changes.
+"""
+
+import hashlib
+import secrets
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from uuid import UUID
+
+import structlog
+from pwdlib import PasswordHash
+from sqlalchemy.orm import Session as DatabaseSession
+
+from moderation.database import people as stored
+from moderation.database.connection import Database
+from moderation.errors import (
+    NotAllowed,
+    PasswordRefused,
+    PersonExists,
+    PersonNotFound,
+    RequestRefused,
+    SignInRefused,
+    SignInThrottled,
+)
+from moderation.people import Act, Person, Preferences, Role, require
+from moderation.settings import Settings
+
+#: Characters. NIST SP 800-63B asks for 8 and advises against rules of composition; these accounts see private pictures.
+PASSWORD_AT_LEAST = 12
+PASSWORD_AT_MOST = 256
+
+#: Seconds within which failed sign-ins count.
+WINDOW = 15 * 60.0
+#: Failures of one email, and from one address, before there is a wait; and those after which there is only the window.
+FREE_PER_EMAIL, MOST_PER_EMAIL = 5, 20
+#: An office shares one address.
+FREE_PER_ADDRESS, MOST_PER_ADDRESS = 20, 100
+
+#: Hashes at once in one process: each takes 64 MB for its time.
+_HASHES_AT_ONCE = threading.BoundedSemaphore(4)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A session that has just begun."""
+
+    #: For the cookie, and for nothing else: it is not stored and not to be had again.
+    secret: str
+    #: Comes back with every form.
+    csrf: str
+    person: Person
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who is asking."""
+
+    person: Person
+    csrf: str
+
+
+def wait_seconds(failures: int, since_last: float, *, free: int, most: int) -> float:
+    """How long the next try must wait after so many failures: 0 at first, then 2, 4, 8 … seconds, then the window."""
+    if failures < free:
+        return 0.0
+    wait = WINDOW if failures >= most else min(2.0 ** (failures - free + 1), WINDOW)
+    return max(0.0, wait - since_last)
+
+
+class Accounts:
+    """People and their sessions. Everything it holds is shared and safe between threads."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+
+    def sign_in(self, email: str, password: str, *, address: str) -> SignedIn:
+        """Begin a session.
+
+        Raise SignInRefused, in the same words and after the same work whether it is the email or the password, or
+        SignInThrottled after many wrong tries of this email or from this address.
+        """
+        email = email.strip().lower()[:320]
+        with self._database.transaction() as session:
+            wait = _wait(session, email, address)
+            found = None
+            if wait == 0:
+                # Counted before the password is looked at: tries side by side are as many as tries in a row.
+                stored.insert_failure(session, email=email, address=address, window_seconds=WINDOW)
+                found = stored.find_password(session, email)
+        if wait > 0:
+            raise SignInThrottled(f"too many sign-ins failed; try again in {_words(wait)}", retry_after=wait)
+        person, digest = found or (None, None)
+        right, better = _verify(password, digest)
+        if person is None or not right:
+            log.info("sign_in_failed", action="sign_in")
+            raise SignInRefused("the email or the password is wrong")
+        with self._database.transaction() as session:
+            stored.forget_failures(session, email=email, address=address)
+            if better is not None:
+                stored.change_person(session, person.id, password_digest=better)
+        return self.sign_in_as(person)
+
+    def sign_in_as(self, person: Person) -> SignedIn:
+        """Begin a session of somebody whose identity was established elsewhere. Raise SignInRefused when disabled."""
+        if person.disabled_at is not None:
+            raise SignInRefused("this person may not sign in")
+        signed_in = SignedIn(secrets.token_urlsafe(32), secrets.token_urlsafe(32), person)
+        with self._database.transaction() as session:
+            stored.insert_sign_in(
+                session,
+                person.id,
+                _digest(signed_in.secret),
+                signed_in.csrf,
+                lasts_seconds=self._settings.session_seconds,
+            )
+        log.info("signed_in", action="sign_in", person=str(person.id))
+        return signed_in
+
+    def session(self, secret: str) -> Session | None:
+        """Whose cookie this is. None: nobody's, or no longer."""
+        with self._database.transaction() as session:
+            found = stored.find_sign_in(
+                session, _digest(secret), idle_seconds=self._settings.session_idle_seconds
+            )
+        return None if found is None else Session(*found)
+
+    def sign_out(self, secret: str) -> None:
+        """End this session. The second time nothing happens."""
+        with self._database.transaction() as session:
+            stored.end_sign_in(session, _digest(secret))
+
+    def set_preferences(self, person: Person, preferences: Preferences) -> Person:
+        with self._database.transaction() as session:
+            return _known(
+                stored.change_person(session, person.id, preferences=stored.preferences_json(preferences))
+            )
+
+    def change_password(self, person: Person, old: str, new: str, *, secret: str, address: str) -> None:
+        """Set one's own password; the session of `secret` stays, all others end.
+
+        Raise SignInRefused or SignInThrottled when the old one is wrong, PasswordRefused when the new one will not do.
+        """
+        _check_password(new)
+        self.sign_out(self.sign_in(person.email, old, address=address).secret)
+        with self._database.transaction() as session:
+            stored.change_person(session, person.id, password_digest=_hash(new))
+            stored.end_sign_ins_of(session, person.id, but=_digest(secret))
+
+    def add_person(self, email: str, name: str, role: Role, password: str | None) -> Person:
+        """Add somebody; without a password they sign in through the identity provider alone.
+
+        For commands on the server, whose caller may do anything. Raise PersonExists or PasswordRefused.
+        """
+        email, name = email.strip().lower(), name.strip()
+        if "@" not in email or not name:
+            raise RequestRefused("somebody has an email and a name")
+        if password is not None:
+            _check_password(password)
+        digest = None if password is None else _hash(password)
+        with self._database.transaction() as session:
+            person = stored.insert_person(session, email=email, name=name, role=role, password_digest=digest)
+        if person is None:
+            raise PersonExists(f"somebody has the email {email} already")
+        return person
+
+    def people(self, by: Person) -> list[Person]:
+        require(by, Act.MANAGE_PEOPLE)
+        return self.list_people()
+
+    def list_people(self) -> list[Person]:
+        """Everybody. For commands on the server."""
+        with self._database.transaction() as session:
+            return stored.list_people(session)
+
+    def find_person(self, email: str) -> Person:
+        """Somebody by email. Raise PersonNotFound."""
+        with self._database.transaction() as session:
+            return _known(stored.find_person_by_email(session, email))
+
+    def invite(self, by: Person, email: str, name: str, role: Role) -> tuple[Person, str]:
+        """Add somebody with a first password, to be passed on and not to be had again. Raise PersonExists."""
+        require(by, Act.MANAGE_PEOPLE)
+        password = new_password()
+        person = self.add_person(email, name, role, password)
+        log.info("person_added", action="manage_people", by=str(by.id), person=str(person.id), role=role)
+        return person, password
+
+    def set_role(self, by: Person, person_id: UUID, role: Role) -> Person:
+        """Raise NotAllowed when nobody would be left who may manage people."""
+        require(by, Act.MANAGE_PEOPLE)
+        with self._database.transaction() as session:
+            if role is not Role.ADMIN:
+                _leave_an_admin(session, person_id)
+            person = _known(stored.change_person(session, person_id, role=role.value))
+        log.info("role_set", action="manage_people", by=str(by.id), person=str(person_id), role=role)
+        return person
+
+    def disable(self, by: Person | None, person_id: UUID) -> Person:
+        """Shut somebody out, everywhere and at once. `by` is None on the server's command line."""
+        if by is not None:
+            require(by, Act.MANAGE_PEOPLE)
+        with self._database.transaction() as session:
+            _leave_an_admin(session, person_id)
+            person = _known(stored.disable_person(session, person_id))
+        actor = "operator" if by is None else str(by.id)
+        log.info("person_disabled", action="manage_people", by=actor, person=str(person_id))
+        return person
+
+    def enable(self, by: Person, person_id: UUID) -> Person:
+        require(by, Act.MANAGE_PEOPLE)
+        with self._database.transaction() as session:
+            person = _known(stored.change_person(session, person_id, disabled_at=None))
+        log.info("person_enabled", action="manage_people", by=str(by.id), person=str(person_id))
+        return person
+
+    def reset_password(self, by: Person | None, person_id: UUID) -> str:
+        """A new first password, to be passed on; every session of the person ends. `by` is None for a command."""
+        if by is not None:
+            require(by, Act.MANAGE_PEOPLE)
+        password = new_password()
+        digest = _hash(password)
+        with self._database.transaction() as session:
+            person = _known(stored.change_person(session, person_id, password_digest=digest))
+            stored.end_sign_ins_of(session, person_id)
+            stored.forget_failures(session, email=person.email)
+        actor = "operator" if by is None else str(by.id)
+        log.info("password_reset", action="manage_people", by=actor, person=str(person_id))
+        return password
+
+
+def new_password() -> str:
+    """A first password that nobody can guess: 16 characters, 96 random bits."""
+    return secrets.token_urlsafe(12)
+
+
+def _wait(session: DatabaseSession, email: str, address: str) -> float:
+    of_email, from_address = stored.failures_of(session, email=email, address=address, window_seconds=WINDOW)
+    return max(
+        wait_seconds(of_email.count, of_email.since_last, free=FREE_PER_EMAIL, most=MOST_PER_EMAIL),
+        wait_seconds(
+            from_address.count, from_address.since_last, free=FREE_PER_ADDRESS, most=MOST_PER_ADDRESS
+        ),
+    )
+
+
+def _words(wait: float) -> str:
+    return f"{wait:.0f} seconds" if wait < 90 else f"{wait / 60:.0f} minutes"
+
+
+@lru_cache(maxsize=1)
+def _hasher() -> tuple[PasswordHash, str]:
+    """The hash, and a digest of nothing that a password can be compared with when there is none."""
+    hasher = PasswordHash.recommended()
+    return hasher, hasher.hash(secrets.token_urlsafe(32))
+
+
+def _hash(password: str) -> str:
+    with _HASHES_AT_ONCE:
+        return _hasher()[0].hash(password)
+
+
+def _verify(password: str, digest: str | None) -> tuple[bool, str | None]:
+    """Whether the password fits, and a better digest when the stored one is of an older strength."""
+    hasher, nobody = _hasher()
+    with _HASHES_AT_ONCE:
+        right, better = hasher.verify_and_update(password[: PASSWORD_AT_MOST + 1], digest or nobody)
+    return right and digest is not None, better
+
+
+def _check_password(password: str) -> None:
+    if not PASSWORD_AT_LEAST <= len(password) <= PASSWORD_AT_MOST:
+        raise PasswordRefused(
+            f"a password has {PASSWORD_AT_LEAST} to {PASSWORD_AT_MOST} characters, this one {len(password)}"
+        )
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _known(person: Person | None) -> Person:
+    if person is None:
+        raise PersonNotFound("there is nobody with this id or email")
+    return person
+
+
+def _leave_an_admin(session: DatabaseSession, leaving: UUID) -> None:
+    if set(stored.enabled_admins(session)) == {leaving}:
+        raise NotAllowed("this is the last admin: make somebody else one first")
