@@ -58,6 +58,24 @@ def forge(
 
 
 @app.command()
+def gather(
+    checkout: Annotated[
+        Path, typer.Argument(help="A checkout of i-Shreyansh/DeepFake-Detection, with faces_224/.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder dfdc_faces224 to make, of links into the checkout.")],
+    bona_fide: Annotated[int, typer.Option(help="How many bona fide crops, at the most.")] = 12_000,
+    forged_each: Annotated[int, typer.Option(help="Forgeries of each, at the most.")] = 1,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """List more DFDC crops for training, from the public repository that holds 95,634 of them."""
+    from moderation.dfa.instruct.dfdc import gather_dfdc
+
+    counts = gather_dfdc(checkout, out, bona_fide=bona_fide, forged_each=forged_each, seed=seed)
+    _show({**counts, "out": str(out)}, as_json=as_json)
+
+
+@app.command()
 def instruct(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for pictures, conversations and the manifest.")],
@@ -68,6 +86,7 @@ def instruct(
     split: Annotated[
         str, typer.Option(help="train, calibration or test: never the same person in two.")
     ] = "train",
+    processes: Annotated[int, typer.Option(help="Processes that normalise pictures.")] = 2,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +98,7 @@ def instruct(
     kept = pool or out / "pool"
     if not (kept / "losses.json").is_file():
         with _console.status("Bringing every picture to the pool's normal form …"):
-            build_pool(data, kept)
+            build_pool(data, kept, processes=processes)
     with _console.status("Building …") as status:
         counts = build(
             open_pool(kept),

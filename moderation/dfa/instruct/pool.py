@@ -8,9 +8,12 @@ here, because a model that can learn it will learn nothing else. What is lost on
 import csv
 import hashlib
 import json
+import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,31 +153,51 @@ class Losses:
     pictures: Counter[str] = field(default_factory=Counter[str])
 
 
-def build_pool(data: Path, out: Path, *, seed: int = 0, limit: int | None = None) -> Losses:
-    """Normalise every picture of `data` into `out`. Starting again starts anew."""
+def build_pool(
+    data: Path, out: Path, *, seed: int = 0, limit: int | None = None, processes: int = 1
+) -> Losses:
+    """Normalise every picture of `data` into `out`, in so many processes. Starting again starts anew."""
     out.mkdir(parents=True, exist_ok=True)
     pictures = list(listed(data))[:limit]
     crops = np.lib.format.open_memmap(
         out / "crops.npy", mode="w+", dtype=np.uint8, shape=(len(pictures), CROP, CROP, 3)
     )
-    losses, seen, rows = Losses(), set[str](), 0
-    with (out / "pool.jsonl").open("w", encoding="utf-8") as lines:
-        for picture in pictures:
-            content = (data / picture.file).read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if digest in seen:
-                losses.duplicates += 1
-                continue
-            seen.add(digest)
-            crop, pooled = normalised(content, picture, row=rows, seed=seed)
-            losses.pictures[picture.label] += 1
-            losses.without_face[picture.label] += not pooled.found
-            crops[rows] = crop
+    losses, seen = Losses(), set[str]()
+    unlike: list[Listed] = []
+    for picture in pictures:
+        digest = hashlib.sha256((data / picture.file).read_bytes()).hexdigest()
+        if digest not in seen:
+            unlike.append(picture)
+        seen.add(digest)
+    losses.duplicates = len(pictures) - len(unlike)
+    with (out / "pool.jsonl").open("w", encoding="utf-8") as lines, _workers(processes) as workers:
+        work = partial(_read_and_normalise, data, seed)
+        for crop, pooled in workers(work, enumerate(unlike), chunksize=32):
+            losses.pictures[pooled.label] += 1
+            losses.without_face[pooled.label] += not pooled.found
+            crops[pooled.row] = crop
             lines.write(json.dumps(asdict(pooled)) + "\n")
-            rows += 1
     crops.flush()
     (out / "losses.json").write_text(json.dumps(vars(losses), indent=1))
     return losses
+
+
+@contextmanager
+def _workers(processes: int) -> Generator[Callable[..., Iterator[tuple[np.ndarray, Pooled]]]]:
+    """Something like `map` that keeps the order. Fresh processes: torch's threads do not survive a fork."""
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=_one_thread) as pool:
+        yield pool.imap
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _read_and_normalise(data: Path, seed: int, numbered: tuple[int, Listed]) -> tuple[np.ndarray, Pooled]:
+    row, picture = numbered
+    return normalised((data / picture.file).read_bytes(), picture, row=row, seed=seed)
 
 
 def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple[np.ndarray, Pooled]:

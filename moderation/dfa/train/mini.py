@@ -73,7 +73,7 @@ def train_mini(
     pool = work / "pool"
     if not (pool / "losses.json").is_file():
         say("Bringing every picture to the pool's normal form …")
-        build_pool(data, pool)
+        build_pool(data, pool, processes=plan.sight.threads)
     say(f"Teaching the tower to see, {plan.sight.seconds / 60:.0f} minutes …")
     tower = train_tower(fresh_tower(), pool, work / "sight", plan.sight)
     say(f"Teaching the model to speak, {plan.speech.seconds / 60:.0f} minutes …")

@@ -60,7 +60,7 @@ class SightPlan:
     #: Blocks of the stem that are not trained.
     frozen_blocks: int = 3
     #: Weights that are kept are a moving average with this memory per step.
-    average: float = 0.99
+    average: float = 0.998
     loaders: int = 1
     threads: int = 1
     seed: int = 0
@@ -137,10 +137,20 @@ def losses(outputs: tuple[Tensor, Tensor, Tensor, Tensor], batch: Batch) -> dict
     verdict, technique, regions, grid = outputs
     return {
         "verdict": F.binary_cross_entropy_with_logits(verdict, batch.deepfake),
+        "order": _order(verdict),
         "technique": _known_class(technique, batch.technique),
         "regions": _known(regions, batch.regions),
         "grid": _known(grid, batch.grid),
     }
+
+
+def _order(verdict: Tensor) -> Tensor:
+    """Of each two, bona fide first, the forged one should score higher: what both share cannot help.
+
+    Pairwise logistic loss (Burges et al., "Learning to Rank using Gradient Descent", ICML 2005).
+    """
+    bona_fide, forged = verdict.view(-1, 2).unbind(dim=1)
+    return F.softplus(bona_fide - forged).mean()
 
 
 def _known(logits: Tensor, targets: Tensor) -> Tensor:
@@ -154,7 +164,7 @@ def _known_class(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != UNKNOWN).sum().clamp(min=1)
 
 
-WEIGHTS: Mapping[str, float] = {"verdict": 1.0, "technique": 0.5, "regions": 1.0, "grid": 0.8}
+WEIGHTS: Mapping[str, float] = {"verdict": 1.0, "order": 0.5, "technique": 0.5, "regions": 1.0, "grid": 0.8}
 
 
 class Stream(IterableDataset[list[Example]]):
