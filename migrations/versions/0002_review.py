@@ -187,11 +187,18 @@ def upgrade() -> None:
     op.create_index(
         "deliveries_due",
         "deliveries",
-        ["due_at"],
+        ["endpoint_id", "due_at"],
         unique=False,
         postgresql_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
     )
     op.create_index("deliveries_endpoint", "deliveries", ["endpoint_id", "created_at"], unique=False)
+    op.create_index(
+        "deliveries_dead",
+        "deliveries",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("dead_at IS NOT NULL"),
+    )
     op.create_table(
         "questions",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -473,6 +480,11 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'ready'"),
     )
+    op.alter_column("cases", "ready_at", comment="Since when it waits for a person", existing_comment=None)
+    op.create_index("cases_ready_age", "cases", ["ready_at"], postgresql_where=sa.text("state = 'ready'"))
+    op.create_index(
+        "cases_decided", "cases", ["decided_at", "id"], postgresql_where=sa.text("state = 'decided'")
+    )
     op.create_check_constraint(
         "cases_stage_known", "cases", "stage IN ('first', 'second', 'escalated', 'appeal')"
     )
@@ -502,8 +514,9 @@ def downgrade() -> None:
         "endpoints",
     ):
         op.drop_table(table)
-    for index in ("cases_queue", "cases_queue_label", "cases_queue_source", "cases_queue_stage"):
-        op.drop_index(index, "cases")
+    op.alter_column("cases", "ready_at", comment=None, existing_comment="Since when it waits for a person")
+    for index in ("queue", "queue_label", "queue_source", "queue_stage", "ready_age", "decided"):
+        op.drop_index(f"cases_{index}", "cases")
     op.create_index(
         "cases_ready",
         "cases",

@@ -93,6 +93,8 @@ class CaseRow(Table):
             "id",
             postgresql_where=text("state = 'ready'"),
         ),
+        Index("cases_ready_age", "ready_at", postgresql_where=text("state = 'ready'")),
+        Index("cases_decided", "decided_at", "id", postgresql_where=text("state = 'decided'")),
         Index("cases_live", "state", "id", postgresql_where=text("state <> 'decided'")),
         Index("cases_source", "source", "id"),
         {
@@ -136,7 +138,7 @@ class CaseRow(Table):
     )
     refusal_message: Mapped[str | None] = mapped_column(comment="The same for a reviewer")
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    ready_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None] = mapped_column(comment="Since when it waits for a person")
     stage: Mapped[str] = mapped_column(
         server_default="first", comment="Which review it waits for or had last: see moderation.cases.Stage"
     )
@@ -490,10 +492,12 @@ class DeliveryRow(Table):
     __table_args__ = (
         Index(
             "deliveries_due",
+            "endpoint_id",
             "due_at",
             postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
         ),
         Index("deliveries_endpoint", "endpoint_id", "created_at"),
+        Index("deliveries_dead", "created_at", postgresql_where=text("dead_at IS NOT NULL")),
         Index("deliveries_case", "case_id"),
         {"comment": "Webhooks to send, and what became of those sent."},
     )
