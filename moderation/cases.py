@@ -181,6 +181,7 @@ class Case:
     expired_leases: int = 0
     lease: Lease | None = None  # None unless ANALYZING
     refusal: Refusal | None = None  # None unless READY or DECIDED, and never beside an analysis
-    ready_at: datetime | None = None  # None until READY for the first time
+    #: Since when it waits for a person; an appeal sets it anew. None until READY for the first time.
+    ready_at: datetime | None = None
     stage: Stage = Stage.FIRST
     decided_at: datetime | None = None  # None unless DECIDED

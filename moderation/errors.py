@@ -18,6 +18,7 @@
     ├── RequestRefused          tell the caller, change nothing
     │   ├── BucketNotAllowed        this installation does not read that bucket
     │   ├── IdempotencyConflict     the same key came with another body
+    │   ├── CursorUnreadable        a page was asked for with a cursor that is none of ours
     │   ├── CaseNotFound            no case has this id
     │   ├── DecisionNotFound        no decision has this id
     │   ├── NotAllowed              this person's role does not allow it
@@ -132,6 +133,10 @@ class BucketNotAllowed(RequestRefused):
 
 class IdempotencyConflict(RequestRefused):
     code = "idempotency_conflict"
+
+
+class CursorUnreadable(RequestRefused):
+    code = "cursor_unreadable"
 
 
 class CaseNotFound(RequestRefused):

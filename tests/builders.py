@@ -23,6 +23,7 @@ from moderation.analysis import (
 )
 from moderation.cases import Case, CaseState, Flag, ImageRef
 from moderation.database.cases import Opening
+from moderation.people import Person, Role
 
 
 def a_flag(**fields: Any) -> Flag:
@@ -118,6 +119,17 @@ def an_analysis(**fields: Any) -> Analysis:
 
 def with_verdict(verdict: Verdict) -> FaceAnalysis:
     return dataclasses.replace(a_face_analysis(), verdict=verdict, rationale=())
+
+
+def a_person(**fields: Any) -> Person:
+    name = fields.pop("name", "Ada")
+    values: dict[str, Any] = {
+        "id": new_id(),
+        "email": f"{name.lower()}@example.org",
+        "name": name,
+        "role": Role.REVIEWER,
+    }
+    return Person(**(values | fields))
 
 
 def new_id() -> UUID:

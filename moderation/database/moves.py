@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, cast, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Integer, Row, cast, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from moderation.cases import Move, Refusal, after, before
+from moderation.cases import Move, Refusal, Stage, after, before
+from moderation.database.deliveries import Kind, enqueue
 from moderation.database.tables import LEASE_TOKENS, CaseRow, EventRow
 from moderation.errors import LeaseLost
 from moderation.triage import PRIORITY_SECONDS, head_start, uncertainty
@@ -74,8 +75,13 @@ def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
 
 def now_ready(uncertain: float) -> dict[str, Any]:
     """What changes when a case becomes ready: since when it is, and its place in the reviewers' queue."""
-    start = head_start(0, uncertain) + PRIORITY_SECONDS * CaseRow.priority
-    return {"ready_at": func.now(), "queued_at": func.now() - seconds(start)}
+    return {"ready_at": func.now(), "queued_at": func.now() - seconds(head_start_of(uncertain, Stage.FIRST))}
+
+
+def head_start_of(uncertain: float, stage: Stage) -> ColumnElement[Any]:
+    """`triage.head_start` of the case of the statement, by its priority."""
+    # As a whole number: a small one, as the column is, overflows.
+    return head_start(0, uncertain, stage) + PRIORITY_SECONDS * cast(CaseRow.priority, Integer)
 
 
 def held(case_id: UUID, token: int) -> tuple[ColumnElement[bool], ...]:
@@ -173,6 +179,7 @@ def refuse_case(session: Session, case_id: UUID, token: int, refusal: Refusal, *
             },
         )
     )
+    enqueue(session, Kind.ANALYZED, case_id)
 
 
 def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
@@ -215,6 +222,8 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
             **now_ready(uncertainty(None)),
         },
     )
+    for case in spent:
+        enqueue(session, Kind.ANALYZED, case.id)
     returned = move_cases(
         session,
         Move.EXPIRE,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, latest_analyses
 from moderation.database.cases import Filter, find_case, page_of_cases
-from moderation.errors import CaseNotFound, RequestRefused
+from moderation.errors import CaseNotFound, CursorUnreadable, RequestRefused
 from moderation.intake import Accepted, Submission
 from moderation.presentation import artifact_json, face_json, verdict_json
 from moderation.web.access import Reader, Submitter
@@ -45,10 +45,6 @@ IdempotencyKey = Annotated[
         description="Any text of yours. The same key with the same body answers the same case.",
     ),
 ]
-
-
-class CursorUnreadable(RequestRefused):
-    code = "cursor_unreadable"
 
 
 @router.post(

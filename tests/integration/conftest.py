@@ -8,14 +8,18 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from moderation.cases import Case
+from moderation.analysis import Analysis
+from moderation.cases import Case, Refusal
+from moderation.database.analyses import record_analysis
 from moderation.database.cases import find_case, insert_case
 from moderation.database.connection import Database
 from moderation.database.keys import add_key
-from moderation.database.moves import Moved, begin_analysis
+from moderation.database.moves import Moved, begin_analysis, refuse_case
+from moderation.database.tables import PersonRow
+from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.app import create_app
-from tests.builders import an_opening
+from tests.builders import a_person, an_analysis, an_opening, new_id
 
 
 @pytest.fixture
@@ -37,6 +41,42 @@ def begun(
 ) -> Moved | None:
     with database.transaction() as session:
         return begin_analysis(session, case_id, owner="w1", lease_seconds=lease_seconds, alone=alone)
+
+
+def ready(database: Database, *, analysis: Analysis | None = None, **fields: object) -> UUID:
+    """A case with an analysis, before a reviewer."""
+    case_id = accepted(database, **fields)
+    lease = begun(database, case_id)
+    assert lease is not None
+    with database.transaction() as session:
+        record_analysis(
+            session,
+            case_id,
+            lease.lease_token,
+            analysis or an_analysis(),
+            actor="worker:w1",
+            new_id=new_id(),
+        )
+    return case_id
+
+
+def refused(database: Database, **fields: object) -> UUID:
+    """A case without an analysis, before a reviewer."""
+    case_id = accepted(database, **fields)
+    lease = begun(database, case_id)
+    assert lease is not None
+    with database.transaction() as session:
+        refusal = Refusal("image_corrupt", "the file ends in the middle")
+        refuse_case(session, case_id, lease.lease_token, refusal, actor="worker:w1")
+    return case_id
+
+
+def enrolled(database: Database, name: str = "Ada", role: Role = Role.REVIEWER) -> Person:
+    """Somebody who may sign in."""
+    person = a_person(name=name, role=role)
+    with database.transaction() as session:
+        session.add(PersonRow(id=person.id, email=person.email, name=name, role=role.value, preferences={}))
+    return person
 
 
 def stored(database: Database, case_id: UUID) -> Case:

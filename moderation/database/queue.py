@@ -1,0 +1,286 @@
+"""The reviewers' queue: a page of it, how much there is, and taking from it.
+
+Nothing here grows with history: the ready cases have small indexes of their own, a page starts where the last one
+ended, and counts stop at `COUNT_AT_MOST`.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, exists, func, select, text, tuple_
+from sqlalchemy.orm import Session, aliased
+
+from moderation.analysis import Label, Technique
+from moderation.cases import CaseState, Stage
+from moderation.database.moves import seconds
+from moderation.database.tables import AnalysisRow, CaseRow, ClaimRow, PersonRow
+from moderation.errors import CursorUnreadable
+
+#: Counting stops here: nobody works differently for the ten thousand and first case.
+COUNT_AT_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class QueueFilter:
+    """Which cases a reviewer looks at. None: all."""
+
+    #: READY in the order of the queue, DECIDED the latest first, the others the oldest first.
+    state: CaseState = CaseState.READY
+    source: str | None = None
+    #: Of the newest verdict.
+    label: Label | None = None
+    technique: Technique | None = None
+    stage: Stage | None = None
+    priority_at_least: int | None = None
+    #: Ready for so many seconds.
+    older_than_seconds: float | None = None
+    #: Claimed by this person.
+    claimed_by: UUID | None = None
+    #: Claimed by nobody.
+    unclaimed: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page ended."""
+
+    at: datetime
+    id: UUID
+
+    def cursor(self) -> str:
+        """The same as text that a URL carries."""
+        packed = json.dumps([self.at.isoformat(), str(self.id)], separators=(",", ":"))
+        return base64.urlsafe_b64encode(packed.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str) -> Place:
+    """Raise CursorUnreadable for a text that `Place.cursor` did not make."""
+    try:
+        at, case_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        place = Place(datetime.fromisoformat(at), UUID(case_id))
+    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+        raise CursorUnreadable("this cursor is none of ours; start again without one") from error
+    if place.at.tzinfo is None:
+        raise CursorUnreadable("this cursor is none of ours; start again without one")
+    return place
+
+
+@dataclass(frozen=True)
+class QueuedCase:
+    """One line of the queue."""
+
+    id: UUID
+    state: CaseState
+    stage: Stage
+    version: int
+    source: str
+    external_id: str | None
+    #: In the platform's words.
+    reason: str | None
+    priority: int
+    created_at: datetime
+    ready_at: datetime | None
+    decided_at: datetime | None
+    #: What sorts it: `queued_at`, `decided_at` or `created_at`, as the state of the page has it.
+    place: Place
+    label: Label | None
+    technique: Technique | None
+    score: float | None
+    calibrated: bool
+    #: Why the verdict is undetermined: a code.
+    abstain: str | None
+    #: Why there is no verdict: a code.
+    refusal: str | None
+    #: Who has it in front of them, and until when. None when nobody has.
+    claimed_by: UUID | None
+    claimed_by_name: str | None
+    claimed_until: datetime | None
+
+
+def queue_page(
+    session: Session, wanted: QueueFilter, *, after: Place | None = None, limit: int = 50
+) -> list[QueuedCase]:
+    """One page. The next one starts after the last one's `place`."""
+    sort = _sort(wanted.state)
+    page = _found(wanted).add_columns(sort.label("place")).limit(limit)
+    order: tuple[Any, ...] = (CaseRow.id,)
+    match wanted.state:
+        case CaseState.READY:
+            order = (sort, CaseRow.id)
+            beyond = None if after is None else tuple_(*order) > (after.at, after.id)
+        case CaseState.DECIDED:
+            order = (sort.desc(), CaseRow.id.desc())
+            beyond = None if after is None else tuple_(sort, CaseRow.id) < (after.at, after.id)
+        case _:  # ids are in the order of time
+            beyond = None if after is None else CaseRow.id > after.id
+    page = page.order_by(*order)
+    if beyond is not None:
+        page = page.where(beyond)
+    chosen = page.cte("page")
+    row = aliased(CaseRow)
+    newest = (
+        select(AnalysisRow.score, AnalysisRow.calibrated, AnalysisRow.abstain)
+        .where(AnalysisRow.case_id == row.id, row.refusal_code.is_(None))
+        .order_by(AnalysisRow.created_at.desc())
+        .limit(1)
+        .lateral("newest")
+    )
+    claim = (
+        select(ClaimRow.person_id, PersonRow.name, ClaimRow.expires_at)
+        .join(PersonRow, PersonRow.id == ClaimRow.person_id)
+        .where(ClaimRow.case_id == row.id, ClaimRow.expires_at > func.now(), row.state == CaseState.READY)
+        .lateral("claim")
+    )
+    latest_first = wanted.state is CaseState.DECIDED
+    found = session.execute(
+        select(row, chosen.c.place, newest, claim)
+        .select_from(chosen)
+        .join(row, row.id == chosen.c.id)
+        .outerjoin(newest, text("true"))
+        .outerjoin(claim, text("true"))
+        .order_by(*(column.desc() if latest_first else column for column in (chosen.c.place, row.id)))
+    )
+    return [_line(case, *others) for case, *others in found]
+
+
+def _line(
+    case: CaseRow,
+    place: datetime,
+    score: float | None,
+    calibrated: bool | None,  # noqa: FBT001
+    abstain: str | None,
+    claimed_by: UUID | None,
+    claimed_by_name: str | None,
+    claimed_until: datetime | None,
+) -> QueuedCase:
+    return QueuedCase(
+        id=case.id,
+        state=CaseState(case.state),
+        stage=Stage(case.stage),
+        version=case.version,
+        source=case.source,
+        external_id=case.external_id,
+        reason=case.reason,
+        priority=case.priority,
+        created_at=case.created_at,
+        ready_at=case.ready_at,
+        decided_at=case.decided_at,
+        place=Place(place, case.id),
+        label=None if case.label is None else Label(case.label),
+        technique=None if case.technique is None else Technique(case.technique),
+        score=score,
+        calibrated=bool(calibrated),
+        abstain=abstain,
+        refusal=case.refusal_code,
+        claimed_by=claimed_by,
+        claimed_by_name=claimed_by_name,
+        claimed_until=claimed_until,
+    )
+
+
+def _sort(state: CaseState) -> Any:
+    match state:
+        case CaseState.READY:
+            return CaseRow.queued_at
+        case CaseState.DECIDED:
+            return CaseRow.decided_at
+        case _:
+            return CaseRow.created_at
+
+
+def _found(wanted: QueueFilter) -> Select[Any]:
+    return select(CaseRow.id).where(*fits(wanted))
+
+
+def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
+    """The conditions of a filter."""
+    # As text and not as a parameter: only then does the planner know that the small index of this state serves.
+    conditions: list[ColumnElement[bool]] = [text(f"cases.state = '{wanted.state.value}'")]  # pyright: ignore[reportAssignmentType]
+    columns = {
+        CaseRow.source: wanted.source,
+        CaseRow.label: wanted.label,
+        CaseRow.technique: wanted.technique,
+        CaseRow.stage: wanted.stage,
+    }
+    conditions += [column == value for column, value in columns.items() if value is not None]
+    if wanted.priority_at_least is not None:
+        conditions.append(CaseRow.priority >= wanted.priority_at_least)
+    if wanted.older_than_seconds is not None:
+        conditions.append(CaseRow.ready_at <= func.now() - seconds(wanted.older_than_seconds))
+    if wanted.claimed_by is not None:
+        mine = select(ClaimRow.case_id).where(
+            ClaimRow.person_id == wanted.claimed_by, ClaimRow.expires_at > func.now()
+        )
+        conditions.append(CaseRow.id.in_(mine))
+    if wanted.unclaimed:
+        conditions.append(unclaimed())
+    return conditions
+
+
+def unclaimed() -> ColumnElement[bool]:
+    """Nobody has the case in front of them."""
+    return ~exists().where(ClaimRow.case_id == CaseRow.id, ClaimRow.expires_at > func.now())
+
+
+@dataclass(frozen=True)
+class QueueCounts:
+    """How much there is to do. Counts stop at COUNT_AT_MOST: that many means "or more"."""
+
+    waiting: int
+    analyzing: int
+    #: By the review that is waited for.
+    ready: dict[Stage, int]
+    #: In front of somebody now.
+    claimed: int
+    #: Seconds since the oldest ready case became ready. 0 when none is.
+    oldest_ready_seconds: float
+
+    @property
+    def all_ready(self) -> int:
+        return min(COUNT_AT_MOST, sum(self.ready.values()))
+
+
+def queue_counts(session: Session) -> QueueCounts:
+    """Reads the small indexes and at most COUNT_AT_MOST entries of each."""
+    counted = {
+        **{f"ready_{stage}": f"cases WHERE state = 'ready' AND stage = '{stage}'" for stage in Stage},
+        "waiting": "cases WHERE state = 'waiting'",
+        "analyzing": "cases WHERE state = 'analyzing'",
+        "claimed": "claims WHERE expires_at > now()",
+    }
+    columns = [
+        f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {COUNT_AT_MOST}) AS some) AS {name}"  # noqa: S608  ours
+        for name, source in counted.items()
+    ]
+    oldest = "(SELECT extract(epoch FROM now() - min(ready_at)) FROM cases WHERE state = 'ready') AS oldest"
+    counts = f"SELECT {', '.join([*columns, oldest])}"
+    row = session.execute(text(counts)).mappings().one()
+    return QueueCounts(
+        waiting=row["waiting"],
+        analyzing=row["analyzing"],
+        ready={stage: row[f"ready_{stage}"] for stage in Stage},
+        claimed=row["claimed"],
+        oldest_ready_seconds=float(row["oldest"] or 0),
+    )
+
+
+def sources_in_queue(session: Session) -> Sequence[str]:
+    """The sources of the ready cases: what a filter offers. One index probe for each."""
+    return session.scalars(
+        text("""
+            WITH RECURSIVE found AS (
+                (SELECT source FROM cases WHERE state = 'ready' ORDER BY source LIMIT 1)
+                UNION ALL
+                SELECT (SELECT source FROM cases WHERE state = 'ready' AND source > found.source
+                        ORDER BY source LIMIT 1)
+                FROM found WHERE found.source IS NOT NULL
+            )
+            SELECT source FROM found WHERE source IS NOT NULL LIMIT 200
+        """)
+    ).all()

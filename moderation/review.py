@@ -1,0 +1,380 @@
+"""Review: a person takes a ready case, judges it, and may take that back; an uploader may ask for another person.
+
+Every rule is asked here, whichever door a request came through: the roles of `people.py`, the rules of
+`decisions.py`, the life-cycle of `cases.py`. Each method is one transaction; what it refuses has changed nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from moderation.analysis import Technique
+from moderation.cases import CaseState, Move, Stage
+from moderation.database import review as rows
+from moderation.database.connection import Database
+from moderation.database.queue import QueueFilter
+from moderation.database.review import BlindJudgement, Claim, Shown
+from moderation.database.tables import CaseRow
+from moderation.decisions import (
+    Appeal,
+    Decision,
+    Judgement,
+    Outcome,
+    is_blind_first,
+    may_review,
+    needs_second,
+    next_step,
+    require_reason,
+    stage_after,
+)
+from moderation.errors import (
+    AlreadyAppealed,
+    AlreadyClaimed,
+    BonafideError,
+    CaseNotFound,
+    ClaimLost,
+    DecisionNotFound,
+    JudgeFirst,
+    JudgementIncomplete,
+    NotAllowed,
+    StaleCase,
+    TransitionRefused,
+    UndoClosed,
+)
+from moderation.people import Act, Person, may, require
+from moderation.settings import Settings
+
+#: Stages at which a share of cases is judged before the verdict is shown. A lead and an appeal see everything at once.
+_BLIND_STAGES = frozenset({Stage.FIRST, Stage.SECOND})
+
+#: Tries to take the next case when others take the one that was found.
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a reviewer may see of a case."""
+
+    #: The verdict, the rationale and what others decided are hidden until this person has judged.
+    judge_first: bool
+    #: What this person said before they were shown. None when they were not asked, or not yet.
+    blind: BlindJudgement | None
+
+
+class Review:
+    """What reviewers do with cases. Everything it holds is shared and safe between threads."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+
+    # --- taking a case, and giving it back
+
+    def claim(self, person: Person, case_id: UUID) -> Claim:
+        """Take a ready case, or renew the claim on it. Raise AlreadyClaimed with who has it and until when.
+
+        Raise SameReviewer or NotAllowed when this person may not review it.
+        """
+        with self._database.transaction() as session:
+            case = _lock(session, case_id)
+            _require_ready(case)
+            self._require_may(session, person, case)
+            return self._take(session, person, case)
+
+    def claim_next(self, person: Person, wanted: QueueFilter | None = None) -> Claim | None:
+        """Take the first case of the queue that this person may review and did not skip. None: there is none."""
+        require(person, Act.REVIEW)
+        chosen = wanted or QueueFilter()
+        if chosen.state is not CaseState.READY:
+            raise TransitionRefused(
+                f"only cases that are ready are claimed, not those that are {chosen.state}"
+            )
+        for _ in range(_TRIES):
+            with self._database.transaction() as session:
+                case = rows.lock_next_case(
+                    session, chosen, person.id, escalated=may(person, Act.REVIEW_ESCALATED)
+                )
+                if case is None:
+                    return None
+                claim = self._put(session, person, case)
+            # Somebody claimed it between our look and our lock: the next look sees that.
+            if claim is not None:
+                return claim
+        return None
+
+    def renew(self, person: Person, case_id: UUID, token: int) -> Claim:
+        """Keep the case for another while. Raise ClaimLost."""
+        with self._database.transaction() as session:
+            claim = rows.renew_claim(
+                session, case_id, person.id, token, claim_seconds=self._settings.claim_seconds
+            )
+        if claim is None:
+            raise ClaimLost("somebody else has this case now, or it was decided")
+        return claim
+
+    def release(self, person: Person, case_id: UUID, token: int) -> None:
+        """Give the case back to the queue. Without harm when it is not theirs any more."""
+        with self._database.transaction() as session:
+            rows.end_claim(session, case_id, person.id, token)
+
+    def skip(self, person: Person, case_id: UUID, token: int, reason: str) -> None:
+        """Give the case back and do not offer it to this person again. Raise ClaimLost or JudgementIncomplete."""
+        if not reason.strip():
+            raise JudgementIncomplete("say why you skip this case: whoever takes it next is helped by it")
+        with self._database.transaction() as session:
+            if not rows.end_claim(session, case_id, person.id, token):
+                raise ClaimLost("somebody else has this case now, or it was decided")
+            rows.insert_skip(session, case_id, person.id, reason)
+
+    # --- judging
+
+    def sight(self, person: Person, case_id: UUID) -> Sight:
+        """Whether this person judges before the verdict is shown to them, and what they said. Raise CaseNotFound."""
+        with self._database.transaction() as session:
+            case = session.get(CaseRow, case_id)
+            if case is None:
+                raise CaseNotFound(f"no case has the id {case_id}")
+            blind = rows.find_blind_judgement(session, case_id, person.id)
+            shown = rows.find_shown(session, case_id)
+        return Sight(self._judges_first(case, shown) and blind is None, blind)
+
+    def judge_blind(
+        self, person: Person, case_id: UUID, outcome: Outcome, technique: Technique | None = None
+    ) -> None:
+        """Say what the picture is before the verdict is shown. The first judgement stands.
+
+        Raise TransitionRefused for a case whose verdict is not hidden.
+        """
+        judged = Judgement(outcome, technique)
+        if outcome is Outcome.ESCALATE:
+            raise JudgementIncomplete("a first judgement says what the picture is, or that you cannot tell")
+        with self._database.transaction() as session:
+            case = _lock(session, case_id)
+            _require_ready(case)
+            self._require_may(session, person, case)
+            if not self._judges_first(case, rows.find_shown(session, case_id)):
+                raise TransitionRefused("the verdict of this case is not hidden")
+            rows.insert_blind_judgement(session, case_id, person.id, judged.outcome, judged.technique)
+
+    def decide(
+        self, person: Person, case_id: UUID, *, token: int, version: int, judgement: Judgement
+    ) -> Decision:
+        """Decide a case that is claimed, as it was shown at this version.
+
+        Raise StaleCase with what changed, ClaimLost, SameReviewer, NotAllowed, JudgeFirst, ReasonRequired or
+        JudgementIncomplete; in each case nothing was decided.
+        """
+        with self._database.transaction() as session:
+            return self._decide(session, person, case_id, token, version, judgement)
+
+    def decide_many(
+        self, person: Person, items: Sequence[tuple[UUID, int]], judgement: Judgement
+    ) -> list[Decision | BonafideError]:
+        """The same decision for cases of these versions, one outcome for each in order. One refused harms no other.
+
+        A case that somebody has in front of them, or that is judged before it is shown, is refused.
+        Raise NotAllowed unless the person may decide in bulk.
+        """
+        require(person, Act.BULK_DECIDE)
+        outcomes: list[Decision | BonafideError] = []
+        for case_id, version in items:
+            try:
+                with self._database.transaction() as session:
+                    outcomes.append(self._decide(session, person, case_id, None, version, judgement))
+            except BonafideError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def undo(self, person: Person, decision_id: UUID) -> None:
+        """Take a decision back: the case is ready again for the same review as before.
+
+        Raise UndoClosed when the window is over or the case moved on since, NotAllowed for somebody else's decision.
+        """
+        require(person, Act.REVIEW)
+        with self._database.transaction() as session:
+            found = rows.find_decision(session, decision_id)
+            if found is None:
+                raise DecisionNotFound(f"no decision has the id {decision_id}")
+            case = _lock(session, found.case_id)
+            if found.reviewer_id != person.id:
+                raise NotAllowed("only who made a decision takes it back; others appeal")
+            last = rows.last_event(session, case.id)
+            if last is None or last.body.get("decision") != str(decision_id) or last.kind not in _UNDONE_BY:
+                raise UndoClosed("the case moved on since this decision")
+            if not rows.mark_undone(session, decision_id):
+                raise UndoClosed(f"a decision can be undone for {self._settings.undo_seconds:g} seconds")
+            rows.reopen_appeals(session, decision_id)
+            rows.drop_claims(session, case.id)
+            body = {"decision": str(decision_id)}
+            move = _UNDONE_BY[last.kind]
+            if not rows.move_back(session, move, case, found.stage, actor=person.actor, body=body):
+                raise UndoClosed("the case moved on since this decision")
+
+    def appeal(
+        self,
+        case_id: UUID,
+        reason: str,
+        *,
+        actor: str,
+        person: Person | None = None,
+        external_id: str | None = None,
+    ) -> Appeal:
+        """Reopen a decided case for another person. The same appeal again is the same appeal.
+
+        A platform passes it on as `actor`; a lead does as `person`. Raise TransitionRefused while the decision can
+        still be undone or there is none, AlreadyAppealed when another appeal of it is open or answered.
+        """
+        if person is not None:
+            require(person, Act.APPEAL)
+        if not reason.strip():
+            raise JudgementIncomplete("an appeal says why")
+        with self._database.transaction() as session:
+            case = _lock(session, case_id)
+            earlier = rows.appeals_of(session, case_id)
+            for one in earlier:
+                same = (one.appellant, one.external_id, one.reason) == (actor, external_id, reason)
+                if same and (external_id is not None or one.resolved_by is None):
+                    return one
+            standing = _standing(session, case)
+            if case.state != CaseState.DECIDED or not standing:
+                if any(one.resolved_by is None for one in earlier):
+                    raise AlreadyAppealed("an appeal of this case is open; another person will decide it")
+                raise TransitionRefused(f"a case that is {case.state} cannot be appealed")
+            against = standing[-1]
+            if against.final_at > session.execute(select(func.now())).scalar_one():
+                raise TransitionRefused(
+                    f"this decision can still be undone; appeal it after {against.final_at:%H:%M:%S} UTC"
+                )
+            appeal_id = rows.insert_appeal(
+                session, case, against.id, reason=reason, appellant=actor, external_id=external_id
+            )
+            if appeal_id is None:
+                raise AlreadyAppealed("the case was reopened just now")
+            return next(a for a in rows.appeals_of(session, case_id) if a.id == appeal_id)
+
+    # --- underneath
+
+    def _take(self, session: Session, person: Person, case: CaseRow) -> Claim:
+        claim = self._put(session, person, case)
+        if claim is None:
+            holder = rows.find_holder(session, case.id)
+            if holder is None:
+                raise ClaimLost("the case was given back just now; try again")
+            raise AlreadyClaimed(holder.name, holder.expires_at)
+        return claim
+
+    def _put(self, session: Session, person: Person, case: CaseRow) -> Claim | None:
+        return rows.put_claim(session, case, person.id, claim_seconds=self._settings.claim_seconds)
+
+    def _require_may(self, session: Session, person: Person, case: CaseRow) -> list[Decision]:
+        """Raise unless this person may review the case as it stands; return the decisions that stand so far."""
+        standing = _standing(session, case)
+        may_review(Stage(case.stage), person, {decision.reviewer_id for decision in standing})
+        return standing
+
+    def _judges_first(self, case: CaseRow, shown: Shown | None) -> bool:
+        return (
+            shown is not None
+            and case.state == CaseState.READY
+            and Stage(case.stage) in _BLIND_STAGES
+            and is_blind_first(case.id, self._settings.blind_first_share)
+        )
+
+    def _decide(
+        self,
+        session: Session,
+        person: Person,
+        case_id: UUID,
+        token: int | None,
+        version: int,
+        judgement: Judgement,
+    ) -> Decision:
+        require(person, Act.REVIEW)
+        case = _lock(session, case_id)
+        if case.version != version:
+            raise StaleCase(case.version, rows.moves_since(session, case_id, version))
+        _require_ready(case)
+        claim = rows.find_claim(session, case_id)
+        if token is not None and (claim is None or (claim.person_id, claim.token) != (person.id, token)):
+            raise ClaimLost("somebody else has this case now, or the claim was given back")
+        holder = rows.find_holder(session, case_id) if token is None else None
+        if holder is not None:
+            raise AlreadyClaimed(holder.name, holder.expires_at)
+        standing = self._require_may(session, person, case)
+        shown = rows.find_shown(session, case_id)
+        blind = rows.find_blind_judgement(session, case_id, person.id)
+        if blind is None and self._judges_first(case, shown):
+            raise JudgeFirst("say what the picture is before its verdict is shown")
+        stage = Stage(case.stage)
+        _require_whole(judgement, shown)
+        require_reason(judgement, shown and shown.label, self._settings.reason_required)
+        move = next_step(
+            stage,
+            judgement.outcome,
+            standing[-1].outcome if standing else None,
+            sampled=needs_second(case_id, self._settings.second_review_share),
+        )
+        decision_id = rows.insert_decision(
+            session,
+            case,
+            judgement,
+            person_id=person.id,
+            shown=shown,
+            blind=blind,
+            claimed_at=None if token is None or claim is None else claim.claimed_at,
+            supersedes=standing[-1].id if standing else None,
+            undo_seconds=self._settings.undo_seconds,
+        )
+        body = {
+            "decision": str(decision_id),
+            "stage": stage,
+            "outcome": judgement.outcome,
+            "technique": judgement.technique,
+        }
+        moved = rows.move_decided(
+            session, move, case, stage_after(move, stage), token=token, actor=person.actor, body=body
+        )
+        if not moved:
+            raise ClaimLost("somebody else has this case now, or the claim was given back")
+        rows.drop_claims(session, case_id)
+        decision = rows.find_decision(session, decision_id)
+        assert decision is not None, "it was inserted above"
+        if move is Move.DECIDE:
+            rows.resolve_appeals(session, case_id, decision_id)
+        return decision
+
+
+#: The move that takes back what a decision did.
+_UNDONE_BY = {
+    Move.DECIDE.value: Move.UNDO,
+    Move.SECOND.value: Move.WITHDRAW,
+    Move.ESCALATE.value: Move.WITHDRAW,
+}
+
+
+def _lock(session: Session, case_id: UUID) -> CaseRow:
+    case = rows.lock_case(session, case_id)
+    if case is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    return case
+
+
+def _standing(session: Session, case: CaseRow) -> list[Decision]:
+    """The decisions about the case that were not undone, oldest first."""
+    return [decision for decision in rows.decisions_of(session, case.id) if decision.undone_at is None]
+
+
+def _require_ready(case: CaseRow) -> None:
+    if case.state != CaseState.READY:
+        raise TransitionRefused(f"a case that is {case.state} is not open for review")
+
+
+def _require_whole(judgement: Judgement, shown: Shown | None) -> None:
+    """Raise JudgementIncomplete when it speaks of artifacts that were not shown, or twice of one."""
+    said = [(answer.face, answer.ordinal) for answer in judgement.feedback]
+    known = frozenset[tuple[int, int]]() if shown is None else shown.artifacts
+    if len(said) != len(set(said)) or not known.issuperset(said):
+        raise JudgementIncomplete("the answers are not about the artifacts of this case's rationale")
