@@ -1,4 +1,4 @@
-"""The sweeper: takes back leases that ran out, and rings again for every case that waits too long.
+"""The sweeper: takes back leases that ran out, rings again for every case that waits too long, and sends webhooks.
 
 Run as many as you like: an advisory lock lets one work at a time. It holds no model and no state; without it a lost
 message would wait for ever, so `bonafide doctor` asks whether one is alive.
@@ -6,6 +6,7 @@ message would wait for ever, so `bonafide doctor` asks whether one is alive.
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
@@ -15,6 +16,7 @@ from moderation.database.cases import cases_to_ring, mark_unrung
 from moderation.database.connection import Database
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
+from moderation.delivery import SENDERS, Courier
 from moderation.dispatch import Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
@@ -89,6 +91,16 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
     database.close()
 
 
+def deliver_for_ever(chosen: Settings, stop: threading.Event) -> None:
+    """Send webhooks as they become due, until `stop`. Every sweeper does: each takes what no other has taken."""
+    database = Database(chosen.database_url.get_secret_value(), pool_size=SENDERS + 1)
+    try:
+        Courier(database, chosen).run(stop)
+    finally:
+        stop.set()  # a bug here ends the process, loudly; it is not half alive
+        database.close()
+
+
 def _tell(swept: Swept) -> None:
     for action, count in vars(swept).items():
         SWEPT.labels(action).inc(count)
@@ -109,7 +121,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, end)
     if chosen.metrics_port is not None:
         start_http_server(chosen.metrics_port)
-    sweep_for_ever(chosen, stop)
+    with ThreadPoolExecutor(1, thread_name_prefix="courier") as thread:
+        delivering = thread.submit(deliver_for_ever, chosen, stop)
+        try:
+            sweep_for_ever(chosen, stop)
+        finally:
+            stop.set()
+    delivering.result()
 
 
 if __name__ == "__main__":

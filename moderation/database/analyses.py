@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Artifact, PictureFacts, Point, Region
 from moderation.cases import Move
+from moderation.database.deliveries import Kind, enqueue
 from moderation.database.moves import held, move_cases, now_ready
 from moderation.database.tables import AnalysisRow, ArtifactRow
 from moderation.errors import LeaseLost
@@ -75,6 +76,7 @@ def record_analysis(
     artifacts = _artifact_rows(new_id, analysis) if written else []
     if artifacts:
         session.execute(insert(ArtifactRow), artifacts)
+    enqueue(session, Kind.ANALYZED, case_id)
 
 
 def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from moderation.accounts import Accounts
 from moderation.database.connection import Database
+from moderation.delivery import Webhooks
 from moderation.dispatch import Doorbell
 from moderation.intake import Intake
 from moderation.settings import Settings
@@ -24,6 +25,7 @@ class Services:
     doorbell: Doorbell
     intake: Intake
     accounts: Accounts
+    webhooks: Webhooks
 
 
 def open_services(settings: Settings) -> Services:
@@ -37,6 +39,7 @@ def open_services(settings: Settings) -> Services:
         doorbell,
         Intake(database, storage, doorbell),
         Accounts(database, settings),
+        Webhooks(database, settings),
     )
 
 

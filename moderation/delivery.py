@@ -1,0 +1,418 @@
+"""Webhooks: signed as Standard Webhooks say, sent by the sweeper, tried again for a day, and to public addresses only.
+
+What a platform is told may be told twice: a try whose answer was lost is repeated under the same webhook-id. It may
+also come out of order: `data.version` says which is newer.
+"""
+
+import contextlib
+import ipaddress
+import json
+import random
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpcore
+import prometheus_client
+import structlog
+from standardwebhooks import Webhook
+
+from moderation.database import deliveries as stored
+from moderation.database.connection import Database
+from moderation.database.deliveries import Claimed, Delivery, Endpoint, Kind
+from moderation.errors import BonafideError, DeliveryNotFound, EndpointNotFound, EndpointRefused
+from moderation.settings import Settings
+
+#: Seconds between a failed try and the next: nine tries within 23.6 hours, each wait with a fifth of jitter.
+WAITS = (5, 60, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 8 * 3600, 8 * 3600)
+TRIES = len(WAITS) + 1
+
+#: Seconds for one try, from looking up the name to the end of the answer.
+TIMEOUT = 10.0
+#: Bytes of an answer that are read. Nothing in it matters but the status.
+ANSWER_AT_MOST = 64 * 2**10
+#: Seconds after which a delivery whose sender was not heard of is tried again.
+HOLD = 60.0
+
+#: Tries at once in one process, and of them to one endpoint.
+SENDERS = 8
+SENDERS_EACH = 2
+#: Seconds between two looks for what is due.
+POLL = 1.0
+
+URL_AT_MOST = 2000
+
+#: Public by number, yet the cloud's own: Azure's host answers here to every machine in it.
+_NOT_FOR_US = frozenset({ipaddress.ip_address("168.63.129.16")})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+_TRIED = prometheus_client.Counter("bonafide_deliveries", "Webhooks tried", labelnames=["result"])
+
+log = structlog.get_logger()
+
+
+class TryFailed(BonafideError):
+    """This try did not reach the receiver, or was not answered with success."""
+
+    code = "delivery_failed"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+# --- rules
+
+
+def wait_after(attempt: int, jitter: float) -> float | None:
+    """Seconds until the next try after this one failed; None when it was the last. `jitter` is in [0, 1)."""
+    return None if attempt >= TRIES else WAITS[attempt - 1] * (0.8 + 0.4 * jitter)
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one that anybody can reach: not private, loopback, link-local, metadata, multicast.
+
+    An IPv4 address inside an IPv6 one counts as what it leads to.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _NOT_FOR_US
+
+
+def check_url(url: str, *, private: bool) -> None:
+    """Raise EndpointRefused unless webhooks may go there. Names are looked up when sending, every time anew."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise EndpointRefused("this is not a URL") from error
+    if len(url) > URL_AT_MOST or not url.isascii() or not url.isprintable() or " " in url:
+        raise EndpointRefused(f"a webhook's URL is at most {URL_AT_MOST} printable ASCII characters")
+    if parts.scheme not in ({"http", "https"} if private else {"https"}):
+        raise EndpointRefused("a webhook goes to an https:// URL")
+    if not host or port == 0 or parts.username is not None or parts.fragment:
+        raise EndpointRefused("a webhook's URL names a host, no user and no fragment")
+    with contextlib.suppress(ValueError):
+        if not private and not is_public(host):
+            raise EndpointRefused(f"{host} is not a public address")
+    if not private and (host == "localhost" or host.endswith((".localhost", ".local", ".internal"))):
+        raise EndpointRefused(f"{host} is not a public name")
+
+
+def sign(claimed: Claimed, body: str, now: datetime) -> dict[str, str]:
+    """The headers of Standard Webhooks: one signature for each secret that is live."""
+    signatures = [Webhook(secret).sign(str(claimed.id), now, body) for secret in claimed.secrets]
+    return {
+        "webhook-id": str(claimed.id),
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+# --- one try
+
+
+class _Bounded(httpcore.NetworkStream):
+    """A connection with an end in time: a receiver that sends a byte now and then does not hold it open."""
+
+    def __init__(self, inner: httpcore.NetworkStream, ends_at: float) -> None:
+        self._inner = inner
+        self._ends_at = ends_at
+
+    def _left(self) -> float:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout
+        return left
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._left())
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Bounded(self._inner.start_tls(ssl_context, server_hostname, self._left()), self._ends_at)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)
+
+
+class _Guarded(httpcore.NetworkBackend):
+    """Looks the name up itself and connects to the very address it has checked: no second look-up can differ."""
+
+    def __init__(self, *, private: bool, ends_at: float) -> None:
+        self._private = private
+        self._ends_at = ends_at
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise TryFailed("the name of its host cannot be looked up") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not self._private and not all(is_public(address) for address in addresses):
+            raise TryFailed("its host has an address that is not public")
+        for address in addresses[:-1]:
+            with contextlib.suppress(httpcore.ConnectError):
+                return self._connect(address, port)
+        return self._connect(addresses[-1], port)
+
+    def _connect(self, address: str, port: int) -> httpcore.NetworkStream:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise httpcore.ConnectTimeout
+        return _Bounded(httpcore.SyncBackend().connect_tcp(address, port, timeout=left), self._ends_at)
+
+
+def post(
+    url: str, headers: dict[str, str], body: bytes, *, private: bool, tls: ssl.SSLContext, timeout: float
+) -> int:
+    """Send once; return the status, which is a success. Raise TryFailed. Redirects are not followed."""
+    guarded = _Guarded(private=private, ends_at=time.monotonic() + timeout)
+    try:
+        check_url(url, private=private)  # the setting may have changed since it was added
+        with (
+            httpcore.ConnectionPool(ssl_context=tls, network_backend=guarded, max_connections=1) as pool,
+            pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
+        ):
+            excerpt = _read(response)
+    except EndpointRefused as error:
+        raise TryFailed(str(error)) from error
+    except httpcore.TimeoutException as error:
+        raise TryFailed(f"no answer within {timeout:g} seconds") from error
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+        raise TryFailed(f"the connection failed: {str(error)[:200] or type(error).__name__}") from error
+    if not 200 <= response.status < 300:
+        raise TryFailed(
+            f"answered {response.status}{': ' if excerpt else ''}{excerpt}", status=response.status
+        )
+    return response.status
+
+
+def _read(response: httpcore.Response) -> str:
+    """Read the answer, but not without end; return its first words, for the log of deliveries."""
+    read = bytearray()
+    for part in response.iter_stream():
+        read += part
+        if len(read) >= ANSWER_AT_MOST:
+            break
+    words = bytes(read[:200]).decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else " " for letter in words).strip()
+
+
+# --- sending
+
+
+@dataclass(frozen=True)
+class _Try:
+    claimed: Claimed
+    done: Future[None]
+
+
+class Courier:
+    """Sends what is due, a few at once. Run as many as you like: each takes what no other has taken."""
+
+    def __init__(self, database: Database, settings: Settings, *, timeout: float = TIMEOUT) -> None:
+        self._database = database
+        self._private = settings.webhook_private_targets
+        self._timeout = timeout
+        self._tls = httpcore.default_ssl_context()
+        self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="courier")
+        self._lock = threading.Lock()
+        self._trying: Counter[UUID] = Counter()
+        self._news = threading.Event()
+
+    def deliver_due(self) -> int:
+        """Try everything that is due now, once; return how many were tried. Raise DatabaseUnavailable."""
+        tried = 0
+        while started := self._start():
+            wait([one.done for one in started])
+            tried += len(started)
+        return tried
+
+    def run(self, stop: threading.Event) -> None:
+        """Try what is due, as it becomes due, until `stop`. What is unavailable is waited for."""
+        while not stop.is_set():
+            try:
+                started = self._start()
+            except BonafideError as error:
+                log.warning("delivery_failed", action="deliver", code=error.code, error=str(error))
+                started = []
+            if not started:
+                self._news.wait(POLL)
+                self._news.clear()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start(self) -> list[_Try]:
+        with self._lock:
+            room = SENDERS - self._trying.total()
+            busy = [endpoint for endpoint, count in self._trying.items() if count >= SENDERS_EACH]
+        if room <= 0:
+            return []
+        with self._database.transaction() as session:
+            claimed = stored.claim_due(session, limit=room, each=SENDERS_EACH, hold_seconds=HOLD, busy=busy)
+        with self._lock:
+            self._trying.update(one.endpoint_id for one in claimed)
+        return [_Try(one, self._pool.submit(self._try, one)) for one in claimed]
+
+    def _try(self, claimed: Claimed) -> None:
+        try:
+            if claimed.attempt > TRIES:
+                self._failed(claimed, TryFailed("the process that tried it last was not heard of again"))
+                return
+            try:
+                status = self._send(claimed)
+            except TryFailed as failure:
+                self._failed(claimed, failure)
+            else:
+                _TRIED.labels("delivered").inc()
+                with self._database.transaction() as session:
+                    stored.record_delivered(session, claimed.id, status=status)
+        except BonafideError as error:
+            # Not written down: it is due again when the hold ends, and the receiver knows it by its webhook-id.
+            log.warning("delivery_not_recorded", action="deliver", delivery=str(claimed.id), error=str(error))
+        except Exception as error:
+            log.error("delivery_broke", action="deliver", delivery=str(claimed.id), exc_info=error)
+            raise
+        finally:
+            with self._lock:
+                self._trying[claimed.endpoint_id] -= 1
+                self._trying += Counter[UUID]()  # drops those at zero
+            self._news.set()
+
+    def _send(self, claimed: Claimed) -> int:
+        body = json.dumps(claimed.body, separators=(",", ":"))
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"bonafide/{version('bonafide')}",
+            **sign(claimed, body, datetime.now(UTC)),
+        }
+        return post(
+            claimed.url,
+            headers,
+            body.encode(),
+            private=self._private,
+            tls=self._tls,
+            timeout=self._timeout,
+        )
+
+    def _failed(self, claimed: Claimed, failure: TryFailed) -> None:
+        again_in = wait_after(claimed.attempt, random.random())  # noqa: S311  jitter, not a secret
+        _TRIED.labels("dead" if again_in is None else "failed").inc()
+        if again_in is None:
+            log.error("delivery_given_up", action="deliver", delivery=str(claimed.id), error=str(failure))
+        with self._database.transaction() as session:
+            stored.record_failure(
+                session,
+                claimed.id,
+                attempt=claimed.attempt,
+                status=failure.status,
+                error=str(failure),
+                again_in=again_in,
+            )
+
+
+# --- looking after endpoints
+
+
+class Webhooks:
+    """Endpoints and their logs. Who may do this is asked at the doors: `people.Act`, or an API key's scope."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._private = settings.webhook_private_targets
+
+    def add(self, url: str, kinds: Sequence[Kind] = tuple(Kind), source: str | None = None) -> Endpoint:
+        """Tell this URL from now on; its first secret is in the answer. Raise EndpointRefused."""
+        check_url(url, private=self._private)
+        if not kinds:
+            raise EndpointRefused("an endpoint takes at least one kind of webhook")
+        with self._database.transaction() as session:
+            return stored.insert_endpoint(
+                session, url=url, kinds=[kind for kind in Kind if kind in kinds], source=source
+            )
+
+    def endpoints(self) -> list[Endpoint]:
+        with self._database.transaction() as session:
+            return stored.list_endpoints(session)
+
+    def endpoint(self, endpoint_id: UUID) -> Endpoint:
+        """Raise EndpointNotFound."""
+        with self._database.transaction() as session:
+            return _found(stored.find_endpoint(session, endpoint_id))
+
+    def disable(self, endpoint_id: UUID) -> Endpoint:
+        """Stop telling it. What is in line for it waits until it is enabled again."""
+        with self._database.transaction() as session:
+            return _found(stored.change_endpoint(session, endpoint_id, disabled_at=datetime.now(UTC)))
+
+    def enable(self, endpoint_id: UUID) -> Endpoint:
+        with self._database.transaction() as session:
+            return _found(stored.change_endpoint(session, endpoint_id, disabled_at=None))
+
+    def rotate(self, endpoint_id: UUID) -> Endpoint:
+        """Add a new secret, first in the answer. The one before signs beside it, until the next rotation."""
+        with self._database.transaction() as session:
+            return _found(stored.rotate_secret(session, endpoint_id))
+
+    def remove(self, endpoint_id: UUID) -> None:
+        """Take it out, with its log and what is in line for it. Raise EndpointNotFound."""
+        with self._database.transaction() as session:
+            if not stored.delete_endpoint(session, endpoint_id):
+                raise EndpointNotFound(f"no webhook endpoint has the id {endpoint_id}")
+
+    def deliveries(self, endpoint_id: UUID, *, limit: int = 50, before: UUID | None = None) -> list[Delivery]:
+        """A page of its log, the newest first; `before` is the last id of the page before. Raise EndpointNotFound."""
+        with self._database.transaction() as session:
+            _found(stored.find_endpoint(session, endpoint_id))
+            return stored.deliveries_of(session, endpoint_id, limit=limit, before=before)
+
+    def dead(self, *, limit: int = 50) -> list[Delivery]:
+        """What was given up, the newest first."""
+        with self._database.transaction() as session:
+            return stored.dead_deliveries(session, limit=limit)
+
+    def resend(self, delivery_id: UUID) -> Delivery:
+        """Send once more, under the same webhook-id and with all tries before it. Raise DeliveryNotFound."""
+        with self._database.transaction() as session:
+            stored.resend(session, delivery_id)
+            delivery = stored.find_delivery(session, delivery_id)
+        if delivery is None:
+            raise DeliveryNotFound(f"no delivery has the id {delivery_id}")
+        return delivery
+
+
+def _found(endpoint: Endpoint | None) -> Endpoint:
+    if endpoint is None:
+        raise EndpointNotFound("no webhook endpoint has this id")
+    return endpoint

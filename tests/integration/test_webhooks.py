@@ -1,0 +1,575 @@
+"""Webhooks from the move to the receiver: real Postgres, a real HTTP server, the library that platforms verify with."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpcore
+import pytest
+from sqlalchemy import text
+from standardwebhooks import Webhook
+
+from moderation import delivery
+from moderation.analysis import Analysis
+from moderation.cases import Refusal
+from moderation.database.analyses import record_analysis
+from moderation.database.connection import Database
+from moderation.database.deliveries import (
+    Delivery,
+    DeliveryState,
+    Endpoint,
+    Kind,
+    cancel,
+    claim_due,
+    enqueue,
+)
+from moderation.database.moves import expire_leases, refuse_case
+from moderation.delivery import TRIES, WAITS, Courier, TryFailed, Webhooks, check_url, is_public, wait_after
+from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
+from moderation.settings import Settings
+from tests.builders import an_analysis, new_id
+from tests.integration.conftest import accepted, begun
+from tests.receiver import Receiver, a_receiver
+
+
+@pytest.fixture
+def private(settings: Settings) -> Settings:
+    return settings.model_copy(update={"webhook_private_targets": True})
+
+
+@pytest.fixture
+def webhooks(database: Database, private: Settings) -> Webhooks:
+    return Webhooks(database, private)
+
+
+@pytest.fixture
+def courier(database: Database, private: Settings) -> Courier:
+    return Courier(database, private, timeout=0.5)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with a_receiver() as opened:
+        yield opened
+
+
+@pytest.fixture
+def endpoint(webhooks: Webhooks, receiver: Receiver) -> Endpoint:
+    added = webhooks.add(receiver.url)
+    receiver.secret = added.secrets[0]
+    return added
+
+
+def analyzed(database: Database, analysis: Analysis | None = None, **fields: Any) -> UUID:
+    case_id = accepted(database, **fields)
+    moved = begun(database, case_id)
+    assert moved is not None
+    with database.transaction() as session:
+        record_analysis(
+            session,
+            case_id,
+            moved.lease_token,
+            analysis or an_analysis(),
+            actor="worker:w1",
+            new_id=new_id(),
+        )
+    return case_id
+
+
+def let_pass(database: Database, seconds: float) -> None:
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE deliveries SET due_at = due_at - :passed"), {"passed": timedelta(seconds=seconds)}
+        )
+
+
+def only(webhooks: Webhooks, endpoint: Endpoint) -> Delivery:
+    (found,) = webhooks.deliveries(endpoint.id)
+    return found
+
+
+# --- what is told
+
+
+def test_an_analysis_reaches_the_platform_signed(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    case_id = analyzed(database, external_id="upload-7", context={"room": 3})
+
+    assert courier.deliver_due() == 1
+
+    (told,) = receiver.verified
+    assert told["type"] == "case.analyzed"
+    assert told["data"]["id"] == str(case_id)
+    assert told["data"]["state"] == "ready"
+    assert told["data"]["external_id"] == "upload-7"
+    assert told["data"]["context"] == {"room": 3}
+    assert told["data"]["verdict"]["label"] == "deepfake"
+    assert told["data"]["refusal"] is None
+    assert abs(datetime.fromisoformat(told["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert receiver.received[0].headers["webhook-id"] == str(only(webhooks, endpoint).id)
+    assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
+    assert courier.deliver_due() == 0
+
+
+def test_a_refused_image_is_told_of_too(
+    database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    case_id = accepted(database)
+    moved = begun(database, case_id)
+    assert moved is not None
+    with database.transaction() as session:
+        refuse_case(
+            session, case_id, moved.lease_token, Refusal("not_an_image", "It is a text."), actor="worker:w1"
+        )
+
+    courier.deliver_due()
+
+    data = receiver.verified[0]["data"]
+    assert (data["refusal"], data["refusal_message"], data["verdict"]) == (
+        "not_an_image",
+        "It is a text.",
+        None,
+    )
+
+
+def test_a_case_whose_attempts_are_used_up_is_told_of_too(
+    database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    case_id = accepted(database)
+    begun(database, case_id, lease_seconds=-1)
+    with database.transaction() as session:
+        expire_leases(session, actor="sweeper", attempts_at_most=1)
+
+    courier.deliver_due()
+
+    assert receiver.verified[0]["data"]["refusal"] == "attempts_exhausted"
+
+
+def test_nothing_is_told_of_a_move_that_was_rolled_back(
+    database: Database, webhooks: Webhooks, endpoint: Endpoint
+) -> None:
+    case_id = accepted(database)
+
+    with database.transaction() as session:
+        assert enqueue(session, Kind.DECIDED, case_id) == 1
+        session.rollback()
+
+    assert webhooks.deliveries(endpoint.id) == []
+
+
+@pytest.mark.parametrize(
+    ("kinds", "source", "told"),
+    [
+        pytest.param(tuple(Kind), None, True, id="all of everything"),
+        pytest.param((Kind.ANALYZED,), "profile-photos", True, id="this kind of this source"),
+        pytest.param((Kind.DECIDED,), None, False, id="another kind"),
+        pytest.param(tuple(Kind), "another", False, id="another source"),
+    ],
+)
+def test_an_endpoint_is_told_what_it_asked_for(
+    database: Database,
+    webhooks: Webhooks,
+    receiver: Receiver,
+    kinds: tuple[Kind, ...],
+    source: str | None,
+    told: bool,
+) -> None:
+    added = webhooks.add(receiver.url, kinds, source)
+
+    analyzed(database)
+
+    assert bool(webhooks.deliveries(added.id)) is told
+
+
+def test_a_decision_is_told_when_it_is_final_and_not_when_it_was_undone(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    kept, undone = accepted(database), accepted(database)
+    final = datetime.now(UTC) + timedelta(seconds=60)
+    with database.transaction() as session:
+        for case_id in (kept, undone):
+            enqueue(session, Kind.DECIDED, case_id, {"decision": {"outcome": "bona_fide"}}, due_at=final)
+
+    assert courier.deliver_due() == 0
+    webhooks.resend(webhooks.deliveries(endpoint.id)[0].id)  # no way round the wait
+    assert courier.deliver_due() == 0
+    with database.transaction() as session:
+        assert cancel(session, undone, Kind.DECIDED) == 1
+    let_pass(database, 61)
+    assert courier.deliver_due() == 1
+
+    assert receiver.verified[0]["data"]["id"] == str(kept)
+    assert receiver.verified[0]["data"]["decision"] == {"outcome": "bona_fide"}
+
+
+# --- when it fails
+
+
+def test_a_receiver_that_fails_is_tried_again_until_it_answers(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    receiver.answers = [500, 302, 429]
+    analyzed(database)
+
+    for wait in (0, *WAITS[:3]):
+        let_pass(database, wait * 1.2)
+        assert courier.deliver_due() == 1
+        assert courier.deliver_due() == 0  # not before it is due again
+
+    ids = {one.headers["webhook-id"] for one in receiver.received}
+    assert len(receiver.received) == 4
+    assert len(ids) == 1
+    assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
+    assert only(webhooks, endpoint).attempts == 4
+
+
+def test_after_the_last_try_it_is_dead_listed_and_can_be_sent_again(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    receiver.answers = [503] * TRIES
+    analyzed(database)
+
+    for wait in (0, *WAITS):
+        let_pass(database, wait * 1.2)
+        courier.deliver_due()
+    (dead,) = webhooks.dead()
+    let_pass(database, 10 * max(WAITS))
+    assert courier.deliver_due() == 0
+    assert (dead.attempts, dead.last_status, dead.state) == (TRIES, 503, DeliveryState.DEAD)
+    assert len(receiver.received) == TRIES
+
+    webhooks.resend(dead.id)
+    assert courier.deliver_due() == 1
+    assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
+    assert webhooks.dead() == []
+    assert receiver.received[-1].headers["webhook-id"] == str(dead.id)
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "drip"])
+def test_a_receiver_that_takes_too_long_is_let_go(
+    database: Database,
+    webhooks: Webhooks,
+    courier: Courier,
+    endpoint: Endpoint,
+    receiver: Receiver,
+    behaviour: str,
+) -> None:
+    receiver.instead = getattr(receiver, behaviour)
+    analyzed(database)
+
+    started = datetime.now(UTC)
+    courier.deliver_due()
+
+    assert datetime.now(UTC) - started < timedelta(seconds=3)
+    assert only(webhooks, endpoint).last_error == "no answer within 0.5 seconds"
+
+
+def test_an_answer_without_end_is_not_read_to_the_end(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    receiver.instead = receiver.flood
+    analyzed(database)
+
+    courier.deliver_due()
+
+    assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
+
+
+def test_one_receiver_that_hangs_does_not_hold_up_the_others(
+    database: Database, webhooks: Webhooks, private: Settings, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    with a_receiver() as hanging:
+        hanging.instead = hanging.hang
+        webhooks.add(hanging.url)
+        for _ in range(20):
+            analyzed(database)
+        stop = threading.Event()
+        courier = Courier(database, private, timeout=4)
+        running = threading.Thread(target=courier.run, args=(stop,))
+        running.start()
+        for _ in range(20):
+            assert receiver.arrived.acquire(timeout=3)
+        stop.set()
+        hanging.over.set()
+        running.join(10)
+
+    assert len(hanging.received) <= delivery.SENDERS_EACH
+
+
+def test_no_redirect_is_followed(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    with a_receiver() as elsewhere:
+
+        def redirect(handler: Any) -> None:
+            handler.send_response(307)
+            handler.send_header("location", elsewhere.url)
+            handler.send_header("content-length", "0")
+            handler.end_headers()
+
+        receiver.instead = redirect
+        analyzed(database)
+        courier.deliver_due()
+
+    assert only(webhooks, endpoint).last_status == 307
+    assert elsewhere.received == []
+
+
+def test_a_sender_killed_in_the_middle_loses_nothing(
+    database: Database,
+    database_url: str,
+    webhooks: Webhooks,
+    courier: Courier,
+    endpoint: Endpoint,
+    receiver: Receiver,
+) -> None:
+    receiver.instead = receiver.hang
+    analyzed(database)
+    environment = {
+        **os.environ,
+        "BONAFIDE_DATABASE_URL": database_url,
+        "BONAFIDE_BROKER_URL": "redis://127.0.0.1:1/0",
+        "BONAFIDE_WEBHOOK_PRIVATE_TARGETS": "true",
+    }
+    sweeper = subprocess.Popen([sys.executable, "-m", "worker.sweeper"], env=environment)
+    assert receiver.arrived.acquire(timeout=30)
+    sweeper.send_signal(signal.SIGKILL)
+    sweeper.wait()
+    receiver.instead = None
+
+    assert courier.deliver_due() == 0  # whoever took it may still be at it
+    let_pass(database, delivery.HOLD + 1)
+    assert courier.deliver_due() == 1
+
+    assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
+    assert only(webhooks, endpoint).attempts == 2
+    assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
+
+
+def test_a_sender_killed_on_the_last_try_leaves_it_dead_not_waiting_for_ever(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    analyzed(database)
+    with database.transaction() as session:
+        session.execute(text("UPDATE deliveries SET attempts = :tries"), {"tries": TRIES})
+
+    courier.deliver_due()
+
+    assert only(webhooks, endpoint).state is DeliveryState.DEAD
+    assert receiver.received == []
+
+
+def test_two_senders_never_take_the_same(database: Database, endpoint: Endpoint) -> None:
+    for _ in range(6):
+        analyzed(database)
+
+    with database.transaction() as one, database.transaction() as other:
+        first = claim_due(one, limit=8, each=4, hold_seconds=60)
+        second = claim_due(other, limit=8, each=4, hold_seconds=60)
+
+    assert (len(first), len(second)) == (4, 2)
+    assert {one.id for one in first}.isdisjoint(one.id for one in second)
+
+
+def test_the_tries_are_spread_over_a_day_with_jitter() -> None:
+    longest = [wait_after(attempt, 0.5) for attempt in range(1, TRIES + 1)]
+
+    assert TRIES >= 8
+    assert longest[-1] is None
+    assert 20 * 3600 < sum(wait or 0 for wait in longest) < 26 * 3600
+    assert (wait_after(1, 0), wait_after(1, 0.999999)) == (4, pytest.approx(6, rel=1e-5))
+
+
+# --- secrets
+
+
+def test_while_a_secret_is_changed_both_sign_and_then_the_oldest_ends(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    receiver.secret = None
+    once = webhooks.rotate(endpoint.id)
+    twice = webhooks.rotate(endpoint.id)
+    analyzed(database)
+
+    courier.deliver_due()
+
+    (told,) = receiver.received
+    assert once.secrets[1] == endpoint.secrets[0]
+    assert len(twice.secrets) == 2
+    for secret in twice.secrets:
+        assert Webhook(secret).verify(told.body, told.headers)["type"] == "case.analyzed"
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook(endpoint.secrets[0]).verify(told.body, told.headers)
+
+
+def test_a_body_that_was_changed_on_the_way_does_not_verify(
+    database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    analyzed(database)
+    courier.deliver_due()
+    (told,) = receiver.received
+
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook(endpoint.secrets[0]).verify(told.body.replace(b"deepfake", b"bona_fide"), told.headers)
+
+
+def test_a_disabled_endpoint_is_not_told_and_a_removed_one_is_gone(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    analyzed(database)
+    webhooks.disable(endpoint.id)
+    analyzed(database)
+    assert courier.deliver_due() == 0
+    webhooks.enable(endpoint.id)
+    assert courier.deliver_due() == 1  # what had been in line; what happened meanwhile is not told
+
+    webhooks.remove(endpoint.id)
+    with pytest.raises(EndpointNotFound):
+        webhooks.endpoint(endpoint.id)
+    with pytest.raises(EndpointNotFound):
+        webhooks.remove(endpoint.id)
+    with pytest.raises(DeliveryNotFound):
+        webhooks.resend(new_id())
+
+
+def test_the_log_is_read_in_pages(database: Database, webhooks: Webhooks, endpoint: Endpoint) -> None:
+    for _ in range(5):
+        analyzed(database)
+
+    first = webhooks.deliveries(endpoint.id, limit=3)
+    rest = webhooks.deliveries(endpoint.id, limit=3, before=first[-1].id)
+
+    assert (len(first), len(rest)) == (3, 2)
+    assert len({one.id for one in [*first, *rest]}) == 5
+    assert [*first, *rest] == sorted([*first, *rest], key=lambda one: one.created_at, reverse=True)
+
+
+# --- where it may go
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "168.63.129.16",
+        "100.100.100.200",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "fe80::1%eth0",
+        "fd00:ec2::254",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::",
+    ],
+)
+def test_an_address_of_our_own_networks_is_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_an_address_of_the_internet_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.org/",
+        "https://127.0.0.1/",
+        "https://[::1]/",
+        "https://[fd00::1]:8443/x",
+        "https://localhost/",
+        "https://db.internal/",
+        "https://user:secret@hooks.example.org/",
+        "https://hooks.example.org/#part",
+        "https:///nowhere",
+        "https://hooks.example.org:99999/",
+        "https://[broken/",
+        "ftp://hooks.example.org/",
+        "file:///etc/passwd",
+        "https://hooks.example.org/" + "x" * 2000,
+        "https://hooks.example.org/\r\nx: y",
+        "https://höoks.example.org/",
+    ],
+)
+def test_an_endpoint_elsewhere_than_on_the_internet_is_refused(url: str) -> None:
+    with pytest.raises(EndpointRefused):
+        check_url(url, private=False)
+
+
+def test_an_endpoint_on_the_internet_is_taken() -> None:
+    check_url("https://hooks.example.org:8443/bona-fide?team=7", private=False)
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        pytest.param(["127.0.0.1"], id="loopback"),
+        pytest.param(["8.8.8.8", "10.0.0.1"], id="one of several is private"),
+        pytest.param(["169.254.169.254"], id="metadata"),
+    ],
+)
+def test_a_public_name_with_a_private_address_is_not_connected_to(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver, addresses: list[str]
+) -> None:
+    port = int(receiver.url.split(":")[2].split("/")[0])
+    monkeypatch.setattr(socket, "getaddrinfo", _resolver([addresses], port))
+
+    with pytest.raises(TryFailed, match="not public"):
+        _post(f"https://hooks.example.org:{port}/")
+    assert receiver.received == []
+
+
+def test_the_name_is_looked_up_once_and_what_was_checked_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A rebinding name server: the second answer would be ours.
+    looked_up = _resolver([["8.8.8.8"], ["127.0.0.1"]], 443)
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    connected: list[str] = []
+
+    def connect(_self: object, host: str, port: int, **_: Any) -> httpcore.NetworkStream:
+        connected.append(host)
+        raise httpcore.ConnectError("nobody there")
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    with pytest.raises(TryFailed, match="the connection failed"):
+        _post("https://hooks.example.org/")
+
+    assert connected == ["8.8.8.8"]
+
+
+@pytest.mark.parametrize("url", ["https://2130706433/", "https://0x7f.1/", "https://127.1/"])
+def test_odd_ways_to_write_loopback_are_seen_through(url: str) -> None:
+    with pytest.raises(TryFailed, match=r"not public|looked up"):
+        _post(url)
+
+
+def _resolver(answers: list[list[str]], port: int) -> Any:
+    turns = iter(answers)
+
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(turns)]
+
+    return getaddrinfo
+
+
+def _post(url: str) -> int:
+    return delivery.post(url, {}, b"{}", private=False, tls=httpcore.default_ssl_context(), timeout=2)
