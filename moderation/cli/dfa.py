@@ -149,6 +149,37 @@ def mini(
 
 
 @train.command()
+def sources_out(
+    data: Data,
+    work: Annotated[Path, typer.Option(help="Where the pool and the runs are kept.")] = Path("runs/mini"),
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A folder of the pool or a technique of the lab; may be repeated. Default: each in turn."
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="For each run of the tower.")] = 30,
+    threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 2,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the tower without one source at a time and judge it on that source: what strangers would see."""
+    from moderation.dfa.instruct.pool import build_pool
+    from moderation.dfa.train import sources_out as runs
+    from moderation.dfa.train.mini import fresh_tower
+    from moderation.dfa.train.sight import SightPlan
+
+    pool = work / "pool"
+    if not (pool / "losses.json").is_file():
+        build_pool(data, pool, processes=threads)
+    plan = SightPlan(seconds=60 * minutes, threads=threads, seed=seed)
+    results = runs.leave_out(
+        fresh_tower, pool, work / "sources-out", plan, without or runs.LEFT_OUT, say=_console.print
+    )
+    typer.echo(json.dumps(runs.as_json(results)) if as_json else runs.as_table(results))
+
+
+@train.command()
 def lora(
     base: Annotated[str, typer.Option(help="A bundle's folder, mini, or org/name@revision.")],
     data: Annotated[Path, typer.Option(help="conversations.json in LLaVA's form.")],
@@ -213,4 +244,73 @@ def calibrate(
     _show(
         {"a": platt.a, "b": platt.b, "n": platt.n, "version": platt.version, "without_face": without_face},
         as_json=as_json,
+    )
+
+
+@app.command()
+def bench(
+    manifests: Annotated[
+        list[Path],
+        typer.Argument(
+            help="manifest.jsonl of `dfa instruct`, or CSVs with the columns file and label; see docs/models.md."
+        ),
+    ],
+    bundle: Annotated[
+        str,
+        typer.Option(
+            envvar="BONAFIDE_BUNDLE", help="A bundle's folder, `mini`, or org/name@revision of a base."
+        ),
+    ] = "mini",
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and report.html.")] = Path(
+        "runs/bench"
+    ),
+    against: Annotated[str | None, typer.Option(help="Another bundle, on the same pictures.")] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            help="Train a small CNN and a linear probe on the split `train` of the manifests, beside it."
+        ),
+    ] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer pictures and a smaller grid.")] = False,
+    split: Annotated[str, typer.Option(help="The split that is scored.")] = "test",
+    pictures: Annotated[int | None, typer.Option(help="Score at most so many. Default: all.")] = None,
+    grid: Annotated[int, typer.Option(help="Pictures in each robustness cell; 0 leaves the grid out.")] = 200,
+    device: Annotated[
+        str, typer.Option(envvar="BONAFIDE_DEVICE", help="auto, cpu, cuda or cuda:N.")
+    ] = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """DFA-Bench: score a bundle on labelled pictures, every number with its interval and its control."""
+    try:
+        from moderation.dfa.bench.baselines import BaselinePlan
+        from moderation.dfa.bench.page import write_bench
+        from moderation.dfa.bench.report import BenchPlan, as_json as told_as_json, run_bench
+    except ModuleNotFoundError as error:
+        if error.name not in {"matplotlib", "rouge_score", "sklearn"}:
+            raise
+        raise SetupProblem(f"The bench needs {error.name}: pip install 'bonafide[bench]'") from error
+
+    plan = BenchPlan(
+        split=split,
+        pictures=pictures,
+        grid=grid,
+        quick=quick,
+        baselines=BaselinePlan(seed=seed) if baselines else None,
+        seed=seed,
+    )
+    with _console.status("Starting …") as status:
+        result = run_bench(
+            manifests,
+            bundle,
+            plan,
+            now=datetime.datetime.now(datetime.UTC),
+            against=against,
+            device=device,
+            progress=lambda words: status.update(f"{words[:1].upper()}{words[1:]} …"),
+        )
+    write_bench(result, out)
+    summary = result.tables[0]
+    typer.echo(
+        json.dumps(told_as_json(result)) if as_json else f"{summary.as_markdown()}\n{out / 'report.html'}"
     )

@@ -17,11 +17,6 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Technique
-from moderation.dfa.gpt.bundle import Bundle
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
-from moderation.dfa.gpt.replies import read_reply
-from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
-from moderation.dfa.instruct.pool import Pool
 from moderation.dfa.bench.estimates import (
     Estimate,
     auc_estimate,
@@ -30,6 +25,11 @@ from moderation.dfa.bench.estimates import (
     macro_f1,
     region_f1,
 )
+from moderation.dfa.gpt.bundle import Bundle
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
+from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
+from moderation.dfa.instruct.pool import Pool
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from moderation.dfa.instruct.examples import Example
 from moderation.dfa.instruct.forgery.facts import Touch
 from moderation.dfa.instruct.wording import dialogue, texts
 from moderation.dfa.train.sequences import Padded, Tokenised, pad, tokenise
-from moderation.dfa.train.sight import Heads, SightPlan, as_batch, example_batches
+from moderation.dfa.train.sight import REGIONS, Heads, SightPlan, as_batch, example_batches
 
 #: The small model: 7×7 visual tokens, four layers. Heads of 32 suit the engine's kernels.
 MINI = Layout(
@@ -68,6 +68,8 @@ class SpeechPlan:
     label_weight: float = 3.0
     #: Share of the tower's own opinion in the verdict that is taught.
     taught: float = 0.5
+    #: What the tower gives less than this chance is not talked about: a fact that cannot be seen teaches to guess.
+    least_seen: float = 0.25
     #: Standard deviation of noise on kept tokens, in units of their own: kept pictures must not be learnt by heart.
     noise: float = 0.1
     loaders: int = 1
@@ -84,7 +86,17 @@ class Seen:
     opinion: float  # the verdict head's probability
     deepfake: bool
     technique: Technique | None
-    facts: tuple[Touch, ...] | None
+    facts: tuple[Touch, ...] | None  # of what was done, what the tower can see
+
+
+def seen_facts(
+    facts: tuple[Touch, ...] | None, chances: Sequence[float], *, least: float
+) -> tuple[Touch, ...] | None:
+    """The facts whose region the tower's head gives at least this chance; `chances` in the order of `REGIONS`."""
+    if facts is None:
+        return None
+    seen = {region for region, chance in zip(REGIONS, chances, strict=True) if chance >= least}
+    return tuple(touch for touch in facts if touch.region in seen)
 
 
 def small_model(tower: Tower, prompts: PromptSet) -> tuple[LlavaForConditionalGeneration, Tokenizer]:
@@ -124,11 +136,10 @@ class Talker:
         with torch.inference_mode():
             batch = as_batch(examples)
             tokens = self.tower(batch.pixels).last_hidden_state
-            opinions = heads(tokens)[0].sigmoid()
-        for example, seen, opinion in zip(examples, tokens, opinions, strict=True):
-            self.kept.append(
-                Seen(seen.half(), float(opinion), example.deepfake, example.technique, example.facts)
-            )
+            verdicts, _, regions, _ = (output.sigmoid() for output in heads(tokens))
+        for example, seen, opinion, chances in zip(examples, tokens, verdicts, regions, strict=True):
+            facts = seen_facts(example.facts, chances.tolist(), least=self.plan.least_seen)
+            self.kept.append(Seen(seen.half(), float(opinion), example.deepfake, example.technique, facts))
         del self.kept[: -self.plan.kept]
 
     def step(self, fresh: int, *, progress: float) -> dict[str, float]:
