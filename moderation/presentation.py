@@ -1,7 +1,7 @@
-"""Verdicts, faces and artifacts as JSON, and back: one form for commands, the API, webhooks and the database.
+"""Verdicts, faces, artifacts and decisions as JSON: one form for commands, the API, webhooks and the database.
 
-Knows the words of `analysis` and nothing else. Numbers are stored as they are; what is read back equals what
-was written.
+Knows the words of `analysis` and `decisions` and nothing else. Numbers are stored as they are; what is read back equals
+what was written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from moderation.analysis import (
     Technique,
     Verdict,
 )
+from moderation.decisions import Appeal, Decision
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -94,6 +95,32 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
         rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
         reply=data.get("reply"),
     )
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as platforms see it: what was decided and why, not who decided."""
+    return {
+        "id": str(decision.id),
+        "outcome": decision.outcome.value,
+        "technique": decision.technique and decision.technique.value,
+        "stage": decision.stage.value,
+        "reason": decision.reason,
+        "policy": decision.policy,
+        "decided_at": decision.created_at.isoformat(),
+        "final_at": decision.final_at.isoformat(),
+    }
+
+
+def appeal_json(appeal: Appeal) -> dict[str, Any]:
+    """An appeal as platforms see it. `decision` is the id of what is appealed against."""
+    return {
+        "id": str(appeal.id),
+        "decision": str(appeal.decision_id),
+        "reason": appeal.reason,
+        "external_id": appeal.external_id,
+        "created_at": appeal.created_at.isoformat(),
+        "resolved_by": None if appeal.resolved_by is None else str(appeal.resolved_by),
+    }
 
 
 def _landmarks(data: Sequence[Sequence[float]] | None) -> tuple[Point, Point, Point, Point, Point] | None:

@@ -15,6 +15,7 @@ from moderation.analysis import Technique
 from moderation.cases import CaseState, Move, Stage
 from moderation.database import review as rows
 from moderation.database.connection import Database
+from moderation.database.deliveries import Kind, cancel, enqueue
 from moderation.database.queue import QueueFilter
 from moderation.database.review import BlindJudgement, Claim, Shown
 from moderation.database.tables import CaseRow
@@ -45,6 +46,7 @@ from moderation.errors import (
     UndoClosed,
 )
 from moderation.people import Act, Person, may, require
+from moderation.presentation import appeal_json, decision_json
 from moderation.settings import Settings
 
 #: Stages at which a share of cases is judged before the verdict is shown. A lead and an appeal see everything at once.
@@ -207,6 +209,7 @@ class Review:
             if not rows.mark_undone(session, decision_id):
                 raise UndoClosed(f"a decision can be undone for {self._settings.undo_seconds:g} seconds")
             rows.reopen_appeals(session, decision_id)
+            cancel(session, case.id, Kind.DECIDED)
             rows.drop_claims(session, case.id)
             body = {"decision": str(decision_id)}
             move = _UNDONE_BY[last.kind]
@@ -253,7 +256,10 @@ class Review:
             )
             if appeal_id is None:
                 raise AlreadyAppealed("the case was reopened just now")
-            return next(a for a in rows.appeals_of(session, case_id) if a.id == appeal_id)
+            appeal = next(one for one in rows.appeals_of(session, case_id) if one.id == appeal_id)
+            told = {"decision": decision_json(against), "appeal": appeal_json(appeal)}
+            enqueue(session, Kind.APPEALED, case_id, told)
+            return appeal
 
     # --- underneath
 
@@ -344,6 +350,8 @@ class Review:
         assert decision is not None, "it was inserted above"
         if move is Move.DECIDE:
             rows.resolve_appeals(session, case_id, decision_id)
+            told = {"decision": decision_json(decision)}
+            enqueue(session, Kind.DECIDED, case_id, told, due_at=decision.final_at)
         return decision
 
 

@@ -6,14 +6,16 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Stage
 from moderation.database import review as rows
 from moderation.database.connection import Database
+from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.events import read_chain
 from moderation.database.queue import QueueFilter
+from moderation.database.tables import DeliveryRow
 from moderation.decisions import Answer, ArtifactAnswer, Decision, Judgement, Outcome
 from moderation.errors import (
     AlreadyAppealed,
@@ -642,3 +644,56 @@ def _other_picture() -> object:
     from moderation.analysis import PictureFacts
 
     return PictureFacts("cd" * 32, 1234, "JPEG", 640, 480)
+
+
+# --- what platforms are told
+
+
+@pytest.fixture
+def told(database: Database) -> Callable[[], list[tuple[str, str | None]]]:
+    """What is in line for an endpoint that wants everything but analyses: kind and outcome."""
+    with database.transaction() as session:
+        insert_endpoint(
+            session, url="https://example.org/hook", kinds=[Kind.DECIDED, Kind.APPEALED], source=None
+        )
+
+    def lines() -> list[tuple[str, str | None]]:
+        with database.transaction() as session:
+            rows = session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)).all()
+        return [(row.kind, row.body["data"]["decision"]["outcome"]) for row in rows]
+
+    return lines
+
+
+def test_a_platform_is_told_when_the_decision_is_final(
+    review: Review, database: Database, ada: Person, told: Callable[[], list[tuple[str, str | None]]]
+) -> None:
+    decision = _decide(review, ada, ready(database))
+
+    assert told() == [("case.decided", "deepfake")]
+    with database.transaction() as session:
+        row = session.scalars(select(DeliveryRow)).one()
+    assert row.due_at == decision.final_at
+    assert row.body["data"]["state"] == "decided"
+    assert "Ada" not in str(row.body)
+
+
+def test_a_platform_is_not_told_of_what_was_taken_back_or_goes_to_another_reviewer(
+    review: Review, database: Database, ada: Person, told: Callable[[], list[tuple[str, str | None]]]
+) -> None:
+    review.undo(ada, _decide(review, ada, ready(database)).id)
+    _decide(review, ada, ready(database), ESCALATE)
+
+    assert told() == []
+
+
+def test_a_platform_is_told_of_an_appeal(
+    make: MakeReview, database: Database, ada: Person, told: Callable[[], list[tuple[str, str | None]]]
+) -> None:
+    review = make(undo_seconds=0)
+    case_id = ready(database)
+    _decide(review, ada, case_id)
+
+    review.appeal(case_id, "why", actor="platform:test")
+
+    assert told() == [("case.decided", "deepfake"), ("case.appealed", "deepfake")]
