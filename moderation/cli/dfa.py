@@ -285,7 +285,8 @@ def bench(
     try:
         from moderation.dfa.bench.baselines import BaselinePlan
         from moderation.dfa.bench.page import write_bench
-        from moderation.dfa.bench.report import BenchPlan, as_json as told_as_json, run_bench
+        from moderation.dfa.bench.report import BenchPlan, run_bench
+        from moderation.dfa.bench.report import as_json as told_as_json
     except ModuleNotFoundError as error:
         if error.name not in {"matplotlib", "rouge_score", "sklearn"}:
             raise

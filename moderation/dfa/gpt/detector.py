@@ -143,6 +143,11 @@ class Detector:
         )
 
     @property
+    def bundle(self) -> Bundle:
+        """What is asked. Another engine made on it takes the model over: this detector is done then."""
+        return self._bundle
+
+    @property
     def heartbeat(self) -> Heartbeat:
         return self._engine.heartbeat
 

@@ -1,0 +1,326 @@
+"""DF-D and DF-C: how well deepfakes are told from bona fide faces, and their techniques from one another."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_curve
+
+from moderation.analysis import Abstain, Label, Technique
+from moderation.dfa.bench.ask import Judged, Told, abstained, called_deepfake
+from moderation.dfa.bench.estimates import Estimate, auc, auc_estimate, estimate, estimates, macro_f1, share
+from moderation.dfa.bench.manifest import Item
+from moderation.dfa.bench.tables import Cell, Table
+from moderation.dfa.gpt.scoring import Normalisation, technique_shares
+
+#: A source with fewer bona fide pictures than this is judged against those of others.
+FEWEST_PARTNERS = 10
+#: The false positive rate at which the true positive rate is read.
+LOW_FPR = 0.01
+
+TECHNIQUES = tuple(str(technique) for technique in Technique)
+
+
+# --- measures ---
+
+
+def equal_error_rate(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Where the shares of missed positives and of false alarms are the same, between the two nearest thresholds."""
+    fpr, tpr = _roc(scores, positive)
+    gap = fpr - (1 - tpr)  # rises from −1 to 1
+    after = int(np.argmax(gap >= 0))
+    before = max(after - 1, 0)
+    width = gap[after] - gap[before]
+    position = -gap[before] / width if width else 0.0
+    return float(fpr[before] + position * (fpr[after] - fpr[before]))
+
+
+def tpr_at(fpr_limit: float, scores: np.ndarray, positive: np.ndarray) -> float:
+    """The largest true positive rate of a threshold whose false positive rate stays within the limit."""
+    fpr, tpr = _roc(scores, positive)
+    return float(tpr[fpr <= fpr_limit].max())
+
+
+def _roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
+    return np.asarray(fpr), np.asarray(tpr)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """DF-D of one slice. Ranks from what has a score, shares from everything."""
+
+    auc: Estimate
+    average_precision: Estimate
+    eer: Estimate
+    tpr_at_low_fpr: Estimate
+    #: Right at the frozen threshold; without a score or with an unread reply, wrong.
+    accuracy: Estimate
+    #: Bona fide whose score reaches the threshold, and deepfakes whose score does not or that have none.
+    fpr: Estimate
+    fnr: Estimate
+    abstained: Estimate
+
+
+def ranks(scores: np.ndarray, positive: np.ndarray, groups: Sequence[str]) -> list[Estimate]:
+    """AUC, average precision, equal error rate, and the true positive rate at 1 % false positives."""
+
+    def measure(rows: np.ndarray) -> list[float]:
+        s, p = scores[rows], positive[rows]
+        if not len(p) or p.all() or not p.any():
+            return [float("nan")] * 4
+        return [
+            auc(s, p),
+            float(average_precision_score(p, s)),
+            equal_error_rate(s, p),
+            tpr_at(LOW_FPR, s, p),
+        ]
+
+    return estimates(measure, groups)
+
+
+def detection(judged: Sequence[Judged], threshold: float) -> Detection:
+    scored = [j for j in judged if j.score is not None]
+    area, precision, eer, tpr = ranks(
+        np.array([j.score for j in scored], dtype=float),
+        np.array([j.item.deepfake for j in scored], dtype=bool),
+        [j.item.group for j in scored],
+    )
+    accuracy, fpr, fnr, undecided = _at_threshold(judged, threshold)
+    return Detection(
+        auc=area,
+        average_precision=precision,
+        eer=eer,
+        tpr_at_low_fpr=tpr,
+        accuracy=accuracy,
+        fpr=fpr,
+        fnr=fnr,
+        abstained=undecided,
+    )
+
+
+def _at_threshold(
+    judged: Sequence[Judged], threshold: float
+) -> tuple[Estimate, Estimate, Estimate, Estimate]:
+    called = [called_deepfake(j, threshold) for j in judged]
+    right = [
+        j.score is not None and j.verdict.abstain is not Abstain.UNPARSED and say is j.item.deepfake
+        for j, say in zip(judged, called, strict=True)
+    ]
+    alarms = [say for j, say in zip(judged, called, strict=True) if not j.item.deepfake]
+    missed = [not say for j, say in zip(judged, called, strict=True) if j.item.deepfake]
+    return (
+        share(sum(right), len(judged)),
+        share(sum(alarms), len(alarms)),
+        share(sum(missed), len(missed)),
+        share(sum(map(abstained, judged)), len(judged)),
+    )
+
+
+# --- slices ---
+
+
+def slices(judged: Sequence[Judged]) -> Iterator[tuple[str, Sequence[Judged]]]:
+    """Everything, then each source and each technique with the bona fide pictures it is judged against."""
+    yield "all", judged
+    bona_fide = [j for j in judged if not j.item.deepfake]
+    forged = [j for j in judged if j.item.deepfake]
+    for source in sorted({j.item.source for j in forged}):
+        rows = [j for j in forged if j.item.source == source]
+        against, partners = _partners(rows, bona_fide)
+        yield f"{source}, against {against}", [*rows, *partners]
+    for technique in Technique:
+        rows = [j for j in forged if j.item.technique is technique]
+        if rows:
+            yield f"{technique}, against all bona fide", [*rows, *bona_fide]
+
+
+def _partners(forged: Sequence[Judged], bona_fide: Sequence[Judged]) -> tuple[str, Sequence[Judged]]:
+    """The bona fide pictures that differ from these forged ones in as little else as possible."""
+    source = forged[0].item.source
+    folder = source.split("/")[0]
+    groups = {j.item.group for j in forged}
+    candidates = {
+        "its own": [j for j in bona_fide if j.item.source == source],
+        "those of its groups": [j for j in bona_fide if j.item.group in groups],
+        folder: [j for j in bona_fide if j.item.source.split("/")[0] == folder],
+    }
+    for name, rows in candidates.items():
+        if len(rows) >= FEWEST_PARTNERS:
+            return name, rows
+    return "all bona fide", bona_fide
+
+
+def videos(judged: Sequence[Judged]) -> list[Judged]:
+    """One row for each video: its frames' mean score. Without videos, for each group, label and source."""
+    units: dict[tuple[str, bool, str], list[Judged]] = {}
+    for j in judged:
+        unit = j.item.video or j.item.group
+        units.setdefault((unit, j.item.deepfake, j.item.source), []).append(j)
+    return [_mean_of(frames) for frames in units.values()]
+
+
+def _mean_of(frames: Sequence[Judged]) -> Judged:
+    scores = [frame.score for frame in frames if frame.score is not None]
+    if len(frames) == 1 or not scores:
+        return frames[0]
+    mean = float(np.mean(scores))
+    nearest = min(
+        (f for f in frames if f.score is not None), key=lambda frame: abs((frame.score or 0.0) - mean)
+    )
+    return replace(nearest, verdict=replace(nearest.verdict, score=mean))
+
+
+# --- tables ---
+
+
+def detection_table(judged: Sequence[Judged], threshold: float) -> Table:
+    rows = [_detection_row(name, rows, threshold) for name, rows in slices(judged)]
+    units = videos(judged)
+    if len(units) < len(judged):
+        rows.append(_detection_row("all, by video or group", units, threshold))
+    return Table(
+        name="detection",
+        title="DF-D: deepfake or bona fide",
+        note=(
+            f"Threshold frozen at score {threshold:g}. AUC, AP, EER and TPR at 1 % FPR are over pictures with a "
+            "score; accuracy, FPR and FNR are over all: a picture without a score is wrong, a deepfake without one "
+            "is missed. Intervals 95 %: bootstrap by group, Wilson for shares."
+        ),
+        columns=(
+            "slice", "forged", "bona fide", "without score", "AUC", "AP", "EER", "TPR at 1 % FPR", "accuracy",
+            "FPR", "FNR", "undetermined",
+        ),
+        rows=rows,
+    )  # fmt: skip
+
+
+def _detection_row(name: str, judged: Sequence[Judged], threshold: float) -> Sequence[Cell]:
+    d = detection(judged, threshold)
+    forged = sum(j.item.deepfake for j in judged)
+    without = sum(j.score is None for j in judged)
+    counts = (forged, len(judged) - forged, without)
+    ranked = (d.auc, d.average_precision, d.eer, d.tpr_at_low_fpr)
+    return (name, *counts, *ranked, d.accuracy, d.fpr, d.fnr, d.abstained)
+
+
+@dataclass(frozen=True)
+class FileNumbers:
+    """Numbers of a file that should tell nothing about the face in it."""
+
+    bytes_per_pixel: float
+    side: int  # of the longer edge, pixels
+    #: The first entry of the first luminance table; 0 when the file has none.
+    table: int
+
+
+def file_numbers(data: bytes) -> FileNumbers:
+    with Image.open(io.BytesIO(data)) as image:
+        tables = getattr(image, "quantization", None) or {}
+        first = next(iter(tables.values()), [0])[0]
+        return FileNumbers(len(data) / (image.width * image.height), max(image.size), int(first))
+
+
+def shortcut_table(judged: Sequence[Judged]) -> Table:
+    """AUCs that need no eyes, for the same slices as DF-D."""
+    numbers = {j.item.file: file_numbers(j.item.file.read_bytes()) for j in judged if j.refusal is None}
+    return Table(
+        name="shortcuts",
+        title="Shortcuts: what the files alone would say",
+        note="AUC of one number of the file, for the slices of DF-D. Far from .5, DF-D there may be no more than this.",
+        columns=("slice", "bytes per pixel", "longer side", "first luminance table entry"),
+        rows=[
+            (name, *_shortcuts([j for j in rows if j.item.file in numbers], numbers))
+            for name, rows in slices(judged)
+        ],
+    )
+
+
+def _shortcuts(rows: Sequence[Judged], numbers: Mapping[Path, FileNumbers]) -> Iterator[Estimate]:
+    files = [numbers[j.item.file] for j in rows]
+    labels, groups = [j.item.deepfake for j in rows], [j.item.group for j in rows]
+    yield auc_estimate([file.bytes_per_pixel for file in files], labels, groups)
+    yield auc_estimate([float(file.side) for file in files], labels, groups)
+    yield auc_estimate([float(file.table) for file in files], labels, groups)
+
+
+def technique_f1(items: Sequence[Item], said: Sequence[str | None]) -> Estimate:
+    """Macro-F1 over the techniques that occur; None is an answer that names none, and wrong."""
+    truth = np.array([str(item.technique) for item in items], dtype=object)
+    answers = np.array(list(said), dtype=object)
+
+    def measure(rows: np.ndarray) -> float:
+        if not len(rows):
+            return float("nan")
+        return macro_f1(truth[rows].tolist(), answers[rows].tolist(), TECHNIQUES)
+
+    return estimate(measure, [item.group for item in items])
+
+
+def normalisation_table(
+    told: Sequence[Told], grey: Mapping[Technique, float], lengths: Mapping[Technique, int]
+) -> Table:
+    """DF-C of forged faces, asked of each, under every way of comparing answers of different lengths."""
+    known = [t for t in told if t.item.technique is not None]
+    rows: list[Sequence[Cell]] = []
+    for how in Normalisation:
+        said = [str(technique_shares(t.sums, lengths, how=how, prior=grey).technique) for t in known]
+        f1 = technique_f1([t.item for t in known], said)
+        rows.append((how.value, f1.n, f1, *(said.count(name) for name in TECHNIQUES)))
+    return Table(
+        name="normalisations",
+        title="DF-C by normalisation, verdict given",
+        note="Every forged face of a known technique is asked, whatever the model's own verdict. `mean` is served.",
+        columns=("normalisation", "n", "macro-F1", *(f"said {name}" for name in TECHNIQUES)),
+        rows=rows,
+    )
+
+
+def told_confusion(told: Sequence[Told], lengths: Mapping[Technique, int]) -> Table:
+    """Rows are the truth, columns the answer, with the verdict given."""
+    known = [t for t in told if t.item.technique is not None]
+    said = [str(technique_shares(t.sums, lengths).technique) for t in known]
+    truth = [str(t.item.technique) for t in known]
+    return Table(
+        name="confusion_told",
+        title="DF-C confusion, verdict given",
+        note="Rows are the truth, columns the answer.",
+        columns=("truth", *TECHNIQUES),
+        rows=_confusion(truth, said, TECHNIQUES, TECHNIQUES),
+    )
+
+
+#: Answers of the whole pipeline beside the four techniques. "deepfake" stands for one without a technique.
+_OTHER_ANSWERS = (Label.DEEPFAKE.value, Label.BONA_FIDE.value, Label.UNDETERMINED.value)
+
+
+def technique_table(judged: Sequence[Judged]) -> Table:
+    """DF-C as served: a forged face that is not called a deepfake has no technique, which is wrong."""
+    known = [j for j in judged if j.item.technique is not None]
+    f1 = technique_f1([j.item for j in known], [j.verdict.technique for j in known])
+    truth = [
+        str(j.item.technique or Label.BONA_FIDE) for j in judged if j.item.technique or not j.item.deepfake
+    ]
+    said = [
+        str(j.verdict.technique or j.verdict.label) for j in judged if j.item.technique or not j.item.deepfake
+    ]
+    return Table(
+        name="techniques",
+        title="DF-C as served",
+        note=(
+            f"Macro-F1 {f1} over forged faces of a known technique: one that is not called a deepfake is wrong. "
+            "Rows are the truth, columns the answer."
+        ),
+        columns=("truth", *TECHNIQUES, *_OTHER_ANSWERS),
+        rows=_confusion(truth, said, (*TECHNIQUES, Label.BONA_FIDE.value), (*TECHNIQUES, *_OTHER_ANSWERS)),
+    )
+
+
+def _confusion(
+    truth: Sequence[str], said: Sequence[str], rows: Sequence[str], columns: Sequence[str]
+) -> list[Sequence[Cell]]:
+    pairs = list(zip(truth, said, strict=True))
+    return [(row, *(pairs.count((row, column)) for column in columns)) for row in rows]

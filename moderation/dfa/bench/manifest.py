@@ -1,0 +1,157 @@
+"""What is scored: pictures with known labels, from a manifest of `bonafide dfa instruct` or from a labels.csv."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.instruct.forgery.facts import Kind, Touch
+from moderation.dfa.instruct.wording import description
+from moderation.errors import SetupProblem
+
+#: How labels are written in tables of others.
+_LABELS: Mapping[str, bool] = {"deepfake": True, "fake": True, "bona_fide": False, "real": False}
+_TRUE = {"1", "true", "yes"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a manifest, and what is known about it."""
+
+    file: Path
+    deepfake: bool
+    #: None when bona fide, or when the technique is not known.
+    technique: Technique | None
+    #: A data set, or a kind of the lab: "dfdc_faces224", "lab/FS".
+    source: str
+    #: Pictures of one group are resampled together: a pair, a person.
+    group: str
+    #: Frames of one video are judged together too. None for a still picture.
+    video: str | None
+    split: str
+    #: True when the file is a face crop already; otherwise the face is searched for, as the worker does.
+    crop: bool
+    #: What was touched, by region; empty when bona fide. None when not known.
+    regions: frozenset[str] | None
+    #: The artifact description that a rationale is compared with. None when there is none.
+    description: str | None
+
+
+def read_manifest(file: Path) -> list[Item]:
+    """The pictures of a manifest.jsonl or of a CSV. Raise SetupProblem when it cannot be read.
+
+    A CSV has the columns `file` (relative to it) and `label` (deepfake or bona_fide), and may have `technique`,
+    `source`, `group`, `video`, `split`, `crop` (yes when the picture is a face crop) and `regions` ("mouth;nose",
+    "none" for a bona fide face that was looked at).
+    """
+    if not file.is_file():
+        raise SetupProblem(
+            f"{file} is missing: give a manifest.jsonl or a CSV with the columns file and label."
+        )
+    read = _from_csv if file.suffix.lower() == ".csv" else _from_jsonl
+    try:
+        items = list(read(file))
+    except (KeyError, ValueError) as error:
+        raise SetupProblem(f"{file} cannot be read as a manifest: {error!r}") from error
+    missing = next((item.file for item in items if not item.file.is_file()), None)
+    if missing is not None:
+        raise SetupProblem(f"{file} names {missing}, which is not there.")
+    return items
+
+
+def _from_jsonl(file: Path) -> Iterator[Item]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row: dict[str, Any] = json.loads(line)
+        deepfake = _LABELS[row["label"]]
+        facts = row.get("facts")
+        touches = None if facts is None else tuple(Touch(Region(r), Kind(k), s) for r, k, s in facts)
+        yield Item(
+            file=file.parent / row["image"],
+            deepfake=deepfake,
+            technique=Technique(row["technique"]) if row.get("technique") else None,
+            source=_source(row["origin"]),
+            group=row["group"],
+            video=row.get("video"),
+            split=row["split"],
+            crop=row.get("crop", True),
+            regions=None if touches is None else frozenset(touch.region.value for touch in touches),
+            description=row.get("description") or _worded(touches, row["prompts"]),
+        )
+
+
+def _source(origin: str) -> str:
+    """The source without the recipe: "lab/FS/self_blend" is "lab/FS"."""
+    return "/".join(origin.split("/")[:2])
+
+
+def _worded(touches: Sequence[Touch] | None, prompts: int) -> str | None:
+    """What the model was taught to say of these facts. Manifests written before they held it say it by their facts."""
+    return None if touches is None else description(touches, load_prompts(prompts))
+
+
+def _from_csv(file: Path) -> Iterator[Item]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            deepfake = _LABELS[row["label"]]
+            technique = row.get("technique") or row.get("type") or ""
+            yield Item(
+                file=file.parent / row["file"],
+                deepfake=deepfake,
+                technique=Technique(technique) if technique in set(Technique) and deepfake else None,
+                source=row.get("source") or file.parent.name or file.stem,
+                group=row.get("group") or row.get("paired_real") or row["file"],
+                video=row.get("video") or None,
+                split=row.get("split") or "test",
+                crop=(row.get("crop") or "").lower() in _TRUE,
+                regions=_regions(row.get("regions") or ""),
+                description=row.get("description") or None,
+            )
+
+
+def _regions(words: str) -> frozenset[str] | None:
+    """What "mouth;nose" names. None when nothing is written there."""
+    if not words.strip():
+        return None
+    named = [word.strip() for word in words.split(";") if word.strip() not in {"", "none"}]
+    return frozenset(Region(word).value for word in named)
+
+
+def chosen(items: Iterable[Item], split: str) -> list[Item]:
+    """The items of one split. Raise SetupProblem when it lacks one of the labels."""
+    everything = list(items)
+    kept = [item for item in everything if item.split == split]
+    if {item.deepfake for item in kept} != {True, False}:
+        there = sorted({item.split for item in everything})
+        raise SetupProblem(
+            f"The split {split!r} does not hold both deepfakes and bona fide pictures; splits there: {there}. "
+            "Name another by --split."
+        )
+    return kept
+
+
+def sampled(items: Sequence[Item], most: int, *, seed: int) -> list[Item]:
+    """About so many in whole groups, so that pairs stay pairs, in turn from every kind of group that there is."""
+    if most >= len(items):
+        return list(items)
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.group, []).append(item)
+    kinds: dict[tuple[tuple[str, bool], ...], list[str]] = {}
+    names = sorted(groups)
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        kind = tuple(sorted({(item.source, item.deepfake) for item in groups[names[index]]}))
+        kinds.setdefault(kind, []).append(names[index])
+    queues = [kinds[kind] for kind in sorted(kinds)]
+    kept: list[Item] = []
+    while queues and len(kept) < most:
+        for queue in queues:
+            if len(kept) < most:
+                kept.extend(groups[queue.pop()])
+        queues = [queue for queue in queues if queue]
+    return kept

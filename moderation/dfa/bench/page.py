@@ -1,0 +1,231 @@
+"""The report as files: JSON for programs, Markdown, and one page that needs nothing else, its plots SVG within it."""
+
+import html
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moderation.dfa.bench.estimates import Estimate
+from moderation.dfa.bench.report import WARNING, Bench, as_json, as_markdown
+from moderation.dfa.bench.tables import Table, in_words
+
+#: The SVG keeps its words as words, and the same figure gives the same file.
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dfa-bench",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_MAIN, _OTHER = "#1f5fa8", ("#b5651d", "#4d7d4d", "#7d4d7d", "#777777")
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 2rem auto;
+  padding: 0 1rem; }}
+h1, h2 {{ line-height: 1.2; }}
+h2 {{ margin-top: 2.5rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .85rem; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; white-space: nowrap; }}
+td.n {{ font-variant-numeric: tabular-nums; text-align: right; }}
+small {{ color: #555; }}
+svg {{ max-width: 100%; height: auto; }}
+p.warning {{ border-left: 4px solid #b5651d; padding-left: .8rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="warning">{warning}</p>
+<details><summary>What was run</summary><div class="wide"><table>{about}</table></div></details>
+{sections}
+</body>
+</html>
+"""
+
+
+def write_bench(bench: Bench, out: Path) -> None:
+    """report.json, report.md and report.html in a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(as_json(bench), indent=1) + "\n", encoding="utf-8")
+    (out / "report.md").write_text(as_markdown(bench), encoding="utf-8")
+    (out / "report.html").write_text(as_html(bench), encoding="utf-8")
+
+
+def as_html(bench: Bench) -> str:
+    title = html.escape(f"DFA-Bench: {bench.about['bundle']}")
+    about = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in bench.about.items()
+    )
+    plots = _plots(bench)
+    sections = "\n".join(_section(table, plots.get(table.name, "")) for table in bench.tables)
+    return _PAGE.format(title=title, warning=html.escape(WARNING), about=about, sections=sections)
+
+
+def _section(table: Table, plot: str) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    note = f"<p>{html.escape(table.note)}</p>" if table.note else ""
+    return (
+        f'<section id="{table.name}"><h2>{html.escape(table.title)}</h2>{note}{plot}'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def _cell(cell: object) -> str:
+    words = html.escape(in_words(cell))  # pyright: ignore[reportArgumentType]  rows hold cells
+    if isinstance(cell, str):
+        return f"<td>{words}</td>"
+    value, bracket, interval = words.partition(" [")
+    return f'<td class="n">{value}{f" <small>[{interval}</small>" if bracket else ""}</td>'
+
+
+# --- plots ---
+
+
+def _plots(bench: Bench) -> dict[str, str]:
+    """The plot that belongs above each table, by the table's name."""
+    with mpl.rc_context(_STYLE):
+        made = {
+            "detection": _roc(bench),
+            "techniques": _confusion(bench.table("techniques")),
+            "reliability": _reliability(bench.table("reliability")),
+            "robustness": _robustness(bench.table("robustness")),
+            "abstention": _risk_coverage(bench),
+        }
+        return {name: _svg(figure, name) for name, figure in made.items() if figure is not None}
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    drawn = buffer.getvalue()
+    return f'<figure role="img" aria-label="{name}">{drawn[drawn.index("<svg") :]}</figure>'
+
+
+def _roc(bench: Bench) -> Figure:
+    figure, axes = _figure(4.6, 4.2)
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
+    for number, (name, (fpr, tpr)) in enumerate(bench.curves.roc.items()):
+        colour = _MAIN if number == 0 else _OTHER[(number - 1) % len(_OTHER)]
+        axes.plot(fpr, tpr, color=colour, linewidth=1.6 if number == 0 else 1.0, label=name)
+    axes.set(
+        xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01), title="ROC"
+    )
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _confusion(table: Table | None) -> Figure | None:
+    if table is None:
+        return None
+    counts = [[int(str(cell)) for cell in row[1:]] for row in table.rows]
+    shares = [[cell / max(sum(row), 1) for cell in row] for row in counts]
+    figure, axes = _figure(5.6, 3.4)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for y, row in enumerate(counts):
+        for x, cell in enumerate(row):
+            axes.text(
+                x, y, str(cell), ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black"
+            )
+    axes.set_xticks(range(len(table.columns) - 1), table.columns[1:], rotation=30, ha="right")
+    axes.set_yticks(range(len(table.rows)), [str(row[0]) for row in table.rows])
+    axes.set(xlabel="answer", ylabel="truth", title="DF-C as served")
+    return figure
+
+
+def _reliability(table: Table | None) -> Figure | None:
+    if table is None:
+        return None
+    figure, axes = _figure(4.2, 4.0)
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
+    points = [(row[1], row[2]) for row in table.rows]
+    x = [mean for mean, share in points if isinstance(mean, float) and isinstance(share, Estimate)]
+    shares = [share for _, share in points if isinstance(share, Estimate)]
+    _with_interval(axes, x, shares, _MAIN)
+    axes.set(xlabel="mean score", ylabel="share of deepfakes", xlim=(0, 1), ylim=(0, 1), title="Reliability")
+    return figure
+
+
+def _robustness(table: Table | None) -> Figure | None:
+    if table is None:
+        return None
+    names = [str(row[0]) for row in table.rows]
+    figure = Figure(figsize=(9.5, 0.24 * len(names) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = list(range(len(names)))[::-1]
+    columns = {name: table.columns.index(name) for name in ("AUC", "FPR", "FNR")}
+    _across(left, [row[columns["AUC"]] for row in table.rows], places, _MAIN, "AUC")
+    left.axvline(0.5, color="#bbbbbb", linewidth=0.8, linestyle="--")
+    _across(right, [row[columns["FPR"]] for row in table.rows], [p + 0.14 for p in places], _OTHER[0], "FPR")
+    _across(right, [row[columns["FNR"]] for row in table.rows], [p - 0.14 for p in places], _OTHER[1], "FNR")
+    left.set_yticks(places, names)
+    left.set(xlabel="AUC", xlim=(0.3, 1.01))
+    right.set(xlabel="share at the frozen threshold", xlim=(0, 1))
+    right.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _across(axes: Axes, cells: Sequence[object], places: Sequence[float], colour: str, label: str) -> None:
+    shown = [(cell, y) for cell, y in zip(cells, places, strict=True) if _drawable(cell)]
+    values = [cell for cell, _ in shown if isinstance(cell, Estimate)]
+    reach = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
+    spots = [y for _, y in shown]
+    held = [[max(each, 0.0) for each in side] for side in reach]
+    axes.errorbar(
+        [v.value for v in values],
+        spots,
+        xerr=held,
+        fmt="o",
+        color=colour,
+        markersize=3,
+        linewidth=0.8,
+        label=label,
+    )
+
+
+def _drawable(cell: object) -> bool:
+    return isinstance(cell, Estimate) and all(map(math.isfinite, (cell.value, cell.low, cell.high)))
+
+
+def _with_interval(axes: Axes, x: Sequence[float], shares: Sequence[Estimate], colour: str) -> None:
+    reach = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
+    held = [[max(each, 0.0) for each in side] for side in reach]
+    axes.errorbar(
+        x, [s.value for s in shares], yerr=held, fmt="o-", color=colour, markersize=3, linewidth=1.0
+    )
+
+
+def _risk_coverage(bench: Bench) -> Figure:
+    figure, axes = _figure(4.6, 3.2)
+    coverage, risk = bench.curves.risk_coverage
+    axes.plot(coverage, risk, color=_MAIN, linewidth=1.4)
+    top = max(risk, default=0.5)
+    axes.set(
+        xlabel="coverage",
+        ylabel="risk",
+        xlim=(0, 1),
+        ylim=(0, max(top, 0.05) * 1.05),
+        title="Risk and coverage",
+    )
+    return figure

@@ -1,0 +1,265 @@
+"""One run of DFA-Bench: from manifests and a bundle to tables and curves, and those to files."""
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_curve
+
+from moderation.dfa.bench.ask import Judged, judge, tell, verdicts_only
+from moderation.dfa.bench.baselines import BaselinePlan, baselines
+from moderation.dfa.bench.calibration import (
+    abstain_codes,
+    abstention_table,
+    calibration_table,
+    reliability_table,
+    risk_coverage,
+)
+from moderation.dfa.bench.description import description_by_technique, description_table, invented_table
+from moderation.dfa.bench.detection import (
+    detection,
+    detection_table,
+    normalisation_table,
+    shortcut_table,
+    technique_f1,
+    technique_table,
+    told_confusion,
+)
+from moderation.dfa.bench.estimates import Estimate, auc, estimate
+from moderation.dfa.bench.manifest import Item, chosen, read_manifest, sampled
+from moderation.dfa.bench.robustness import robustness_table
+from moderation.dfa.bench.tables import Cell, Table
+from moderation.dfa.gpt.detector import Detector
+
+#: Raised when the same answers can give other numbers.
+BENCH_VERSION = 1
+#: Pictures and cells that `quick` leaves.
+QUICK_PICTURES, QUICK_GRID = 160, 48
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What is measured."""
+
+    split: str = "test"
+    #: Pictures at most, drawn in turn from every source and label. None: all.
+    pictures: int | None = None
+    #: Pictures in every cell of the robustness grid; 0 leaves the grid out.
+    grid: int = 200
+    quick: bool = False
+    #: None leaves the baselines out.
+    baselines: BaselinePlan | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn beside the tables: x and y of lines, by name."""
+
+    roc: dict[str, tuple[list[float], list[float]]]
+    risk_coverage: tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A finished run."""
+
+    about: dict[str, Any]
+    tables: tuple[Table, ...]
+    curves: Curves
+
+    def table(self, name: str) -> Table | None:
+        return next((table for table in self.tables if table.name == name), None)
+
+
+def run_bench(
+    manifests: Sequence[Path],
+    bundle: str | Path,
+    plan: BenchPlan,
+    *,
+    now: datetime.datetime,
+    against: str | Path | None = None,
+    device: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Bench:
+    """Score a bundle, and beside it another one and the baselines, on one split of the manifests."""
+    everything = [item for manifest in manifests for item in read_manifest(manifest)]
+    tested = chosen(everything, plan.split)
+    most = min(plan.pictures or len(tested), QUICK_PICTURES if plan.quick else len(tested))
+    items = sampled(tested, most, seed=plan.seed)
+    training = _disjoint([item for item in everything if item.split == "train"], items)
+
+    progress("loading the bundle")
+    detector = Detector.load(bundle, device=device)
+    threshold = detector.policy.threshold
+    judged = judge(
+        detector, items, progress=lambda done: progress(f"asking: {done} of {len(items)} pictures")
+    )
+    rivals = _rivals(detector, training, items, plan, progress)
+    verdicts = verdicts_only(detector)
+    grid_items = sampled(items, min(plan.grid, QUICK_GRID) if plan.quick else plan.grid, seed=plan.seed + 1)
+    grid = (
+        [robustness_table(verdicts, grid_items, threshold, quick=plan.quick, progress=progress)]
+        if grid_items
+        else []
+    )
+    progress("asking about forged pictures, verdict given")
+    told, grey = tell(detector, [item for item in items if item.deepfake])
+    if against is not None:
+        progress("asking the other bundle")
+        other = Detector.load(against, device=device)
+        rivals[f"{other.bundle_name} ({against})"] = judge(other, items)
+
+    lengths = {name: len(tokens) for name, tokens in detector.bundle.script.options.items()}
+    description = description_table(judged, told, training)
+    tables = [
+        summary_table(judged, threshold, description),
+        detection_table(judged, threshold),
+        shortcut_table(judged),
+        *([comparison_table({detector.bundle_name: judged, **rivals}, threshold)] if rivals else []),
+        technique_table(judged),
+        told_confusion(told, lengths),
+        normalisation_table(told, grey, lengths),
+        description,
+        description_by_technique(told, training),
+        invented_table(judged),
+        calibration_table(judged),
+        reliability_table(judged),
+        *grid,
+        abstention_table(judged, threshold),
+        abstain_codes(judged),
+    ]
+    about = {
+        "bench_version": BENCH_VERSION,
+        "date": now.date().isoformat(),
+        "bundle": detector.bundle_name,
+        "fingerprint": detector.fingerprint,
+        "calibrated": detector.bundle.calibration is not None,
+        "threshold": threshold,
+        "manifests": [str(manifest) for manifest in manifests],
+        "split": plan.split,
+        "pictures": len(items),
+        "of": len(tested),
+        "groups": len({item.group for item in items}),
+        "training_pictures": len(training),
+        "quick": plan.quick,
+        "seed": plan.seed,
+        "device": str(next(detector.bundle.model.parameters()).device),
+    }
+    return Bench(about, tuple(tables), _curves({detector.bundle_name: judged, **rivals}, judged, threshold))
+
+
+def _disjoint(training: Sequence[Item], tested: Sequence[Item]) -> list[Item]:
+    """Without groups that are tested too."""
+    groups = {item.group for item in tested}
+    return [item for item in training if item.group not in groups]
+
+
+def _rivals(
+    detector: Detector,
+    training: Sequence[Item],
+    items: Sequence[Item],
+    plan: BenchPlan,
+    progress: Callable[[str], None],
+) -> dict[str, list[Judged]]:
+    if plan.baselines is None:
+        return {}
+    return baselines(detector, training, items, plan.baselines, progress=progress)
+
+
+# --- tables over others ---
+
+
+def summary_table(judged: Sequence[Judged], threshold: float, description: Table) -> Table:
+    """The numbers that are asked for first, each told in full below."""
+    whole = detection(judged, threshold)
+    known = [j for j in judged if j.item.technique is not None]
+    served = technique_f1([j.item for j in known], [j.verdict.technique for j in known])
+    called = [j for j in known if j.verdict.technique is not None]
+    asked = technique_f1([j.item for j in called], [j.verdict.technique for j in called])
+    model, blind, shuffled = (row[4] for row in description.rows[:3])
+    invented = invented_table([j for j in judged if not j.item.deepfake]).rows[0]
+    rows: list[Sequence[Cell]] = [
+        ("DF-D AUC", whole.auc, len(judged)),
+        ("DF-D accuracy at the frozen threshold", whole.accuracy, len(judged)),
+        ("DF-D FPR", whole.fpr, whole.fpr.n),
+        ("DF-D FNR", whole.fnr, whole.fnr.n),
+        ("DF-C macro-F1, as served", served, served.n),
+        ("DF-C macro-F1, forged faces called deepfakes", asked, asked.n),
+        ("AD region F1, as served", model, description.rows[0][1]),
+        ("– a blind template", blind, description.rows[1][1]),
+        ("– pictures shuffled", shuffled, description.rows[2][1]),
+        ("invented regions shown per bona fide picture", invented[1], invented[0]),
+    ]
+    return Table("summary", "Summary", "", ("measure", "value", "n"), rows)
+
+
+def comparison_table(answers: dict[str, Sequence[Judged]], threshold: float) -> Table:
+    """DF-D of several detectors on the same pictures, and whether the first is better."""
+    first = next(iter(answers))
+    rows: list[Sequence[Cell]] = []
+    for name, judged in answers.items():
+        d = detection(judged, threshold)
+        gain = None if name == first else auc_gain(answers[first], judged)
+        rows.append((name, d.auc, d.eer, d.tpr_at_low_fpr, d.accuracy, d.fpr, d.fnr, gain))
+    return Table(
+        name="comparison",
+        title="DF-D beside others",
+        note=(
+            f"The same pictures for all, each at score {threshold:g}. The last column is the AUC of the first less "
+            "that of the row, over the pictures that both score, resampled together."
+        ),
+        columns=("detector", "AUC", "EER", "TPR at 1 % FPR", "accuracy", "FPR", "FNR", "first less this"),
+        rows=rows,
+    )
+
+
+def auc_gain(first: Sequence[Judged], other: Sequence[Judged]) -> Estimate:
+    """How much higher the first one's AUC is, on the pictures that both score."""
+    both = [(a, b) for a, b in zip(first, other, strict=True) if a.score is not None and b.score is not None]
+    a, b = (np.array([pair[side].score for pair in both], dtype=float) for side in (0, 1))
+    positive = np.array([pair[0].item.deepfake for pair in both], dtype=bool)
+    return estimate(
+        lambda rows: auc(a[rows], positive[rows]) - auc(b[rows], positive[rows]),
+        [pair[0].item.group for pair in both],
+    )
+
+
+# --- curves and files ---
+
+
+def _curves(answers: dict[str, list[Judged]], judged: Sequence[Judged], threshold: float) -> Curves:
+    coverage, risk = risk_coverage(judged, threshold)
+    return Curves(
+        roc={name: _roc(rows) for name, rows in answers.items()},
+        risk_coverage=(coverage.tolist(), risk.tolist()),
+    )
+
+
+def _roc(judged: Sequence[Judged]) -> tuple[list[float], list[float]]:
+    scored = [j for j in judged if j.score is not None]
+    if len({j.item.deepfake for j in scored}) < 2:
+        return [], []
+    fpr, tpr, _ = roc_curve([j.item.deepfake for j in scored], [j.score for j in scored])
+    return fpr.tolist(), tpr.tolist()
+
+
+def as_json(bench: Bench) -> dict[str, Any]:
+    """Everything but the curves; what is not a number is null."""
+    return {**bench.about, "tables": {table.name: table.as_json() for table in bench.tables}}
+
+
+def as_markdown(bench: Bench) -> str:
+    about = "\n".join(f"- {name}: {value}" for name, value in bench.about.items())
+    tables = "\n".join(table.as_markdown() for table in bench.tables)
+    return f"# DFA-Bench: {bench.about['bundle']}\n\n{WARNING}\n\n{about}\n\n{tables}"
+
+
+#: Above every report.
+WARNING = (
+    "Numbers hold for pictures like these and no others. A score on a random split of one source measures memory of "
+    "that source; read DF-D beside its shortcuts, and AD beside its blind template."
+)
