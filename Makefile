@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) with the tools of the tests (about two minutes, once)"
-	@$(PIP) --editable '.[model,local,dev]' || { echo "the installation failed: the last lines above say why"; exit 1; }
+	@$(PIP) --editable '.[model,bench,local,dev]' || { echo "the installation failed: the last lines above say why"; exit 1; }
 	@touch $@ $(VENV)/.installed
 
 demo: install
