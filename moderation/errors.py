@@ -18,6 +18,7 @@
     ├── RequestRefused          tell the caller, change nothing
     │   ├── BucketNotAllowed        this installation does not read that bucket
     │   ├── IdempotencyConflict     the same key came with another body
+    │   ├── NotificationUnreadable  what a store is said to have told is in no shape that we know
     │   ├── CursorUnreadable        a page was asked for with a cursor that is none of ours
     │   ├── CaseNotFound            no case has this id
     │   ├── DecisionNotFound        no decision has this id
@@ -133,6 +134,10 @@ class BucketNotAllowed(RequestRefused):
 
 class IdempotencyConflict(RequestRefused):
     code = "idempotency_conflict"
+
+
+class NotificationUnreadable(RequestRefused):
+    code = "notification_unreadable"
 
 
 class CursorUnreadable(RequestRefused):

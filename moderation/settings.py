@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     )
     api_url: str = Field("http://127.0.0.1:8000", description="For the client and the commands that use it.")
     api_key: SecretStr | None = Field(None, description="For the client and the commands that use it.")
+    bridge_queue_url: str | None = Field(
+        None, description="The SQS queue that `bonafide bridge sqs` reads when none is named."
+    )
 
     # --- the model
     bundle: str = Field(
@@ -172,6 +175,10 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="`json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where traces go, as `http://collector:4318`, with `bonafide[traces]` installed. Unset: nowhere.",
     )
 
     @field_validator("s3_buckets", mode="before")
