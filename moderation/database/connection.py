@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -23,6 +24,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=5,
             pool_timeout=10,
+            # What a statement was given is people's texts: an error names the statement and not them.
+            hide_parameters=True,
             # A connection that Postgres closed while it idled is noticed here, not in the middle of a case.
             pool_pre_ping=True,
             connect_args={
@@ -52,7 +55,8 @@ class Database:
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            # A server that may only be read is one that was just demoted: the next connection finds the new one.
+            if error.connection_invalidated or isinstance(error.orig, ReadOnlySqlTransaction):
                 raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
             raise
 

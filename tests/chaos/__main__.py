@@ -1,0 +1,68 @@
+"""Faults over a running system, by the seed.
+
+    python -m tests.chaos --cases 300 [--seed 1] [--only Redis] [--at-once 1.3] [--json]
+
+Ends with 1 when a case was lost, duplicated or wrongly ended.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.campaign import Report, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--per-round", type=int, default=25, help="cases submitted under one fault")
+    parser.add_argument("--at-once", type=float, default=1.3, help="faults in one round, on average")
+    parser.add_argument("--only", help="faults whose name holds this")
+    parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept afterwards")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = asked.keep or Path(name) / "chaos"
+        folder.mkdir(parents=True, exist_ok=True)
+        report = run(
+            folder,
+            cases=asked.cases,
+            seed=asked.seed,
+            per_round=asked.per_round,
+            at_once=asked.at_once,
+            only=asked.only,
+        )
+    if asked.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        _show(report)
+    sys.exit(1 if report.lost or report.duplicated or report.wrong else 0)
+
+
+def _show(report: Report) -> None:
+    console = Console()
+    table = Table("fault", "trials", "cases", "lost", "duplicated", "wrong", "back in, median", "worst")
+    for name, one in report.faults.items():
+        row = (one.trials, one.cases, one.lost, one.duplicated, one.wrong)
+        table.add_row(name, *map(str, row), f"{one.recovery_median:.1f} s", f"{one.recovery_worst:.1f} s")
+    console.print(table)
+    console.print(
+        f"{report.cases} cases in {report.seconds:.0f} s with seed {report.seed}: {report.lost} lost, "
+        f"{report.duplicated} duplicated, {len(report.wrong)} wrong; {report.processes_restarted} processes "
+        f"restarted, {report.leases_expired} leases expired, attempts of healthy cases {report.attempts}"
+    )
+    for words in report.wrong:
+        console.print(words, style="red")
+
+
+if __name__ == "__main__":
+    main()
