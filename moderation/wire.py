@@ -233,3 +233,96 @@ class StatsOut(Answer):
     estimated_wait_seconds: float | None = Field(
         description="For a case submitted now. Null while nothing is being finished."
     )
+
+
+WebhookKind = Literal["case.analyzed", "case.decided", "case.appealed"]
+
+
+class EndpointIn(Wire):
+    """Where you want to be told what happens to cases."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text] = Field(
+        description="An https:// URL with a public address."
+    )
+    kinds: list[WebhookKind] | None = Field(None, min_length=1, description="Unset: all of them.")
+    source: Name | None = Field(None, description="Only of cases of this source. Unset: of all.")
+
+
+class EndpointOut(Answer):
+    id: UUID
+    url: str
+    kinds: list[WebhookKind]
+    source: str | None
+    created_at: datetime
+    disabled_at: datetime | None
+    secret: str | None = Field(
+        None, description="Verifies signatures. Shown when it is made, and never again."
+    )
+
+
+class EndpointList(Answer):
+    webhooks: list[EndpointOut]
+
+
+class DeliveryOut(Answer):
+    """One thing that was, or is to be, told to one endpoint."""
+
+    id: UUID = Field(description="The `webhook-id`, the same over every try.")
+    case_id: UUID
+    kind: WebhookKind
+    state: Literal["waiting", "delivered", "dead"]
+    created_at: datetime
+    due_at: datetime = Field(description="When it is, or was, tried next.")
+    attempts: int
+    delivered_at: datetime | None
+    dead_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+
+
+class DeliveryPage(Answer):
+    deliveries: list[DeliveryOut]
+    next_cursor: UUID | None = Field(
+        description="Pass it as `cursor` for the next page. Null on the last one."
+    )
+
+
+class CaseTold(Answer):
+    """A case as a webhook tells of it: read the rest with `links.self`."""
+
+    id: UUID
+    state: CaseState
+    version: int = Field(description="The higher is the newer: webhooks may come out of order.")
+    source: str
+    external_id: str | None
+    context: dict[str, Any] | None
+    created_at: datetime
+    ready_at: datetime | None
+    verdict: VerdictOut | None
+    fingerprint: str | None
+    bundle: str | None
+    refusal: str | None
+    refusal_message: str | None
+    decision: dict[str, Any] | None = Field(description="As `GET /v1/cases/{id}` shows it.")
+    appeal: dict[str, Any] | None = Field(None, description="Of `case.appealed`.")
+    links: Links
+
+
+class WebhookOut(Answer):
+    """What is sent to your endpoint, signed as https://www.standardwebhooks.com says."""
+
+    type: WebhookKind
+    timestamp: datetime
+    data: CaseTold
+
+
+class StatementOut(Answer):
+    """A draft: nothing is sent anywhere."""
+
+    case: UUID
+    decision: UUID
+    facts: str = Field(description="What happened, in fixed sentences without personal data.")
+    statement: dict[str, Any] | None = Field(
+        description="Fields of the EU's transparency database. Null: the decision restricts nothing."
+    )
+    to_check: dict[str, str] = Field(description="Fields for you to complete or confirm.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from moderation.cli.doctor import examine
 from moderation.database import schema
 from moderation.database.connection import Database
-from moderation.database.keys import SCOPES, add_key, list_keys, revoke_key
+from moderation.database.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
 from moderation.database.moves import retry_case
 from moderation.database.operations import list_dead_letters, mark_replayed
 from moderation.dispatch import Doorbell
@@ -144,7 +144,8 @@ def _named_case(body: str) -> UUID | None:
 def add(
     name: Annotated[str, typer.Argument(help="Whose key it is; the default source of its cases.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help=f"What it may do: {', '.join(SCOPES)}. [default: all]")
+        list[str] | None,
+        typer.Option(help=f"What it may do: {', '.join(SCOPES)}. [default: {', '.join(USUAL_SCOPES)}]"),
     ] = None,
     json_: AsJson = False,
 ) -> None:
@@ -153,7 +154,7 @@ def add(
     if unknown:
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--scope")
     with open_database().transaction() as session:
-        secret = add_key(session, name, tuple(scope or SCOPES))
+        secret = add_key(session, name, tuple(scope or USUAL_SCOPES))
     typer.echo(json.dumps({"name": name, "key": secret}) if json_ else secret)
 
 

@@ -68,3 +68,4 @@ def _scoped(scope: str) -> object:
 
 Submitter = Annotated[Key, _scoped("submit")]
 Reader = Annotated[Key, _scoped("read")]
+WebhookManager = Annotated[Key, _scoped("webhooks")]

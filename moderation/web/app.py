@@ -14,7 +14,7 @@ from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moderation.settings import Settings, settings
-from moderation.web import cases, operations, problems
+from moderation.web import cases, notifications, operations, problems, statements, webhooks
 from moderation.web.services import WEB_THREADS, open_services
 from moderation.wire import CaseIn
 
@@ -47,7 +47,11 @@ def create_app(given: Settings | None = None) -> FastAPI:
     )
     app.state.services = open_services(chosen)
     app.include_router(cases.router)
+    app.include_router(notifications.router)
     app.include_router(operations.router)
+    app.include_router(statements.router)
+    app.include_router(webhooks.router)
+    app.webhooks.include_router(webhooks.told)
     app.add_api_route("/", lambda: RedirectResponse("/openapi.json"), include_in_schema=False)
     problems.install(app)
     _document_batch_items(app)

@@ -9,7 +9,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from moderation.errors import BonafideError, CaseNotFound, IdempotencyConflict, TransitionRefused, Unavailable
+from moderation.errors import (
+    BonafideError,
+    CaseNotFound,
+    DeliveryNotFound,
+    EndpointNotFound,
+    IdempotencyConflict,
+    NotAllowed,
+    NothingDecided,
+    PersonExists,
+    PersonNotFound,
+    SignInThrottled,
+    TransitionRefused,
+    Unavailable,
+)
 from moderation.errors import RequestRefused as _Refused
 from moderation.wire import Problem
 
@@ -45,14 +58,16 @@ class RequestTooLarge(BonafideError):
 def status_of(error: BonafideError) -> int:
     """The HTTP status that tells a client what to do next."""
     match error:
-        case CaseNotFound():
+        case CaseNotFound() | DeliveryNotFound() | EndpointNotFound() | NothingDecided() | PersonNotFound():
             return 404
-        case IdempotencyConflict() | TransitionRefused():
+        case IdempotencyConflict() | PersonExists() | TransitionRefused():
             return 409
         case Unauthenticated():
             return 401
-        case ScopeMissing():
+        case ScopeMissing() | NotAllowed():
             return 403
+        case SignInThrottled():
+            return 429
         case RequestTooLarge():
             return 413
         case _Refused():

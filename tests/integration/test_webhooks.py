@@ -13,6 +13,7 @@ from uuid import UUID
 
 import httpcore
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
 from standardwebhooks import Webhook
 
@@ -30,10 +31,12 @@ from moderation.database.deliveries import (
     claim_due,
     enqueue,
 )
+from moderation.database.keys import USUAL_SCOPES, add_key
 from moderation.database.moves import expire_leases, refuse_case
 from moderation.delivery import TRIES, WAITS, Courier, TryFailed, Webhooks, check_url, is_public, wait_after
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.settings import Settings
+from moderation.wire import WebhookOut
 from tests.builders import an_analysis, new_id
 from tests.integration.conftest import accepted, begun
 from tests.receiver import Receiver, a_receiver
@@ -573,3 +576,72 @@ def _resolver(answers: list[list[str]], port: int) -> Any:
 
 def _post(url: str) -> int:
     return delivery.post(url, {}, b"{}", private=False, tls=httpcore.default_ssl_context(), timeout=2)
+
+
+# --- the doors
+
+
+def test_a_platform_looks_after_its_endpoints_by_the_api(
+    api: TestClient, database: Database, private: Settings, receiver: Receiver
+) -> None:
+    made = api.post("/v1/webhooks", json={"url": "https://hooks.example.org/x", "kinds": ["case.analyzed"]})
+    place = f"/v1/webhooks/{made.json()['id']}"
+    rotated = api.post(f"{place}/rotate")
+    analyzed(database)
+    with database.transaction() as session:
+        session.execute(text("UPDATE endpoints SET url = :url"), {"url": receiver.url})
+    receiver.secret = rotated.json()["secret"]
+    Courier(database, private).deliver_due()
+    log = api.get(f"{place}/deliveries").json()
+    again = api.post(f"/v1/deliveries/{log['deliveries'][0]['id']}/resend")
+    listed = api.get("/v1/webhooks").json()["webhooks"]
+
+    assert made.status_code == 201
+    assert made.json()["secret"].startswith("whsec_")
+    assert rotated.json()["secret"] != made.json()["secret"]
+    assert (log["deliveries"][0]["state"], log["deliveries"][0]["last_status"]) == ("delivered", 204)
+    assert log["next_cursor"] is None
+    assert (again.status_code, again.json()["state"]) == (202, "waiting")
+    assert [one["secret"] for one in listed] == [None]
+    assert api.delete(place).status_code == 204
+    assert api.delete(place).json()["code"] == "endpoint_not_found"
+    assert api.get(f"{place}/deliveries").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        pytest.param({"url": "http://127.0.0.1/"}, "endpoint_refused", id="loopback"),
+        pytest.param({"url": "https://hooks.example.org/", "kinds": []}, "invalid_request", id="no kind"),
+        pytest.param({"url": "https://a.b/", "kinds": ["case.x"]}, "invalid_request", id="unknown kind"),
+        pytest.param({}, "invalid_request", id="no url"),
+    ],
+)
+def test_an_endpoint_that_will_not_do_is_refused_by_the_api(
+    api: TestClient, body: dict[str, Any], code: str
+) -> None:
+    answer = api.post("/v1/webhooks", json=body)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_a_key_that_may_only_submit_and_read_does_not_see_webhooks(
+    api: TestClient, database: Database
+) -> None:
+    with database.transaction() as session:
+        key = add_key(session, "another", USUAL_SCOPES)
+
+    answer = api.get("/v1/webhooks", headers={"Authorization": f"Bearer {key}"})
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+
+
+def test_the_openapi_document_tells_what_is_sent(
+    api: TestClient, database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    document = api.get("/openapi.json").json()
+    analyzed(database)
+    courier.deliver_due()
+
+    assert set(document["webhooks"]) == {kind.value for kind in Kind}
+    WebhookOut.model_validate(receiver.verified[0])

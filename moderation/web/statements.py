@@ -1,0 +1,54 @@
+"""The draft of a statement of reasons for the decision that stands."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+
+from moderation.database.cases import find_case
+from moderation.database.review import standing_decisions
+from moderation.errors import CaseNotFound, NothingDecided
+from moderation.statements import Harm, Origin, Restriction, statement
+from moderation.web.access import Reader
+from moderation.web.problems import RESPONSES
+from moderation.web.services import ServicesDep
+from moderation.wire import Problem, StatementOut
+
+router = APIRouter(prefix="/v1", responses=RESPONSES)
+
+
+@router.get(
+    "/cases/{case_id}/statement",
+    response_model=StatementOut,
+    responses={404: {"model": Problem, "description": "No case has this id, or nothing is decided about it"}},
+    summary="Draft a statement of reasons",
+)
+def get_statement(
+    case_id: UUID,
+    services: ServicesDep,
+    key: Reader,
+    restriction: Annotated[
+        Restriction, Query(description="What you do to the image.")
+    ] = Restriction.LABELLED,
+    harm: Annotated[Harm, Query(description="What is wrong with this deepfake.")] = Harm.TERMS,
+    origin: Annotated[Origin, Query(description="How you came to know of it.")] = Origin.VOLUNTARY,
+) -> StatementOut:
+    """In the fields of the EU's transparency database (DSA, art. 17): a draft, to be completed by you.
+
+    Fixed sentences, without personal data. `statement` is null when the decision restricts nothing.
+    """
+    with services.database.transaction() as session:
+        case = find_case(session, case_id)
+        decision = standing_decisions(session, [case_id]).get(case_id)
+    if case is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    if decision is None:
+        raise NothingDecided(f"nothing is decided about case {case_id}")
+    draft = statement(decision, flagged_at=case.created_at, restriction=restriction, harm=harm, origin=origin)
+    return StatementOut(
+        case=case_id,
+        decision=decision.id,
+        facts=draft.facts,
+        statement=None if draft.statement is None else dict(draft.statement),
+        to_check=dict(draft.to_check),
+    )

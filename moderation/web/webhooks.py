@@ -1,0 +1,138 @@
+"""Webhook endpoints of platforms: adding, listing, changing the secret, reading the log, sending again."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+
+from moderation.database.deliveries import Delivery, Endpoint, Kind
+from moderation.web.access import WebhookManager
+from moderation.web.problems import RESPONSES
+from moderation.web.services import ServicesDep
+from moderation.wire import (
+    DeliveryOut,
+    DeliveryPage,
+    EndpointIn,
+    EndpointList,
+    EndpointOut,
+    Problem,
+    WebhookOut,
+)
+
+router = APIRouter(prefix="/v1", responses=RESPONSES)
+#: For the `webhooks` section of the OpenAPI document: what is sent, not what is called.
+told = APIRouter()
+
+_NO_ENDPOINT: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No webhook endpoint has this id"}
+}
+
+
+@router.post(
+    "/webhooks", status_code=201, response_model=EndpointOut, summary="Be told what happens to cases"
+)
+def post_webhook(body: EndpointIn, services: ServicesDep, key: WebhookManager) -> EndpointOut:
+    """The secret in the answer verifies signatures. It is not to be had again; to change it, rotate it."""
+    kinds = [Kind(kind) for kind in body.kinds] if body.kinds else list(Kind)
+    return show_endpoint(services.webhooks.add(body.url, kinds, body.source), with_secret=True)
+
+
+@router.get("/webhooks", response_model=EndpointList, summary="Read the webhook endpoints")
+def get_webhooks(services: ServicesDep, key: WebhookManager) -> EndpointList:
+    return EndpointList(webhooks=[show_endpoint(one) for one in services.webhooks.endpoints()])
+
+
+@router.delete("/webhooks/{endpoint_id}", status_code=204, responses=_NO_ENDPOINT, summary="Be told no more")
+def delete_webhook(endpoint_id: UUID, services: ServicesDep, key: WebhookManager) -> None:
+    """Takes the endpoint out with its log and with what is in line for it."""
+    services.webhooks.remove(endpoint_id)
+
+
+@router.post(
+    "/webhooks/{endpoint_id}/rotate",
+    response_model=EndpointOut,
+    responses=_NO_ENDPOINT,
+    summary="Change the secret",
+)
+def post_rotation(endpoint_id: UUID, services: ServicesDep, key: WebhookManager) -> EndpointOut:
+    """From now on the new secret and the one before it both sign, until the next rotation."""
+    return show_endpoint(services.webhooks.rotate(endpoint_id), with_secret=True)
+
+
+@router.get(
+    "/webhooks/{endpoint_id}/deliveries",
+    response_model=DeliveryPage,
+    responses=_NO_ENDPOINT,
+    summary="Read what was sent, the newest first",
+)
+def get_deliveries(
+    endpoint_id: UUID,
+    services: ServicesDep,
+    key: WebhookManager,
+    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> DeliveryPage:
+    found = services.webhooks.deliveries(endpoint_id, limit=limit, before=cursor)
+    return DeliveryPage(
+        deliveries=[show_delivery(one) for one in found],
+        next_cursor=found[-1].id if len(found) == limit else None,
+    )
+
+
+@router.post(
+    "/deliveries/{delivery_id}/resend",
+    status_code=202,
+    response_model=DeliveryOut,
+    responses={404: {"model": Problem, "description": "No delivery has this id"}},
+    summary="Send once more",
+)
+def post_resend(delivery_id: UUID, services: ServicesDep, key: WebhookManager) -> DeliveryOut:
+    """Under the same webhook-id, with all its tries before it. One that was not tried yet stays as it is."""
+    return show_delivery(services.webhooks.resend(delivery_id))
+
+
+@told.post("case.analyzed", status_code=204, summary="A case is ready for a person")
+def case_analyzed(body: WebhookOut) -> None:
+    """With a verdict, or with the refusal that says why there is none."""
+
+
+@told.post("case.decided", status_code=204, summary="A person decided")
+def case_decided(body: WebhookOut) -> None:
+    """Sent when the time to take the decision back has passed."""
+
+
+@told.post("case.appealed", status_code=204, summary="A decision was appealed against")
+def case_appealed(body: WebhookOut) -> None:
+    """The case is ready again, for another person."""
+
+
+def show_endpoint(endpoint: Endpoint, *, with_secret: bool = False) -> EndpointOut:
+    return EndpointOut.model_validate(
+        {
+            "id": endpoint.id,
+            "url": endpoint.url,
+            "kinds": [kind.value for kind in endpoint.kinds],
+            "source": endpoint.source,
+            "created_at": endpoint.created_at,
+            "disabled_at": endpoint.disabled_at,
+            "secret": endpoint.secrets[0] if with_secret else None,
+        }
+    )
+
+
+def show_delivery(delivery: Delivery) -> DeliveryOut:
+    return DeliveryOut.model_validate(
+        {
+            "id": delivery.id,
+            "case_id": delivery.case_id,
+            "kind": delivery.kind.value,
+            "state": delivery.state.value,
+            "created_at": delivery.created_at,
+            "due_at": delivery.due_at,
+            "attempts": delivery.attempts,
+            "delivered_at": delivery.delivered_at,
+            "dead_at": delivery.dead_at,
+            "last_status": delivery.last_status,
+            "last_error": delivery.last_error,
+        }
+    )
