@@ -1,6 +1,7 @@
-"""The doorbell: puts case ids on the queue. A message may be lost, repeated or late; the row is the truth.
+"""The doorbell: puts ids of cases and of questions on their queues.
 
-The task is dispatched by its name, so nothing here, or in anything that rings, imports the worker.
+A message may be lost, repeated or late; the row is the truth. The task is dispatched by its name, so nothing here, or
+in anything that rings, imports the worker.
 """
 
 import time
@@ -18,6 +19,10 @@ from moderation.errors import BrokerUnavailable
 #: The queue of cases to analyse, and the task that takes one.
 ANALYSIS_QUEUE = "analysis"
 ANALYZE_CASE = "analyze_case"
+#: The queue of questions to answer, and the task that takes one. A person waits for each: they stand in no line of
+#: cases.
+QUESTION_QUEUE = "questions"
+ANSWER_QUESTION = "answer_question"
 
 #: Seconds without a try after the broker did not answer: intake must not wait for it with every case.
 QUIET_AFTER_FAILURE = 3.0
@@ -42,7 +47,7 @@ def broker_options(*, visibility_timeout: float) -> dict[str, object]:
 
 
 class Doorbell:
-    """Rings for cases. Safe to share between threads."""
+    """Rings for cases and questions. Safe to share between threads."""
 
     def __init__(self, broker_url: str, *, bells_at_most: int) -> None:
         self._bells_at_most = bells_at_most
@@ -80,11 +85,31 @@ class Doorbell:
             self._fell_silent(error, left=len(case_ids) - rung)
         return rung
 
-    def depth(self) -> int:
-        """Messages on the queue now. Raise BrokerUnavailable."""
+    def ring_questions(self, question_ids: Sequence[UUID]) -> int:
+        """Ring for committed questions; return for how many. Never raises for want of a broker."""
+        if time.monotonic() < self._quiet_until:
+            return 0
+        rung = 0
         try:
             with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
-                return _depth(producer)
+                for question_id in question_ids:
+                    self._app.send_task(
+                        ANSWER_QUESTION,
+                        args=[str(question_id)],
+                        queue=QUESTION_QUEUE,
+                        producer=producer,
+                        retry=False,
+                    )
+                    rung += 1
+        except (KombuError, RedisError, OSError) as error:
+            self._fell_silent(error, left=len(question_ids) - rung)
+        return rung
+
+    def depth(self, queue: str = ANALYSIS_QUEUE) -> int:
+        """Messages on a queue now. Raise BrokerUnavailable."""
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
+                return _depth(producer, queue)
         except (KombuError, RedisError, OSError) as error:
             raise BrokerUnavailable(f"the broker does not answer: {error}") from error
 
@@ -95,5 +120,5 @@ class Doorbell:
         log.warning("bell_not_rung", action="dispatch", error=str(error), left=left)
 
 
-def _depth(producer: Any) -> int:
-    return int(producer.channel.client.llen(ANALYSIS_QUEUE))
+def _depth(producer: Any, queue: str = ANALYSIS_QUEUE) -> int:
+    return int(producer.channel.client.llen(queue))

@@ -21,6 +21,8 @@
     │   ├── NotificationUnreadable  what a store is said to have told is in no shape that we know
     │   ├── CursorUnreadable        a page was asked for with a cursor that is none of ours
     │   ├── CaseNotFound            no case has this id
+    │   ├── QuestionRefused         not a question we put to the model
+    │   ├── TooManyQuestions        the case has more open questions than we take
     │   ├── DecisionNotFound        no decision has this id
     │   ├── NotAllowed              this person's role does not allow it
     │   ├── JudgementIncomplete     what was decided lacks something, or says two things
@@ -193,6 +195,14 @@ class NothingDecided(RequestRefused):
 
 class TransitionRefused(RequestRefused):
     code = "transition_refused"
+
+
+class QuestionRefused(RequestRefused):
+    code = "question_refused"
+
+
+class TooManyQuestions(RequestRefused):
+    code = "too_many_questions"
 
 
 class DecisionNotFound(RequestRefused):

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from moderation.analysis import Analysis, Box, Face, FaceAnalysis, PictureFacts, image_verdict
+from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError
 from tests.builders import a_verdict
@@ -37,6 +38,7 @@ class ScriptedDetector:
         self.fingerprint = fingerprint
         self.groups: list[int] = []
         self.threads: set[str] = set()
+        self.asked: list[tuple[FaceCrop, tuple[Turn, ...], str]] = []
 
     def warm(self) -> None:
         """Nothing to load."""
@@ -55,6 +57,15 @@ class ScriptedDetector:
             time.sleep(self._seconds)
             for key, crop in group:
                 yield key, self._script(crop)
+
+    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]:
+        """Says how many turns went before and repeats the question, a word at a time."""
+        self.threads.add(threading.current_thread().name)
+        self.asked.append((crop, tuple(turns), question))
+        yield f"After {len(turns)}:"
+        for word in question.split():
+            time.sleep(self._seconds)
+            yield f" {word}"
 
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis:
         verdict, ordered = image_verdict([*faces, *prepared.judged])

@@ -4,8 +4,9 @@ Every setting is here with its reason; `docs/reliability.md` says what holds whe
 """
 
 from celery import Celery
+from kombu.entity import Queue
 
-from moderation.dispatch import ANALYSIS_QUEUE, broker_options
+from moderation.dispatch import ANALYSIS_QUEUE, QUESTION_QUEUE, broker_options
 from moderation.settings import settings
 
 _settings = settings()
@@ -15,6 +16,8 @@ app = Celery(
 )
 app.conf.update(
     task_default_queue=ANALYSIS_QUEUE,
+    # Taken from in turn: a question, for which a person waits, is behind no backlog of cases.
+    task_queues=(Queue(ANALYSIS_QUEUE), Queue(QUESTION_QUEUE)),
     # Messages are JSON and nothing else: unpickling one would run whatever its sender wrote.
     task_serializer="json",
     accept_content=["json"],

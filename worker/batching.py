@@ -4,6 +4,7 @@ The engine thread is the only one that touches the model. It takes faces as its 
 never waited for longer than `wait_seconds`, and a slow face never holds up a fast one.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from moderation.analysis import Analysis, FaceAnalysis
+from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError, EngineUnavailable
 
@@ -33,6 +35,7 @@ class Analyzer(Protocol):
         self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
     ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]: ...
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis: ...
+    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]: ...
     def warm(self) -> None: ...
 
 
@@ -52,8 +55,26 @@ class Asked:
         return self.taken_at - self.asked_at
 
 
+class Talk:
+    """One question about one face, and where its answer goes."""
+
+    __slots__ = ("answer", "crop", "question", "said", "turns", "words")
+
+    def __init__(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> None:
+        self.crop = crop
+        self.turns = turns
+        self.question = question
+        self.answer: Future[str] = Future()
+        #: What the model has said so far, and where more comes from. None until it has begun.
+        self.said: list[str] = []
+        self.words: Iterator[str] | None = None
+
+
 class Batcher:
-    """Owns the engine thread. `submit` from any thread; `stop` finishes what was taken and refuses the rest."""
+    """Owns the engine thread. `submit` and `converse` from any thread; `stop` finishes the faces it took.
+
+    A conversation is held a few words at a time between the batches, so that it keeps no face waiting for long.
+    """
 
     def __init__(
         self,
@@ -68,6 +89,8 @@ class Batcher:
         self._on_batch = on_batch
         self._asked: queue.Queue[Asked] = queue.Queue(maxsize=capacity)
         self._unanswered: set[Asked] = set()
+        self._talks: queue.Queue[Talk] = queue.Queue(maxsize=capacity)
+        self._talk: Talk | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         #: Why the engine thread ended, when it was not asked to.
@@ -94,8 +117,22 @@ class Batcher:
             return asked
         raise EngineUnavailable("the engine is stopping")
 
+    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Talk:
+        """Line up one question. Raise EngineUnavailable when too many wait or the engine is stopping.
+
+        Who stops waiting for the answer cancels it: then the model is not asked, or stops talking.
+        """
+        talk = Talk(crop, turns, question)
+        try:
+            self._talks.put_nowait(talk)
+        except queue.Full:
+            raise EngineUnavailable("too many questions wait for the engine") from None
+        if self._stop.is_set():
+            self._refuse_talks(self._waiting_talks())
+        return talk
+
     def stop(self, *, timeout: float) -> None:
-        """Finish the faces in the model, refuse those in the line, and end the thread."""
+        """Finish the faces in the model, refuse those in the line and the questions, and end the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -104,7 +141,8 @@ class Batcher:
     @property
     def stuck_seconds(self) -> float:
         """How long the engine has held faces without any sign of progress. 0 when it holds none."""
-        return time.monotonic() - self.moved_at if self._unanswered else 0.0
+        busy = self._unanswered or self._talk is not None
+        return time.monotonic() - self.moved_at if busy else 0.0
 
     @property
     def waiting(self) -> int:
@@ -126,13 +164,16 @@ class Batcher:
             self._stop.set()
             self._refuse(list(self._unanswered))
             self._refuse_waiting()
+            self._refuse_talks([*([] if self._talk is None else [self._talk]), *self._waiting_talks()])
+            self._talk = None
 
     def _take(self, room: int, idle: bool) -> Sequence[tuple[Asked, FaceCrop]] | None:  # noqa: FBT001  the engine's contract
         """Up to `room` faces. When idle, wait for the first and then a little for company."""
         self.moved_at = time.monotonic()
         if self._stop.is_set():
             return None
-        batch = self._wait_for_some(room) if idle else self._what_is_there(room)
+        talking = self._talk_on()
+        batch = self._wait_for_some(room) if idle and not talking else self._what_is_there(room)
         if batch:
             for asked in batch:
                 asked.taken_at = self.moved_at
@@ -141,9 +182,53 @@ class Batcher:
             self.moved_at = time.monotonic()
         return [(asked, asked.crop) for asked in batch]
 
+    def _talk_on(self) -> bool:
+        """Let the model say its next words to a question, if there is one; return whether there may be more to say."""
+        if self._talk is None:
+            try:
+                self._talk = self._talks.get_nowait()
+            except queue.Empty:
+                return False
+        talk = self._talk
+        try:
+            ended = talk.answer.cancelled() or not self._say(talk)
+        except Exception as error:  # noqa: BLE001  whoever asked gets the reason; faces go on
+            if talk.answer.set_running_or_notify_cancel():
+                talk.answer.set_exception(error)
+            ended = True
+        if ended:
+            self._talk = None
+        self.moved_at = time.monotonic()
+        return True
+
+    def _say(self, talk: Talk) -> bool:
+        """The next words; False after the last ones."""
+        if talk.words is None:
+            talk.words = self._analyzer.converse(talk.crop, talk.turns, talk.question)
+        word = next(talk.words, None)
+        if word is not None:
+            talk.said.append(word)
+            return True
+        if talk.answer.set_running_or_notify_cancel():
+            talk.answer.set_result("".join(talk.said).strip())
+        return False
+
+    def _waiting_talks(self) -> list[Talk]:
+        talks: list[Talk] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                talks.append(self._talks.get_nowait())
+        return talks
+
+    def _refuse_talks(self, talks: Sequence[Talk]) -> None:
+        for talk in talks:
+            if talk.answer.set_running_or_notify_cancel():
+                talk.answer.set_exception(EngineUnavailable("the engine stopped before it answered"))
+
     def _wait_for_some(self, room: int) -> list[Asked]:
         try:
-            batch = [self._asked.get(timeout=0.5)]
+            # Short, for a question may come meanwhile.
+            batch = [self._asked.get(timeout=0.1)]
         except queue.Empty:
             return []
         until = time.monotonic() + self._wait_seconds

@@ -20,6 +20,7 @@ from moderation.delivery import SENDERS, Courier
 from moderation.dispatch import Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
+from moderation.questions import ring_waiting
 from moderation.settings import Settings, settings
 from worker.telemetry import SWEPT, process_name
 
@@ -78,6 +79,7 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
         try:
             swept = sweep(database, doorbell, chosen)
             _tell(swept)
+            ring_waiting(database, doorbell, chosen)
             with database.transaction() as session:
                 beat(session, name, {})
                 forget_processes(session)

@@ -6,9 +6,10 @@ from uuid import UUID
 import structlog
 
 from moderation.database.moves import hand_back, refuse_case
-from moderation.dispatch import ANALYZE_CASE
+from moderation.dispatch import ANALYZE_CASE, ANSWER_QUESTION
 from moderation.errors import BonafideError, LeaseLost
 from worker.analysis import Begun, analyze, begin, write
+from worker.answers import answer
 from worker.app import app
 from worker.deadletters import keep_dead_letter
 from worker.lifecycle import station
@@ -25,7 +26,7 @@ def analyze_case(*args: object, **kwargs: object) -> None:
 
     Takes one case id. The signature takes anything, because Celery drops what does not fit a signature.
     """
-    case_id = _case_id(args, kwargs)
+    case_id = _only_id(args, kwargs)
     if case_id is None:
         keep_dead_letter(repr((args, kwargs)), "the arguments are not one case id")
         return
@@ -42,7 +43,25 @@ def analyze_case(*args: object, **kwargs: object) -> None:
             log.error("case_left", action="analyze", exc_info=error)
 
 
-def _case_id(args: tuple[object, ...], kwargs: dict[str, object]) -> UUID | None:
+@app.task(name=ANSWER_QUESTION)
+def answer_question(*args: object, **kwargs: object) -> None:
+    """Give one question about a case an answer. Safe to run twice for the same question."""
+    question_id = _only_id(args, kwargs)
+    if question_id is None:
+        keep_dead_letter(repr((args, kwargs)), "the arguments are not one question id")
+        return
+    try:
+        answer(station(), question_id)
+    except BonafideError as error:
+        # It waits, or was given back: the sweeper rings again.
+        log.warning(
+            "question_left", action="answer", question=str(question_id), error=str(error), code=error.code
+        )
+    except BaseException as error:
+        log.error("question_left", action="answer", question=str(question_id), exc_info=error)
+
+
+def _only_id(args: tuple[object, ...], kwargs: dict[str, object]) -> UUID | None:
     match args, kwargs:
         case (str(text),), {} if not kwargs:
             try:

@@ -223,7 +223,19 @@ def upgrade() -> None:
             nullable=True,
             comment="When its id was last put on the queue",
         ),
-        sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column(
+            "begun_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="When a worker last took it; null: given back",
+        ),
+        sa.Column(
+            "attempts",
+            sa.SmallInteger(),
+            server_default="0",
+            nullable=False,
+            comment="Times a worker took it; the number fences its answer",
+        ),
         sa.ForeignKeyConstraint(
             ["case_id"],
             ["cases.id"],

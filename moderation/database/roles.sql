@@ -4,7 +4,8 @@
 DO $$
 DECLARE wanted text;
 BEGIN
-    FOREACH wanted IN ARRAY ARRAY['bonafide_intake', 'bonafide_worker', 'bonafide_sweeper', 'bonafide_reviewer'] LOOP
+    FOREACH wanted IN ARRAY ARRAY['bonafide_intake', 'bonafide_worker', 'bonafide_sweeper', 'bonafide_reviewer',
+                                 'bonafide_web'] LOOP
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
@@ -36,7 +37,7 @@ GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_worker;
 GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
               refusal_code, refusal_message, ready_at, queued_at, label, technique) ON cases TO bonafide_worker;
 GRANT INSERT ON analyses, artifacts, dead_letters, deliveries TO bonafide_worker;
-GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, attempts) ON questions TO bonafide_worker;
+GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;
 
 -- The sweeper takes back leases that ran out and rings again.
@@ -45,7 +46,7 @@ GRANT UPDATE (state, version, expired_leases, due_at, rung_at, lease_token, leas
 
 -- It also delivers webhooks and rings for questions.
 GRANT UPDATE (due_at, attempts, delivered_at, dead_at, last_status, last_error) ON deliveries TO bonafide_sweeper;
-GRANT UPDATE (rung_at, attempts, failure, answered_at) ON questions TO bonafide_sweeper;
+GRANT UPDATE (rung_at, failure, answered_at) ON questions TO bonafide_sweeper;
 GRANT INSERT ON deliveries TO bonafide_sweeper;
 
 -- Reviewers, by the console or by a platform's key, decide. They touch no verdict and nothing that was asked.
@@ -59,3 +60,6 @@ GRANT UPDATE (rung_at) ON questions TO bonafide_reviewer;
 GRANT INSERT, UPDATE ON people TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON sign_ins, sign_in_failures TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON endpoints, deliveries TO bonafide_reviewer;
+
+-- The API and the console are one process: intake and review together.
+GRANT bonafide_intake, bonafide_reviewer TO bonafide_web;

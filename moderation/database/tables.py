@@ -456,7 +456,10 @@ class QuestionRow(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     answered_at: Mapped[datetime | None] = mapped_column(comment="When it was answered, or given up")
     rung_at: Mapped[datetime | None] = mapped_column(comment="When its id was last put on the queue")
-    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    begun_at: Mapped[datetime | None] = mapped_column(comment="When a worker last took it; null: given back")
+    attempts: Mapped[int] = mapped_column(
+        SmallInteger, server_default="0", comment="Times a worker took it; the number fences its answer"
+    )
 
 
 class ViewRow(Table):

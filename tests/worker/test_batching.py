@@ -1,9 +1,10 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from moderation.analysis import FaceAnalysis
+from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.errors import BonafideError, EngineUnavailable
 from tests.builders import a_verdict
@@ -132,6 +133,75 @@ def test_a_stuck_engine_shows(gate: threading.Event) -> None:
     assert batcher.stuck_seconds > 499
     gate.set()
     batcher.stop(timeout=5)
+
+
+def test_a_question_is_answered_by_the_engine_thread_with_what_was_said_before() -> None:
+    detector = ScriptedDetector()
+    batcher = _batcher(detector)
+    turns = [Turn("Is it real?", "No.")]
+
+    talk = batcher.converse(a_crop(), turns, "Why is that?")
+
+    assert talk.answer.result(timeout=5) == "After 1: Why is that?"
+    assert detector.threads == {"engine"}
+    batcher.stop(timeout=5)
+
+
+def test_faces_go_on_while_a_long_answer_is_given() -> None:
+    detector = ScriptedDetector(seconds=0.002)
+    batcher = _batcher(detector)
+
+    talk = batcher.converse(a_crop(), [], "word " * 2000)
+    asked = [batcher.submit(a_crop(mark), timeout=5) for mark in range(16)]
+    for one in asked:
+        assert one.answer.result(timeout=5)
+
+    assert not talk.answer.done()
+    assert talk.answer.cancel()
+    batcher.stop(timeout=5)
+
+
+def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
+    detector = ScriptedDetector(seconds=0.001)
+    batcher = _batcher(detector)
+    talk = batcher.converse(a_crop(), [], "word " * 100_000)
+    _until(lambda: detector.asked)
+
+    talk.answer.cancel()
+
+    assert batcher.converse(a_crop(), [], "Next?").answer.result(timeout=5) == "After 0: Next?"
+    batcher.stop(timeout=5)
+
+
+def test_a_question_that_fails_fails_alone() -> None:
+    class Fails(ScriptedDetector):
+        def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]:
+            yield "Well"
+            raise EngineUnavailable("no memory for this conversation")
+
+    batcher = _batcher(Fails())
+
+    talk = batcher.converse(a_crop(), [], "Why?")
+
+    assert isinstance(talk.answer.exception(timeout=5), EngineUnavailable)
+    assert batcher.submit(a_crop(), timeout=5).answer.result(timeout=5)
+    assert batcher.fault is None
+    batcher.stop(timeout=5)
+
+
+def test_stopping_refuses_the_questions(gate: threading.Event) -> None:
+    detector = _gated(gate, slots=1)
+    batcher = _batcher(detector)
+    batcher.submit(a_crop(), timeout=5)
+    _until(lambda: detector.groups == [1])
+    talk = batcher.converse(a_crop(), [], "Why?")
+
+    gate.set()
+    batcher.stop(timeout=5)
+
+    assert isinstance(talk.answer.exception(timeout=5), EngineUnavailable)
+    late = batcher.converse(a_crop(), [], "Why?")
+    assert isinstance(late.answer.exception(timeout=5), EngineUnavailable)
 
 
 def _until(true: object) -> None:

@@ -1,0 +1,294 @@
+"""Questions from the asking to the answer: real Postgres, broker and store, a scripted model."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from moderation.analysis import Box, Face
+from moderation.cases import ImageRef
+from moderation.database.connection import Database
+from moderation.database.operations import beat
+from moderation.dfa.gpt.conversation import LONGEST_QUESTION as MODEL_TAKES
+from moderation.dfa.gpt.crops import FaceCrop, Prepared
+from moderation.dispatch import QUESTION_QUEUE, Doorbell
+from moderation.errors import (
+    CaseNotFound,
+    EngineUnavailable,
+    QuestionRefused,
+    TooManyQuestions,
+    TransitionRefused,
+)
+from moderation.questions import (
+    ALL_AT_MOST,
+    FAILURES,
+    LONGEST_QUESTION,
+    OPEN_AT_MOST,
+    SUGGESTIONS,
+    Questions,
+    ring_waiting,
+)
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.builders import a_face, a_face_analysis, an_analysis, new_id
+from tests.fakes import ScriptedDetector, a_crop, one_face
+from tests.integration.conftest import accepted, enrolled, ready, refused
+from worker.answers import answer
+from worker.lifecycle import close_station, open_station
+from worker.station import Station
+
+
+@pytest.fixture
+def doorbell(broker_url: str) -> Doorbell:
+    return Doorbell(broker_url, bells_at_most=100)
+
+
+@pytest.fixture
+def questions(database: Database, doorbell: Doorbell) -> Questions:
+    return Questions(database, doorbell)
+
+
+@pytest.fixture
+def image(storage: Storage, samples: Path) -> ImageRef:
+    return storage.put_image(
+        "questions/portrait.jpg", (samples / "portrait-1.jpg").read_bytes(), "image/jpeg"
+    )
+
+
+@pytest.fixture
+def detector() -> ScriptedDetector:
+    return ScriptedDetector()
+
+
+@pytest.fixture
+def station(settings: Settings, detector: ScriptedDetector) -> Iterator[Station]:
+    opened = open_station(settings, detector)
+    yield opened
+    close_station(opened, why="the test ended")
+
+
+def _bells(settings: Settings) -> int:
+    client = redis.Redis.from_url(settings.broker_url.get_secret_value())
+    try:
+        return int(client.llen(QUESTION_QUEUE))  # pyright: ignore[reportArgumentType]
+    finally:
+        client.close()
+
+
+def _later(database: Database, seconds: float) -> None:
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE questions SET rung_at = rung_at - :d, begun_at = begun_at - :d").bindparams(
+                d=timedelta(seconds=seconds)
+            )
+        )
+
+
+def test_a_question_is_rung_for_and_answered_with_what_answered_it(
+    questions: Questions, database: Database, settings: Settings, station: Station, image: ImageRef
+) -> None:
+    case_id = ready(database, image=image)
+    ada = enrolled(database)
+
+    asked = questions.ask(case_id, "  What is wrong\n here? ", actor=ada.actor, person=ada)
+    assert _bells(settings) == 1
+    answer(station, asked.id)
+
+    (found,) = questions.of_case(case_id)
+    assert (found.question, found.answer) == ("What is wrong here?", "After 0: What is wrong here?")
+    assert (found.bundle, found.fingerprint, found.failure) == ("scripted 1", "scripted", None)
+    assert found.asked_by == ada.actor
+    assert found.seconds is not None
+    assert found.answered_at is not None
+
+
+def test_the_model_hears_what_was_said_before(
+    questions: Questions, database: Database, station: Station, detector: ScriptedDetector, image: ImageRef
+) -> None:
+    case_id = ready(database, image=image)
+    for words in ("First?", "Second?"):
+        answer(station, questions.ask(case_id, words, actor="platform:test").id)
+
+    _, turns, question = detector.asked[-1]
+    assert [(turn.question, turn.answer) for turn in turns] == [("First?", "After 0: First?")]
+    assert question == "Second?"
+
+
+def test_the_face_that_decided_the_verdict_is_asked_about(
+    questions: Questions, database: Database, settings: Settings, image: ImageRef
+) -> None:
+    def two_faces(data: bytes) -> Prepared:
+        left, right = Box(0, 0, 100, 100), Box(300, 0, 400, 100)
+        crops = tuple(FaceCrop(Face(box, 1.0), a_crop().pixels) for box in (left, right))
+        return Prepared(one_face(data).facts, crops)
+
+    detector = ScriptedDetector(prepare=two_faces)
+    station = open_station(settings, detector)
+    face = a_face_analysis(face=a_face(box=Box(310, 5, 405, 95)))
+    case_id = ready(database, image=image, analysis=an_analysis(faces=(face,)))
+
+    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+
+    close_station(station, why="the test ended")
+    assert detector.asked[-1][0].face.box == Box(300, 0, 400, 100)
+
+
+def test_a_second_bell_asks_the_model_once(
+    questions: Questions, database: Database, station: Station, detector: ScriptedDetector, image: ImageRef
+) -> None:
+    asked = questions.ask(ready(database, image=image), "Why?", actor="platform:test")
+
+    answer(station, asked.id)
+    answer(station, asked.id)
+    answer(station, new_id())
+
+    assert len(detector.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        pytest.param(lambda data: Prepared(one_face(data).facts, ()), "no_face", id="no face"),
+        pytest.param(lambda data: {}["a bug"], "fault", id="a bug of ours"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_says_why(
+    questions: Questions, database: Database, settings: Settings, image: ImageRef, prepare: object, code: str
+) -> None:
+    station = open_station(settings, ScriptedDetector(prepare=prepare))  # pyright: ignore[reportArgumentType]
+    case_id = refused(database, image=image)
+
+    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+
+    close_station(station, why="the test ended")
+    (found,) = questions.of_case(case_id)
+    assert (found.answer, found.failure) == (None, code)
+    assert code in FAILURES
+
+
+def test_an_image_that_is_gone_says_so(questions: Questions, database: Database, station: Station) -> None:
+    case_id = ready(database, image=ImageRef("flagged", "gone.jpg"))
+
+    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+
+    assert questions.of_case(case_id)[0].failure == "image_missing"
+
+
+def test_what_was_unavailable_is_tried_again_and_in_the_end_given_up(
+    questions: Questions,
+    database: Database,
+    doorbell: Doorbell,
+    settings: Settings,
+    station: Station,
+    image: ImageRef,
+) -> None:
+    case_id = ready(database, image=image)
+    asked = questions.ask(case_id, "Why?", actor="platform:test")
+    station.batcher.stop(timeout=5)
+
+    rung = 1
+    for _ in range(3):
+        assert rung == 1
+        with pytest.raises(EngineUnavailable):
+            answer(station, asked.id)
+        _later(database, settings.ring_again_seconds + 1)
+        assert questions.of_case(case_id)[0].failure is None
+        rung = ring_waiting(database, doorbell, settings)
+
+    assert rung == 0
+    assert questions.of_case(case_id)[0].failure == "no_answer"
+
+
+def test_a_question_whose_bell_was_lost_is_rung_for_again(
+    questions: Questions, database: Database, doorbell: Doorbell, settings: Settings
+) -> None:
+    case_id = ready(database)
+    questions.ask(case_id, "Why?", actor="platform:test")
+    assert ring_waiting(database, doorbell, settings) == 0
+
+    _later(database, settings.ring_again_seconds + 1)
+
+    assert ring_waiting(database, doorbell, settings) == 1
+    assert _bells(settings) == 2
+    assert ring_waiting(database, doorbell, settings) == 0
+
+
+def test_a_question_asked_while_the_broker_is_away_is_rung_for_when_it_is_back(
+    database: Database, doorbell: Doorbell, settings: Settings
+) -> None:
+    nowhere = Doorbell("redis://127.0.0.1:9/0", bells_at_most=100)
+
+    asked = Questions(database, nowhere).ask(ready(database), "Why?", actor="platform:test")
+
+    assert asked.answered_at is None
+    assert ring_waiting(database, doorbell, settings) == 1
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        pytest.param(" \n ", id="empty"),
+        pytest.param("x" * (LONGEST_QUESTION + 1), id="too long"),
+        pytest.param("a\x00b", id="a NUL"),
+        pytest.param("a\u202eb", id="turned around"),
+    ],
+)
+def test_what_is_no_question_is_not_asked(questions: Questions, database: Database, question: str) -> None:
+    case_id = ready(database)
+
+    with pytest.raises(QuestionRefused):
+        questions.ask(case_id, question, actor="platform:test")
+
+
+def test_questions_are_bounded(questions: Questions, database: Database) -> None:
+    case_id = ready(database)
+    for number in range(OPEN_AT_MOST):
+        questions.ask(case_id, f"Question {number}?", actor="platform:test")
+
+    with pytest.raises(TooManyQuestions, match="wait"):
+        questions.ask(case_id, "One more?", actor="platform:test")
+    _answer_all(database, case_id, copies=ALL_AT_MOST)
+    with pytest.raises(TooManyQuestions, match="had its"):
+        questions.ask(case_id, "One more?", actor="platform:test")
+
+
+def _answer_all(database: Database, case_id: UUID, *, copies: int) -> None:
+    with database.transaction() as session:
+        session.execute(text("UPDATE questions SET answered_at = now(), answer = 'so'"))
+        session.execute(
+            text("""
+                INSERT INTO questions (id, case_id, asked_by, question, answer, answered_at)
+                SELECT gen_random_uuid(), :case_id, 'platform:test', 'q', 'a', now()
+                FROM generate_series(1, :copies)
+            """),
+            {"case_id": case_id, "copies": copies},
+        )
+
+
+def test_only_a_case_that_is_before_a_reviewer_takes_questions(
+    questions: Questions, database: Database
+) -> None:
+    with pytest.raises(TransitionRefused):
+        questions.ask(accepted(database), "Why?", actor="platform:test")
+    with pytest.raises(CaseNotFound):
+        questions.ask(new_id(), "Why?", actor="platform:test")
+    with pytest.raises(CaseNotFound):
+        questions.of_case(new_id())
+
+
+def test_whether_a_worker_could_answer_is_said(questions: Questions, database: Database) -> None:
+    assert not questions.worker_is_there()
+
+    with database.transaction() as session:
+        beat(session, "worker:here:1", {})
+
+    assert questions.worker_is_there()
+
+
+def test_what_is_offered_and_taken_the_model_takes() -> None:
+    assert LONGEST_QUESTION == MODEL_TAKES
+    assert all(len(question) <= LONGEST_QUESTION for question in SUGGESTIONS)

@@ -1,0 +1,113 @@
+"""One question through the worker: take it, fetch the picture, crop the face as the analysis did, ask the model, store.
+
+The model sees the face and the earlier turns of the same case. It is asked on the engine's own thread, between batches.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as TookTooLong
+from uuid import UUID
+
+import structlog
+from sqlalchemy.orm import Session
+
+from moderation.analysis import Box
+from moderation.database.analyses import latest_analyses
+from moderation.database.questions import (
+    Begun,
+    begin_question,
+    hand_question_back,
+    record_answer,
+    record_failure,
+)
+from moderation.dfa.gpt.conversation import MOST_TURNS, Turn
+from moderation.dfa.gpt.crops import FaceCrop
+from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
+from moderation.questions import answer_seconds
+from worker.analysis import write
+from worker.station import Station
+
+log = structlog.get_logger()
+
+
+class NoFace(RequestRefused):
+    """There is nothing in the picture that the model could be asked about."""
+
+    code = "no_face"
+
+
+def answer(station: Station, question_id: UUID) -> None:
+    """Give one question an answer, or the reason that there is none. Safe to run twice for the same question.
+
+    Raise Unavailable when the question went back: the sweeper rings for it again.
+    """
+    if station.draining.is_set():
+        return
+    with station.database.transaction() as session:
+        begun = begin_question(session, question_id, stale_after=answer_seconds(station.settings))
+    if begun is None:
+        return
+    started = time.monotonic()
+    try:
+        text = _ask(station, begun)
+    except (Unavailable, MemoryError):
+        write(station, lambda session: hand_question_back(session, begun))
+        raise
+    except (ImageRejected, RequestRefused) as error:
+        code = error.code if isinstance(error, (ImageRejected, NoFace)) else "question_refused"
+        write(station, lambda session: _fail(session, begun, code))
+        return
+    except Exception as error:
+        log.error("question_failed", action="answer", question=str(question_id), exc_info=error)
+        write(station, lambda session: _fail(session, begun, "fault"))
+        return
+    spent = time.monotonic() - started
+
+    def record(session: Session) -> None:
+        record_answer(
+            session,
+            begun,
+            text,
+            bundle=station.analyzer.bundle_name,
+            fingerprint=station.analyzer.fingerprint,
+            seconds=spent,
+        )
+
+    write(station, record)
+
+
+def _fail(session: Session, begun: Begun, code: str) -> None:
+    record_failure(session, begun, code)
+
+
+def _ask(station: Station, begun: Begun) -> str:
+    fetched = station.storage.fetch_image(begun.image)
+    with station.cores:
+        prepared = station.analyzer.prepare(fetched.data)
+    crop = _deciding(station, begun.case_id, prepared.crops)
+    turns = [Turn(question, said) for question, said in begun.turns[-MOST_TURNS:]]
+    talk = station.batcher.converse(crop, turns, begun.question)
+    try:
+        return talk.answer.result(timeout=station.settings.engine_timeout_seconds)
+    except TookTooLong:
+        talk.answer.cancel()
+        raise EngineUnavailable("the model did not answer in time") from None
+
+
+def _deciding(station: Station, case_id: UUID, crops: Sequence[FaceCrop]) -> FaceCrop:
+    """The face that decided the verdict, cut out anew; without an analysis the largest one. Raise NoFace."""
+    if not crops:
+        raise NoFace("there is no face in this picture that the model could look at")
+    with station.database.transaction() as session:
+        stored = latest_analyses(session, [case_id]).get(case_id)
+    if stored is None or not stored.analysis.faces:
+        return crops[0]
+    box = stored.analysis.faces[0].face.box
+    return max(crops, key=lambda crop: _overlap(crop.face.box, box))
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Square pixels that two boxes share."""
+    width = min(one.right, other.right) - max(one.left, other.left)
+    height = min(one.bottom, other.bottom) - max(one.top, other.top)
+    return max(0.0, width) * max(0.0, height)
