@@ -9,6 +9,7 @@ from moderation.accounts import Accounts
 from moderation.database.connection import Database
 from moderation.delivery import Webhooks
 from moderation.dispatch import Doorbell
+from moderation.insight import Insights
 from moderation.intake import Intake
 from moderation.settings import Settings
 from moderation.storage import Storage
@@ -26,6 +27,7 @@ class Services:
     intake: Intake
     accounts: Accounts
     webhooks: Webhooks
+    insights: Insights
 
 
 def open_services(settings: Settings) -> Services:
@@ -40,6 +42,7 @@ def open_services(settings: Settings) -> Services:
         Intake(database, storage, doorbell),
         Accounts(database, settings),
         Webhooks(database, settings),
+        Insights(database),
     )
 
 

@@ -1,0 +1,214 @@
+"""How the review went, counted over a period. Arithmetic and meaning are in `moderation.insight`.
+
+Every query is bounded by the period: by the log's block-range index, by that of the decisions, or by ids, which are
+ordered by time. None reads the whole history.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.orm import Session
+
+#: What stands at the end of the period for each case that was decided in it, with what the model had said.
+_STANDING = """
+    WITH standing AS (
+        SELECT DISTINCT ON (d.case_id) d.id, d.case_id, d.person_id, d.outcome, d.technique, d.verdict,
+               d.blind_outcome, a.technique AS verdict_technique, a.bundle, a.score, a.calibrated
+        FROM decisions d LEFT JOIN analyses a ON a.id = d.analysis_id
+        WHERE d.created_at >= :since AND d.created_at < :until AND d.undone_at IS NULL AND d.outcome <> 'escalate'
+        ORDER BY d.case_id, d.created_at DESC, d.id DESC
+    )
+"""
+
+
+def _of_standing(query: str) -> TextClause:
+    return text(_STANDING + query)
+
+
+_DAYS = text("""
+    SELECT (at AT TIME ZONE 'UTC')::date AS day,
+           count(*) FILTER (WHERE kind = 'accepted') AS opened,
+           count(*) FILTER (WHERE kind IN ('analyzed', 'refused')) AS made_ready,
+           count(*) FILTER (WHERE kind = 'decided') - count(*) FILTER (WHERE kind = 'decision_undone') AS decided,
+           count(*) FILTER (WHERE kind = 'appealed') AS appealed
+    FROM events
+    WHERE at >= :since AND at < :until
+      AND kind IN ('accepted', 'analyzed', 'refused', 'decided', 'decision_undone', 'appealed')
+    GROUP BY day ORDER BY day
+""")
+
+_AGES = text("""
+    SELECT count(*) AS n,
+           percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY extract(epoch FROM now() - ready_at)) AS at,
+           extract(epoch FROM max(now() - ready_at)) AS oldest
+    FROM cases WHERE state = 'ready'
+""")
+
+# A case that was appealed is ready since the appeal: how long its first decision took is no longer to be seen.
+_WAITS = text("""
+    SELECT count(*) AS n,
+           percentile_cont(ARRAY[0.5, 0.9])
+               WITHIN GROUP (ORDER BY extract(epoch FROM d.created_at - c.ready_at)) AS at
+    FROM decisions d JOIN cases c ON c.id = d.case_id
+    WHERE d.created_at >= :since AND d.created_at < :until AND d.undone_at IS NULL
+      AND d.stage = 'first' AND c.ready_at <= d.created_at
+""")
+
+_WORK = text("""
+    SELECT count(*) AS n, percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY seconds) AS at
+    FROM decisions
+    WHERE created_at >= :since AND created_at < :until AND undone_at IS NULL AND seconds IS NOT NULL
+""")
+
+_AGREEMENT = _of_standing("""
+    SELECT verdict, verdict_technique, bundle, count(*) AS n, count(*) FILTER (WHERE outcome = verdict) AS agreed,
+           count(*) FILTER (WHERE outcome = verdict AND technique IS NOT NULL) AS named,
+           count(*) FILTER (WHERE outcome = verdict AND technique = verdict_technique) AS same_technique
+    FROM standing WHERE verdict IN ('deepfake', 'bona_fide')
+    GROUP BY verdict, verdict_technique, bundle
+""")
+
+_APPEALS = text("""
+    SELECT count(*) AS n, count(*) FILTER (WHERE answer.outcome <> first.outcome) AS overturned
+    FROM decisions answer
+    JOIN appeals p ON p.resolved_by = answer.id
+    JOIN decisions first ON first.id = p.decision_id
+    WHERE answer.created_at >= :since AND answer.created_at < :until AND answer.undone_at IS NULL
+""")
+
+_SECOND = text("""
+    SELECT count(*) AS n, count(*) FILTER (WHERE second.outcome = first.outcome) AS agreed
+    FROM decisions second JOIN decisions first ON first.id = second.supersedes
+    WHERE second.created_at >= :since AND second.created_at < :until AND second.undone_at IS NULL
+      AND second.stage = 'second' AND second.outcome <> 'escalate' AND first.outcome <> 'escalate'
+""")
+
+_SWITCHES = text("""
+    SELECT count(*) FILTER (WHERE blind_outcome <> verdict) AS differed,
+           count(*) FILTER (WHERE blind_outcome <> verdict AND outcome = verdict) AS switched,
+           count(*) FILTER (WHERE blind_outcome = verdict) AS same,
+           count(*) FILTER (WHERE blind_outcome = verdict AND outcome = verdict) AS kept
+    FROM decisions
+    WHERE created_at >= :since AND created_at < :until AND undone_at IS NULL AND outcome <> 'escalate'
+      AND blind_outcome IS NOT NULL AND verdict IN ('deepfake', 'bona_fide')
+""")
+
+# The truth about a judgement is what another person said of the same case later, and what stands of that.
+_RELIANCE = text("""
+    SELECT count(*) FILTER (WHERE truth.outcome <> d.verdict) AS wrong,
+           count(*) FILTER (WHERE truth.outcome <> d.verdict AND d.outcome = d.verdict) AS followed_wrong,
+           count(*) FILTER (WHERE truth.outcome = d.verdict) AS correct,
+           count(*) FILTER (WHERE truth.outcome = d.verdict AND d.outcome = d.verdict) AS followed_correct
+    FROM decisions d
+    JOIN LATERAL (
+        SELECT t.outcome FROM decisions t
+        WHERE t.case_id = d.case_id AND t.person_id <> d.person_id AND t.created_at > d.created_at
+          AND t.undone_at IS NULL AND t.outcome IN ('deepfake', 'bona_fide')
+        ORDER BY t.created_at DESC, t.id DESC LIMIT 1
+    ) truth ON true
+    WHERE d.created_at >= :since AND d.created_at < :until AND d.undone_at IS NULL
+      AND d.blind_outcome IS NOT NULL AND d.verdict IN ('deepfake', 'bona_fide') AND d.outcome <> 'escalate'
+""")
+
+_ABSTAINED = text("""
+    SELECT abstain, count(*) AS n FROM analyses WHERE id >= :first AND id < :last GROUP BY abstain
+""")
+
+_REFUSED = text("""
+    SELECT body->>'code' AS code, count(*) AS n FROM events
+    WHERE at >= :since AND at < :until AND kind = 'refused' GROUP BY code
+""")
+
+_BANDS = _of_standing("""
+    SELECT least(floor(score * :bands), :bands - 1)::int AS band, count(*) AS n, avg(score) AS mean_score,
+           count(*) FILTER (WHERE outcome = 'deepfake') AS deepfakes,
+           count(*) FILTER (WHERE blind_outcome IN ('deepfake', 'bona_fide')) AS blind,
+           count(*) FILTER (WHERE blind_outcome = 'deepfake') AS blind_deepfakes
+    FROM standing WHERE score IS NOT NULL AND calibrated AND outcome IN ('deepfake', 'bona_fide')
+    GROUP BY band ORDER BY band
+""")
+
+_ANSWERS = text("""
+    SELECT region, count(*) FILTER (WHERE said.answer <> 'unclear') AS n,
+           count(*) FILTER (WHERE said.answer = 'agree') AS agreed
+    FROM decisions d
+    JOIN artifact_answers said ON said.decision_id = d.id
+    JOIN artifacts a ON (a.analysis_id, a.face, a.ordinal) = (said.analysis_id, said.face, said.ordinal)
+    CROSS JOIN LATERAL unnest(a.regions) AS region
+    WHERE d.created_at >= :since AND d.created_at < :until AND d.undone_at IS NULL
+    GROUP BY region ORDER BY region
+""")
+
+Rows = Sequence[Row[Any]]
+
+
+class Period:
+    """The counts of one period, `since` to before `until`, each read when it is asked for."""
+
+    def __init__(self, session: Session, since: datetime, until: datetime) -> None:
+        self._session = session
+        self._bounds = {"since": since, "until": until}
+        self._ids = {"first": _id_at(since), "last": _id_at(until)}
+
+    def days(self) -> Rows:
+        """Day, opened, made_ready, decided, appealed; days on which nothing happened are left out."""
+        return self._rows(_DAYS)
+
+    def ages(self) -> Row[Any]:
+        """Seconds that cases which are ready now have waited: n, at (median, 90 %), oldest."""
+        return self._session.execute(_AGES).one()
+
+    def waits(self) -> Row[Any]:
+        """Seconds from ready to the first decision: n, at."""
+        return self._rows(_WAITS)[0]
+
+    def work(self) -> Row[Any]:
+        """Seconds from claim to decision: n, at."""
+        return self._rows(_WORK)[0]
+
+    def agreement(self) -> Rows:
+        """Verdict, verdict_technique, bundle: n, agreed, and of those the techniques that were named and the same."""
+        return self._rows(_AGREEMENT)
+
+    def appeals(self) -> Row[Any]:
+        """Appeals answered: n, overturned."""
+        return self._rows(_APPEALS)[0]
+
+    def second_reviews(self) -> Row[Any]:
+        """Second reviews that ended in a judgement: n, agreed."""
+        return self._rows(_SECOND)[0]
+
+    def switches(self) -> Row[Any]:
+        """After judging blind: differed, switched to the verdict; same, kept."""
+        return self._rows(_SWITCHES)[0]
+
+    def reliance(self) -> Row[Any]:
+        """Verdicts that another person later held wrong, followed_wrong; those held correct, followed_correct."""
+        return self._rows(_RELIANCE)[0]
+
+    def abstained(self) -> Rows:
+        """Analyses by abstain code, null for those with a verdict: abstain, n."""
+        return self._session.execute(_ABSTAINED, self._ids).all()
+
+    def refused(self) -> Rows:
+        """Images that could not be analysed: code, n."""
+        return self._rows(_REFUSED)
+
+    def bands(self, bands: int) -> Rows:
+        """Calibrated scores against decisions: band, n, mean_score, deepfakes, blind, blind_deepfakes."""
+        return self._rows(_BANDS, bands=bands)
+
+    def answers(self) -> Rows:
+        """What reviewers said of artifacts, by region: n, agreed."""
+        return self._rows(_ANSWERS)
+
+    def _rows(self, statement: TextClause, **others: Any) -> Rows:
+        return cast("Rows", self._session.execute(statement, {**self._bounds, **others}).all())
+
+
+def _id_at(moment: datetime) -> UUID:
+    """The least UUIDv7 of that millisecond."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
