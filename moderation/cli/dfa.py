@@ -87,18 +87,37 @@ def instruct(
         str, typer.Option(help="train, calibration or test: never the same person in two.")
     ] = "train",
     processes: Annotated[int, typer.Option(help="Processes that normalise pictures.")] = 2,
+    annotator: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible endpoint (…/v1) that words the artifacts. Default: the exact facts do."
+        ),
+    ] = None,
+    annotator_model: Annotated[str | None, typer.Option(help="The vision model to ask for there.")] = None,
+    annotator_key: Annotated[
+        str | None,
+        typer.Option(envvar="BONAFIDE_ANNOTATOR_KEY", help="Its key; better given by the environment."),
+    ] = None,
+    annotator_parallel: Annotated[int, typer.Option(min=1, help="Calls at once.")] = 4,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Build DFA-Instruct: LLaVA conversations of all four tasks, from exact facts. Goes on where it stopped."""
     from moderation.dfa.gpt.prompts import load_prompts
+    from moderation.dfa.instruct.annotator import Annotator, Endpoint
     from moderation.dfa.instruct.builder import build
     from moderation.dfa.instruct.pool import build_pool, open_pool
 
+    if annotator is not None and annotator_model is None:
+        raise SetupProblem("--annotator needs the name of a model too: --annotator-model.")
     kept = pool or out / "pool"
     if not (kept / "losses.json").is_file():
         with _console.status("Bringing every picture to the pool's normal form …"):
             build_pool(data, kept, processes=processes)
+    out.mkdir(parents=True, exist_ok=True)
+    words = None
+    if annotator is not None and annotator_model is not None:
+        words = Annotator(Endpoint(annotator, annotator_model, annotator_key), out / "annotations.jsonl")
     with _console.status("Building …") as status:
         counts = build(
             open_pool(kept),
@@ -107,6 +126,8 @@ def instruct(
             split=split,
             twos=pairs,
             seed=seed,
+            annotator=words,
+            parallel=annotator_parallel,
             progress=lambda done: status.update(f"Building: {done:,} of {pairs:,} pairs"),
         )
     _show({**counts, "conversations": str(out / "conversations.json")}, as_json=as_json)

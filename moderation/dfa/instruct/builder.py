@@ -2,27 +2,35 @@
 
 Step 1, labels, is known by construction. Step 2, artifact descriptions, is worded from the lab's facts. Step 3 puts
 both into questions and answers of all four tasks. Building goes on where it stopped: every two of pictures depends
-on its number and the seed alone.
+on its number and the seed alone. In step 2 a remote vision model may word the lab's forgeries instead, within the
+regions that the facts bear out.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.prompts import PromptSet
+from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, Wanted, headed, permitted
 from moderation.dfa.instruct.examples import Example, Examples
 from moderation.dfa.instruct.filters import Sieve, contradicts, leaks
 from moderation.dfa.instruct.forgery.photometry import jpeg_bytes
 from moderation.dfa.instruct.pool import Pool
-from moderation.dfa.instruct.wording import dialogue
+from moderation.dfa.instruct.wording import description, dialogue
 
 #: Quality of the stored files: high, because the chain has already compressed the pixels as a platform would.
 STORED_QUALITY = 96
+#: Every so many twos an annotator is shown an unforged face beside its own re-encoding at this quality.
+CONTROL_EVERY, CONTROL_QUALITY = 20, 75
+#: What a manifest says of descriptions that are worded from the facts.
+EXACT = "exact facts"
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,23 @@ class Entry:
     prompts: int
     #: Region, kind and strength of what was done. None when not known.
     facts: tuple[tuple[str, str, float], ...] | None
+    #: The artifact description that is taught. None when the facts are not known.
+    description: str | None
+    #: The picture is a face crop: nothing searches it for a face.
+    crop: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class _Two:
+    """A bona fide picture and a forged one, drawn and encoded, on their way to the disk."""
+
+    number: int
+    rng: np.random.Generator
+    examples: tuple[Example, Example]
+    files: tuple[bytes, bytes]
+
+    def name(self, half: int) -> str:
+        return f"{self.number:07d}-{'ab'[half]}"
 
 
 def build(
@@ -51,30 +76,39 @@ def build(
     split: str,
     twos: int,
     seed: int,
+    annotator: Annotator | None = None,
+    parallel: int = 4,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
-    """Write `twos` of bona fide and forged pictures of one split. Returns what was written and left out."""
+    """Write `twos` of bona fide and forged pictures of one split. Returns what was written and left out.
+
+    With an annotator, so many of its calls run at once. What it cannot describe is worded from the exact facts.
+    """
     (out / "images").mkdir(parents=True, exist_ok=True)
     examples, sieve = Examples(pool, split), Sieve()
     terms = {row.group: row.terms for row in pool.rows}
-    done = _done(out)
+    together = parallel if annotator else 1
     with (
         (out / "manifest.jsonl").open("a", encoding="utf-8") as manifest,
         (out / "conversations.jsonl").open("a", encoding="utf-8") as conversations,
+        ThreadPoolExecutor(together) as threads,
     ):
-        for number in range(done, twos):
-            rng = np.random.default_rng([seed, number])
-            for entry, record in _entries(number, examples, sieve, prompts, terms, out, split, rng):
-                manifest.write(json.dumps(asdict(entry)) + "\n")
-                conversations.write(json.dumps(record, ensure_ascii=False) + "\n")
-            # Flushed by twos: after a crash the last line says where to go on.
-            conversations.flush()
-            manifest.flush()
-            progress(number + 1)
+        for start in range(_done(out), twos, together):
+            numbers = range(start, min(start + together, twos))
+            drawn = [_drawn(number, examples, np.random.default_rng([seed, number])) for number in numbers]
+            annotations = _annotations(drawn, annotator, threads)
+            for two in drawn:
+                for entry, record in _entries(two, annotations, sieve, prompts, terms, out, split):
+                    manifest.write(json.dumps(asdict(entry)) + "\n")
+                    conversations.write(json.dumps(record, ensure_ascii=False) + "\n")
+                # Flushed by twos: after a crash the last line says where to go on.
+                conversations.flush()
+                manifest.flush()
+                progress(two.number + 1)
     sieve.counts["forgery drawn again: nothing to be seen"] += examples.invisible
     sieve.counts["fact left out: outside the mask"] += examples.unsupported
     write_llava(out)
-    return sieve.counts
+    return sieve.counts + annotator.counts() if annotator else sieve.counts
 
 
 def _done(out: Path) -> int:
@@ -86,33 +120,99 @@ def _done(out: Path) -> int:
     return int(json.loads(lines[-1])["id"].split("-")[0]) + 1 if lines else 0
 
 
+def _drawn(number: int, examples: Examples, rng: np.random.Generator) -> _Two:
+    bona_fide, forged = examples.two(rng)
+    files = tuple(jpeg_bytes(each.pixels, STORED_QUALITY, subsampling=0) for each in (bona_fide, forged))
+    return _Two(number, rng, (bona_fide, forged), (files[0], files[1]))
+
+
+def _annotations(
+    drawn: Sequence[_Two], annotator: Annotator | None, threads: ThreadPoolExecutor
+) -> dict[str, Annotation]:
+    """What the annotator says of these pictures, by name; nothing without one."""
+    if annotator is None:
+        return {}
+    wanted = [each for two in drawn for each in _wanted(two)]
+    return {annotation.name: annotation for annotation in threads.map(annotator.annotate, wanted)}
+
+
+def _wanted(two: _Two) -> Iterator[Wanted]:
+    """The forged picture when its mask is known, every second one of the lab's beside its face before; and controls."""
+    bona_fide, forged = two.examples
+    before, after = two.files
+    if two.number % CONTROL_EVERY == 0:
+        yield Wanted(
+            name=f"{two.name(0)}-control",
+            technique=Technique.FE,
+            regions=_CONTROLLED,
+            picture=jpeg_bytes(bona_fide.pixels, CONTROL_QUALITY, subsampling=2),
+            before=before,
+            control=True,
+        )
+    if forged.facts and forged.technique is not None:
+        # Only the lab's forgeries lie over the very face they were made from.
+        beside = forged.origin.startswith("lab/") and two.number % 2 == 0
+        yield Wanted(
+            name=two.name(1),
+            technique=forged.technique,
+            regions=permitted({touch.region for touch in forged.facts}),
+            picture=after,
+            before=before if beside else None,
+        )
+
+
+#: Regions that a control claims were changed.
+_CONTROLLED = (Region.EYES, Region.NOSE, Region.MOUTH, Region.SKIN)
+
+
 def _entries(
-    number: int,
-    examples: Examples,
+    two: _Two,
+    annotations: dict[str, Annotation],
     sieve: Sieve,
     prompts: PromptSet,
     terms: dict[str, str],
     out: Path,
     split: str,
-    rng: np.random.Generator,
 ) -> Iterator[tuple[Entry, dict[str, object]]]:
-    two = examples.two(rng)
-    files = [jpeg_bytes(example.pixels, STORED_QUALITY, subsampling=0) for example in two]
-    if sieve.repeated(files):
+    if sieve.repeated(two.files):
         sieve.counts["two left out: a picture came before"] += 1
         return
-    for example, data, half in zip(two, files, ("a", "b"), strict=True):
-        name = f"{number:07d}-{half}"
-        record = llava_record(name, example, prompts, sieve, rng)
+    for half, (example, data) in enumerate(zip(two.examples, two.files, strict=True)):
+        name = two.name(half)
+        described, annotator = _description(example, annotations.get(name), sieve, prompts)
+        record = llava_record(name, example, described, prompts, sieve, two.rng)
         (out / "images" / f"{name}.jpg").write_bytes(data)
         sieve.counts["pictures written"] += 1
-        yield _entry(name, example, prompts, terms[example.group], split), record
+        yield _entry(name, example, described, annotator, prompts, terms[example.group], split), record
+
+
+def _description(
+    example: Example, annotation: Annotation | None, sieve: Sieve, prompts: PromptSet
+) -> tuple[str | None, str]:
+    """The AD answer, and who worded it."""
+    if example.facts is None:
+        return None, EXACT
+    if annotation is not None and annotation.outcome == DESCRIBED:
+        fresh = [(region, text) for region, text in annotation.artifacts if not sieve.worn(text)]
+        sieve.counts["annotator: sentence left out: said too often"] += len(annotation.artifacts) - len(fresh)
+        if fresh:
+            words = f"{annotation.model}, annotation prompts {annotation.version}, {annotation.kind}"
+            return prompts.artifacts_answer(headed(fresh, prompts.headings)), words
+    return description(example.facts, prompts), EXACT
 
 
 def llava_record(
-    name: str, example: Example, prompts: PromptSet, sieve: Sieve, rng: np.random.Generator
+    name: str,
+    example: Example,
+    described: str | None,
+    prompts: PromptSet,
+    sieve: Sieve,
+    rng: np.random.Generator,
 ) -> dict[str, object]:
-    """One picture's conversation in LLaVA's form, without the turns that a filter refuses."""
+    """One picture's conversation in LLaVA's form, without the turns that a filter refuses.
+
+    `described` is the answer to every question for artifacts.
+    """
     turns = dialogue(
         deepfake=example.deepfake,
         technique=example.technique,
@@ -120,7 +220,11 @@ def llava_record(
         prompts=prompts,
         rng=rng,
     )
-    kept = [turn for turn in turns if _faithful(turn, example, prompts, sieve)]
+    worded = [
+        (question, described if described is not None and question in prompts.description else answer)
+        for question, answer in turns
+    ]
+    kept = [turn for turn in worded if _faithful(turn, example, prompts, sieve)]
     conversation: list[dict[str, str]] = []
     for question, answer in kept:
         picture = "" if conversation else f"{prompts.image}\n"
@@ -141,7 +245,15 @@ def _faithful(turn: tuple[str, str], example: Example, prompts: PromptSet, sieve
     return True
 
 
-def _entry(name: str, example: Example, prompts: PromptSet, terms: str, split: str) -> Entry:
+def _entry(
+    name: str,
+    example: Example,
+    described: str | None,
+    annotator: str,
+    prompts: PromptSet,
+    terms: str,
+    split: str,
+) -> Entry:
     facts = example.facts
     return Entry(
         id=name,
@@ -152,8 +264,9 @@ def _entry(name: str, example: Example, prompts: PromptSet, terms: str, split: s
         group=example.group,
         split=split,
         terms=terms,
-        annotator="exact facts",
+        annotator=annotator,
         prompts=prompts.version,
+        description=described,
         facts=None
         if facts is None
         else tuple((touch.region.value, touch.kind.value, round(touch.strength, 3)) for touch in facts),

@@ -4,8 +4,9 @@ Whatever is left out is counted by its reason, and the counts are part of the da
 """
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -19,6 +20,22 @@ LEAST_VISIBLE = 1.5
 LEAST_COVERED = 0.1
 #: Words that tell of a second picture, which the model is never shown.
 LEAKS = ("second image", "other image", "original", "difference", "mask", "compared to")
+#: Words in one sentence about one region.
+MOST_WORDS = 30
+#: Pictures for which an annotator may use one sentence; what it says of all of them it does not see.
+MOST_SAID = 100
+#: Sentences that deny what the label says.
+DENIALS = re.compile(
+    r"\b(no|without|free of)\s+(\w+\s+)?(artifacts?|traces?|signs?|evidence)\b"
+    r"|\b(looks?|appears?|seems?|is|are)\s+((?!not\b)\w+\s+)?(natural|normal|authentic|genuine|unaltered|consistent)\b",
+    re.IGNORECASE,
+)
+#: Words that say who somebody is, or what.
+PERSONAL = re.compile(
+    r"\b(m[ae]n|wom[ae]n|boys?|girls?|males?|females?|ethnic\w*|race|racial|asian|african|caucasian|european|latin[oa]"
+    r"|hispanic|indian|arab|jewish|muslim|celebrity|actor|actress|politician|president)\b",
+    re.IGNORECASE,
+)
 
 
 def visible(forgery: Forgery, before: np.ndarray) -> bool:
@@ -55,12 +72,48 @@ def contradicts(*, deepfake: bool, description: str, none: str) -> bool:
     return deepfake == (description == none)
 
 
+def sieved(
+    artifacts: Sequence[tuple[str, str]], allowed: Collection[Region]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """The (region, sentence) pairs of an annotator that may be taught, and for each of the others why not."""
+    kept: dict[str, str] = {}
+    reasons: list[str] = []
+    for region, written in artifacts:
+        text = " ".join(written.split())
+        reason = _refused(region, text, allowed, kept)
+        if reason is None:
+            kept[region] = text
+        else:
+            reasons.append(reason)
+    return tuple(kept.items()), tuple(reasons)
+
+
+def _refused(region: str, text: str, allowed: Collection[Region], kept: Collection[str]) -> str | None:
+    """Why a sentence is not taught; None when it is."""
+    if region not in {each.value for each in allowed}:
+        return "region outside the mask"
+    if region in kept:
+        return "region named twice"
+    if not text or "*" in text:
+        return "no plain sentence"
+    if len(text.split()) > MOST_WORDS:
+        return "too long"
+    if leaks(text):
+        return "tells of another picture"
+    if DENIALS.search(text):
+        return "contradicts the label"
+    if PERSONAL.search(text):
+        return "says who the person is"
+    return None
+
+
 class Sieve:
     """Counts what is left out, and knows repeats."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._seen: set[str] = set()
+        self._said: Counter[str] = Counter()
 
     def repeated(self, pictures: Sequence[bytes]) -> bool:
         """Whether any of these files came before; they are remembered."""
@@ -68,3 +121,8 @@ class Sieve:
         found = any(digest in self._seen for digest in digests)
         self._seen.update(digests)
         return found
+
+    def worn(self, sentence: str) -> bool:
+        """Whether this sentence was said of too many pictures already; it is remembered."""
+        self._said[sentence] += 1
+        return self._said[sentence] > MOST_SAID
