@@ -11,6 +11,10 @@ from moderation.delivery import Webhooks
 from moderation.dispatch import Doorbell
 from moderation.insight import Insights
 from moderation.intake import Intake
+from moderation.questions import Questions
+from moderation.review import Review
+from moderation.questions import Questions
+from moderation.review import Review
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -25,8 +29,12 @@ class Services:
     storage: Storage
     doorbell: Doorbell
     intake: Intake
+    review: Review
+    questions: Questions
     accounts: Accounts
     webhooks: Webhooks
+    review: Review
+    questions: Questions
     insights: Insights
 
 
@@ -40,8 +48,12 @@ def open_services(settings: Settings) -> Services:
         storage,
         doorbell,
         Intake(database, storage, doorbell),
+        Review(database, settings),
+        Questions(database, doorbell),
         Accounts(database, settings),
         Webhooks(database, settings),
+        Review(database, settings),
+        Questions(database, doorbell),
         Insights(database),
     )
 
