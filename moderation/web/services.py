@@ -13,8 +13,6 @@ from moderation.insight import Insights
 from moderation.intake import Intake
 from moderation.questions import Questions
 from moderation.review import Review
-from moderation.questions import Questions
-from moderation.review import Review
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -33,8 +31,6 @@ class Services:
     questions: Questions
     accounts: Accounts
     webhooks: Webhooks
-    review: Review
-    questions: Questions
     insights: Insights
 
 
@@ -52,8 +48,6 @@ def open_services(settings: Settings) -> Services:
         Questions(database, doorbell),
         Accounts(database, settings),
         Webhooks(database, settings),
-        Review(database, settings),
-        Questions(database, doorbell),
         Insights(database),
     )
 
