@@ -70,6 +70,15 @@ class Settings(BaseSettings):
         default=False,
         description="Decode HEIC, with `bonafide[heic]` installed. Off: libheif has a long record of faults.",
     )
+    image_decode_children: bool = Field(
+        default=True,
+        description="Decode in child processes, so that a file which crashes or hangs a decoder harms no other.",
+    )
+    image_decode_seconds: float = Field(
+        30,
+        gt=0,
+        description="A picture whose decoding takes longer is refused as `image_corrupt`. In children only.",
+    )
     view_url_seconds: int = Field(
         300, ge=10, le=3600, description="How long a signed URL for viewing lives, in seconds."
     )

@@ -6,11 +6,12 @@ worker_shutting_down   SIGTERM: no more messages; running cases finish within `d
 worker_shutdown        what is left goes back into the line, and the threads end
 """
 
+import functools
 import os
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,18 +19,29 @@ import structlog
 from celery import signals
 from prometheus_client import start_http_server
 
+from moderation import traces
 from moderation.database.connection import Database
 from moderation.database.operations import beat
 from moderation.database.schema import is_current
+from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
 from moderation.errors import BonafideError, SetupProblem
 from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher
+from worker.decoding import DecodePool
 from worker.leases import LeaseKeeper
 from worker.solitude import Solitude
 from worker.station import Station
-from worker.telemetry import LEASES_HELD, count_batch, process_name
+from worker.telemetry import (
+    BUNDLE,
+    ENGINE_WAITING,
+    LEASES_HELD,
+    count_batch,
+    follow_messages,
+    process_name,
+    watch_gpu,
+)
 from worker.watchdog import Watchdog
 
 #: Seconds between two heartbeats of the consuming loop, and after how many it counts as stuck.
@@ -119,6 +131,8 @@ def load(sender: Any, **_: Any) -> None:
     configure_logs(chosen)
     try:
         _refuse_other_pools(sender)
+        traces.start(chosen, "bonafide-worker")
+        follow_messages()
         # The model first: it takes longest, and in a system that is being started the migrations run meanwhile.
         _station = open_station(chosen, load_analyzer(chosen))
         if chosen.metrics_port is not None:
@@ -131,6 +145,9 @@ def load(sender: Any, **_: Any) -> None:
         log.critical("worker_cannot_start", action="start", exc_info=error)
         os._exit(1)
     LEASES_HELD.set_function(lambda: len(station().leases))
+    ENGINE_WAITING.set_function(lambda: station().batcher.waiting)
+    BUNDLE.info({"bundle": station().analyzer.bundle_name, "fingerprint": station().analyzer.fingerprint})
+    watch_gpu()
 
 
 def load_analyzer(chosen: Settings) -> Analyzer:
@@ -138,18 +155,28 @@ def load_analyzer(chosen: Settings) -> Analyzer:
     import torch
 
     from moderation.dfa.gpt.detector import Detector, Policy
-    from moderation.dfa.gpt.pixels import PixelLimits
 
     # Images run beside each other, a thread each: the small nets of the face finder lose more by sharing their work
     # between cores than they gain.
     torch.set_num_threads(1)
+    decode = open_decoder(chosen)
+    policy = Policy(max_faces=chosen.faces_at_most)
+    analyzer = Detector.load(chosen.bundle, device=chosen.device, policy=policy, decode=decode)
+    analyzer.warm()
+    return analyzer
+
+
+def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
+    """How this process decodes pictures: in children, or in its own threads."""
     limits = PixelLimits(
         max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
     )
-    policy = Policy(max_faces=chosen.faces_at_most)
-    analyzer = Detector.load(chosen.bundle, device=chosen.device, policy=policy, limits=limits)
-    analyzer.warm()
-    return analyzer
+    if not chosen.image_decode_children:
+        return functools.partial(decode_picture, limits=limits)
+    # They end with this process: nothing keeps their standard input open then.
+    pool = DecodePool(limits, children=_cores(), seconds=chosen.image_decode_seconds)
+    pool.warm()
+    return pool.decode
 
 
 def _refuse_other_pools(worker: Any) -> None:

@@ -33,7 +33,7 @@ from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, Route
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
-from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, PixelLimits, crop_face, decode_picture
+from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.gpt.scoring import Normalisation, TechniqueShares, technique_shares
@@ -78,12 +78,12 @@ class Detector:
         bundle: Bundle,
         policy: Policy,
         *,
-        limits: PixelLimits | None = None,
+        decode: Callable[[bytes], Picture] = decode_picture,
         slots: int | None = None,
         max_batch: int | None = None,
     ) -> None:
         self.policy = policy
-        self._limits = limits or PixelLimits()
+        self._decode = decode
         self._bundle = bundle
         self._engine = Engine(
             bundle.model,
@@ -118,7 +118,7 @@ class Detector:
         *,
         device: str = "auto",
         policy: Policy | None = None,
-        limits: PixelLimits | None = None,
+        decode: Callable[[bytes], Picture] = decode_picture,
         slots: int | None = None,
         max_batch: int | None = None,
     ) -> Self:
@@ -128,7 +128,7 @@ class Detector:
             bundle: what to load.
             device: `cpu`, `cuda`, `cuda:1` …, or `auto`: CUDA when there is one.
             policy: what to ask; the defaults when None.
-            limits: how much work one picture may be; the defaults when None.
+            decode: how a file becomes a picture, and within which limits.
             slots: faces at once; what fits into memory when None.
             max_batch: faces of one prefill; the device's default when None.
         """
@@ -137,7 +137,7 @@ class Detector:
         return cls(
             load_bundle(spec, device=chosen, dtype=_precision(spec, chosen)),
             policy or Policy(),
-            limits=limits,
+            decode=decode,
             slots=slots,
             max_batch=max_batch,
         )
@@ -172,7 +172,7 @@ class Detector:
     def prepare(self, data: bytes) -> Prepared:
         """Decode, find the faces, cut them out. Raise ImageRejected. Safe to call from many threads."""
         began = time.perf_counter()
-        picture = decode_picture(data, self._limits)
+        picture = self._decode(data)
         decoded = time.perf_counter()
         faces = find_faces(picture, at_most=self.policy.max_faces)
         reasons = [(face, unjudgeable(picture, face)) for face in faces]

@@ -4,7 +4,7 @@ What somebody sent us is hostile until shown otherwise: the kind is chosen from 
 from headers before a pixel is decoded, and whatever Pillow's parsers trip over leaves as an `ImageRejected`.
 
 A thread cannot be stopped, so there is no time limit here. Work is bounded by bytes, pixels, scans and frames
-instead; a limit in seconds needs a child process that may be killed around `decode_picture`.
+instead; a worker decodes in child processes that may be killed (`worker.decoding`), with limits of seconds and memory.
 
 Colour profiles are not applied: the pixels are the stored ones, as in every training set we know.
 """

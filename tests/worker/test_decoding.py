@@ -1,0 +1,169 @@
+"""Decoding in children: the same pictures and refusals as in process; a decoder that ends itself harms no other."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
+from moderation.errors import ImageCorrupt, ImageRejected, NotAnImage, TooManyPixels
+from worker.decoding import DecodePool
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecodePool]:
+    opened = DecodePool(PixelLimits(), children=2, seconds=20)
+    yield opened
+    opened.close()
+
+
+def _encoded(width: int, height: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((width, height), 80).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _one_child(*, seconds: float) -> Generator[tuple[DecodePool, psutil.Process]]:
+    """A pool with one child, which is waiting for a picture."""
+    before = {child.pid for child in _children()}
+    pool = DecodePool(PixelLimits(), children=1, seconds=seconds)
+    pool.decode(_encoded(8, 8))
+    (child,) = [child for child in _children() if child.pid not in before]
+    yield pool, child
+    pool.close()
+
+
+def _first_to_fail(*asked: Future[Picture]) -> None:
+    """Both are done; at most one of them may have failed."""
+    failed = [one for one in asked if one.exception() is not None]
+    assert len(failed) <= 1
+    for one in failed:
+        one.result()
+
+
+def _children() -> list[psutil.Process]:
+    found = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in found if "worker.decode_child" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP"])
+def test_a_child_gives_the_same_pixels_and_facts(pool: DecodePool, kind: str) -> None:
+    data = _encoded(120, 90, kind)
+
+    here, there = decode_picture(data), pool.decode(data)
+
+    assert there.facts == here.facts
+    np.testing.assert_array_equal(there.pixels, here.pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        pytest.param(b"hello", NotAnImage, id="text"),
+        pytest.param(b"", NotAnImage, id="nothing"),
+        pytest.param(_encoded(64, 64)[:80], ImageCorrupt, id="cut off"),
+    ],
+)
+def test_a_child_refuses_in_the_same_words(pool: DecodePool, data: bytes, error: type[ImageRejected]) -> None:
+    with pytest.raises(error) as here:
+        decode_picture(data)
+    with pytest.raises(error) as there:
+        pool.decode(data)
+
+    assert str(there.value) == str(here.value)
+
+
+def test_the_largest_picture_fits_into_a_childs_memory(pool: DecodePool) -> None:
+    side = 7000  # 49 megapixels, which are laid on white and turned
+    exif = Image.Exif()
+    exif[0x0112] = 5
+    buffer = io.BytesIO()
+    Image.new("RGBA", (side, side)).save(buffer, "PNG", exif=exif, compress_level=1)
+
+    assert pool.decode(buffer.getvalue()).pixels.shape == (side, side, 3)
+
+
+def test_a_decoder_that_crashes_refuses_its_picture_and_no_other() -> None:
+    with _one_child(seconds=20) as (pool, child), ThreadPoolExecutor(2) as threads:
+        child.suspend()
+        crashing = threads.submit(pool.decode, _encoded(64, 64))
+        other = threads.submit(pool.decode, _encoded(64, 65))
+        child.send_signal(signal.SIGSEGV)
+        child.resume()
+
+        with pytest.raises(ImageCorrupt, match="ended the decoder"):
+            _first_to_fail(crashing, other)
+
+
+def test_a_child_that_somebody_else_ended_costs_no_picture() -> None:
+    with _one_child(seconds=20) as (pool, child), ThreadPoolExecutor(1) as threads:
+        child.suspend()
+        asked = threads.submit(pool.decode, _encoded(64, 64))
+        child.kill()
+        assert asked.result().pixels.shape == (64, 64, 3)
+
+        (other,) = pool._all
+        other._process.send_signal(signal.SIGSEGV)
+        other._process.wait(5)
+        assert pool.decode(_encoded(64, 66)).pixels.shape == (66, 64, 3)
+
+
+def test_a_decoder_that_hangs_is_stopped_and_its_picture_refused() -> None:
+    with _one_child(seconds=1) as (pool, child):
+        child.suspend()
+
+        with pytest.raises(ImageCorrupt, match="more than 1 seconds"):
+            pool.decode(_encoded(64, 64))
+
+        assert not child.is_running()
+
+
+def test_a_picture_that_takes_too_much_memory_is_refused_and_the_next_is_not() -> None:
+    limits = PixelLimits(max_pixels=500_000_000)
+    tight = DecodePool(limits, children=1, seconds=30, memory=700 * 2**20)
+
+    with pytest.raises((TooManyPixels, ImageCorrupt)):
+        tight.decode(_bomb(20_000))
+
+    assert tight.decode(_encoded(64, 64)).pixels.shape == (64, 64, 3)
+    tight.close()
+
+
+def _bomb(side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (side, side)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_child_knows_no_secret_and_ends_with_its_worker() -> None:
+    script = (
+        "import os, sys, time; from worker.decoding import DecodePool;"
+        "from moderation.dfa.gpt.pixels import PixelLimits;"
+        "p = DecodePool(PixelLimits(), children=1, seconds=5); p.warm(); "
+        "print(next(iter(p._all))._process.pid, flush=True); time.sleep(60)"
+    )
+    env = {**os.environ, "BONAFIDE_DATABASE_URL": "postgresql://u:secret@h/d", "AWS_SECRET_ACCESS_KEY": "x"}
+    worker = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    child = psutil.Process(int(worker.stdout.readline()))
+
+    known = Path(f"/proc/{child.pid}/environ").read_bytes() if sys.platform == "linux" else b""
+    worker.kill()
+    worker.communicate()
+
+    assert b"secret" not in known
+    assert b"AWS" not in known
+    child.wait(10)

@@ -1,0 +1,100 @@
+"""A process that decodes pictures for a worker and can do nothing else. `worker.decoding` starts and ends it.
+
+    python -m worker.decode_child PIXELS_FD MEMORY SECONDS LIMITS
+
+Requests come on standard input, each eight bytes of length and a file. Answers go to standard output, one line of
+JSON each, after a line that says `ready`. Pixels go into the file behind PIXELS_FD, which the worker reads. The end of
+standard input is the end of the process.
+
+Whatever a parser does to this process, it has no secret, no connection and no file to take: its environment is empty,
+it may open no more files and start no process, and its memory and its seconds per picture are bounded by the kernel.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import resource
+import signal
+import sys
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
+from moderation.errors import ImageRejected, TooManyPixels
+
+#: Descriptors that may be open: the three usual ones, the pixels, and what Python itself opened. Pictures need none.
+_FILES = 16
+
+
+def main() -> None:
+    pixels, memory, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    limits = PixelLimits(**json.loads(sys.argv[4]))
+    # Ctrl-C and a service manager's SIGTERM reach the whole group; the worker decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _warm()
+    _confine(memory)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(b"ready\n")
+    answers.flush()
+    while (data := _request(requests)) is not None:
+        _allow_seconds(seconds)
+        answers.write(json.dumps(_answer(data, limits, pixels)).encode() + b"\n")
+        answers.flush()
+
+
+def _warm() -> None:
+    """Load Pillow's plugins now, while files may be opened."""
+    from PIL import Image
+
+    Image.init()
+    Image.new("RGB", (8, 8)).convert("L")
+
+
+def _confine(memory: int) -> None:
+    if sys.platform == "linux":  # macOS knows the limit and does not keep it
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def _allow_seconds(seconds: float) -> None:
+    """So many more seconds of CPU; then the kernel ends the process, even when its worker is gone."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _request(requests: BinaryIO) -> bytes | None:
+    head = requests.read(8)
+    if len(head) < 8:
+        return None
+    size = int.from_bytes(head, "big")
+    data = requests.read(size)
+    return data if len(data) == size else None
+
+
+def _answer(data: bytes, limits: PixelLimits, pixels: int) -> dict[str, Any]:
+    try:
+        picture = decode_picture(data, limits)
+    except ImageRejected as error:
+        return {"refused": error.code, "words": str(error)}
+    except MemoryError:
+        return {"refused": TooManyPixels.code, "words": "Decoding the picture takes too much memory."}
+    except Exception as error:  # noqa: BLE001  the worker raises it again, for its log
+        return {"fault": f"{type(error).__name__}: {error}"[:500]}
+    _put(pixels, np.ascontiguousarray(picture.pixels).data.cast("B"))
+    return {"facts": dataclasses.asdict(picture.facts)}
+
+
+def _put(file: int, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], done)
+
+
+if __name__ == "__main__":
+    main()

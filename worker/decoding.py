@@ -1,0 +1,247 @@
+"""Decoding pictures in processes that may be killed: a parser that crashes, hangs or eats memory harms one picture.
+
+One child per core, each with one picture at a time. A child that dies or takes too long is replaced, and its picture
+is refused as `image_corrupt`: what does that to a decoder is not a picture that anybody can judge.
+"""
+
+import dataclasses
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+import moderation
+from moderation.analysis import PictureFacts
+from moderation.dfa.gpt.pixels import Picture, PixelLimits
+from moderation.errors import EngineUnavailable, ImageCorrupt, ImageRejected
+
+#: Bytes of memory that a child may map besides its pictures: Python, NumPy and Pillow.
+_BASE = 1 << 30
+#: Bytes per pixel of the largest picture: decoded, turned, converted and laid on white, some at the same time.
+_PER_PIXEL = 28
+#: Bytes of pixels that a child's file may keep from one picture to the next, so that they need not be found again.
+_KEPT = 16 * 2**20
+#: Seconds until a child has loaded its libraries, on a machine that is busy with everything else.
+_START_SECONDS = 60.0
+#: Signals that come from somebody else than the decoder: the picture gets another try in a fresh child.
+_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP}
+
+log = structlog.get_logger()
+
+
+class DecoderFault(Exception):
+    """A bug of ours, in the child."""
+
+
+class _Died(Exception):
+    """The child ended before it answered. `status` as `subprocess` tells it; None: it was too slow and was killed."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class DecodePool:
+    """Children that decode. Safe to share between threads; `close` ends them."""
+
+    def __init__(
+        self, limits: PixelLimits, *, children: int, seconds: float, memory: int | None = None
+    ) -> None:
+        """`memory` is what a child may map, in bytes; what the largest picture needs when None."""
+        self._limits = limits
+        self._seconds = seconds
+        self._memory = memory or _BASE + _PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes
+        #: Idle children, the last used first: its memory is warm. None stands for one that is yet to be started.
+        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._all: set[_Child] = set()
+        for _ in range(children):
+            self._idle.put(None)
+
+    def warm(self) -> None:
+        """Start all children now instead of with the first pictures."""
+        for place in [self._idle.get() for _ in range(self._idle.qsize())]:
+            self._idle.put(place or self._start())
+
+    def decode(self, data: bytes) -> Picture:
+        """As `pixels.decode_picture`: the same pixels and the same refusals. Waits while all children are busy."""
+        child = self._idle.get()
+        keep = None
+        try:
+            for again in (True, False):
+                if child is not None and child.ended:
+                    self._end(child)
+                    child = None
+                child = child or self._start()
+                try:
+                    picture = child.decode(data, self._seconds)
+                    keep = child
+                except _Died as death:
+                    self._end(child)
+                    child = None
+                    if again and death.status in _FROM_OUTSIDE:
+                        continue
+                    raise _refusal(death, self._seconds) from death
+                except (ImageRejected, DecoderFault):
+                    keep = child
+                    raise
+                return picture
+            raise AssertionError("the second try returns or raises")
+        finally:
+            if keep is None and child is not None:
+                self._end(child)
+            self._idle.put(keep)
+
+    def close(self) -> None:
+        with self._lock:
+            children = list(self._all)
+        for child in children:
+            self._end(child)
+
+    def _start(self) -> "_Child":
+        """A child that takes pictures. Raise EngineUnavailable when there can be none now."""
+        try:
+            child = _Child(self._limits, self._seconds, self._memory)
+        except OSError as error:
+            raise EngineUnavailable(f"no decoder could be started: {error}") from error
+        with self._lock:
+            self._all.add(child)
+        try:
+            child.wait_until_ready()
+        except (_Died, EOFError) as error:
+            self._end(child)
+            raise EngineUnavailable("a decoder did not start") from error
+        return child
+
+    def _end(self, child: "_Child") -> None:
+        with self._lock:
+            self._all.discard(child)
+        child.end()
+
+
+def _refusal(death: _Died, seconds: float) -> ImageCorrupt:
+    why = "time" if death.status is None else str(death.status)
+    log.warning("decoder_died", action="decode", why=why)
+    if death.status in (None, -signal.SIGXCPU):
+        return ImageCorrupt(f"Decoding the picture took more than {seconds:g} seconds and was stopped.")
+    return ImageCorrupt("Decoding the picture ended the decoder: the file is damaged or hostile.")
+
+
+class _Child:
+    """One process, and the file that its pixels come in. Not safe to share between threads."""
+
+    def __init__(self, limits: PixelLimits, seconds: float, memory: int) -> None:
+        self._pixels = _memory_file()
+        arguments = [self._pixels, memory, seconds, json.dumps(dataclasses.asdict(limits))]
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+            [sys.executable, "-m", "worker.decode_child", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(self._pixels,),
+            env=_environment(),
+            bufsize=0,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended while it had nothing to do: no picture is to blame."""
+        return self._process.poll() is not None
+
+    def wait_until_ready(self) -> None:
+        self._line(time.monotonic() + _START_SECONDS)
+
+    def decode(self, data: bytes, seconds: float) -> Picture:
+        deadline = time.monotonic() + seconds
+        try:
+            answer = self._ask(data, deadline)
+        except (BrokenPipeError, EOFError):
+            raise _Died(self._process.wait()) from None
+        match answer:
+            case {"facts": dict(facts)}:
+                return self._picture(facts)
+            case {"refused": str(code), "words": str(words)}:
+                raise _REFUSALS.get(code, ImageCorrupt)(words)
+            case _:
+                raise DecoderFault(str(answer))
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        os.close(self._pixels)
+
+    def _ask(self, data: bytes, deadline: float) -> Any:
+        requests = self._process.stdin
+        assert requests is not None
+        # It reads the whole of it before it does anything else: this cannot block for long.
+        unsent = memoryview(len(data).to_bytes(8, "big") + data)
+        while unsent:
+            unsent = unsent[requests.write(unsent) or 0 :]
+        return json.loads(self._line(deadline))
+
+    def _line(self, deadline: float) -> bytes:
+        answers = self._process.stdout
+        assert answers is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([answers], [], [], left)[0]:
+                raise _Died(None)
+            part = answers.read(65_536)
+            if not part:
+                raise EOFError
+            line += part
+        return line
+
+    def _picture(self, facts: dict[str, Any]) -> Picture:
+        facts["notes"] = tuple(facts["notes"])
+        known = PictureFacts(**facts)
+        pixels = np.empty((known.height, known.width, 3), dtype=np.uint8)
+        _fill(self._pixels, pixels.data.cast("B"))
+        if pixels.nbytes > _KEPT:
+            os.ftruncate(self._pixels, 0)
+        return Picture(pixels, known)
+
+
+def _fill(file: int, target: memoryview) -> None:
+    """Copied, not mapped: a file that a hostile child cut short would end a process that had it mapped."""
+    done = 0
+    while done < len(target):
+        read = os.preadv(file, [target[done:]], done)
+        if not read:
+            raise DecoderFault("the child sent fewer pixels than it said")
+        done += read
+
+
+def _memory_file() -> int:
+    if sys.platform == "linux":
+        return os.memfd_create("bonafide-pixels")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _environment() -> Mapping[str, str]:
+    """Nothing of ours: no key, no address, no password. Only where our own code lies."""
+    return {
+        "PYTHONPATH": str(Path(moderation.__file__).parents[1]),
+        # NumPy's threads would reserve address space that the limit counts.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+_REFUSALS: Mapping[str, type[ImageRejected]] = {cls.code: cls for cls in ImageRejected.__subclasses__()}
