@@ -239,19 +239,33 @@ class AlreadyClaimed(ReviewConflict):
 
 
 class ClaimLost(ReviewConflict):
+    """`by` is the name of who has the case now, `until` when their claim ends. None: nobody has it."""
+
     code = "claim_lost"
+
+    def __init__(self, by: str | None = None, until: datetime | None = None) -> None:
+        super().__init__(
+            f"{by} has this case now"
+            if by is not None
+            else "you do not hold this case any more; claim it again"
+        )
+        self.by = by
+        self.until = until
 
 
 class StaleCase(ReviewConflict):
-    """`since` are the moves that were made since the version that was named: their kinds, oldest first."""
+    """`changes` are the moves since the version that was named: kind, who, when; oldest first."""
 
     code = "stale_case"
 
-    def __init__(self, version: int, since: Sequence[str]) -> None:
-        what = ", ".join(kind.replace("_", " ") for kind in since) or "nothing that is known"
-        super().__init__(f"the case moved on; it is at version {version} now. Since then: {what}")
+    def __init__(self, version: int, changes: Sequence[tuple[str, str, datetime]]) -> None:
+        what = (
+            ", ".join(kind.replace("_", " ") for kind, _, _ in changes)
+            or "nothing: that version is yet to be"
+        )
+        super().__init__(f"the case is at version {version} now. What happened since: {what}")
         self.version = version
-        self.since = tuple(since)
+        self.changes = tuple(changes)
 
 
 class SameReviewer(ReviewConflict):

@@ -113,9 +113,9 @@ class Review:
             claim = rows.renew_claim(
                 session, case_id, person.id, token, claim_seconds=self._settings.claim_seconds
             )
-        if claim is None:
-            raise ClaimLost("somebody else has this case now, or it was decided")
-        return claim
+            if claim is None:
+                raise _lost(session, case_id)
+            return claim
 
     def release(self, person: Person, case_id: UUID, token: int) -> None:
         """Give the case back to the queue. Without harm when it is not theirs any more."""
@@ -128,7 +128,7 @@ class Review:
             raise JudgementIncomplete("say why you skip this case: whoever takes it next is helped by it")
         with self._database.transaction() as session:
             if not rows.end_claim(session, case_id, person.id, token):
-                raise ClaimLost("somebody else has this case now, or it was decided")
+                raise _lost(session, case_id)
             rows.insert_skip(session, case_id, person.id, reason)
 
     # --- judging
@@ -268,7 +268,7 @@ class Review:
         if claim is None:
             holder = rows.find_holder(session, case.id)
             if holder is None:
-                raise ClaimLost("the case was given back just now; try again")
+                raise ClaimLost  # it was given back just now
             raise AlreadyClaimed(holder.name, holder.expires_at)
         return claim
 
@@ -305,7 +305,7 @@ class Review:
         _require_ready(case)
         claim = rows.find_claim(session, case_id)
         if token is not None and (claim is None or (claim.person_id, claim.token) != (person.id, token)):
-            raise ClaimLost("somebody else has this case now, or the claim was given back")
+            raise _lost(session, case_id)
         holder = rows.find_holder(session, case_id) if token is None else None
         if holder is not None:
             raise AlreadyClaimed(holder.name, holder.expires_at)
@@ -344,7 +344,7 @@ class Review:
             session, move, case, stage_after(move, stage), token=token, actor=person.actor, body=body
         )
         if not moved:
-            raise ClaimLost("somebody else has this case now, or the claim was given back")
+            raise _lost(session, case_id)
         rows.drop_claims(session, case_id)
         decision = rows.find_decision(session, decision_id)
         assert decision is not None, "it was inserted above"
@@ -368,6 +368,11 @@ def _lock(session: Session, case_id: UUID) -> CaseRow:
     if case is None:
         raise CaseNotFound(f"no case has the id {case_id}")
     return case
+
+
+def _lost(session: Session, case_id: UUID) -> ClaimLost:
+    holder = rows.find_holder(session, case_id)
+    return ClaimLost() if holder is None else ClaimLost(holder.name, holder.expires_at)
 
 
 def _standing(session: Session, case: CaseRow) -> list[Decision]:

@@ -8,7 +8,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator
 
 from moderation.analysis import Abstain, Label, Technique
-from moderation.cases import CaseState, Flag, ImageRef
+from moderation.cases import CaseState, Flag, ImageRef, Stage
+from moderation.decisions import Answer as ArtifactAnswerWord
+from moderation.decisions import Outcome
 
 #: Bytes of `context` as JSON: enough for ids and links, too little to become a second database.
 CONTEXT_AT_MOST = 4096
@@ -17,6 +19,9 @@ CONTEXT_AT_MOST = 4096
 _Text = StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Text]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
+
+
+Token = Annotated[int, Field(ge=0, le=2**63 - 1, description="Of the claim.")]
 
 
 class Wire(BaseModel):
@@ -88,6 +93,13 @@ class CaseAccepted(Answer):
     links: Links
 
 
+class ChangeOut(Answer):
+    """Something that happened to a case."""
+
+    kind: str = Field(description="As in the event log: `decided`, `second_review_asked`, `escalated` …")
+    at: datetime
+
+
 class Problem(Answer):
     """RFC 9457 problem details, with a stable `code`."""
 
@@ -99,6 +111,8 @@ class Problem(Answer):
     request_id: str | None = None
     #: For `invalid_request`: where and what, per field.
     errors: list[dict[str, Any]] | None = None
+    #: For `stale_case`: what happened since the version that was named, oldest first.
+    changes: list[ChangeOut] | None = None
 
 
 class BatchIn(Wire):
@@ -188,6 +202,21 @@ class PictureOut(Answer):
     notes: list[str]
 
 
+class DecisionOut(Answer):
+    """What a person decided."""
+
+    id: UUID
+    outcome: Outcome
+    technique: Technique | None
+    stage: Stage = Field(description="Which review of the case this was.")
+    reason: str | None
+    policy: str | None
+    decided_at: datetime
+    final_at: datetime = Field(
+        description="Until then whoever decided may take it back. Webhooks wait for it."
+    )
+
+
 class CaseOut(Answer):
     id: UUID
     state: CaseState
@@ -213,7 +242,8 @@ class CaseOut(Answer):
     bundle: str | None
     timings: dict[str, float] | None = Field(description="Seconds per stage.")
     reused_from: UUID | None = Field(description="The analysis of the very same bytes that this one repeats.")
-    decision: dict[str, Any] | None = Field(description="What a person decided. Null until then.")
+    stage: Stage = Field(description="Which review it waits for, or had last.")
+    decision: DecisionOut | None = Field(description="What stands. Null until the case is decided.")
     links: Links
 
 
@@ -222,6 +252,79 @@ class CasePage(Answer):
     next_cursor: str | None = Field(
         description="Pass it as `cursor` for the next page. Null on the last one."
     )
+
+
+class ReviewerIn(Wire):
+    """Which of your reviewers acts: by the email under which they are known to this installation."""
+
+    reviewer: Annotated[str, StringConstraints(min_length=3, max_length=320), _Text]
+
+
+class ReleaseIn(ReviewerIn):
+    token: Token
+
+
+class ClaimOut(Answer):
+    """A case is in front of this reviewer. Claim it again to renew; the token stays."""
+
+    token: int
+    expires_at: datetime
+    version: int = Field(description="Of the case as it is now: a decision names it.")
+
+
+class ArtifactAnswerIn(Wire):
+    """Whether the reviewer sees what the model says it sees."""
+
+    face: Annotated[int, Field(ge=0, le=1000, description="Index into the case's faces.")]
+    ordinal: Annotated[int, Field(ge=1, le=1000, description="Place in that face's rationale, from 1.")]
+    answer: ArtifactAnswerWord
+
+
+class DecisionIn(ReviewerIn):
+    token: Token
+    version: Annotated[int, Field(ge=1, le=2**31 - 1, description="Of the case as the reviewer saw it.")]
+    outcome: Outcome
+    technique: Technique | None = Field(None, description="Only with `deepfake`.")
+    reason: Sentence | None = None
+    policy: Sentence | None = Field(None, description="The rule of yours that it rests on.")
+    feedback: Annotated[list[ArtifactAnswerIn], Field(max_length=200)] = []
+
+
+class AppealIn(Wire):
+    reason: Sentence
+    external_id: Name | None = Field(
+        None, description="Your own id of the appeal. The same again is the same."
+    )
+
+
+class AppealOut(Answer):
+    id: UUID
+    decision: UUID = Field(description="What is appealed against.")
+    reason: str
+    external_id: str | None
+    created_at: datetime
+    resolved_by: UUID | None = Field(description="The decision that answered it. Null until then.")
+
+
+class QuestionIn(Wire):
+    question: Annotated[str, StringConstraints(min_length=1, max_length=500), _Text]
+
+
+class QuestionOut(Answer):
+    id: UUID
+    question: str
+    answer: str | None = Field(description="In the model's words. Null until it is answered.")
+    failure: str | None = Field(description="Why there is no answer: a code.")
+    bundle: str | None
+    fingerprint: str | None
+    seconds: float | None = Field(description="The model's part of the wait.")
+    created_at: datetime
+    answered_at: datetime | None
+
+
+class QuestionList(Answer):
+    questions: list[QuestionOut] = Field(description="The oldest first.")
+    worker_is_there: bool = Field(description="Whether a worker lives that could answer now.")
 
 
 class StatsOut(Answer):

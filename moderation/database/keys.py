@@ -14,7 +14,7 @@ from uuid6 import uuid7
 from moderation.database.tables import KeyRow
 
 #: What a platform may do with its key.
-SCOPES = ("submit", "read", "webhooks")
+SCOPES = ("submit", "read", "review", "webhooks")
 
 #: What it may do unless it was asked for more.
 USUAL_SCOPES = ("submit", "read")

@@ -255,7 +255,7 @@ def queue_counts(session: Session) -> QueueCounts:
         "claimed": "claims WHERE expires_at > now()",
     }
     columns = [
-        f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {COUNT_AT_MOST}) AS some) AS {name}"  # noqa: S608  ours
+        f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {COUNT_AT_MOST}) AS few) AS {name}"  # noqa: S608  ours
         for name, source in counted.items()
     ]
     oldest = "(SELECT extract(epoch FROM now() - min(ready_at)) FROM cases WHERE state = 'ready') AS oldest"

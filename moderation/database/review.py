@@ -361,15 +361,14 @@ def last_event(session: Session, case_id: UUID) -> EventRow | None:
     ).first()
 
 
-def moves_since(session: Session, case_id: UUID, version: int) -> list[str]:
-    """The kinds of the moves that were made since the case had this version, oldest first. An event per version."""
-    return list(
-        session.scalars(
-            select(EventRow.kind)
-            .where(EventRow.case_id == case_id, EventRow.seq > version)
-            .order_by(EventRow.seq)
-        )
+def moves_since(session: Session, case_id: UUID, version: int) -> list[tuple[str, str, datetime]]:
+    """The moves since the case had this version, oldest first: kind, who, when. There is an event per version."""
+    rows = session.execute(
+        select(EventRow.kind, EventRow.actor, EventRow.at)
+        .where(EventRow.case_id == case_id, EventRow.seq > version)
+        .order_by(EventRow.seq)
     )
+    return [(kind, actor, at) for kind, actor, at in rows]
 
 
 def insert_appeal(

@@ -68,4 +68,5 @@ def _scoped(scope: str) -> object:
 
 Submitter = Annotated[Key, _scoped("submit")]
 Reader = Annotated[Key, _scoped("read")]
+Reviewer = Annotated[Key, _scoped("review")]
 WebhookManager = Annotated[Key, _scoped("webhooks")]

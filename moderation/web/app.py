@@ -9,13 +9,15 @@ from uuid import uuid4
 import structlog
 from anyio import to_thread
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from moderation import traces
 from moderation.settings import Settings, settings
-from moderation.web import cases, notifications, operations, problems, statements, webhooks
+from moderation.web import cases, notifications, operations, problems, reviews, statements, webhooks
+from moderation.web.console import routes as console
 from moderation.web.services import WEB_THREADS, open_services
+from moderation.web.tracing import Traced
 from moderation.wire import CaseIn
 
 #: Bytes of a request's body: a thousand flags with the largest context each are below.
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 def create_app(given: Settings | None = None) -> FastAPI:
     """The app with its own connections. `uvicorn --factory moderation.web.app:create_app` runs it."""
     chosen = given or settings()
+    traces.start(chosen, "bonafide-console")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -49,13 +52,15 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.include_router(cases.router)
     app.include_router(notifications.router)
     app.include_router(operations.router)
+    app.include_router(reviews.router)
     app.include_router(statements.router)
     app.include_router(webhooks.router)
     app.webhooks.include_router(webhooks.told)
-    app.add_api_route("/", lambda: RedirectResponse("/openapi.json"), include_in_schema=False)
+    console.install(app)
     problems.install(app)
     _document_batch_items(app)
     app.add_middleware(Surroundings)
+    app.add_middleware(Traced)
     return app
 
 

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, latest_analyses
 from moderation.database.cases import Filter, find_case, page_of_cases
+from moderation.database.review import standing_decisions
+from moderation.decisions import Decision
 from moderation.errors import CaseNotFound, CursorUnreadable, RequestRefused
 from moderation.intake import Accepted, Submission
-from moderation.presentation import artifact_json, face_json, verdict_json
+from moderation.presentation import artifact_json, decision_json, face_json, verdict_json
 from moderation.web.access import Reader, Submitter
 from moderation.web.problems import RESPONSES, invalid, problem_of
 from moderation.web.services import ServicesDep
@@ -133,7 +135,8 @@ def get_case(
         if if_none_match == tag:
             return Response(status_code=304, headers={"ETag": tag})
         analysis = latest_analyses(session, [case_id]).get(case_id)
-    shown = show_case(case, analysis).model_dump_json()
+        decision = standing_decisions(session, [case_id]).get(case_id)
+    shown = show_case(case, analysis, decision).model_dump_json()
     return Response(shown, media_type="application/json", headers={"ETag": tag})
 
 
@@ -153,15 +156,16 @@ def get_cases(
     wanted = Filter(state, where, external_id, since)
     with services.database.transaction() as session:
         cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
-        analyses = latest_analyses(session, [case.id for case in cases])
+        ids = [case.id for case in cases]
+        analyses, decisions = latest_analyses(session, ids), standing_decisions(session, ids)
     more = len(cases) == limit
     return CasePage(
-        cases=[show_case(case, analyses.get(case.id)) for case in cases],
+        cases=[show_case(case, analyses.get(case.id), decisions.get(case.id)) for case in cases],
         next_cursor=_cursor(cases[-1].id) if more else None,
     )
 
 
-def show_case(case: Case, stored: StoredAnalysis | None) -> CaseOut:
+def show_case(case: Case, stored: StoredAnalysis | None, decision: Decision | None = None) -> CaseOut:
     """A case as platforms see it. A case that is not ready shows no analysis, even if it had one before."""
     analysis = stored.analysis if stored is not None and case.refusal is None else None
     faces = [] if analysis is None else [face_json(face) for face in analysis.faces]
@@ -190,7 +194,8 @@ def show_case(case: Case, stored: StoredAnalysis | None) -> CaseOut:
         "bundle": None if analysis is None else analysis.bundle,
         "timings": None if analysis is None else analysis.seconds,
         "reused_from": None if analysis is None else analysis.reused_from,
-        "decision": None,
+        "stage": case.stage,
+        "decision": None if decision is None else decision_json(decision),
         "links": {"self": _link(case.id)},
     }
     return CaseOut.model_validate(shown)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from moderation.errors import (
     BonafideError,
     CaseNotFound,
+    DecisionNotFound,
     DeliveryNotFound,
     EndpointNotFound,
     IdempotencyConflict,
@@ -19,12 +20,15 @@ from moderation.errors import (
     NothingDecided,
     PersonExists,
     PersonNotFound,
+    ReviewConflict,
     SignInThrottled,
+    StaleCase,
+    TooManyQuestions,
     TransitionRefused,
     Unavailable,
 )
 from moderation.errors import RequestRefused as _Refused
-from moderation.wire import Problem
+from moderation.wire import ChangeOut, Problem
 
 #: Seconds after which a client may try again when something of ours does not answer.
 RETRY_AFTER = 5
@@ -58,15 +62,17 @@ class RequestTooLarge(BonafideError):
 def status_of(error: BonafideError) -> int:
     """The HTTP status that tells a client what to do next."""
     match error:
-        case CaseNotFound() | DeliveryNotFound() | EndpointNotFound() | NothingDecided() | PersonNotFound():
+        case CaseNotFound() | DecisionNotFound() | DeliveryNotFound() | EndpointNotFound():
             return 404
-        case IdempotencyConflict() | PersonExists() | TransitionRefused():
+        case NothingDecided() | PersonNotFound():
+            return 404
+        case IdempotencyConflict() | PersonExists() | TransitionRefused() | ReviewConflict():
             return 409
         case Unauthenticated():
             return 401
         case ScopeMissing() | NotAllowed():
             return 403
-        case SignInThrottled():
+        case SignInThrottled() | TooManyQuestions():
             return 429
         case RequestTooLarge():
             return 413
@@ -81,7 +87,17 @@ def status_of(error: BonafideError) -> int:
 def problem_of(error: BonafideError, request_id: str | None = None) -> Problem:
     code = error.code
     title = code.replace("_", " ").capitalize()
-    return Problem(title=title, status=status_of(error), code=code, detail=str(error), request_id=request_id)
+    changes = None
+    if isinstance(error, StaleCase):
+        changes = [ChangeOut(kind=kind, at=at) for kind, _, at in error.changes]
+    return Problem(
+        title=title,
+        status=status_of(error),
+        code=code,
+        detail=str(error),
+        request_id=request_id,
+        changes=changes,
+    )
 
 
 def invalid(errors: Sequence[Any], request_id: str | None = None) -> Problem:

@@ -133,8 +133,9 @@ def test_a_claim_that_ran_out_is_anybodys_and_its_holder_can_write_no_more(
     new = review.claim(grace, case_id)
 
     assert new.token != old.token
-    with pytest.raises(ClaimLost):
+    with pytest.raises(ClaimLost, match="Grace has this case now") as refusal:
         review.renew(ada, case_id, old.token)
+    assert (refusal.value.by, refusal.value.until) == ("Grace", new.expires_at)
     with pytest.raises(ClaimLost):
         review.skip(ada, case_id, old.token, "hard")
     with pytest.raises(ClaimLost):
@@ -300,7 +301,9 @@ def test_a_stale_decision_is_refused_with_what_changed(
     with pytest.raises(StaleCase) as refusal:
         review.decide(ada, case_id, token=old.token, version=3, judgement=DEEPFAKE)
 
-    assert (refusal.value.version, refusal.value.since) == (4, ("decided",))
+    ((kind, actor, at),) = refusal.value.changes
+    assert (refusal.value.version, kind, actor) == (4, "decided", grace.actor)
+    assert at == stored(database, case_id).decided_at
     assert stored(database, case_id).version == 4
 
 

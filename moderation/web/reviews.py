@@ -1,0 +1,145 @@
+"""Reviewing through the API: a platform's own reviewers claim, ask and decide with a key of the platform.
+
+Each call names the reviewer by email. They are people of this installation, and every rule of `moderation.review` holds
+for them as it does in the console.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from moderation.database.people import find_person_by_email
+from moderation.database.questions import Question
+from moderation.decisions import ArtifactAnswer, Judgement
+from moderation.errors import PersonNotFound
+from moderation.people import Person
+from moderation.presentation import appeal_json, decision_json
+from moderation.web.access import Reader, Reviewer, Submitter
+from moderation.web.problems import RESPONSES
+from moderation.web.services import Services, ServicesDep
+from moderation.wire import (
+    AppealIn,
+    AppealOut,
+    ClaimOut,
+    DecisionIn,
+    DecisionOut,
+    Problem,
+    QuestionIn,
+    QuestionList,
+    QuestionOut,
+    ReleaseIn,
+    ReviewerIn,
+)
+
+router = APIRouter(prefix="/v1/cases/{case_id}", responses=RESPONSES)
+
+_NOT_FOUND: dict[str, Any] = {"model": Problem, "description": "No case, or no reviewer, is known by this"}
+_CONFLICT: dict[str, Any] = {
+    "model": Problem,
+    "description": "Something happened meanwhile: the code says what, and nothing was changed",
+}
+_REVIEW: dict[int | str, dict[str, Any]] = {404: _NOT_FOUND, 409: _CONFLICT}
+
+
+@router.post("/claim", response_model=ClaimOut, responses=_REVIEW, summary="Take a case, or keep it")
+def post_claim(case_id: UUID, body: ReviewerIn, services: ServicesDep, key: Reviewer) -> ClaimOut:
+    """For ten minutes, unless the installation says otherwise, nobody else decides this case. Call again to renew."""
+    claim = services.review.claim(_person(services, body.reviewer), case_id)
+    assert claim.version is not None, "it was read with the case"
+    return ClaimOut(token=claim.token, expires_at=claim.expires_at, version=claim.version)
+
+
+@router.post(
+    "/release",
+    status_code=204,
+    responses={404: _NOT_FOUND},
+    summary="Give a case back to the queue",
+)
+def post_release(case_id: UUID, body: ReleaseIn, services: ServicesDep, key: Reviewer) -> None:
+    """The second time, and after the claim was lost, nothing happens."""
+    services.review.release(_person(services, body.reviewer), case_id, body.token)
+
+
+@router.post(
+    "/decision", status_code=201, response_model=DecisionOut, responses=_REVIEW, summary="Decide a case"
+)
+def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: Reviewer) -> DecisionOut:
+    """Under a claim, and for the case as the reviewer saw it. `stale_case` says what happened since."""
+    judgement = Judgement(
+        outcome=body.outcome,
+        technique=body.technique,
+        reason=body.reason,
+        policy=body.policy,
+        feedback=tuple(ArtifactAnswer(said.face, said.ordinal, said.answer) for said in body.feedback),
+    )
+    decision = services.review.decide(
+        _person(services, body.reviewer),
+        case_id,
+        token=body.token,
+        version=body.version,
+        judgement=judgement,
+    )
+    return DecisionOut.model_validate(decision_json(decision))
+
+
+@router.post(
+    "/appeal",
+    status_code=201,
+    response_model=AppealOut,
+    responses=_REVIEW,
+    summary="Pass on that the uploader asks for another decision",
+)
+def post_appeal(case_id: UUID, body: AppealIn, services: ServicesDep, key: Submitter) -> AppealOut:
+    """The case goes before another person. The same appeal again answers the first one."""
+    appeal = services.review.appeal(
+        case_id, body.reason, actor=f"platform:{key.name}", external_id=body.external_id
+    )
+    return AppealOut.model_validate(appeal_json(appeal))
+
+
+@router.post(
+    "/questions",
+    status_code=202,
+    response_model=QuestionOut,
+    responses={**_REVIEW, 429: {"model": Problem, "description": "The case has too many questions"}},
+    summary="Ask DFA-GPT about the picture",
+)
+def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: Reviewer) -> QuestionOut:
+    """A worker answers, in seconds when one is there: read the questions to see it."""
+    return _shown(services.questions.ask(case_id, body.question, actor=f"platform:{key.name}"))
+
+
+@router.get(
+    "/questions",
+    response_model=QuestionList,
+    responses={404: {"model": Problem, "description": "No case has this id"}},
+    summary="Read what was asked and answered",
+)
+def get_questions(case_id: UUID, services: ServicesDep, key: Reader) -> QuestionList:
+    return QuestionList(
+        questions=[_shown(question) for question in services.questions.of_case(case_id)],
+        worker_is_there=services.questions.worker_is_there(),
+    )
+
+
+def _person(services: Services, email: str) -> Person:
+    with services.database.transaction() as session:
+        person = find_person_by_email(session, email.strip().lower())
+    if person is None:
+        raise PersonNotFound("no reviewer of this installation has this email")
+    return person
+
+
+def _shown(question: Question) -> QuestionOut:
+    return QuestionOut(
+        id=question.id,
+        question=question.question,
+        answer=question.answer,
+        failure=question.failure,
+        bundle=question.bundle,
+        fingerprint=question.fingerprint,
+        seconds=question.seconds,
+        created_at=question.created_at,
+        answered_at=question.answered_at,
+    )
