@@ -1,0 +1,109 @@
+"""What is exported, read row by row through a server-side cursor: many rows take no more memory than few."""
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import CursorResult, TextClause, text
+from sqlalchemy.orm import Session
+
+from moderation.database.connection import Database
+
+#: Rows fetched at once.
+PAGE = 1000
+
+DECISIONS = text("""
+    SELECT d.id AS decision, d.case_id AS case, c.source, c.external_id, d.stage, d.outcome, d.technique, d.reason,
+           d.policy, d.person_id AS reviewer, d.verdict, a.technique AS verdict_technique, a.score, a.calibrated,
+           a.bundle, a.fingerprint, d.blind_outcome, d.blind_technique, d.saw_verdict_first, d.seconds,
+           d.created_at, d.final_at, d.undone_at, d.supersedes, p.decision_id IS NOT NULL AS appealed
+    FROM decisions d
+    JOIN cases c ON c.id = d.case_id
+    LEFT JOIN analyses a ON a.id = d.analysis_id
+    LEFT JOIN appeals p ON p.decision_id = d.id
+    WHERE d.id >= :first AND d.id < :last
+    ORDER BY d.id
+""")
+
+ANALYSES = text("""
+    SELECT a.id AS analysis, a.case_id AS case, c.source, c.external_id, a.bundle, a.fingerprint, a.label, a.score,
+           (a.verdict->>'margin')::float8 AS margin, (a.verdict->>'answer_mass')::float8 AS answer_mass,
+           a.calibrated, a.technique, a.abstain, jsonb_array_length(to_jsonb(a.faces)) AS faces,
+           (SELECT count(*) FROM artifacts r WHERE r.analysis_id = a.id) AS artifacts,
+           encode(a.image_sha256, 'hex') AS image_sha256, a.picture->>'format' AS format,
+           (a.picture->>'width')::int AS width, (a.picture->>'height')::int AS height,
+           (a.picture->>'size')::int AS size, a.reused_from, a.created_at
+    FROM analyses a JOIN cases c ON c.id = a.case_id
+    WHERE a.id >= :first AND a.id < :last
+    ORDER BY a.id
+""")
+
+#: One row for each artifact that a reviewer answered to.
+ANSWERS = text("""
+    SELECT d.id AS decision, d.case_id AS case, said.analysis_id AS analysis, said.face, said.ordinal, r.heading,
+           array_to_string(r.regions, ' ') AS regions, r.text, said.answer, d.outcome, d.technique, d.verdict,
+           d.blind_outcome, a.bundle, a.fingerprint, d.created_at
+    FROM decisions d
+    JOIN artifact_answers said ON said.decision_id = d.id
+    JOIN artifacts r ON (r.analysis_id, r.face, r.ordinal) = (said.analysis_id, said.face, said.ordinal)
+    JOIN analyses a ON a.id = said.analysis_id
+    WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL
+    ORDER BY d.id, said.face, said.ordinal
+""")
+
+#: One row for each case whose decision is final, stands and says what the picture is; with what was answered.
+LABELLED = text("""
+    SELECT d.id AS decision, d.case_id AS case, d.outcome, d.technique, d.verdict, d.stage,
+           d.blind_outcome, d.created_at, c.source, c.bucket, c.key, c.version_id,
+           encode(a.image_sha256, 'hex') AS sha256, a.bundle, a.fingerprint, a.faces,
+           (SELECT coalesce(jsonb_agg(jsonb_build_object('face', r.face, 'heading', r.heading, 'text', r.text,
+                                                         'answer', said.answer)
+                                      ORDER BY r.face, r.ordinal), '[]')
+            FROM artifact_answers said
+            JOIN artifacts r ON (r.analysis_id, r.face, r.ordinal) = (said.analysis_id, said.face, said.ordinal)
+            WHERE said.decision_id = d.id) AS answers
+    FROM decisions d
+    JOIN cases c ON c.id = d.case_id
+    JOIN analyses a ON a.id = d.analysis_id
+    WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL AND d.final_at <= now()
+      AND d.outcome IN ('deepfake', 'bona_fide') AND c.state = 'decided'
+      AND NOT EXISTS (SELECT FROM decisions later
+                      WHERE later.case_id = d.case_id AND later.undone_at IS NULL
+                        AND (later.created_at, later.id) > (d.created_at, d.id))
+    ORDER BY d.id
+""")
+
+
+@contextmanager
+def stream(
+    database: Database, query: TextClause, *, since: datetime | None, until: datetime | None
+) -> Generator[Iterator[Mapping[str, Any]]]:
+    """The rows of one of the queries above, of what was made from `since` to before `until`, in the order of time.
+
+    One snapshot: what is decided while it is read is not in it.
+    """
+    bounds = {
+        "first": UUID(int=0) if since is None else _id_at(since),
+        "last": UUID(int=2**128 - 1) if until is None else _id_at(until),
+    }
+    with database.transaction() as session:
+        _be_patient(session)
+        result = session.execute(query, bounds, execution_options={"yield_per": PAGE})
+        assert isinstance(result, CursorResult)
+        yield cast("Iterator[Mapping[str, Any]]", iter(result.mappings()))
+
+
+def _be_patient(session: Session) -> None:
+    """Whoever reads may be slow, and the whole may take hours: the usual limits are for short work."""
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        session.execute(text(f"SET LOCAL {limit} = 0"))
+    session.execute(text("SET TRANSACTION READ ONLY"))
+
+
+def _id_at(moment: datetime) -> UUID:
+    """The least UUIDv7 of that millisecond: ids are ordered by time."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

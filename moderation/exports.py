@@ -1,0 +1,296 @@
+"""Data out: decisions, analyses and what reviewers said of artifacts, as JSON lines, CSV or Parquet, streamed.
+
+Feedback as JSON lines is DFA-Instruct-ready: LLaVA conversations about faces, with the answers that people agreed to.
+Reviewers are named by id, never by name or email.
+"""
+
+import csv
+import enum
+import io
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from importlib.resources import files
+from itertools import islice
+from typing import Any, BinaryIO, Literal
+from uuid import UUID
+
+from sqlalchemy import TextClause
+
+from moderation.analysis import Label, Technique
+from moderation.database import exports as queries
+from moderation.database.connection import Database
+from moderation.decisions import Answer, Outcome
+from moderation.errors import SetupProblem
+
+Row = Mapping[str, Any]
+Kind = Literal["text", "number", "whole", "boolean", "time"]
+
+
+class What(enum.StrEnum):
+    DECISIONS = "decisions"
+    ANALYSES = "analyses"
+    #: As JSON lines conversations for training, otherwise one row for each artifact that was answered to.
+    FEEDBACK = "feedback"
+
+
+class Format(enum.StrEnum):
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+#: Rows of a group in a Parquet file: what is held in memory at once.
+PARQUET_ROWS = 10_000
+
+#: Columns of each table, in order.
+COLUMNS: Mapping[What, tuple[str, ...]] = {
+    What.DECISIONS: (
+        *("decision", "case", "source", "external_id", "stage", "outcome", "technique", "reason", "policy"),
+        *("reviewer", "verdict", "verdict_technique", "score", "calibrated", "bundle", "fingerprint"),
+        *("blind_outcome", "blind_technique", "saw_verdict_first", "seconds"),
+        *("created_at", "final_at", "undone_at", "supersedes", "appealed"),
+    ),
+    What.ANALYSES: (
+        *("analysis", "case", "source", "external_id", "bundle", "fingerprint", "label", "score", "margin"),
+        *("answer_mass", "calibrated", "technique", "abstain", "faces", "artifacts", "image_sha256"),
+        *("format", "width", "height", "size", "reused_from", "created_at"),
+    ),
+    What.FEEDBACK: (
+        *("decision", "case", "analysis", "face", "ordinal", "heading", "regions", "text", "answer"),
+        *("outcome", "technique", "verdict", "blind_outcome", "bundle", "fingerprint", "created_at"),
+    ),
+}
+
+#: Columns that are not text.
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("score", "seconds", "margin", "answer_mass"), "number"),
+    **dict.fromkeys(("faces", "artifacts", "width", "height", "size", "face", "ordinal"), "whole"),
+    **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed"), "boolean"),
+    **dict.fromkeys(("created_at", "final_at", "undone_at"), "time"),
+}
+
+_QUERIES: Mapping[What, TextClause] = {
+    What.DECISIONS: queries.DECISIONS,
+    What.ANALYSES: queries.ANALYSES,
+    What.FEEDBACK: queries.ANSWERS,
+}
+
+
+def export(
+    database: Database,
+    what: What,
+    form: Format,
+    out: BinaryIO,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> int:
+    """Write what was made from `since` to before `until`; return the number of rows.
+
+    Raise SetupProblem for Parquet without `bonafide[export]`.
+    """
+    if form is Format.PARQUET:
+        with queries.stream(database, _QUERIES[what], since=since, until=until) as rows:
+            return _write_parquet(rows, COLUMNS[what], out)
+    written = 0
+    for chunk in chunks(database, what, form, since=since, until=until):
+        out.write(chunk)
+        written += 1
+    return written - (form is Format.CSV)
+
+
+def chunks(
+    database: Database,
+    what: What,
+    form: Literal[Format.JSONL, Format.CSV],
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Iterator[bytes]:
+    """The same line by line, for an answer that is streamed; CSV begins with its header."""
+    conversing = (what, form) == (What.FEEDBACK, Format.JSONL)
+    query = queries.LABELLED if conversing else _QUERIES[what]
+    with queries.stream(database, query, since=since, until=until) as rows:
+        if conversing:
+            wording = read_wording()
+            for row in rows:
+                yield from map(_json_line, conversations(row, wording))
+        elif form is Format.JSONL:
+            yield from (_json_line({name: row[name] for name in COLUMNS[what]}) for row in rows)
+        else:
+            yield _csv_line(COLUMNS[what])
+            yield from (_csv_line([row[name] for name in COLUMNS[what]]) for row in rows)
+
+
+def _json_line(record: Row) -> bytes:
+    return json.dumps(record, default=_plain, ensure_ascii=False).encode() + b"\n"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not exported")
+
+
+def _csv_line(values: Iterable[Any]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow([_cell(value) for value in values])
+    return line.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """A cell that a spreadsheet reads as text: one that begins like a formula gets an apostrophe before it.
+
+    OWASP, "CSV Injection". A platform's id and a reviewer's reason are anybody's text.
+    """
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str) and value.startswith(
+        ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+    ):
+        return "'" + value
+    return value
+
+
+def _write_parquet(rows: Iterator[Row], columns: tuple[str, ...], out: BinaryIO) -> int:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SetupProblem("Parquet needs pyarrow: pip install 'bonafide[export]'") from error
+    types = {
+        "text": arrow.string(),
+        "number": arrow.float64(),
+        "whole": arrow.int64(),
+        "boolean": arrow.bool_(),
+        "time": arrow.timestamp("us", tz="UTC"),
+    }
+    schema = arrow.schema([(name, types[KINDS.get(name, "text")]) for name in columns])
+    written = 0
+    with parquet.ParquetWriter(out, schema, compression="zstd") as writer:
+        while group := list(islice(rows, PARQUET_ROWS)):
+            values = [[_arrow(row[name]) for row in group] for name in columns]
+            arrays = [arrow.array(column, field.type) for column, field in zip(values, schema, strict=True)]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            written += len(group)
+    return written
+
+
+def _arrow(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else value
+
+
+# --- conversations for training
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the model is asked and answers: of the prompt set that it is served and trained with."""
+
+    version: int
+    image: str
+    detection: str
+    #: The answers to it: a deepfake, and bona fide.
+    yes: str
+    no: str
+    classification: str
+    techniques: Mapping[Technique, str]
+    description: str
+    line: str
+    none: str
+
+
+@lru_cache(maxsize=1)
+def read_wording() -> Wording:
+    """The served questions of the newest prompt set. It is read as data: the model's code is not needed for this."""
+    raw = tomllib.loads(files("moderation").joinpath("dfa/gpt/prompts/1.toml").read_text(encoding="utf-8"))
+    detection, classification, description = raw["detection"], raw["classification"], raw["description"]
+    return Wording(
+        version=raw["version"],
+        image=raw["chat"]["image"],
+        detection=detection["questions"][0],
+        yes=detection["answer"].format(word=detection["yes"]),
+        no=detection["answer"].format(word=detection["no"]),
+        classification=classification["questions"][0],
+        techniques={Technique(name): words for name, words in classification["answers"].items()},
+        description=description["questions"][0],
+        line=description["line"],
+        none=description["none"],
+    )
+
+
+def conversations(row: Row, wording: Wording) -> Iterator[dict[str, Any]]:
+    """One LLaVA record for each face whose label the decision settles.
+
+    A bona fide picture settles all its faces. A deepfake settles the face whose artifacts the reviewer agreed to, the
+    only face, or the one that the model and the reviewer hold to be forged. Which face it is otherwise, nobody said.
+    """
+    faces: list[dict[str, Any]] = row["faces"]
+    deepfake = row["outcome"] == Outcome.DEEPFAKE
+    agreed: dict[int, list[tuple[str, str]]] = {}
+    for said in row["answers"]:
+        if said["answer"] == Answer.AGREE:
+            agreed.setdefault(said["face"], []).append((said["heading"], said["text"]))
+    for index, face in enumerate(faces):
+        named = index == 0 and row["verdict"] == Label.DEEPFAKE
+        if deepfake and not (index in agreed or len(faces) == 1 or named):
+            continue
+        name = f"{row['case']}-{index}"
+        yield {
+            "id": name,
+            "image": f"images/{name}.jpg",
+            "conversations": _turns(row, agreed.get(index, []), wording, deepfake=deepfake),
+            "facts": _facts(row, face, wording),
+        }
+
+
+def _turns(
+    row: Row, agreed: list[tuple[str, str]], wording: Wording, *, deepfake: bool
+) -> list[dict[str, str]]:
+    turns = [(f"{wording.image}\n{wording.detection}", wording.yes if deepfake else wording.no)]
+    if deepfake and row["technique"] is not None:
+        turns.append((wording.classification, wording.techniques[Technique(row["technique"])]))
+    if deepfake and agreed:
+        lines = [
+            wording.line.format(number=number, heading=heading, text=text)
+            for number, (heading, text) in enumerate(agreed, start=1)
+        ]
+        turns.append((wording.description, "\n".join(lines)))
+    if not deepfake:
+        turns.append((wording.description, wording.none))
+    return [
+        {"from": speaker, "value": value}
+        for question, answer in turns
+        for speaker, value in (("human", question), ("gpt", answer))
+    ]
+
+
+def _facts(row: Row, face: Mapping[str, Any], wording: Wording) -> dict[str, Any]:
+    """Where the picture lies and who says so: for whoever cuts the face out, splits the data and weighs it."""
+    return {
+        "case": row["case"],
+        "decision": row["decision"],
+        "bucket": row["bucket"],
+        "key": row["key"],
+        "version_id": row["version_id"],
+        "sha256": row["sha256"],
+        "box": face["box"],
+        "source": row["source"],
+        "label": row["outcome"],
+        "technique": row["technique"],
+        "verdict": row["verdict"],
+        # Whoever judged blind was not led by the verdict: calibrate with these alone.
+        "blind_label": row["blind_outcome"],
+        "stage": row["stage"],
+        "bundle": row["bundle"],
+        "fingerprint": row["fingerprint"],
+        "annotator": "reviewer",
+        "prompts": wording.version,
+        "decided_at": row["created_at"],
+    }
