@@ -1,0 +1,60 @@
+"""What the console's pages read beside a case: names of people, what somebody may still undo, what they have judged."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from moderation.database.review import find_decision
+from moderation.database.tables import BlindJudgementRow, DecisionRow, PersonRow
+from moderation.decisions import Decision
+
+
+def names_of(session: Session, people: Collection[UUID]) -> dict[UUID, str]:
+    """The names behind these ids; an id that is nobody's is left out."""
+    if not people:
+        return {}
+    rows = session.execute(select(PersonRow.id, PersonRow.name).where(PersonRow.id.in_(people)))
+    return {found.id: found.name for found in rows}
+
+
+def latest_undoable(session: Session, person_id: UUID) -> Decision | None:
+    """This person's newest decision, when its undo window is open and it was not taken back."""
+    found = session.execute(
+        select(DecisionRow.id, DecisionRow.undone_at, DecisionRow.final_at > func.now())
+        .where(DecisionRow.person_id == person_id)
+        .order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc())
+        .limit(1)
+    ).first()
+    if found is None:
+        return None
+    decision_id, undone_at, still_open = found
+    return find_decision(session, decision_id) if undone_at is None and still_open else None
+
+
+def decisions_by(
+    session: Session, person_id: UUID, *, before: datetime | None = None, limit: int = 50
+) -> list[Decision]:
+    """What this person decided, the newest first."""
+    ids = (
+        select(DecisionRow.id)
+        .where(DecisionRow.person_id == person_id)
+        .order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        ids = ids.where(DecisionRow.created_at < before)
+    return [found for one in session.scalars(ids).all() if (found := find_decision(session, one))]
+
+
+def judged_by(session: Session, person_id: UUID, case_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these cases that this person has judged before seeing the verdict."""
+    return set(
+        session.scalars(
+            select(BlindJudgementRow.case_id).where(
+                BlindJudgementRow.person_id == person_id, BlindJudgementRow.case_id.in_(case_ids)
+            )
+        )
+    )

@@ -1,0 +1,55 @@
+"""Who is asking, and whether a form is one of ours."""
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.datastructures import FormData
+
+from moderation.web.console.pages import FormForged, SignInNeeded, Visitor
+from moderation.web.services import ServicesDep
+from moderation.web.sessions import cookie_of
+
+#: Fields of one form at the most: a page of cases to decide together, with room.
+_FIELDS_AT_MOST = 500
+
+
+def _signed_in(request: Request, services: ServicesDep) -> Visitor:
+    secret = cookie_of(request)
+    session = None if secret is None else services.accounts.session(secret)
+    if session is None:
+        raise SignInNeeded("sign in first")
+    visitor = Visitor(session)
+    request.state.visitor = visitor
+    return visitor
+
+
+VisitorDep = Annotated[Visitor, Depends(_signed_in)]
+
+
+async def _posted(request: Request, visitor: VisitorDep) -> FormData:
+    form = await request.form(max_files=0, max_fields=_FIELDS_AT_MOST)
+    require_token(request, form, visitor.csrf)
+    return form
+
+
+#: The fields of a form that came from one of our pages, by somebody who is signed in.
+FormDep = Annotated[FormData, Depends(_posted)]
+
+
+def require_token(request: Request, form: FormData, expected: str) -> None:
+    """Raise FormForged unless the form, or the header of a script of ours, carries this token."""
+    given = form.get("csrf") or request.headers.get("X-CSRF-Token") or ""
+    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
+        raise FormForged(
+            "this form is not from a page of yours that is still good: go back and load it again"
+        )
+
+
+def field(form: FormData, name: str, *, at_most: int = 2000) -> str | None:
+    """What somebody wrote, without control characters and blanks around it. None when that is nothing."""
+    value = form.get(name)
+    if not isinstance(value, str):
+        return None
+    written = "".join(c for c in value.replace("\r\n", "\n") if c.isprintable() or c in "\n\t").strip()
+    return written[:at_most] or None

@@ -1,0 +1,356 @@
+"""One case: looking, taking it, judging, asking, deciding."""
+
+import contextlib
+import dataclasses
+from typing import Annotated, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.datastructures import FormData
+
+from moderation.analysis import Technique
+from moderation.database.cases import find_case
+from moderation.database.review import find_holder, insert_view
+from moderation.decisions import Answer, ArtifactAnswer, Judgement, Outcome
+from moderation.errors import (
+    AlreadyClaimed,
+    BonafideError,
+    CaseNotFound,
+    JudgeFirst,
+    JudgementIncomplete,
+    QuestionRefused,
+    ReviewConflict,
+    StaleCase,
+    TooManyQuestions,
+)
+from moderation.people import Person
+from moderation.questions import SUGGESTIONS
+from moderation.web.console import words
+from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.pages import PageRoute, Visitor, go, page, render
+from moderation.web.console.queue import next_case
+from moderation.web.console.show import CasePage, log_in_words, read_case
+from moderation.web.problems import status_of
+from moderation.web.services import Services, ServicesDep
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+#: The suggested questions, each with the few words that fit on its button.
+_SHORT = ("What looks manipulated?", "The eyes?", "The mouth?", "The skin?", "A border?")
+ASKABLE = tuple(zip(SUGGESTIONS, _SHORT, strict=True))
+
+KEYS = (
+    ("Hold to look at the picture", "Space"),
+    ("Blur, greyscale, outlines", "b g o"),
+    ("Zoom in, out, fit", "+ - 0"),
+    ("Look at artifact 1 to 9", "1 … 9"),
+    ("I see it, I do not, unclear", "a d s"),
+    ("Deepfake, bona fide", "f r"),
+    ("Cannot tell, escalate", "u e"),
+    ("Technique, reason (why)", "t w"),
+    ("Decide, and next", "Enter"),
+    ("The same while typing", "Ctrl Enter"),
+    ("Skip with a reason", "k"),
+    ("Claim, release", "c l"),
+    ("Ask DFA-GPT", "/"),
+    ("Undo your last decision", "z"),
+    ("Leave a field, close the lens", "Esc"),
+)
+
+From = Annotated[str, Query(alias="from", max_length=1000)]
+
+
+@router.get("/cases/{case_id}")
+def show_case(
+    case_id: UUID,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    from_: From = "",
+    revealed: bool = False,  # noqa: FBT001, FBT002  a query parameter
+) -> Response:
+    preferences = visitor.person.preferences
+    blurred = preferences.blur and not revealed
+    case = _read(services, visitor.person, case_id)
+    if not blurred and not revealed:
+        with services.database.transaction() as session:
+            insert_view(session, case_id, visitor.person.id, "shown")
+    return _page(services, visitor, case, back=from_, blurred=blurred)
+
+
+def _read(services: Services, person: Person, case_id: UUID) -> CasePage:
+    sight = services.review.sight(person, case_id)
+    with services.database.transaction() as session:
+        return read_case(
+            session,
+            person,
+            case_id,
+            sight=sight,
+            worker_away=not services.questions.worker_is_there(),
+            reason_policy=services.settings.reason_required,
+        )
+
+
+def _page(
+    services: Services, visitor: Visitor, case: CasePage, *, back: str, blurred: bool, status: int = 200
+) -> Response:
+    return page(
+        services,
+        visitor,
+        "case.html",
+        status=status,
+        case=case,
+        blurred=blurred,
+        grey=visitor.person.preferences.greyscale,
+        outcomes=words.OUTCOMES,
+        techniques=words.TECHNIQUES,
+        answers=words.ANSWERS,
+        suggestions=ASKABLE,
+        case_keys=KEYS,
+        back=back,
+    )
+
+
+@router.get("/cases/{case_id}/picture")
+def show_picture(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """The picture itself, by a URL that is signed now and good for minutes."""
+    with services.database.transaction() as session:
+        case = find_case(session, case_id)
+    if case is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    return RedirectResponse(services.storage.sign_view(case.flag.image), status_code=302)
+
+
+@router.post("/cases/{case_id}/reveal")
+def reveal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    """Note that somebody looks. A script says what at; without one the page is shown again, unblurred."""
+    kind = field(form, "kind")
+    with services.database.transaction() as session:
+        if find_case(session, case_id) is None:
+            raise CaseNotFound(f"no case has the id {case_id}")
+        insert_view(session, case_id, visitor.person.id, "artifact" if kind == "artifact" else "revealed")
+    return go(f"/cases/{case_id}?revealed=1") if kind is None else Response(status_code=204)
+
+
+# --- taking it
+
+
+@router.post("/cases/{case_id}/claim")
+def claim(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    try:
+        services.review.claim(visitor.person, case_id)
+    except ReviewConflict as error:
+        return _conflict(services, visitor, case_id, error, form)
+    return go(_address(case_id, form))
+
+
+@router.post("/cases/{case_id}/renew")
+def renew(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    """Keep the case while somebody works on it; the answer is the part of the page that says who has it."""
+    with contextlib.suppress(ReviewConflict):  # the part of the page says who has it now
+        services.review.renew(visitor.person, case_id, _int(form, "token"))
+    return render("claim.html", visitor=visitor, case=_read(services, visitor.person, case_id))
+
+
+@router.post("/cases/{case_id}/release")
+def release(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    services.review.release(visitor.person, case_id, _int(form, "token"))
+    return go("/queue")
+
+
+@router.post("/cases/{case_id}/skip")
+def skip(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    try:
+        services.review.skip(
+            visitor.person, case_id, _int(form, "token"), field(form, "reason", at_most=500) or ""
+        )
+    except ReviewConflict as error:
+        return _conflict(services, visitor, case_id, error, form)
+    return go(next_case(services, visitor.person, field(form, "from") or ""))
+
+
+# --- judging
+
+
+@router.post("/cases/{case_id}/judge")
+def judge(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    """What somebody sees before the verdict is shown to them."""
+    outcome, technique = _outcome(form), _technique(form)
+    services.review.judge_blind(visitor.person, case_id, outcome, technique)
+    return go(_address(case_id, form))
+
+
+@router.post("/cases/{case_id}/decide")
+def decide(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    try:
+        services.review.decide(
+            visitor.person,
+            case_id,
+            token=_int(form, "token"),
+            version=_int(form, "version"),
+            judgement=read_judgement(form),
+        )
+    except JudgementIncomplete as error:
+        return _again(services, visitor, case_id, form, error)
+    except JudgeFirst:
+        return go(_address(case_id, form))
+    except ReviewConflict as error:
+        return _conflict(services, visitor, case_id, error, form)
+    return go(next_case(services, visitor.person, field(form, "from") or ""))
+
+
+@router.post("/cases/{case_id}/appeal")
+def appeal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    try:
+        services.review.appeal(
+            case_id, field(form, "reason") or "", actor=visitor.person.actor, person=visitor.person
+        )
+    except ReviewConflict as error:
+        return _conflict(services, visitor, case_id, error, form)
+    return go(f"/cases/{case_id}")
+
+
+# --- asking
+
+
+@router.post("/cases/{case_id}/ask")
+def ask(
+    case_id: UUID, request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep
+) -> Response:
+    question = field(form, "suggested", at_most=1000) or field(form, "question", at_most=1000) or ""
+    # What is hidden until a first judgement is not to be had by asking for it either.
+    if services.review.sight(visitor.person, case_id).judge_first:
+        raise JudgeFirst("say what the picture is before its verdict is shown")
+    complaint = ""
+    try:
+        services.questions.ask(case_id, question, actor=visitor.person.actor, person=visitor.person)
+    except (QuestionRefused, TooManyQuestions) as error:
+        complaint = _sentence(error)
+    if "hx-request" in request.headers:
+        case = _read(services, visitor.person, case_id)
+        return render("turns.html", visitor=visitor, case=dataclasses.replace(case, complaint=complaint))
+    return go(_address(case_id, form))
+
+
+@router.get("/cases/{case_id}/questions")
+def show_turns(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """The questions and answers alone: asked for again until every question has its answer."""
+    return render("turns.html", visitor=visitor, case=_read(services, visitor.person, case_id))
+
+
+# --- reading a form
+
+
+def read_judgement(form: FormData) -> Judgement:
+    outcome = _outcome(form)
+    return Judgement(
+        outcome=outcome,
+        technique=_technique(form) if outcome is Outcome.DEEPFAKE else None,
+        reason=field(form, "reason"),
+        policy=field(form, "policy", at_most=200),
+        feedback=tuple(_answers(form)),
+    )
+
+
+def _outcome(form: FormData) -> Outcome:
+    outcome = _member(Outcome, field(form, "outcome"))
+    if outcome is None:
+        raise JudgementIncomplete("choose what you decide")
+    return outcome
+
+
+def _technique(form: FormData) -> Technique | None:
+    return _member(Technique, field(form, "technique"))
+
+
+def _answers(form: FormData) -> list[ArtifactAnswer]:
+    """Fields `answer-FACE-ORDINAL`. One that cannot be read is left out; `review` refuses what was not shown."""
+    found: list[ArtifactAnswer] = []
+    for name in form:
+        kind, *place = name.split("-")
+        answer = _member(Answer, field(form, name)) if kind == "answer" else None
+        if (
+            answer is not None
+            and len(place) == 2
+            and all(part.isdecimal() and len(part) < 4 for part in place)
+        ):
+            found.append(ArtifactAnswer(int(place[0]), int(place[1]), answer))
+    return found
+
+
+_E = TypeVar("_E", Outcome, Technique, Answer)
+
+
+def _member(kind: type[_E], value: str | None) -> _E | None:
+    try:
+        return kind(value) if value else None
+    except ValueError:
+        return None
+
+
+def _int(form: FormData, name: str) -> int:
+    """A number our page had put into the form; 0, which is nobody's, when it is not there."""
+    value = field(form, name, at_most=19) or ""
+    return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0  # a bigint
+
+
+def _address(case_id: UUID, form: FormData) -> str:
+    from_ = field(form, "from", at_most=1000)
+    return f"/cases/{case_id}" + (f"?{urlencode({'from': from_})}" if from_ else "")
+
+
+# --- when it did not work
+
+
+def _again(
+    services: Services, visitor: Visitor, case_id: UUID, form: FormData, error: BonafideError
+) -> Response:
+    """The same page with what was filled in and what is missing."""
+    case = _read(services, visitor.person, case_id)
+    kept = {name: field(form, name) or "" for name in form if name != "csrf"}
+    case = dataclasses.replace(case, kept=kept, complaint=_sentence(error))
+    return _page(
+        services,
+        visitor,
+        case,
+        back=field(form, "from", at_most=1000) or "",
+        blurred=visitor.person.preferences.blur,
+        status=status_of(error),
+    )
+
+
+def _conflict(
+    services: Services, visitor: Visitor, case_id: UUID, error: ReviewConflict, form: FormData
+) -> Response:
+    """What happened meanwhile, and by whom, with what the reviewer had written."""
+    with services.database.transaction() as session:
+        version = _int(form, "version")
+        since = log_in_words(session, case_id, version) if version else []
+        holder = find_holder(session, case_id)
+    message = _sentence(error)
+    if isinstance(error, AlreadyClaimed):
+        title = "Somebody else has this case"
+    elif isinstance(error, StaleCase):
+        title = "The case moved on while you looked at it"
+        message = "It is not as it was when its page was shown to you."
+    else:
+        title = "This case is not yours any more"
+        if holder is not None and holder.person_id != visitor.person.id:
+            message = f"{holder.name} has this case until {words.clock(holder.expires_at)}."
+    return page(
+        services,
+        visitor,
+        "conflict.html",
+        status=409,
+        title=title,
+        message=message,
+        since=since,
+        written=field(form, "reason"),
+        case_id=case_id,
+    )
+
+
+def _sentence(error: BonafideError) -> str:
+    said = str(error)
+    return said[:1].upper() + said[1:] + "."

@@ -1,0 +1,119 @@
+"""The insight page's plots as numbers for SVG: where bars, dots and whiskers lie. Pure; the tables say the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from moderation.insight import Band, Day, Named, Share
+
+#: Of the plots' drawing areas, in units of their viewBox.
+WIDTH, HEIGHT = 600.0, 150.0
+_LEFT, _TOP, _BOTTOM = 30.0, 8.0, 18.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    x: float
+    y: float
+    width: float
+    height: float
+    #: Which of the series: 1 or 2.
+    series: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Two series a day, side by side."""
+
+    bars: tuple[Bar, ...]
+    days: tuple[Tick, ...]
+    levels: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A share with its interval on one line."""
+
+    name: str
+    share: Share
+    y: float
+    at: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A band of scores against what people decided."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+def volume(days: Sequence[Day], since: date, until: date) -> Bars:
+    """Cases opened and decided on each day, those on which nothing happened too."""
+    counted = {day.day: day for day in days}
+    span = [since + timedelta(days=n) for n in range((until - since).days + 1)]
+    most = _round_up(max([1, *(max(day.opened, day.decided) for day in days)]))
+    step = (WIDTH - _LEFT) / len(span)
+    wide = min(14.0, step * 0.4)
+    bars: list[Bar] = []
+    for place, day in enumerate(span):
+        found = counted.get(day)
+        for series, count in ((1, found.opened if found else 0), (2, found.decided if found else 0)):
+            tall = count / most * (HEIGHT - _TOP - _BOTTOM)
+            left = _LEFT + place * step + (step - 2 * wide) / 2 + (series - 1) * wide
+            bars.append(
+                Bar(round(left, 1), round(HEIGHT - _BOTTOM - tall, 1), round(wide, 1), round(tall, 1), series)
+            )
+    every = max(1, len(span) // 6)
+    ticks = tuple(
+        Tick(round(_LEFT + (place + 0.5) * step, 1), f"{day:%d %b}")
+        for place, day in enumerate(span)
+        if place % every == 0
+    )
+    return Bars(tuple(bars), ticks, (Tick(HEIGHT - _BOTTOM, "0"), Tick(_TOP, str(most))))
+
+
+def whiskers(named: Sequence[Named]) -> tuple[Whisker, ...]:
+    """Shares from 0 to 1 across a width of 100, one below the other, 22 apart."""
+    return tuple(
+        Whisker(
+            one.name,
+            one.share,
+            11.0 + 22.0 * place,
+            100 * (one.share.share or 0.0),
+            100 * (one.share.low or 0.0),
+            100 * (one.share.high or 0.0),
+        )
+        for place, one in enumerate(named)
+    )
+
+
+def drift(bands: Sequence[Band], *, blind: bool) -> tuple[Dot, ...]:
+    """Mean score to the right, share of deepfakes upwards, both across 100; a calibrated score lies on the diagonal."""
+    dots: list[Dot] = []
+    for band in bands:
+        share = band.blind if blind else band.decided
+        if share.share is not None:
+            low, high = 100 - 100 * (share.low or 0.0), 100 - 100 * (share.high or 0.0)
+            dots.append(Dot(100 * band.mean_score, 100 - 100 * share.share, low, high))
+    return tuple(dots)
+
+
+def _round_up(count: int) -> int:
+    """The next number that people like: 1, 2 or 5 with zeros."""
+    size = 1
+    while True:
+        for digit in (1, 2, 5):
+            if digit * size >= count:
+                return digit * size
+        size *= 10

@@ -1,0 +1,59 @@
+"""Artifacts on the picture: numbered across faces, as points of an outline and as a part to enlarge. Pure geometry."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moderation.analysis import Artifact, Box, FaceAnalysis, PictureFacts, Point
+
+#: Of an outline's longer side: what is shown around it in the lens.
+_MARGIN = 0.15
+#: Pixels: nothing smaller is enlarged, for without its surroundings an edge says nothing.
+_CROP_AT_LEAST = 24.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One artifact of the rationale as the page shows it."""
+
+    #: From 1 across all faces: the key that jumps to it, up to 9.
+    number: int
+    face: int  # index into the analysis's faces
+    ordinal: int  # from 1, in the model's order
+    artifact: Artifact
+    #: "x,y x,y …" in pixels of the upright picture. None when there is nothing honest to draw.
+    points: str | None
+    #: "x y width height" in pixels of the upright picture: what the lens enlarges.
+    crop: str
+
+
+def marks(faces: Sequence[FaceAnalysis], picture: PictureFacts) -> tuple[Mark, ...]:
+    found: list[Mark] = []
+    for index, face in enumerate(faces):
+        for ordinal, artifact in enumerate(face.rationale, start=1):
+            outline = artifact.polygon
+            box = _around(outline, picture) if outline else _inside(face.face.box, picture)
+            found.append(
+                Mark(
+                    number=len(found) + 1,
+                    face=index,
+                    ordinal=ordinal,
+                    artifact=artifact,
+                    points=" ".join(f"{p.x:.1f},{p.y:.1f}" for p in outline) if outline else None,
+                    crop=f"{box.left:.0f} {box.top:.0f} {box.width:.0f} {box.height:.0f}",
+                )
+            )
+    return tuple(found)
+
+
+def _around(outline: Sequence[Point], picture: PictureFacts) -> Box:
+    """The outline's box with some of its surroundings."""
+    xs, ys = [p.x for p in outline], [p.y for p in outline]
+    margin = max(_MARGIN * max(max(xs) - min(xs), max(ys) - min(ys)), _CROP_AT_LEAST / 2)
+    return _inside(Box(min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin), picture)
+
+
+def _inside(box: Box, picture: PictureFacts) -> Box:
+    """Whole pixels, none of them outside the picture."""
+    left, top = max(0, round(box.left)), max(0, round(box.top))
+    right, bottom = min(picture.width, round(box.right)), min(picture.height, round(box.bottom))
+    return Box(left, top, max(right, left + 1), max(bottom, top + 1))

@@ -1,0 +1,257 @@
+"""How a page is made: the templates, the headers that every page carries, and errors as pages that people can read."""
+
+import hashlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+from uuid import UUID
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.staticfiles import StaticFiles
+
+from moderation.accounts import Session
+from moderation.cases import ImageRef
+from moderation.database.console import latest_undoable
+from moderation.errors import BonafideError, NotAllowed, SignInThrottled
+from moderation.people import Act, Person, Preferences, may
+from moderation.web.console import words
+from moderation.web.problems import status_of
+from moderation.web.services import Services
+
+#: The pages at the top: path, words, and what one must be allowed to do to see it.
+NAVIGATION: tuple[tuple[str, str, Act | None], ...] = (
+    ("/queue", "Queue", None),
+    ("/insight", "Insight", Act.SEE_INSIGHT),
+    ("/webhooks", "Webhooks", Act.RESEND),
+    ("/people", "People", Act.MANAGE_PEOPLE),
+)
+
+log = structlog.get_logger()
+
+
+class SignInNeeded(BonafideError):
+    """Nobody is signed in, or no longer."""
+
+    code = "sign_in_needed"
+
+
+class FormForged(NotAllowed):
+    """A form came without the token of its page: from another site, or after signing in again."""
+
+    code = "form_forged"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who looks at a page."""
+
+    session: Session
+
+    @property
+    def person(self) -> Person:
+        return self.session.person
+
+    @property
+    def csrf(self) -> str:
+        return self.session.csrf
+
+    def may(self, act: Act) -> bool:
+        return may(self.person, act)
+
+
+@dataclass(frozen=True)
+class Undoable:
+    """A decision of the visitor that can still be taken back: shown on every page until it cannot."""
+
+    id: UUID
+    case_id: UUID
+    words: str
+    final_at: datetime
+
+
+@lru_cache(maxsize=1)
+def templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("moderation.web.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    given: dict[str, Any] = {"static": static_url, "navigation": NAVIGATION}
+    environment.globals.update(given)
+    for made in (words.ago, words.stamp, words.clock, words.span, words.size, short):
+        environment.filters[made.__name__] = made
+    return environment
+
+
+def short(case_id: UUID) -> str:
+    """The part of an id that people compare: its end, because ids of the same hour begin alike."""
+    return case_id.hex[-8:]
+
+
+@lru_cache
+def static_url(name: str) -> str:
+    """A URL that changes with the file's content, so that browsers may keep it for ever."""
+    data = files("moderation.web.console").joinpath("static", name).read_bytes()
+    return f"/static/{name}?v={hashlib.sha256(data).hexdigest()[:12]}"
+
+
+class Static(StaticFiles):
+    """The console's own files. The font is named by the stylesheet without a version; its content never changes."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+def page(
+    services: Services,
+    visitor: Visitor,
+    template: str,
+    *,
+    status: int = 200,
+    here: str = "",
+    **context: object,
+) -> HTMLResponse:
+    """A page for somebody who is signed in, with what they may still undo. Everything in the context is escaped."""
+    undoable = _undoable(services, visitor.person)
+    return render(template, visitor=visitor, status=status, here=here, undoable=undoable, **context)
+
+
+def render(template: str, *, visitor: Visitor | None, status: int = 200, **context: object) -> HTMLResponse:
+    """A page, or a part of one, for anybody."""
+    preferences = visitor.person.preferences if visitor else Preferences()
+    frame = {
+        "here": "",
+        "undoable": None,
+        "theme": preferences.theme.value,
+        "shortcuts": preferences.shortcuts,
+    }
+    html = templates().get_template(template).render({**frame, "visitor": visitor, **context})
+    return HTMLResponse(html, status_code=status)
+
+
+def _undoable(services: Services, person: Person) -> Undoable | None:
+    with services.database.transaction() as session:
+        decision = latest_undoable(session, person.id)
+    if decision is None:
+        return None
+    said = words.decided_words(decision.outcome, decision.technique)
+    return Undoable(decision.id, decision.case_id, f"Decided: {said}.", decision.final_at)
+
+
+def go(path: str) -> RedirectResponse:
+    """On to another page of ours, after a form."""
+    return RedirectResponse(path, status_code=303)
+
+
+def own_path(path: str | None) -> str:
+    """This path when it is one of ours, else the queue: nobody is sent to another site by a link to us."""
+    if not path or not path.startswith("/") or path.startswith(("//", "/\\")):
+        return "/queue"
+    parts = urlsplit(path)
+    clean = not parts.scheme and not parts.netloc and path.isprintable() and "\\" not in path
+    return path if clean else "/queue"
+
+
+class PageRoute(APIRoute):
+    """A route whose answers are pages: with strict headers, and with errors that a person can read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def answer_as_page(request: Request) -> Response:
+            try:
+                response = await answer(request)
+            except RequestValidationError:
+                response = error_page(request, "Not found", "There is nothing at this address.", 404)
+            except BonafideError as error:
+                response = _answer_error(request, error)
+            for name, value in request.app.state.page_headers.items():
+                response.headers.setdefault(name, value)
+            return response
+
+        return answer_as_page
+
+
+def _answer_error(request: Request, error: BonafideError) -> Response:
+    if isinstance(error, SignInNeeded):
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        door = "/sign-in" + (
+            f"?next={quote(wanted, safe='/')}" if request.method == "GET" and wanted != "/queue" else ""
+        )
+        if "hx-request" in request.headers:
+            return Response(status_code=204, headers={"HX-Redirect": "/sign-in"})
+        return go(door)
+    status = status_of(error)
+    if status >= 500:
+        log.error("page_failed", action="page", path=request.url.path, code=error.code, exc_info=error)
+    titles = {
+        403: "Not allowed",
+        404: "Not found",
+        409: "Nothing was changed",
+        503: "Something does not answer",
+    }
+    response = error_page(request, titles.get(status, "That did not work"), _sentence(str(error)), status)
+    if isinstance(error, SignInThrottled):
+        response.headers["Retry-After"] = str(int(error.retry_after) + 1)
+    return response
+
+
+def error_page(request: Request, title: str, message: str, status: int) -> HTMLResponse:
+    visitor = cast("Visitor | None", getattr(request.state, "visitor", None))
+    return render(
+        "error.html",
+        visitor=visitor,
+        status=status,
+        title=title,
+        message=message,
+        request_id=getattr(request.state, "request_id", None) if status >= 500 else None,
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
+def security_headers(services: Services) -> dict[str, str]:
+    """No inline script or style, nothing from elsewhere but pictures from our buckets, and nothing kept by caches."""
+    policy = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "font-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": " ".join(["'self'", *_picture_origins(services)]),
+        "form-action": "'self'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    }
+
+
+def _picture_origins(services: Services) -> list[str]:
+    """Where signed view URLs lead: the store's own name, or on AWS one per bucket."""
+    signed = [services.storage.sign_view(ImageRef(bucket, "x")) for bucket in services.settings.s3_buckets]
+    urls = [urlsplit(url) for url in signed]
+    return sorted({f"{url.scheme}://{url.netloc}" for url in urls})

@@ -1,0 +1,86 @@
+"""Who may sign in: for admins."""
+
+from uuid import UUID
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from moderation.errors import PersonExists, RequestRefused
+from moderation.people import Act, Role, require
+from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.pages import PageRoute, Visitor, go, page
+from moderation.web.problems import status_of
+from moderation.web.services import Services, ServicesDep
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@router.get("/people")
+def show_people(services: ServicesDep, visitor: VisitorDep) -> Response:
+    return _people(services, visitor)
+
+
+@router.post("/people")
+def add_person(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    email, name = field(form, "email", at_most=254) or "", field(form, "name", at_most=200) or ""
+    try:
+        person, password = services.accounts.invite(visitor.person, email, name, _role(field(form, "role")))
+    except (PersonExists, RequestRefused) as error:
+        return _people(services, visitor, refused=str(error), status=status_of(error))
+    return _people(services, visitor, password_of=person.email, password=password)
+
+
+@router.post("/people/{person_id}/role")
+def set_role(person_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    services.accounts.set_role(visitor.person, person_id, _role(field(form, "role")))
+    return go("/people")
+
+
+@router.post("/people/{person_id}/disable")
+def disable(person_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    services.accounts.disable(visitor.person, person_id)
+    return go("/people")
+
+
+@router.post("/people/{person_id}/enable")
+def enable(person_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    services.accounts.enable(visitor.person, person_id)
+    return go("/people")
+
+
+@router.post("/people/{person_id}/password")
+def reset_password(person_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    password = services.accounts.reset_password(visitor.person, person_id)
+    email = next(one.email for one in services.accounts.people(visitor.person) if one.id == person_id)
+    return _people(services, visitor, password_of=email, password=password)
+
+
+def _role(value: str | None) -> Role:
+    try:
+        return Role(value or "")
+    except ValueError as error:
+        raise RequestRefused("choose a role") from error
+
+
+def _people(
+    services: Services,
+    visitor: Visitor,
+    *,
+    password_of: str = "",
+    password: str = "",
+    refused: str = "",
+    status: int = 200,
+) -> Response:
+    require(visitor.person, Act.MANAGE_PEOPLE)
+    return page(
+        services,
+        visitor,
+        "people.html",
+        here="/people",
+        status=status,
+        people=services.accounts.people(visitor.person),
+        roles=list(Role),
+        password_of=password_of,
+        password=password,
+        refused=refused[:1].upper() + refused[1:],
+    )

@@ -1,0 +1,86 @@
+"""How I see pictures and pages; kept on the server, so that they are the same in every browser."""
+
+import dataclasses
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from moderation.accounts import PASSWORD_AT_LEAST
+from moderation.errors import PasswordRefused, SignInRefused, SignInThrottled
+from moderation.people import Theme
+from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.pages import PageRoute, go, page
+from moderation.web.console.sign_in import address_of
+from moderation.web.services import ServicesDep
+from moderation.web.sessions import cookie_of
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+_THEMES = ((Theme.AUTO, "As the browser says"), (Theme.LIGHT, "Light"), (Theme.DARK, "Dark"))
+
+
+@router.get("/preferences")
+def show_preferences(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
+    return page(
+        services,
+        visitor,
+        "preferences.html",
+        themes=_THEMES,
+        preferences=visitor.person.preferences,
+        saved=request.query_params.get("saved"),
+        refused="",
+        at_least=PASSWORD_AT_LEAST,
+    )
+
+
+@router.post("/preferences")
+def set_preferences(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    theme = field(form, "theme") or Theme.AUTO
+    services.accounts.set_preferences(
+        visitor.person,
+        dataclasses.replace(
+            visitor.person.preferences,
+            blur=form.get("blur") == "on",
+            greyscale=form.get("greyscale") == "on",
+            shortcuts=form.get("shortcuts") == "on",
+            theme=Theme(theme) if theme in {one.value for one in Theme} else Theme.AUTO,
+        ),
+    )
+    return go("/preferences?saved=preferences")
+
+
+@router.post("/preferences/picture")
+def set_picture(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    """What the buttons over a picture change: blur or greyscale, whichever is named."""
+    named = {name: form.get(name) == "on" for name in ("blur", "greyscale") if name in form}
+    services.accounts.set_preferences(
+        visitor.person, dataclasses.replace(visitor.person.preferences, **named)
+    )
+    return Response(status_code=204)
+
+
+@router.post("/preferences/password")
+def change_password(request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    old, new = form.get("old"), form.get("new")
+    try:
+        services.accounts.change_password(
+            visitor.person,
+            old if isinstance(old, str) else "",
+            new if isinstance(new, str) else "",
+            secret=cookie_of(request) or "",
+            address=address_of(request),
+        )
+    except (SignInRefused, SignInThrottled, PasswordRefused) as error:
+        said = "your present password is another one" if isinstance(error, SignInRefused) else str(error)
+        return page(
+            services,
+            visitor,
+            "preferences.html",
+            status=422,
+            themes=_THEMES,
+            preferences=visitor.person.preferences,
+            saved=None,
+            refused=said[:1].upper() + said[1:] + ".",
+            at_least=PASSWORD_AT_LEAST,
+        )
+    return go("/preferences?saved=password")

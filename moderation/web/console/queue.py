@@ -1,0 +1,201 @@
+"""The queue: what is there, who has it, and the next case for me."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl, urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from moderation.analysis import Abstain, Label, Technique, Verdict
+from moderation.cases import CaseState, Refusal, Stage
+from moderation.database.console import judged_by
+from moderation.database.queue import (
+    COUNT_AT_MOST,
+    QueuedCase,
+    QueueFilter,
+    queue_counts,
+    queue_page,
+    read_cursor,
+    sources_in_queue,
+)
+from moderation.decisions import is_blind_first
+from moderation.people import Act, Person
+from moderation.web.console import words
+from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.pages import PageRoute, go, page, render
+from moderation.web.services import Services, ServicesDep
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+PAGE = 50
+
+#: What a filter offers, as (value, words).
+STATES = tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items())
+STAGES = tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items())
+PRIORITIES = (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more"))
+AGES = (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days"))
+HOLDERS = (("nobody", "Nobody"), ("me", "Me"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case of the queue in words, without what this person may not see yet."""
+
+    case: QueuedCase
+    headline: str
+    tone: str
+    score: float | None
+    hidden: bool
+    holder: str
+    mine: bool
+
+    @property
+    def may_bulk(self) -> bool:
+        return self.case.state is CaseState.READY and not self.hidden and not self.holder
+
+
+@router.get("/")
+def show_start() -> Response:
+    return go("/queue")
+
+
+@router.get("/queue")
+def show_queue(
+    request: Request,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+) -> Response:
+    chosen = {name: value for name, value in request.query_params.items() if name in _NAMES and value}
+    wanted = read_filter(chosen, visitor.person)
+    with services.database.transaction() as session:
+        found = queue_page(session, wanted, after=read_cursor(cursor) if cursor else None, limit=PAGE + 1)
+        counts = queue_counts(session)
+        sources = sources_in_queue(session)
+        judged = judged_by(session, visitor.person.id, [case.id for case in found])
+    lines = [
+        _line(case, visitor.person, judged, services.settings.blind_first_share) for case in found[:PAGE]
+    ]
+    # A case whose verdict is hidden must not be given away by the filter that finds it.
+    by_verdict = wanted.label is not None or wanted.technique is not None
+    shown = [line for line in lines if not (by_verdict and line.hidden)]
+    more = urlencode({**chosen, "cursor": found[PAGE - 1].place.cursor()}) if len(found) > PAGE else None
+    return page(
+        services,
+        visitor,
+        "queue.html",
+        here="/queue",
+        lines=shown,
+        left_out=len(lines) - len(shown),
+        counts=counts,
+        count_at_most=COUNT_AT_MOST,
+        chosen=chosen,
+        wanted=wanted,
+        sources=sources,
+        query=urlencode(chosen),
+        more=more,
+        states=STATES,
+        labels=words.LABELS,
+        techniques=words.TECHNIQUES,
+        stages=STAGES,
+        priorities=PRIORITIES,
+        ages=AGES,
+        holders=HOLDERS,
+        may_bulk=visitor.may(Act.BULK_DECIDE) and wanted.state is CaseState.READY,
+        outcomes=words.OUTCOMES,
+        nothing=request.query_params.get("nothing"),
+    )
+
+
+@router.get("/queue/counts")
+def show_counts(services: ServicesDep, visitor: VisitorDep) -> Response:
+    """The counts alone, for the page that lies open."""
+    with services.database.transaction() as session:
+        counts = queue_counts(session)
+    return render("counts.html", visitor=visitor, counts=counts, count_at_most=COUNT_AT_MOST)
+
+
+@router.post("/queue/next")
+def claim_next(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    return go(next_case(services, visitor.person, field(form, "from") or ""))
+
+
+def next_case(services: Services, person: Person, query: str) -> str:
+    """Claim the next case of this view of the queue and return its page; the queue's when there is none."""
+    chosen = {name: value for name, value in parse_qsl(query) if name in _NAMES}
+    wanted = read_filter(chosen, person)
+    if wanted.state is not CaseState.READY:
+        wanted, chosen = QueueFilter(), dict[str, str]()
+    claim = services.review.claim_next(person, wanted)
+    if claim is None:
+        return "/queue?" + urlencode({**chosen, "nothing": "1"})
+    return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(chosen)})}" if chosen else "")
+
+
+_NAMES = ("state", "source", "verdict", "technique", "stage", "priority", "older", "held")
+
+
+def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
+    """What somebody chose in the queue. A value that is none of ours filters nothing."""
+    hours = chosen.get("older", "")
+    return QueueFilter(
+        state=_member(CaseState, chosen.get("state")) or CaseState.READY,
+        source=chosen.get("source") or None,
+        label=_member(Label, chosen.get("verdict")),
+        technique=_member(Technique, chosen.get("technique")),
+        stage=_member(Stage, chosen.get("stage")),
+        priority_at_least=_number(chosen.get("priority")),
+        older_than_seconds=3600.0 * (_number(hours) or 0) or None,
+        claimed_by=person.id if chosen.get("held") == "me" else None,
+        unclaimed=chosen.get("held") == "nobody",
+    )
+
+
+_E = TypeVar("_E", CaseState, Label, Technique, Stage)
+
+
+def _member(kind: type[_E], value: str | None) -> _E | None:
+    try:
+        return kind(value) if value else None
+    except ValueError:
+        return None
+
+
+def _number(value: str | None) -> int | None:
+    return int(value) if value and value.isdecimal() and len(value) < 6 else None
+
+
+def _line(case: QueuedCase, person: Person, judged: set[UUID], blind_share: float) -> Line:
+    hidden = (
+        case.state is CaseState.READY
+        and case.label is not None
+        and case.stage in (Stage.FIRST, Stage.SECOND)
+        and case.id not in judged
+        and is_blind_first(case.id, blind_share)
+    )
+    verdict = None if hidden or case.label is None else _verdict(case)
+    refusal = None if case.refusal is None else Refusal(case.refusal, case.refusal.replace("_", " "))
+    mine = case.claimed_by == person.id
+    return Line(
+        case=case,
+        headline="Judge first: the verdict is hidden" if hidden else words.headline(verdict, refusal),
+        tone="hidden" if hidden else words.tone(verdict),
+        score=None if hidden else case.score,
+        hidden=hidden,
+        holder="you" if mine else case.claimed_by_name or "",
+        mine=mine,
+    )
+
+
+def _verdict(case: QueuedCase) -> Verdict:
+    assert case.label is not None, "asked by the caller"
+    return Verdict(
+        label=case.label,
+        score=case.score,
+        calibrated=case.calibrated,
+        technique=case.technique,
+        abstain=None if case.abstain is None else Abstain(case.abstain),
+    )

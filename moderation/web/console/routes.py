@@ -1,0 +1,24 @@
+"""The console as part of the app: its pages, and its own files."""
+
+from fastapi import FastAPI
+
+from moderation.web.console import (
+    cases,
+    decisions,
+    insight,
+    people,
+    preferences,
+    queue,
+    sign_in,
+    statements,
+    webhooks,
+)
+from moderation.web.console.pages import Static, security_headers
+
+
+def install(app: FastAPI) -> None:
+    """Add the console to the app, whose services are open."""
+    app.state.page_headers = security_headers(app.state.services)
+    for part in (sign_in, queue, cases, decisions, statements, insight, people, webhooks, preferences):
+        app.include_router(part.router)
+    app.mount("/static", Static(packages=[("moderation.web.console", "static")]), name="static")

@@ -1,0 +1,453 @@
+"""A case as its page shows it to one person: what is stored, in words, without what this person may not see yet."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from moderation.analysis import Analysis, Box, FaceAnalysis, Label, PictureFacts, Technique, Verdict
+from moderation.cases import Case, CaseState, Flag, Move, Stage
+from moderation.database.analyses import latest_analyses
+from moderation.database.cases import find_case
+from moderation.database.console import names_of
+from moderation.database.events import Chain, Event, read_chain
+from moderation.database.questions import Question, questions_of
+from moderation.database.review import (
+    appeals_of,
+    decisions_of,
+    find_claim,
+    find_holder,
+    same_picture,
+)
+from moderation.decisions import Appeal, Decision, Outcome, ReasonPolicy, may_review
+from moderation.errors import BonafideError, CaseNotFound
+from moderation.people import Act, Person, may
+from moderation.questions import FAILURES
+from moderation.review import Sight
+from moderation.web.console import words
+from moderation.web.console.marks import Mark, marks
+
+_NOTES = {
+    "rotated": "turned upright, as the file says",
+    "flattened_alpha": "had transparency",
+    "cmyk": "was CMYK",
+    "sixteen_bit": "was 16 bits deep",
+    "animated": "is animated",
+}
+_REASON_WORDS = {
+    "never": "optional",
+    "disagreeing": "when you disagree or escalate",
+    "always": "always",
+}
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Who has the case in front of them."""
+
+    by: str
+    expires_at: datetime
+    mine: bool
+    token: int  # 0 unless mine
+
+
+@dataclass(frozen=True)
+class Said:
+    """A decision in words."""
+
+    id: UUID
+    words: str
+    tone: str
+    by: str
+    reason: str | None
+    stage_words: str
+    blind_words: str | None
+    created_at: datetime
+    final_at: datetime
+    undone_at: datetime | None
+    final: bool
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An event in words."""
+
+    seq: int
+    at: datetime
+    words: str
+    by: str
+    facts: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question to DFA-GPT and its answer."""
+
+    question: str
+    answer: str | None
+    failure: str | None
+    failure_words: str
+    by_words: str
+
+
+@dataclass(frozen=True)
+class Appealed:
+    reason: str
+    by: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another case of the very same bytes."""
+
+    id: UUID
+    source: str
+    words: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class CasePage:
+    """Everything that `case.html` needs. What is hidden from this person is not in here."""
+
+    id: UUID
+    state: CaseState
+    stage: Stage
+    version: int
+    flag: Flag
+    created_at: datetime
+    #: The verdict, and what others decided, are kept from this person until they have judged.
+    hidden: bool
+    #: What others decided is kept from this person until they have decided too.
+    earlier_hidden: bool
+    claim: Hold | None
+    may_claim: bool
+    why_not: str
+    may_ask: bool
+    may_appeal: bool
+    analysis: Analysis | None  # None when there is none, and while it is hidden
+    picture: PictureFacts | None
+    #: Boxes of the faces; none while the verdict is hidden, because only the model's work found them.
+    faces: tuple[Box, ...]
+    marks: tuple[Mark, ...]
+    headline: str
+    tone: str
+    blind: str | None
+    decision: Said | None
+    earlier: tuple[Said, ...]
+    appeal: Appealed | None
+    chain: Chain
+    events: tuple[Logged, ...]
+    related: tuple[Elsewhere, ...]
+    questions: tuple[Turn, ...]
+    worker_away: bool
+    open_outcomes: tuple[Outcome, ...]
+    reason_words: str
+    #: What the person had filled in when a form came back with a complaint.
+    kept: Mapping[str, str] = field(default_factory=dict[str, str])
+    complaint: str | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return None if self.analysis is None else self.analysis.verdict
+
+    @property
+    def size(self) -> PictureFacts | None:
+        return self.picture
+
+    @property
+    def outlined(self) -> bool:
+        return bool(self.faces) or any(mark.points for mark in self.marks)
+
+    @property
+    def deciding(self) -> bool:
+        """Whether this person has the case in front of them and it is open."""
+        return self.state is CaseState.READY and self.claim is not None and self.claim.mine
+
+    @property
+    def not_deciding(self) -> str:
+        if self.state in (CaseState.WAITING, CaseState.ANALYZING):
+            return "The model has not looked yet. The case is decided when it is ready."
+        if self.claim is not None:
+            return f"{self.claim.by} has this case in front of them."
+        return self.why_not or "Claim the case to decide it. While you have it, nobody else does."
+
+    @property
+    def state_words(self) -> str:
+        return words.STATE_WORDS[self.state]
+
+    @property
+    def state_tone(self) -> str:
+        return "caution" if self.state in (CaseState.WAITING, CaseState.ANALYZING) else ""
+
+    @property
+    def stage_words(self) -> str:
+        return "" if self.stage is Stage.FIRST else words.STAGE_WORDS[self.stage]
+
+    @property
+    def score_words(self) -> str:
+        return "" if self.verdict is None else words.score_words(self.verdict)
+
+    @property
+    def techniques(self) -> tuple[tuple[Technique, float], ...]:
+        """The likeliest first. None unless the model was asked."""
+        scores = None if self.verdict is None else self.verdict.technique_scores
+        if scores is None or self.verdict is None or self.verdict.label is Label.BONA_FIDE:
+            return ()
+        return tuple(sorted(scores.items(), key=lambda pair: -pair[1]))
+
+    @property
+    def several_faces(self) -> bool:
+        return self.analysis is not None and len(self.analysis.faces) > 1
+
+    @property
+    def faces_words(self) -> str:
+        """What was said about each face, when there are several. The first decides for the picture."""
+        if self.analysis is None or not self.several_faces:
+            return ""
+        said = [f"face {n}: {_face_words(face)}" for n, face in enumerate(self.analysis.faces, start=1)]
+        return f"{len(said)} faces. " + "; ".join(said) + "."
+
+    @property
+    def picture_notes(self) -> tuple[str, ...]:
+        if self.picture is None:
+            return ()
+        notes = [_NOTES.get(note, note.replace("_", " ")) for note in self.picture.notes]
+        if self.picture.frames > 1:
+            notes.append(f"frame {self.picture.frame + 1} of {self.picture.frames} was analysed")
+        return tuple(notes)
+
+    @property
+    def took(self) -> str:
+        spent = {} if self.analysis is None else self.analysis.seconds
+        engine = f", {spent['engine']:.2f} of it the model" if "engine" in spent else ""
+        return f"{sum(spent.values()):.2f} s{engine}" if spent else "not measured"
+
+    @property
+    def context(self) -> str:
+        return "" if self.flag.context is None else json.dumps(self.flag.context, ensure_ascii=False)
+
+    @property
+    def chain_words(self) -> str:
+        if self.chain.broken_at is not None:
+            return "chain BROKEN"
+        return f"{len(self.chain.events)} entries, chain verified"
+
+    @property
+    def opens(self) -> str:
+        return "earlier" if self.earlier else "flag"
+
+    @property
+    def waits_for_answer(self) -> bool:
+        return any(turn.answer is None and turn.failure is None for turn in self.questions)
+
+
+def read_case(
+    session: Session,
+    person: Person,
+    case_id: UUID,
+    *,
+    sight: Sight,
+    worker_away: bool,
+    reason_policy: ReasonPolicy,
+) -> CasePage:
+    """Raise CaseNotFound. `sight` is what `Review.sight` says that this person may see."""
+    judge_first, blind = sight.judge_first, sight.blind
+    case = find_case(session, case_id)
+    if case is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    decisions = decisions_of(session, case_id)
+    standing = [decision for decision in decisions if decision.undone_at is None]
+    mine = any(decision.reviewer_id == person.id for decision in standing)
+    earlier_hidden = (
+        case.state is CaseState.READY
+        and bool(standing)
+        and not mine
+        and (judge_first or case.stage is Stage.SECOND)
+    )
+    analysis = _analysis(session, case)
+    shown = None if judge_first else analysis
+    holder, claim = find_holder(session, case_id), find_claim(session, case_id)
+    is_mine = holder is not None and holder.person_id == person.id
+    chain = read_chain(session, case_id)
+    appeals = appeals_of(session, case_id)
+    names = names_of(session, _people_in(chain.events, appeals))
+    why_not = _why_not(case, person, standing)
+    now = datetime.now(UTC)
+    decided = case.state is CaseState.DECIDED and standing
+    return CasePage(
+        id=case.id,
+        state=case.state,
+        stage=case.stage,
+        version=case.version,
+        flag=case.flag,
+        created_at=case.created_at,
+        hidden=judge_first,
+        earlier_hidden=earlier_hidden,
+        claim=None
+        if holder is None
+        else Hold(holder.name, holder.expires_at, is_mine, claim.token if is_mine and claim else 0),
+        may_claim=case.state is CaseState.READY and holder is None and not why_not,
+        why_not=why_not,
+        may_ask=analysis is not None and not judge_first and may(person, Act.ASK),
+        may_appeal=bool(decided) and may(person, Act.APPEAL) and standing[-1].final_at <= now,
+        analysis=shown,
+        picture=None if analysis is None else analysis.picture,
+        faces=() if shown is None else tuple(face.face.box for face in shown.faces),
+        marks=() if shown is None else marks(shown.faces, shown.picture),
+        headline=words.headline(shown.verdict if shown else None, case.refusal),
+        tone=words.tone(shown.verdict if shown else None),
+        blind=None if blind is None else words.decided_words(blind.outcome, blind.technique),
+        decision=_said(standing[-1], now) if decided else None,
+        earlier=()
+        if earlier_hidden
+        else tuple(
+            _said(one, now)
+            for one in reversed(decisions[:-1] if decided and not decisions[-1].undone_at else decisions)
+        ),
+        appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
+        chain=chain,
+        events=tuple(_logged(event, names, plain=judge_first or earlier_hidden) for event in chain.events),
+        related=() if judge_first else _elsewhere(session, case_id),
+        questions=() if judge_first else tuple(_turn(one) for one in questions_of(session, case_id)),
+        worker_away=worker_away,
+        open_outcomes=_open_outcomes(case.stage),
+        reason_words=_REASON_WORDS[reason_policy],
+    )
+
+
+def log_in_words(session: Session, case_id: UUID, since: int) -> list[Logged]:
+    """What happened to the case after this version, without its facts."""
+    events = [event for event in read_chain(session, case_id).events if event.seq > since]
+    names = names_of(session, _people_in(events, ()))
+    return [_logged(event, names, plain=True) for event in events]
+
+
+def _analysis(session: Session, case: Case) -> Analysis | None:
+    """What the reviewer is shown: the newest, unless the image was refused since."""
+    stored = None if case.refusal else latest_analyses(session, [case.id]).get(case.id)
+    return None if stored is None else stored.analysis
+
+
+def _why_not(case: Case, person: Person, standing: Sequence[Decision]) -> str:
+    """Why this person may not review the case. Empty when they may."""
+    try:
+        may_review(case.stage, person, {decision.reviewer_id for decision in standing})
+    except BonafideError as error:
+        text = str(error)
+        return text[:1].upper() + text[1:] + "."
+    return ""
+
+
+def _open_outcomes(stage: Stage) -> tuple[Outcome, ...]:
+    """A lead to whom a case was escalated cannot escalate it."""
+    return tuple(
+        one for one, _, _ in words.OUTCOMES if not (one is Outcome.ESCALATE and stage is Stage.ESCALATED)
+    )
+
+
+def _said(decision: Decision, now: datetime) -> Said:
+    blind = decision.blind_outcome
+    return Said(
+        id=decision.id,
+        words=words.decided_words(decision.outcome, decision.technique),
+        tone=decision.outcome.value,
+        by=decision.reviewer,
+        reason=decision.reason,
+        stage_words=words.STAGE_WORDS[decision.stage],
+        blind_words=None if blind is None else words.decided_words(blind, decision.blind_technique),
+        created_at=decision.created_at,
+        final_at=decision.final_at,
+        undone_at=decision.undone_at,
+        final=decision.final_at <= now,
+    )
+
+
+def _open_appeal(appeals: Sequence[Appeal], names: Mapping[UUID, str]) -> Appealed | None:
+    waiting = [appeal for appeal in appeals if appeal.resolved_by is None]
+    if not waiting:
+        return None
+    return Appealed(waiting[-1].reason, _actor_words(waiting[-1].appellant, names), waiting[-1].created_at)
+
+
+def _people_in(events: Sequence[Event], appeals: Sequence[Appeal]) -> set[UUID]:
+    actors = [event.actor for event in events] + [appeal.appellant for appeal in appeals]
+    return {found for actor in actors if (found := _person_id(actor))}
+
+
+def _person_id(actor: str) -> UUID | None:
+    kind, _, name = actor.partition(":")
+    try:
+        return UUID(name) if kind == "reviewer" else None
+    except ValueError:
+        return None
+
+
+def _actor_words(actor: str, names: Mapping[UUID, str]) -> str:
+    person_id = _person_id(actor)
+    if person_id is not None:
+        return names.get(person_id, "a former reviewer")
+    kind, _, name = actor.partition(":")
+    return (
+        f"the platform {name}" if kind == "platform" else f"a {kind}" if kind == "worker" else f"the {kind}"
+    )
+
+
+def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
+    """`plain` leaves out what was said: this person is not to know yet."""
+    said = words.MOVE_WORDS.get(Move(event.kind), event.kind)
+    facts = "" if plain else _facts(event.body)
+    return Logged(event.seq, event.at, said, _actor_words(event.actor, names), facts)
+
+
+def _facts(body: Mapping[str, Any]) -> str:
+    """The facts of an event that say something to a reviewer."""
+    told = {
+        name: body[name]
+        for name in ("label", "score", "outcome", "technique", "code", "stage")
+        if body.get(name) is not None
+    }
+    parts = [
+        f"{value:.2f}" if isinstance(value, float) else str(value).replace("_", " ")
+        for value in told.values()
+    ]
+    return ", ".join(parts)
+
+
+def _turn(question: Question) -> Turn:
+    spent = "" if question.seconds is None else f" in {question.seconds:.1f} s"
+    return Turn(
+        question=question.question,
+        answer=question.answer,
+        failure=question.failure,
+        failure_words=FAILURES.get(
+            question.failure or "", f"No answer: {(question.failure or '').replace('_', ' ')}."
+        ),
+        by_words=f"{question.bundle or 'DFA-GPT'}{spent}",
+    )
+
+
+def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
+    found: list[Elsewhere] = []
+    for other_id in same_picture(session, case_id):
+        other = find_case(session, other_id)
+        if other is not None:
+            found.append(
+                Elsewhere(other.id, other.flag.source, words.STATE_WORDS[other.state], other.created_at)
+            )
+    return tuple(found)
+
+
+def _face_words(face: FaceAnalysis) -> str:
+    verdict = face.verdict
+    said = words.headline(verdict, None).lower()
+    return said if verdict.score is None else f"{said} ({verdict.score:.2f})"
+
+
+def in_words(decision: Decision) -> Said:
+    return _said(decision, datetime.now(UTC))

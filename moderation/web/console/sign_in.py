@@ -1,0 +1,120 @@
+"""Signing in and out."""
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Cookie, Depends, Query, Request
+from fastapi.responses import Response
+from starlette.datastructures import FormData
+
+from moderation.errors import SignInRefused, SignInThrottled
+from moderation.web.console.access import FormDep, VisitorDep, field, require_token
+from moderation.web.console.pages import PageRoute, go, own_path, render
+from moderation.web.services import ServicesDep
+from moderation.web.sessions import clear_cookie, cookie_of, set_cookie
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+#: Before somebody is signed in there is no session to hold a form's token: a cookie of the same value stands for it.
+FORM_COOKIE = "bonafide_form"
+
+
+@router.get("/sign-in")
+def show_sign_in(
+    request: Request, services: ServicesDep, next_: Annotated[str, Query(alias="next")] = "/queue"
+) -> Response:
+    secret = cookie_of(request)
+    if secret is not None and services.accounts.session(secret) is not None:
+        return go(own_path(next_))
+    return _door(request, services, next_=next_)
+
+
+async def _read(request: Request) -> FormData:
+    return await request.form(max_files=0, max_fields=10)
+
+
+@router.post("/sign-in")
+def sign_in(
+    request: Request,
+    services: ServicesDep,
+    form: Annotated[FormData, Depends(_read)],
+    token: Annotated[str, Cookie(alias=FORM_COOKIE)] = "",
+) -> Response:
+    require_token(request, form, token or secrets.token_urlsafe())
+    email, password = field(form, "email", at_most=320) or "", form.get("password")
+    next_ = own_path(field(form, "next"))
+    try:
+        signed_in = services.accounts.sign_in(
+            email, password if isinstance(password, str) else "", address=address_of(request)
+        )
+    except SignInRefused:
+        return _door(
+            request,
+            services,
+            next_=next_,
+            email=email,
+            refused="The email or the password is wrong.",
+            status=401,
+        )
+    except SignInThrottled as error:
+        said = str(error)
+        response = _door(
+            request, services, next_=next_, email=email, refused=said[:1].upper() + said[1:] + ".", status=429
+        )
+        response.headers["Retry-After"] = str(int(error.retry_after) + 1)
+        return response
+    response = go(next_)
+    set_cookie(response, signed_in.secret, secure=_secure(request), settings=services.settings)
+    response.delete_cookie(FORM_COOKIE, path="/sign-in")
+    return response
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    secret = cookie_of(request)
+    if secret is not None:
+        services.accounts.sign_out(secret)
+    response = go("/sign-in")
+    clear_cookie(response)
+    return response
+
+
+def _door(
+    request: Request,
+    services: ServicesDep,
+    *,
+    next_: str,
+    email: str = "",
+    refused: str = "",
+    status: int = 200,
+) -> Response:
+    token = secrets.token_urlsafe(24)
+    response = render(
+        "sign_in.html",
+        visitor=None,
+        status=status,
+        token=token,
+        next=own_path(next_),
+        email=email,
+        refused=refused,
+        oidc=services.settings.oidc_issuer is not None,
+    )
+    response.set_cookie(
+        FORM_COOKIE,
+        token,
+        path="/sign-in",
+        httponly=True,
+        samesite="strict",
+        secure=_secure(request),
+        max_age=3600,
+    )
+    return response
+
+
+def _secure(request: Request) -> bool:
+    return request.url.scheme == "https"
+
+
+def address_of(request: Request) -> str:
+    """Where the request came from; behind a balancer uvicorn is told by which addresses it may be."""
+    return request.client.host if request.client else "unknown"

@@ -1,0 +1,322 @@
+// Keys, the picture (blur, zoom, lens), countdowns. Every page works without it; nothing here decides anything.
+"use strict";
+
+(() => {
+  const page = document.documentElement;
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const one = (selector, within = document) => within.querySelector(selector);
+  const csrf = () => JSON.parse(document.body.getAttribute("hx-headers") || "{}");
+  const post = (url, fields) =>
+    fetch(url, { method: "POST", headers: csrf(), body: new URLSearchParams(fields), keepalive: true });
+
+  // --- keys: every control carries its own in data-key, printed beside it
+
+  const types = (element) =>
+    element.closest("textarea, select, [contenteditable]") ||
+    (element.matches("input") && !["checkbox", "radio", "submit", "button"].includes(element.type));
+  const acts = (element) => element.closest("button, a[href], summary, label, input, select, textarea");
+
+  function controlOf(key) {
+    const open = one("dialog[open]");
+    const wanted = (element) => element.dataset.key === key && !element.disabled && element.getClientRects().length;
+    const hiddenRadio = (element) => element.dataset.key === key && element.type === "radio" && !element.disabled;
+    return all("[data-key]", open || document).find((element) => wanted(element) || hiddenRadio(element));
+  }
+
+  function use(control) {
+    if (control.matches("textarea, select, input:not([type=radio]):not([type=checkbox])")) control.focus();
+    else control.click();
+  }
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    const typing = types(event.target);
+    if (event.key === "Escape") {
+      if (typing) event.target.blur();
+      else controlOf("Escape")?.click();
+      return;
+    }
+    if (typing || page.dataset.keys === "off") return;
+    if (event.key === " ") return holdToReveal(event);
+    if (event.key === "Enter") {
+      if (acts(event.target) && !event.target.matches("input[type=radio]")) return;
+    } else if (event.key.startsWith("Arrow")) {
+      return moveInQueue(event);
+    }
+    if (event.repeat && !"+-".includes(event.key)) return;
+    if (chosen && "ads".includes(event.key) && answer(event.key)) return event.preventDefault();
+    const control = controlOf(event.key === "=" ? "+" : event.key);
+    if (control) {
+      event.preventDefault();
+      use(control);
+    }
+  });
+
+  // Ctrl+Enter sends the form one is typing in.
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.form) event.target.form.requestSubmit();
+  });
+
+  all("[data-opens]").forEach((button) => {
+    button.addEventListener("click", () => document.getElementById(button.dataset.opens).showModal());
+  });
+
+  // --- the picture
+
+  const picture = one("[data-picture]");
+  const stage = picture && one("[data-stage]", picture);
+  const plane = picture && one("[data-plane]", picture);
+  const image = picture && one("[data-image]", picture);
+  let zoom = null; // screen pixels per picture pixel; null: fitted into the stage
+  let chosen = null; // the artifact under the lens
+  let held = false;
+  let revealed = false;
+
+  const seen = (kind) => post(picture.dataset.seen, { kind });
+
+  function reveal(on) {
+    if (!stage) return;
+    const button = one("[data-reveal]");
+    const covered = one('[data-toggle="blurred"]').getAttribute("aria-pressed") === "true";
+    if (on && stage.classList.contains("blurred")) seen("revealed");
+    stage.classList.toggle("blurred", covered && !on);
+    button.setAttribute("aria-pressed", String(!covered || on));
+  }
+
+  function holdToReveal(event) {
+    if (!stage || acts(event.target)) return;
+    event.preventDefault();
+    if (held || event.repeat) return;
+    held = true;
+    reveal(true);
+  }
+
+  const letGo = () => {
+    if (!held) return;
+    held = false;
+    reveal(revealed);
+  };
+  document.addEventListener("keyup", (event) => event.key === " " && letGo());
+  window.addEventListener("blur", letGo);
+
+  if (picture) {
+    one("[data-reveal-form]").addEventListener("submit", (event) => {
+      event.preventDefault();
+      revealed = !revealed;
+      reveal(revealed);
+    });
+    all("[data-toggle]", picture).forEach((button) => {
+      button.addEventListener("click", () => {
+        const name = button.dataset.toggle;
+        const on = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(on));
+        stage.classList.toggle(name, "inverse" in button.dataset ? !on : on);
+        if (name === "blurred") {
+          revealed = false;
+          if (!on) seen("revealed");
+          one("[data-reveal]").setAttribute("aria-pressed", String(!on));
+        }
+        if (name !== "bare") post("/preferences/picture", { [name === "blurred" ? "blur" : "greyscale"]: on ? "on" : "" });
+        drawLens();
+      });
+    });
+    all("[data-zoom]", picture).forEach((button) => button.addEventListener("click", () => zoomBy(button.dataset.zoom)));
+    image.addEventListener("error", broken);
+    image.addEventListener("load", drawLens);
+    if (image.complete && !image.naturalWidth) broken();
+    dragToMove();
+  }
+
+  function broken() {
+    one("[data-broken]").hidden = false;
+    plane.hidden = true;
+    stage.classList.remove("blurred");
+  }
+
+  const STEPS = [0.5, 1, 2, 3, 4, 6, 8];
+
+  function zoomBy(how) {
+    if (!image.naturalWidth) return;
+    const fitted = Math.min(stage.clientWidth / image.naturalWidth, stage.clientHeight / image.naturalHeight);
+    const now = zoom ?? fitted;
+    if (how === "fit") zoomTo(null);
+    else if (how === "in") zoomTo(STEPS.find((step) => step > now + 0.01) ?? STEPS.at(-1));
+    else {
+      const next = STEPS.findLast((step) => step < now - 0.01);
+      zoomTo(next && next > fitted ? next : null);
+    }
+  }
+
+  function zoomTo(scale) {
+    const centre = { x: (stage.scrollLeft + stage.clientWidth / 2) / plane.clientWidth, y: (stage.scrollTop + stage.clientHeight / 2) / plane.clientHeight };
+    zoom = scale;
+    stage.classList.toggle("zoomed", scale !== null);
+    plane.style.width = scale === null ? "" : `${image.naturalWidth * scale}px`;
+    plane.style.height = scale === null ? "" : `${image.naturalHeight * scale}px`;
+    stage.scrollLeft = centre.x * plane.clientWidth - stage.clientWidth / 2;
+    stage.scrollTop = centre.y * plane.clientHeight - stage.clientHeight / 2;
+    one("[data-zoom-says]").textContent = scale === null ? "fit" : `${Math.round(scale * 100)} %`;
+    if (chosen) centreOn(cropOf(chosen));
+  }
+
+  function centreOn(crop) {
+    if (zoom === null || !crop) return;
+    stage.scrollLeft = (crop.x + crop.width / 2) * zoom - stage.clientWidth / 2;
+    stage.scrollTop = (crop.y + crop.height / 2) * zoom - stage.clientHeight / 2;
+  }
+
+  function dragToMove() {
+    let from = null;
+    stage.addEventListener("pointerdown", (event) => {
+      if (zoom === null || event.button !== 0) return;
+      from = { x: event.clientX + stage.scrollLeft, y: event.clientY + stage.scrollTop };
+      stage.setPointerCapture(event.pointerId);
+    });
+    stage.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      stage.scrollLeft = from.x - event.clientX;
+      stage.scrollTop = from.y - event.clientY;
+    });
+    ["pointerup", "pointercancel"].forEach((name) => stage.addEventListener(name, () => (from = null)));
+  }
+
+  // --- the lens: one artifact at whole multiples of the picture's own pixels
+
+  const lens = picture && one("[data-lens]", picture);
+
+  function cropOf(item) {
+    if (!item.dataset.crop) return null;
+    const [x, y, width, height] = item.dataset.crop.split(" ").map(Number);
+    return { x, y, width, height };
+  }
+
+  function choose(number) {
+    const item = one(`[data-artifact="${number}"]`);
+    chosen = chosen === item ? null : item;
+    all("[data-artifact]").forEach((other) => other.classList.toggle("chosen", other === chosen));
+    all("[data-mark]").forEach((mark) => mark.classList.toggle("chosen", chosen !== null && mark.dataset.mark === number));
+    lens.hidden = chosen === null;
+    if (!chosen) return;
+    chosen.scrollIntoView({ block: "nearest" });
+    seen("artifact");
+    drawLens();
+    centreOn(cropOf(chosen));
+  }
+
+  function drawLens() {
+    if (!chosen || !image.naturalWidth) return;
+    const canvas = one("[data-lens-canvas]");
+    const crop = cropOf(chosen) || { x: 0, y: 0, width: image.naturalWidth, height: image.naturalHeight };
+    const room = { width: Math.min(380, picture.clientWidth - 24), height: 190 };
+    const most = Math.min(room.width / crop.width, room.height / crop.height);
+    const scale = most >= 2 ? Math.min(4, Math.floor(most)) : most >= 1 ? 1 : most;
+    canvas.width = Math.round(crop.width * scale);
+    canvas.height = Math.round(crop.height * scale);
+    canvas.classList.toggle("grey", stage.classList.contains("grey"));
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingEnabled = scale < 1;
+    pen.drawImage(image, crop.x, crop.y, crop.width, crop.height, 0, 0, canvas.width, canvas.height);
+    one("[data-lens-title]").textContent = `${chosen.dataset.artifact}. ${one("[data-heading]", chosen).textContent}`;
+    one("[data-lens-text]").textContent = one("[data-said]", chosen).textContent;
+    one("[data-lens-scale]").textContent = scale < 1 ? `${Math.round(scale * 100)} % of its pixels` : `${scale} × its own pixels`;
+    canvas.setAttribute("aria-label", `Artifact ${chosen.dataset.artifact}, enlarged`);
+  }
+
+  function answer(key) {
+    const value = { a: "agree", d: "disagree", s: "unclear" }[key];
+    const radio = one(`input[value="${value}"]`, chosen);
+    radio?.click();
+    return radio;
+  }
+
+  all("[data-jump]").forEach((button) => button.addEventListener("click", () => choose(button.dataset.jump)));
+  one("[data-lens-close]")?.addEventListener("click", () => choose(chosen.dataset.artifact));
+
+  // --- forms
+
+  // A technique is asked for only where the outcome is a deepfake.
+  function matchTechnique(form) {
+    const field = one("[data-needs]", form);
+    if (!field) return;
+    const outcome = one('input[name="outcome"]:checked', form)?.value;
+    field.hidden = outcome !== field.dataset.needs;
+    one("select", field).disabled = field.hidden;
+  }
+  all("form").filter((form) => one("[data-needs]", form)).forEach((form) => {
+    matchTechnique(form);
+    form.addEventListener("change", () => matchTechnique(form));
+  });
+
+  // A form is sent once, however often Enter is pressed.
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented || event.target.hasAttribute("hx-post") || event.target.method === "dialog") return;
+    if (event.target.dataset.sent) event.preventDefault();
+    event.target.dataset.sent = "yes";
+  });
+  window.addEventListener("pageshow", () => all("form[data-sent]").forEach((form) => delete form.dataset.sent));
+
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (event.target.matches?.("[data-clears]") && event.detail.successful) event.target.reset();
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    const turns = one(".turns");
+    if (turns) turns.scrollTop = turns.scrollHeight;
+  });
+
+  // --- the queue
+
+  function moveInQueue(event) {
+    const rows = all("[data-row]");
+    if (!rows.length || (event.key !== "ArrowDown" && event.key !== "ArrowUp")) return;
+    event.preventDefault();
+    const now = rows.findIndex((row) => row.contains(document.activeElement));
+    const next = event.key === "ArrowDown" ? Math.min(now + 1, rows.length - 1) : Math.max(now - 1, 0);
+    one("a", rows[next]).focus();
+  }
+
+  const boxes = all("[data-select]");
+  function countSelected() {
+    const bar = one("[data-bulk]");
+    if (!bar) return;
+    const number = boxes.filter((box) => box.checked).length;
+    one("[data-selected]", bar).textContent = number === 1 ? "1 case" : `${number} cases`;
+    one("button", bar).disabled = number === 0;
+  }
+  boxes.forEach((box) => box.addEventListener("change", countSelected));
+  one("[data-select-all]")?.addEventListener("change", (event) => {
+    boxes.forEach((box) => (box.checked = event.target.checked));
+    countSelected();
+  });
+  countSelected();
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "x" || types(event.target) || event.ctrlKey || event.metaKey || event.altKey || page.dataset.keys === "off") return;
+    one("[data-select]", event.target.closest?.("[data-row]") || document.createElement("i"))?.click();
+  });
+
+  // --- clocks
+
+  const left = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")} left`;
+  function tick() {
+    all("[data-countdown]").forEach((element) => {
+      const seconds = (Date.parse(element.dataset.countdown) - Date.now()) / 1000;
+      if (seconds > 0) element.textContent = ` ${left(seconds)}`;
+      else if (element.closest("[data-toast]")) element.closest("[data-toast]").remove();
+      else element.textContent = " has ended";
+    });
+  }
+  tick();
+  setInterval(tick, 1000);
+
+  // A claim is renewed while somebody works on the case, not while the page lies open.
+  let worked = 0;
+  let renewed = Date.now();
+  ["keydown", "pointermove", "scroll"].forEach((name) =>
+    document.addEventListener(name, () => (worked = Date.now()), { passive: true, capture: true }),
+  );
+  setInterval(() => {
+    const claim = one("[data-renew]");
+    if (!claim || document.hidden || worked < renewed || Date.now() - renewed < 30_000) return;
+    renewed = Date.now();
+    claim.dispatchEvent(new CustomEvent("bonafide:active"));
+  }, 5_000);
+})();

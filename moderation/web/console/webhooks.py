@@ -1,0 +1,115 @@
+"""Webhooks: where platforms are told, and what became of each delivery."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from moderation.database.deliveries import DeliveryState, Kind
+from moderation.errors import EndpointRefused
+from moderation.people import Act, require
+from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.pages import PageRoute, Visitor, go, page
+from moderation.web.services import Services, ServicesDep
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+PAGE = 50
+
+
+@router.get("/webhooks")
+def show_webhooks(services: ServicesDep, visitor: VisitorDep) -> Response:
+    return _webhooks(services, visitor)
+
+
+@router.post("/webhooks")
+def add_endpoint(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    require(visitor.person, Act.MANAGE_WEBHOOKS)
+    kinds = [kind for kind in Kind if kind.value in form.getlist("kind")]
+    try:
+        endpoint = services.webhooks.add(field(form, "url") or "", kinds, field(form, "source", at_most=200))
+    except EndpointRefused as error:
+        return _webhooks(services, visitor, refused=str(error), status=422)
+    return _webhooks(services, visitor, secret_of=endpoint.url, secret=endpoint.secrets[0])
+
+
+@router.get("/webhooks/{endpoint_id}")
+def show_endpoint(
+    endpoint_id: UUID,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    before: Annotated[UUID | None, Query()] = None,
+) -> Response:
+    """The log of one endpoint, the newest delivery first."""
+    require(visitor.person, Act.RESEND)
+    found = services.webhooks.deliveries(endpoint_id, limit=PAGE + 1, before=before)
+    return page(
+        services,
+        visitor,
+        "webhook.html",
+        here="/webhooks",
+        endpoint=services.webhooks.endpoint(endpoint_id),
+        deliveries=found[:PAGE],
+        more=found[PAGE - 1].id if len(found) > PAGE else None,
+        tones={
+            DeliveryState.DELIVERED: "bona_fide",
+            DeliveryState.DEAD: "deepfake",
+            DeliveryState.WAITING: "",
+        },
+        may_manage=visitor.may(Act.MANAGE_WEBHOOKS),
+    )
+
+
+@router.post("/webhooks/{endpoint_id}/{what}")
+def change_endpoint(
+    endpoint_id: UUID, what: str, services: ServicesDep, visitor: VisitorDep, form: FormDep
+) -> Response:
+    require(visitor.person, Act.MANAGE_WEBHOOKS)
+    match what:
+        case "disable":
+            services.webhooks.disable(endpoint_id)
+        case "enable":
+            services.webhooks.enable(endpoint_id)
+        case "remove":
+            services.webhooks.remove(endpoint_id)
+            return go("/webhooks")
+        case "rotate":
+            endpoint = services.webhooks.rotate(endpoint_id)
+            return _webhooks(services, visitor, secret_of=endpoint.url, secret=endpoint.secrets[0])
+        case _:
+            pass
+    return go(f"/webhooks/{endpoint_id}")
+
+
+@router.post("/deliveries/{delivery_id}/resend")
+def resend(delivery_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    require(visitor.person, Act.RESEND)
+    delivery = services.webhooks.resend(delivery_id)
+    return go(f"/webhooks/{delivery.endpoint_id}")
+
+
+def _webhooks(
+    services: Services,
+    visitor: Visitor,
+    *,
+    secret_of: str = "",
+    secret: str = "",
+    refused: str = "",
+    status: int = 200,
+) -> Response:
+    require(visitor.person, Act.RESEND)
+    return page(
+        services,
+        visitor,
+        "webhooks.html",
+        here="/webhooks",
+        status=status,
+        endpoints=services.webhooks.endpoints(),
+        dead=services.webhooks.dead(limit=20),
+        kinds=list(Kind),
+        may_manage=visitor.may(Act.MANAGE_WEBHOOKS),
+        secret_of=secret_of,
+        secret=secret,
+        refused=refused[:1].upper() + refused[1:],
+    )

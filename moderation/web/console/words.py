@@ -1,0 +1,127 @@
+"""What the console calls things: outcomes, moves, ages and scores in sentences, of the glossary's words alone."""
+
+from datetime import UTC, datetime
+
+from moderation.analysis import Label, Technique, Verdict
+from moderation.cases import CaseState, Move, Refusal, Stage
+from moderation.decisions import Outcome
+
+#: Of the outcomes, with the key that chooses each (`docs/reviewers.md`).
+OUTCOMES = (
+    (Outcome.DEEPFAKE, "Deepfake", "f"),
+    (Outcome.BONA_FIDE, "Bona fide", "r"),
+    (Outcome.CANNOT_TELL, "Cannot tell", "u"),
+    (Outcome.ESCALATE, "Escalate", "e"),
+)
+TECHNIQUES = tuple((technique.value, technique.words.capitalize()) for technique in Technique)
+LABELS = (
+    (Label.DEEPFAKE, "Likely deepfake"),
+    (Label.BONA_FIDE, "Likely bona fide"),
+    (Label.UNDETERMINED, "Cannot tell"),
+)
+ANSWERS = (
+    ("agree", "✓", "I see it", "a"),
+    ("disagree", "✗", "I do not see it", "d"),
+    ("unclear", "?", "Unclear", "s"),
+)
+
+OUTCOME_WORDS = {outcome: words for outcome, words, _ in OUTCOMES}
+STAGE_WORDS = {
+    Stage.FIRST: "first review",
+    Stage.SECOND: "second review",
+    Stage.ESCALATED: "escalated",
+    Stage.APPEAL: "appeal",
+}
+STATE_WORDS = {
+    CaseState.WAITING: "waiting for a worker",
+    CaseState.ANALYZING: "being analysed",
+    CaseState.READY: "ready for review",
+    CaseState.DECIDED: "decided",
+}
+MOVE_WORDS = {
+    Move.ACCEPT: "Flagged",
+    Move.BEGIN: "Analysis begun",
+    Move.HAND_BACK: "Handed back",
+    Move.EXPIRE: "Lease ran out",
+    Move.RECORD: "Analysed",
+    Move.REFUSE: "Could not be analysed",
+    Move.RETRY: "Tried again",
+    Move.DECIDE: "Decided",
+    Move.SECOND: "Decided; a second review was asked for",
+    Move.ESCALATE: "Escalated",
+    Move.UNDO: "Decision taken back",
+    Move.WITHDRAW: "Decision taken back",
+    Move.APPEAL: "Appealed",
+}
+
+
+def headline(verdict: Verdict | None, refusal: Refusal | None) -> str:
+    """What the model says, in words; or why it says nothing."""
+    if verdict is None:
+        return "No verdict yet" if refusal is None else f"No verdict: {_sentence_end(refusal.message)}"
+    match verdict.label:
+        case Label.DEEPFAKE:
+            return "Likely deepfake" + (f": {verdict.technique.words}" if verdict.technique else "")
+        case Label.BONA_FIDE:
+            return "Likely bona fide"
+        case Label.UNDETERMINED:
+            return "Cannot tell" + (f": {verdict.abstain.words}" if verdict.abstain else "")
+
+
+def tone(verdict: Verdict | None) -> str:
+    """The colour and the icon that go with the headline."""
+    return "none" if verdict is None else verdict.label.value
+
+
+def score_words(verdict: Verdict) -> str:
+    """What the number is, and what it is not."""
+    if verdict.score is None:
+        return ""
+    if not verdict.calibrated:
+        return "not calibrated: it orders cases, it is no probability"
+    sure = max(verdict.score, 1 - verdict.score)
+    said = (
+        "confident"
+        if sure >= 0.95
+        else "fairly confident"
+        if sure >= 0.8
+        else "unsure"
+        if sure >= 0.65
+        else "very unsure"
+    )
+    return f"calibrated probability of a deepfake; {said}"
+
+
+def decided_words(outcome: Outcome, technique: Technique | None) -> str:
+    return OUTCOME_WORDS[outcome] + (f": {technique.words}" if technique else "")
+
+
+def ago(at: datetime, now: datetime | None = None) -> str:
+    """How long ago, as short as it is useful."""
+    return f"{span(((now or datetime.now(UTC)) - at).total_seconds())} ago"
+
+
+def span(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def stamp(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def clock(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%H:%M:%S} UTC"
+
+
+def size(count: int) -> str:
+    for unit, large in (("MB", 2**20), ("KB", 2**10)):
+        if count >= large:
+            return f"{count / large:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _sentence_end(message: str) -> str:
+    return message[:1].lower() + message[1:].rstrip(".") if message[1:2].islower() else message.rstrip(".")

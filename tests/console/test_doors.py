@@ -1,0 +1,242 @@
+"""The console's pages without a browser: who gets in, what every answer carries, and what is refused."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from moderation.accounts import Accounts
+from moderation.database.connection import Database
+from moderation.people import Person, Role
+from moderation.settings import Settings
+from moderation.web.app import create_app
+from moderation.web.console.pages import own_path
+from moderation.web.sessions import COOKIE
+from tests.integration.conftest import accepted
+
+PASSWORD = "a long enough password"
+
+
+@pytest.fixture
+def accounts(database: Database, settings: Settings) -> Accounts:
+    return Accounts(database, settings)
+
+
+@pytest.fixture
+def rosa(accounts: Accounts) -> Person:
+    return accounts.add_person("rosa@example.org", "Rosa Diaz", Role.REVIEWER, PASSWORD)
+
+
+@pytest.fixture
+def visitor(settings: Settings) -> Iterator[TestClient]:
+    """A browser of somebody who is not signed in."""
+    with TestClient(create_app(settings), follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def reviewer(visitor: TestClient, accounts: Accounts, rosa: Person) -> TestClient:
+    visitor.cookies.set(COOKIE, accounts.sign_in_as(rosa).secret)
+    return visitor
+
+
+def _token(reply: Any) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', reply.text)
+    assert found is not None
+    return found[1]
+
+
+def _sign_in(client: TestClient, email: str, password: str, next_: str = "/queue") -> Any:
+    door = client.get("/sign-in")
+    fields = {"csrf": _token(door), "email": email, "password": password, "next": next_}
+    return client.post("/sign-in", data=fields)
+
+
+@pytest.mark.parametrize("path", ["/queue", "/decisions", "/preferences", "/people", "/webhooks", "/insight"])
+def test_without_a_session_every_page_leads_to_the_door(visitor: TestClient, path: str) -> None:
+    reply = visitor.get(path)
+
+    assert reply.status_code == 303
+    assert reply.headers["location"].startswith("/sign-in")
+
+
+def test_signing_in_sets_a_cookie_that_scripts_cannot_read_and_leads_where_one_wanted_to_go(
+    visitor: TestClient, rosa: Person
+) -> None:
+    wanted = visitor.get("/decisions").headers["location"]
+    assert wanted == "/sign-in?next=/decisions"
+
+    reply = _sign_in(visitor, "Rosa@Example.org", PASSWORD, "/decisions")
+
+    assert (reply.status_code, reply.headers["location"]) == (303, "/decisions")
+    cookie = next(value for value in reply.headers.get_list("set-cookie") if value.startswith(COOKIE))
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert visitor.get("/decisions").status_code == 200
+
+
+def test_over_https_the_cookie_is_for_https_alone(settings: Settings, rosa: Person) -> None:
+    with TestClient(create_app(settings), base_url="https://testserver", follow_redirects=False) as client:
+        reply = _sign_in(client, rosa.email, PASSWORD)
+
+    assert "Secure" in next(v for v in reply.headers.get_list("set-cookie") if v.startswith(COOKIE))
+
+
+def test_a_wrong_password_and_an_unknown_email_are_answered_alike(visitor: TestClient, rosa: Person) -> None:
+    wrong, unknown = _sign_in(visitor, rosa.email, "wrong"), _sign_in(visitor, "nobody@example.org", "wrong")
+
+    assert (wrong.status_code, unknown.status_code) == (401, 401)
+    assert "The email or the password is wrong." in wrong.text
+    assert "The email or the password is wrong." in unknown.text
+
+
+def test_guessing_is_slowed_down_and_says_for_how_long(visitor: TestClient, rosa: Person) -> None:
+    for _ in range(5):
+        _sign_in(visitor, rosa.email, "wrong")
+
+    reply = _sign_in(visitor, rosa.email, PASSWORD)
+
+    assert reply.status_code == 429
+    assert int(reply.headers["retry-after"]) >= 1
+    assert "Too many sign-ins failed" in reply.text
+
+
+def test_signing_out_ends_the_session_on_the_server(reviewer: TestClient) -> None:
+    secret = reviewer.cookies[COOKIE]
+    token = _token(reviewer.get("/queue"))
+
+    assert reviewer.post("/sign-out", data={"csrf": token}).headers["location"] == "/sign-in"
+
+    reviewer.cookies.set(COOKIE, secret)
+    assert reviewer.get("/queue").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sign-out",
+        "/queue/next",
+        "/cases/{case}/claim",
+        "/cases/{case}/renew",
+        "/cases/{case}/release",
+        "/cases/{case}/skip",
+        "/cases/{case}/reveal",
+        "/cases/{case}/judge",
+        "/cases/{case}/decide",
+        "/cases/{case}/ask",
+        "/cases/{case}/appeal",
+        "/decisions/{case}/undo",
+        "/decisions/undo",
+        "/decisions/confirm",
+        "/decisions/bulk",
+        "/preferences",
+        "/preferences/picture",
+        "/preferences/password",
+        "/people",
+        "/people/{case}/role",
+        "/people/{case}/disable",
+        "/people/{case}/enable",
+        "/people/{case}/password",
+        "/webhooks",
+        "/webhooks/{case}/remove",
+        "/deliveries/{case}/resend",
+    ],
+)
+def test_a_form_without_its_token_changes_nothing(
+    reviewer: TestClient, database: Database, path: str
+) -> None:
+    case = accepted(database)
+
+    for fields in ({}, {"csrf": "guessed"}):
+        reply = reviewer.post(path.format(case=case), data=fields)
+        assert reply.status_code == 403, reply.text
+        assert "not from a page of yours" in reply.text
+
+
+def test_signing_in_needs_the_token_of_its_form_too(visitor: TestClient, rosa: Person) -> None:
+    fields = {"email": rosa.email, "password": PASSWORD, "csrf": "guessed"}
+
+    assert visitor.post("/sign-in", data=fields).status_code == 403
+    visitor.get("/sign-in")
+    assert visitor.post("/sign-in", data=fields).status_code == 403
+
+
+def test_pages_carry_a_strict_policy_and_are_not_kept_by_caches(
+    reviewer: TestClient, settings: Settings
+) -> None:
+    for reply in (reviewer.get("/queue"), reviewer.get("/cases/x"), reviewer.get("/sign-out")):
+        policy = (
+            reply.headers["content-security-policy"] if reply.status_code != 405 else "default-src 'none'"
+        )
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+    page = reviewer.get("/queue")
+    assert f"img-src 'self' {settings.s3_endpoint_url}" in page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-store"
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|style=", page.text) is None
+
+
+def test_what_is_not_there_is_a_page_that_says_so(reviewer: TestClient) -> None:
+    for path in ("/cases/not-an-id", "/cases/0190b2a0-0000-7000-8000-000000000000"):
+        reply = reviewer.get(path)
+        assert reply.status_code == 404
+        assert "text/html" in reply.headers["content-type"]
+        assert "Back to the queue" in reply.text
+
+
+@pytest.mark.parametrize("path", ["/people", "/webhooks"])
+def test_a_reviewer_is_not_shown_what_is_for_others(reviewer: TestClient, path: str) -> None:
+    reply = reviewer.get(path)
+
+    assert reply.status_code == 403
+    assert f'href="{path}"' not in reply.text
+
+
+def test_the_services_ask_for_the_role_and_not_only_the_pages(reviewer: TestClient, rosa: Person) -> None:
+    token = _token(reviewer.get("/queue"))
+
+    for path, fields in (
+        ("/people", {"email": "x@example.org", "name": "X", "role": "admin"}),
+        (f"/people/{rosa.id}/role", {"role": "admin"}),
+        ("/webhooks", {"url": "https://example.org", "kind": "case.decided"}),
+        ("/decisions/bulk", {"case": f"{rosa.id}:1", "outcome": "bona_fide", "count": "1"}),
+    ):
+        assert reviewer.post(path, data={"csrf": token, **fields}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "led_to"),
+    [
+        pytest.param("/cases/1?from=a", "/cases/1?from=a", id="one of ours"),
+        pytest.param("https://evil.example", "/queue", id="another site"),
+        pytest.param("//evil.example", "/queue", id="another host without a scheme"),
+        pytest.param("/\\evil.example", "/queue", id="a backslash that browsers read as a slash"),
+        pytest.param("/%09/evil.example", "/%09/evil.example", id="a tab that stays encoded"),
+        pytest.param("/\t/evil.example", "/queue", id="a tab that browsers drop"),
+        pytest.param("javascript:alert(1)", "/queue", id="a script"),
+        pytest.param("", "/queue", id="nothing"),
+    ],
+)
+def test_nobody_is_led_away_after_signing_in(path: str, led_to: str) -> None:
+    assert own_path(path) == led_to
+
+
+def test_the_pages_own_files_are_kept_by_browsers_for_ever(visitor: TestClient) -> None:
+    door = visitor.get("/sign-in").text
+    paths = re.findall(r'(?:href|src)="(/static/[^"#]+)', door)
+
+    assert {path.split("?")[0] for path in paths} >= {
+        "/static/console.css",
+        "/static/console.js",
+        "/static/htmx.min.js",
+    }
+    for path in paths:
+        reply = visitor.get(path)
+        assert reply.status_code == 200
+        assert "immutable" in reply.headers["cache-control"]
+    assert visitor.get("/static/inter.woff2").status_code == 200
+    assert visitor.get("/static/../pages.py").status_code == 404
