@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.metrics import average_precision_score, roc_curve
 
 from moderation.analysis import Abstain, Label, Technique
 from moderation.dfa.bench.ask import Judged, Told, abstained, called_deepfake
-from moderation.dfa.bench.estimates import Estimate, auc, auc_estimate, estimate, estimates, macro_f1, share
+from moderation.dfa.bench.estimates import Estimate, auc_estimate, estimate, estimates, macro_f1, share
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.scoring import Normalisation, technique_shares
@@ -27,26 +26,51 @@ TECHNIQUES = tuple(str(technique) for technique in Technique)
 # --- measures ---
 
 
-def equal_error_rate(scores: np.ndarray, positive: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Thresholds:
+    """How many are called deepfakes, and rightly, as the threshold falls from above every score to the lowest.
+
+    One entry for each distinct score, after a first one at which nothing is called. Written here because a library's
+    checks of its input take a hundred times as long as the curve, and it is drawn anew for every resample.
+    """
+
+    hits: np.ndarray
+    alarms: np.ndarray
+
+    @property
+    def tpr(self) -> np.ndarray:
+        return self.hits / self.hits[-1]
+
+    @property
+    def fpr(self) -> np.ndarray:
+        return self.alarms / self.alarms[-1]
+
+
+def thresholds(scores: np.ndarray, positive: np.ndarray) -> Thresholds:
+    order = np.argsort(-scores, kind="stable")
+    ordered, labels = scores[order], positive[order].astype(bool)
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # of each run of ties
+    hits, alarms = np.cumsum(labels)[last], np.cumsum(~labels)[last]
+    return Thresholds(np.concatenate([[0], hits]), np.concatenate([[0], alarms]))
+
+
+def equal_error_rate(curve: Thresholds) -> float:
     """Where the shares of missed positives and of false alarms are the same, between the two nearest thresholds."""
-    fpr, tpr = _roc(scores, positive)
-    gap = fpr - (1 - tpr)  # rises from −1 to 1
+    fpr, gap = curve.fpr, curve.fpr - (1 - curve.tpr)  # the gap rises from −1 to 1
     after = int(np.argmax(gap >= 0))
-    before = max(after - 1, 0)
-    width = gap[after] - gap[before]
-    position = -gap[before] / width if width else 0.0
-    return float(fpr[before] + position * (fpr[after] - fpr[before]))
+    position = -gap[after - 1] / (gap[after] - gap[after - 1])
+    return float(fpr[after - 1] + position * (fpr[after] - fpr[after - 1]))
 
 
-def tpr_at(fpr_limit: float, scores: np.ndarray, positive: np.ndarray) -> float:
+def tpr_at(fpr_limit: float, curve: Thresholds) -> float:
     """The largest true positive rate of a threshold whose false positive rate stays within the limit."""
-    fpr, tpr = _roc(scores, positive)
-    return float(tpr[fpr <= fpr_limit].max())
+    return float(curve.tpr[curve.fpr <= fpr_limit].max())
 
 
-def _roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
-    return np.asarray(fpr), np.asarray(tpr)
+def average_precision(curve: Thresholds) -> float:
+    """The mean of the precision at every threshold, weighted by what recall it adds."""
+    precision = curve.hits[1:] / (curve.hits[1:] + curve.alarms[1:])
+    return float(np.sum(np.diff(curve.tpr) * precision))
 
 
 @dataclass(frozen=True)
@@ -72,11 +96,12 @@ def ranks(scores: np.ndarray, positive: np.ndarray, groups: Sequence[str]) -> li
         s, p = scores[rows], positive[rows]
         if not len(p) or p.all() or not p.any():
             return [float("nan")] * 4
+        curve = thresholds(s, p)
         return [
-            auc(s, p),
-            float(average_precision_score(p, s)),
-            equal_error_rate(s, p),
-            tpr_at(LOW_FPR, s, p),
+            float(np.trapezoid(curve.tpr, curve.fpr)),
+            average_precision(curve),
+            equal_error_rate(curve),
+            tpr_at(LOW_FPR, curve),
         ]
 
     return estimates(measure, groups)

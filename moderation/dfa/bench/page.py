@@ -42,6 +42,7 @@ h2 {{ margin-top: 2.5rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; white-space: nowrap; }}
+th:not(:first-child) {{ text-align: right; }}
 td.n {{ font-variant-numeric: tabular-nums; text-align: right; }}
 small {{ color: #555; }}
 svg {{ max-width: 100%; height: auto; }}

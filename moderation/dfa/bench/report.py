@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from moderation.dfa.bench.ask import Judged, judge, tell, verdicts_only
 from moderation.dfa.bench.baselines import BaselinePlan, baselines
@@ -26,6 +25,7 @@ from moderation.dfa.bench.detection import (
     shortcut_table,
     technique_f1,
     technique_table,
+    thresholds,
     told_confusion,
 )
 from moderation.dfa.bench.estimates import Estimate, auc, estimate
@@ -243,8 +243,10 @@ def _roc(judged: Sequence[Judged]) -> tuple[list[float], list[float]]:
     scored = [j for j in judged if j.score is not None]
     if len({j.item.deepfake for j in scored}) < 2:
         return [], []
-    fpr, tpr, _ = roc_curve([j.item.deepfake for j in scored], [j.score for j in scored])
-    return fpr.tolist(), tpr.tolist()
+    curve = thresholds(
+        np.array([j.score for j in scored], dtype=float), np.array([j.item.deepfake for j in scored])
+    )
+    return curve.fpr.tolist(), curve.tpr.tolist()
 
 
 def as_json(bench: Bench) -> dict[str, Any]:
