@@ -24,14 +24,22 @@ import httpx
 from pydantic import BaseModel
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from moderation.analysis import Technique
 from moderation.cases import CaseState, ImageRef
+from moderation.decisions import Outcome
 from moderation.wire import (
+    AppealOut,
+    ArtifactAnswerIn,
     BatchOut,
     BatchOutcome,
     CaseAccepted,
     CaseOut,
     CasePage,
+    ClaimOut,
+    DecisionOut,
     ImageIn,
+    QuestionList,
+    QuestionOut,
     StatsOut,
     UploadOut,
 )
@@ -184,6 +192,56 @@ class BonaFide:
             if time.monotonic() + every > deadline:
                 raise TimeoutError(f"case {case_id} is still {case.state} after {timeout:.0f} seconds")
             time.sleep(every)
+
+    # --- deciding
+
+    def claim(self, case_id: UUID | str, *, reviewer: str) -> ClaimOut:
+        """Put a ready case before one of your reviewers, or renew that. Raise ApiProblem."""
+        return self._read(ClaimOut, "POST", f"/v1/cases/{case_id}/claim", json={"reviewer": reviewer})
+
+    def release(self, case_id: UUID | str, *, reviewer: str, token: int) -> None:
+        """Give a case back to the queue. Without harm when the claim was lost."""
+        self._call("POST", f"/v1/cases/{case_id}/release", json={"reviewer": reviewer, "token": token})
+
+    def decide(
+        self,
+        case_id: UUID | str,
+        outcome: Outcome | str,
+        *,
+        reviewer: str,
+        claim: ClaimOut,
+        technique: Technique | str | None = None,
+        reason: str | None = None,
+        policy: str | None = None,
+        feedback: Sequence[ArtifactAnswerIn] = (),
+    ) -> DecisionOut:
+        """Decide a case under a claim. Raise ApiProblem: `stale_case` when it moved on, for one."""
+        body = {
+            "reviewer": reviewer,
+            "token": claim.token,
+            "version": claim.version,
+            "outcome": outcome,
+            "technique": technique,
+            "reason": reason,
+            "policy": policy,
+            "feedback": [said.model_dump() for said in feedback],
+        }
+        return self._read(DecisionOut, "POST", f"/v1/cases/{case_id}/decision", json=_without_none(body))
+
+    def appeal(self, case_id: UUID | str, reason: str, *, external_id: str | None = None) -> AppealOut:
+        """Pass on that the uploader asks for another decision. The same appeal again is the same."""
+        body = _without_none({"reason": reason, "external_id": external_id})
+        return self._read(AppealOut, "POST", f"/v1/cases/{case_id}/appeal", json=body)
+
+    def ask(self, case_id: UUID | str, question: str) -> QuestionOut:
+        """Ask DFA-GPT about the picture. `questions` has the answer once a worker gave it."""
+        return self._read(QuestionOut, "POST", f"/v1/cases/{case_id}/questions", json={"question": question})
+
+    def questions(self, case_id: UUID | str) -> QuestionList:
+        """What was asked about a case, and what was answered."""
+        return self._read(QuestionList, "GET", f"/v1/cases/{case_id}/questions")
+
+    # --- the line
 
     def queue_stats(self) -> StatsOut:
         """How the line stands, and how long a case submitted now would wait."""

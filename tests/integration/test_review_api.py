@@ -1,0 +1,231 @@
+"""Reviewing through the API, by the client and by hand."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from moderation.analysis import Technique
+from moderation.cases import Stage
+from moderation.client import ApiProblem, BonaFide
+from moderation.database.connection import Database
+from moderation.database.keys import add_key
+from moderation.decisions import Answer, Outcome
+from moderation.people import Person
+from moderation.settings import Settings
+from moderation.web.app import create_app
+from moderation.wire import ArtifactAnswerIn
+from tests.builders import new_id
+from tests.integration.conftest import accepted, enrolled, ready
+
+
+@pytest.fixture
+def certain(settings: Settings) -> Settings:
+    """Nothing is sampled, and a decision is final at once."""
+    return settings.model_copy(
+        update={"blind_first_share": 0.0, "second_review_share": 0.0, "undo_seconds": 0.0}
+    )
+
+
+@pytest.fixture
+def client(certain: Settings, database: Database) -> Iterator[BonaFide]:
+    """A platform's client over real HTTP."""
+    with database.transaction() as session:
+        key = add_key(session, "testers")
+    server = uvicorn.Server(uvicorn.Config(create_app(certain), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    started = threading.Event()
+    while not server.started:
+        started.wait(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with BonaFide(f"http://127.0.0.1:{port}", key, tries=1) as opened:
+        yield opened
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def ada(database: Database) -> Person:
+    return enrolled(database)
+
+
+def _code(problem: pytest.ExceptionInfo[ApiProblem]) -> tuple[int, str]:
+    return problem.value.status, problem.value.code
+
+
+def test_a_platforms_reviewer_claims_decides_and_the_uploader_appeals(
+    client: BonaFide, database: Database, ada: Person
+) -> None:
+    case_id = ready(database)
+    grace = enrolled(database, "Grace")
+
+    claim = client.claim(case_id, reviewer="Ada@Example.org ")
+    with pytest.raises(ApiProblem) as refusal:
+        client.claim(case_id, reviewer=grace.email)
+    assert _code(refusal) == (409, "already_claimed")
+    decision = client.decide(
+        case_id,
+        Outcome.DEEPFAKE,
+        reviewer=ada.email,
+        claim=claim,
+        technique=Technique.FS,
+        policy="impersonation",
+        feedback=[ArtifactAnswerIn(face=0, ordinal=1, answer=Answer.AGREE)],
+    )
+
+    assert client.case(case_id).decision == decision
+    (listed,) = client.cases()
+    assert listed.decision == decision
+    assert (decision.outcome, decision.technique, decision.policy) == ("deepfake", "FS", "impersonation")
+
+    appeal = client.appeal(case_id, "it is a wedding photo", external_id="a-7")
+    assert client.appeal(case_id, "it is a wedding photo", external_id="a-7") == appeal
+    reopened = client.case(case_id)
+    assert (reopened.state, reopened.stage, reopened.decision) == ("ready", Stage.APPEAL, None)
+    with pytest.raises(ApiProblem) as refusal:
+        client.claim(case_id, reviewer=ada.email)
+    assert _code(refusal) == (409, "same_reviewer")
+
+
+def test_a_released_case_is_anybodys(client: BonaFide, database: Database, ada: Person) -> None:
+    case_id = ready(database)
+    grace = enrolled(database, "Grace")
+    claim = client.claim(case_id, reviewer=ada.email)
+
+    client.release(case_id, reviewer=ada.email, token=claim.token)
+    client.release(case_id, reviewer=ada.email, token=claim.token)
+
+    assert client.claim(case_id, reviewer=grace.email).token != claim.token
+
+
+def test_questions_are_asked_and_read(client: BonaFide, database: Database) -> None:
+    case_id = ready(database)
+
+    asked = client.ask(case_id, "What is wrong here?")
+
+    found = client.questions(case_id)
+    assert found.questions == [asked]
+    assert not found.worker_is_there
+
+
+@pytest.fixture
+def api(certain: Settings, database: Database) -> Iterator[TestClient]:
+    with database.transaction() as session:
+        key = add_key(session, "testers")
+    with TestClient(create_app(certain), headers={"Authorization": f"Bearer {key}"}) as client:
+        yield client
+
+
+def _decide(api: TestClient, case_id: object, **fields: object) -> Any:
+    body = {"reviewer": "ada@example.org", "token": 0, "version": 3, "outcome": "deepfake"}
+    return api.post(f"/v1/cases/{case_id}/decision", json={**body, **fields})
+
+
+def test_a_stale_decision_says_what_happened(api: TestClient, database: Database, ada: Person) -> None:
+    case_id = ready(database)
+    claim = api.post(f"/v1/cases/{case_id}/claim", json={"reviewer": ada.email}).json()
+    assert _decide(api, case_id, token=claim["token"]).status_code == 201
+
+    reply = _decide(api, case_id, token=claim["token"])
+
+    assert reply.status_code == 409
+    assert reply.json()["code"] == "stale_case"
+    assert [change["kind"] for change in reply.json()["changes"]] == ["decided"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        pytest.param({}, 409, "claim_lost", id="without a claim"),
+        pytest.param({"reviewer": "nobody@example.org"}, 404, "person_not_found", id="by nobody"),
+        pytest.param({"version": 2}, 409, "stale_case", id="of an old version"),
+        pytest.param({"version": 9}, 409, "stale_case", id="of a version that is yet to be"),
+        pytest.param(
+            {"outcome": "bona_fide", "technique": "FS"}, 422, "judgement_incomplete", id="two things at once"
+        ),
+        pytest.param({"outcome": "maybe"}, 422, "invalid_request", id="another word"),
+        pytest.param({"reason": "a\x00"}, 422, "invalid_request", id="a NUL"),
+        pytest.param({"token": 2**63}, 422, "invalid_request", id="a token that is none"),
+        pytest.param({"version": 2**31}, 422, "invalid_request", id="a version that is none"),
+    ],
+)
+def test_a_decision_that_is_refused_says_why(
+    api: TestClient, database: Database, ada: Person, fields: dict[str, object], status: int, code: str
+) -> None:
+    reply = _decide(api, ready(database), **fields)
+
+    assert (reply.status_code, reply.json()["code"]) == (status, code)
+
+
+def test_a_decision_without_a_needed_reason_is_refused(
+    api: TestClient, database: Database, ada: Person
+) -> None:
+    case_id = ready(database)
+    claim = api.post(f"/v1/cases/{case_id}/claim", json={"reviewer": ada.email}).json()
+
+    reply = _decide(api, case_id, token=claim["token"], outcome="bona_fide")
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "reason_required")
+
+
+@pytest.mark.parametrize("call", ["claim", "release", "decision", "appeal", "questions"])
+def test_a_case_that_is_not_there_is_said_so(api: TestClient, ada: Person, call: str) -> None:
+    bodies = {
+        "claim": {"reviewer": ada.email},
+        "release": {"reviewer": ada.email, "token": 1},
+        "decision": {"reviewer": ada.email, "token": 1, "version": 1, "outcome": "deepfake"},
+        "appeal": {"reason": "why"},
+        "questions": {"question": "Why?"},
+    }
+
+    reply = api.post(f"/v1/cases/{new_id()}/{call}", json=bodies[call])
+
+    # Giving back what one does not have is no mistake.
+    assert reply.status_code == (204 if call == "release" else 404)
+
+
+def test_what_is_not_ready_is_not_reviewed(api: TestClient, database: Database, ada: Person) -> None:
+    case_id = accepted(database)
+
+    claimed = api.post(f"/v1/cases/{case_id}/claim", json={"reviewer": ada.email})
+    appealed = api.post(f"/v1/cases/{case_id}/appeal", json={"reason": "why"})
+
+    assert [(reply.status_code, reply.json()["code"]) for reply in (claimed, appealed)] == [
+        (409, "transition_refused")
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("scopes", "call", "allowed"),
+    [
+        (("submit", "read"), "claim", False),
+        (("submit", "read"), "questions", False),
+        (("review",), "claim", True),
+        (("review",), "appeal", False),
+    ],
+)
+def test_a_key_does_what_its_scopes_say(
+    certain: Settings, database: Database, ada: Person, scopes: tuple[str, ...], call: str, allowed: bool
+) -> None:
+    with database.transaction() as session:
+        key = add_key(session, "testers", scopes)
+    bodies = {"claim": {"reviewer": ada.email}, "questions": {"question": "Why?"}, "appeal": {"reason": "w"}}
+
+    with TestClient(create_app(certain), headers={"Authorization": f"Bearer {key}"}) as client:
+        reply = client.post(f"/v1/cases/{ready(database)}/{call}", json=bodies[call])
+
+    assert (reply.status_code == 403) is not allowed
+
+
+def test_too_many_questions_are_refused(api: TestClient, database: Database) -> None:
+    case_id = ready(database)
+
+    replies = [
+        api.post(f"/v1/cases/{case_id}/questions", json={"question": f"Why {number}?"}) for number in range(5)
+    ]
+
+    assert [reply.status_code for reply in replies] == [202] * 4 + [429]

@@ -1,0 +1,200 @@
+"""The queue as a reviewer sees it: its order, its pages, its filters and its counts."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from moderation.analysis import Label, Technique
+from moderation.cases import CaseState, Stage
+from moderation.database.connection import Database
+from moderation.database.queue import (
+    Place,
+    QueueFilter,
+    queue_counts,
+    queue_page,
+    read_cursor,
+    sources_in_queue,
+)
+from moderation.decisions import Judgement, Outcome
+from moderation.errors import CursorUnreadable
+from moderation.people import Person
+from moderation.review import Review
+from moderation.settings import Settings
+from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide, new_id, with_verdict
+from tests.integration.conftest import accepted, begun, enrolled, ready, refused
+
+
+@pytest.fixture
+def review(database: Database, settings: Settings) -> Review:
+    plain = {"blind_first_share": 0.0, "second_review_share": 0.0}
+    return Review(database, settings.model_copy(update=plain))
+
+
+@pytest.fixture
+def ada(database: Database) -> Person:
+    return enrolled(database)
+
+
+def _ids(database: Database, wanted: QueueFilter | None = None) -> list[UUID]:
+    with database.transaction() as session:
+        return [line.id for line in queue_page(session, wanted or QueueFilter())]
+
+
+def _decide(review: Review, person: Person, case_id: UUID) -> None:
+    claim = review.claim(person, case_id)
+    judgement = Judgement(Outcome.CANNOT_TELL, reason="too dark")
+    review.decide(person, case_id, token=claim.token, version=claim.version or 0, judgement=judgement)
+
+
+def test_priority_goes_before_age_and_uncertainty_before_certainty(database: Database) -> None:
+    certain = ready(database, analysis=an_analysis(faces=(with_verdict(a_verdict(score=0.999)),)))
+    unsure = ready(database, analysis=an_analysis(faces=(with_verdict(a_verdict(score=0.55)),)))
+    urgent = ready(database, priority=90)
+
+    assert _ids(database) == [urgent, unsure, certain]
+
+
+def test_pages_hold_every_case_once(database: Database) -> None:
+    expected = [ready(database, priority=9 - number) for number in range(7)]
+    seen: list[UUID] = []
+    after: Place | None = None
+
+    while True:
+        with database.transaction() as session:
+            page = queue_page(session, QueueFilter(), after=after, limit=3)
+        if not page:
+            break
+        seen += [line.id for line in page]
+        after = read_cursor(page[-1].place.cursor())
+
+    assert seen == expected
+
+
+@pytest.mark.parametrize("state", CaseState)
+def test_every_state_has_its_pages(review: Review, database: Database, ada: Person, state: CaseState) -> None:
+    make: dict[CaseState, Callable[[], UUID]] = {
+        CaseState.WAITING: lambda: accepted(database),
+        CaseState.ANALYZING: lambda: _analyzing(database),
+        CaseState.READY: lambda: ready(database),
+        CaseState.DECIDED: lambda: _decided(review, database, ada),
+    }
+    ids = [make[state]() for _ in range(3)]
+    expected = list(reversed(ids)) if state is CaseState.DECIDED else ids
+    wanted = QueueFilter(state=state)
+
+    with database.transaction() as session:
+        first = queue_page(session, wanted, limit=2)
+        second = queue_page(session, wanted, after=first[-1].place, limit=2)
+
+    assert [line.id for line in [*first, *second]] == expected
+
+
+def _analyzing(database: Database) -> UUID:
+    case_id = accepted(database)
+    begun(database, case_id)
+    return case_id
+
+
+def _decided(review: Review, database: Database, person: Person) -> UUID:
+    case_id = ready(database)
+    _decide(review, person, case_id)
+    return case_id
+
+
+def test_filters_show_what_fits(review: Review, database: Database, ada: Person) -> None:
+    deepfake = ready(database)
+    reenacted = ready(
+        database, analysis=an_analysis(faces=(a_face_analysis(verdict=a_verdict(technique=Technique.FR)),))
+    )
+    genuine = ready(database, analysis=an_analysis(faces=(with_verdict(bona_fide()),)))
+    unread = refused(database)
+    elsewhere = ready(database, source="avatars", priority=20)
+    review.claim(ada, genuine)
+
+    def fits(**fields: object) -> set[UUID]:
+        return set(_ids(database, QueueFilter(**fields)))  # pyright: ignore[reportArgumentType]
+
+    assert fits(label=Label.DEEPFAKE) == {deepfake, reenacted, elsewhere}
+    assert fits(label=Label.BONA_FIDE) == {genuine}
+    assert fits(technique=Technique.FR) == {reenacted}
+    assert fits(source="avatars") == {elsewhere}
+    assert fits(priority_at_least=10) == {elsewhere}
+    assert fits(claimed_by=ada.id) == {genuine}
+    assert fits(unclaimed=True) == {deepfake, reenacted, unread, elsewhere}
+    assert fits(stage=Stage.APPEAL) == set()
+    assert fits(older_than_seconds=60) == set()
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE cases SET ready_at = ready_at - interval '2 minutes' WHERE id = :id"),
+            {"id": deepfake},
+        )
+    assert fits(older_than_seconds=60) == {deepfake}
+
+
+def test_a_line_says_who_has_it_and_what_the_model_said(
+    review: Review, database: Database, ada: Person
+) -> None:
+    case_id, unread = ready(database), refused(database)
+    claim = review.claim(ada, case_id)
+
+    with database.transaction() as session:
+        lines = {line.id: line for line in queue_page(session, QueueFilter())}
+
+    line = lines[case_id]
+    assert (line.claimed_by, line.claimed_by_name, line.claimed_until) == (ada.id, "Ada", claim.expires_at)
+    assert (line.label, line.technique, line.score, line.calibrated) == (
+        Label.DEEPFAKE,
+        Technique.FS,
+        0.93,
+        False,
+    )
+    assert (lines[unread].label, lines[unread].refusal, lines[unread].claimed_by) == (
+        None,
+        "image_corrupt",
+        None,
+    )
+
+
+def test_counts_say_what_there_is_to_do(review: Review, database: Database, ada: Person) -> None:
+    accepted(database)
+    begun(database, accepted(database))
+    review.claim(ada, ready(database))
+    ready(database)
+
+    with database.transaction() as session:
+        counts = queue_counts(session)
+
+    assert (counts.waiting, counts.analyzing, counts.all_ready, counts.claimed) == (1, 1, 2, 1)
+    assert counts.ready == {Stage.FIRST: 2, Stage.SECOND: 0, Stage.ESCALATED: 0, Stage.APPEAL: 0}
+    assert 0 <= counts.oldest_ready_seconds < 60
+
+
+def test_an_empty_queue_counts_as_nothing(database: Database) -> None:
+    with database.transaction() as session:
+        counts = queue_counts(session)
+
+    assert (counts.all_ready, counts.claimed, counts.oldest_ready_seconds) == (0, 0, 0)
+
+
+def test_the_sources_of_ready_cases_are_offered(database: Database) -> None:
+    for source in ("b", "a", "b"):
+        ready(database, source=source)
+    accepted(database, source="c")
+
+    with database.transaction() as session:
+        assert list(sources_in_queue(session)) == ["a", "b"]
+
+
+def test_a_place_is_the_same_after_a_journey() -> None:
+    place = Place(datetime.now(UTC) - timedelta(days=1), new_id())
+
+    assert read_cursor(place.cursor()) == place
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "bm9wZQ", "WzEsMl0", "é", "W10", "eyJhIjoxfQ", "MQ"])
+def test_a_cursor_that_is_none_of_ours_is_refused(cursor: str) -> None:
+    with pytest.raises(CursorUnreadable):
+        read_cursor(cursor)
