@@ -38,6 +38,7 @@ demo: install
 	@$(BIN)/bonafide demo $(ARGS)
 
 test: install-dev
+	@.ci/browser --check
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: install-dev
