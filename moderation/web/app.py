@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moderation import traces
 from moderation.settings import Settings, settings
-from moderation.web import cases, notifications, operations, problems, reviews, statements, webhooks
+from moderation.web import cases, notifications, oidc, operations, problems, reviews, statements, webhooks
 from moderation.web.console import routes as console
 from moderation.web.services import WEB_THREADS, open_services
 from moderation.web.tracing import Traced
@@ -53,6 +53,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.include_router(notifications.router)
     app.include_router(operations.router)
     app.include_router(reviews.router)
+    app.include_router(oidc.router)
     app.include_router(statements.router)
     app.include_router(webhooks.router)
     app.webhooks.include_router(webhooks.told)
