@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
+from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from moderation.errors import BrokerUnavailable
@@ -26,6 +27,8 @@ ANSWER_QUESTION = "answer_question"
 
 #: Seconds without a try after the broker did not answer: intake must not wait for it with every case.
 QUIET_AFTER_FAILURE = 3.0
+
+_BELLS = Counter("bonafide_bells_rung", "Bells, and whether the broker took them", ["outcome"])
 
 log = structlog.get_logger()
 
@@ -83,6 +86,7 @@ class Doorbell:
                     rung += 1
         except (KombuError, RedisError, OSError) as error:
             self._fell_silent(error, left=len(case_ids) - rung)
+        _BELLS.labels("rung").inc(rung)
         return rung
 
     def ring_questions(self, question_ids: Sequence[UUID]) -> int:
@@ -103,6 +107,7 @@ class Doorbell:
                     rung += 1
         except (KombuError, RedisError, OSError) as error:
             self._fell_silent(error, left=len(question_ids) - rung)
+        _BELLS.labels("rung").inc(rung)
         return rung
 
     def depth(self, queue: str = ANALYSIS_QUEUE) -> int:
@@ -117,6 +122,7 @@ class Doorbell:
         self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
         # The next try makes a new connection instead of taking the broken one from the pool.
         self._app.pool.force_close_all(close_pool=False)
+        _BELLS.labels("failed").inc(left)
         log.warning("bell_not_rung", action="dispatch", error=str(error), left=left)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from uuid6 import uuid7
 
+from moderation import traces
 from moderation.analysis import Analysis
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
@@ -21,7 +22,7 @@ from moderation.database.moves import begin_analysis, must_be_alone
 from moderation.errors import DatabaseUnavailable
 from moderation.storage import FetchedImage
 from worker.station import Station
-from worker.telemetry import STAGE_SECONDS, count_analysis
+from worker.telemetry import ATTEMPTS, STAGE_SECONDS, count_analysis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,7 @@ def _lease(station: Station, case_id: UUID, *, alone: bool) -> Begun | None:
         )
     if row is None:
         return None
+    ATTEMPTS.observe(row.attempts)
     waited = (row.lease_expires_at - row.created_at).total_seconds() - station.settings.lease_seconds
     return Begun(
         case_id, row.lease_token, ImageRef(row.bucket, row.key, row.version_id), row.postponements, waited
@@ -86,7 +88,8 @@ def _wants_solitude(station: Station, case_id: UUID) -> bool:
 def analyze(station: Station, begun: Begun) -> None:
     """Fetch the image, give it an analysis and record it. Raises what `retries.reaction` knows."""
     started = time.monotonic()
-    fetched = station.storage.fetch_image(begun.image)
+    with traces.span("fetch"):
+        fetched = station.storage.fetch_image(begun.image)
     fetch = time.monotonic() - started
     analysis = _reused(station, fetched) or _made(station, fetched)
     analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
@@ -95,7 +98,7 @@ def analyze(station: Station, begun: Begun) -> None:
     def record(session: Session) -> None:
         record_analysis(session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=new_id)
 
-    with STAGE_SECONDS.labels("record").time():
+    with STAGE_SECONDS.labels("record").time(), traces.span("record"):
         write(station, record)
     count_analysis(analysis)
 
@@ -126,7 +129,7 @@ def _reused(station: Station, fetched: FetchedImage) -> Analysis | None:
 
 
 def _made(station: Station, fetched: FetchedImage) -> Analysis:
-    with station.cores:
+    with station.cores, traces.span("prepare"):
         prepared = station.analyzer.prepare(fetched.data)
     started = time.monotonic()
     asked = [
@@ -135,7 +138,8 @@ def _made(station: Station, fetched: FetchedImage) -> Analysis:
     ]
     # Without a limit of its own: an engine or an image that is stuck ends the process (`watchdog.py`), so that the
     # attempt counts and the next one is made alone. A timeout here would hand the picture to the next worker to hang.
-    faces = [face.answer.result() for face in asked]
+    with traces.span("engine", attributes={"bonafide.faces": len(asked)}):
+        faces = [face.answer.result() for face in asked]
     spent = time.monotonic() - started
     queued = max((face.waited for face in asked), default=0.0)
     analysis = station.analyzer.conclude(prepared, faces)

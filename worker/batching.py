@@ -18,6 +18,7 @@ from moderation.analysis import Analysis, FaceAnalysis
 from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError, EngineUnavailable
+from worker.telemetry import timed_engine
 
 K = TypeVar("K")
 
@@ -150,7 +151,7 @@ class Batcher:
 
     def _run(self) -> None:
         try:
-            for asked, answer in self._analyzer.stream(self._take):
+            for asked, answer in self._analyzer.stream(timed_engine(self._take)):
                 self.moved_at = time.monotonic()
                 self._unanswered.discard(asked)
                 if isinstance(answer, BonafideError):

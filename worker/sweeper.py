@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import start_http_server
 
+from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
 from moderation.database.connection import Database
 from moderation.database.moves import expire_leases
@@ -22,7 +23,7 @@ from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
 from moderation.questions import ring_waiting
 from moderation.settings import Settings, settings
-from worker.telemetry import SWEPT, process_name
+from worker.telemetry import LAST_SWEEP, SWEPT, process_name
 
 #: Cases rung for in one look: a page, so that one transaction stays short.
 PAGE = 1000
@@ -79,6 +80,7 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
         try:
             swept = sweep(database, doorbell, chosen)
             _tell(swept)
+            LAST_SWEEP.set_to_current_time()
             ring_waiting(database, doorbell, chosen)
             with database.transaction() as session:
                 beat(session, name, {})
@@ -114,6 +116,7 @@ def main() -> None:
     """`python -m worker.sweeper`, or `bonafide sweeper`."""
     chosen = settings()
     configure_logs(chosen)
+    traces.start(chosen, "bonafide-sweeper")
     stop = threading.Event()
 
     def end(*_: object) -> None:

@@ -2,13 +2,20 @@
 
 import os
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from celery import signals
+from prometheus_client import Counter, Gauge, Histogram, Info
 
+from moderation import traces
 from moderation.analysis import Analysis
+
+T = TypeVar("T")
 
 #: From a millisecond to two minutes: a fetch and a stuck engine both show.
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -28,10 +35,20 @@ ENGINE_WAIT_SECONDS = Histogram(
 VERDICTS = Counter("bonafide_verdicts", "Analyses recorded", ["label", "technique", "abstain", "reused"])
 REFUSALS = Counter("bonafide_refusals", "Cases made ready without an analysis", ["code"])
 HAND_BACKS = Counter("bonafide_hand_backs", "Leases handed back", ["why"])
+ATTEMPTS = Histogram(
+    "bonafide_attempts", "Which attempt an analysis is, when it begins", buckets=(1, 2, 3, 4, 5, 10)
+)
+ENGINE_BUSY_SECONDS = Counter(
+    "bonafide_engine_busy_seconds", "Seconds the engine's thread had faces to look at"
+)
+ENGINE_WAITING = Gauge("bonafide_engine_waiting", "Faces that wait for the engine")
+GPU_MEMORY = Gauge("bonafide_gpu_memory_bytes", "Memory of this process's GPU", ["kind"])
+BUNDLE = Info("bonafide_bundle", "What this worker's verdicts depend on")
 LEASES_LOST = Counter("bonafide_leases_lost", "Analyses thrown away because the lease was lost")
 LEASES_HELD = Gauge("bonafide_leases_held", "Leases this process holds")
 DEAD_LETTERS = Counter("bonafide_dead_letters", "Messages nobody could process")
 SWEPT = Counter("bonafide_swept", "What the sweeper did", ["action"])
+LAST_SWEEP = Gauge("bonafide_last_sweep_timestamp_seconds", "When this sweeper last looked without an error")
 
 
 def count_analysis(analysis: Analysis) -> None:
@@ -51,9 +68,55 @@ def count_batch(faces: int, waited: float) -> None:
     ENGINE_WAIT_SECONDS.observe(waited)
 
 
+def timed_engine(
+    take: Callable[[int, bool], Sequence[T] | None],
+) -> Callable[[int, bool], Sequence[T] | None]:
+    """The same `take`; what the engine does between two calls of it counts as being busy."""
+    given_at = time.monotonic()
+
+    def timed(room: int, idle: bool) -> Sequence[T] | None:  # noqa: FBT001  the engine's contract
+        nonlocal given_at
+        ENGINE_BUSY_SECONDS.inc(time.monotonic() - given_at)
+        batch = take(room, idle)
+        given_at = time.monotonic()
+        return batch
+
+    return timed
+
+
+def watch_gpu() -> None:
+    """Tell of the GPU's memory, when the model runs on one."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return
+    GPU_MEMORY.labels("reserved").set_function(torch.cuda.memory_reserved)
+    GPU_MEMORY.labels("free").set_function(lambda: torch.cuda.mem_get_info()[0])
+    GPU_MEMORY.labels("total").set_function(lambda: torch.cuda.mem_get_info()[1])
+
+
+def follow_messages() -> None:
+    """Time every task as a part of the trace that rang for it."""
+    running: dict[str, AbstractContextManager[Any]] = {}
+
+    def begin(task_id: str, task: Any, **_: Any) -> None:
+        parent = getattr(task.request, "traceparent", None)
+        headers = {} if parent is None else {"traceparent": str(parent)}
+        running[task_id] = traces.span(task.name, kind="consumer", carried=headers)
+        running[task_id].__enter__()
+
+    def end(task_id: str, **_: Any) -> None:
+        entered = running.pop(task_id, None)
+        if entered is not None:
+            entered.__exit__(None, None, None)
+
+    signals.task_prerun.connect(begin, weak=False)
+    signals.task_postrun.connect(end, weak=False)
+
+
 @contextmanager
 def about_case(case_id: str) -> Generator[None]:
-    """Every line logged inside carries the case's id."""
+    """Every line logged inside, and the step being timed, carries the case's id."""
+    traces.about(case_id)
     with structlog.contextvars.bound_contextvars(case=case_id):
         yield
 

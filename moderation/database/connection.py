@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from moderation import traces
 from moderation.errors import DatabaseUnavailable
 
 #: A statement that takes longer has met a lock or a lost index: better to fail and try again.
@@ -39,6 +40,7 @@ class Database:
             },
         )
         event.listen(self.engine, "connect", _set_timeouts)
+        traces.watch(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager

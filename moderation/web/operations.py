@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from moderation.database.cases import queue_stats
+from moderation.database.health import Health, read_health
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError, SetupProblem
 from moderation.triage import QueueStats
@@ -76,15 +77,50 @@ class LineMetrics:
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         try:
-            stats = read_stats(self._services)
+            with self._services.database.transaction() as session:
+                stats, health = queue_stats(session), read_health(session)
         except BonafideError:
             return
-        cases = GaugeMetricFamily("bonafide_cases", "Live cases by state", labels=["state"])
-        for state in ("waiting", "analyzing", "ready"):
-            cases.add_metric([state], getattr(stats, state))
-        yield cases
-        yield GaugeMetricFamily(
-            "bonafide_oldest_waiting_seconds",
-            "Age of the oldest waiting case",
-            value=stats.oldest_waiting_seconds,
-        )
+        yield from _line(stats)
+        yield from _health(health)
+        try:
+            bells = self._services.doorbell.depth()
+        except BonafideError:
+            return
+        yield GaugeMetricFamily("bonafide_bells", "Messages on the queue of cases", value=bells)
+
+
+def _line(stats: QueueStats) -> Iterable[GaugeMetricFamily]:
+    cases = GaugeMetricFamily("bonafide_cases", "Live cases by state", labels=["state"])
+    for state in ("waiting", "analyzing", "ready"):
+        cases.add_metric([state], getattr(stats, state))
+    yield cases
+    yield GaugeMetricFamily(
+        "bonafide_oldest_waiting_seconds",
+        "Age of the oldest waiting case",
+        value=stats.oldest_waiting_seconds,
+    )
+
+
+def _health(health: Health) -> Iterable[GaugeMetricFamily]:
+    leases = GaugeMetricFamily("bonafide_leases", "Leases on cases", labels=["state"])
+    leases.add_metric(["live"], health.leases_live)
+    leases.add_metric(["expired"], health.leases_expired)
+    processes = GaugeMetricFamily("bonafide_processes", "Processes that were seen lately", labels=["kind"])
+    processes.add_metric(["worker"], health.workers)
+    processes.add_metric(["sweeper"], health.sweepers)
+    deliveries = GaugeMetricFamily("bonafide_deliveries_stored", "Webhooks in the table", labels=["state"])
+    deliveries.add_metric(["due"], health.deliveries_due)
+    deliveries.add_metric(["dead"], health.deliveries_dead)
+    yield from (leases, processes, deliveries)
+    for name, meaning, value in (
+        (
+            "oldest_ready_seconds",
+            "Since when the oldest ready case waits for a person",
+            health.oldest_ready_seconds,
+        ),
+        ("questions_unanswered", "Questions without an answer", health.questions_unanswered),
+        ("dead_letters_stored", "Dead letters that nobody has replayed", health.dead_letters),
+        ("fingerprints", "Pipelines that workers run now", health.fingerprints),
+    ):
+        yield GaugeMetricFamily(f"bonafide_{name}", meaning, value=value)

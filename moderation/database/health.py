@@ -1,0 +1,74 @@
+"""How the system stands, as numbers: for Prometheus and for `bonafide doctor`.
+
+Each number is read from a small index: it costs what is live, not what is history.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+#: Counting a line stops here: an alarm is no different for the hundred thousand and first.
+COUNT_AT_MOST = 100_000
+#: Seconds after which a process that writes a heartbeat every ten counts as gone.
+SILENT_AFTER = 45.0
+
+
+@dataclass(frozen=True)
+class Health:
+    #: Leases that hold, and leases that ran out and that no sweeper has taken back yet.
+    leases_live: int
+    leases_expired: int
+    #: Seconds since the oldest ready case became ready. 0 when none is.
+    oldest_ready_seconds: float
+    #: Asked and not answered.
+    questions_unanswered: int
+    #: Webhooks that are due, and those that were given up.
+    deliveries_due: int
+    deliveries_dead: int
+    #: Messages nobody could process and nobody has replayed.
+    dead_letters: int
+    #: Processes that were seen lately.
+    workers: int
+    sweepers: int
+    #: Seconds since the sweeper that was seen last. None when none ever was.
+    sweeper_silent_seconds: float | None
+    #: Pipelines that workers run now. More than one: a release is under way, or was forgotten half way.
+    fingerprints: int
+
+
+_HEALTH = text("""
+    SELECT (SELECT count(*) FROM cases WHERE state = 'analyzing' AND lease_expires_at >= now()) AS leases_live,
+           (SELECT count(*) FROM cases WHERE state = 'analyzing' AND lease_expires_at < now()) AS leases_expired,
+           coalesce((SELECT extract(epoch FROM now() - min(ready_at)) FROM cases WHERE state = 'ready'), 0)
+               AS oldest_ready_seconds,
+           (SELECT count(*) FROM (SELECT 1 FROM questions WHERE answered_at IS NULL LIMIT :most) AS some)
+               AS questions_unanswered,
+           (SELECT count(*) FROM (SELECT 1 FROM deliveries
+             WHERE delivered_at IS NULL AND dead_at IS NULL AND due_at <= now() LIMIT :most) AS some)
+               AS deliveries_due,
+           (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE dead_at IS NOT NULL LIMIT :most) AS some)
+               AS deliveries_dead,
+           (SELECT count(*) FROM (SELECT 1 FROM dead_letters WHERE replayed_at IS NULL LIMIT :most) AS some)
+               AS dead_letters,
+           (SELECT count(*) FROM heartbeats WHERE process LIKE 'worker:%' AND seen_at > now() - alive.within)
+               AS workers,
+           (SELECT count(*) FROM heartbeats WHERE process LIKE 'sweeper:%' AND seen_at > now() - alive.within)
+               AS sweepers,
+           (SELECT extract(epoch FROM now() - max(seen_at)) FROM heartbeats WHERE process LIKE 'sweeper:%')
+               AS sweeper_silent_seconds,
+           (SELECT count(DISTINCT facts ->> 'fingerprint') FROM heartbeats
+             WHERE process LIKE 'worker:%' AND seen_at > now() - alive.within) AS fingerprints
+    FROM (SELECT make_interval(secs => CAST(:silent AS double precision)) AS within) AS alive
+""")
+
+
+def read_health(session: Session) -> Health:
+    row: dict[str, Any] = dict(
+        session.execute(_HEALTH, {"most": COUNT_AT_MOST, "silent": SILENT_AFTER}).mappings().one()
+    )
+    silent = row["sweeper_silent_seconds"]
+    row["sweeper_silent_seconds"] = None if silent is None else float(silent)
+    row["oldest_ready_seconds"] = float(row["oldest_ready_seconds"])
+    return Health(**row)
