@@ -1,9 +1,13 @@
 """Shortcuts for tests against a real Postgres."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -101,6 +105,23 @@ def _interval(seconds: float) -> object:
     from datetime import timedelta
 
     return timedelta(seconds=seconds)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Generator[str]:
+    """The app behind a real HTTP server; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    waiting = threading.Event()
+    while not server.started and thread.is_alive():
+        waiting.wait(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture

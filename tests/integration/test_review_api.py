@@ -1,11 +1,9 @@
 """Reviewing through the API, by the client and by hand."""
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from moderation.analysis import Technique
@@ -19,7 +17,7 @@ from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.wire import ArtifactAnswerIn
 from tests.builders import new_id
-from tests.integration.conftest import accepted, enrolled, ready
+from tests.integration.conftest import accepted, enrolled, ready, serving
 
 
 @pytest.fixture
@@ -35,17 +33,8 @@ def client(certain: Settings, database: Database) -> Iterator[BonaFide]:
     """A platform's client over real HTTP."""
     with database.transaction() as session:
         key = add_key(session, "testers")
-    server = uvicorn.Server(uvicorn.Config(create_app(certain), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    started = threading.Event()
-    while not server.started:
-        started.wait(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with BonaFide(f"http://127.0.0.1:{port}", key, tries=1) as opened:
+    with serving(create_app(certain)) as url, BonaFide(url, key, tries=1) as opened:
         yield opened
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture
