@@ -1,0 +1,226 @@
+"""A whole run on a tiny random model: every table is there, files are whole, and a random model is worth nothing."""
+
+import datetime
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from moderation.cli.dfa import app
+from moderation.dfa.bench.ask import judge
+from moderation.dfa.bench.baselines import BaselinePlan
+from moderation.dfa.bench.manifest import chosen, read_manifest
+from moderation.dfa.bench.page import write_bench
+from moderation.dfa.bench.report import Bench, BenchPlan, as_json, run_bench
+from moderation.dfa.gpt.bundle import BundleSpec
+from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.instruct.builder import build
+from moderation.errors import SetupProblem
+from tests.dfa.drawn_faces import a_pool
+
+NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
+TABLES = {
+    "summary", "detection", "shortcuts", "comparison", "techniques", "confusion_told", "normalisations", "description",
+    "description_by_technique", "invented", "calibration", "reliability", "robustness", "abstention", "abstain_codes",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of drawn faces, people with an even number tested and the others trained on."""
+    out = tmp_path_factory.mktemp("instruct")
+    build(a_pool(), out, load_prompts(), split="train", twos=52, seed=4)
+    file = out / "manifest.jsonl"
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    for entry in entries:
+        entry["split"] = "test" if int(entry["group"].split("/")[-1]) % 2 == 0 else "train"
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return file
+
+
+@pytest.fixture(scope="module")
+def bench(manifest: Path, tiny: BundleSpec) -> Bench:
+    plan = BenchPlan(grid=8, quick=True, baselines=BaselinePlan(steps=3))
+    return run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu")
+
+
+def test_every_table_is_there(bench: Bench) -> None:
+    assert {table.name for table in bench.tables} == TABLES
+    assert all(len(row) == len(table.columns) for table in bench.tables for row in table.rows)
+
+
+def test_the_run_says_what_it_was(bench: Bench, manifest: Path) -> None:
+    items = read_manifest(manifest)
+
+    assert bench.about["manifests"] == [str(manifest)]
+    assert bench.about["pictures"] == sum(item.split == "test" for item in items)
+    assert bench.about["training_pictures"] == sum(item.split == "train" for item in items)
+    assert bench.about["calibrated"] is False
+    assert bench.about["date"] == "2026-11-23"
+
+
+def test_the_same_bundle_beside_itself_differs_in_nothing(bench: Bench) -> None:
+    rows = {str(row["detector"]): row for row in as_json(bench)["tables"]["comparison"]}
+
+    assert len(rows) == 4
+    itself = next(row for name, row in rows.items() if "(" in name and "tiny" in name)
+    assert itself["AUC"] == rows["tiny 0-untrained"]["AUC"]
+    assert itself["first less this"] == {**itself["first less this"], "value": 0.0, "low": 0.0, "high": 0.0}
+    assert any("small CNN" in name for name in rows)
+    assert any("linear probe" in name for name in rows)
+
+
+def test_a_random_model_is_no_better_than_its_controls(bench: Bench) -> None:
+    tables = as_json(bench)["tables"]
+
+    area = tables["detection"][0]["AUC"]
+    assert area["low"] < 0.75
+    assert area["high"] > 0.25
+    given = {row["answers"]: row for row in tables["description"]}
+    assert given["verdict given"]["F1"]["value"] <= given["– a blind template"]["F1"]["value"]
+    assert given["– a blind template"]["F1"]["value"] > 0
+
+
+def test_files_of_the_builder_give_nothing_away(bench: Bench) -> None:
+    whole = as_json(bench)["tables"]["shortcuts"][0]
+
+    assert whole["longer side"]["value"] == 0.5
+    assert whole["first luminance table entry"]["value"] == 0.5
+
+
+def test_the_same_run_gives_the_same_numbers(bench: Bench, manifest: Path, tiny: BundleSpec) -> None:
+    again = run_bench([manifest], tiny.folder, BenchPlan(grid=0, quick=True), now=NOW, device="cpu")
+
+    assert again.table("robustness") is None
+    for name in ("detection", "description", "calibration"):
+        assert as_json(again)["tables"][name] == as_json(bench)["tables"][name]
+
+
+def test_the_report_is_json_markdown_and_one_page(bench: Bench, tmp_path: Path) -> None:
+    write_bench(bench, tmp_path)
+
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["tables"]["detection"][0]["slice"] == "all"
+    markdown = (tmp_path / "report.md").read_text()
+    assert all(f"## {table.title}" in markdown for table in bench.tables)
+    page = (tmp_path / "report.html").read_text()
+    assert all(f'<section id="{name}">' in page for name in TABLES)
+    assert not re.search(r"\bnan\b", re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL))
+
+
+def test_the_page_needs_nothing_else_and_its_plots_are_svg(bench: Bench, tmp_path: Path) -> None:
+    write_bench(bench, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 5  # ROC, confusion, reliability, robustness, risk and coverage
+    for drawing in drawings:
+        assert len(list(ElementTree.fromstring(drawing).iter())) > 30
+    assert not re.search(r"<(script|link|img|iframe)\b", page)
+    assert not re.search(r"(src|href)=[\"']https?:", page)
+
+
+def test_the_same_run_writes_the_same_page(bench: Bench, tmp_path: Path) -> None:
+    write_bench(bench, tmp_path / "a")
+    write_bench(bench, tmp_path / "b")
+
+    assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b" / "report.html").read_bytes()
+
+
+# --- manifests ---
+
+
+def test_whole_pictures_of_a_csv_are_searched_for_faces(tiny: BundleSpec, tmp_path: Path) -> None:
+    lines = [
+        "file,label,technique,source,group,video,regions",
+        f"{SAMPLES / 'portrait-1.jpg'},bona_fide,,congress,a,,none",
+        f"{SAMPLES / 'forged-eyes.jpg'},fake,FE,lab,b,clip,eyes;forehead",
+        f"{SAMPLES / 'no-face.jpg'},real,,congress,c,,",
+        f"{SAMPLES / 'truncated.jpg'},real,,congress,d,,",
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    detector = Detector.load(tiny.folder, device="cpu")
+
+    portrait, eyes, faceless, truncated = judge(detector, read_manifest(tmp_path / "labels.csv"))
+
+    assert portrait.score is not None
+    assert portrait.item.regions == frozenset()
+    assert eyes.item.deepfake
+    assert eyes.item.video == "clip"
+    assert eyes.item.regions == {"eyes", "forehead"}
+    assert faceless.verdict.abstain == "no_face"
+    assert faceless.item.regions is None
+    assert truncated.refusal is not None
+
+
+def test_the_verdict_of_a_whole_picture_is_the_workers(tiny: BundleSpec, tmp_path: Path) -> None:
+    file = SAMPLES / "forged-mouth.jpg"
+    (tmp_path / "labels.csv").write_text(f"file,label\n{file},fake\n")
+    detector = Detector.load(tiny.folder, device="cpu")
+    prepared = detector.prepare(file.read_bytes())
+
+    (row,) = judge(detector, read_manifest(tmp_path / "labels.csv"))
+
+    analysis = detector.conclude(prepared, detector.analyze(prepared.crops))
+    assert row.score == pytest.approx(analysis.verdict.score)
+    assert row.verdict.label is analysis.verdict.label
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("file,label\nx.jpg,maybe\n", "cannot be read", id="a label that we do not know"),
+        pytest.param("picture,label\nx.jpg,fake\n", "cannot be read", id="no file"),
+        pytest.param("file,label,regions\nx.jpg,fake,elbow\n", "cannot be read", id="no such region"),
+        pytest.param("file,label\nx.jpg,fake\n", "not there", id="a picture that is not there"),
+    ],
+)
+def test_a_broken_manifest_says_what_is_wrong(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+
+    with pytest.raises(SetupProblem, match=problem):
+        read_manifest(tmp_path / "labels.csv")
+
+
+def test_a_split_without_both_labels_is_refused(manifest: Path) -> None:
+    with pytest.raises(SetupProblem, match="--split"):
+        chosen(read_manifest(manifest), "calibration")
+
+
+def test_baselines_need_a_training_split(manifest: Path, tiny: BundleSpec, tmp_path: Path) -> None:
+    entries = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = [json.dumps({**entry, "image": str(manifest.parent / entry["image"])}) for entry in entries]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(line for line in lines if '"split": "test"' in line))
+
+    with pytest.raises(SetupProblem, match="training split"):
+        run_bench(
+            [tmp_path / "manifest.jsonl"],
+            tiny.folder,
+            BenchPlan(grid=0, baselines=BaselinePlan(steps=1)),
+            now=NOW,
+        )
+
+
+def test_the_command_writes_the_report(manifest: Path, tiny: BundleSpec, tmp_path: Path) -> None:
+    arguments = [
+        str(manifest),
+        "--bundle",
+        str(tiny.folder),
+        "--out",
+        str(tmp_path),
+        "--grid",
+        "0",
+        "--pictures",
+        "20",
+    ]
+
+    result = CliRunner().invoke(app, ["bench", *arguments, "--device", "cpu", "--json"])
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["bundle"] == "tiny 0-untrained"
+    assert (tmp_path / "report.html").is_file()
