@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from moderation.cli import bridge, cases, dfa, model, operate, stack
+from moderation.cli import bridge, cases, dfa, model, operate, people, stack
 from moderation.client import ApiProblem
 from moderation.errors import BonafideError, BundleMismatch, SetupProblem
 
@@ -34,6 +34,9 @@ for command in (
 app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")
 app.add_typer(operate.keys, name="keys", rich_help_panel="Operators")
 app.add_typer(bridge.app, name="bridge", rich_help_panel="Operators")
+app.add_typer(people.users, name="users", rich_help_panel="Operators")
+app.add_typer(people.webhooks, name="webhooks", rich_help_panel="Operators")
+app.command("export", rich_help_panel="Operators")(people.export_)
 app.add_typer(dfa.app, name="dfa", rich_help_panel="The paper's parts")
 
 

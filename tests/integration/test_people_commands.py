@@ -1,0 +1,121 @@
+"""What an admin types on the server, against a real Postgres."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from moderation.accounts import Accounts
+from moderation.cli.main import app
+from moderation.database.connection import Database
+from moderation.errors import EndpointRefused, PersonExists, SignInRefused
+from moderation.settings import Settings
+from moderation.settings import settings as settings_of_the_process
+from tests.integration.conftest import ready
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def bonafide(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    monkeypatch.setenv("BONAFIDE_DATABASE_URL", database_url)
+    settings_of_the_process.cache_clear()
+
+    def run(*words: str, typed: str = "") -> Result:
+        result = CliRunner().invoke(app, list(words), input=typed)
+        # The command sent the logs of its process to a standard error that is gone now.
+        structlog.reset_defaults()
+        logging.getLogger().handlers.clear()
+        return result
+
+    yield run
+    settings_of_the_process.cache_clear()
+
+
+@pytest.fixture
+def accounts(database: Database, settings: Settings) -> Accounts:
+    return Accounts(database, settings)
+
+
+def test_somebody_is_added_with_a_password_that_works(bonafide: Command, accounts: Accounts) -> None:
+    added = bonafide("users", "add", "ada@example.org", "Ada", "--role", "lead", "--json")
+
+    shown = json.loads(added.stdout)
+    signed_in = accounts.sign_in("ada@example.org", shown["password"], address="192.0.2.1")
+    assert (shown["role"], signed_in.person.role) == ("lead", "lead")
+
+
+def test_a_password_may_come_from_standard_input(bonafide: Command, accounts: Accounts) -> None:
+    added = bonafide("users", "add", "ada@example.org", "Ada", "--password-stdin", typed="a phrase of mine\n")
+
+    assert added.exit_code == 0
+    assert "a phrase of mine" not in added.output
+    assert accounts.sign_in("ada@example.org", "a phrase of mine", address="192.0.2.1")
+
+
+def test_the_list_shows_no_password_and_disabling_shuts_out(bonafide: Command, accounts: Accounts) -> None:
+    password = json.loads(bonafide("users", "add", "ada@example.org", "Ada", "--json").stdout)["password"]
+    bonafide("users", "add", "grace@example.org", "Grace", "--role", "admin")
+
+    assert bonafide("users", "disable", "ADA@example.org").exit_code == 0
+    listed = [json.loads(line) for line in bonafide("users", "list", "--json").stdout.splitlines()]
+
+    assert [(one["name"], one["disabled_at"] is None) for one in listed] == [("Ada", False), ("Grace", True)]
+    assert "password" not in listed[0]
+    with pytest.raises(SignInRefused):
+        accounts.sign_in("ada@example.org", password, address="192.0.2.1")
+
+
+def test_a_second_person_of_the_same_email_is_refused(bonafide: Command) -> None:
+    bonafide("users", "add", "ada@example.org", "Ada")
+
+    assert isinstance(bonafide("users", "add", "Ada@example.org", "Ada").exception, PersonExists)
+
+
+def test_a_password_is_reset(bonafide: Command, accounts: Accounts) -> None:
+    bonafide("users", "add", "ada@example.org", "Ada", "--no-password")
+
+    password = bonafide("users", "reset-password", "ada@example.org").stdout.strip()
+
+    assert accounts.sign_in("ada@example.org", password, address="192.0.2.1")
+
+
+def test_webhooks_are_added_rotated_listed_and_removed(bonafide: Command) -> None:
+    added = json.loads(
+        bonafide("webhooks", "add", "https://hooks.example.org/", "--kind", "case.decided", "--json").stdout
+    )
+    rotated = bonafide("webhooks", "rotate", added["id"]).stdout.strip()
+    (listed,) = (json.loads(line) for line in bonafide("webhooks", "list", "--json").stdout.splitlines())
+    log = bonafide("webhooks", "log", added["id"], "--json")
+    removed = bonafide("webhooks", "remove", added["id"])
+
+    assert added["secret"].startswith("whsec_")
+    assert rotated != added["secret"]
+    assert (listed["kinds"], listed["secrets"]) == (["case.decided"], 2)
+    assert (log.exit_code, log.stdout) == (0, "")
+    assert removed.exit_code == 0
+    assert bonafide("webhooks", "list", "--json").stdout == ""
+
+
+def test_a_webhook_to_our_own_network_is_refused(bonafide: Command) -> None:
+    assert isinstance(bonafide("webhooks", "add", "https://10.0.0.1/").exception, EndpointRefused)
+
+
+def test_data_goes_to_a_file_or_to_standard_output(
+    bonafide: Command, database: Database, tmp_path: Path
+) -> None:
+    case_id = ready(database)
+    file = tmp_path / "analyses.csv"
+
+    to_file = bonafide("export", "analyses", "--format", "csv", "--out", str(file))
+    to_output = bonafide("export", "analyses", "--since", "2020-01-01")
+
+    assert to_file.exit_code == 0
+    assert str(case_id) in file.read_text()
+    assert json.loads(to_output.stdout)["case"] == str(case_id)
+    assert bonafide("export", "analyses", "--until", "2020-01-01").stdout == ""
+    assert list(tmp_path.iterdir()) == [file]
