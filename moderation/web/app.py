@@ -59,16 +59,26 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.webhooks.include_router(webhooks.told)
     console.install(app)
     problems.install(app)
-    _document_batch_items(app)
+    _complete_document(app)
     app.add_middleware(Surroundings)
     app.add_middleware(Traced)
     return app
 
 
-def _document_batch_items(app: FastAPI) -> None:
-    """A batch's items are read one by one, so FastAPI does not see their schema: `CaseIn`, as for a single case."""
+def _complete_document(app: FastAPI) -> None:
+    """What FastAPI does not see by itself.
+
+    A batch's items are read one by one: each is a `CaseIn`, as for a single case. And whatever is not a success is a
+    problem, in the media type of problems (RFC 9457).
+    """
     document = app.openapi()
     document["components"]["schemas"].setdefault("CaseIn", CaseIn.model_json_schema())
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for calls in document["paths"].values():
+        for call in calls.values():
+            for status, answer in call["responses"].items():
+                if int(status) >= 400:
+                    answer["content"] = problem
 
 
 class Surroundings:
