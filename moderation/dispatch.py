@@ -4,14 +4,17 @@ A message may be lost, repeated or late; the row is the truth. The task is dispa
 in anything that rings, imports the worker.
 """
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
+from kombu.messaging import Producer
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
@@ -25,6 +28,8 @@ ANALYZE_CASE = "analyze_case"
 QUESTION_QUEUE = "questions"
 ANSWER_QUESTION = "answer_question"
 
+#: Seconds that whoever rings waits for the broker, at most.
+ANSWERS_WITHIN = 1.0
 #: Seconds without a try after the broker did not answer: intake must not wait for it with every case.
 QUIET_AFTER_FAILURE = 3.0
 
@@ -50,11 +55,17 @@ def broker_options(*, visibility_timeout: float) -> dict[str, object]:
 
 
 class Doorbell:
-    """Rings for cases and questions. Safe to share between threads."""
+    """Rings for cases and questions. Safe to share between threads.
+
+    One connection and one thread at a time: whoever finds the bell held for long leaves it to the sweeper. With a pool
+    of connections a broker that accepts and says nothing took every thread of the API, one after the other (measured).
+    """
 
     def __init__(self, broker_url: str, *, bells_at_most: int) -> None:
         self._bells_at_most = bells_at_most
         self._quiet_until = 0.0
+        self._held = threading.Lock()
+        self._producer: Producer | None = None
         self._app = Celery("bonafide-doorbell", broker=broker_url)
         self._app.conf.update(
             task_default_queue=ANALYSIS_QUEUE,
@@ -63,10 +74,12 @@ class Doorbell:
             # One try: whoever rings has a caller waiting, and the sweeper has time.
             broker_transport_options={
                 **broker_options(visibility_timeout=3600),
+                "socket_timeout": ANSWERS_WITHIN,
+                "socket_connect_timeout": ANSWERS_WITHIN,
                 "max_retries": 1,
                 "interval_start": 0,
             },
-            broker_connection_timeout=3,
+            broker_connection_timeout=ANSWERS_WITHIN,
         )
 
     def dispatch_case(self, case_id: UUID) -> bool:
@@ -75,55 +88,55 @@ class Doorbell:
 
     def dispatch_cases(self, case_ids: Sequence[UUID]) -> int:
         """Ring for committed cases in this order; return for how many. Never raises for want of a broker."""
-        if time.monotonic() < self._quiet_until:
-            return 0
-        rung = 0
-        try:
-            with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
-                room = self._bells_at_most - _depth(producer)
-                for case_id in case_ids[: max(0, room)]:
-                    self._app.send_task(ANALYZE_CASE, args=[str(case_id)], producer=producer, retry=False)
-                    rung += 1
-        except (KombuError, RedisError, OSError) as error:
-            self._fell_silent(error, left=len(case_ids) - rung)
-        _BELLS.labels("rung").inc(rung)
-        return rung
+        return self._ring(ANALYZE_CASE, case_ids, queue=ANALYSIS_QUEUE, at_most=self._bells_at_most)
 
     def ring_questions(self, question_ids: Sequence[UUID]) -> int:
         """Ring for committed questions; return for how many. Never raises for want of a broker."""
+        return self._ring(ANSWER_QUESTION, question_ids, queue=QUESTION_QUEUE, at_most=None)
+
+    def depth(self, queue: str = ANALYSIS_QUEUE) -> int:
+        """Messages on a queue now. Raise BrokerUnavailable."""
+        with self._ringing() as producer:
+            return _depth(producer, queue)
+
+    def _ring(self, task: str, ids: Sequence[UUID], *, queue: str, at_most: int | None) -> int:
         if time.monotonic() < self._quiet_until:
             return 0
         rung = 0
         try:
-            with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
-                for question_id in question_ids:
-                    self._app.send_task(
-                        ANSWER_QUESTION,
-                        args=[str(question_id)],
-                        queue=QUESTION_QUEUE,
-                        producer=producer,
-                        retry=False,
-                    )
+            with self._ringing() as producer:
+                room = len(ids) if at_most is None else max(0, at_most - _depth(producer, queue))
+                for one in ids[:room]:
+                    self._app.send_task(task, args=[str(one)], queue=queue, producer=producer, retry=False)
                     rung += 1
-        except (KombuError, RedisError, OSError) as error:
-            self._fell_silent(error, left=len(question_ids) - rung)
+        except BrokerUnavailable as error:
+            self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
+            _BELLS.labels("failed").inc(len(ids) - rung)
+            log.warning("bell_not_rung", action="dispatch", error=str(error), left=len(ids) - rung)
         _BELLS.labels("rung").inc(rung)
         return rung
 
-    def depth(self, queue: str = ANALYSIS_QUEUE) -> int:
-        """Messages on a queue now. Raise BrokerUnavailable."""
+    @contextmanager
+    def _ringing(self) -> Generator[Producer]:
+        """The one connection, made when there is none. Raise BrokerUnavailable; the next call makes a new one then."""
+        if not self._held.acquire(timeout=ANSWERS_WITHIN):
+            raise BrokerUnavailable("the broker does not answer: another thread is waiting for it")
         try:
-            with self._app.producer_pool.acquire(block=True, timeout=3) as producer:
-                return _depth(producer, queue)
+            producer = self._producer or Producer(self._app.connection_for_write(), auto_declare=False)
+            self._producer = producer
+            yield producer
         except (KombuError, RedisError, OSError) as error:
+            self._hang_up()
             raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+        finally:
+            self._held.release()
 
-    def _fell_silent(self, error: Exception, *, left: int) -> None:
-        self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
-        # The next try makes a new connection instead of taking the broken one from the pool.
-        self._app.pool.force_close_all(close_pool=False)
-        _BELLS.labels("failed").inc(left)
-        log.warning("bell_not_rung", action="dispatch", error=str(error), left=left)
+    def _hang_up(self) -> None:
+        """Drop the connection without a word to its other end, which may not be listening."""
+        producer, self._producer = self._producer, None
+        connection: Any = None if producer is None else producer.connection
+        if connection is not None:
+            connection.collect(socket_timeout=0.1)
 
 
 def _depth(producer: Any, queue: str = ANALYSIS_QUEUE) -> int:

@@ -50,10 +50,13 @@ def main() -> None:
 
 def _show(report: Report) -> None:
     console = Console()
-    table = Table("fault", "trials", "cases", "lost", "duplicated", "wrong", "back in, median", "worst")
+    table = Table(
+        "fault", "trials", "cases", "lost", "duplicated", "wrong", "back in, median", "worst", "slowest call"
+    )
     for name, one in report.faults.items():
         row = (one.trials, one.cases, one.lost, one.duplicated, one.wrong)
-        table.add_row(name, *map(str, row), f"{one.recovery_median:.1f} s", f"{one.recovery_worst:.1f} s")
+        times = (one.recovery_median, one.recovery_worst, one.call_worst)
+        table.add_row(name, *map(str, row), *(f"{seconds:.1f} s" for seconds in times))
     console.print(table)
     console.print(
         f"{report.cases} cases in {report.seconds:.0f} s with seed {report.seed}: {report.lost} lost, "

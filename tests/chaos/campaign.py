@@ -36,6 +36,8 @@ class Round:
     refused: Sequence[str]
     #: Seconds from the end of the harm, and of the submitting, until every healthy case was before a person.
     recovery: float
+    #: Seconds of the slowest call of a platform, with its client's retries.
+    slowest_call: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Outcome:
     wrong: int
     recovery_median: float
     recovery_worst: float
+    call_worst: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,6 @@ class Report:
     leases_expired: int
     processes_restarted: int
     store_faults: int
-    #: Analyses refused because somebody else had the case: none may have been written.
     seconds: float
     faults: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
 
@@ -140,7 +142,8 @@ def _round(
     healthy = [id_ for id_, one in submitted.accepted.items() if one.mark is not Mark.POISON]
     _wait(yard, healthy, ROUND_AT_MOST)
     names = tuple(fault.name for fault in faults)
-    return Round(number, names, submitted.accepted, submitted.refused, time.monotonic() - over)
+    recovery = time.monotonic() - over
+    return Round(number, names, submitted.accepted, submitted.refused, recovery, submitted.slowest)
 
 
 def _wait(yard: Yard, ids: Sequence[UUID], at_most: float) -> None:
@@ -239,4 +242,5 @@ def _outcome(
         wrong=len(ids & wrong.keys()),
         recovery_median=round(statistics.median(times), 1),
         recovery_worst=round(max(times), 1),
+        call_worst=round(max(turn.slowest_call for turn in turns), 1),
     )

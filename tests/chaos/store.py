@@ -33,11 +33,14 @@ class Manner:
     share: float = 1.0
 
 
+HONEST = Manner()
+
+
 class FaultyStore:
     """Listens on a port of its own and forwards to `upstream`, signatures and all. Use it in a `with`."""
 
     def __init__(self, upstream: str, *, seed: int = 0) -> None:
-        self.manner = Manner()
+        self.manner = HONEST
         self.faults = 0
         self._chance = random.Random(seed)
         host = urlsplit(upstream).netloc
@@ -122,6 +125,3 @@ class FaultyStore:
             yield
         finally:
             self.manner = HONEST
-
-
-HONEST = Manner()

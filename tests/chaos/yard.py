@@ -66,6 +66,8 @@ class Submitted:
     accepted: Mapping[UUID, Planned] = field(default_factory=dict[UUID, Planned])
     #: Answers that were not acceptances.
     refused: Sequence[str] = ()
+    #: Seconds of the slowest call, with the client's retries.
+    slowest: float = 0.0
 
 
 class Yard:
@@ -166,7 +168,7 @@ class Yard:
         chance = random.Random(seed)
         accepted: dict[UUID, Planned] = {}
         refused: list[str] = []
-        start = 0
+        start, slowest = 0, 0.0
         with BonaFide(self.api_url, self._key, tries=60, timeout=10) as client:
             while start < len(planned):
                 group = planned[start : start + chance.randrange(1, 9)]
@@ -179,7 +181,10 @@ class Yard:
                     }
                     for index, one in enumerate(group)
                 ]
-                for outcome, one in zip(client.submit_many(bodies), group, strict=True):
+                began = time.monotonic()
+                outcomes = list(client.submit_many(bodies))
+                slowest = max(slowest, time.monotonic() - began)
+                for outcome, one in zip(outcomes, group, strict=True):
                     if outcome.case is not None:
                         accepted[outcome.case.id] = one
                     elif outcome.problem is not None:
@@ -188,7 +193,7 @@ class Yard:
                     self._meddle(f"{name}/{start + index:04d}.jpg", one, chance)
                 start += len(group)
                 time.sleep(chance.random() * 2 * within * len(group) / len(planned))
-        return Submitted(accepted, refused)
+        return Submitted(accepted, refused, slowest)
 
     def _put(self, key: str, one: Planned) -> ImageRef:
         if one.data is not None:
