@@ -54,7 +54,15 @@ from moderation.dfa.bench.detection import (
     tpr_at,
     videos,
 )
-from moderation.dfa.bench.estimates import Estimate, auc, macro_f1, mean_estimate, region_scores, share
+from moderation.dfa.bench.estimates import (
+    Estimate,
+    auc,
+    macro_f1,
+    mean_estimate,
+    region_counts,
+    region_scores,
+    share,
+)
 from moderation.dfa.bench.manifest import Item, sampled
 from moderation.dfa.bench.tables import Table, in_words
 
@@ -140,7 +148,9 @@ def test_macro_f1_and_region_scores_are_those_of_scikit_learn() -> None:
 
     precision, recall, f1, _ = precision_recall_fscore_support(touched, named, average="micro")
     assert macro_f1(truth, said, names) == pytest.approx(f1_score(truth, said, average="macro"))
-    assert region_scores(as_sets(touched), as_sets(named)) == pytest.approx((precision, recall, f1))
+    assert region_scores(region_counts(as_sets(touched), as_sets(named))) == pytest.approx(
+        (precision, recall, f1)
+    )
 
 
 def test_brier_is_that_of_scikit_learn() -> None:
@@ -379,9 +389,12 @@ def test_a_model_that_says_what_it_always_says_gains_nothing_over_shuffling() ->
 
     moved = shuffled(answers)
 
-    assert region_scores(
-        [a.item.regions or set() for a in moved], [a.regions for a in moved]
-    ) == region_scores([a.item.regions or set() for a in answers], [a.regions for a in answers])
+    def score(given: Sequence[Described]) -> tuple[float, float, float]:
+        return region_scores(
+            region_counts([a.item.regions or set() for a in given], [a.regions for a in given])
+        )
+
+    assert score(moved) == score(answers)
 
 
 def test_a_blind_template_never_learns_from_the_group_that_it_answers_for() -> None:

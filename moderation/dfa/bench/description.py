@@ -19,6 +19,7 @@ from moderation.dfa.bench.estimates import (
     blind_regions,
     estimates,
     mean_estimate,
+    region_counts,
     region_scores,
     share,
 )
@@ -179,11 +180,12 @@ def _described(judged: Sequence[Judged]) -> list[Judged]:
 def _scores(answers: Sequence[Described]) -> Sequence[Cell]:
     if not answers:
         return (0, None, None, None, None, None)
-    truth = [answer.item.regions or frozenset[str]() for answer in answers]
-    said = [answer.regions for answer in answers]
+    counts = region_counts(
+        [answer.item.regions or frozenset[str]() for answer in answers],
+        [answer.regions for answer in answers],
+    )
     precision, recall, f1 = estimates(
-        lambda rows: region_scores([truth[row] for row in rows], [said[row] for row in rows]),
-        [answer.item.group for answer in answers],
+        lambda rows: region_scores(counts[rows]), [answer.item.group for answer in answers]
     )
     return (len(answers), precision, recall, f1, *_text_scores(answers))
 

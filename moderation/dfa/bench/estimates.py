@@ -61,20 +61,30 @@ def estimates(
 
     A resample in which a measure is not a number (one label is missing, say) does not count for that measure.
     """
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
-    rows_of = [np.flatnonzero(members == index) for index in range(len(names))]
     rng = np.random.default_rng(seed)
     values = measure(np.arange(len(groups)))
-    samples = np.array(
-        [
-            measure(np.concatenate([rows_of[index] for index in rng.integers(len(names), size=len(names))]))
-            for _ in range(resamples if len(names) else 0)
-        ]
-    ).reshape(-1, len(values))
+    draw = _groups_drawn(groups)
+    samples = np.array([measure(draw(rng)) for _ in range(resamples if len(groups) else 0)])
+    samples = samples.reshape(-1, len(values))
     return [
         Estimate(float(value), *_middle(column), len(groups))
         for value, column in zip(values, samples.T, strict=True)
     ]
+
+
+def _groups_drawn(groups: Sequence[str]) -> Callable[[np.random.Generator], np.ndarray]:
+    """Draws as many groups as there are, with replacement, and gives the rows of all of them."""
+    _, members, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    rows = np.argsort(members, kind="stable")  # those of one group lie side by side
+    starts = np.cumsum(counts) - counts
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        drawn = rng.integers(len(counts), size=len(counts))
+        lengths = counts[drawn]
+        before = np.cumsum(lengths) - lengths
+        return rows[np.repeat(starts[drawn] - before, lengths) + np.arange(lengths.sum())]
+
+    return draw
 
 
 def _middle(samples: np.ndarray) -> tuple[float, float]:
@@ -113,10 +123,15 @@ def _f1_of(truth: Sequence[str], said: Sequence[str | None], name: str) -> float
     return 2 * hits / total if total else 0.0
 
 
-def region_scores(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> tuple[float, float, float]:
-    """Precision, recall and F1 over all (picture, region) that are touched or named; 0 where nothing is."""
-    hits = sum(len(t & s) for t, s in zip(truth, said, strict=True))
-    touched, named = sum(map(len, truth)), sum(map(len, said))
+def region_counts(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> np.ndarray:
+    """For each picture how many regions are touched and named, are touched, are named: (n, 3)."""
+    rows = [(len(t & s), len(t), len(s)) for t, s in zip(truth, said, strict=True)]
+    return np.array(rows, dtype=float).reshape(-1, 3)
+
+
+def region_scores(counts: np.ndarray) -> tuple[float, float, float]:
+    """Precision, recall and F1 over all (picture, region) of `region_counts`; 0 where nothing is touched or named."""
+    hits, touched, named = counts.sum(axis=0).tolist()
     return (
         hits / named if named else 0.0,
         hits / touched if touched else 0.0,
@@ -126,7 +141,7 @@ def region_scores(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> tuple[
 
 def region_f1(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> float:
     """F1 over all (picture, region) that are touched or named."""
-    return region_scores(truth, said)[2]
+    return region_scores(region_counts(truth, said))[2]
 
 
 def blind_regions(truth: Sequence[Set[str]]) -> set[str]:
