@@ -1,11 +1,13 @@
 """Signing in, sessions and who may look after people, against a real Postgres."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from moderation.accounts import (
     FREE_PER_EMAIL,
@@ -25,6 +27,7 @@ from moderation.errors import (
     SignInRefused,
     SignInThrottled,
 )
+from moderation.local import as_role
 from moderation.people import ALLOWED, Act, Person, Preferences, Role, Theme, may, require
 from moderation.settings import Settings
 
@@ -325,6 +328,27 @@ def test_a_disabled_person_may_nothing(accounts: Accounts, ada: Person, admin: P
     assert not any(may(gone, act) for act in Act)
     with pytest.raises(NotAllowed):
         require(gone, Act.REVIEW)
+
+
+def test_the_web_looks_after_people_with_its_own_role_and_a_worker_sees_no_digest(
+    database_url: str, settings: Settings
+) -> None:
+    with (
+        closing(Database(as_role(database_url, "bonafide_web"), pool_size=1)) as web,
+        closing(Database(as_role(database_url, "bonafide_worker"), pool_size=1)) as worker,
+    ):
+        accounts = Accounts(web, settings)
+        admin = accounts.add_person("grace@example.org", "Grace", Role.ADMIN, PASSWORD)
+        opened = signed_in(accounts, "grace@example.org")
+        accounts.set_preferences(admin, Preferences(blur=False))
+        person, _ = accounts.invite(admin, "ada@example.org", "Ada", Role.REVIEWER)
+        accounts.disable(admin, person.id)
+        fail(accounts, "ada@example.org")
+        accounts.sign_out(opened.secret)
+
+        for table in ("people", "sign_ins"):
+            with pytest.raises(ProgrammingError, match="permission denied"), worker.transaction() as session:
+                session.execute(text(f"SELECT * FROM {table}"))
 
 
 def test_first_passwords_differ_and_are_long_enough() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ import httpcore
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 from standardwebhooks import Webhook
 
 from moderation import delivery
@@ -35,6 +37,7 @@ from moderation.database.keys import USUAL_SCOPES, add_key
 from moderation.database.moves import expire_leases, refuse_case
 from moderation.delivery import TRIES, WAITS, Courier, TryFailed, Webhooks, check_url, is_public, wait_after
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
+from moderation.local import as_role
 from moderation.settings import Settings
 from moderation.wire import WebhookOut
 from tests.builders import an_analysis, new_id
@@ -211,6 +214,36 @@ def test_a_decision_is_told_when_it_is_final_and_not_when_it_was_undone(
 
     assert receiver.verified[0]["data"]["id"] == str(kept)
     assert receiver.verified[0]["data"]["decision"] == {"outcome": "bona_fide"}
+
+
+def test_each_process_does_its_part_with_its_own_role(
+    database: Database, database_url: str, private: Settings, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    with (
+        closing(Database(as_role(database_url, "bonafide_worker"), pool_size=1)) as worker,
+        closing(Database(as_role(database_url, "bonafide_sweeper"), pool_size=2)) as sweeper,
+        closing(Database(as_role(database_url, "bonafide_web"), pool_size=1)) as web,
+    ):
+        case_id = accepted(web)
+        moved = begun(worker, case_id)
+        assert moved is not None
+        with worker.transaction() as session:
+            record_analysis(
+                session, case_id, moved.lease_token, an_analysis(), actor="worker:w1", new_id=new_id()
+            )
+        receiver.answers = [500]
+        Courier(sweeper, private, timeout=2).deliver_due()
+        log = Webhooks(web, private).deliveries(endpoint.id)
+        Webhooks(web, private).resend(log[0].id)
+        Courier(sweeper, private, timeout=2).deliver_due()
+        with web.transaction() as session:
+            enqueue(session, Kind.DECIDED, case_id)
+            cancel(session, case_id, Kind.DECIDED)
+
+        with pytest.raises(ProgrammingError, match="permission denied"), worker.transaction() as session:
+            session.execute(text("SELECT secrets FROM endpoints"))
+
+    assert len(receiver.verified) == 2
 
 
 # --- when it fails
