@@ -1,4 +1,4 @@
-"""The paper's parts: forge, build instruction data, train, calibrate. Each command is one run on files.
+"""The paper's parts: forge, build instruction data, train, calibrate, score. Each command is one run on files.
 
 torch is imported inside the commands: `bonafide --help` answers at once.
 """
@@ -14,7 +14,7 @@ from rich.console import Console
 from moderation.analysis import Technique
 from moderation.errors import SetupProblem
 
-app = typer.Typer(help="Forge, build, train, calibrate: the paper's parts.", no_args_is_help=True)
+app = typer.Typer(help="Forge, build, train, calibrate, score: the paper's parts.", no_args_is_help=True)
 train = typer.Typer(help="Train a bundle.", no_args_is_help=True)
 app.add_typer(train, name="train")
 
