@@ -162,6 +162,14 @@ class Settings(BaseSettings):
         gt=0,
         description="A model step or an image that takes longer ends the worker process; its leases run out.",
     )
+    breaker_failures: int = Field(
+        20,
+        ge=1,
+        description="After so many analyses in a row that fail in the model a worker takes no more work.",
+    )
+    breaker_seconds: float = Field(
+        60, gt=0, description="Then it tries one case again, after so long; twice as long each time it fails."
+    )
     start_wait_seconds: float = Field(
         30,
         ge=0,

@@ -44,7 +44,7 @@ def begin(station: Station, case_id: UUID) -> Generator[Begun | None]:
     A case whose lease ever ran out is begun only once every other case in this process is finished, and none begins
     before it ends.
     """
-    if station.draining.is_set():
+    if station.draining.is_set() or not station.breaker.allows():
         yield None  # its bell is rung again, for another worker
         return
     with station.solitude.together():
@@ -141,6 +141,7 @@ def _made(station: Station, fetched: FetchedImage) -> Analysis:
     with traces.span("engine", attributes={"bonafide.faces": len(asked)}):
         faces = [face.answer.result() for face in asked]
     spent = time.monotonic() - started
+    station.breaker.answered(faces)
     queued = max((face.waited for face in asked), default=0.0)
     analysis = station.analyzer.conclude(prepared, faces)
     return dataclasses.replace(

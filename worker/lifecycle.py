@@ -29,6 +29,7 @@ from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher
+from worker.breaker import Breaker
 from worker.decoding import DecodePool
 from worker.leases import LeaseKeeper
 from worker.solitude import Solitude
@@ -84,6 +85,7 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
         ),
         leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
         solitude=Solitude(),
+        breaker=Breaker(failures=chosen.breaker_failures, pause_seconds=chosen.breaker_seconds),
         draining=threading.Event(),
         cores=threading.Semaphore(_cores()),
     )
@@ -243,7 +245,8 @@ def _tell_database(here: Station) -> None:
     while True:
         try:
             with here.database.transaction() as session:
-                beat(session, f"worker:{here.owner}", {**facts, "leases": len(here.leases)})
+                now = {"leases": len(here.leases), "stopped": here.breaker.why}
+                beat(session, f"worker:{here.owner}", {**facts, **now})
         except BonafideError as error:
             log.warning("heartbeat_missed", action="heartbeat", error=str(error))
         time.sleep(10)

@@ -7,6 +7,7 @@ from moderation.database.connection import Database
 from moderation.settings import Settings
 from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher
+from worker.breaker import Breaker
 from worker.leases import LeaseKeeper
 from worker.solitude import Solitude
 
@@ -21,6 +22,7 @@ class Station:
     batcher: Batcher
     leases: LeaseKeeper
     solitude: Solitude
+    breaker: Breaker
     #: Set when the process is about to end: no case is begun any more.
     draining: threading.Event
     #: As many as there are cores: decoding and finding faces by more threads at once only makes them wait for each

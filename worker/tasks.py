@@ -13,7 +13,7 @@ from worker.answers import answer
 from worker.app import app
 from worker.deadletters import keep_dead_letter
 from worker.lifecycle import station
-from worker.retries import Forget, HandBack, Refuse, reaction
+from worker.retries import FAULT_OF_OURS, Forget, HandBack, Refuse, reaction
 from worker.station import Station
 from worker.telemetry import HAND_BACKS, LEASES_LOST, LINE_SECONDS, REFUSALS, about_case
 
@@ -92,6 +92,10 @@ def _end(here: Station, begun: Begun, error: BaseException) -> None:
         log.info("analysis_ended", action="analyze", code=error.code, error=str(error))
     else:
         log.error("analysis_failed", action="analyze", exc_info=error)
+    if isinstance(what, Refuse) and what.refusal.message == FAULT_OF_OURS:
+        here.breaker.failed(f"every analysis ends in a fault: {type(error).__name__}")
+        if here.breaker.why is not None:
+            what = HandBack("breaker_open", here.settings.breaker_seconds)
     try:
         _do(here, begun, what)
     except LeaseLost:

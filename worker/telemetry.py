@@ -44,6 +44,9 @@ ENGINE_BUSY_SECONDS = Counter(
 ENGINE_WAITING = Gauge("bonafide_engine_waiting", "Faces that wait for the engine")
 GPU_MEMORY = Gauge("bonafide_gpu_memory_bytes", "Memory of this process's GPU", ["kind"])
 BUNDLE = Info("bonafide_bundle", "What this worker's verdicts depend on")
+BREAKER_OPEN = Gauge(
+    "bonafide_breaker_open", "1 while this worker takes no work because its model fails everything"
+)
 LEASES_LOST = Counter("bonafide_leases_lost", "Analyses thrown away because the lease was lost")
 LEASES_HELD = Gauge("bonafide_leases_held", "Leases this process holds")
 DEAD_LETTERS = Counter("bonafide_dead_letters", "Messages nobody could process")

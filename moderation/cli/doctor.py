@@ -80,5 +80,8 @@ def _alive(database: Database, kind: str, command: str) -> str:
         ]
     if not alive:
         raise _ToMend(f"none was seen lately: start one with `{command}`")
+    stopped = sorted({str(p.facts["stopped"]) for p in alive if p.facts.get("stopped")})
+    if stopped:
+        raise _ToMend(f"alive, but taking no work: {'; '.join(stopped)}")
     bundles = sorted({str(p.facts["bundle"]) for p in alive if "bundle" in p.facts})
     return f"{len(alive)} alive" + (f", with {', '.join(bundles)}" if bundles else "")

@@ -183,6 +183,20 @@ def test_a_worker_that_runs_out_of_memory_goes_on_consuming(working: Yard) -> No
     assert healthy.analyses == 1
 
 
+def test_a_bundle_that_fails_everything_stops_the_work_and_not_the_line(yard: Yard) -> None:
+    yard.start(BONAFIDE_BREAKER_FAILURES="3", BONAFIDE_BREAKER_SECONDS="60")
+    yard.sweep()
+
+    ids = yard.open(*[odd_worker.BUG] * 24)
+    yard.until(lambda: "work_stopped" in (yard.stack.folder / "logs" / "worker.log").read_text())
+    yard.until(lambda: all(row.state != "analyzing" for row in yard.rows(ids)))
+
+    rows = yard.rows(ids)
+    assert sum(row.state == "ready" for row in rows) == 2
+    assert {row.attempts for row in rows if row.state == "waiting"} == {0}
+    assert yard.stack.fallen() is None
+
+
 def test_a_broker_that_is_away_for_long_is_waited_for(yard: Yard) -> None:
     process = yard.start(ODD_LOOP_STUCK="5")
     log = yard.stack.folder / "logs" / "worker.log"

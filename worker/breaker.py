@@ -1,0 +1,73 @@
+"""A model that fails everything stops taking work, so that it does not empty the line before people unanswered.
+
+One picture may be strange. So many in a row, with not one between them that was answered, are not: then the worker
+takes no more cases, says why in its log, its heartbeat and a metric, and tries one case again after a while.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from moderation.analysis import Abstain, FaceAnalysis
+from worker.telemetry import BREAKER_OPEN
+
+#: What a model that was not answering leaves behind. The other reasons to abstain lie in the picture.
+_NONSENSE = {Abstain.UNPARSED, Abstain.LOW_ANSWER_MASS}
+#: Seconds between two tries of a stopped model, at most.
+_LONGEST_PAUSE = 600.0
+
+log = structlog.get_logger()
+
+
+class Breaker:
+    """Safe to share between threads."""
+
+    def __init__(self, *, failures: int, pause_seconds: float) -> None:
+        self._at_most = failures
+        self._first_pause = self._pause = pause_seconds
+        self._in_a_row = 0
+        self._lock = threading.Lock()
+        self._try_at = 0.0
+        #: Why no work is taken. None while it is.
+        self.why: str | None = None
+
+    def allows(self) -> bool:
+        """Whether a case may be begun. While stopped: one case at the end of each pause."""
+        with self._lock:
+            if self.why is None:
+                return True
+            if time.monotonic() < self._try_at:
+                return False
+            self._try_at = time.monotonic() + self._pause
+            return True
+
+    def answered(self, faces: Sequence[FaceAnalysis]) -> None:
+        """The model looked at these faces of one image. Without any it was not asked, and nothing is known."""
+        if not faces:
+            return
+        nonsense = [face.verdict.abstain for face in faces if face.verdict.abstain in _NONSENSE]
+        if len(nonsense) == len(faces):
+            self.failed(f"the model does not answer: {nonsense[0]}")
+        else:
+            self._succeeded()
+
+    def failed(self, why: str) -> None:
+        """An analysis ended in a fault of ours, or in an answer that is none."""
+        with self._lock:
+            self._in_a_row += 1
+            if self._in_a_row < self._at_most:
+                return
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self.why is not None else self._first_pause
+            self._try_at = time.monotonic() + self._pause
+            self.why = why
+        BREAKER_OPEN.set(1)
+        log.critical("work_stopped", action="breaker", why=why, in_a_row=self._in_a_row, pause=self._pause)
+
+    def _succeeded(self) -> None:
+        with self._lock:
+            was, self.why, self._in_a_row = self.why, None, 0
+        if was is not None:
+            BREAKER_OPEN.set(0)
+            log.warning("work_resumed", action="breaker", why=was)
