@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from moderation.analysis import Technique
@@ -21,7 +22,7 @@ from moderation.exports import COLUMNS, Format, What, export, read_wording
 from moderation.people import Person
 from moderation.review import Review
 from moderation.settings import Settings
-from tests.builders import a_face_analysis, an_analysis, an_artifact, bona_fide, with_verdict
+from tests.builders import a_face_analysis, an_analysis, an_artifact, bona_fide, new_id, with_verdict
 from tests.integration.conftest import enrolled, ready, refused
 from tests.integration.deciding import a_review, decide
 
@@ -248,6 +249,29 @@ def test_feedback_as_a_table_has_a_row_for_each_answer(
         ("Eyes", "unclear", "2"),
     ]
     assert parquet(database, What.FEEDBACK)[1]["ordinal"] == 2
+
+
+# --- a statement of reasons
+
+
+def test_a_platform_drafts_a_statement_for_the_decision_that_stands(
+    api: TestClient, database: Database, review: Review, ada: Person
+) -> None:
+    case_id, undecided_case, genuine = ready(database), ready(database), ready(database)
+    decision = decide(review, database, ada, case_id, DEEPFAKE, Technique.FS)
+    decide(review, database, ada, genuine, BONA_FIDE)
+
+    draft = api.get(f"/v1/cases/{case_id}/statement?harm=impersonation&restriction=removed")
+    none = api.get(f"/v1/cases/{undecided_case}/statement")
+
+    sent = draft.json()["statement"]
+    assert draft.json()["decision"] == str(decision.id)
+    assert sent["category_specification"] == ["KEYWORD_IMPERSONATION_ACCOUNT_HIJACKING"]
+    assert sent["decision_visibility"] == ["DECISION_VISIBILITY_CONTENT_REMOVED"]
+    assert "because" not in draft.text  # what the reviewer wrote
+    assert api.get(f"/v1/cases/{genuine}/statement").json()["statement"] is None
+    assert (none.status_code, none.json()["code"]) == (404, "nothing_decided")
+    assert api.get(f"/v1/cases/{new_id()}/statement").json()["code"] == "case_not_found"
 
 
 # --- size

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -678,3 +679,21 @@ def test_the_openapi_document_tells_what_is_sent(
 
     assert set(document["webhooks"]) == {kind.value for kind in Kind}
     WebhookOut.model_validate(receiver.verified[0])
+
+
+def test_the_example_of_the_document_verifies_what_is_sent(
+    database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    document = (Path(__file__).parents[2] / "docs/webhooks.md").read_text()
+    example = document.split("```python\n")[1].split("```")[0].replace("whsec_…", endpoint.secrets[0])
+    kept: list[Any] = []
+    names: dict[str, Any] = {"seen_before": lambda _id: False, "keep": lambda *told: kept.append(told)}
+    exec(example, names)
+    case_id = analyzed(database)
+    courier.deliver_due()
+    (came,) = receiver.received
+
+    assert names["receive"](came.headers, came.body) == 204
+    assert kept[0][0] == str(case_id)
+    with pytest.raises(Exception, match="No matching signature"):
+        names["receive"](came.headers, came.body + b" ")
