@@ -84,7 +84,7 @@ def _decide(review: Review, person: Person, case_id: UUID, judgement: Judgement 
     return review.decide(person, case_id, token=claim.token, version=claim.version, judgement=judgement)
 
 
-def _later(database: Database, seconds: float) -> None:
+def let_reviewers_time_pass(database: Database, seconds: float) -> None:
     """Nothing sleeps: claims and undo windows are moved into the past, by the owner of the tables."""
     with database.transaction() as session:
         session.execute(text("ALTER TABLE decisions DISABLE TRIGGER append_only"))
@@ -115,7 +115,7 @@ def test_a_claimed_case_is_in_front_of_one_person(
 def test_claiming_again_renews_and_keeps_the_token(review: Review, database: Database, ada: Person) -> None:
     case_id = ready(database)
     first = review.claim(ada, case_id)
-    _later(database, 300)
+    let_reviewers_time_pass(database, 300)
 
     again = review.claim(ada, case_id)
 
@@ -128,7 +128,7 @@ def test_a_claim_that_ran_out_is_anybodys_and_its_holder_can_write_no_more(
 ) -> None:
     case_id = ready(database)
     old = review.claim(ada, case_id)
-    _later(database, 601)
+    let_reviewers_time_pass(database, 601)
 
     new = review.claim(grace, case_id)
 
@@ -149,7 +149,7 @@ def test_a_claim_that_ran_out_and_that_nobody_took_still_decides(
 ) -> None:
     case_id = ready(database)
     claim = review.claim(ada, case_id)
-    _later(database, 3600)
+    let_reviewers_time_pass(database, 3600)
 
     decision = review.decide(ada, case_id, token=claim.token, version=3, judgement=DEEPFAKE)
 
@@ -295,7 +295,7 @@ def test_a_stale_decision_is_refused_with_what_changed(
 ) -> None:
     case_id = ready(database)
     old = review.claim(ada, case_id)
-    _later(database, 601)
+    let_reviewers_time_pass(database, 601)
     _decide(review, grace, case_id, BONA_FIDE)
 
     with pytest.raises(StaleCase) as refusal:
@@ -539,7 +539,7 @@ def test_a_decision_is_not_taken_back_twice_too_late_or_by_others(
         review.undo(ada, first.id)
     with pytest.raises(NotAllowed):
         review.undo(lead, second.id)
-    _later(database, 61)
+    let_reviewers_time_pass(database, 61)
     with pytest.raises(UndoClosed, match="60 seconds"):
         review.undo(ada, second.id)
     with pytest.raises(DecisionNotFound):
@@ -609,7 +609,7 @@ def test_what_is_not_decided_for_good_is_not_appealed(
         review.appeal(case_id, "why", actor=ada.actor, person=ada)
     with pytest.raises(CaseNotFound):
         review.appeal(new_id(), "why", actor="platform:test")
-    _later(database, 61)
+    let_reviewers_time_pass(database, 61)
 
     assert review.appeal(case_id, "why", actor=lead.actor, person=lead).appellant == lead.actor
 
@@ -620,7 +620,7 @@ def test_an_undone_answer_to_an_appeal_leaves_it_open(
     review = make()
     case_id = ready(database)
     _decide(review, ada, case_id)
-    _later(database, 61)
+    let_reviewers_time_pass(database, 61)
     review.appeal(case_id, "why", actor="platform:test")
     answer = _decide(review, grace, case_id, BONA_FIDE)
 

@@ -1,0 +1,202 @@
+"""How quickly a reviewer gets a page of the queue and the next case, at ten thousand and at a million cases.
+
+    python -m benchmarks.review [--small 10000] [--large 1000000] [--rounds 400] [--json]
+
+Two databases of one Postgres hold the real schema, filled by generate_series: a tenth of the cases is ready, one in a
+hundred waits, the others are decided, each with its analysis and its decision; twenty reviewers hold a case each. So
+the queue grows with the history, a hundred times. A "queue page" is everything that the page asks for: fifty lines,
+the counts and the sources, under one of nine filters in turn, every third time the second page. "Claim next" claims
+and releases. The two databases take turns, so that a machine that slows down slows both.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.show import report
+from moderation.analysis import Label, Technique
+from moderation.cases import Stage
+from moderation.database import schema
+from moderation.database.connection import Database
+from moderation.database.queue import QueueFilter, queue_counts, queue_page, sources_in_queue
+from moderation.local import Stack
+from moderation.people import Person, Role
+from moderation.review import Review
+from moderation.settings import Settings
+from tests.builders import a_person
+
+PEOPLE = 20
+#: The filters of the page, in turn.
+FILTERS = (
+    QueueFilter(),
+    QueueFilter(unclaimed=True),
+    QueueFilter(label=Label.DEEPFAKE),
+    QueueFilter(label=Label.UNDETERMINED),
+    QueueFilter(technique=Technique.FR, label=Label.DEEPFAKE),
+    QueueFilter(source="source-3"),
+    QueueFilter(stage=Stage.ESCALATED),
+    QueueFilter(priority_at_least=90),
+    QueueFilter(older_than_seconds=3600),
+)
+
+#: Triggers and foreign keys stay silent in this one transaction: what they check is made right, and a million
+#: hashes of a log that nobody reads here take minutes.
+_FILL = """
+SET LOCAL session_replication_role = replica;
+SET LOCAL statement_timeout = 0;
+SELECT setseed(0.4);
+CREATE TEMPORARY TABLE made ON COMMIT DROP AS
+SELECT n, uuidv7(make_interval(secs => -age)) AS id, now() - make_interval(secs => age) AS created_at,
+       CASE WHEN n % 10 = 0 THEN 'ready' WHEN n % 100 = 1 THEN 'waiting' ELSE 'decided' END AS state,
+       CASE WHEN random() < 0.8 THEN 0 ELSE (random() * 100)::int END AS priority,
+       random() AS score, (ARRAY['FS', 'FR', 'FE', 'EFS'])[1 + n / 10 % 4] AS technique,
+       CASE WHEN n % 10 <> 0 OR n % 500 > 0 THEN 'first' WHEN n % 1000 = 0 THEN 'escalated' ELSE 'appeal' END AS stage
+FROM (SELECT n, 60 + random() * 86400 * 30 AS age FROM generate_series(1, {count}) AS n) AS drawn;
+ALTER TABLE made ADD COLUMN label text;
+UPDATE made SET label = CASE WHEN score > 0.7 THEN 'deepfake' WHEN score > 0.6 THEN 'undetermined' ELSE 'bona_fide' END;
+INSERT INTO cases (id, source, external_id, request_digest, bucket, key, reason, priority, state, version, created_at,
+                   ready_at, queued_at, label, technique, stage, decided_at)
+SELECT id, 'source-' || n / 10 % 10, n::text, '\\x00', 'flagged', 'uploads/2026/11/23/' || n || '.jpg',
+       'reported by a user', priority, state, 4, created_at, CASE WHEN state <> 'waiting' THEN created_at + interval '5 seconds' END,
+       created_at - make_interval(secs => 864 * priority + 3600 * (1 - abs(2 * score - 1))), label,
+       CASE WHEN label = 'deepfake' THEN technique END, stage,
+       CASE WHEN state = 'decided' THEN created_at + interval '1 hour' END
+FROM made;
+INSERT INTO analyses (id, case_id, fingerprint, bundle, image_sha256, picture, label, score, calibrated, technique,
+                      verdict, faces, seconds)
+SELECT uuidv7(), id, 'f1', 'mini 1', sha256(id::text::bytea), '{{"format": "JPEG"}}', label,
+       score, false, CASE WHEN label = 'deepfake' THEN technique END, '{{}}', '[]', '{{}}'
+FROM made WHERE state <> 'waiting';
+INSERT INTO decisions (id, case_id, stage, outcome, person_id, verdict, saw_verdict_first, created_at, final_at)
+SELECT uuidv7(), made.id, 'first', 'cannot_tell', people.id, label, true, made.created_at, made.created_at
+FROM made JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place FROM people) AS people
+  ON people.place = 1 + made.n % {people}
+WHERE state = 'decided' OR stage <> 'first';
+"""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A database with so many cases."""
+
+    count: int
+    database: Database
+    review: Review
+    people: Sequence[Person]
+
+
+def fill(server_url: str, count: int) -> Filled:
+    name = f"review_{count}"
+    with psycopg.connect(server_url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    url = server_url.rsplit("/", 1)[0] + f"/{name}"
+    database = Database(url, pool_size=2)
+    schema.upgrade(database)
+    people = [a_person(name=f"Reviewer {number}", role=Role.LEAD) for number in range(PEOPLE + 1)]
+    with psycopg.connect(url) as connection:
+        for person in people:
+            connection.execute(
+                "INSERT INTO people (id, email, name, role) VALUES (%s, %s, %s, %s)",
+                (person.id, person.email, person.name, person.role.value),
+            )
+        connection.execute(_FILL.format(count=count, people=PEOPLE).encode())
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM (ANALYZE)")
+    review = Review(database, Settings(second_review_share=0, blind_first_share=0))  # pyright: ignore[reportCallIssue]
+    for person in people[1:]:
+        assert review.claim_next(person) is not None
+    return Filled(count, database, review, people)
+
+
+def show_queue(filled: Filled, turn: int) -> None:
+    """What the queue page asks for."""
+    wanted = FILTERS[turn % len(FILTERS)]
+    with filled.database.transaction() as session:
+        page = queue_page(session, wanted)
+        if turn % 3 == 0 and page:
+            queue_page(session, wanted, after=page[-1].place)
+        queue_counts(session)
+        sources_in_queue(session)
+
+
+def claim_next(filled: Filled, turn: int) -> None:
+    """Take the next case and give it back."""
+    person = filled.people[0]
+    wanted = FILTERS[0] if turn % 2 else FILTERS[2]
+    claim = filled.review.claim_next(person, wanted)
+    assert claim is not None
+    filled.review.release(person, claim.case_id, claim.token)
+
+
+def timed(work: Callable[[Filled, int], None], filled: Filled, turn: int) -> float:
+    """Milliseconds."""
+    started = time.perf_counter()
+    work(filled, turn)
+    return 1000 * (time.perf_counter() - started)
+
+
+def p99(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--small", type=int, default=10_000)
+    parser.add_argument("--large", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=400, help="of each kind at each size")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    spent: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Stack(folder) as stack:
+            url = stack.start_servers().database_url
+            sizes = [fill(url, count) for count in (asked.small, asked.large)]
+            for turn in range(-len(FILTERS), asked.rounds):
+                for (kind, work), filled in itertools.product(
+                    (("queue", show_queue), ("claim", claim_next)), sizes
+                ):
+                    took = timed(work, filled, turn)
+                    if turn >= 0:  # those before warm everything up
+                        spent.setdefault((kind, filled.count), []).append(took)
+            for filled in sizes:
+                filled.database.close()
+    rows: list[tuple[str, str, str]] = []
+    figures: dict[str, float] = {}
+    for kind, words in (("queue", "queue page"), ("claim", "claim next")):
+        for count in (asked.small, asked.large):
+            values = spent[kind, count]
+            rows.append(
+                (
+                    f"{words}, {count:,} cases",
+                    f"p50 {statistics.median(values):.1f} ms",
+                    f"p99 {p99(values):.1f} ms",
+                )
+            )
+            figures[f"{kind}_p50_ms_{count}"] = round(statistics.median(values), 2)
+            figures[f"{kind}_p99_ms_{count}"] = round(p99(values), 2)
+        for part, of in (("p50", statistics.median), ("p99", p99)):
+            ratio = of(spent[kind, asked.large]) / of(spent[kind, asked.small])
+            figures[f"{kind}_{part}_ratio"] = round(ratio, 3)
+        rows.append(
+            (
+                f"{words}, ratio",
+                f"p50 × {figures[f'{kind}_p50_ratio']}",
+                f"p99 × {figures[f'{kind}_p99_ratio']}",
+            )
+        )
+    report("Review: the queue and the next case", rows, {"review": figures}, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    main()
