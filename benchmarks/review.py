@@ -64,7 +64,8 @@ UPDATE made SET label = CASE WHEN score > 0.7 THEN 'deepfake' WHEN score > 0.6 T
 INSERT INTO cases (id, source, external_id, request_digest, bucket, key, reason, priority, state, version, created_at,
                    ready_at, queued_at, label, technique, stage, decided_at)
 SELECT id, 'source-' || n / 10 % 10, n::text, '\\x00', 'flagged', 'uploads/2026/11/23/' || n || '.jpg',
-       'reported by a user', priority, state, 4, created_at, CASE WHEN state <> 'waiting' THEN created_at + interval '5 seconds' END,
+       'reported by a user', priority, state, 4, created_at,
+       CASE WHEN state <> 'waiting' THEN created_at + interval '5 seconds' END,
        created_at - make_interval(secs => 864 * priority + 3600 * (1 - abs(2 * score - 1))), label,
        CASE WHEN label = 'deepfake' THEN technique END, stage,
        CASE WHEN state = 'decided' THEN created_at + interval '1 hour' END
