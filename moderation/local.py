@@ -28,10 +28,13 @@ import httpx
 import psycopg
 import redis
 
+from moderation.accounts import Accounts, new_password
 from moderation.database import schema
 from moderation.database.connection import Database
 from moderation.database.keys import add_key
 from moderation.errors import SetupProblem
+from moderation.people import Role
+from moderation.settings import Settings
 
 #: Seconds one server may take until it answers: a cold `initdb` on a loaded laptop takes ten.
 START_TIMEOUT = 60.0
@@ -42,6 +45,9 @@ DISK_NEEDED = 300 * 2**20
 WORKER_TIMEOUT = 600.0
 
 BUCKET = "flagged"
+
+#: In a stack's folder: the first passwords of its first people.
+PEOPLE_FILE = "people.txt"
 
 
 @dataclass(frozen=True)
@@ -352,6 +358,45 @@ def prepare_database(url: str) -> str:
         key = add_key(session, "local")
     database.close()
     return key
+
+
+#: Who may sign in to a system that has nobody yet: one who looks after it, and one who reviews.
+FIRST_PEOPLE = (
+    ("reviewer@bonafide.local", "A reviewer", Role.REVIEWER),
+    ("admin@bonafide.local", "An admin", Role.ADMIN),
+)
+
+
+@dataclass(frozen=True)
+class FirstPerson:
+    """Somebody who was added to a system that had nobody, with a password that is shown once."""
+
+    email: str
+    role: Role
+    password: str
+
+
+def add_first_people(system: System) -> list[FirstPerson]:
+    """Let somebody sign in. Nobody is added where somebody is already.
+
+    The passwords are kept in `people.txt` of the stack's folder, for its owner alone.
+    """
+    values = {name.removeprefix("BONAFIDE_").lower(): value for name, value in system.env.items()}
+    database = Database(system.env["BONAFIDE_DATABASE_URL"], pool_size=1)
+    accounts = Accounts(database, Settings.model_validate(values))
+    added: list[FirstPerson] = []
+    if not accounts.list_people():
+        for email, name, role in FIRST_PEOPLE:
+            password = new_password()
+            accounts.add_person(email, name, role, password)
+            added.append(FirstPerson(email, role, password))
+    database.close()
+    if added:
+        kept = system.stack.folder / PEOPLE_FILE
+        kept.unlink(missing_ok=True)
+        kept.touch(mode=0o600)
+        kept.write_text("".join(f"{one.email} {one.password}\n" for one in added))
+    return added
 
 
 def worker_command(*, name: str = "worker") -> list[str]:

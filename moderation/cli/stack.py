@@ -28,7 +28,15 @@ from moderation.cases import CaseState
 from moderation.cli.show import print_json_lines, verdict_table
 from moderation.client import BonaFide
 from moderation.errors import SetupProblem
-from moderation.local import Stack, System, free_port, require_free, start_system
+from moderation.local import (
+    PEOPLE_FILE,
+    Stack,
+    System,
+    add_first_people,
+    free_port,
+    require_free,
+    start_system,
+)
 from moderation.settings import STACK_ENV
 from moderation.wire import CaseOut
 
@@ -39,10 +47,11 @@ def up(
     data: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path(".bonafide"),
     port: Annotated[int, typer.Option(help="Port of the API.")] = 8000,
 ) -> None:
-    """Run everything: PostgreSQL, Valkey, S3, migrations, worker, sweeper and API. Ctrl-C stops all."""
+    """Run everything: PostgreSQL, Valkey, S3, migrations, worker, sweeper, API and console. Ctrl-C stops all."""
     require_free(port)
     with _stops_on_sigterm(), _running(data, port) as running:
         _screen.print(f"[bold green]Bona Fide is up[/] at [bold]{running.url}[/]   (data in {data})")
+        _invite(running)
         _screen.print(
             "In another terminal, in this folder: [bold]bonafide submit PICTURE --wait[/], "
             "[bold]bonafide cases[/], [bold]bonafide doctor[/]. Ctrl-C stops everything."
@@ -71,13 +80,28 @@ def demo(
         _screen.print("Models give verdicts; people make decisions. A verdict is an opinion with a score.")
         if leave:
             return
+        _screen.print("\nNow it is your turn to decide.")
+        _invite(running)
         _screen.print(
-            f"The system keeps running at [bold]{running.url}[/]. In another terminal, in this folder:"
-        )
-        _screen.print(
-            "  [bold]bonafide cases[/]   [bold]bonafide submit YOUR_PICTURE.jpg --wait[/]   Ctrl-C here stops it."
+            "In another terminal, in this folder: [bold]bonafide cases[/], "
+            "[bold]bonafide submit YOUR_PICTURE.jpg --wait[/]. Ctrl-C here stops everything."
         )
         _wait_until_stopped(running.stack)
+
+
+def _invite(running: System) -> None:
+    """Say where the console is, and with what to sign in."""
+    _screen.print(f"The console: [bold]{running.url}/queue[/]")
+    added = add_first_people(running)
+    for one in added:
+        _screen.print(f"  [bold]{one.email}[/]  password [bold]{one.password}[/]", highlight=False)
+    if added:
+        _screen.print(
+            "  Sign in as the reviewer, press [bold]n[/] for a case, hold [bold]Space[/] to look, ", end=""
+        )
+        _screen.print("[bold]?[/] lists all keys.")
+    elif (running.stack.folder / PEOPLE_FILE).exists():
+        _screen.print(f"  The first passwords are in {running.stack.folder / PEOPLE_FILE}.", highlight=False)
 
 
 @contextmanager

@@ -222,14 +222,14 @@ def ask(
     # What is hidden until a first judgement is not to be had by asking for it either.
     if services.review.sight(visitor.person, case_id).judge_first:
         raise JudgeFirst("say what the picture is before its verdict is shown")
-    complaint = ""
+    refused = ""
     try:
         services.questions.ask(case_id, question, actor=visitor.person.actor, person=visitor.person)
     except (QuestionRefused, TooManyQuestions) as error:
-        complaint = _sentence(error)
+        refused = _sentence(error)
     if "hx-request" in request.headers:
         case = _read(services, visitor.person, case_id)
-        return render("turns.html", visitor=visitor, case=dataclasses.replace(case, complaint=complaint))
+        return render("turns.html", visitor=visitor, case=dataclasses.replace(case, question_refused=refused))
     return go(_address(case_id, form))
 
 

@@ -151,6 +151,8 @@ class CasePage:
     #: What the person had filled in when a form came back with a complaint.
     kept: Mapping[str, str] = field(default_factory=dict[str, str])
     complaint: str | None = None
+    #: Why a question was not put.
+    question_refused: str = ""
 
     @property
     def verdict(self) -> Verdict | None:

@@ -204,7 +204,10 @@
   }
 
   function drawLens() {
-    if (!chosen || !image.naturalWidth) return;
+    if (!chosen) return;
+    one("[data-lens-title]").textContent = `${chosen.dataset.artifact}. ${one("[data-heading]", chosen).textContent}`;
+    one("[data-lens-text]").textContent = one("[data-said]", chosen).textContent;
+    if (!image.naturalWidth) return;
     const canvas = one("[data-lens-canvas]");
     const crop = cropOf(chosen) || { x: 0, y: 0, width: image.naturalWidth, height: image.naturalHeight };
     const room = { width: Math.min(380, picture.clientWidth - 24), height: 190 };
@@ -213,13 +216,11 @@
     canvas.width = Math.round(crop.width * scale);
     canvas.height = Math.round(crop.height * scale);
     canvas.classList.toggle("grey", stage.classList.contains("grey"));
+    canvas.setAttribute("aria-label", `Artifact ${chosen.dataset.artifact}, enlarged`);
     const pen = canvas.getContext("2d");
     pen.imageSmoothingEnabled = scale < 1;
     pen.drawImage(image, crop.x, crop.y, crop.width, crop.height, 0, 0, canvas.width, canvas.height);
-    one("[data-lens-title]").textContent = `${chosen.dataset.artifact}. ${one("[data-heading]", chosen).textContent}`;
-    one("[data-lens-text]").textContent = one("[data-said]", chosen).textContent;
     one("[data-lens-scale]").textContent = scale < 1 ? `${Math.round(scale * 100)} % of its pixels` : `${scale} × its own pixels`;
-    canvas.setAttribute("aria-label", `Artifact ${chosen.dataset.artifact}, enlarged`);
   }
 
   function answer(key) {
