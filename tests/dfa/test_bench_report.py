@@ -26,7 +26,8 @@ NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 TABLES = {
     "summary", "detection", "shortcuts", "comparison", "techniques", "confusion_told", "normalisations", "description",
-    "description_by_technique", "invented", "calibration", "reliability", "robustness", "abstention", "abstain_codes",
+    "description_by_technique", "invented", "gates", "calibration", "reliability", "robustness", "abstention",
+    "abstain_codes",
 }  # fmt: skip
 
 
@@ -84,6 +85,13 @@ def test_a_random_model_is_no_better_than_its_controls(bench: Bench) -> None:
     given = {row["answers"]: row for row in tables["description"]}
     assert given["verdict given"]["F1"]["value"] <= given["– a blind template"]["F1"]["value"]
     assert given["– a blind template"]["F1"]["value"] > 0
+
+
+def test_a_random_model_passes_no_gate_that_asks_for_eyes(bench: Bench) -> None:
+    gates = {row["gate"]: row for row in as_json(bench)["tables"]["gates"]}
+
+    assert gates["AD region F1 over the blind template's"]["held"] == "no"
+    assert len(gates) == 6
 
 
 def test_files_of_the_builder_give_nothing_away(bench: Bench) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from moderation.analysis import Technique
+from moderation.dfa.bench.estimates import auc
 from moderation.dfa.instruct.forgery.pairs import (
     delivered,
     drawn_chain,
@@ -16,7 +17,6 @@ from moderation.dfa.instruct.forgery.pairs import (
     mask_through,
     null_edit,
 )
-from moderation.dfa.bench.estimates import auc
 from tests.dfa.drawn_faces import a_portrait
 
 SIZE = 112

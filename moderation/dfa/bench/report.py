@@ -114,7 +114,7 @@ def run_bench(
         rivals[f"{other.bundle_name} ({against})"] = judge(other, items)
 
     lengths = {name: len(tokens) for name, tokens in detector.bundle.script.options.items()}
-    description = description_table(judged, told, training)
+    description, calibration = description_table(judged, told, training), calibration_table(judged)
     tables = [
         summary_table(judged, threshold, description),
         detection_table(judged, threshold),
@@ -126,9 +126,10 @@ def run_bench(
         description,
         description_by_technique(told, training),
         invented_table(judged),
-        calibration_table(judged),
+        calibration,
         reliability_table(judged),
         *grid,
+        gates_table(grid[0] if grid else None, calibration, description, judged),
         abstention_table(judged, threshold),
         abstain_codes(judged),
     ]
@@ -226,6 +227,83 @@ def auc_gain(first: Sequence[Judged], other: Sequence[Judged]) -> Estimate:
         lambda rows: auc(a[rows], positive[rows]) - auc(b[rows], positive[rows]),
         [pair[0].item.group for pair in both],
     )
+
+
+#: What a bundle should hold before a score of it is believed: proposals, not standards.
+MOST_ECE, SLOPES = 0.03, (0.8, 1.25)
+MOST_INVENTED, LEAST_OVER_BLIND = 0.1, 2.0
+MOST_FPR_RISE, MOST_INJECTED_FLIPS = 2.0, 0.01
+
+
+def gates_table(
+    grid: Table | None, calibration: Table, description: Table, judged: Sequence[Judged]
+) -> Table:
+    """Each gate with its limit and whether the value itself, not its interval, holds it."""
+    ece, slope = (_value(calibration, 0, name) for name in ("ECE", "slope"))
+    invented = _value(invented_table(judged), 0, "regions shown per picture")
+    f1, blind = _value(description, 0, "F1"), _value(description, 1, "F1")
+    rows: list[Sequence[Cell]] = [
+        ("ECE", f"at most {MOST_ECE:g}", ece, _held(ece <= MOST_ECE)),
+        (
+            "calibration slope",
+            f"{SLOPES[0]:g} to {SLOPES[1]:g}",
+            slope,
+            _held(SLOPES[0] <= slope <= SLOPES[1]),
+        ),
+        (
+            "invented regions per bona fide picture",
+            f"at most {MOST_INVENTED:g}",
+            invented,
+            _held(invented <= MOST_INVENTED),
+        ),
+        (
+            "AD region F1 over the blind template's",
+            f"at least {LEAST_OVER_BLIND:g} times",
+            f1 / blind if blind else float("nan"),
+            _held(f1 >= LEAST_OVER_BLIND * blind > 0),
+        ),
+    ]
+    if grid is not None:
+        clean = _value(grid, 0, "FPR")
+        names = [str(row[0]) for row in grid.rows]
+        worst = max(range(len(names)), key=lambda row: _value(grid, row, "FPR"))
+        flips = [
+            _value(grid, row, "flipped") for row, name in enumerate(names) if name.startswith("injection")
+        ]
+        rise = _value(grid, worst, "FPR")
+        rows += [
+            (
+                f"FPR in the worst cell ({names[worst]})",
+                f"at most {MOST_FPR_RISE:g} times clean",
+                rise,
+                _held(rise <= MOST_FPR_RISE * clean),
+            ),
+            (
+                "flipped by written prompts, worst cell",
+                f"at most {MOST_INJECTED_FLIPS:g}",
+                max(flips),
+                _held(max(flips) <= MOST_INJECTED_FLIPS),
+            ),
+        ]
+    return Table(
+        name="gates",
+        title="Gates",
+        note="Proposed limits, each against the value and not its interval: few pictures prove neither side.",
+        columns=("gate", "limit", "value", "held"),
+        rows=rows,
+    )
+
+
+def _held(holds: bool) -> str:  # noqa: FBT001  there is nothing else to say
+    return "yes" if holds else "no"
+
+
+def _value(table: Table, row: int, column: str) -> float:
+    """The number in a cell; not a number where nothing was measured."""
+    cell = table.rows[row][table.columns.index(column)]
+    if isinstance(cell, Estimate):
+        return cell.value
+    return float(cell) if isinstance(cell, int | float) else float("nan")
 
 
 # --- curves and files ---
