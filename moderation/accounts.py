@@ -5,6 +5,7 @@ request, when the person is disabled and when the password changes.
 """
 
 import hashlib
+import ipaddress
 import secrets
 import threading
 from dataclasses import dataclass
@@ -73,6 +74,17 @@ def wait_seconds(failures: int, since_last: float, *, free: int, most: int) -> f
     return max(0.0, wait - since_last)
 
 
+def network_of(address: str) -> str:
+    """Whom an address stands for: itself, and with IPv6 its /64, of which one household has all addresses."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:100]
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
+
+
 class Accounts:
     """People and their sessions. Everything it holds is shared and safe between threads."""
 
@@ -86,7 +98,7 @@ class Accounts:
         Raise SignInRefused, in the same words and after the same work whether it is the email or the password, or
         SignInThrottled after many wrong tries of this email or from this address.
         """
-        email = email.strip().lower()[:320]
+        email, address = email.strip().lower()[:320], network_of(address)
         with self._database.transaction() as session:
             wait = _wait(session, email, address)
             found = None

@@ -1,5 +1,6 @@
 """A platform's end of a webhook: a real HTTP server that verifies with the standardwebhooks library."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -70,7 +71,7 @@ class Receiver:
 
 
 @contextmanager
-def a_receiver() -> Generator[Receiver]:
+def a_receiver(tls: ssl.SSLContext | None = None) -> Generator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             try:
@@ -85,6 +86,8 @@ def a_receiver() -> Generator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     receiver = Receiver(f"http://127.0.0.1:{server.server_port}/hook")
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:

@@ -15,6 +15,7 @@ from moderation.accounts import (
     WINDOW,
     Accounts,
     SignedIn,
+    network_of,
     new_password,
     wait_seconds,
 )
@@ -175,7 +176,8 @@ def test_guesses_side_by_side_are_as_many_as_in_a_row(accounts: Accounts, ada: P
     with ThreadPoolExecutor(8) as pool:
         ended = list(pool.map(lambda _: fail(accounts, "ada@example.org"), range(16)))
 
-    assert ended.count(SignInRefused) == FREE_PER_EMAIL
+    # One or two more on a slow machine, where a wait of seconds passes meanwhile; unlocked, all eight at once.
+    assert FREE_PER_EMAIL <= ended.count(SignInRefused) <= FREE_PER_EMAIL + 2
 
 
 def test_one_address_that_tries_many_emails_is_throttled(accounts: Accounts, database: Database) -> None:
@@ -189,6 +191,20 @@ def test_one_address_that_tries_many_emails_is_throttled(accounts: Accounts, dat
 
     assert fail(accounts, "another@example.org") is SignInThrottled
     assert fail(accounts, "another@example.org", "198.51.100.7") is SignInRefused
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        pytest.param("192.0.2.7", "192.0.2.7", id="IPv4"),
+        pytest.param("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="IPv6: one household"),
+        pytest.param("::ffff:192.0.2.7", "192.0.2.7", id="IPv4 in IPv6"),
+        pytest.param("fe80::1%eth0", "fe80::/64", id="with a zone"),
+        pytest.param("testclient", "testclient", id="no address"),
+    ],
+)
+def test_whoever_owns_a_network_is_counted_once(address: str, network: str) -> None:
+    assert network_of(address) == network
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +16,11 @@ from uuid import UUID
 
 import httpcore
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
@@ -591,6 +597,57 @@ def test_the_name_is_looked_up_once_and_what_was_checked_is_connected_to(
         _post("https://hooks.example.org/")
 
     assert connected == ["8.8.8.8"]
+
+
+@pytest.mark.parametrize(
+    ("host", "failure"),
+    [
+        pytest.param("hooks.example.org", None, id="the name of the URL"),
+        pytest.param("other.example.org", "certificate verify failed", id="another name at the same address"),
+    ],
+)
+def test_a_certificate_is_checked_for_the_name_though_an_address_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, failure: str | None
+) -> None:
+    certificate = _certificate(tmp_path, "hooks.example.org")
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(certificate)
+    with a_receiver(serving) as receiver:
+        port = int(receiver.url.split(":")[2].split("/")[0])
+        monkeypatch.setattr(socket, "getaddrinfo", _resolver([["127.0.0.1"]] * 2, port))
+        trusting = ssl.create_default_context(cafile=str(certificate))
+
+        def send() -> int:
+            return delivery.post(f"https://{host}:{port}/", {}, b"{}", private=True, tls=trusting, timeout=5)
+
+        if failure is None:
+            assert send() == 204
+        else:
+            with pytest.raises(TryFailed, match=failure):
+                send()
+
+
+def _certificate(folder: Path, name: str) -> Path:
+    """A certificate and its key in one file, good for this name for an hour."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "certificate.pem"
+    private_bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private_bytes + made.public_bytes(Encoding.PEM))
+    return file
 
 
 @pytest.mark.parametrize("url", ["https://2130706433/", "https://0x7f.1/", "https://127.1/"])
