@@ -43,14 +43,14 @@ _HEALTH = text("""
            (SELECT count(*) FROM cases WHERE state = 'analyzing' AND lease_expires_at < now()) AS leases_expired,
            coalesce((SELECT extract(epoch FROM now() - min(ready_at)) FROM cases WHERE state = 'ready'), 0)
                AS oldest_ready_seconds,
-           (SELECT count(*) FROM (SELECT 1 FROM questions WHERE answered_at IS NULL LIMIT :most) AS some)
+           (SELECT count(*) FROM (SELECT 1 FROM questions WHERE answered_at IS NULL LIMIT :most) AS counted)
                AS questions_unanswered,
            (SELECT count(*) FROM (SELECT 1 FROM deliveries
-             WHERE delivered_at IS NULL AND dead_at IS NULL AND due_at <= now() LIMIT :most) AS some)
+             WHERE delivered_at IS NULL AND dead_at IS NULL AND due_at <= now() LIMIT :most) AS counted)
                AS deliveries_due,
-           (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE dead_at IS NOT NULL LIMIT :most) AS some)
+           (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE dead_at IS NOT NULL LIMIT :most) AS counted)
                AS deliveries_dead,
-           (SELECT count(*) FROM (SELECT 1 FROM dead_letters WHERE replayed_at IS NULL LIMIT :most) AS some)
+           (SELECT count(*) FROM (SELECT 1 FROM dead_letters WHERE replayed_at IS NULL LIMIT :most) AS counted)
                AS dead_letters,
            (SELECT count(*) FROM heartbeats WHERE process LIKE 'worker:%' AND seen_at > now() - alive.within)
                AS workers,
