@@ -23,6 +23,7 @@ from moderation.errors import (
     TooManyQuestions,
     TransitionRefused,
 )
+from moderation.local import as_role
 from moderation.questions import (
     ALL_AT_MOST,
     FAILURES,
@@ -215,6 +216,23 @@ def test_a_question_whose_bell_was_lost_is_rung_for_again(
     assert ring_waiting(database, doorbell, settings) == 1
     assert _bells(settings) == 2
     assert ring_waiting(database, doorbell, settings) == 0
+
+
+def test_the_sweeper_may_ring_and_give_up_with_its_own_role(
+    questions: Questions, database: Database, database_url: str, doorbell: Doorbell, settings: Settings
+) -> None:
+    case_id = ready(database)
+    given_up, waiting = (questions.ask(case_id, f"{n}?", actor="platform:test") for n in range(2))
+    with database.transaction() as session:
+        session.execute(text("UPDATE questions SET attempts = 3 WHERE id = :id"), {"id": given_up.id})
+    _later(database, settings.ring_again_seconds + 1)
+    sweeper = Database(as_role(database_url, "bonafide_sweeper"), pool_size=1)
+
+    assert ring_waiting(sweeper, doorbell, settings) == 1
+
+    sweeper.close()
+    failures = {one.id: one.failure for one in questions.of_case(case_id)}
+    assert failures == {given_up.id: "no_answer", waiting.id: None}
 
 
 def test_a_question_asked_while_the_broker_is_away_is_rung_for_when_it_is_back(
