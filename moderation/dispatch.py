@@ -19,14 +19,20 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from moderation.errors import BrokerUnavailable
+from moderation.triage import Lane
 
 #: The queue of cases to analyse, and the task that takes one.
 ANALYSIS_QUEUE = "analysis"
 ANALYZE_CASE = "analyze_case"
+#: The same for cases that can wait: see `triage.Lane`.
+BACKFILL_QUEUE = "backfill"
 #: The queue of questions to answer, and the task that takes one. A person waits for each: they stand in no line of
 #: cases.
 QUESTION_QUEUE = "questions"
 ANSWER_QUESTION = "answer_question"
+#: All queues, in the order in which workers look at them.
+LANES = (QUESTION_QUEUE, ANALYSIS_QUEUE, BACKFILL_QUEUE)
+QUEUE_OF = {Lane.LIVE: ANALYSIS_QUEUE, Lane.BACKFILL: BACKFILL_QUEUE}
 
 #: Seconds that whoever rings waits for the broker, at most.
 ANSWERS_WITHIN = 1.0
@@ -82,22 +88,22 @@ class Doorbell:
             broker_connection_timeout=ANSWERS_WITHIN,
         )
 
-    def dispatch_case(self, case_id: UUID) -> bool:
+    def dispatch_case(self, case_id: UUID, lane: Lane = Lane.LIVE) -> bool:
         """Ring for one committed case. False when the broker did not answer: the sweeper will ring."""
-        return self.dispatch_cases([case_id]) == 1
+        return self.dispatch_cases([case_id], lane) == 1
 
-    def dispatch_cases(self, case_ids: Sequence[UUID]) -> int:
+    def dispatch_cases(self, case_ids: Sequence[UUID], lane: Lane = Lane.LIVE) -> int:
         """Ring for committed cases in this order; return for how many. Never raises for want of a broker."""
-        return self._ring(ANALYZE_CASE, case_ids, queue=ANALYSIS_QUEUE, at_most=self._bells_at_most)
+        return self._ring(ANALYZE_CASE, case_ids, queue=QUEUE_OF[lane], at_most=self._bells_at_most)
 
     def ring_questions(self, question_ids: Sequence[UUID]) -> int:
         """Ring for committed questions; return for how many. Never raises for want of a broker."""
         return self._ring(ANSWER_QUESTION, question_ids, queue=QUESTION_QUEUE, at_most=None)
 
-    def depth(self, queue: str = ANALYSIS_QUEUE) -> int:
-        """Messages on a queue now. Raise BrokerUnavailable."""
+    def depth(self, *queues: str) -> int:
+        """Messages on these queues now; on those of cases when none is named. Raise BrokerUnavailable."""
         with self._ringing() as producer:
-            return _depth(producer, queue)
+            return sum(_depth(producer, queue) for queue in queues or QUEUE_OF.values())
 
     def _ring(self, task: str, ids: Sequence[UUID], *, queue: str, at_most: int | None) -> int:
         if time.monotonic() < self._quiet_until:

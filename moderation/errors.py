@@ -22,6 +22,7 @@
     │   ├── CursorUnreadable        a page was asked for with a cursor that is none of ours
     │   ├── CaseNotFound            no case has this id
     │   ├── QuestionRefused         not a question we put to the model
+    │   ├── TooManyCases            this platform submits more than its rate: wait
     │   ├── TooManyQuestions        the case has more open questions than we take
     │   ├── DecisionNotFound        no decision has this id
     │   ├── NotAllowed              this person's role does not allow it
@@ -199,6 +200,15 @@ class TransitionRefused(RequestRefused):
 
 class QuestionRefused(RequestRefused):
     code = "question_refused"
+
+
+class TooManyCases(RequestRefused):
+    code = "too_many_cases"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        #: Seconds until more is taken.
+        self.retry_after = retry_after
 
 
 class TooManyQuestions(RequestRefused):

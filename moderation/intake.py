@@ -16,6 +16,7 @@ from moderation.database.connection import Database
 from moderation.dispatch import Doorbell
 from moderation.errors import BucketNotAllowed, IdempotencyConflict, RequestRefused
 from moderation.storage import Storage
+from moderation.triage import Lane, lane_of
 
 #: Cases of one call that are rung for at once. The sweeper rings for the rest of a large batch within seconds, in
 #: order of priority, so that a batch costs its caller the insert and no more.
@@ -73,7 +74,7 @@ class Intake:
             outcomes[index] = (
                 Accepted(opening.id, CaseState.WAITING, created=True) if new else _again(opening, earlier)
             )
-        self._ring([o.id for o in openings.values() if o.ring and o.id in inserted])
+        self._ring([o for o in openings.values() if o.ring and o.id in inserted])
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _refusal(self, flag: Flag) -> RequestRefused | None:
@@ -83,11 +84,15 @@ class Intake:
             return error
         return None
 
-    def _ring(self, case_ids: Sequence[UUID]) -> None:
-        rung = self._doorbell.dispatch_cases(case_ids) if case_ids else 0
-        if rung < len(case_ids):
+    def _ring(self, opened: Sequence[Opening]) -> None:
+        unrung: list[UUID] = []
+        for lane in Lane:
+            ids = [opening.id for opening in opened if lane_of(opening.flag.priority) is lane]
+            rung = self._doorbell.dispatch_cases(ids, lane) if ids else 0
+            unrung += ids[rung:]
+        if unrung:
             with self._database.transaction() as session:
-                mark_unrung(session, case_ids[rung:])
+                mark_unrung(session, unrung)
 
 
 def _opening(submission: Submission, *, ring: bool) -> Opening:

@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     batch_items_at_most: int = Field(
         1000, ge=1, le=10_000, description="Items in one `POST /v1/cases/batch`."
     )
+    intake_rate: str | None = Field(
+        None,
+        description='Cases that one API key\'s platform may submit, as in "1000/minute". Unset: any number.',
+    )
     bells_at_most: int = Field(
         1000, ge=1, description="Messages kept in Redis; the rest of a backlog waits in Postgres alone."
     )

@@ -1,10 +1,29 @@
 """Who is seen first, as arithmetic. Nothing here is stored: an order is derived when it is needed."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moderation.analysis import Verdict
 from moderation.cases import Stage
+
+
+class Lane(enum.StrEnum):
+    """Where a case stands while it waits for its analysis."""
+
+    #: Somebody's upload hangs on it.
+    LIVE = "live"
+    #: It can wait until nothing live does, but for one place in a few that is always its own.
+    BACKFILL = "backfill"
+
+
+#: From this priority on a case is in the live lane.
+LIVE_FROM = 10
+
+
+def lane_of(priority: int) -> Lane:
+    return Lane.LIVE if priority >= LIVE_FROM else Lane.BACKFILL
+
 
 #: Seconds of age that one point of priority is worth: a hundred points are a day. Age always counts on, so that what
 #: has a low priority is seen later and never never.

@@ -6,7 +6,7 @@ Every setting is here with its reason; `docs/reliability.md` says what holds whe
 from celery import Celery
 from kombu.entity import Queue
 
-from moderation.dispatch import ANALYSIS_QUEUE, QUESTION_QUEUE, broker_options
+from moderation.dispatch import ANALYSIS_QUEUE, LANES, broker_options
 from moderation.settings import settings
 
 _settings = settings()
@@ -16,8 +16,8 @@ app = Celery(
 )
 app.conf.update(
     task_default_queue=ANALYSIS_QUEUE,
-    # Taken from in turn: a question, for which a person waits, is behind no backlog of cases.
-    task_queues=(Queue(ANALYSIS_QUEUE), Queue(QUESTION_QUEUE)),
+    # A question, for which a person waits, is behind no case, and a live case behind no backfill: see `worker.lanes`.
+    task_queues=tuple(Queue(name) for name in LANES),
     # Messages are JSON and nothing else: unpickling one would run whatever its sender wrote.
     task_serializer="json",
     accept_content=["json"],
@@ -39,7 +39,10 @@ app.conf.update(
     broker_connection_max_retries=None,
     # Only read with late acknowledgement, but then tasks must go on: their leases are good.
     worker_cancel_long_running_tasks_on_connection_loss=False,
-    broker_transport_options=broker_options(visibility_timeout=3600),
+    broker_transport_options={
+        **broker_options(visibility_timeout=3600),
+        "queue_order_strategy": "worker.lanes:LaneCycle",
+    },
     # Our own logs are structured; Celery's would print arguments.
     worker_hijack_root_logger=False,
     worker_send_task_events=False,

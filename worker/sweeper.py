@@ -8,9 +8,11 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 from prometheus_client import start_http_server
+from sqlalchemy.orm import Session
 
 from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
@@ -18,11 +20,12 @@ from moderation.database.connection import Database
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
 from moderation.delivery import SENDERS, Courier
-from moderation.dispatch import Doorbell
+from moderation.dispatch import QUEUE_OF, Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
 from moderation.questions import ring_waiting
 from moderation.settings import Settings, settings
+from moderation.triage import Lane
 from worker.telemetry import LAST_SWEEP, SWEPT, process_name
 
 #: Cases rung for in one look: a page, so that one transaction stays short.
@@ -45,28 +48,34 @@ class Swept:
 
 def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
     """One look. Does nothing while another sweeper works. Raise DatabaseUnavailable."""
-    queued = _queued(doorbell, chosen)
-    room = chosen.bells_at_most - queued
-    # While bells are queued, a case that was rung for is behind them and not forgotten: ringing again would only fill
-    # the queue with repetitions and let the urgent wait behind them.
-    again = chosen.ring_again_seconds if queued <= chosen.bells_at_most // 10 else None
+    queued = {lane: _queued(doorbell, lane, chosen) for lane in Lane}
     with database.transaction() as session:
         if not take_sweep_lock(session):
             return Swept()
         returned, given_up = expire_leases(session, actor="sweeper", attempts_at_most=chosen.attempts_at_most)
-        ids = cases_to_ring(session, limit=max(0, min(PAGE, room)), ring_again_seconds=again)
+        silent = {lane: _silent(session, lane, queued[lane], chosen) for lane in Lane}
     # Committed first, rung after: a bell that fails here is rung at the next look.
-    rung = doorbell.dispatch_cases(ids) if ids else 0
-    if rung < len(ids):
+    rung = {lane: doorbell.dispatch_cases(ids, lane) if ids else 0 for lane, ids in silent.items()}
+    unrung = [one for lane, ids in silent.items() for one in ids[rung[lane] :]]
+    if unrung:
         with database.transaction() as session:
-            mark_unrung(session, ids[rung:])
-    return Swept(returned, given_up, rung)
+            mark_unrung(session, unrung)
+    return Swept(returned, given_up, sum(rung.values()))
 
 
-def _queued(doorbell: Doorbell, chosen: Settings) -> int:
-    """Bells on the queue. As many as may be, while the broker does not answer: leases are taken back all the same."""
+def _silent(session: Session, lane: Lane, queued: int, chosen: Settings) -> list[UUID]:
+    """The cases of a lane to ring for, as many as it has room for."""
+    # While bells are queued, a case that was rung for is behind them and not forgotten: ringing again would only fill
+    # the queue with repetitions and let the urgent wait behind them.
+    again = chosen.ring_again_seconds if queued <= chosen.bells_at_most // 10 else None
+    room = max(0, min(PAGE, chosen.bells_at_most - queued))
+    return cases_to_ring(session, limit=room, ring_again_seconds=again, lane=lane)
+
+
+def _queued(doorbell: Doorbell, lane: Lane, chosen: Settings) -> int:
+    """Bells of a lane. As many as may be, while the broker does not answer: leases are taken back all the same."""
     try:
-        return doorbell.depth()
+        return doorbell.depth(QUEUE_OF[lane])
     except BrokerUnavailable:
         return chosen.bells_at_most
 
@@ -85,7 +94,7 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
             with database.transaction() as session:
                 beat(session, name, {})
                 forget_processes(session)
-            full = swept.rung == PAGE
+            full = swept.rung >= PAGE
         except BonafideError as error:
             log.warning("sweep_failed", action="sweep", code=error.code, error=str(error))
             full = False

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal, Stage
 from moderation.database.moves import seconds
 from moderation.database.tables import CaseRow
-from moderation.triage import QueueStats
+from moderation.triage import LIVE_FROM, Lane, QueueStats
 
 
 @dataclass(frozen=True)
@@ -188,17 +188,22 @@ def _earliest_id(since: datetime) -> UUID:
     return UUID(int=min(milliseconds, 2**48 - 1) << 80)
 
 
-def cases_to_ring(session: Session, *, limit: int, ring_again_seconds: float | None) -> list[UUID]:
+def cases_to_ring(
+    session: Session, *, limit: int, ring_again_seconds: float | None, lane: Lane | None = None
+) -> list[UUID]:
     """Waiting cases that are due and whose bell was never rung, marked as rung now; the urgent ones first.
 
-    With `ring_again_seconds`, also those whose bell is older than that.
+    With `ring_again_seconds`, also those whose bell is older than that. With `lane`, only those who stand there.
     """
     silent = CaseRow.rung_at.is_(None)
     if ring_again_seconds is not None:
         silent = or_(silent, CaseRow.rung_at < func.now() - seconds(ring_again_seconds))
+    where = [CaseRow.state == CaseState.WAITING, CaseRow.due_at <= func.now(), silent]
+    if lane is not None:
+        where.append(CaseRow.priority >= LIVE_FROM if lane is Lane.LIVE else CaseRow.priority < LIVE_FROM)
     chosen = (
         select(CaseRow.id)
-        .where(CaseRow.state == CaseState.WAITING, CaseRow.due_at <= func.now(), silent)
+        .where(*where)
         .order_by(CaseRow.priority.desc(), CaseRow.due_at, CaseRow.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -68,6 +68,7 @@ def post_case(
 ) -> CaseAccepted:
     """Flag one image. From a 202 on we answer for it: it ends before a reviewer, whatever happens to us."""
     submission = Submission(body.flag(key.name), idempotency_key)
+    services.rates.take(key.name, 1)
     accepted = services.intake.receive(submission, actor=f"platform:{key.name}")
     response.status_code = _status(accepted)
     response.headers["Location"] = _link(accepted.id)
@@ -92,6 +93,7 @@ def post_cases(
         for index, item in enumerate(read)
         if isinstance(item, CaseIn)
     ]
+    services.rates.take(key.name, len(submissions))
     received = iter(services.intake.receive_many(submissions, actor=f"platform:{key.name}"))
     outcomes = [item if isinstance(item, BatchOutcome) else _outcome(next(received)) for item in read]
     answer = BatchOut(

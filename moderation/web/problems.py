@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details: a stable `code` for machines, a sentence for people, nothing of our insides."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from moderation.errors import (
     ReviewConflict,
     SignInThrottled,
     StaleCase,
+    TooManyCases,
     TooManyQuestions,
     TransitionRefused,
     Unavailable,
@@ -72,7 +74,7 @@ def status_of(error: BonafideError) -> int:
             return 401
         case ScopeMissing() | NotAllowed():
             return 403
-        case SignInThrottled() | TooManyQuestions():
+        case SignInThrottled() | TooManyCases() | TooManyQuestions():
             return 429
         case RequestTooLarge():
             return 413
@@ -134,6 +136,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, BonafideError)
         problem = problem_of(error, _request_id(request))
         headers = {"Retry-After": str(RETRY_AFTER)} if problem.status == 503 else {}
+        if isinstance(error, SignInThrottled | TooManyCases):
+            headers["Retry-After"] = str(math.ceil(error.retry_after))
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return answer(problem, headers)

@@ -12,6 +12,7 @@ from moderation.dispatch import Doorbell
 from moderation.insight import Insights
 from moderation.intake import Intake
 from moderation.questions import Questions
+from moderation.rates import Rates
 from moderation.review import Review
 from moderation.settings import Settings
 from moderation.storage import Storage
@@ -32,6 +33,7 @@ class Services:
     accounts: Accounts
     webhooks: Webhooks
     insights: Insights
+    rates: Rates
 
 
 def open_services(settings: Settings) -> Services:
@@ -49,6 +51,7 @@ def open_services(settings: Settings) -> Services:
         Accounts(database, settings),
         Webhooks(database, settings),
         Insights(database),
+        Rates(settings.broker_url.get_secret_value(), settings.intake_rate),
     )
 
 

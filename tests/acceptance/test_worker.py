@@ -20,7 +20,7 @@ from sqlalchemy import text
 from moderation.cases import ImageRef
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
-from moderation.dispatch import ANALYSIS_QUEUE, Doorbell
+from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, Doorbell
 from moderation.local import (
     BUCKET,
     Addresses,
@@ -304,9 +304,9 @@ def test_two_sweepers_ring_no_more_than_one(yard: Yard) -> None:
     with yard.database.transaction() as session:
         insert_cases(session, openings, actor="platform:test")
 
-    yard.until(lambda: yard.doorbell.depth() >= 300)
+    yard.until(lambda: yard.doorbell.depth(BACKFILL_QUEUE) >= 300)
 
-    assert yard.doorbell.depth() == 300
+    assert yard.doorbell.depth(BACKFILL_QUEUE) == 300
 
 
 @pytest.mark.parametrize(

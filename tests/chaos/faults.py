@@ -13,7 +13,7 @@ import redis
 
 from moderation.database import schema
 from moderation.database.connection import Database
-from moderation.dispatch import ANALYSIS_QUEUE
+from moderation.dispatch import ANALYSIS_QUEUE, LANES
 from tests.chaos.pictures import Mark
 from tests.chaos.store import Manner
 from tests.chaos.yard import Yard
@@ -163,9 +163,9 @@ def _broker_slow(yard: Yard, chance: random.Random) -> Generator[None]:
 
 @contextmanager
 def _messages_lost(yard: Yard, chance: random.Random) -> Generator[None]:
-    yard.broker().delete(ANALYSIS_QUEUE)
+    yard.broker().delete(*LANES)
     yield
-    yard.broker().delete(ANALYSIS_QUEUE)
+    yard.broker().delete(*LANES)
 
 
 @contextmanager
@@ -174,10 +174,11 @@ def _messages_repeated(yard: Yard, chance: random.Random) -> Generator[None]:
 
     def repeat() -> None:
         broker = yard.broker()
-        messages = broker.lrange(ANALYSIS_QUEUE, 0, 200) * 3
-        if messages:
-            chance.shuffle(messages)
-            broker.lpush(ANALYSIS_QUEUE, *messages)
+        for lane in LANES:
+            messages = broker.lrange(lane, 0, 200) * 3
+            if messages:
+                chance.shuffle(messages)
+                broker.lpush(lane, *messages)
 
     repeat()
     yield

@@ -1,0 +1,60 @@
+"""How much each platform may submit in a while, counted in Redis for all API processes together.
+
+The only reason for which intake turns anybody away. Workers that are down are none: what is accepted waits. Nor is a
+Redis that does not answer: then everything is let in.
+"""
+
+import math
+import time
+from typing import Any
+
+import structlog
+from limits import RateLimitItem, parse
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.exceptions import RedisError
+
+from moderation.errors import TooManyCases
+
+#: Seconds that a caller waits for Redis, and for how long it is not asked again after it did not answer.
+ANSWERS_WITHIN, QUIET_AFTER_FAILURE = 0.3, 3.0
+
+log = structlog.get_logger()
+
+
+class Rates:
+    """Safe to share between threads. `rate` is as in "1000/minute"; None lets everything in."""
+
+    def __init__(self, broker_url: str, rate: str | None) -> None:
+        self._rate: RateLimitItem | None = None if rate is None else parse(rate)
+        self._quiet_until = 0.0
+        if self._rate is not None:
+            timeouts: dict[str, Any] = {
+                "socket_timeout": ANSWERS_WITHIN,
+                "socket_connect_timeout": ANSWERS_WITHIN,
+            }
+            storage = RedisStorage(broker_url, wrap_exceptions=False, **timeouts)
+            self._limiter = SlidingWindowCounterRateLimiter(storage)
+
+    def take(self, platform: str, cases: int) -> None:
+        """Count so many cases. Raise TooManyCases, with how long to wait, when they are more than may be."""
+        if self._rate is None or time.monotonic() < self._quiet_until:
+            return
+        # A batch that is larger than the rate itself passes when nothing else was submitted: it could never else.
+        cost = min(cases, self._rate.amount)
+        try:
+            if self._limiter.hit(self._rate, platform, cost=cost):
+                return
+            wait = self._limiter.get_window_stats(self._rate, platform).reset_time - time.time()
+        except (RedisError, OSError) as error:
+            self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
+            log.warning("rate_not_counted", action="intake", error=str(error))
+            return
+        raise TooManyCases(
+            f"{platform} may submit {self._rate.amount} cases in {_period(self._rate)}",
+            retry_after=max(1, math.ceil(wait)),
+        )
+
+
+def _period(rate: RateLimitItem) -> str:
+    return f"{rate.get_expiry()} seconds"
