@@ -51,6 +51,9 @@ POLL = 1.0
 
 URL_AT_MOST = 2000
 
+#: Deliveries of a log that are deleted at once.
+PAGE = 5000
+
 #: Public by number, yet the cloud's own: Azure's host answers here to every machine in it.
 _NOT_FOR_US = frozenset({ipaddress.ip_address("168.63.129.16")})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -387,6 +390,12 @@ class Webhooks:
 
     def remove(self, endpoint_id: UUID) -> None:
         """Take it out, with its log and what is in line for it. Raise EndpointNotFound."""
+        self.disable(endpoint_id)  # nothing is put in line for it any more
+        # By pages: the log of a busy year is more than one statement may take.
+        full = True
+        while full:
+            with self._database.transaction() as session:
+                full = stored.delete_log(session, endpoint_id, at_most=PAGE) == PAGE
         with self._database.transaction() as session:
             if not stored.delete_endpoint(session, endpoint_id):
                 raise EndpointNotFound(f"no webhook endpoint has the id {endpoint_id}")

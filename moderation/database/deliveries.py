@@ -372,8 +372,22 @@ def rotate_secret(session: Session, endpoint_id: UUID) -> Endpoint | None:
     )
 
 
+def delete_log(session: Session, endpoint_id: UUID, *, at_most: int) -> int:
+    """Delete so many of an endpoint's deliveries; return how many there were to delete."""
+    some = select(DeliveryRow.id).where(DeliveryRow.endpoint_id == endpoint_id).limit(at_most)
+    gone = session.execute(
+        delete(DeliveryRow)
+        .where(DeliveryRow.id.in_(some))
+        .returning(DeliveryRow.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(gone.all())
+
+
 def delete_endpoint(session: Session, endpoint_id: UUID) -> bool:
-    """Take an endpoint out with its log. False: there was none."""
+    """Take out an endpoint whose log is deleted, with what was put in line since. False: there was none."""
+    # Waits for whoever is putting something in line for it right now.
+    session.execute(select(EndpointRow.id).where(EndpointRow.id == endpoint_id).with_for_update())
     session.execute(
         delete(DeliveryRow)
         .where(DeliveryRow.endpoint_id == endpoint_id)
