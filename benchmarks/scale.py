@@ -1,0 +1,251 @@
+"""How throughput grows with worker processes, on one Postgres and one broker, and what load adds to a case's latency.
+
+    python -m benchmarks.scale [--workers 1,2,4,8,16] [--seconds 20] [--group-seconds 4] [--slots 4] [--json]
+
+Real workers, broker, database and store; only the model is another: it takes `group-seconds` for a group of at most
+`slots` faces, asleep, as a process does whose GPU computes. The time is chosen so that the cores of this machine carry
+all processes: with two cores, sixteen workers of one image a second each.
+
+1. Throughput: with a backlog in front of them, cases recorded in a window of `seconds`, by the events in Postgres.
+   Efficiency is that over (workers × what one worker did). What the engines alone would do is shown beside it.
+2. Latency: cases arrive at random times at 50, 80 and 95 % of what the workers can do. Added latency is the time from
+   acceptance to the record, less the engine's own for one group.
+3. Cost: CPU of worker, Postgres and broker per case, from which one Postgres is extrapolated.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+from sqlalchemy import text
+
+from benchmarks.show import report
+from moderation.cases import ImageRef
+from moderation.database.cases import Opening, insert_cases
+from moderation.database.connection import Database
+from moderation.dispatch import Doorbell
+from moderation.local import (
+    Stack,
+    prepare_database,
+    service_env,
+    sweeper_command,
+    wait_for_worker,
+    worker_command,
+)
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.builders import a_flag, new_id
+
+#: Workers of the latency part, and its loads.
+LATENCY_WORKERS = 4
+LOADS = (0.5, 0.8, 0.95)
+
+
+@dataclass(frozen=True)
+class Bench:
+    stack: Stack
+    env: dict[str, str]
+    database: Database
+    doorbell: Doorbell
+    image: ImageRef
+    group_seconds: float
+    slots: int
+
+    @property
+    def engine_rate(self) -> float:
+        """Images a second of one engine whose groups are full."""
+        return self.slots / self.group_seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", default="1,2,4,8,16")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--group-seconds", type=float, default=4)
+    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    counts = [int(count) for count in asked.workers.split(",")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Stack(folder) as stack:
+            bench = _open(stack, asked.group_seconds, asked.slots)
+            rates: dict[int, float] = {}
+            cost: dict[str, float] = {}
+            latencies: dict[float, tuple[float, float]] = {}
+            running = 0
+            for count in counts:
+                _start_workers(bench, range(running, count))
+                running = count
+                rates[count], cost = _throughput(bench, count, asked.seconds)
+                if count == LATENCY_WORKERS:
+                    latencies = {load: _latency(bench, count, load, asked.seconds) for load in LOADS}
+            bench.database.close()
+    alone = rates[counts[0]] / counts[0]
+    efficiency = {count: rate / (count * alone) for count, rate in rates.items()}
+    rows = [
+        (
+            f"{count} workers",
+            f"{rate:.2f} images/s",
+            f"efficiency {efficiency[count]:.3f}, engines alone {count * bench.engine_rate:.1f}",
+        )
+        for count, rate in rates.items()
+    ]
+    rows += [
+        (
+            f"{LATENCY_WORKERS} workers at {load:.0%} load",
+            f"{p50:.2f} s added",
+            f"95th percentile {p95:.2f} s",
+        )
+        for load, (p50, p95) in latencies.items()
+    ]
+    rows += [
+        (f"CPU of {part} per case", f"{ms:.1f} ms", f"with {counts[-1]} workers") for part, ms in cost.items()
+    ]
+    figures = {
+        "scale": {
+            **{f"images_per_second_{count}": round(rate, 3) for count, rate in rates.items()},
+            **{f"efficiency_{count}": round(value, 4) for count, value in efficiency.items()},
+            **{
+                f"added_seconds_{round(load * 100)}": {"median": round(p50, 3), "p95": round(p95, 3)}
+                for load, (p50, p95) in latencies.items()
+            },
+            "cpu_ms_per_case": {part: round(ms, 2) for part, ms in cost.items()},
+            "group_seconds": asked.group_seconds,
+            "slots": asked.slots,
+            "load_average": psutil.getloadavg()[0],
+        }
+    }
+    title = f"engines of {bench.engine_rate:.1f} images/s each, on {psutil.cpu_count()} cores"
+    report(title, rows, figures, as_json=asked.json)
+
+
+def _open(stack: Stack, group_seconds: float, slots: int) -> Bench:
+    env = {
+        **stack.start_servers().settings(),
+        "BENCHMARK_GROUP_SECONDS": str(group_seconds),
+        "BENCHMARK_SLOTS": str(slots),
+        # Two groups: one in the model and one ready for it. More would only hold leases that others could work on.
+        "BONAFIDE_WORKER_THREADS": str(2 * slots),
+        "BONAFIDE_LOG_LEVEL": "warning",
+    }
+    prepare_database(env["BONAFIDE_DATABASE_URL"])
+    settings = Settings.model_validate(
+        {k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items() if k.startswith("BONAFIDE_")}
+    )
+    stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
+    image = Storage(settings).put_image("bench/one.jpg", random.Random(1).randbytes(20_000), "image/jpeg")
+    return Bench(
+        stack,
+        env,
+        Database(settings.database_url.get_secret_value()),
+        Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most),
+        image,
+        group_seconds,
+        slots,
+    )
+
+
+def _start_workers(bench: Bench, numbers: range) -> None:
+    for number in numbers:
+        name = f"worker{number}"
+        command = [
+            part.replace("worker.app", "benchmarks.scale_worker") for part in worker_command(name=name)
+        ]
+        own = service_env(bench.env, "bonafide_worker")
+        own["BONAFIDE_READY_FILE"] = str(bench.stack.folder / f"{name}.ready")
+        bench.stack.spawn(name, command, env=own)
+    for number in numbers:
+        wait_for_worker(bench.stack, name=f"worker{number}")
+
+
+def _accept(bench: Bench, count: int) -> list[UUID]:
+    openings = [Opening(new_id(), a_flag(image=bench.image), ring=True) for _ in range(count)]
+    with bench.database.transaction() as session:
+        insert_cases(session, openings, actor="platform:bench")
+    ids = [opening.id for opening in openings]
+    bench.doorbell.dispatch_cases(ids)
+    return ids
+
+
+def _throughput(bench: Bench, workers: int, seconds: float) -> tuple[float, dict[str, float]]:
+    """Cases a second while there is a backlog, and the CPU that one of them costs, in milliseconds by part."""
+    settle = 2 * bench.group_seconds
+    # Enough for the window, its beginning, and a remainder that keeps everybody busy to the end.
+    _accept(bench, int(workers * bench.engine_rate * (seconds + settle) + 3 * workers * 2 * bench.slots))
+    time.sleep(settle)
+    cpu, began, before = _cpu(bench), time.perf_counter(), _recorded(bench)
+    time.sleep(seconds)
+    after, spent, ended = _recorded(bench), time.perf_counter() - began, _cpu(bench)
+    assert _live(bench) > 0, "the backlog ran out within the window"
+    _until_done(bench)
+    cases = max(1, after - before)
+    return cases / spent, {part: 1000 * (ended[part] - cpu[part]) / cases for part in cpu}
+
+
+def _latency(bench: Bench, workers: int, load: float, seconds: float) -> tuple[float, float]:
+    """Median and 95th percentile of the seconds from acceptance to record beyond the engine's own."""
+    chance = random.Random(round(load * 100))
+    rate = load * workers * bench.engine_rate
+    ids: list[UUID] = []
+    due = time.perf_counter()
+    until = due + 2 * seconds
+    while due < until:
+        due += chance.expovariate(rate)
+        time.sleep(max(0.0, due - time.perf_counter()))
+        ids += _accept(bench, 1)
+    _until_done(bench)
+    waited = text("SELECT extract(epoch FROM ready_at - created_at) FROM cases WHERE id = ANY(:ids)")
+    with bench.database.transaction() as session:
+        values = [float(value) - bench.group_seconds for value in session.scalars(waited, {"ids": ids})]
+    return statistics.median(values), statistics.quantiles(values, n=20)[18]
+
+
+def _recorded(bench: Bench) -> int:
+    with bench.database.transaction() as session:
+        return session.scalar(text("SELECT count(*) FROM analyses")) or 0
+
+
+def _live(bench: Bench) -> int:
+    with bench.database.transaction() as session:
+        return session.scalar(text("SELECT count(*) FROM cases WHERE state = 'waiting'")) or 0
+
+
+def _until_done(bench: Bench) -> None:
+    left = text("SELECT count(*) FROM cases WHERE state IN ('waiting', 'analyzing')")
+    while True:
+        with bench.database.transaction() as session:
+            if session.scalar(left) == 0:
+                return
+        time.sleep(0.2)
+
+
+def _cpu(bench: Bench) -> dict[str, float]:
+    """CPU seconds so far of the workers together, of Postgres with all its backends, and of the broker."""
+    spent = {"the worker": 0.0, "Postgres": 0.0, "the broker": 0.0}
+    parts = {"valkey": "the broker", "postgres": "Postgres", "celery": "the worker"}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            words: Sequence[str] = process.cmdline()
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        program = " ".join(words[:4])
+        part = next((name for mark, name in parts.items() if mark in program), None)
+        if part is not None:
+            spent[part] += times.user + times.system
+    return spent
+
+
+if __name__ == "__main__":
+    main()
