@@ -51,7 +51,7 @@ GRANT INSERT ON deliveries TO bonafide_sweeper;
 
 -- Reviewers, by the console or by a platform's key, decide. They touch no verdict and nothing that was asked.
 GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_reviewer;
-GRANT UPDATE (state, version, stage, queued_at, decided_at) ON cases TO bonafide_reviewer;
+GRANT UPDATE (state, version, stage, ready_at, queued_at, decided_at) ON cases TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON claims TO bonafide_reviewer;
 GRANT INSERT ON decisions, blind_judgements, artifact_answers, skips, appeals, questions, views TO bonafide_reviewer;
 GRANT UPDATE (undone_at) ON decisions TO bonafide_reviewer;

@@ -13,6 +13,7 @@ from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moderation import traces
+from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
 from moderation.web import cases, notifications, oidc, operations, problems, reviews, statements, webhooks
 from moderation.web.console import routes as console
@@ -31,6 +32,9 @@ log = structlog.get_logger()
 def create_app(given: Settings | None = None) -> FastAPI:
     """The app with its own connections. `uvicorn --factory moderation.web.app:create_app` runs it."""
     chosen = given or settings()
+    if given is None:
+        # A process of our own: without this a fault would be logged with what every frame holds.
+        configure_logs(chosen)
     traces.start(chosen, "bonafide-console")
 
     @asynccontextmanager
