@@ -1,0 +1,83 @@
+"""The dashboard, the alerts and the runbook speak of what the code exports."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from prometheus_client import REGISTRY
+
+# Imported for the metrics they register: the worker's, and those of whoever delivers.
+import moderation.delivery
+import worker.telemetry
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+_SCHEMAS: dict[str, Any] = json.loads((DEPLOY.parent / "tests/schemas/custom.json").read_text())
+
+assert moderation.delivery
+assert worker.telemetry
+
+#: What an expression may call, besides metrics.
+_METRIC = re.compile(r"\bbonafide_[a-z_]+")
+
+
+def _rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def _expressions() -> Iterator[tuple[str, str]]:
+    for rule in _rules():
+        yield rule["alert"], rule["expr"]
+    dashboard = json.loads((DEPLOY / "grafana/bonafide.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"]
+
+
+@pytest.fixture
+def exported(api: TestClient) -> set[str]:
+    """Every series name that a scrape of the console, a worker or a sweeper can hold."""
+    names: set[str] = set()
+    for metric in REGISTRY.collect():
+        endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
+        names |= {metric.name + ending for ending in endings.get(metric.type, ("",))}
+    return names | set(re.findall(r"^(bonafide_\w+)", api.get("/metrics").text, re.MULTILINE))
+
+
+def test_every_metric_that_is_watched_is_exported(exported: set[str]) -> None:
+    missing = {(where, name) for where, text in _expressions() for name in _METRIC.findall(text)}
+
+    assert {(where, name) for where, name in missing if name not in exported} == set()
+
+
+def test_the_rules_have_the_shape_that_prometheus_reads() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
+
+    jsonschema.validate(rules, _SCHEMAS["PrometheusRules"])
+    for _, expression in _expressions():
+        assert expression.count("(") == expression.count(")")
+        assert expression.count("{") == expression.count("}")
+
+
+def test_every_alert_has_a_section_in_the_runbook_and_every_section_an_alert() -> None:
+    sections = re.findall(r"^## (\w+)$", (DEPLOY / "RUNBOOK.md").read_text(), re.MULTILINE)
+    alerts = {rule["alert"]: rule["annotations"]["runbook"] for rule in _rules()}
+
+    assert sections == list(alerts)
+    assert all(link == f"deploy/RUNBOOK.md#{name.lower()}" for name, link in alerts.items())
+
+
+def test_labels_that_rules_select_by_exist(api: TestClient) -> None:
+    scraped = api.get("/metrics").text
+
+    for name, label, value in re.findall(
+        r'(bonafide_\w+)\{(\w+)="(\w+)"\}', "\n".join(r["expr"] for r in _rules())
+    ):
+        if f"{name}{{" in scraped and label in ("kind", "state"):
+            assert f'{name}{{{label}="{value}"}}' in scraped, (name, label, value)
