@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo test lint check format mini chaos clean
+.PHONY: help install install-dev demo test lint check format mini chaos fuzz clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -13,6 +13,7 @@ help:
 	@echo "make check     what CI runs: format, lint, types, import contracts, tests"
 	@echo "make mini      rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
+	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
 	@echo "ARGS=--json and the like are passed on"
 
 # A stamp per kind of install: the second run of a command installs nothing.
@@ -62,6 +63,9 @@ mini: install-dev
 N ?= 300
 chaos: install-dev
 	@$(BIN)/python -m tests.chaos --cases $(N) $(ARGS)
+
+fuzz: install-dev
+	@$(BIN)/python -m tests.fuzz --count $(N) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .bonafide .pytest_cache .ruff_cache

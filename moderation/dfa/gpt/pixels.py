@@ -56,6 +56,8 @@ class PixelLimits:
     min_side: int = 8
     #: Passes over the pixels that one JPEG may ask for. Cameras and web encoders write 1 to 10.
     max_scans: int = 100
+    #: EXIF blocks of one JPEG. Cameras write one; the largest metadata fill a few.
+    max_exif_blocks: int = 64
     #: Frames of an animation that are counted and chosen from; later ones are not looked at.
     max_frames: int = 1_000
     #: Pixels that `decode_frames` may decode for one file, over all frames on the way to the last chosen one.
@@ -137,6 +139,9 @@ def _opened(data: bytes, limits: PixelLimits) -> Image.Image:
     else:
         if kind == "JPEG" and data.count(b"\xff\xda") > limits.max_scans:
             raise TooManyPixels(f"The JPEG asks for more than {limits.max_scans} passes over its pixels.")
+        # Pillow joins them one by one: the time grows with the square of their number (31 MB of them: half a minute).
+        if kind == "JPEG" and data.count(b"Exif\0\0") > limits.max_exif_blocks:
+            raise ImageCorrupt(f"The JPEG repeats its EXIF block more than {limits.max_exif_blocks} times.")
         image = _opened_by_pillow(data, kind)
     _check_size(image, limits)
     return image
