@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-round", type=int, default=25, help="cases submitted under one fault")
     parser.add_argument("--at-once", type=float, default=1.3, help="faults in one round, on average")
+    parser.add_argument("--minutes", type=float, default=600, help="no round begins after so long")
     parser.add_argument("--only", help="faults whose name holds this")
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept afterwards")
     parser.add_argument("--json", action="store_true")
@@ -40,6 +41,7 @@ def main() -> None:
             per_round=asked.per_round,
             at_once=asked.at_once,
             only=asked.only,
+            minutes=asked.minutes,
         )
     if asked.json:
         print(json.dumps(dataclasses.asdict(report)))

@@ -79,15 +79,20 @@ def run(
     per_round: int = 25,
     at_once: float = 1.3,
     only: str | None = None,
+    minutes: float = 600,
     workers: int = 3,
 ) -> Report:
-    """Submit at least `cases` cases, round by round, and audit them. `at_once` faults on average in one round."""
+    """Submit at least `cases` cases, or for so many minutes, round by round, and audit them.
+
+    `at_once` faults on average in one round.
+    """
     started = time.monotonic()
     chance = random.Random(seed)
     rounds: list[Round] = []
     with open_yard(folder, workers=workers, seed=seed) as yard, ThreadPoolExecutor(1) as submitter:
         line: list[Fault] = []
-        while sum(len(one.accepted) for one in rounds) < cases:
+        until = started + 60 * minutes
+        while sum(len(one.accepted) for one in rounds) < cases and time.monotonic() < until:
             if not line:
                 line = [fault for fault in FAULTS if only is None or only in fault.name]
                 chance.shuffle(line)
@@ -192,7 +197,11 @@ def _audit(yard: Yard, rounds: Sequence[Round], seed: int, started: float) -> Re
         ],
         refused=dict(Counter(code for turn in rounds for code in turn.refused)),
         attempts=dict(
-            sorted(Counter(rows[i].attempts for i, p in accepted.items() if VERDICT in p.ends_as).items())
+            sorted(
+                Counter(
+                    rows[i].attempts for i, p in accepted.items() if i in rows and VERDICT in p.ends_as
+                ).items()
+            )
         ),
         leases_expired=expired[0].n,
         processes_restarted=yard.restarts,

@@ -229,7 +229,7 @@ def open_yard(folder: Path, *, workers: int = 3, seed: int = 0) -> Generator[Yar
     """Everything started; everything ended afterwards."""
     for place in (folder, *folder.parents[:2]):
         place.chmod(0o755)  # PostgreSQL, which refuses to be root, must be able to enter when we are root
-    with Stack(folder, durable=False) as stack:
+    with Stack(folder) as stack:  # durable: what a crash of Postgres may lose was never committed
         addresses = stack.start_servers()
         key = prepare_database(addresses.database_url)
         with FaultyStore(addresses.s3_endpoint_url, seed=seed) as store:
