@@ -19,6 +19,12 @@ def test_every_setting_is_in_the_table_with_its_meaning_and_nothing_else_is() ->
     assert documented == {name.upper(): field.description for name, field in Settings.model_fields.items()}
 
 
+def test_the_capacity_model_is_what_its_script_computes() -> None:
+    from benchmarks.capacity import tables
+
+    assert tables() in (ROOT / "docs/scale.md").read_text()
+
+
 def test_the_documents_name_files_that_exist() -> None:
     missing = [
         f"{document.name}: {target}"
