@@ -136,12 +136,12 @@ def test_what_is_chosen_in_the_preferences_overrules_the_browsers_colours(sit: S
     page = desk.open("/preferences")
     before = page.evaluate(light)
 
-    page.get_by_label("Colours").select_option("dark")
+    page.get_by_label("Colours", exact=True).select_option("dark")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("Saved.")).to_be_visible()
 
     assert page.evaluate(light) != before
-    page.get_by_label("Colours").select_option("auto")
+    page.get_by_label("Colours", exact=True).select_option("auto")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("Saved.")).to_be_visible()
     assert page.evaluate(light) == before

@@ -9,12 +9,14 @@ from fastapi.testclient import TestClient
 
 from moderation.accounts import Accounts
 from moderation.database.connection import Database
+from moderation.decisions import Judgement, Outcome
 from moderation.people import Person, Role
+from moderation.review import Review
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.console.pages import own_path
 from moderation.web.sessions import COOKIE
-from tests.integration.conftest import accepted
+from tests.integration.conftest import accepted, ready, stored
 
 PASSWORD = "a long enough password"
 
@@ -240,3 +242,23 @@ def test_the_pages_own_files_are_kept_by_browsers_for_ever(visitor: TestClient) 
         assert "immutable" in reply.headers["cache-control"]
     assert visitor.get("/static/inter.woff2").status_code == 200
     assert visitor.get("/static/../pages.py").status_code == 404
+
+
+def test_a_lead_opens_an_appeal_and_the_case_says_why(
+    visitor: TestClient, accounts: Accounts, database: Database, rosa: Person, settings: Settings
+) -> None:
+    lin = accounts.add_person("lin@example.org", "Lin Wei", Role.LEAD, PASSWORD)
+    case_id = ready(database)
+    review = Review(database, settings.model_copy(update={"undo_seconds": 0, "second_review_share": 0}))
+    claim = review.claim(rosa, case_id)
+    version = stored(database, case_id).version
+    review.decide(rosa, case_id, token=claim.token, version=version, judgement=Judgement(Outcome.DEEPFAKE))
+    visitor.cookies.set(COOKIE, accounts.sign_in_as(lin).secret)
+    token = _token(visitor.get(f"/cases/{case_id}"))
+
+    reply = visitor.post(f"/cases/{case_id}/appeal", data={"csrf": token, "reason": "It is her."})
+
+    assert (reply.status_code, reply.headers["location"]) == (303, f"/cases/{case_id}")
+    page = visitor.get(f"/cases/{case_id}")
+    assert "It is her." in page.text
+    assert "Another person decides" in page.text

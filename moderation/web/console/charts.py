@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from moderation.insight import Band, Day, Named, Share
 
 #: Of the plots' drawing areas, in units of their viewBox.
-WIDTH, HEIGHT = 600.0, 150.0
+WIDTH, HEIGHT = 1100.0, 140.0
 _LEFT, _TOP, _BOTTOM = 30.0, 8.0, 18.0
 
 
@@ -74,7 +74,7 @@ def volume(days: Sequence[Day], since: date, until: date) -> Bars:
             bars.append(
                 Bar(round(left, 1), round(HEIGHT - _BOTTOM - tall, 1), round(wide, 1), round(tall, 1), series)
             )
-    every = max(1, len(span) // 6)
+    every = max(1, len(span) // 10)
     ticks = tuple(
         Tick(round(_LEFT + (place + 0.5) * step, 1), f"{day:%d %b}")
         for place, day in enumerate(span)

@@ -31,6 +31,9 @@ from moderation.review import Sight
 from moderation.web.console import words
 from moderation.web.console.marks import Mark, marks
 
+#: Characters of a file's name.
+_NAME_AT_MOST = 26
+
 _NOTES = {
     "rotated": "turned upright, as the file says",
     "flattened_alpha": "had transparency",
@@ -233,6 +236,12 @@ class CasePage:
     @property
     def context(self) -> str:
         return "" if self.flag.context is None else json.dumps(self.flag.context, ensure_ascii=False)
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the image's key, as far as it fits on a line."""
+        name = self.flag.image.key.rpartition("/")[2]
+        return name if len(name) <= _NAME_AT_MOST else f"{name[: _NAME_AT_MOST - 1]}…"
 
     @property
     def chain_words(self) -> str:
