@@ -241,7 +241,11 @@ def waiting_for_broker() -> Generator[None]:
 
 def _tell_database(here: Station) -> None:
     """Let operators see in Postgres which workers live, and with which bundle."""
-    facts = {"bundle": here.analyzer.bundle_name, "fingerprint": here.analyzer.fingerprint}
+    facts = {
+        "bundle": here.analyzer.bundle_name,
+        "fingerprint": here.analyzer.fingerprint,
+        "threads": here.settings.worker_threads,
+    }
     while True:
         try:
             with here.database.transaction() as session:

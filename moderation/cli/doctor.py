@@ -1,18 +1,29 @@
 """`bonafide doctor`: one look at every part, each with what to change."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import redis
+from sqlalchemy import func, select, text
 
 from moderation.database.connection import Database
+from moderation.database.health import SILENT_AFTER
+from moderation.database.keys import list_keys
 from moderation.database.operations import list_processes
 from moderation.database.schema import is_current
 from moderation.dispatch import Doorbell
-from moderation.errors import BonafideError
+from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.settings import Settings
 from moderation.storage import Storage
 
-#: Seconds after which a worker or sweeper that writes a heartbeat every ten counts as gone.
-SILENT_AFTER = 45.0
+#: Seconds that this host's clock and Postgres's may be apart. S3 refuses a signature after fifteen minutes.
+CLOCKS_APART = 30.0
+#: Connections of a worker beside those of its task threads.
+WORKER_EXTRA = 2
 
 
 @dataclass(frozen=True)
@@ -22,18 +33,30 @@ class Finding:
     words: str
 
 
-def examine(chosen: Settings) -> list[Finding]:
+def examine(chosen: Settings, *, now: datetime | None = None) -> list[Finding]:
     """What is right and what is wrong, part by part. Nothing is changed."""
     database = Database(chosen.database_url.get_secret_value(), pool_size=1, connect_timeout=3)
     looks: list[tuple[str, Callable[[], str]]] = [
         ("database", lambda: _database(database)),
         ("schema", lambda: _schema(database)),
+        ("clock", lambda: _clock(database, now or datetime.now(UTC))),
+        ("connections", lambda: _connections(database, chosen)),
         ("broker", lambda: _broker(chosen)),
+        ("broker memory", lambda: _broker_memory(chosen)),
         ("storage", lambda: _storage(chosen)),
+        ("uploads", lambda: _uploads(chosen)),
+        ("bundle", lambda: _bundle(chosen)),
+        ("times", lambda: _times(chosen)),
+        ("keys", lambda: _keys(database)),
+        ("traces", lambda: _traces(chosen)),
         ("workers", lambda: _alive(database, "worker", "bonafide worker")),
+        ("bundles", lambda: _bundles(database)),
         ("sweeper", lambda: _alive(database, "sweeper", "bonafide sweeper")),
     ]
-    return [_look(part, look) for part, look in looks]
+    try:
+        return [_look(part, look) for part, look in looks]
+    finally:
+        database.close()
 
 
 class _ToMend(BonafideError):
@@ -57,6 +80,122 @@ def _schema(database: Database) -> str:
     if not is_current(database):
         raise _ToMend("not that of this release: run `bonafide migrate`")
     return "that of this release"
+
+
+def _clock(database: Database, now: datetime) -> str:
+    with database.transaction() as session:
+        there: datetime = session.scalars(select(func.clock_timestamp())).one()
+    apart = abs((there - now).total_seconds())
+    if apart > CLOCKS_APART:
+        raise _ToMend(
+            f"this host and Postgres are {apart:.0f} seconds apart: S3 refuses what is signed by a wrong clock"
+        )
+    return "agrees with that of Postgres"
+
+
+def _connections(database: Database, chosen: Settings) -> str:
+    """Every task thread of every worker may want one connection."""
+    with database.transaction() as session:
+        allowed = int(session.scalar(text("SELECT current_setting('max_connections')")) or 0)
+        threads = [
+            int(p.facts.get("threads", chosen.worker_threads))
+            for p in list_processes(session)
+            if p.name.startswith("worker:") and p.silent_for < SILENT_AFTER
+        ]
+    wanted = sum(threads) + WORKER_EXTRA * len(threads)
+    if wanted > allowed:
+        raise _ToMend(
+            f"{len(threads)} workers may want {wanted} connections and max_connections is {allowed}: "
+            "raise it, put a pooler between, or lower BONAFIDE_WORKER_THREADS"
+        )
+    return f"{len(threads)} workers may want {wanted} of {allowed}"
+
+
+def _broker_memory(chosen: Settings) -> str:
+    client = redis.Redis.from_url(
+        chosen.broker_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3
+    )
+    try:
+        facts: dict[str, object] = client.info()  # pyright: ignore[reportAssignmentType]
+    except redis.RedisError as error:
+        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+    finally:
+        client.close()
+    if facts.get("cluster_enabled"):
+        raise _ToMend(
+            "the broker is a Redis Cluster, which Celery cannot rely on: use one server, or Sentinel"
+        )
+    policy = facts.get("maxmemory_policy")
+    if policy != "noeviction":
+        raise _ToMend(f"when it is full it forgets messages ({policy}): set maxmemory-policy noeviction")
+    return "refuses when it is full, and forgets nothing"
+
+
+def _uploads(chosen: Settings) -> str:
+    bucket = chosen.upload_bucket
+    if bucket is not None and bucket not in chosen.s3_buckets:
+        raise _ToMend(f"uploads go to {bucket!r}, from which nobody may read: add it to BONAFIDE_S3_BUCKETS")
+    return f"go to {bucket}" if bucket else "none: no bucket is set"
+
+
+def _bundle(chosen: Settings) -> str:
+    name = chosen.bundle
+    if name != "mini" and "@" not in name and not (Path(name) / "bundle.toml").is_file():
+        raise _ToMend(
+            f"BONAFIDE_BUNDLE names {name!r}, and there is no bundle.toml in it (as seen from here)"
+        )
+    return name
+
+
+def _times(chosen: Settings) -> str:
+    if chosen.lease_seconds < 3 * chosen.sweep_seconds:
+        raise _ToMend(
+            f"a lease of {chosen.lease_seconds:g} seconds is too short for a sweep every {chosen.sweep_seconds:g}: "
+            "raise BONAFIDE_LEASE_SECONDS or lower BONAFIDE_SWEEP_SECONDS"
+        )
+    if chosen.ring_again_seconds < 2 * chosen.sweep_seconds:
+        raise _ToMend(
+            "every case is rung for at nearly every sweep: raise BONAFIDE_RING_AGAIN_SECONDS above twice "
+            "BONAFIDE_SWEEP_SECONDS"
+        )
+    return "leases, sweeps and bells fit together"
+
+
+def _keys(database: Database) -> str:
+    with database.transaction() as session:
+        opened = sum(key.revoked_at is None for key in list_keys(session))
+    if not opened:
+        raise _ToMend("no platform can call: make a key with `bonafide keys add NAME`")
+    return f"{opened} open"
+
+
+def _traces(chosen: Settings) -> str:
+    if chosen.otlp_endpoint is None:
+        return "off"
+    if importlib.util.find_spec("opentelemetry.sdk") is None:
+        raise _ToMend(
+            "BONAFIDE_OTLP_ENDPOINT is set and traces are not installed: pip install 'bonafide[traces]'"
+        )
+    try:
+        # Any answer will do: it is there.
+        httpx.get(chosen.otlp_endpoint, timeout=3)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _ToMend(f"nobody answers at BONAFIDE_OTLP_ENDPOINT: {error}") from error
+    return f"go to {chosen.otlp_endpoint}"
+
+
+def _bundles(database: Database) -> str:
+    with database.transaction() as session:
+        running = {
+            str(p.facts["fingerprint"]): str(p.facts.get("bundle"))
+            for p in list_processes(session)
+            if p.name.startswith("worker:") and p.silent_for < SILENT_AFTER and "fingerprint" in p.facts
+        }
+    if len(running) > 1:
+        raise _ToMend(
+            f"workers run different pipelines: {', '.join(sorted(running.values()))}; end the rollout"
+        )
+    return "all workers run the same" if running else "none runs"
 
 
 def _broker(chosen: Settings) -> str:

@@ -1,0 +1,142 @@
+"""`bonafide doctor` finds the likeliest misconfigurations, one by one."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from moderation.cli.doctor import Finding, examine
+from moderation.database import schema
+from moderation.database.connection import Database
+from moderation.database.keys import add_key, list_keys, revoke_key
+from moderation.database.operations import beat
+from moderation.settings import Settings
+
+
+@pytest.fixture
+def healthy(settings: Settings, database: Database) -> Settings:
+    """An installation in which nothing is wrong."""
+    with database.transaction() as session:
+        add_key(session, "platform")
+        beat(session, "worker:a:1", {"bundle": "mini 1", "fingerprint": "f1", "threads": 16})
+        beat(session, "sweeper:a:2", {})
+    return settings
+
+
+def found(settings: Settings, **others: Any) -> dict[str, Finding]:
+    changed = settings.model_copy(update=others)
+    return {finding.part: finding for finding in examine(changed)}
+
+
+def test_nothing_is_wrong_with_a_healthy_installation(healthy: Settings) -> None:
+    assert [finding for finding in examine(healthy) if not finding.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "others", "words"),
+    [
+        pytest.param(
+            "database", {"database_url": "postgresql://127.0.0.1:9/x"}, "does not answer", id="no Postgres"
+        ),
+        pytest.param("broker", {"broker_url": "redis://127.0.0.1:9/0"}, "does not answer", id="no Redis"),
+        pytest.param("storage", {"s3_buckets": ()}, "BONAFIDE_S3_BUCKETS", id="no bucket is allowed"),
+        pytest.param("storage", {"s3_buckets": ("elsewhere",)}, "elsewhere", id="a bucket that is not there"),
+        pytest.param(
+            "uploads", {"s3_upload_bucket": "other"}, "BONAFIDE_S3_BUCKETS", id="uploads nobody may read"
+        ),
+        pytest.param(
+            "bundle", {"bundle": "/nowhere/dfa-gpt"}, "bundle.toml", id="a bundle that is not there"
+        ),
+        pytest.param(
+            "times", {"lease_seconds": 2, "sweep_seconds": 5}, "BONAFIDE_SWEEP_SECONDS", id="leases too short"
+        ),
+        pytest.param(
+            "times", {"ring_again_seconds": 1}, "BONAFIDE_RING_AGAIN_SECONDS", id="rings all the time"
+        ),
+        pytest.param(
+            "traces", {"otlp_endpoint": "http://127.0.0.1:9"}, "BONAFIDE_OTLP_ENDPOINT", id="no collector"
+        ),
+    ],
+)
+def test_a_wrong_setting_is_found(healthy: Settings, part: str, others: dict[str, Any], words: str) -> None:
+    settings = Settings.model_validate({**healthy.model_dump(), **others})
+
+    finding = {one.part: one for one in examine(settings)}[part]
+
+    assert not finding.ok
+    assert words in finding.words
+
+
+def _old_schema(database: Database) -> None:
+    schema.downgrade(database, "0001")
+
+
+def _no_key(database: Database) -> None:
+    with database.transaction() as session:
+        for key in list_keys(session):
+            revoke_key(session, key.prefix)
+
+
+def _two_bundles(database: Database) -> None:
+    with database.transaction() as session:
+        beat(session, "worker:b:1", {"bundle": "mini 2", "fingerprint": "f2", "threads": 16})
+
+
+def _too_many_threads(database: Database) -> None:
+    with database.transaction() as session:
+        beat(session, "worker:b:1", {"bundle": "mini 1", "fingerprint": "f1", "threads": 5000})
+
+
+def _silent(process: str) -> Callable[[Database], None]:
+    def fall_silent(database: Database) -> None:
+        with database.transaction() as session:
+            session.execute(text("DELETE FROM heartbeats WHERE process LIKE :like"), {"like": f"{process}:%"})
+
+    return fall_silent
+
+
+@pytest.mark.parametrize(
+    ("part", "break_it", "words"),
+    [
+        pytest.param("schema", _old_schema, "bonafide migrate", id="migrations were not run"),
+        pytest.param("keys", _no_key, "bonafide keys add", id="no platform can call"),
+        pytest.param("bundles", _two_bundles, "mini 2", id="a rollout that stopped half way"),
+        pytest.param("connections", _too_many_threads, "max_connections", id="more threads than connections"),
+        pytest.param("workers", _silent("worker"), "bonafide worker", id="no worker"),
+        pytest.param("sweeper", _silent("sweeper"), "bonafide sweeper", id="no sweeper"),
+    ],
+)
+def test_a_wrong_state_is_found(
+    healthy: Settings, database: Database, part: str, break_it: Callable[[Database], None], words: str
+) -> None:
+    break_it(database)
+
+    finding = found(healthy)[part]
+
+    assert not finding.ok
+    assert words in finding.words
+
+
+def test_a_broker_that_forgets_when_it_is_full_is_found(healthy: Settings) -> None:
+    client = redis.Redis.from_url(healthy.broker_url.get_secret_value())
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        finding = found(healthy)["broker memory"]
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.close()
+
+    assert not finding.ok
+    assert "noeviction" in finding.words
+
+
+def test_a_clock_that_is_wrong_is_found(healthy: Settings) -> None:
+    late = datetime.now(UTC) + timedelta(minutes=10)
+
+    finding = {one.part: one for one in examine(healthy, now=late)}["clock"]
+
+    assert not finding.ok
+    assert "600 seconds" in finding.words
