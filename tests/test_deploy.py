@@ -302,3 +302,14 @@ def test_nobody_but_the_console_may_write_and_it_only_below_uploads() -> None:
     }
 
     assert writes == {("console-policy.json", "arn:aws:s3:::example-uploads/uploads/*")}
+
+
+def test_compose_confines_our_own_processes() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    ours = {name: service for name, service in services.items() if "build" in service}
+
+    assert set(ours) == {"migrate", "console", "sweeper", "worker", "worker-gpu"}
+    for service in ours.values():
+        assert service["read_only"] is True
+        assert service["tmpfs"] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"]
