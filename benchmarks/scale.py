@@ -10,13 +10,16 @@ all processes: with two cores, sixteen workers of one image a second each.
    Efficiency is that over (workers × what one worker did). What the engines alone would do is shown beside it.
 2. Latency: cases arrive at random times at 50, 80 and 95 % of what the workers can do. Added latency is the time from
    acceptance to the record, less the engine's own for one group.
-3. Cost: CPU of worker, Postgres and broker per case, from which one Postgres is extrapolated.
+3. With --rolling, instead: every worker is stopped and started again in turn while cases arrive at 50 % load; what
+   became of the cases, and how long they took.
+4. Cost: CPU of worker, Postgres and broker per case, from which one Postgres is extrapolated.
 """
 
 import argparse
 import random
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,8 +75,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--group-seconds", type=float, default=4)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--rolling", action="store_true", help="Only the rolling restart, with four workers")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    if asked.rolling:
+        _report_rolling(asked.group_seconds, asked.slots, as_json=asked.json)
+        return
     counts = [int(count) for count in asked.workers.split(",")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -209,6 +216,63 @@ def _latency(bench: Bench, workers: int, load: float, seconds: float) -> tuple[f
     with bench.database.transaction() as session:
         values = [float(value) - bench.group_seconds for value in session.scalars(waited, {"ids": ids})]
     return statistics.median(values), statistics.quantiles(values, n=20)[18]
+
+
+def _report_rolling(group_seconds: float, slots: int, *, as_json: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Stack(folder) as stack:
+            bench = _open(stack, group_seconds, slots)
+            _start_workers(bench, range(LATENCY_WORKERS))
+            facts = _rolling(bench, LATENCY_WORKERS, LOADS[0])
+            bench.database.close()
+    rows = [(what, f"{value:g}", "") for what, value in facts.items()]
+    report("a rolling restart of four workers at 50 % load", rows, {"rolling": facts}, as_json=as_json)
+
+
+def _rolling(bench: Bench, workers: int, load: float) -> dict[str, float]:
+    """Restart every worker in turn while cases arrive. Seconds are from acceptance to record."""
+    ids: list[UUID] = []
+    done = threading.Event()
+
+    def arrive() -> None:
+        chance = random.Random(4)
+        while not done.is_set():
+            time.sleep(chance.expovariate(load * workers * bench.engine_rate))
+            ids.extend(_accept(bench, 1))
+
+    arriving = threading.Thread(target=arrive)
+    arriving.start()
+    began = time.perf_counter()
+    time.sleep(2 * bench.group_seconds)
+    for number in range(workers):
+        bench.stack.stop_process(f"worker{number}", timeout=60)
+        (bench.stack.folder / f"worker{number}.ready").unlink(missing_ok=True)
+        _start_workers(bench, range(number, number + 1))
+    spent = time.perf_counter() - began
+    done.set()
+    arriving.join()
+    _until_done(bench)
+    query = text("""
+        SELECT extract(epoch FROM c.ready_at - c.created_at) AS seconds, c.attempts,
+               c.refusal_code IS NOT NULL AS refused,
+               (SELECT count(*) FROM analyses a WHERE a.case_id = c.id) AS analyses
+        FROM cases c WHERE c.id = ANY(:ids)
+    """)
+    with bench.database.transaction() as session:
+        rows = session.execute(query, {"ids": ids}).all()
+    seconds = [float(row.seconds) for row in rows]
+    return {
+        "cases": len(ids),
+        "lost": sum(row.analyses == 0 for row in rows) + len(ids) - len(rows),
+        "analysed twice": sum(row.analyses > 1 for row in rows),
+        "without a verdict": sum(row.refused for row in rows),
+        "attempts lost": sum(row.attempts - 1 for row in rows),
+        "median seconds": round(statistics.median(seconds), 2),
+        "p99 seconds": round(statistics.quantiles(seconds, n=100)[98], 2),
+        "restarting seconds": round(spent, 1),
+    }
 
 
 def _recorded(bench: Bench) -> int:
