@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from moderation.accounts import Accounts
 from moderation.database.connection import Database
 from moderation.decisions import Judgement, Outcome
+from moderation.local import Stack, System, add_first_people
 from moderation.people import Person, Role
 from moderation.review import Review
 from moderation.settings import Settings
@@ -180,6 +183,38 @@ def test_pages_carry_a_strict_policy_and_are_not_kept_by_caches(
     assert page.headers["cache-control"] == "no-store"
     assert page.headers["x-content-type-options"] == "nosniff"
     assert re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|style=", page.text) is None
+
+
+def test_a_picture_that_is_shown_unblurred_is_noted_however_its_page_was_reached(
+    reviewer: TestClient, database: Database
+) -> None:
+    case_id = ready(database)
+    kinds = text("SELECT kind FROM views WHERE case_id = :case ORDER BY id")
+
+    reviewer.get(f"/cases/{case_id}")
+    with database.transaction() as session:
+        assert session.scalars(kinds, {"case": case_id}).all() == []
+    reviewer.get(f"/cases/{case_id}?revealed=1")
+
+    with database.transaction() as session:
+        assert session.scalars(kinds, {"case": case_id}).all() == ["shown"]
+
+
+def test_a_new_system_has_a_first_reviewer_and_admin_and_an_old_one_keeps_its_own(
+    database: Database, settings: Settings, accounts: Accounts, tmp_path: Path
+) -> None:
+    env = {"BONAFIDE_DATABASE_URL": settings.database_url.get_secret_value()}
+    system = System(Stack(tmp_path), "", "", env)
+
+    added = add_first_people(system)
+
+    assert [one.role for one in added] == [Role.REVIEWER, Role.ADMIN]
+    for one in added:
+        assert accounts.sign_in(one.email, one.password, address="127.0.0.1").person.role is one.role
+    kept = tmp_path / "people.txt"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert added[0].password in kept.read_text()
+    assert add_first_people(system) == []
 
 
 def test_what_is_not_there_is_a_page_that_says_so(reviewer: TestClient) -> None:

@@ -73,7 +73,7 @@ def show_case(
     preferences = visitor.person.preferences
     blurred = preferences.blur and not revealed
     case = _read(services, visitor.person, case_id)
-    if not blurred and not revealed:
+    if not blurred:
         with services.database.transaction() as session:
             insert_view(session, case_id, visitor.person.id, "shown")
     return _page(services, visitor, case, back=from_, blurred=blurred)

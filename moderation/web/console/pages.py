@@ -83,6 +83,8 @@ def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("moderation.web.console"),
         autoescape=True,
+        # A page is that of the code that runs, whatever lies on the disk since.
+        auto_reload=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
