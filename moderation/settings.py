@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         30, gt=0, description="A waiting case whose bell is older than this is rung again."
     )
 
+    retention_days: Annotated[tuple[tuple[str, float], ...], NoDecode] = Field(
+        (),
+        description="Days that a decided case's texts are kept, per source: `profiles=90,*=365`. Unset: for ever.",
+    )
+
     # --- people
     session_idle_seconds: float = Field(
         8 * 3600, ge=60, description="Without a request for so long, a person is signed out."
@@ -207,6 +212,13 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("retention_days", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(tuple(pair.strip().rsplit("=", 1)) for pair in value.split(",") if pair.strip())
         return value
 
     @property

@@ -17,7 +17,9 @@ CONTEXT_AT_MOST = 4096
 
 # Postgres cannot hold a NUL in text, and a control character in a name is a mistake or an attack.
 _Text = StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Text]
+# A name is one line: it goes into logs, headers and file names.
+_Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Line]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
 
 

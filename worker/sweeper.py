@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
 from moderation.database.connection import Database
+from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
 from moderation.delivery import SENDERS, Courier
@@ -93,7 +94,10 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
             ring_waiting(database, doorbell, chosen)
             with database.transaction() as session:
                 beat(session, name, {})
+                erased = erase_past(session, chosen.retention_days, actor="sweeper")
                 forget_processes(session)
+            if erased:
+                log.info("cases_erased", action="retention", erased=erased)
             full = swept.rung >= PAGE
         except BonafideError as error:
             log.warning("sweep_failed", action="sweep", code=error.code, error=str(error))

@@ -29,6 +29,7 @@ for command in (
     operate.migrate,
     operate.doctor,
     operate.retry,
+    operate.erase,
 ):
     app.command(rich_help_panel="Operators")(command)
 app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")

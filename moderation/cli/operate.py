@@ -13,6 +13,7 @@ from rich.table import Table
 from moderation.cli.doctor import examine
 from moderation.database import schema
 from moderation.database.connection import Database
+from moderation.database.erasure import erase_case
 from moderation.database.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
 from moderation.database.moves import retry_case
 from moderation.database.operations import list_dead_letters, mark_replayed
@@ -92,6 +93,16 @@ def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready withou
         typer.echo(f"bonafide: case {case} is not ready without a verdict", err=True)
         raise typer.Exit(1)
     typer.echo(f"case {case} is waiting again")
+
+
+def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None:
+    """Take a decided case's texts and the place of its image away, for ever. The log of events stays whole."""
+    with open_database().transaction() as session:
+        done = erase_case(session, case, actor="operator")
+    if not done:
+        typer.echo(f"bonafide: case {case} is not decided, or was erased already", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"case {case} is erased")
 
 
 @dead_letters.command("list")

@@ -63,3 +63,6 @@ GRANT INSERT, UPDATE, DELETE ON endpoints, deliveries TO bonafide_reviewer;
 
 -- The API and the console are one process: intake and review together.
 GRANT bonafide_intake, bonafide_reviewer TO bonafide_web;
+
+-- Retention: the one way to take a text away, for a decided case and nothing else.
+GRANT EXECUTE ON FUNCTION erase_case(uuid, text) TO bonafide_sweeper;

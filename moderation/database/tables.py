@@ -95,6 +95,11 @@ class CaseRow(Table):
         ),
         Index("cases_ready_age", "ready_at", postgresql_where=text("state = 'ready'")),
         Index("cases_decided", "decided_at", "id", postgresql_where=text("state = 'decided'")),
+        Index(
+            "cases_to_erase",
+            "decided_at",
+            postgresql_where=text("state = 'decided' AND erased_at IS NULL"),
+        ),
         Index("cases_live", "state", "id", postgresql_where=text("state <> 'decided'")),
         Index("cases_source", "source", "id"),
         {
@@ -149,6 +154,10 @@ class CaseRow(Table):
     label: Mapped[str | None] = mapped_column(comment="Of the newest verdict, to find cases by")
     technique: Mapped[str | None] = mapped_column(comment="Of the newest verdict, to find cases by")
     decided_at: Mapped[datetime | None]
+    erased_at: Mapped[datetime | None] = mapped_column(
+        comment="When its texts and the place of its image were taken away"
+    )
+    erased_by: Mapped[str | None] = mapped_column(comment="operator, or sweeper when its time was over")
 
 
 class AnalysisRow(Table):

@@ -1,0 +1,162 @@
+"""Erasure and retention: no text of a case is left anywhere, and the log of its events still verifies."""
+
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from moderation.cases import ImageRef
+from moderation.database.connection import Database
+from moderation.database.erasure import erase_case, erase_past
+from moderation.database.events import read_chain
+from moderation.database.tables import Table
+from moderation.local import as_role
+from moderation.settings import Settings
+from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
+from tests.integration.conftest import accepted, enrolled, ready, stored
+
+#: In every text that anybody wrote about the case.
+MARK = "Marguerite"
+
+
+_STATEMENTS = (
+    "UPDATE cases SET state = 'decided', decided_at = now(), version = version + 1 WHERE id = :case",
+    (
+        "INSERT INTO events (case_id, kind, actor, body, seq, previous, hash)"
+        " VALUES (:case, 'decided', 'reviewer:x', '{}', 0, '', '')"
+    ),
+    (
+        "INSERT INTO decisions (id, case_id, stage, outcome, reason, person_id, saw_verdict_first, final_at)"
+        " VALUES (:d, :case, 'first', 'bona_fide', :mark, :person, true, now())"
+    ),
+    (
+        "INSERT INTO appeals (id, case_id, decision_id, reason, appellant, external_id)"
+        " VALUES (:a, :case, :d, :mark, 'platform:x', :mark)"
+    ),
+    (
+        "INSERT INTO questions (id, case_id, asked_by, question, answer, answered_at)"
+        " VALUES (:q, :case, 'platform:x', :mark, :mark, now())"
+    ),
+    "INSERT INTO skips (id, case_id, person_id, reason) VALUES (:q, :case, :person, :mark)",
+)
+
+
+def _decided(database: Database, *, source: str = "profile-photos") -> UUID:
+    """A case that was decided, appealed and decided again, with a text in every place that takes one."""
+    face = a_face_analysis(
+        rationale=(an_artifact(heading=f"{MARK}'s mouth", text=f"{MARK} is blurred"),), reply=f"1. {MARK}"
+    )
+    case_id = ready(
+        database,
+        analysis=an_analysis(faces=(face,)),
+        source=source,
+        image=ImageRef("flagged", f"{MARK}.jpg", f"{MARK}-1"),
+        external_id=f"{MARK}-{new_id()}",
+        reason=f"{MARK} says so",
+        context={"uploader": MARK},
+        idempotency_key=f"{MARK}-{new_id()}",
+    )
+    person = enrolled(database, f"Ada-{new_id()}")
+    with database.transaction() as session:
+        values = {
+            "case": case_id,
+            "person": person.id,
+            "mark": MARK,
+            "d": new_id(),
+            "q": new_id(),
+            "a": new_id(),
+        }
+        for statement in _STATEMENTS:
+            session.execute(text(statement), values)
+    return case_id
+
+
+def _places(database: Database) -> list[str]:
+    """The tables in which the mark is found."""
+    with database.transaction() as session:
+        return [
+            table.name
+            for table in Table.metadata.sorted_tables
+            if session.scalar(text(f"SELECT count(*) FROM {table.name} t WHERE t::text LIKE '%{MARK}%'"))
+        ]
+
+
+def test_no_text_is_left_and_the_chain_still_holds(database: Database) -> None:
+    case_id = _decided(database)
+    before = _places(database)
+    with database.transaction() as session:
+        events = read_chain(session, case_id)
+
+    with database.transaction() as session:
+        assert erase_case(session, case_id, actor="operator")
+
+    assert {"cases", "analyses", "artifacts", "decisions", "appeals", "questions", "skips"} <= set(before)
+    assert _places(database) == []
+    with database.transaction() as session:
+        assert read_chain(session, case_id) == events
+    assert events.broken_at is None
+    assert stored(database, case_id).flag.image.key == "erased"
+
+
+def test_the_verdict_and_the_decision_stay(database: Database) -> None:
+    case_id = _decided(database)
+
+    with database.transaction() as session:
+        erase_case(session, case_id, actor="operator")
+        outcome = session.scalar(text("SELECT outcome FROM decisions WHERE case_id = :id"), {"id": case_id})
+        label = session.scalar(text("SELECT label FROM analyses WHERE case_id = :id"), {"id": case_id})
+
+    assert (outcome, label) == ("bona_fide", "deepfake")
+
+
+def test_a_case_is_erased_once_and_only_when_it_is_decided(database: Database) -> None:
+    waiting, decided = accepted(database), _decided(database)
+
+    with database.transaction() as session:
+        assert not erase_case(session, waiting, actor="operator")
+        assert not erase_case(session, new_id(), actor="operator")
+        assert erase_case(session, decided, actor="operator")
+        assert not erase_case(session, decided, actor="operator")
+
+
+def test_every_source_has_its_own_retention(database: Database) -> None:
+    ids = {source: _decided(database, source=source) for source in ("short", "long", "other")}
+    with database.transaction() as session:
+        session.execute(text("UPDATE cases SET decided_at = now() - interval '10 days'"))
+
+    with database.transaction() as session:
+        erased = erase_past(session, (("short", 7), ("long", 30), ("*", 5)), actor="sweeper")
+        gone = set(session.scalars(text("SELECT id FROM cases WHERE erased_by = 'sweeper'")))
+
+    assert erased == 2
+    assert gone == {ids["short"], ids["other"]}
+
+
+def test_the_sweeper_may_erase_and_change_nothing_else(database_url: str, database: Database) -> None:
+    case_id = _decided(database)
+    sweeper = Database(as_role(database_url, "bonafide_sweeper"), pool_size=1)
+
+    with sweeper.transaction() as session:
+        assert erase_case(session, case_id, actor="sweeper")
+    sweeper.close()
+
+    with (
+        psycopg.connect(as_role(database_url, "bonafide_worker")) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("SELECT erase_case(%s, 'worker')", [case_id])
+
+
+def test_the_log_of_events_is_not_for_erasing(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SET bonafide.erasing = 'on'")
+
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            connection.execute("UPDATE events SET actor = 'nobody'")
+
+
+def test_retention_is_read_from_the_environment() -> None:
+    chosen = Settings.model_validate({"retention_days": "profiles=90, *=365"})
+
+    assert chosen.retention_days == (("profiles", 90.0), ("*", 365.0))

@@ -1,0 +1,88 @@
+"""Names that are attacks: of buckets, of keys, of sources; at the API and at the store."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from moderation.cases import ImageRef
+from moderation.errors import BucketNotAllowed, ImageRejected, StorageUnavailable
+from moderation.local import BUCKET
+from moderation.storage import Storage
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "flagged-other",
+        "flagge",
+        "FLAGGED",
+        "flagged/",
+        "flagged/../secret",
+        "flagged?x=y",
+        " flagged",
+        "flagged,secret",
+        "arn:aws:s3:::flagged",
+    ],
+)
+def test_a_bucket_that_only_looks_like_an_allowed_one_is_refused(
+    api: TestClient, storage: Storage, bucket: str
+) -> None:
+    answer = api.post("/v1/cases", json={"image": {"bucket": bucket, "key": "x.jpg"}})
+
+    assert answer.status_code == 422
+    with pytest.raises(BucketNotAllowed):
+        storage.fetch_image(ImageRef(bucket, "x.jpg"))
+    with pytest.raises(BucketNotAllowed):
+        storage.sign_view(ImageRef(bucket, "x.jpg"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "../../../etc/passwd",
+        "..%2f..%2fetc/passwd",
+        "/etc/passwd",
+        "../other-bucket/x.jpg",
+        "x.jpg?versionId=../..",
+        "x.jpg#fragment",
+        "http://169.254.169.254/latest/meta-data",
+        "a" * 1024,
+    ],
+)
+def test_a_key_is_a_name_and_never_a_path(storage: Storage, key: str) -> None:
+    with pytest.raises((ImageRejected, StorageUnavailable)) as refused:
+        storage.fetch_image(ImageRef(BUCKET, key))
+    assert "root:" not in str(refused.value)
+
+    url = storage.sign_view(ImageRef(BUCKET, key))
+    assert url.split("?")[0].startswith(storage._client.meta.endpoint_url + f"/{BUCKET}/")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("source", "profiles\r\nSet-Cookie: a=b"),
+        ("source", "profiles\x00"),
+        ("external_id", "photo\x1b[2J"),
+        ("external_id", "photo\nfake=log line"),
+        ("reason", "because\x00"),
+    ],
+)
+def test_a_control_character_in_a_name_is_refused(api: TestClient, field: str, value: str) -> None:
+    body: dict[str, Any] = {"image": {"bucket": BUCKET, "key": "x.jpg"}, field: value}
+
+    answer = api.post("/v1/cases", json=body)
+
+    assert answer.status_code == 422
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["key\r\nX-Injected: 1", "clé", "\x7f"])
+def test_an_idempotency_key_is_plain_ascii(api: TestClient, name: str) -> None:
+    body = {"image": {"bucket": BUCKET, "key": "x.jpg"}}
+
+    answer = api.post("/v1/cases", json=body, headers={"Idempotency-Key": name.encode()})  # pyright: ignore[reportArgumentType]
+
+    assert answer.status_code in (400, 422)
+    assert "x-injected" not in answer.headers
