@@ -162,15 +162,25 @@ class Review:
             rows.insert_blind_judgement(session, case_id, person.id, judged.outcome, judged.technique)
 
     def decide(
-        self, person: Person, case_id: UUID, *, token: int, version: int, judgement: Judgement
+        self,
+        person: Person,
+        case_id: UUID,
+        *,
+        token: int,
+        version: int,
+        judgement: Judgement,
+        hides_verdict: bool = True,
     ) -> Decision:
         """Decide a case that is claimed, as it was shown at this version.
 
+        `hides_verdict` says whether the door that this comes through keeps the verdict from whoever judges first.
         Raise StaleCase with what changed, ClaimLost, SameReviewer, NotAllowed, JudgeFirst, ReasonRequired or
         JudgementIncomplete; in each case nothing was decided.
         """
         with self._database.transaction() as session:
-            return self._decide(session, person, case_id, token, version, judgement)
+            return self._decide(
+                session, person, case_id, token, version, judgement, hides_verdict=hides_verdict
+            )
 
     def decide_many(
         self, person: Person, items: Sequence[tuple[UUID, int]], judgement: Judgement
@@ -297,6 +307,8 @@ class Review:
         token: int | None,
         version: int,
         judgement: Judgement,
+        *,
+        hides_verdict: bool = True,
     ) -> Decision:
         require(person, Act.REVIEW)
         case = _lock(session, case_id)
@@ -312,7 +324,7 @@ class Review:
         standing = self._require_may(session, person, case)
         shown = rows.find_shown(session, case_id)
         blind = rows.find_blind_judgement(session, case_id, person.id)
-        if blind is None and self._judges_first(case, shown):
+        if hides_verdict and blind is None and self._judges_first(case, shown):
             raise JudgeFirst("say what the picture is before its verdict is shown")
         stage = Stage(case.stage)
         _require_whole(judgement, shown)

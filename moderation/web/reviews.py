@@ -79,6 +79,8 @@ def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: R
         token=body.token,
         version=body.version,
         judgement=judgement,
+        # The case was shown with its verdict to whoever asked for it.
+        hides_verdict=False,
     )
     return DecisionOut.model_validate(decision_json(decision))
 

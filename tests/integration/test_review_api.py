@@ -11,6 +11,7 @@ from moderation.cases import Stage
 from moderation.client import ApiProblem, BonaFide
 from moderation.database.connection import Database
 from moderation.database.keys import add_key
+from moderation.database.review import decisions_of
 from moderation.decisions import Answer, Outcome
 from moderation.people import Person
 from moderation.settings import Settings
@@ -218,3 +219,20 @@ def test_too_many_questions_are_refused(api: TestClient, database: Database) -> 
     ]
 
     assert [reply.status_code for reply in replies] == [202] * 4 + [429]
+
+
+def test_a_case_that_the_console_hides_at_first_is_decided_through_the_api_as_it_was_shown(
+    certain: Settings, database: Database, ada: Person
+) -> None:
+    with database.transaction() as session:
+        key = add_key(session, "testers")
+    app = create_app(certain.model_copy(update={"blind_first_share": 1.0}))
+    case_id = ready(database)
+
+    with serving(app) as url, BonaFide(url, key, tries=1) as client:
+        claim = client.claim(case_id, reviewer=ada.email)
+        client.decide(case_id, Outcome.DEEPFAKE, reviewer=ada.email, claim=claim)
+
+    with database.transaction() as session:
+        (decision,) = decisions_of(session, case_id)
+    assert (decision.blind_outcome, decision.saw_verdict_first) == (None, True)
