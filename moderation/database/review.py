@@ -61,8 +61,12 @@ class Holder:
 
 
 def lock_case(session: Session, case_id: UUID) -> CaseRow | None:
-    """The case as it is, locked until the transaction ends: what is checked of it stays true. None: there is none."""
-    return session.get(CaseRow, case_id, with_for_update=True, populate_existing=True)
+    """The case as it is, locked until the transaction ends: what is checked of it stays true. None: there is none.
+
+    Not against rows that merely refer to it: a skip, written while its claim is deleted, would wait for whoever waits
+    for that claim.
+    """
+    return session.get(CaseRow, case_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def put_claim(session: Session, case_row: CaseRow, person_id: UUID, *, claim_seconds: float) -> Claim | None:
@@ -106,7 +110,7 @@ def lock_next_case(
         .where(*conditions)
         .order_by(CaseRow.queued_at, CaseRow.id)
         .limit(1)
-        .with_for_update(skip_locked=True, of=CaseRow)
+        .with_for_update(skip_locked=True, key_share=True, of=CaseRow)
         .execution_options(populate_existing=True)
     ).first()
 
@@ -342,7 +346,8 @@ def mark_undone(session: Session, decision_id: UUID) -> bool:
 def move_back(
     session: Session, move: Move, case_row: CaseRow, stage: Stage, *, actor: str, body: Any
 ) -> bool:
-    """The move of an undo: the case is ready for the same review as before."""
+    """The move of an undo: the case is ready for the same review as before, at the same place in the queue."""
+    gained = STAGE_SECONDS[Stage(case_row.stage)] - STAGE_SECONDS[stage]
     moved = move_cases(
         session,
         move,
@@ -350,7 +355,11 @@ def move_back(
         CaseRow.version == case_row.version,
         actor=actor,
         body=body,
-        changes={"stage": stage.value, "decided_at": None},
+        changes={
+            "stage": stage.value,
+            "decided_at": None,
+            "queued_at": CaseRow.queued_at + seconds(gained),
+        },
     )
     return bool(moved)
 

@@ -1,8 +1,9 @@
 """Review against a real Postgres: claims, decisions, conflicts, undo, appeals."""
 
 import threading
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -15,7 +16,7 @@ from moderation.database.connection import Database
 from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.events import read_chain
 from moderation.database.queue import QueueFilter
-from moderation.database.tables import DeliveryRow
+from moderation.database.tables import CaseRow, DeliveryRow
 from moderation.decisions import Answer, ArtifactAnswer, Decision, Judgement, Outcome
 from moderation.errors import (
     AlreadyAppealed,
@@ -203,6 +204,37 @@ def test_a_skipped_case_is_offered_to_others_only(
         assert [(skip.by, skip.reason) for skip in rows.skips_of(session, case_id)] == [
             ("Ada", "a language I do not read")
         ]
+
+
+def test_a_skip_does_not_wait_for_whoever_wants_its_case(
+    review: Review, database: Database, ada: Person, grace: Person
+) -> None:
+    case_id = ready(database)
+    token = review.claim(ada, case_id).token
+    wanted: list[rows.Claim] = []
+    claiming = threading.Thread(target=lambda: wanted.append(review.claim(grace, case_id)))
+
+    with database.transaction() as session:
+        assert rows.end_claim(session, case_id, ada.id, token)
+        claiming.start()
+        _wait_until_blocked(database)
+        rows.insert_skip(session, case_id, ada.id, "hard")
+    claiming.join(10)
+
+    assert [claim.person_id for claim in wanted] == [grace.id]
+
+
+def _wait_until_blocked(database: Database) -> None:
+    """Until some statement waits for a lock that another transaction of this database holds."""
+    waits = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with database.transaction() as session:
+            if session.execute(waits).scalar_one():
+                return
+    raise AssertionError("nobody waited")
 
 
 def test_a_skip_says_why(review: Review, database: Database, ada: Person) -> None:
@@ -496,6 +528,12 @@ def test_a_blind_case_is_not_decided_in_bulk(make: MakeReview, database: Databas
 # --- undo
 
 
+def _place(database: Database, case_id: UUID) -> datetime:
+    """The case's place in the reviewers' queue."""
+    with database.transaction() as session:
+        return session.execute(select(CaseRow.queued_at).where(CaseRow.id == case_id)).scalar_one()
+
+
 @pytest.mark.parametrize(
     ("share", "judgement", "kinds"),
     [
@@ -514,10 +552,12 @@ def test_a_decision_is_taken_back_within_its_window(
 ) -> None:
     review = make(second_review_share=share)
     case_id = ready(database)
+    place = _place(database, case_id)
     decision = _decide(review, ada, case_id, judgement)
 
     review.undo(ada, decision.id)
 
+    assert _place(database, case_id) == place
     case = stored(database, case_id)
     assert (case.state, case.stage, case.decided_at) == (CaseState.READY, Stage.FIRST, None)
     with database.transaction() as session:
