@@ -34,7 +34,8 @@ from moderation.database.review import lock_next_case
 from moderation.local import Stack
 from tests.builders import a_flag, an_analysis, new_id
 
-#: Triggers and foreign keys stay silent while the history is made: what they check is made right.
+#: Triggers and foreign keys stay silent while the history is made: what they check is made right. A month in the order
+#: of time, as it comes.
 _FILL = """
 SET LOCAL session_replication_role = replica;
 SET LOCAL statement_timeout = 0;
@@ -43,8 +44,9 @@ INSERT INTO cases (id, source, external_id, request_digest, bucket, key, reason,
                    ready_at, queued_at, label, decided_at)
 SELECT uuidv7(make_interval(secs => -age)), 'source-' || n % 10, n::text, '\\x00', 'flagged',
        'uploads/2026/11/23/' || n || '.jpg', 'reported by a user', n % 100, 'decided', 4, at, at, at, 'bona_fide', at
-FROM (SELECT n, 86400 + n % 86400 * 30 AS age, now() - make_interval(secs => 86400 + n % 86400 * 30) AS at
-      FROM generate_series(1, {count}) AS n) AS drawn;
+FROM (SELECT n, age, now() - make_interval(secs => age) AS at
+      FROM generate_series(1, {count}) AS n, LATERAL (SELECT 86400 + ({count} - n) * 2592000.0 / {count} AS age) AS made
+     ) AS drawn;
 INSERT INTO analyses (id, case_id, fingerprint, bundle, image_sha256, picture, label, score, calibrated, verdict, faces,
                       seconds, created_at)
 SELECT uuidv7(), id, 'f1', 'mini 1', sha256(id::text::bytea), '{{"format": "JPEG", "width": 1024, "height": 768}}',

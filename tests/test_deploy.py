@@ -28,6 +28,9 @@ OVERLAYS = ("plain", "aws")
 #: The oldest Kubernetes that the manifests are checked for, and the newest that the checker knows.
 VERSIONS = ("1.30", "1.34")
 
+#: What the console needs to make an app: a bucket, and something to sign its URLs with.
+_SIGNING = {"s3_buckets": "flagged", "s3_access_key_id": "a", "s3_secret_access_key": "b"}
+
 CUSTOM: dict[str, Any] = json.loads((ROOT / "tests/schemas/custom.json").read_text())
 
 
@@ -160,6 +163,29 @@ def test_every_process_that_talks_is_let_through(manifests: list[Manifest]) -> N
         if m["kind"] == "Deployment"
     }
     assert components <= set(https[0]["values"])
+
+
+def test_every_page_is_reachable_from_outside_and_the_metrics_are_not(manifests: list[Manifest]) -> None:
+    from moderation.web.app import create_app
+
+    app = create_app(Settings.model_validate(_SIGNING))
+    (rule,) = _named(manifests, "Ingress", "bonafide-console")["spec"]["rules"]
+
+    opened = {path["path"] for path in rule["http"]["paths"]}
+    served = {f"/{path.split('/')[1]}" for path in _paths(app.routes)}
+    assert {"/v1", "/queue", "/metrics"} <= served
+    assert served - opened == {"/metrics", "/healthz", "/readyz"}
+    assert opened <= served
+
+
+def _paths(routes: Any) -> Iterator[str]:
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            prefix = getattr(getattr(route, "include_context", None), "prefix", "")
+            yield from (prefix + path for path in _paths(included.routes))
+        else:
+            yield route.path
 
 
 def test_the_commands_of_the_containers_exist(manifests: list[Manifest]) -> None:
