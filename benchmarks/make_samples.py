@@ -16,7 +16,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from moderation.analysis import Face, Point
 from moderation.dfa.gpt.faces import find_faces
-from moderation.dfa.gpt.pixels import decode_picture
+from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
+from moderation.dfa.instruct.forgery.masks import Portrait, geometry
+from moderation.dfa.instruct.forgery.swap import other_face
+from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop
 
 SAMPLES = Path(__file__).parents[1] / "moderation" / "samples"
 MARK = "FORGED SAMPLE"
@@ -39,8 +42,10 @@ def make(file: str, what: str, sources: list[Path]) -> None:
         (SAMPLES / file).write_bytes(whole[: len(whole) * 2 // 5])
     elif what == "bona_fide":
         _portrait(sources[0]).save(SAMPLES / file, quality=85)
+    elif what == "FS":
+        _swapped(*map(_portrait, sources)).save(SAMPLES / file, quality=85)
     else:
-        _forged(file, *map(_portrait, sources)).save(SAMPLES / file, quality=85)
+        _edited(file, *map(_portrait, sources)).save(SAMPLES / file, quality=85)
 
 
 def _portrait(path: Path) -> Image.Image:
@@ -49,8 +54,28 @@ def _portrait(path: Path) -> Image.Image:
     return image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.LANCZOS)
 
 
-def _forged(file: str, target: Image.Image, source: Image.Image) -> Image.Image:
-    """Parts of the source's face, laid over the target's by their landmarks and feathered."""
+def _swapped(target: Image.Image, source: Image.Image) -> Image.Image:
+    """The source's face over the target's, by the forgery lab: of the kind that the shipped model was shown."""
+    onto, over = _face(target), _face(source)
+    forgery = other_face(_lab(target, onto), _lab(source, over), np.random.default_rng(0))
+    box = onto.box
+    side = round(MARGIN * max(box.width, box.height))
+    place = round((box.left + box.right - side) / 2), round((box.top + box.bottom - side) / 2)
+    patch = Image.fromarray(forgery.pixels).resize((side, side), Image.Resampling.LANCZOS)
+    mask = Image.fromarray((forgery.mask * 255).astype(np.uint8)).resize((side, side))
+    result = target.copy()
+    result.paste(patch, place, mask.point(lambda value: 255 if value else 0))
+    return _marked(result)
+
+
+def _lab(image: Image.Image, face: Face) -> Portrait:
+    """A face as the lab takes it."""
+    crop = crop_face(_picture(image), face, CROP, MARGIN)
+    return Portrait(crop, geometry(np.array(landmarks_in_crop(face)), CROP))
+
+
+def _edited(file: str, target: Image.Image, source: Image.Image) -> Image.Image:
+    """Parts of the source's face, laid over the target's by their landmarks and feathered: not by the lab."""
     onto, over = _face(target), _face(source)
     moved = source.transform(
         target.size, Image.Transform.AFFINE, _aligned(onto, over), Image.Resampling.BICUBIC
@@ -66,14 +91,12 @@ def _forged(file: str, target: Image.Image, source: Image.Image) -> Image.Image:
 
 def _parts(file: str, face: Face) -> list[tuple[Point, float, float]]:
     """Centres and half axes, in pixels, of what is replaced."""
-    left_eye, right_eye, nose, left_mouth, right_mouth = _landmarks(face)
+    left_eye, right_eye, _, left_mouth, right_mouth = _landmarks(face)
     eyes = right_eye.x - left_eye.x
     mouth = Point((left_mouth.x + right_mouth.x) / 2, (left_mouth.y + right_mouth.y) / 2)
     if "mouth" in file:
         return [(mouth, eyes * 0.55, eyes * 0.32)]
-    if "eyes" in file:
-        return [(left_eye, eyes * 0.36, eyes * 0.26), (right_eye, eyes * 0.36, eyes * 0.26)]
-    return [(nose, eyes * 0.9, eyes * 1.15)]
+    return [(left_eye, eyes * 0.36, eyes * 0.26), (right_eye, eyes * 0.36, eyes * 0.26)]
 
 
 def _aligned(onto: Face, over: Face) -> tuple[float, ...]:
@@ -113,9 +136,13 @@ def _landscape() -> Image.Image:
 
 
 def _face(image: Image.Image) -> Face:
+    return find_faces(_picture(image))[0]
+
+
+def _picture(image: Image.Image) -> Picture:
     data = io.BytesIO()
     image.save(data, "PNG")
-    return find_faces(decode_picture(data.getvalue()))[0]
+    return decode_picture(data.getvalue())
 
 
 def _landmarks(face: Face) -> tuple[Point, Point, Point, Point, Point]:

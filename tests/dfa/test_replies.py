@@ -193,3 +193,10 @@ def test_what_the_model_is_taught_to_write_can_be_read(heading: str, region: Reg
 
 def test_the_taught_answer_without_artifacts_can_be_read() -> None:
     assert read_reply(load_prompts().artifacts_answer([])) == Reply(())
+
+
+def test_what_is_said_twice_is_said_once() -> None:
+    reply = read_reply("1. **Nose**: It is soft.\n2. **Mouth**: It is soft.\n3. **Nose**: It is soft.")
+
+    assert reply is not None
+    assert [artifact.heading for artifact in reply.artifacts] == ["Nose", "Mouth"]

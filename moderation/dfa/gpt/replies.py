@@ -109,8 +109,10 @@ def read_reply(text: str, *, complete: bool = True) -> Reply | None:
         read = read[1:]
     if not complete and len(read) > 1:
         read = read[:-1]
-    artifacts = tuple(artifact for artifact in read if artifact is not None)
-    return Reply(artifacts) if artifacts and len(artifacts) == len(read) else None
+    artifacts = [artifact for artifact in read if artifact is not None]
+    if not artifacts or len(artifacts) < len(read):
+        return None
+    return Reply(tuple(dict.fromkeys(artifacts)))  # what is said twice is said once
 
 
 def _artifact(line: str) -> Artifact | None:

@@ -6,6 +6,7 @@ Each stage leaves its work in the run's folder and is not repeated. Stopping at 
 import datetime
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
 
+from moderation.analysis import Label
 from moderation.dfa.gpt.bundle import (
     BundleCard,
     BundleSpec,
@@ -24,7 +26,7 @@ from moderation.dfa.gpt.bundle import (
 )
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.tower import Tower, TowerConfig, load_stem_weights
-from moderation.dfa.instruct.pool import build_pool, open_pool
+from moderation.dfa.instruct.pool import Pool, build_pool, open_pool
 from moderation.dfa.train.calibrate import fitted, write_calibration
 from moderation.dfa.train.report import (
     Report,
@@ -82,7 +84,7 @@ def train_mini(
     spec = calibrate_mini(spec, pool, plan, today=now.date())
     result = report_mini(spec, pool, plan)
     write_report(result, work / "report.json")
-    write_model_card(spec, result, plan, now=now)
+    write_model_card(spec, result, plan, open_pool(pool), now=now)
     return spec, result
 
 
@@ -162,7 +164,9 @@ def report_mini(spec: BundleSpec, pool: Path, plan: MiniPlan) -> Report:
     return report(judged, lab=plan.report_lab, threshold=threshold, seconds=seconds)
 
 
-def write_model_card(spec: BundleSpec, result: Report, plan: MiniPlan, *, now: datetime.datetime) -> None:
+def write_model_card(
+    spec: BundleSpec, result: Report, plan: MiniPlan, pool: Pool, *, now: datetime.datetime
+) -> None:
     text = CARD_TEXT.format(
         version=plan.version,
         date=now.date().isoformat(),
@@ -170,9 +174,18 @@ def write_model_card(spec: BundleSpec, result: Report, plan: MiniPlan, *, now: d
         speech=round(plan.speech.seconds / 60),
         threads=plan.sight.threads,
         sources=SOURCES,
+        pool=_counted(pool),
         scores=as_text(result),
     )
     (spec.folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+
+
+def _counted(pool: Pool) -> str:
+    counts = Counter((row.source, row.label) for row in pool.rows)
+    return "; ".join(
+        f"{source}: {counts[source, Label.BONA_FIDE]:,} bona fide, {counts[source, Label.DEEPFAKE]:,} forged"
+        for source in sorted({row.source for row in pool.rows})
+    )
 
 
 LICENCE_TEXT = """\
@@ -210,6 +223,8 @@ from true reenactments or edits. Skin tones, ages and cameras are as uneven as i
 ## Data and terms
 
 {sources}. Research only: see LICENSE.
+
+In the pool, before splitting: {pool}.
 
 Every picture passed one normalisation, whatever its label: re-encoded at a quality from one distribution, face
 found, one crop; the mixed-resolution part of the GAN faces was reduced to 112 pixels first. Pictures without a

@@ -69,7 +69,7 @@ class SpeechPlan:
     #: Share of the tower's own opinion in the verdict that is taught.
     taught: float = 0.5
     #: What the tower gives less than this chance is not talked about: a fact that cannot be seen teaches to guess.
-    least_seen: float = 0.25
+    least_seen: float = 0.2
     #: Standard deviation of noise on kept tokens, in units of their own: kept pictures must not be learnt by heart.
     noise: float = 0.1
     loaders: int = 1
