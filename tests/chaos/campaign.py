@@ -80,11 +80,12 @@ def run(
     at_once: float = 1.3,
     only: str | None = None,
     minutes: float = 600,
+    every_fault: bool = False,
     workers: int = 3,
 ) -> Report:
     """Submit at least `cases` cases, or for so many minutes, round by round, and audit them.
 
-    `at_once` faults on average in one round.
+    `at_once` faults on average in one round. With `every_fault` the rounds go on until each has had its turn.
     """
     started = time.monotonic()
     chance = random.Random(seed)
@@ -92,7 +93,10 @@ def run(
     with open_yard(folder, workers=workers, seed=seed) as yard, ThreadPoolExecutor(1) as submitter:
         line: list[Fault] = []
         until = started + 60 * minutes
-        while sum(len(one.accepted) for one in rounds) < cases and time.monotonic() < until:
+        while time.monotonic() < until:
+            unmet = every_fault and (line or not rounds)
+            if not unmet and sum(len(one.accepted) for one in rounds) >= cases:
+                break
             if not line:
                 line = [fault for fault in FAULTS if only is None or only in fault.name]
                 chance.shuffle(line)
