@@ -125,21 +125,34 @@ def enqueue(
     shared: dict[str, Any] = {"case_id": case_id, "kind": kind.value, "body": sent}
     if due_at is not None:
         shared["due_at"] = due_at
-    session.execute(
-        insert(DeliveryRow),
-        [{"id": UUID(int=uuid7().int), "endpoint_id": endpoint, **shared} for endpoint in wanting],
-    )
-    return len(wanting)
+    values = {name: literal(value, DeliveryRow.__table__.c[name].type) for name, value in shared.items()}
+    # Out of the endpoints once more: one that was removed meanwhile is told nothing, and fails nobody's move.
+    rows = [
+        insert(DeliveryRow).from_select(
+            ["id", "endpoint_id", *values],
+            select(literal(UUID(int=uuid7().int)), EndpointRow.id, *values.values()).where(
+                EndpointRow.id == endpoint
+            ),
+        )
+        for endpoint in wanting
+    ]
+    for row in rows:
+        session.execute(row)
+    return len(rows)
 
 
 def cancel(session: Session, case_id: UUID, kind: Kind) -> int:
-    """Take back what was not tried yet, because the move was taken back; return how many."""
+    """Take back what is not due yet, because the move was taken back; return how many.
+
+    What is due tells of an earlier move, which stands: its endpoint may have been disabled since.
+    """
     taken = session.execute(
         delete(DeliveryRow)
         .where(
             DeliveryRow.case_id == case_id,
             DeliveryRow.kind == kind.value,
             DeliveryRow.attempts == 0,
+            DeliveryRow.due_at > func.now(),
             _pending(),
         )
         .returning(DeliveryRow.id)

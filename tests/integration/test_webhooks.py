@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import ProgrammingError
 from standardwebhooks import Webhook
 
@@ -221,6 +221,40 @@ def test_a_decision_is_told_when_it_is_final_and_not_when_it_was_undone(
 
     assert receiver.verified[0]["data"]["id"] == str(kept)
     assert receiver.verified[0]["data"]["decision"] == {"outcome": "bona_fide"}
+
+
+def test_an_undone_decision_takes_back_no_word_of_the_one_before(
+    database: Database, webhooks: Webhooks, endpoint: Endpoint
+) -> None:
+    case_id = accepted(database)
+    final = datetime.now(UTC) + timedelta(seconds=60)
+    with database.transaction() as session:
+        enqueue(session, Kind.DECIDED, case_id, {"decision": {"outcome": "deepfake"}})
+
+    with database.transaction() as session:
+        enqueue(session, Kind.DECIDED, case_id, {"decision": {"outcome": "bona_fide"}}, due_at=final)
+        assert cancel(session, case_id, Kind.DECIDED) == 1
+
+    assert only(webhooks, endpoint).body["data"]["decision"] == {"outcome": "deepfake"}
+
+
+def test_an_endpoint_that_is_removed_meanwhile_fails_no_move(
+    database: Database, webhooks: Webhooks, endpoint: Endpoint
+) -> None:
+    case_id = accepted(database)
+
+    def remove_first(_c: object, _u: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO deliveries"):
+            webhooks.remove(endpoint.id)
+
+    event.listen(database.engine, "before_cursor_execute", remove_first)
+    try:
+        with database.transaction() as session:
+            enqueue(session, Kind.ANALYZED, case_id)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", remove_first)
+
+    assert webhooks.endpoints() == []
 
 
 def test_each_process_does_its_part_with_its_own_role(
