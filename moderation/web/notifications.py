@@ -38,6 +38,7 @@ def post_notification(
     """
     told = [_submission(created, key.name) for created in created_objects(body)]
     submissions = [submission for submission in told if submission is not None]
+    services.rates.take(key.name, len(submissions))
     outcomes = services.intake.receive_many(submissions, actor=f"platform:{key.name}") if submissions else []
     accepted = [outcome for outcome in outcomes if not isinstance(outcome, RequestRefused)]
     refused = [outcome.code for outcome in outcomes if isinstance(outcome, RequestRefused)]

@@ -57,6 +57,18 @@ def test_a_batch_counts_every_item_and_another_process_counts_too(
         assert client.post("/v1/cases", json=_case("two")).status_code == 429
 
 
+def test_what_a_store_tells_of_counts_too(client: TestClient) -> None:
+    def told(*names: str) -> Any:
+        made = [
+            {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "flagged"}, "object": {"key": name}}}
+            for name in names
+        ]
+        return client.post("/v1/notifications/s3", json={"Records": made})
+
+    assert told("a.jpg", "b.jpg", "c.jpg", "d.jpg").json()["opened"] == 4
+    assert told("e.jpg", "f.jpg").status_code == 429
+
+
 def test_one_platforms_rate_is_not_anothers(client: TestClient, database: Database) -> None:
     for n in range(6):
         client.post("/v1/cases", json=_case(f"busy-{n}"))
