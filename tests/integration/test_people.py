@@ -180,6 +180,19 @@ def test_guesses_side_by_side_are_as_many_as_in_a_row(accounts: Accounts, ada: P
     assert FREE_PER_EMAIL <= ended.count(SignInRefused) <= FREE_PER_EMAIL + 2
 
 
+def test_tries_are_forgotten_after_the_window_whoever_made_them(
+    accounts: Accounts, database: Database
+) -> None:
+    fail(accounts, "nobody@example.org", "198.51.100.7")
+    let_pass(database, 16 * 60)
+
+    fail(accounts, "ada@example.org")
+
+    with database.transaction() as session:
+        kept = session.execute(text("SELECT email FROM sign_in_failures")).scalars().all()
+    assert kept == ["ada@example.org"]
+
+
 def test_one_address_that_tries_many_emails_is_throttled(accounts: Accounts, database: Database) -> None:
     with database.transaction() as session:
         session.execute(
