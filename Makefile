@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo test lint check format mini chaos fuzz clean
+.PHONY: help install install-dev demo test lint check format mini chaos fuzz sbom clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,6 +14,7 @@ help:
 	@echo "make mini      rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
+	@echo "make sbom      sbom.json: every package that is installed, with its version and licence"
 	@echo "ARGS=--json and the like are passed on"
 
 # A stamp per kind of install: the second run of a command installs nothing.
@@ -66,6 +67,10 @@ chaos: install-dev
 
 fuzz: install-dev
 	@$(BIN)/python -m tests.fuzz --count $(N) $(ARGS)
+
+sbom: install-dev
+	@$(BIN)/cyclonedx-py environment $(VENV) --output-format JSON --output-file sbom.json $(ARGS)
+	@echo "sbom.json: what is installed here, in CycloneDX's form"
 
 clean:
 	rm -rf $(VENV) .bonafide .pytest_cache .ruff_cache
