@@ -107,7 +107,7 @@ def _case(page: Page, system: System, case: CaseOut, out: Path) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector(".turns .by", timeout=60_000)
     if case.rationale:
-        page.get_by_role("button", name="Look at artifact 1").click()
+        page.get_by_role("button", name=f"Look at artifact {len(case.rationale)}").click()
     page.locator("h1").hover()
     page.wait_for_timeout(300)  # the blur fades
     _keep(page, out / "case.png")
