@@ -10,7 +10,9 @@ Whatever a parser does to this process, it has no secret, no connection and no f
 it may open no more files and start no process, and its memory and its seconds per picture are bounded by the kernel.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -24,9 +26,6 @@ import numpy as np
 from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
 from moderation.errors import ImageRejected, TooManyPixels
 
-#: Descriptors that may be open: the three usual ones, the pixels, and what Python itself opened. Pictures need none.
-_FILES = 16
-
 
 def main() -> None:
     pixels, memory, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -34,7 +33,7 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the worker decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _warm()
+    _warm(heic=limits.heic)
     _confine(memory)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"ready\n")
@@ -45,10 +44,13 @@ def main() -> None:
         answers.flush()
 
 
-def _warm() -> None:
-    """Load Pillow's plugins now, while files may be opened."""
+def _warm(*, heic: bool) -> None:
+    """Load all that decodes now, while files may be opened."""
     from PIL import Image
 
+    if heic:
+        with contextlib.suppress(ImportError):  # then each such picture is refused, with that reason
+            importlib.import_module("pillow_heif")
     Image.init()
     Image.new("RGB", (8, 8)).convert("L")
 
@@ -57,7 +59,8 @@ def _confine(memory: int) -> None:
     if sys.platform == "linux":  # macOS knows the limit and does not keep it
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    # Those that are open stay. Not one more, be it a file or a connection: the worker's environment is a file in /proc.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 

@@ -167,3 +167,22 @@ def test_a_child_knows_no_secret_and_ends_with_its_worker() -> None:
     assert b"secret" not in known
     assert b"AWS" not in known
     child.wait(10)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        pytest.param("open(f'/proc/{os.getppid()}/environ')", id="the worker's secrets"),
+        pytest.param("socket.socket()", id="a connection"),
+    ],
+)
+def test_a_child_opens_nothing(attempt: str) -> None:
+    script = (
+        "import os, socket; from worker.decode_child import _confine, _warm;"
+        f"_warm(heic=False); _confine(4 << 30); {attempt}"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert "Too many open files" in ended.stderr
