@@ -176,7 +176,9 @@ def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
     if not chosen.image_decode_children:
         return functools.partial(decode_picture, limits=limits)
     # They end with this process: nothing keeps their standard input open then.
-    pool = DecodePool(limits, children=_cores(), seconds=chosen.image_decode_seconds)
+    # No more than may be asked for at once: in a container the machine's cores may be many more than its share.
+    children = min(_cores(), chosen.worker_threads)
+    pool = DecodePool(limits, children=children, seconds=chosen.image_decode_seconds)
     pool.warm()
     return pool.decode
 
