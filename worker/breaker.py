@@ -30,6 +30,8 @@ class Breaker:
         self._in_a_row = 0
         self._lock = threading.Lock()
         self._try_at = 0.0
+        #: While stopped: whether a case was let through to try. What else ends had begun before, and says nothing new.
+        self._trying = False
         #: Why no work is taken. None while it is.
         self.why: str | None = None
 
@@ -41,6 +43,7 @@ class Breaker:
             if time.monotonic() < self._try_at:
                 return False
             self._try_at = time.monotonic() + self._pause
+            self._trying = True
             return True
 
     def answered(self, faces: Sequence[FaceAnalysis]) -> None:
@@ -57,17 +60,17 @@ class Breaker:
         """An analysis ended in a fault of ours, or in an answer that is none."""
         with self._lock:
             self._in_a_row += 1
-            if self._in_a_row < self._at_most:
+            if self._in_a_row < self._at_most or (self.why is not None and not self._trying):
                 return
             self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self.why is not None else self._first_pause
             self._try_at = time.monotonic() + self._pause
-            self.why = why
+            self.why, self._trying = why, False
         BREAKER_OPEN.set(1)
         log.critical("work_stopped", action="breaker", why=why, in_a_row=self._in_a_row, pause=self._pause)
 
     def _succeeded(self) -> None:
         with self._lock:
-            was, self.why, self._in_a_row = self.why, None, 0
+            was, self.why, self._in_a_row, self._trying = self.why, None, 0, False
         if was is not None:
             BREAKER_OPEN.set(0)
             log.warning("work_resumed", action="breaker", why=was)

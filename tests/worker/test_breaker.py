@@ -58,3 +58,13 @@ def test_after_a_pause_one_case_is_tried_and_an_answer_resumes_the_work() -> Non
 
     assert breaker.why is None
     assert [breaker.allows() for _ in range(3)] == [True] * 3
+
+
+def test_what_was_under_way_when_the_work_stopped_makes_the_pause_no_longer() -> None:
+    breaker = Breaker(failures=1, pause_seconds=0.05)
+
+    for _ in range(16):
+        breaker.failed("a fault")
+
+    time.sleep(0.06)
+    assert breaker.allows()
