@@ -24,6 +24,9 @@ from moderation.storage import FetchedImage
 from worker.station import Station
 from worker.telemetry import ATTEMPTS, STAGE_SECONDS, count_analysis
 
+#: Seconds that a worker which takes no work keeps each bell.
+STOPPED_SECONDS = 5.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Begun:
@@ -44,8 +47,13 @@ def begin(station: Station, case_id: UUID) -> Generator[Begun | None]:
     A case whose lease ever ran out is begun only once every other case in this process is finished, and none begins
     before it ends.
     """
-    if station.draining.is_set() or not station.breaker.allows():
+    if station.draining.is_set():
         yield None  # its bell is rung again, for another worker
+        return
+    if not station.breaker.allows():
+        # The same, and slowly: whoever answers bells at once and does nothing takes them all from the other workers.
+        station.draining.wait(STOPPED_SECONDS)
+        yield None
         return
     with station.solitude.together():
         begun = _lease(station, case_id, alone=False)
