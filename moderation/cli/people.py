@@ -181,7 +181,7 @@ def rotate_webhook(endpoint: Endpoint) -> None:
 @webhooks.command("log")
 def show_log(
     endpoint: Annotated[
-        UUID | None, typer.Argument(help="An endpoint. [default: dead letters of all]")
+        UUID | None, typer.Argument(help="An endpoint. [default: what was given up, of all]")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 50,
     json_: AsJson = False,
