@@ -18,9 +18,8 @@ class Normalisation(enum.StrEnum):
     probabilities: it removes the length and needs nothing else, so it is served. Where a model is sure of one answer,
     all three agree.
 
-    `benchmarks/engine.py` counts who wins on random weights: each way has a favourite there (of 64 faces SUM 50 FS, a
-    shorter answer; MEAN 60 EFS, the one longer answer, whose common tail is cheap; PRIOR 63 EFS). Weights that know
-    nothing cannot choose between them: a trained bundle is to be checked on its validation set.
+    On a trained bundle SUM and MEAN hardly differ and PRIOR is worse (`docs/engine.md`); `bonafide dfa bench` prints
+    all three. On random weights each way has a favourite (`benchmarks/engine.py`).
     """
 
     SUM = "sum"
