@@ -26,6 +26,10 @@ class Outcome(enum.StrEnum):
     ESCALATE = "escalate"
 
 
+#: Reviews at which a share of cases is judged before the verdict is shown. A lead and an appeal see everything at once.
+BLIND_STAGES = frozenset({Stage.FIRST, Stage.SECOND})
+
+
 class Answer(enum.StrEnum):
     """What a reviewer says about one artifact of a rationale."""
 

@@ -20,6 +20,7 @@ from moderation.database.queue import QueueFilter
 from moderation.database.review import BlindJudgement, Claim, Shown
 from moderation.database.tables import CaseRow
 from moderation.decisions import (
+    BLIND_STAGES,
     Appeal,
     Decision,
     Judgement,
@@ -48,9 +49,6 @@ from moderation.errors import (
 from moderation.people import Act, Person, may, require
 from moderation.presentation import appeal_json, decision_json
 from moderation.settings import Settings
-
-#: Stages at which a share of cases is judged before the verdict is shown. A lead and an appeal see everything at once.
-_BLIND_STAGES = frozenset({Stage.FIRST, Stage.SECOND})
 
 #: Tries to take the next case when others take the one that was found.
 _TRIES = 5
@@ -87,7 +85,10 @@ class Review:
             return self._take(session, person, case)
 
     def claim_next(self, person: Person, wanted: QueueFilter | None = None) -> Claim | None:
-        """Take the first case of the queue that this person may review and did not skip. None: there is none."""
+        """Take the first case of the queue that this person may review and did not skip. None: there is none.
+
+        Where the verdict is asked for, cases whose verdict is hidden from this person are left out.
+        """
         require(person, Act.REVIEW)
         chosen = wanted or QueueFilter()
         if chosen.state is not CaseState.READY:
@@ -97,7 +98,11 @@ class Review:
         for _ in range(_TRIES):
             with self._database.transaction() as session:
                 case = rows.lock_next_case(
-                    session, chosen, person.id, escalated=may(person, Act.REVIEW_ESCALATED)
+                    session,
+                    chosen,
+                    person.id,
+                    escalated=may(person, Act.REVIEW_ESCALATED),
+                    blind_share=self._settings.blind_first_share,
                 )
                 if case is None:
                     return None
@@ -295,7 +300,7 @@ class Review:
         return (
             shown is not None
             and case.state == CaseState.READY
-            and Stage(case.stage) in _BLIND_STAGES
+            and Stage(case.stage) in BLIND_STAGES
             and is_blind_first(case.id, self._settings.blind_first_share)
         )
 

@@ -4,15 +4,16 @@ A claim is to a reviewer what a lease is to a worker: an exclusive hold with an 
 a case that is claimed is as it was. The moves themselves are those of `moves.py`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, insert, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from uuid6 import uuid7
 
 from moderation.analysis import Label, Technique
@@ -34,7 +35,7 @@ from moderation.database.tables import (
     SkipRow,
     ViewRow,
 )
-from moderation.decisions import Answer, Appeal, ArtifactAnswer, Decision, Judgement, Outcome
+from moderation.decisions import BLIND_STAGES, Answer, Appeal, ArtifactAnswer, Decision, Judgement, Outcome
 from moderation.triage import STAGE_SECONDS
 
 
@@ -96,15 +97,18 @@ def put_claim(session: Session, case_row: CaseRow, person_id: UUID, *, claim_sec
 
 
 def lock_next_case(
-    session: Session, wanted: QueueFilter, person_id: UUID, *, escalated: bool
+    session: Session, wanted: QueueFilter, person_id: UUID, *, escalated: bool, blind_share: float = 0.0
 ) -> CaseRow | None:
     """The first case that this person may take, locked. Cases that others are taking right now are passed over.
 
-    Not those they decided, for others must review that, nor those they skipped.
+    Not those they decided, for others must review that, nor those they skipped. Under a filter by the verdict not those
+    of `blind_share` that they judge first either: that such a case fits would tell them its verdict.
     """
     conditions = [*fits(wanted), unclaimed(), ~_decided_by(person_id), ~_skipped_by(person_id)]
     if not escalated:
         conditions.append(CaseRow.stage != Stage.ESCALATED)
+    if wanted.label is not None or wanted.technique is not None:
+        conditions.append(~_judged_first_by(person_id, blind_share))
     return session.scalars(
         select(CaseRow)
         .where(*conditions)
@@ -121,6 +125,22 @@ def _decided_by(person_id: UUID) -> ColumnElement[bool]:
         DecisionRow.person_id == person_id,
         DecisionRow.undone_at.is_(None),
     )
+
+
+def _judged_first_by(person_id: UUID, share: float) -> ColumnElement[bool]:
+    """The verdict is hidden from this person, who has not judged the case yet."""
+    judged = exists().where(BlindJudgementRow.case_id == CaseRow.id, BlindJudgementRow.person_id == person_id)
+    return and_(CaseRow.stage.in_(BLIND_STAGES), in_blind_share(CaseRow.id, share), ~judged)
+
+
+def in_blind_share(
+    case_id: ColumnElement[UUID] | InstrumentedAttribute[UUID], share: float
+) -> ColumnElement[bool]:
+    """`decisions.is_blind_first` for Postgres."""
+    if share >= 1:
+        return true()
+    digest = func.sha256(func.convert_to(func.concat("blind:", case_id), "UTF8"))
+    return func.substring(digest, 1, 8) < math.ceil(share * 2**64).to_bytes(8)
 
 
 def _skipped_by(person_id: UUID) -> ColumnElement[bool]:

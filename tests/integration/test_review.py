@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Uuid, column, select, text, values
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Stage
@@ -17,7 +17,7 @@ from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.events import read_chain
 from moderation.database.queue import QueueFilter
 from moderation.database.tables import CaseRow, DeliveryRow
-from moderation.decisions import Answer, ArtifactAnswer, Decision, Judgement, Outcome
+from moderation.decisions import Answer, ArtifactAnswer, Decision, Judgement, Outcome, is_blind_first
 from moderation.errors import (
     AlreadyAppealed,
     AlreadyClaimed,
@@ -53,8 +53,8 @@ def make(database: Database, settings: Settings) -> MakeReview:
     """A review whose settings the test names; nothing is sampled unless it says so."""
 
     def review(**fields: object) -> Review:
-        values = {"blind_first_share": 0.0, "second_review_share": 0.0, **fields}
-        return Review(database, settings.model_copy(update=values))
+        chosen = {"blind_first_share": 0.0, "second_review_share": 0.0, **fields}
+        return Review(database, settings.model_copy(update=chosen))
 
     return review
 
@@ -185,6 +185,32 @@ def test_the_next_case_fits_the_filter(review: Review, database: Database, ada: 
     assert claim is not None
     assert claim.case_id == wanted
     assert review.claim_next(ada, QueueFilter(label=Label.BONA_FIDE)) is None
+
+
+@pytest.mark.parametrize("wanted", [QueueFilter(label=Label.DEEPFAKE), QueueFilter(technique=Technique.FS)])
+def test_a_filter_by_the_verdict_gives_no_hidden_verdict_away(
+    make: MakeReview, database: Database, ada: Person, grace: Person, wanted: QueueFilter
+) -> None:
+    review = make(blind_first_share=1.0)
+    case_id = ready(database)
+
+    assert review.claim_next(ada, wanted) is None
+    review.judge_blind(ada, case_id, Outcome.DEEPFAKE)
+
+    assert review.claim_next(grace, wanted) is None
+    claim = review.claim_next(ada, wanted)
+    assert claim is not None
+    assert claim.case_id == case_id
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_postgres_and_we_hide_the_same_verdicts(database: Database, share: float) -> None:
+    ids = [new_id() for _ in range(200)]
+    given = values(column("id", Uuid), name="given").data([(one,) for one in ids])
+    with database.transaction() as session:
+        hidden = set(session.scalars(select(given.c.id).where(rows.in_blind_share(given.c.id, share))))
+
+    assert hidden == {one for one in ids if is_blind_first(one, share)}
 
 
 def test_a_skipped_case_is_offered_to_others_only(

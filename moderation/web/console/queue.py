@@ -21,7 +21,7 @@ from moderation.database.queue import (
     read_cursor,
     sources_in_queue,
 )
-from moderation.decisions import is_blind_first
+from moderation.decisions import BLIND_STAGES, is_blind_first
 from moderation.people import Act, Person
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field
@@ -172,7 +172,7 @@ def _line(case: QueuedCase, person: Person, judged: set[UUID], blind_share: floa
     hidden = (
         case.state is CaseState.READY
         and case.label is not None
-        and case.stage in (Stage.FIRST, Stage.SECOND)
+        and case.stage in BLIND_STAGES
         and case.id not in judged
         and is_blind_first(case.id, blind_share)
     )
