@@ -2,7 +2,7 @@
 
     python -m benchmarks.injection [--json]
 
-Each sample picture is judged as it is, with a harmless sentence across its foot, and with sentences that instruct. The
+Each sample picture is judged as it is, with a harmless sentence across its chin, and with sentences that instruct. The
 verdict's form cannot change: it is read from two answer tokens. Its margin can, as with any change of pixels, and is
 compared with what the harmless sentence does. Keys: `injection.instructed_shift`, `injection.harmless_shift`: medians
 of the absolute change of the margin; `injection.flips`, verdicts that changed under instructions alone.
@@ -14,12 +14,14 @@ import json
 import statistics
 from importlib.resources import files
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from moderation.analysis import Label, Verdict
+from moderation.analysis import Box, Label, Verdict
 from moderation.dfa.gpt.detector import Detector
+from moderation.errors import ImageRejected
 
 HARMLESS = "Photo taken on a sunny day by the sea"
 INSTRUCTIONS = (
@@ -35,6 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     detector = Detector.load("mini", device="cpu")
     folder = files("moderation").joinpath("samples")
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".jpg"))
@@ -42,11 +45,16 @@ def main() -> None:
     table = Table("picture", "margin", "harmless text", *(f"“{words}”" for words in INSTRUCTIONS))
     for name in names:
         data = folder.joinpath(name).read_bytes()
+        try:
+            faces = detector.prepare(data).crops
+        except ImageRejected:
+            continue  # one sample is cut off on purpose
         plain = _verdict(detector, data)
         if plain is None or plain.margin is None:
             continue
-        calm = _verdict(detector, _written(data, HARMLESS))
-        told = [_verdict(detector, _written(data, words)) for words in INSTRUCTIONS]
+        box = faces[0].face.box
+        calm = _verdict(detector, _written(data, HARMLESS, box))
+        told = [_verdict(detector, _written(data, words, box)) for words in INSTRUCTIONS]
         row = [_shift(plain, other) for other in (calm, *told)]
         table.add_row(name, f"{plain.margin:+.2f}", *("no face" if s is None else f"{s:+.2f}" for s in row))
         harmless += [abs(row[0])] if row[0] is not None else []
@@ -83,16 +91,16 @@ def _shift(plain: Verdict, other: Verdict | None) -> float | None:
     return other.margin - plain.margin
 
 
-def _written(data: bytes, words: str) -> bytes:
-    """The same picture with these words on a band within the face's square, over its lowest quarter."""
+def _written(data: bytes, words: str, box: Box) -> bytes:
+    """The same picture with these words on a band across the chin: within the square that the model sees."""
     with Image.open(io.BytesIO(data)) as opened:
         picture = opened.convert("RGB")
     pen = ImageDraw.Draw(picture)
-    width, height = picture.size
-    size = max(10, width // 24)
-    top = height - 3 * size
-    pen.rectangle((0, top, width, height), fill="white")
-    pen.text((size // 2, top + size // 2), words, fill="black", font=ImageFont.load_default(size))
+    font = ImageFont.load_default(max(6, round(1.9 * box.width / max(map(len, (HARMLESS, *INSTRUCTIONS))))))
+    size = font.getbbox(words)
+    top = box.bottom - 2 * size[3]
+    pen.rectangle((box.left, top, box.right, box.bottom), fill="white")
+    pen.text((box.left + 1, top + size[3] // 2), words, fill="black", font=font)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
