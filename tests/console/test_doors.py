@@ -225,6 +225,24 @@ def test_what_is_not_there_is_a_page_that_says_so(reviewer: TestClient) -> None:
         assert "Back to the queue" in reply.text
 
 
+@pytest.mark.parametrize("query", ["priority=99999", "source=%00", "older=99999", "verdict=%00&state=%00"])
+def test_a_filter_that_nobody_could_choose_is_a_page_all_the_same(reviewer: TestClient, query: str) -> None:
+    token = _token(reviewer.get("/queue"))
+
+    assert reviewer.get(f"/queue?{query}").status_code == 200
+    assert reviewer.post("/queue/next", data={"csrf": token, "from": query}).status_code == 303
+
+
+@pytest.mark.parametrize("version", ["2147483648", "999999999999999999"])
+def test_a_version_that_no_case_has_is_a_conflict(
+    reviewer: TestClient, database: Database, version: str
+) -> None:
+    case_id = ready(database)
+    fields = {"csrf": _token(reviewer.get("/queue")), "token": "1", "outcome": "deepfake", "technique": "FS"}
+
+    assert reviewer.post(f"/cases/{case_id}/decide", data={**fields, "version": version}).status_code == 409
+
+
 @pytest.mark.parametrize("path", ["/people", "/webhooks"])
 def test_a_reviewer_is_not_shown_what_is_for_others(reviewer: TestClient, path: str) -> None:
     reply = reviewer.get(path)

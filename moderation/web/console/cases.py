@@ -188,7 +188,7 @@ def decide(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Form
             visitor.person,
             case_id,
             token=_int(form, "token"),
-            version=_int(form, "version"),
+            version=_version(form),
             judgement=read_judgement(form),
         )
     except JudgementIncomplete as error:
@@ -295,6 +295,12 @@ def _int(form: FormData, name: str) -> int:
     return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0  # a bigint
 
 
+def _version(form: FormData) -> int:
+    """The same for a version, which is an integer of Postgres."""
+    version = _int(form, "version")
+    return version if version < 2**31 else 0
+
+
 def _address(case_id: UUID, form: FormData) -> str:
     from_ = field(form, "from", at_most=1000)
     return f"/cases/{case_id}" + (f"?{urlencode({'from': from_})}" if from_ else "")
@@ -325,7 +331,7 @@ def _conflict(
 ) -> Response:
     """What happened meanwhile, and by whom, with what the reviewer had written."""
     with services.database.transaction() as session:
-        version = _int(form, "version")
+        version = _version(form)
         since = log_in_words(session, case_id, version) if version else []
         holder = find_holder(session, case_id)
     message = _sentence(error)

@@ -31,6 +31,8 @@ from moderation.web.services import Services, ServicesDep
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 PAGE = 50
+#: No case is more urgent than this.
+PRIORITY_AT_MOST = 100
 
 #: What a filter offers, as (value, words).
 STATES = tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items())
@@ -143,11 +145,11 @@ def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
     hours = chosen.get("older", "")
     return QueueFilter(
         state=_member(CaseState, chosen.get("state")) or CaseState.READY,
-        source=chosen.get("source") or None,
+        source=_text(chosen.get("source")),
         label=_member(Label, chosen.get("verdict")),
         technique=_member(Technique, chosen.get("technique")),
         stage=_member(Stage, chosen.get("stage")),
-        priority_at_least=_number(chosen.get("priority")),
+        priority_at_least=_priority(chosen.get("priority")),
         older_than_seconds=3600.0 * (_number(hours) or 0) or None,
         claimed_by=person.id if chosen.get("held") == "me" else None,
         unclaimed=chosen.get("held") == "nobody",
@@ -166,6 +168,16 @@ def _member(kind: type[_E], value: str | None) -> _E | None:
 
 def _number(value: str | None) -> int | None:
     return int(value) if value and value.isdecimal() and len(value) < 6 else None
+
+
+def _priority(value: str | None) -> int | None:
+    number = _number(value)
+    return None if number is None else min(number, PRIORITY_AT_MOST)
+
+
+def _text(value: str | None) -> str | None:
+    """Postgres keeps no NUL, so no case has a source with one."""
+    return value if value and "\x00" not in value else None
 
 
 def _line(case: QueuedCase, person: Person, judged: set[UUID], blind_share: float) -> Line:
