@@ -6,6 +6,7 @@ Every rule is asked here, whichever door a request came through: the roles of `p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -49,6 +50,9 @@ from moderation.errors import (
 from moderation.people import Act, Person, may, require
 from moderation.presentation import appeal_json, decision_json
 from moderation.settings import Settings
+
+#: After a decision is final until it is told: an undo of the last moment has committed by then.
+UNDO_MARGIN = timedelta(seconds=2)
 
 #: Tries to take the next case when others take the one that was found.
 _TRIES = 5
@@ -368,7 +372,7 @@ class Review:
         if move is Move.DECIDE:
             rows.resolve_appeals(session, case_id, decision_id)
             told = {"decision": decision_json(decision)}
-            enqueue(session, Kind.DECIDED, case_id, told, due_at=decision.final_at)
+            enqueue(session, Kind.DECIDED, case_id, told, due_at=decision.final_at + UNDO_MARGIN)
         return decision
 
 

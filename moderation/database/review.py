@@ -350,11 +350,16 @@ def move_decided(
 
 
 def mark_undone(session: Session, decision_id: UUID) -> bool:
-    """Take the decision back. False: too late, or it is undone."""
+    """Take the decision back. False: too late, or it is undone.
+
+    By the clock and not by the transaction's beginning: it may have waited long for the case.
+    """
     undone = session.execute(
         update(DecisionRow)
         .where(
-            DecisionRow.id == decision_id, DecisionRow.undone_at.is_(None), DecisionRow.final_at > func.now()
+            DecisionRow.id == decision_id,
+            DecisionRow.undone_at.is_(None),
+            DecisionRow.final_at > func.clock_timestamp(),
         )
         .values(undone_at=func.now())
         .returning(DecisionRow.id)

@@ -35,7 +35,7 @@ from moderation.errors import (
     UndoClosed,
 )
 from moderation.people import Person, Role
-from moderation.review import Review
+from moderation.review import UNDO_MARGIN, Review
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, enrolled, ready, refused, stored
@@ -680,6 +680,16 @@ def test_what_is_not_decided_for_good_is_not_appealed(
     assert review.appeal(case_id, "why", actor=lead.actor, person=lead).appellant == lead.actor
 
 
+def test_an_undo_that_waited_until_the_window_was_over_comes_too_late(
+    make: MakeReview, database: Database, ada: Person
+) -> None:
+    decision = _decide(make(undo_seconds=0.5), ada, ready(database))
+    with database.transaction() as session:
+        session.execute(text("SELECT pg_sleep(0.6)"))
+
+        assert not rows.mark_undone(session, decision.id)
+
+
 def test_an_undone_answer_to_an_appeal_leaves_it_open(
     make: MakeReview, database: Database, ada: Person, grace: Person
 ) -> None:
@@ -742,7 +752,7 @@ def test_a_platform_is_told_when_the_decision_is_final(
     assert told() == [("case.decided", "deepfake")]
     with database.transaction() as session:
         row = session.scalars(select(DeliveryRow)).one()
-    assert row.due_at == decision.final_at
+    assert row.due_at == decision.final_at + UNDO_MARGIN
     assert row.body["data"]["state"] == "decided"
     assert "Ada" not in str(row.body)
 
