@@ -100,7 +100,10 @@ def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None
     with open_database().transaction() as session:
         done = erase_case(session, case, actor="operator")
     if not done:
-        typer.echo(f"bonafide: case {case} is not decided, or was erased already", err=True)
+        typer.echo(
+            f"bonafide: case {case} is not decided, was erased already, or a webhook about it is still to be sent",
+            err=True,
+        )
         raise typer.Exit(1)
     typer.echo(f"case {case} is erased")
 

@@ -19,7 +19,10 @@ _DAY = 86_400
 
 
 def erase_case(session: Session, case_id: UUID, *, actor: str) -> bool:
-    """Erase a decided case, once and for ever. False: there is none, it is not decided, or erased already."""
+    """Erase a decided case, once and for ever.
+
+    False: there is none, it is not decided, is erased already, or a platform is still to be told of it.
+    """
     return bool(session.scalar(select(func.erase_case(case_id, actor))))
 
 

@@ -49,7 +49,8 @@ ANSWERS = text("""
     JOIN artifact_answers said ON said.decision_id = d.id
     JOIN artifacts r ON (r.analysis_id, r.face, r.ordinal) = (said.analysis_id, said.face, said.ordinal)
     JOIN analyses a ON a.id = said.analysis_id
-    WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL
+    JOIN cases c ON c.id = d.case_id
+    WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL AND c.erased_at IS NULL
     ORDER BY d.id, said.face, said.ordinal
 """)
 
@@ -69,6 +70,7 @@ LABELLED = text("""
     JOIN analyses a ON a.id = d.analysis_id
     WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL AND d.final_at <= now()
       AND d.outcome IN ('deepfake', 'bona_fide') AND c.state = 'decided'
+      AND c.erased_at IS NULL
       AND NOT EXISTS (SELECT FROM decisions later
                       WHERE later.case_id = d.case_id AND later.undone_at IS NULL
                         AND (later.created_at, later.id) > (d.created_at, d.id))

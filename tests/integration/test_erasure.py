@@ -120,6 +120,48 @@ def test_a_case_is_erased_once_and_only_when_it_is_decided(database: Database) -
         assert not erase_case(session, decided, actor="operator")
 
 
+def test_what_a_platform_is_still_to_be_told_comes_first(database: Database) -> None:
+    case_id = _decided(database)
+    with database.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO endpoints (id, url, kinds, secrets) VALUES (:e, 'https://x.example', '{}', '{}')"
+            ),
+            {"e": (endpoint := new_id())},
+        )
+        session.execute(
+            text(
+                "INSERT INTO deliveries (id, endpoint_id, case_id, kind, body)"
+                " VALUES (:d, :e, :case, 'case.decided', :body)"
+            ),
+            {"d": new_id(), "e": endpoint, "case": case_id, "body": f'{{"type": "{MARK}"}}'},
+        )
+        assert not erase_case(session, case_id, actor="operator")
+
+    with database.transaction() as session:
+        session.execute(text("UPDATE deliveries SET delivered_at = now()"))
+        assert erase_case(session, case_id, actor="operator")
+    assert _places(database) == []
+
+
+def test_two_erased_cases_are_not_the_same_picture(database: Database) -> None:
+    with database.transaction() as session:
+        for case_id in (_decided(database), _decided(database)):
+            assert erase_case(session, case_id, actor="operator")
+
+        assert session.scalar(text("SELECT count(DISTINCT image_sha256) FROM analyses")) == 2
+
+
+def test_the_word_that_opens_erasing_opens_nothing_to_others(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("GRANT UPDATE ON decisions TO bonafide_worker")
+        connection.execute("SET ROLE bonafide_worker")
+        connection.execute("SET bonafide.erasing = 'on'")
+
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            connection.execute("UPDATE decisions SET reason = 'another'")
+
+
 def test_every_source_has_its_own_retention(database: Database) -> None:
     ids = {source: _decided(database, source=source) for source in ("short", "long", "other")}
     with database.transaction() as session:
