@@ -35,6 +35,8 @@ _PER_PIXEL = 28
 _KEPT = 16 * 2**20
 #: Seconds until a child has loaded its libraries, on a machine that is busy with everything else.
 _START_SECONDS = 60.0
+#: Bytes of an answer without its pixels. More is not one of ours.
+_LONGEST_LINE = 65_536
 #: Signals that come from somebody else than the decoder: the picture gets another try in a fresh child.
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP}
 
@@ -131,9 +133,12 @@ class DecodePool:
         child.end()
 
 
-def _refusal(death: _Died, seconds: float) -> ImageCorrupt:
+def _refusal(death: _Died, seconds: float) -> ImageCorrupt | DecoderFault:
     why = "time" if death.status is None else str(death.status)
     log.warning("decoder_died", action="decode", why=why)
+    if death.status is not None and death.status > 0:
+        # Python ended it, not the file: it could not open something, say.
+        return DecoderFault(f"a decoder ended by itself with status {death.status}")
     if death.status in (None, -signal.SIGXCPU):
         return ImageCorrupt(f"Decoding the picture took more than {seconds:g} seconds and was stopped.")
     return ImageCorrupt("Decoding the picture ended the decoder: the file is damaged or hostile.")
@@ -144,6 +149,7 @@ class _Child:
 
     def __init__(self, limits: PixelLimits, seconds: float, memory: int) -> None:
         self._pixels = _memory_file()
+        self._max_pixels = limits.max_pixels
         arguments = [self._pixels, memory, seconds, json.dumps(dataclasses.asdict(limits))]
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", "worker.decode_child", *map(str, arguments)],
@@ -205,11 +211,16 @@ class _Child:
             if not part:
                 raise EOFError
             line += part
+            if len(line) > _LONGEST_LINE:
+                raise _Died(0)
         return line
 
     def _picture(self, facts: dict[str, Any]) -> Picture:
         facts["notes"] = tuple(facts["notes"])
         known = PictureFacts(**facts)
+        # What it says is not believed: a hostile file may have taken it over.
+        if not 0 < known.width * known.height <= self._max_pixels or min(known.width, known.height) < 1:
+            raise _Died(0)
         pixels = np.empty((known.height, known.width, 3), dtype=np.uint8)
         _fill(self._pixels, pixels.data.cast("B"))
         if pixels.nbytes > _KEPT:
