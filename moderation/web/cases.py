@@ -18,7 +18,7 @@ from moderation.errors import CaseNotFound, CursorUnreadable, RequestRefused
 from moderation.intake import Accepted, Submission
 from moderation.presentation import artifact_json, decision_json, face_json, verdict_json
 from moderation.web.access import Reader, Submitter
-from moderation.web.problems import RESPONSES, invalid, problem_of
+from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
     BatchIn,
@@ -56,6 +56,7 @@ IdempotencyKey = Annotated[
     responses={
         200: {"model": CaseAccepted, "description": "The same request had opened this case before"},
         409: {"model": Problem, "description": "The same key or external id came with another body"},
+        **TOO_MANY,
     },
     summary="Open a case",
 )
@@ -75,7 +76,13 @@ def post_case(
     return _accepted(accepted)
 
 
-@router.post("/cases/batch", status_code=207, response_model=BatchOut, summary="Open up to a thousand cases")
+@router.post(
+    "/cases/batch",
+    status_code=207,
+    response_model=BatchOut,
+    responses=TOO_MANY,
+    summary="Open up to a thousand cases",
+)
 def post_cases(
     body: BatchIn, services: ServicesDep, key: Submitter, idempotency_key: IdempotencyKey = None
 ) -> Response:

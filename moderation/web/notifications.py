@@ -10,7 +10,7 @@ from moderation.errors import RequestRefused
 from moderation.intake import Submission
 from moderation.notifications import Created, created_objects
 from moderation.web.access import Submitter
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import RESPONSES, TOO_MANY
 from moderation.web.services import ServicesDep
 from moderation.wire import Answer, CaseIn, ImageIn
 
@@ -26,7 +26,12 @@ class NotificationOut(Answer):
     refused: Sequence[str]
 
 
-@router.post("/notifications/s3", response_model=NotificationOut, summary="Tell of objects that were created")
+@router.post(
+    "/notifications/s3",
+    response_model=NotificationOut,
+    responses=TOO_MANY,
+    summary="Tell of objects that were created",
+)
 def post_notification(
     body: Annotated[dict[str, JsonValue], Body(description="As the store writes it")],
     services: ServicesDep,
@@ -36,7 +41,11 @@ def post_notification(
 
     An object that is refused is answered with success all the same, because a store would repeat it for ever.
     """
-    told = [_submission(created, key.name) for created in created_objects(body)]
+    objects = created_objects(body)
+    at_most = services.settings.batch_items_at_most
+    if len(objects) > at_most:
+        raise RequestRefused(f"{len(objects)} objects in one call; at most {at_most}")
+    told = [_submission(created, key.name) for created in objects]
     submissions = [submission for submission in told if submission is not None]
     services.rates.take(key.name, len(submissions))
     outcomes = services.intake.receive_many(submissions, actor=f"platform:{key.name}") if submissions else []

@@ -46,6 +46,14 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+#: What a call that opens cases may answer beside.
+TOO_MANY: dict[int | str, dict[str, Any]] = {
+    429: {
+        "model": Problem,
+        "description": "`too_many_cases`: more than this key may open now; try again after `Retry-After` seconds",
+    }
+}
+
 log = structlog.get_logger()
 
 

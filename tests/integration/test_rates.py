@@ -69,6 +69,23 @@ def test_what_a_store_tells_of_counts_too(client: TestClient) -> None:
     assert told("e.jpg", "f.jpg").status_code == 429
 
 
+def test_what_a_store_tells_of_at_once_is_bounded(client: TestClient, settings: Settings) -> None:
+    count = settings.batch_items_at_most + 1
+    one = {
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "flagged"}, "object": {"key": "a.jpg"}},
+    }
+
+    assert client.post("/v1/notifications/s3", json={"Records": [one] * count}).status_code == 422
+
+
+def test_the_openapi_document_tells_of_too_many(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+
+    for path in ("/v1/cases", "/v1/cases/batch", "/v1/notifications/s3"):
+        assert "too_many_cases" in paths[path]["post"]["responses"]["429"]["description"]
+
+
 def test_one_platforms_rate_is_not_anothers(client: TestClient, database: Database) -> None:
     for n in range(6):
         client.post("/v1/cases", json=_case(f"busy-{n}"))
