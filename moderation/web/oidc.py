@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import secrets
+import time
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -32,6 +33,11 @@ COOKIE = "bonafide_oidc"
 PATIENCE = 600
 #: Seconds that the provider has for each answer to us.
 TIMEOUT = 10.0
+#: Seconds that what a provider says of itself is used.
+DESCRIBED_SECONDS = 300.0
+
+#: Of each issuer: when it said so, by the monotonic clock, and what.
+_described: dict[str, tuple[float, dict[str, Any]]] = {}
 
 log = structlog.get_logger()
 
@@ -133,7 +139,7 @@ def _back(error: ProviderUnavailable | SignInRefused) -> Response:
 
 
 class _Provider:
-    """The provider as it describes itself, asked anew at every sign-in: keys change, and sign-ins are few."""
+    """The provider as it describes itself. Its keys are asked for anew at every sign-in, for they change."""
 
     def __init__(self, settings: Settings, redirect_uri: str) -> None:
         try:
@@ -153,9 +159,18 @@ class _Provider:
             code_challenge_method="S256",
             timeout=TIMEOUT,
         )
-        self._metadata = self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
-        if self._metadata.get("issuer") != self._issuer:
+        self._metadata = self._describe()
+
+    def _describe(self) -> dict[str, Any]:
+        """Kept for minutes: anybody may begin to sign in, and is not to send us out each time."""
+        kept = _described.get(self._issuer)
+        if kept is not None and time.monotonic() < kept[0] + DESCRIBED_SECONDS:
+            return kept[1]
+        metadata = self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
+        if metadata.get("issuer") != self._issuer:
             raise ProviderUnavailable("the provider does not call itself by the issuer of the settings")
+        _described[self._issuer] = time.monotonic(), metadata
+        return metadata
 
     def address(self, started: Started) -> str:
         """Where the browser goes."""

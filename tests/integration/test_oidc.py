@@ -144,6 +144,18 @@ def test_a_provider_that_does_not_answer_is_said(chosen: Settings) -> None:
     assert begun.headers["location"] == "/sign-in?refused=oidc_unavailable"
 
 
+def test_a_provider_is_not_asked_anew_by_everybody_who_begins(settings: Settings) -> None:
+    with run_server_in_thread(user_claims=PEOPLE) as server:
+        issuer = f"http://localhost:{server.server_port}"
+        values = {"oidc_issuer": issuer, "oidc_client_id": "bonafide"}
+        with TestClient(create_app(settings.model_copy(update=values)), follow_redirects=False) as browser:
+            browser.get("/oidc/start")
+            server.shutdown()
+            begun = browser.get("/oidc/start")
+
+    assert begun.headers["location"].startswith(issuer)
+
+
 @pytest.mark.parametrize("cookie", ["", "no base64 \x7f", "bm8ganNvbg==", "e30=", "W10=", "eyJzdGF0ZSI6MX0="])
 @pytest.mark.parametrize("query", ["", "?code=c&state=s", "?code=c&state=%C3%A9%00", "?error=access_denied"])
 def test_nonsense_is_sent_back_too(browser: TestClient, cookie: str, query: str) -> None:
