@@ -333,7 +333,7 @@ class Courier:
         again_in = wait_after(claimed.attempt, random.random())  # noqa: S311  jitter, not a secret
         _TRIED.labels("dead" if again_in is None else "failed").inc()
         if again_in is None:
-            log.error("delivery_given_up", action="deliver", delivery=str(claimed.id), error=str(failure))
+            log.error("delivery_given_up", action="deliver", delivery=str(claimed.id), status=failure.status)
         with self._database.transaction() as session:
             stored.record_failure(
                 session,
