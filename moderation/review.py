@@ -260,6 +260,8 @@ class Review:
                 same = (one.appellant, one.external_id, one.reason) == (actor, external_id, reason)
                 if same and (external_id is not None or one.resolved_by is None):
                     return one
+            if case.erased_at is not None:
+                raise TransitionRefused("this case was erased: nobody could look at its picture again")
             standing = _standing(session, case)
             if case.state != CaseState.DECIDED or not standing:
                 if any(one.resolved_by is None for one in earlier):

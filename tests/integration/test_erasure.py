@@ -11,7 +11,9 @@ from moderation.database.connection import Database
 from moderation.database.erasure import erase_case, erase_past
 from moderation.database.events import read_chain
 from moderation.database.tables import Table
+from moderation.errors import TransitionRefused
 from moderation.local import as_role
+from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, enrolled, ready, stored
@@ -202,3 +204,12 @@ def test_retention_is_read_from_the_environment() -> None:
     chosen = Settings.model_validate({"retention_days": "profiles=90, *=365"})
 
     assert chosen.retention_days == (("profiles", 90.0), ("*", 365.0))
+
+
+def test_what_was_erased_cannot_be_appealed(database: Database) -> None:
+    case_id = _decided(database)
+    with database.transaction() as session:
+        erase_case(session, case_id, actor="operator")
+
+    with pytest.raises(TransitionRefused, match="erased"):
+        Review(database, Settings()).appeal(case_id, "It is me.", actor="platform:x")
