@@ -212,4 +212,4 @@ def test_what_was_erased_cannot_be_appealed(database: Database) -> None:
         erase_case(session, case_id, actor="operator")
 
     with pytest.raises(TransitionRefused, match="erased"):
-        Review(database, Settings()).appeal(case_id, "It is me.", actor="platform:x")
+        Review(database, Settings.model_validate({})).appeal(case_id, "It is me.", actor="platform:x")
