@@ -16,7 +16,7 @@ from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from moderation.cases import ImageRef
-from moderation.errors import BucketNotAllowed, ImageMissing, ImageTooLarge, StorageUnavailable
+from moderation.errors import BucketNotAllowed, ImageMissing, ImageTooLarge, SetupProblem, StorageUnavailable
 from moderation.settings import Settings
 
 #: Bytes read at a time, so that a file over the limit is given up early.
@@ -58,11 +58,13 @@ class Storage:
     """The buckets this installation may read. Safe to share between threads."""
 
     def __init__(self, settings: Settings, *, connections: int = 10) -> None:
+        """Raise SetupProblem without credentials."""
         self._settings = settings
-        self._client = _open_client(settings, settings.s3_endpoint_url, connections)
+        session = _open_session(settings)
+        self._client = _open_client(session, settings.s3_endpoint_url, connections)
         public = settings.s3_public_endpoint_url
         # Signing talks to nobody; it only needs the address that the reader of the URL will use.
-        self._signer = self._client if public is None else _open_client(settings, public, 1)
+        self._signer = self._client if public is None else _open_client(session, public, 1)
 
     def allow(self, image: ImageRef) -> None:
         """Raise BucketNotAllowed unless the image lies in one of this installation's buckets."""
@@ -140,14 +142,30 @@ class Storage:
         return bucket
 
 
-def _open_client(settings: Settings, endpoint: str | None, connections: int) -> Any:
+def _open_session(settings: Settings) -> boto3.Session:
+    """Raise SetupProblem when the settings name no credentials and boto3 finds none where it looks."""
     secret = settings.s3_secret_access_key
-    return boto3.client(
+    try:
+        session = boto3.Session(
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=None if secret is None else secret.get_secret_value(),
+            region_name=settings.s3_region,
+        )
+        found = session.get_credentials()
+    except BotoCoreError as error:
+        raise SetupProblem(f"the credentials for S3 cannot be used: {error}") from error
+    if found is None or (settings.s3_access_key_id is None) != (secret is None):
+        raise SetupProblem(
+            "there are no whole credentials for S3: set both BONAFIDE_S3_ACCESS_KEY_ID and "
+            "BONAFIDE_S3_SECRET_ACCESS_KEY, or give this host a role"
+        )
+    return session
+
+
+def _open_client(session: boto3.Session, endpoint: str | None, connections: int) -> Any:
+    return session.client(
         "s3",
         endpoint_url=endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
         config=_client_config(connections, path_style=endpoint is not None),
     )
 

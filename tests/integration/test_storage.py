@@ -11,7 +11,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from moderation.cases import ImageRef
-from moderation.errors import BucketNotAllowed, ImageMissing, ImageTooLarge, StorageUnavailable
+from moderation.errors import (
+    BucketNotAllowed,
+    ImageMissing,
+    ImageTooLarge,
+    SetupProblem,
+    StorageUnavailable,
+)
 from moderation.local import BUCKET
 from moderation.settings import Settings
 from moderation.storage import Storage
@@ -60,6 +66,20 @@ def test_wrong_credentials_are_our_fault_not_the_images(settings: Settings, stor
 
     with pytest.raises(StorageUnavailable):
         stranger.fetch_image(image)
+
+
+@pytest.mark.parametrize("key_id", [None, "half of it"])
+def test_without_credentials_nothing_starts_and_it_says_what_to_set(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, key_id: str | None
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+
+    with pytest.raises(SetupProblem, match="credentials"):
+        Storage(settings.model_copy(update={"s3_access_key_id": key_id, "s3_secret_access_key": None}))
 
 
 def test_a_view_url_shows_the_image_and_a_changed_one_does_not(storage: Storage) -> None:
