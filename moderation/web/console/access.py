@@ -1,7 +1,8 @@
 """Who is asking, and whether a form is one of ours."""
 
+import enum
 import hmac
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from starlette.datastructures import FormData
@@ -53,3 +54,14 @@ def field(form: FormData, name: str, *, at_most: int = 2000) -> str | None:
         return None
     written = "".join(c for c in value.replace("\r\n", "\n") if c.isprintable() or c in "\n\t").strip()
     return written[:at_most] or None
+
+
+_E = TypeVar("_E", bound=enum.StrEnum)
+
+
+def member(kind: type[_E], value: str | None) -> _E | None:
+    """The one of these that has this value. None when none has."""
+    try:
+        return kind(value) if value else None
+    except ValueError:
+        return None

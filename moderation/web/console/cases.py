@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import Annotated, TypeVar
+from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -28,7 +28,7 @@ from moderation.errors import (
 from moderation.people import Person
 from moderation.questions import SUGGESTIONS
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.access import FormDep, VisitorDep, field, member
 from moderation.web.console.pages import PageRoute, Visitor, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.show import CasePage, log_in_words, read_case
@@ -226,7 +226,7 @@ def ask(
     try:
         services.questions.ask(case_id, question, actor=visitor.person.actor, person=visitor.person)
     except (QuestionRefused, TooManyQuestions) as error:
-        refused = _sentence(error)
+        refused = words.sentence(str(error))
     if "hx-request" in request.headers:
         case = _read(services, visitor.person, case_id)
         return render("turns.html", visitor=visitor, case=dataclasses.replace(case, question_refused=refused))
@@ -254,14 +254,14 @@ def read_judgement(form: FormData) -> Judgement:
 
 
 def _outcome(form: FormData) -> Outcome:
-    outcome = _member(Outcome, field(form, "outcome"))
+    outcome = member(Outcome, field(form, "outcome"))
     if outcome is None:
         raise JudgementIncomplete("choose what you decide")
     return outcome
 
 
 def _technique(form: FormData) -> Technique | None:
-    return _member(Technique, field(form, "technique"))
+    return member(Technique, field(form, "technique"))
 
 
 def _answers(form: FormData) -> list[ArtifactAnswer]:
@@ -269,7 +269,7 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
     found: list[ArtifactAnswer] = []
     for name in form:
         kind, *place = name.split("-")
-        answer = _member(Answer, field(form, name)) if kind == "answer" else None
+        answer = member(Answer, field(form, name)) if kind == "answer" else None
         if (
             answer is not None
             and len(place) == 2
@@ -277,16 +277,6 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
         ):
             found.append(ArtifactAnswer(int(place[0]), int(place[1]), answer))
     return found
-
-
-_E = TypeVar("_E", Outcome, Technique, Answer)
-
-
-def _member(kind: type[_E], value: str | None) -> _E | None:
-    try:
-        return kind(value) if value else None
-    except ValueError:
-        return None
 
 
 def _int(form: FormData, name: str) -> int:
@@ -315,7 +305,7 @@ def _again(
     """The same page with what was filled in and what is missing."""
     case = _read(services, visitor.person, case_id)
     kept = {name: field(form, name) or "" for name in form if name != "csrf"}
-    case = dataclasses.replace(case, kept=kept, complaint=_sentence(error))
+    case = dataclasses.replace(case, kept=kept, complaint=words.sentence(str(error)))
     return _page(
         services,
         visitor,
@@ -334,7 +324,7 @@ def _conflict(
         version = _version(form)
         since = log_in_words(session, case_id, version) if version else []
         holder = find_holder(session, case_id)
-    message = _sentence(error)
+    message = words.sentence(str(error))
     if isinstance(error, AlreadyClaimed):
         title = "Somebody else has this case"
     elif isinstance(error, StaleCase):
@@ -355,8 +345,3 @@ def _conflict(
         written=field(form, "reason"),
         case_id=case_id,
     )
-
-
-def _sentence(error: BonafideError) -> str:
-    said = str(error)
-    return said[:1].upper() + said[1:] + "."

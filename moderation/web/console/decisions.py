@@ -28,7 +28,7 @@ BULK_AT_MOST = 100
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Decided:
     """What became of one case of many."""
 
     case_id: UUID
@@ -93,7 +93,7 @@ def decide_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Re
         raise JudgementIncomplete("the number of cases is not the one that was confirmed")
     outcomes = services.review.decide_many(visitor.person, chosen, judgement)
     done = [
-        Outcome(case_id, one, "") if isinstance(one, Decision) else Outcome(case_id, None, str(one))
+        Decided(case_id, one, "") if isinstance(one, Decision) else Decided(case_id, None, str(one))
         for (case_id, _), one in zip(chosen, outcomes, strict=True)
     ]
     return page(

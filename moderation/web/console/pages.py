@@ -206,7 +206,9 @@ def _answer_error(request: Request, error: BonafideError) -> Response:
         409: "Nothing was changed",
         503: "Something does not answer",
     }
-    response = error_page(request, titles.get(status, "That did not work"), _sentence(str(error)), status)
+    response = error_page(
+        request, titles.get(status, "That did not work"), words.sentence(str(error)), status
+    )
     if isinstance(error, SignInThrottled):
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
     return response
@@ -222,10 +224,6 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
         message=message,
         request_id=getattr(request.state, "request_id", None) if status >= 500 else None,
     )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 def security_headers(services: Services) -> dict[str, str]:

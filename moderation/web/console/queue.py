@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from moderation.database.queue import (
 from moderation.decisions import BLIND_STAGES, is_blind_first
 from moderation.people import Act, Person
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.access import FormDep, VisitorDep, field, member
 from moderation.web.console.pages import PageRoute, go, page, render
 from moderation.web.services import Services, ServicesDep
 
@@ -144,26 +144,16 @@ def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
     """What somebody chose in the queue. A value that is none of ours filters nothing."""
     hours = chosen.get("older", "")
     return QueueFilter(
-        state=_member(CaseState, chosen.get("state")) or CaseState.READY,
+        state=member(CaseState, chosen.get("state")) or CaseState.READY,
         source=_text(chosen.get("source")),
-        label=_member(Label, chosen.get("verdict")),
-        technique=_member(Technique, chosen.get("technique")),
-        stage=_member(Stage, chosen.get("stage")),
+        label=member(Label, chosen.get("verdict")),
+        technique=member(Technique, chosen.get("technique")),
+        stage=member(Stage, chosen.get("stage")),
         priority_at_least=_priority(chosen.get("priority")),
         older_than_seconds=3600.0 * (_number(hours) or 0) or None,
         claimed_by=person.id if chosen.get("held") == "me" else None,
         unclaimed=chosen.get("held") == "nobody",
     )
-
-
-_E = TypeVar("_E", CaseState, Label, Technique, Stage)
-
-
-def _member(kind: type[_E], value: str | None) -> _E | None:
-    try:
-        return kind(value) if value else None
-    except ValueError:
-        return None
 
 
 def _number(value: str | None) -> int | None:

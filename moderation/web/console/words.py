@@ -123,5 +123,10 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def sentence(text: str) -> str:
+    """What an error says, as a page says it."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
 def _sentence_end(message: str) -> str:
     return message[:1].lower() + message[1:].rstrip(".") if message[1:2].islower() else message.rstrip(".")
