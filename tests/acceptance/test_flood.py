@@ -8,7 +8,9 @@ from tests.acceptance.flood import QUICK, flood
 
 
 @pytest.mark.timeout(900)
-def test_three_hundred_mixed_pictures_all_end_before_a_person(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_three_hundred_mixed_pictures_all_end_before_a_person(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     with Stack(open_folder(tmp_path_factory.mktemp("flood")), durable=False) as stack:
         report = flood(start_system(stack, overrides=QUICK), count=300, faults=True)
 
