@@ -14,6 +14,7 @@ import torch
 
 import worker.lifecycle
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict, image_verdict
+from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
@@ -41,6 +42,9 @@ class QuietDetector:
 
     def warm(self) -> None:
         """Nothing to load."""
+
+    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]:
+        yield "I say the same of every face."
 
     def prepare(self, data: bytes) -> Prepared:
         started = time.perf_counter()
