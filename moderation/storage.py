@@ -60,11 +60,11 @@ class Storage:
     def __init__(self, settings: Settings, *, connections: int = 10) -> None:
         """Raise SetupProblem without credentials."""
         self._settings = settings
-        session = _open_session(settings)
-        self._client = _open_client(session, settings.s3_endpoint_url, connections)
+        _require_credentials(settings)
+        self._client = _open_client(settings, settings.s3_endpoint_url, connections)
         public = settings.s3_public_endpoint_url
         # Signing talks to nobody; it only needs the address that the reader of the URL will use.
-        self._signer = self._client if public is None else _open_client(session, public, 1)
+        self._signer = self._client if public is None else _open_client(settings, public, 1)
 
     def allow(self, image: ImageRef) -> None:
         """Raise BucketNotAllowed unless the image lies in one of this installation's buckets."""
@@ -142,30 +142,30 @@ class Storage:
         return bucket
 
 
-def _open_session(settings: Settings) -> boto3.Session:
+def _require_credentials(settings: Settings) -> None:
     """Raise SetupProblem when the settings name no credentials and boto3 finds none where it looks."""
-    secret = settings.s3_secret_access_key
+    named = settings.s3_access_key_id is not None, settings.s3_secret_access_key is not None
+    if all(named):
+        return
     try:
-        session = boto3.Session(
-            aws_access_key_id=settings.s3_access_key_id,
-            aws_secret_access_key=None if secret is None else secret.get_secret_value(),
-            region_name=settings.s3_region,
-        )
-        found = session.get_credentials()
+        found = None if any(named) else boto3.Session().get_credentials()
     except BotoCoreError as error:
         raise SetupProblem(f"the credentials for S3 cannot be used: {error}") from error
-    if found is None or (settings.s3_access_key_id is None) != (secret is None):
+    if found is None:
         raise SetupProblem(
             "there are no whole credentials for S3: set both BONAFIDE_S3_ACCESS_KEY_ID and "
             "BONAFIDE_S3_SECRET_ACCESS_KEY, or give this host a role"
         )
-    return session
 
 
-def _open_client(session: boto3.Session, endpoint: str | None, connections: int) -> Any:
-    return session.client(
+def _open_client(settings: Settings, endpoint: str | None, connections: int) -> Any:
+    secret = settings.s3_secret_access_key
+    return boto3.client(
         "s3",
         endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
         config=_client_config(connections, path_style=endpoint is not None),
     )
 
