@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,15 +10,9 @@ from moderation.analysis import Region, Technique
 from moderation.dfa.bench.estimates import Estimate
 from moderation.dfa.instruct.forgery.facts import Kind, Touch
 from moderation.dfa.instruct.pool import Pool
+from moderation.dfa.train.report import Judged, detection, examples_to_judge
 from moderation.dfa.train.sight import REGIONS, Heads, as_batch, losses
-from moderation.dfa.train.sources_out import (
-    Looked,
-    as_table,
-    aucs,
-    best_region_chance,
-    held_examples,
-    look_at,
-)
+from moderation.dfa.train.sources_out import as_table, look_at
 from moderation.dfa.train.speech import seen_facts
 from tests.dfa.drawn_faces import a_pool
 from tests.dfa.test_train_sight import a_tower
@@ -28,42 +21,34 @@ LAB = 2
 
 
 @pytest.fixture(scope="module")
-def looked() -> Looked:
+def looked() -> list[Judged]:
     """A random tower's look at a test split made of the drawn pool."""
-    pool = a_pool()
-    held = Pool(pool.crops, tuple(replace(row, split="test") for row in pool.rows))
-    examples = held_examples(held, split="test", lab=LAB, pooled=3, seed=1)
+    examples = list(examples_to_judge(_in_test(a_pool()), split="test", lab=LAB, pooled=3, seed=1))
     torch.manual_seed(0)
     tower = a_tower().eval()
     return look_at(tower, Heads(tower.config.hidden_size).eval(), examples, batch=5)
 
 
-def test_every_example_is_looked_at_once(looked: Looked) -> None:
-    assert looked.verdicts.shape == (len(looked.examples),)
-    assert looked.regions.shape == (len(looked.examples), len(REGIONS))
-    assert ((looked.regions >= 0) & (looked.regions <= 1)).all()
+def test_the_batch_changes_nothing(looked: list[Judged]) -> None:
+    torch.manual_seed(0)
+    tower = a_tower().eval()
+    heads = Heads(tower.config.hidden_size).eval()
+
+    again = look_at(tower, heads, [judged.example for judged in looked], batch=64)
+
+    assert [j.margin for j in again] == pytest.approx([j.margin for j in looked], abs=1e-5)
+    assert len({j.margin for j in looked}) > 1
 
 
-def test_one_who_knows_the_label_has_an_auc_of_one_and_its_opposite_of_nought(looked: Looked) -> None:
-    labels = np.array([float(example.deepfake) for example in looked.examples])
-
-    knowing, contrary = (aucs(replace(looked, verdicts=sign * labels), lab=LAB) for sign in (1, -1))
+def test_one_who_knows_the_label_has_an_auc_of_one_and_its_opposite_of_nought(looked: list[Judged]) -> None:
+    knowing, contrary = (
+        detection([replace(j, margin=sign * float(j.example.deepfake)) for j in looked], lab=LAB)
+        for sign in (1, -1)
+    )
 
     assert {"lab FS", "lab FR", "lab FE", "lab EFS", "ifg_gan_faces/celebahq_gan"} <= knowing.keys()
     assert {estimate.value for estimate in knowing.values()} == {1.0}
     assert {estimate.value for estimate in contrary.values()} == {0.0}
-
-
-def test_regions_known_exactly_give_a_region_f1_of_one(looked: Looked) -> None:
-    exact = np.array(
-        [
-            [float(region in {touch.region for touch in example.facts or ()}) for region in REGIONS]
-            for example in looked.examples
-        ]
-    )
-
-    assert best_region_chance(replace(looked, regions=exact))[1] == 1.0
-    assert best_region_chance(replace(looked, regions=1 - exact))[1] < 0.5
 
 
 def test_the_table_sets_what_was_left_out_beside_the_whole() -> None:
@@ -85,7 +70,7 @@ def test_the_order_within_a_two_is_what_costs() -> None:
             torch.zeros(4, len(REGIONS)),
             torch.zeros(4, 49),
         )
-        drawn = held_examples(_in_test(a_pool()), split="test", lab=1, pooled=0, seed=0)[:4]
+        drawn = list(examples_to_judge(_in_test(a_pool()), split="test", lab=1, pooled=0, seed=0))[:4]
         return losses(outputs, as_batch(drawn))["order"].item()
 
     assert order([0, 1, 5, 6]) == pytest.approx(order([-3, -2, 0, 1]))

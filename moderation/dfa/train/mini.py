@@ -31,10 +31,10 @@ from moderation.dfa.train.calibrate import fitted, write_calibration
 from moderation.dfa.train.report import (
     Report,
     as_text,
+    examples_to_judge,
     judge,
     report,
     seconds_per_face,
-    test_examples,
     write_report,
 )
 from moderation.dfa.train.sight import SightPlan, load_sight, train_tower
@@ -137,7 +137,7 @@ def write_mini(work: Path, out: Path, tokenizer: Tokenizer, plan: MiniPlan) -> B
 
 def calibrate_mini(spec: BundleSpec, pool: Path, plan: MiniPlan, *, today: datetime.date) -> BundleSpec:
     examples = list(
-        test_examples(
+        examples_to_judge(
             open_pool(pool),
             split="calibration",
             lab=plan.calibration_lab,
@@ -155,7 +155,9 @@ def report_mini(spec: BundleSpec, pool: Path, plan: MiniPlan) -> Report:
     """Judge the bundle on the test split, at the threshold where its calibrated score is one half."""
     bundle = load_bundle(spec, device=torch.device("cpu"), dtype=torch.float32)
     examples = list(
-        test_examples(open_pool(pool), split="test", lab=plan.report_lab, pooled=plan.report_pooled, seed=2)
+        examples_to_judge(
+            open_pool(pool), split="test", lab=plan.report_lab, pooled=plan.report_pooled, seed=2
+        )
     )
     platt = bundle.calibration
     threshold = 0.0 if platt is None or platt.a <= 0 else -platt.b / platt.a

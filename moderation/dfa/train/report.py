@@ -112,7 +112,9 @@ def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
     return Judged(example, answers.margin, answers.mass, technique, regions)
 
 
-def test_examples(pool: Pool, *, split: str, lab: int, pooled: int | None, seed: int) -> Iterator[Example]:
+def examples_to_judge(
+    pool: Pool, *, split: str, lab: int, pooled: int | None, seed: int
+) -> Iterator[Example]:
     """`lab` twos of each technique, and up to `pooled` pictures of every origin and label as they are."""
     rng = np.random.default_rng([seed, 11])
     examples = Examples(pool, split)
@@ -135,16 +137,15 @@ BONA_FIDE_OF = {
 
 
 def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dict[str, float]) -> Report:
-    """Score what `judge` returned for `test_examples`: the first 8 × `lab` examples are the lab's twos."""
-    lab_judged, pooled = judged[: 8 * lab], judged[8 * lab :]
-    detection, called = _detection(lab_judged, pooled, lab), _called(judged, threshold)
+    """Score what `judge` returned for `examples_to_judge`: the first 8 × `lab` examples are the lab's twos."""
+    lab_judged, called = judged[: 8 * lab], _called(judged, threshold)
     forged = [j for j in judged if j.example.deepfake and j.example.technique and j.technique]
     described = [j for j in lab_judged if j.example.facts and j.margin > threshold]
     truth = [{touch.region.value for touch in j.example.facts or ()} for j in described]
     said = [set(j.regions or ()) for j in described]
     bona_fide = [j for j in judged if not j.example.deepfake]
     return Report(
-        detection=detection,
+        detection=detection(judged, lab=lab),
         called_deepfake=called,
         technique_macro_f1=_technique_f1(forged),
         confusion=_confusion(forged),
@@ -158,7 +159,9 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
     )
 
 
-def _detection(lab_judged: Sequence[Judged], pooled: Sequence[Judged], lab: int) -> dict[str, Estimate]:
+def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
+    """DF-D AUC by lab technique and by source, each against its own bona fide, of `examples_to_judge` in their order."""
+    lab_judged, pooled = judged[: 8 * lab], judged[8 * lab :]
     result = {
         f"lab {technique}": _auc(lab_judged[2 * lab * index : 2 * lab * (index + 1)])
         for index, technique in enumerate(Technique)
