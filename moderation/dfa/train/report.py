@@ -160,7 +160,7 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
 
 
 def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
-    """DF-D AUC by lab technique and by source, each against its own bona fide, of `examples_to_judge` in their order."""
+    """DF-D AUC by lab technique and by source, each against its own bona fide; of `examples_to_judge`, in order."""
     lab_judged, pooled = judged[: 8 * lab], judged[8 * lab :]
     result = {
         f"lab {technique}": _auc(lab_judged[2 * lab * index : 2 * lab * (index + 1)])
