@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from uuid6 import uuid7
-
 from moderation.cases import CaseState, Flag
 from moderation.database.cases import Earlier, Opening, find_earlier, insert_cases, mark_unrung
 from moderation.database.connection import Database
+from moderation.database.ids import new_id
 from moderation.dispatch import Doorbell
 from moderation.errors import BucketNotAllowed, IdempotencyConflict, RequestRefused
 from moderation.storage import Storage
@@ -96,7 +95,7 @@ class Intake:
 
 
 def _opening(submission: Submission, *, ring: bool) -> Opening:
-    return Opening(UUID(int=uuid7().int), submission.flag, submission.idempotency_key, ring=ring)
+    return Opening(new_id(), submission.flag, submission.idempotency_key, ring=ring)
 
 
 def _again(opening: Opening, earlier: Sequence[Earlier]) -> Accepted | IdempotencyConflict:

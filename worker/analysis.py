@@ -12,12 +12,12 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-from uuid6 import uuid7
 
 from moderation import traces
 from moderation.analysis import Analysis
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
+from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, must_be_alone
 from moderation.errors import DatabaseUnavailable
 from moderation.storage import FetchedImage
@@ -101,10 +101,12 @@ def analyze(station: Station, begun: Begun) -> None:
     fetch = time.monotonic() - started
     analysis = _reused(station, fetched) or _made(station, fetched)
     analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
-    new_id = UUID(int=uuid7().int)
+    analysis_id = new_id()
 
     def record(session: Session) -> None:
-        record_analysis(session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=new_id)
+        record_analysis(
+            session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=analysis_id
+        )
 
     with STAGE_SECONDS.labels("record").time(), traces.span("record"):
         write(station, record)

@@ -11,9 +11,13 @@ from sqlalchemy import func, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal, Stage
+from moderation.database.ids import first_id_at
 from moderation.database.moves import seconds
 from moderation.database.tables import CaseRow
 from moderation.triage import LIVE_FROM, Lane, QueueStats
+
+#: Seconds that are allowed for clocks that disagree: ids are made by our hosts, `created_at` by Postgres.
+CLOCKS_DISAGREE = 60.0
 
 
 @dataclass(frozen=True)
@@ -172,20 +176,12 @@ def page_of_cases(session: Session, wanted: Filter, *, older_than: UUID | None, 
     if wanted.external_id is not None:
         query = query.where(CaseRow.external_id == wanted.external_id)
     if wanted.since is not None:
-        query = query.where(CaseRow.created_at >= wanted.since, CaseRow.id >= _earliest_id(wanted.since))
+        query = query.where(
+            CaseRow.created_at >= wanted.since, CaseRow.id >= first_id_at(wanted.since, allow=CLOCKS_DISAGREE)
+        )
     if older_than is not None:
         query = query.where(CaseRow.id < older_than)
     return [case_of(row) for row in session.scalars(query)]
-
-
-def _earliest_id(since: datetime) -> UUID:
-    """Below every id that was made at or after `since`, so that the primary key bounds the search.
-
-    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7). A minute is allowed for clocks that disagree: ids are
-    made by our hosts, `created_at` by Postgres.
-    """
-    milliseconds = max(0, int((since.timestamp() - 60) * 1000))
-    return UUID(int=min(milliseconds, 2**48 - 1) << 80)
 
 
 def cases_to_ring(

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, any_, delete, func, insert, literal, or_, select, true, tuple_, update
 from sqlalchemy.orm import Session
-from uuid6 import uuid7
 
+from moderation.database.ids import new_id
 from moderation.database.tables import AnalysisRow, CaseRow, DeliveryRow, EndpointRow
 
 #: Secrets that sign at the same time while a receiver changes from one to the next.
@@ -130,9 +130,7 @@ def enqueue(
     rows = [
         insert(DeliveryRow).from_select(
             ["id", "endpoint_id", *values],
-            select(literal(UUID(int=uuid7().int)), EndpointRow.id, *values.values()).where(
-                EndpointRow.id == endpoint
-            ),
+            select(literal(new_id()), EndpointRow.id, *values.values()).where(EndpointRow.id == endpoint),
         )
         for endpoint in wanting
     ]
@@ -343,7 +341,7 @@ def insert_endpoint(session: Session, *, url: str, kinds: Sequence[Kind], source
     row = session.scalars(
         insert(EndpointRow)
         .values(
-            id=UUID(int=uuid7().int),
+            id=new_id(),
             url=url,
             kinds=[kind.value for kind in kinds],
             source=source,

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from sqlalchemy import CursorResult, TextClause, text
 from sqlalchemy.orm import Session
 
 from moderation.database.connection import Database
+from moderation.database.ids import first_id_at
 
 #: Rows fetched at once.
 PAGE = 1000
@@ -87,8 +88,8 @@ def stream(
     One snapshot: what is decided while it is read is not in it.
     """
     bounds = {
-        "first": UUID(int=0) if since is None else _id_at(since),
-        "last": UUID(int=2**128 - 1) if until is None else _id_at(until),
+        "first": UUID(int=0) if since is None else first_id_at(since),
+        "last": UUID(int=2**128 - 1) if until is None else first_id_at(until),
     }
     with database.transaction() as session:
         _be_patient(session)
@@ -102,10 +103,3 @@ def _be_patient(session: Session) -> None:
     for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
         session.execute(text(f"SET LOCAL {limit} = 0"))
     session.execute(text("SET TRANSACTION READ ONLY"))
-
-
-def _id_at(moment: datetime) -> UUID:
-    """The least UUIDv7 of that millisecond: ids are ordered by time."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return UUID(int=int(moment.timestamp() * 1000) << 80)

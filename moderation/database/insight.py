@@ -7,10 +7,11 @@ ordered by time. None reads the whole history.
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
-from uuid import UUID
 
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.orm import Session
+
+from moderation.database.ids import first_id_at
 
 #: What stands at the end of the period for each case that was decided in it, with what the model had said.
 _STANDING = """
@@ -151,7 +152,7 @@ class Period:
     def __init__(self, session: Session, since: datetime, until: datetime) -> None:
         self._session = session
         self._bounds = {"since": since, "until": until}
-        self._ids = {"first": _id_at(since), "last": _id_at(until)}
+        self._ids = {"first": first_id_at(since), "last": first_id_at(until)}
 
     def days(self) -> Rows:
         """Day, opened, made_ready, decided, appealed; days on which nothing happened are left out."""
@@ -207,8 +208,3 @@ class Period:
 
     def _rows(self, statement: TextClause, **others: Any) -> Rows:
         return cast("Rows", self._session.execute(statement, {**self._bounds, **others}).all())
-
-
-def _id_at(moment: datetime) -> UUID:
-    """The least UUIDv7 of that millisecond."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)

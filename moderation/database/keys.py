@@ -9,8 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
-from uuid6 import uuid7
 
+from moderation.database.ids import new_id
 from moderation.database.tables import KeyRow
 
 #: What a platform may do with its key.
@@ -36,7 +36,7 @@ def add_key(session: Session, name: str, scopes: tuple[str, ...] = SCOPES) -> st
     prefix = secrets.token_hex(4)
     secret = f"bf_{prefix}_{secrets.token_urlsafe(32)}"
     # A long random secret needs no slow hash: there is nothing to guess.
-    session.add(KeyRow(id=_new_id(), name=name, prefix=prefix, digest=_digest(secret), scopes=list(scopes)))
+    session.add(KeyRow(id=new_id(), name=name, prefix=prefix, digest=_digest(secret), scopes=list(scopes)))
     session.flush()
     return secret
 
@@ -84,10 +84,6 @@ def revoke_key(session: Session, prefix: str) -> bool:
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
-
-
-def _new_id() -> UUID:
-    return UUID(int=uuid7().int)
 
 
 def _key(row: KeyRow) -> Key:

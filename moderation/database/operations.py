@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
-from uuid6 import uuid7
 
+from moderation.database.ids import new_id
 from moderation.database.moves import seconds
 from moderation.database.tables import DeadLetterRow, HeartbeatRow
 
@@ -33,8 +33,7 @@ class DeadLetter:
 def insert_dead_letter(session: Session, *, queue: str, body: str, error: str) -> None:
     """Keep a message nobody could process. A NUL, which Postgres cannot hold in text, is shown as �."""
     clean = body[:BODY_AT_MOST].replace("\x00", "\ufffd")
-    new_id = UUID(int=uuid7().int)
-    session.execute(insert(DeadLetterRow).values(id=new_id, queue=queue, body=clean, error=error[:2000]))
+    session.execute(insert(DeadLetterRow).values(id=new_id(), queue=queue, body=clean, error=error[:2000]))
 
 
 def list_dead_letters(session: Session, *, limit: int = 100) -> list[DeadLetter]:

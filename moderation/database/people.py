@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
-from uuid6 import uuid7
 
+from moderation.database.ids import new_id
 from moderation.database.moves import seconds
 from moderation.database.tables import PersonRow, SignInFailureRow, SignInRow
 from moderation.people import Person, Preferences, Role, Theme
@@ -22,7 +22,7 @@ def insert_person(
     row = session.scalars(
         insert(PersonRow)
         .values(
-            id=UUID(int=uuid7().int),
+            id=new_id(),
             email=email,
             name=name,
             role=role.value,

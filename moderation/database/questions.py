@@ -10,9 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.orm import Session
-from uuid6 import uuid7
 
 from moderation.cases import ImageRef
+from moderation.database.ids import new_id
 from moderation.database.moves import seconds
 from moderation.database.tables import CaseRow, QuestionRow
 
@@ -57,7 +57,7 @@ def insert_question(session: Session, case_id: UUID, *, asked_by: str, question:
     row = session.scalars(
         insert(QuestionRow)
         .values(
-            id=UUID(int=uuid7().int),
+            id=new_id(),
             case_id=case_id,
             asked_by=asked_by,
             question=question,

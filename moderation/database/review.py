@@ -14,10 +14,10 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, case, delete, exists, func, insert, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
-from uuid6 import uuid7
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Move, Stage
+from moderation.database.ids import new_id
 from moderation.database.moves import head_start_of, move_cases, seconds
 from moderation.database.queue import QueueFilter, fits, unclaimed
 from moderation.database.tables import (
@@ -198,7 +198,7 @@ def find_holder(session: Session, case_id: UUID) -> Holder | None:
 
 
 def insert_skip(session: Session, case_id: UUID, person_id: UUID, reason: str) -> None:
-    session.execute(insert(SkipRow).values(id=_new_id(), case_id=case_id, person_id=person_id, reason=reason))
+    session.execute(insert(SkipRow).values(id=new_id(), case_id=case_id, person_id=person_id, reason=reason))
 
 
 def insert_view(session: Session, case_id: UUID, person_id: UUID, kind: str) -> None:
@@ -274,7 +274,7 @@ def insert_decision(
     undo_seconds: float,
 ) -> UUID:
     """Add the decision and its answers; return its id."""
-    decision_id = _new_id()
+    decision_id = new_id()
     worked = None if claimed_at is None else func.extract("epoch", func.now() - claimed_at)
     session.execute(
         insert(DecisionRow).values(
@@ -415,7 +415,7 @@ def insert_appeal(
     external_id: str | None,
 ) -> UUID | None:
     """Add the appeal and make its move; None when the case is not decided any more."""
-    appeal_id = _new_id()
+    appeal_id = new_id()
     session.execute(
         insert(AppealRow).values(
             id=appeal_id,
@@ -588,7 +588,3 @@ def same_picture(session: Session, case_id: UUID, *, at_most: int = 20) -> list[
         .limit(at_most)
     )
     return list(rows)
-
-
-def _new_id() -> UUID:
-    return UUID(int=uuid7().int)
