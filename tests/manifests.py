@@ -54,8 +54,19 @@ def _patched(manifests: list[Manifest], target: Manifest, operations: list[Manif
 
 
 def pod_of(manifest: Manifest) -> Manifest | None:
-    """The pod's specification in a Deployment or Job."""
-    return manifest["spec"]["template"]["spec"] if manifest["kind"] in ("Deployment", "Job") else None
+    """The pod's specification in a Deployment, Job or CronJob."""
+    template = template_of(manifest)
+    return None if template is None else template["spec"]
+
+
+def template_of(manifest: Manifest) -> Manifest | None:
+    match manifest["kind"]:
+        case "Deployment" | "Job":
+            return manifest["spec"]["template"]
+        case "CronJob":
+            return manifest["spec"]["jobTemplate"]["spec"]["template"]
+        case _:
+            return None
 
 
 def containers_of(manifest: Manifest) -> list[Manifest]:

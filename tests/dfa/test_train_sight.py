@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.bundle import MINI, BundleSpec, load_bundle, read_bundle
 from moderation.dfa.gpt.tower import LITE0_STAGES, Tower, TowerConfig
 from moderation.dfa.instruct.examples import Example, Examples
+from moderation.dfa.train.mini import tower_of
 from moderation.dfa.train.sight import (
     REGIONS,
     UNKNOWN,
@@ -19,6 +21,7 @@ from moderation.dfa.train.sight import (
     load_sight,
     losses,
 )
+from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_pool
 
 
@@ -117,3 +120,20 @@ def test_frozen_blocks_stay_as_they_are(examples: list[Example]) -> None:
 
     for name, value in tower.stem.blocks[0].state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_the_tower_of_a_bundle_goes_on_as_it_was() -> None:
+    served = load_bundle(read_bundle(MINI), device=torch.device("cpu"), dtype=torch.float32)
+    pixels = torch.rand(2, 3, 224, 224) * 2 - 1
+
+    with torch.inference_mode():
+        tokens = tower_of(MINI).eval()(pixels).last_hidden_state
+        expected = served.model.model.vision_tower(pixels).last_hidden_state
+
+    assert len([name for name, _ in tower_of(MINI).named_modules() if name.endswith("bn0")]) > 1
+    torch.testing.assert_close(tokens, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_another_tower_is_not_gone_on_with(tiny: BundleSpec) -> None:
+    with pytest.raises(SetupProblem, match="another tower"):
+        tower_of(tiny.folder)

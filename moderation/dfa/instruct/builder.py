@@ -21,14 +21,14 @@ from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, Wanted, headed, permitted
 from moderation.dfa.instruct.examples import Example, Examples
 from moderation.dfa.instruct.filters import Sieve, contradicts, leaks
-from moderation.dfa.instruct.forgery.photometry import jpeg_bytes
+from moderation.dfa.instruct.forgery.photometry import Encoding, encoded_as
 from moderation.dfa.instruct.pool import Pool
 from moderation.dfa.instruct.wording import description, dialogue
 
-#: Quality of the stored files: high, because the chain has already compressed the pixels as a platform would.
-STORED_QUALITY = 96
-#: Every so many twos an annotator is shown an unforged face beside its own re-encoding at this quality.
-CONTROL_EVERY, CONTROL_QUALITY = 20, 75
+#: How files are stored: near to lossless, because the chain has already compressed the pixels as a platform would.
+STORED = Encoding("JPEG", 96, subsampling=0)
+#: Every so many twos an annotator is shown an unforged face beside its own re-encoding like this.
+CONTROL_EVERY, CONTROL = 20, Encoding("JPEG", 75)
 #: What a manifest says of descriptions that are worded from the facts.
 EXACT = "exact facts"
 
@@ -122,7 +122,7 @@ def _done(out: Path) -> int:
 
 def _drawn(number: int, examples: Examples, rng: np.random.Generator) -> _Two:
     bona_fide, forged = examples.two(rng)
-    files = tuple(jpeg_bytes(each.pixels, STORED_QUALITY, subsampling=0) for each in (bona_fide, forged))
+    files = tuple(encoded_as(each.pixels, STORED) for each in (bona_fide, forged))
     return _Two(number, rng, (bona_fide, forged), (files[0], files[1]))
 
 
@@ -145,7 +145,7 @@ def _wanted(two: _Two) -> Iterator[Wanted]:
             name=f"{two.name(0)}-control",
             technique=Technique.FE,
             regions=_CONTROLLED,
-            picture=jpeg_bytes(bona_fide.pixels, CONTROL_QUALITY, subsampling=2),
+            picture=encoded_as(bona_fide.pixels, CONTROL),
             before=before,
             control=True,
         )

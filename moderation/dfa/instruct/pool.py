@@ -23,7 +23,7 @@ from moderation.analysis import Box, Face, Label, PictureFacts, Technique
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
 from moderation.dfa.instruct.forgery.masks import CANONICAL
-from moderation.dfa.instruct.forgery.photometry import recompressed
+from moderation.dfa.instruct.forgery.photometry import Encoding, recompressed
 from moderation.errors import SetupProblem
 
 #: Side of a pooled crop in pixels, and its margin. The model's own crop (224 pixels at 1.3) fits inside with room
@@ -208,7 +208,8 @@ def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple
     pixels = decoded.pixels
     if picture.tight:
         pixels = _at_most(pixels, TIGHT_SIDE)
-    pixels = recompressed(pixels, int(rng.integers(*QUALITIES)), subsampling=int(rng.choice([0, 2])))
+    encoding = Encoding("JPEG", int(rng.integers(*QUALITIES)), subsampling=int(rng.choice([0, 2])))
+    pixels = recompressed(pixels, encoding)
     even = Picture(pixels, _sized(decoded.facts, pixels))
     face, found = _face(even)
     crop = crop_face(even, face, CROP, MARGIN)

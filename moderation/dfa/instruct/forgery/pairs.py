@@ -5,7 +5,6 @@ faces are edited to no effect first (bent and bent back, blended with themselves
 tells them apart.
 """
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +16,12 @@ from moderation.dfa.instruct.forgery.facts import Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import Portrait, swap_mask
 from moderation.dfa.instruct.forgery.photometry import (
     RESAMPLINGS,
+    Encoding,
     blended,
+    decoded,
     displaced,
+    encoded_as,
     grained,
-    jpeg_bytes,
     recompressed,
     reduced,
     shifted_colour,
@@ -79,8 +80,7 @@ class Chain:
     share: float  # of the side that it is reduced to on the way, 1 none
     up: int  # index into RESAMPLINGS
     grain: float  # standard deviation in grey levels, 0 none
-    qualities: tuple[int, ...]  # of the JPEG encodings, in order
-    subsampling: int
+    encodings: tuple[Encoding, ...]  # in order
 
 
 def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
@@ -101,6 +101,7 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
     gentle = rng.random() < 0.33
     rough = 0.0 if gentle else 1.0
     encodings = 1 if gentle else int(rng.choice([1, 1, 2]))
+    subsampling = int(rng.choice([0, 2, 2]))
     return Chain(
         window=(across, down),
         flip=bool(rng.random() < 0.5),
@@ -109,10 +110,17 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
         blur=float(rng.uniform(0.3, 1.2)) if rng.random() < 0.3 * rough else 0.0,
         share=float(rng.uniform(0.45, 0.95)) if rng.random() < 0.45 * rough else 1.0,
         up=int(rng.integers(len(RESAMPLINGS) - 1)),
-        grain=float(rng.uniform(1, 5)) if rng.random() < 0.25 * rough else 0.0,
-        qualities=tuple(int(quality) for quality in rng.integers(80 if gentle else 50, 98, encodings)),
-        subsampling=int(rng.choice([0, 2, 2])),
+        # Even on a scale of factors: most noise is faint, but the model must have seen what a night's is like.
+        grain=float(np.exp(rng.uniform(0, np.log(16)))) if rng.random() < 0.3 * rough else 0.0,
+        encodings=tuple(_drawn_encoding(rng, subsampling, gentle=gentle) for _ in range(encodings)),
     )
+
+
+def _drawn_encoding(rng: Rng, subsampling: int, *, gentle: bool) -> Encoding:
+    """JPEG mostly. WebP smooths more at the same quality, and has no subsampling to choose."""
+    if rng.random() < 0.2:
+        return Encoding("WEBP", int(rng.integers(80 if gentle else 35, 98)), subsampling)
+    return Encoding("JPEG", int(rng.integers(80 if gentle else 40, 98)), subsampling)
 
 
 def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
@@ -132,19 +140,19 @@ def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
         drawn = reduced(drawn, chain.share, RESAMPLINGS[chain.up])
     if chain.grain:
         drawn = grained(drawn, chain.grain, rng)
-    for quality in chain.qualities[:-1]:
-        drawn = recompressed(drawn, quality, chain.subsampling)
+    for encoding in chain.encodings[:-1]:
+        drawn = recompressed(drawn, encoding)
     return drawn
 
 
 def encoded(chain: Chain, pixels: np.ndarray, size: int) -> bytes:
     """One picture through the whole chain, as the file a platform would hold."""
-    return jpeg_bytes(through(chain, pixels, size), chain.qualities[-1], chain.subsampling)
+    return encoded_as(through(chain, pixels, size), chain.encodings[-1])
 
 
 def delivered(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
     """One picture as it reaches the model, (size, size, 3) uint8."""
-    return np.asarray(Image.open(io.BytesIO(encoded(chain, pixels, size))))
+    return decoded(encoded(chain, pixels, size))
 
 
 def mask_through(chain: Chain, mask: np.ndarray, size: int) -> np.ndarray:

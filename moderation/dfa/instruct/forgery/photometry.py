@@ -4,6 +4,8 @@ Pictures are (S, S, 3) uint8 RGB in and out; every amount is drawn by the caller
 """
 
 import io
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -72,15 +74,29 @@ def grained(pixels: np.ndarray, sigma: float, rng: Rng) -> np.ndarray:
     return clipped(pixels + rng.normal(0, sigma, pixels.shape).astype(np.float32))
 
 
-def recompressed(pixels: np.ndarray, quality: int, subsampling: int = 2) -> np.ndarray:
-    """Through JPEG and back. `subsampling` as in Pillow: 0 keeps all colour, 2 a quarter."""
-    return np.asarray(Image.open(io.BytesIO(jpeg_bytes(pixels, quality, subsampling))))
+@dataclass(frozen=True)
+class Encoding:
+    """How a picture is stored with losses. `subsampling` as in Pillow: 0 keeps all colour, 2 a quarter; JPEG only."""
+
+    kind: Literal["JPEG", "WEBP"]
+    quality: int
+    subsampling: int = 2
 
 
-def jpeg_bytes(pixels: np.ndarray, quality: int, subsampling: int = 2) -> bytes:
+def encoded_as(pixels: np.ndarray, encoding: Encoding) -> bytes:
+    options = {"subsampling": encoding.subsampling} if encoding.kind == "JPEG" else {}
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    Image.fromarray(pixels).save(buffer, encoding.kind, quality=encoding.quality, **options)
     return buffer.getvalue()
+
+
+def recompressed(pixels: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Through an encoding and back."""
+    return decoded(encoded_as(pixels, encoding))
+
+
+def decoded(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def transformed(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from moderation.analysis import Region, Technique
 from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, LEAST_CHANGE, Forgery, Kind, Rng, Touch
 from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, region_changes, swap_mask
 from moderation.dfa.instruct.forgery.photometry import (
+    Encoding,
     blended,
     grained,
     matched_colour,
@@ -70,7 +71,7 @@ def _mismatched(
         return sharpened(copy, rng.uniform(0.5, 1.8)), Kind.SHARPER
     if choice < 0.9:
         return grained(copy, rng.uniform(2, 7), rng), Kind.SHARPER
-    return recompressed(copy, int(rng.integers(25, 60))), Kind.COLOUR
+    return recompressed(copy, Encoding("JPEG", int(rng.integers(25, 60)))), Kind.COLOUR
 
 
 def _laid_over(
