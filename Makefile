@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo test lint check format mini chaos fuzz sbom clean
+.PHONY: help install install-dev demo test lint check format mini chaos fuzz sbom audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos     faults over a running system (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
 	@echo "make sbom      sbom.json: every package that is installed, with its version and licence"
+	@echo "make audit     the pinned packages against the databases of known vulnerabilities; needs the network"
 	@echo "ARGS=--json and the like are passed on"
 
 # A stamp per kind of install: the second run of a command installs nothing.
@@ -34,6 +35,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) with the tools of the tests (about two minutes, once)"
 	@$(PIP) --editable '.[model,bench,local,dev]' || { echo "the installation failed: the last lines above say why"; exit 1; }
+	@# The oldest transformers that is supported, beside the newest: the engine is tested on both.
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --no-deps --target $(VENV)/oldest \
+		'transformers==5.17.*' 'huggingface-hub>=1.5,<2'
 	@touch $@ $(VENV)/.installed
 
 demo: install
@@ -71,6 +75,11 @@ fuzz: install-dev
 sbom: install-dev
 	@$(BIN)/cyclonedx-py environment $(VENV) --output-format JSON --output-file sbom.json $(ARGS)
 	@echo "sbom.json: what is installed here, in CycloneDX's form"
+
+# --strict: without it a database that does not answer looks like no vulnerability at all.
+audit: install-dev
+	@$(PIP) pip-audit
+	@$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt $(ARGS)
 
 clean:
 	rm -rf $(VENV) .bonafide .pytest_cache .ruff_cache

@@ -552,6 +552,7 @@ def test_slots_are_sized_from_free_memory() -> None:
     per_slot = 400 << 20  # LLaVA-1.5-7B: 512 KiB a token, about 800 tokens
 
     assert memory.slots_that_fit(per_slot, cuda, free=120 << 30) == 245
+    assert memory.slots_that_fit(per_slot, cuda, free=120 << 30, room=0.5) == 122
     assert memory.slots_that_fit(per_slot, cuda, free=1 << 20) == 1
     assert memory.slots_that_fit(1, cpu, free=1 << 30) == memory.CPU_SLOTS
 

@@ -1,9 +1,9 @@
 import contextlib
 import hashlib
-import importlib.util
 import io
 import random
 import struct
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("PIL")
 
+import pillow_heif
 from PIL import Image
 
 from moderation.analysis import Box, Face, PictureFacts
@@ -281,15 +282,14 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
         decode_picture(data, PixelLimits(max_scans=3))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
-def test_heic_that_is_asked_for_and_not_installed_says_so() -> None:
+def test_heic_that_is_asked_for_and_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+
     with pytest.raises(UnsupportedFormat, match="pillow-heif"):
         decode_picture(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", PixelLimits(heic=True))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is None, reason="needs pillow-heif")
 def test_heic_that_is_asked_for_is_decoded() -> None:
-    pillow_heif: Any = importlib.import_module("pillow_heif")
     buffer = io.BytesIO()
     pillow_heif.from_pillow(a_gradient()).save(buffer)
 
@@ -498,3 +498,13 @@ def test_many_threads_decode_and_crop_the_same_pixels() -> None:
         crops = set(pool.map(work, range(32)))
 
     assert len(crops) == 1
+
+
+def test_heic_without_a_picture_in_it_is_corrupt() -> None:
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(a_gradient()).save(buffer)
+    # Without the settings of its decoder the one item is no picture, and the library lists none.
+    data = buffer.getvalue().replace(b"hvcC", b"free")
+
+    with pytest.raises(ImageCorrupt):
+        decode_picture(data, PixelLimits(heic=True))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: The normal deviate that 95 % of all draws stay within.
-Z95 = 1.959964
+from moderation.intervals import wilson
+
 #: Resamples of a bootstrap interval.
 RESAMPLES = 500
 
@@ -44,10 +44,7 @@ def share(hits: int, n: int) -> Estimate:
     """A share of n independent observations, with Wilson's interval. Not a number of none."""
     if not n:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    p, z2 = hits / n, Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    reach = Z95 / (1 + z2 / n) * float(np.sqrt(p * (1 - p) / n + z2 / (4 * n**2)))
-    return Estimate(p, max(centre - reach, 0.0), min(centre + reach, 1.0), n)
+    return Estimate(hits / n, *wilson(hits, n), n)
 
 
 def estimates(

@@ -80,6 +80,7 @@ class Detector:
         *,
         decode: Callable[[bytes], Picture] = decode_picture,
         slots: int | None = None,
+        room: float = 1.0,
         max_batch: int | None = None,
     ) -> None:
         self.policy = policy
@@ -96,6 +97,7 @@ class Detector:
                 max_new_tokens=policy.max_new_tokens,
                 float8=policy.float8,
                 slots=slots,
+                room=room,
                 max_batch=max_batch,
             ),
             choose=lambda sums: self._shares(sums).technique,
@@ -120,6 +122,7 @@ class Detector:
         policy: Policy | None = None,
         decode: Callable[[bytes], Picture] = decode_picture,
         slots: int | None = None,
+        room: float = 1.0,
         max_batch: int | None = None,
     ) -> Self:
         """Load a folder, `mini`, or `org/name@revision`. Raise BundleMismatch when it is not what it says.
@@ -130,6 +133,7 @@ class Detector:
             policy: what to ask; the defaults when None.
             decode: how a file becomes a picture, and within which limits.
             slots: faces at once; what fits into memory when None.
+            room: part of the memory that slots may take; less than 1 when another bundle is loaded after this one.
             max_batch: faces of one prefill; the device's default when None.
         """
         spec = resolve_bundle(bundle)
@@ -139,6 +143,7 @@ class Detector:
             policy or Policy(),
             decode=decode,
             slots=slots,
+            room=room,
             max_batch=max_batch,
         )
 

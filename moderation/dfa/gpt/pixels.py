@@ -165,6 +165,7 @@ def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:
         raise UnsupportedFormat("HEIC pictures need the package pillow-heif, which is missing.") from error
     try:
         heif: Any = pillow_heif.open_heif(io.BytesIO(data))
+        _ = heif.size  # of a file that names no picture there is none
     except Exception as error:  # libheif's faults come in many classes
         raise ImageCorrupt("The HEIC file is damaged: its header cannot be read.") from error
     _check_size(heif, limits)

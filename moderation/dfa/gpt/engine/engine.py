@@ -78,6 +78,8 @@ class Plan:
     max_new_tokens: int = 120
     #: Faces at once. None: what fits into memory.
     slots: int | None = None
+    #: Part of that memory to take: less than 1 when another model is to be loaded beside this one.
+    room: float = 1.0
     #: Faces of one prefill. None: the device's default.
     max_batch: int | None = None
     #: Compile the decoder layers and capture decode steps. For CUDA; ignored elsewhere.
@@ -484,7 +486,7 @@ class Engine:
         size = bytes_per_slot(layers=layers, heads=heads, length=length, width=width, dtype=self.dtype)
         return SlotKV(
             layers=layers,
-            slots=slots or slots_that_fit(size, self.device),
+            slots=slots or slots_that_fit(size, self.device, room=self.plan.room),
             heads=heads,
             length=length,
             width=width,

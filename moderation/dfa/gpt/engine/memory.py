@@ -12,11 +12,11 @@ CPU_BYTES = 1 << 30
 MOST_SLOTS = 256
 
 
-def slots_that_fit(per_slot: int, device: torch.device, *, free: int | None = None) -> int:
-    """At least one, or nothing could run. `free` bytes stands in for what the device reports."""
+def slots_that_fit(per_slot: int, device: torch.device, *, free: int | None = None, room: float = 1.0) -> int:
+    """At least one, or nothing could run. `free` bytes stands in for what the device reports, `room` is a part."""
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[0] if free is None else free
-        return max(1, min(MOST_SLOTS, int(available * CUDA_SHARE) // per_slot))
+        return max(1, min(MOST_SLOTS, int(available * CUDA_SHARE * room) // per_slot))
     return max(1, min(CPU_SLOTS, (CPU_BYTES if free is None else free) // per_slot))
 
 
