@@ -56,6 +56,8 @@ class Move(enum.StrEnum):
     REFUSE = "refused"
     #: An operator asks for one more try of a case without a verdict.
     RETRY = "retried"
+    #: Another analysis, that an operator asked for, is shown in the place of the one before. The state stays.
+    REANALYZE = "reanalyzed"
     #: A person decided, and that ends the case.
     DECIDE = "decided"
     #: A person decided, and another reads the case too: by sample.
@@ -80,6 +82,8 @@ TRANSITIONS: Mapping[tuple[CaseState | None, Move], CaseState] = {
     (_S.ANALYZING, Move.RECORD): _S.READY,
     (_S.ANALYZING, Move.REFUSE): _S.READY,
     (_S.READY, Move.RETRY): _S.WAITING,
+    (_S.READY, Move.REANALYZE): _S.READY,
+    (_S.DECIDED, Move.REANALYZE): _S.DECIDED,
     (_S.READY, Move.DECIDE): _S.DECIDED,
     (_S.READY, Move.SECOND): _S.READY,
     (_S.READY, Move.ESCALATE): _S.READY,
@@ -98,7 +102,7 @@ def after(state: CaseState | None, move: Move) -> CaseState:
 
 
 def before(move: Move) -> CaseState:
-    """The one state from which `move` is allowed. ACCEPT starts from nothing and has none."""
+    """The one state from which `move` is allowed. ACCEPT starts from nothing and has none; REANALYZE has two."""
     (state,) = (origin for origin, candidate in TRANSITIONS if candidate is move)
     if state is None:
         raise TransitionRefused(f"{move} starts a case")
@@ -185,3 +189,5 @@ class Case:
     ready_at: datetime | None = None
     stage: Stage = Stage.FIRST
     decided_at: datetime | None = None  # None unless DECIDED
+    #: The archive that what it consists of lies in. None: it lies in the database.
+    archive_id: int | None = None

@@ -3,8 +3,10 @@
     BonafideError
     ├── Unavailable             try again later, the image is not at fault
     │   ├── StorageUnavailable      the bucket does not answer, or answers with a fault of its own
+    │   │   └── StorageTooSlow          it sends an image in longer than one may take
     │   ├── DatabaseUnavailable     Postgres does not answer
     │   ├── BrokerUnavailable       Redis does not answer: the bell was not rung
+    │   ├── ArchiveBusy             another archiver is at work on this database
     │   └── EngineUnavailable       the model is stopping, too slow, or out of memory
     ├── ImageRejected           never try again, a person must look unaided
     │   ├── ImageMissing            no such bucket, key or version
@@ -36,8 +38,10 @@
     │   ├── EndpointRefused         a webhook may not go to this address
     │   ├── EndpointNotFound        no webhook endpoint has this id
     │   ├── DeliveryNotFound        no delivery has this id
+    │   ├── RolloutRefused          a bundle cannot be tried, promoted or rolled back like this
     │   ├── NothingDecided          there is no decision to speak of
     │   └── TransitionRefused       the case is not in a state that allows this
+    │       └── CaseArchived            what it consists of lies in an archive: bring it back first
     ├── ReviewConflict          tell the reviewer what happened meanwhile, change nothing
     │   ├── AlreadyClaimed          somebody else has the case in front of them
     │   ├── ClaimLost               the claim ran out or was taken over
@@ -47,6 +51,7 @@
     │   ├── UndoClosed              too late, or too much has happened since
     │   └── AlreadyAppealed         the decision has been appealed before
     ├── LeaseLost               somebody else has the case now: throw the work away
+    ├── ArchiveBroken           an object does not hold what was written: nothing was deleted, tell an engineer
     └── SetupProblem            the installation cannot start; the message says what to change
 
 Each class has a stable `code` for machines; the message is for people.
@@ -73,12 +78,20 @@ class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
 
 
+class StorageTooSlow(StorageUnavailable):
+    code = "storage_too_slow"
+
+
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
 class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
+
+
+class ArchiveBusy(Unavailable):
+    code = "archive_busy"
 
 
 class EngineUnavailable(Unavailable):
@@ -190,12 +203,20 @@ class DeliveryNotFound(RequestRefused):
     code = "delivery_not_found"
 
 
+class RolloutRefused(RequestRefused):
+    code = "rollout_refused"
+
+
 class NothingDecided(RequestRefused):
     code = "nothing_decided"
 
 
 class TransitionRefused(RequestRefused):
     code = "transition_refused"
+
+
+class CaseArchived(TransitionRefused):
+    code = "case_archived"
 
 
 class QuestionRefused(RequestRefused):
@@ -298,6 +319,12 @@ class LeaseLost(BonafideError):
     """The lease ran out or was taken: whatever was made under it is thrown away."""
 
     code = "lease_lost"
+
+
+class ArchiveBroken(BonafideError):
+    """An object of an archive is gone, or does not hold what was written to it. Nothing was deleted."""
+
+    code = "archive_broken"
 
 
 class SetupProblem(BonafideError):

@@ -13,7 +13,7 @@ from moderation.analysis import Analysis, Artifact, PictureFacts, Point, Region
 from moderation.cases import Move
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.moves import held, move_cases, now_ready
-from moderation.database.tables import AnalysisRow, ArtifactRow
+from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow
 from moderation.errors import LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
 from moderation.triage import uncertainty
@@ -24,17 +24,19 @@ def record_analysis(
 ) -> None:
     """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost.
 
-    The fence comes first: only the holder of the lease writes anything. A second try after an ambiguous commit finds
-    the case ready, hence LeaseLost, and has nothing to do.
+    Only what the holder of the lease writes is kept: the analysis goes first, because the case points at it, and
+    LeaseLost takes it back. A second try after an ambiguous commit finds the case ready, hence LeaseLost, and has
+    nothing to do. When this pipeline has analysed the case before, in the shadow, that analysis is shown.
     """
     verdict = analysis.verdict
+    shown = insert_analysis(session, case_id, analysis, new_id=new_id)
     moved = move_cases(
         session,
         Move.RECORD,
         *held(case_id, token),
         actor=actor,
         body={
-            "analysis": str(new_id),
+            "analysis": str(shown),
             "fingerprint": analysis.fingerprint,
             "label": verdict.label,
             "score": verdict.score,
@@ -44,6 +46,7 @@ def record_analysis(
             "lease_token": None,
             "lease_owner": None,
             "lease_expires_at": None,
+            "analysis_id": shown,
             "label": verdict.label,
             "technique": verdict.technique,
             **now_ready(uncertainty(verdict)),
@@ -51,6 +54,12 @@ def record_analysis(
     )
     if not moved:
         raise LeaseLost("the case went on without this worker")
+    enqueue(session, Kind.ANALYZED, case_id)
+
+
+def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_id: UUID) -> UUID:
+    """Add the analysis with its artifacts; return its id, or that of the one this pipeline made of the case before."""
+    verdict = analysis.verdict
     written = session.execute(
         upsert(AnalysisRow)
         .values(
@@ -73,10 +82,16 @@ def record_analysis(
         .on_conflict_do_nothing(constraint="analyses_once")
         .returning(literal(1))
     ).first()
-    artifacts = _artifact_rows(new_id, analysis) if written else []
+    if written is None:
+        return session.scalars(
+            select(AnalysisRow.id).where(
+                AnalysisRow.case_id == case_id, AnalysisRow.fingerprint == analysis.fingerprint
+            )
+        ).one()
+    artifacts = _artifact_rows(new_id, analysis)
     if artifacts:
         session.execute(insert(ArtifactRow), artifacts)
-    enqueue(session, Kind.ANALYZED, case_id)
+    return new_id
 
 
 def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]]:
@@ -116,16 +131,23 @@ def find_analysis_of_bytes(session: Session, sha256: str, fingerprint: str) -> S
     return None if row is None else _stored(row, _artifacts(session, [row.id]))
 
 
-def latest_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, StoredAnalysis]:
-    """The newest analysis of each of these cases that has one."""
+def shown_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, StoredAnalysis]:
+    """The analysis on show of each of these cases that has one."""
     rows = session.scalars(
         select(AnalysisRow)
-        .where(AnalysisRow.case_id.in_(case_ids))
-        .distinct(AnalysisRow.case_id)
-        .order_by(AnalysisRow.case_id, AnalysisRow.created_at.desc())
+        .join(CaseRow, CaseRow.analysis_id == AnalysisRow.id)
+        .where(CaseRow.id.in_(case_ids))
     ).all()
     artifacts = _artifacts(session, [row.id for row in rows])
     return {row.case_id: _stored(row, artifacts) for row in rows}
+
+
+def analysis_by(session: Session, case_id: UUID, fingerprint: str) -> StoredAnalysis | None:
+    """What this pipeline made of the case, shown or not."""
+    row = session.scalars(
+        select(AnalysisRow).where(AnalysisRow.case_id == case_id, AnalysisRow.fingerprint == fingerprint)
+    ).first()
+    return None if row is None else _stored(row, _artifacts(session, [row.id]))
 
 
 def _artifacts(session: Session, analysis_ids: Sequence[UUID]) -> dict[tuple[UUID, int], list[Artifact]]:

@@ -168,12 +168,9 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
     ).one()
     analysis = session.execute(
         select(AnalysisRow.verdict, AnalysisRow.fingerprint, AnalysisRow.bundle)
-        .where(AnalysisRow.case_id == case_id)
-        .order_by(AnalysisRow.created_at.desc())
-        .limit(1)
+        .join(CaseRow, CaseRow.analysis_id == AnalysisRow.id)
+        .where(CaseRow.id == case_id)
     ).first()
-    if case.refusal_code is not None:
-        analysis = None  # of an earlier life of the case
     return {
         "id": str(case_id),
         "state": case.state,

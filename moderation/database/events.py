@@ -10,6 +10,7 @@ the table needs neither our trigger nor our database.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,24 +49,45 @@ def event_hash(
     ).digest()
 
 
+@dataclass(frozen=True)
+class Link:
+    """An event as its hash was made."""
+
+    seq: int
+    microseconds: int
+    kind: str
+    actor: str
+    #: The body as Postgres prints it.
+    body: str
+    previous: bytes
+    hash: bytes
+
+
+def first_broken(case_id: UUID, links: Iterable[Link], moves: int) -> int | None:
+    """The place of the first event that is not what was written, from 1. None: the chain of so many moves holds.
+
+    Every move raised the case's version by one and wrote one event: what was cut off at the end shows too.
+    """
+    previous, place = b"", 0
+    for place, link in enumerate(links, start=1):
+        honest = event_hash(previous, case_id, place, link.microseconds, link.kind, link.actor, link.body)
+        if (link.seq, link.previous, link.hash) != (place, previous, honest):
+            return place
+        previous = link.hash
+    return None if place == moves else place + 1
+
+
 def read_chain(session: Session, case_id: UUID) -> Chain:
-    """The events of a case with their chain verified."""
+    """The events of a case with their chain verified. Of an archived case none are here, and that breaks nothing."""
     microseconds = cast(func.extract("epoch", EventRow.at) * 1_000_000, BigInteger).label("microseconds")
     rows = session.execute(
         select(EventRow, microseconds, cast(EventRow.body, Text).label("printed"))
         .where(EventRow.case_id == case_id)
         .order_by(EventRow.seq)
     ).all()
-    previous, broken_at = b"", None
-    for place, (row, at, body) in enumerate(rows, start=1):
-        honest = event_hash(previous, case_id, place, at, row.kind, row.actor, body)
-        if broken_at is None and (row.seq, row.previous, row.hash) != (place, previous, honest):
-            broken_at = place
-        previous = row.hash
-    # Every move raised the case's version by one and wrote one event: what was cut off at the end shows too.
-    moves = session.scalar(select(CaseRow.version).where(CaseRow.id == case_id)) or 0
-    if broken_at is None and len(rows) != moves:
-        broken_at = len(rows) + 1
+    links = (Link(row.seq, at, row.kind, row.actor, body, row.previous, row.hash) for row, at, body in rows)
+    here = select(CaseRow.version).where(CaseRow.id == case_id, CaseRow.archive_id.is_(None))
+    broken_at = first_broken(case_id, links, session.scalar(here) or 0)
     return Chain(
         tuple(Event(row.seq, row.at, row.kind, row.actor, row.body) for row, _, _ in rows), broken_at
     )

@@ -36,7 +36,7 @@ ANALYSES = text("""
            encode(a.image_sha256, 'hex') AS image_sha256, a.picture->>'format' AS format,
            (a.picture->>'width')::int AS width, (a.picture->>'height')::int AS height,
            (a.picture->>'size')::int AS size, a.reused_from, a.created_at
-    FROM analyses a JOIN cases c ON c.id = a.case_id
+    FROM analyses a JOIN cases c ON c.id = a.case_id AND c.analysis_id = a.id
     WHERE a.id >= :first AND a.id < :last
     ORDER BY a.id
 """)

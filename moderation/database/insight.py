@@ -115,7 +115,8 @@ _RELIANCE = text("""
 """)
 
 _ABSTAINED = text("""
-    SELECT abstain, count(*) AS n FROM analyses WHERE id >= :first AND id < :last GROUP BY abstain
+    SELECT a.abstain, count(*) AS n FROM analyses a JOIN cases c ON c.id = a.case_id AND c.analysis_id = a.id
+    WHERE a.id >= :first AND a.id < :last GROUP BY a.abstain
 """)
 
 _REFUSED = text("""
@@ -191,7 +192,7 @@ class Period:
         return self._rows(_RELIANCE)[0]
 
     def abstained(self) -> Rows:
-        """Analyses by abstain code, null for those with a verdict: abstain, n."""
+        """Analyses on show by abstain code, null for those with a verdict: abstain, n."""
         return self._session.execute(_ABSTAINED, self._ids).all()
 
     def refused(self) -> Rows:

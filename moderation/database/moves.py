@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Integer, Row, cast, func, insert, literal,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from moderation.cases import Move, Refusal, Stage, after, before
+from moderation.cases import CaseState, Move, Refusal, Stage, after, before
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.tables import LEASE_TOKENS, CaseRow, EventRow
 from moderation.errors import LeaseLost
@@ -36,12 +36,14 @@ def move_cases(
     actor: str,
     body: dict[str, Any] | None = None,
     changes: dict[str, Any] | None = None,
+    origin: CaseState | None = None,
 ) -> Sequence[Moved]:
     """Make `move` with every case that is allowed it and fits `where`; return those rows as they are now.
 
-    `body` becomes the event's body: plain values, or SQL expressions over the changed row.
+    `body` becomes the event's body: plain values, or SQL expressions over the changed row. `origin` is needed for the
+    one move that starts from more states than one.
     """
-    origin = before(move)
+    origin = before(move) if origin is None else origin
     moved = (
         update(CaseRow)
         .where(CaseRow.state == origin, *where)

@@ -34,7 +34,7 @@ class QueueFilter:
     #: READY in the order of the queue, DECIDED the latest first, the others the oldest first.
     state: CaseState = CaseState.READY
     source: str | None = None
-    #: Of the newest verdict.
+    #: Of the verdict on show.
     label: Label | None = None
     technique: Technique | None = None
     stage: Stage | None = None
@@ -125,13 +125,6 @@ def queue_page(
         page = page.where(beyond)
     chosen = page.cte("page")
     row = aliased(CaseRow)
-    newest = (
-        select(AnalysisRow.score, AnalysisRow.calibrated, AnalysisRow.abstain)
-        .where(AnalysisRow.case_id == row.id, row.refusal_code.is_(None))
-        .order_by(AnalysisRow.created_at.desc())
-        .limit(1)
-        .lateral("newest")
-    )
     claim = (
         select(ClaimRow.person_id, PersonRow.name, ClaimRow.expires_at)
         .join(PersonRow, PersonRow.id == ClaimRow.person_id)
@@ -140,10 +133,10 @@ def queue_page(
     )
     latest_first = wanted.state is CaseState.DECIDED
     found = session.execute(
-        select(row, chosen.c.place, newest, claim)
+        select(row, chosen.c.place, AnalysisRow.score, AnalysisRow.calibrated, AnalysisRow.abstain, claim)
         .select_from(chosen)
         .join(row, row.id == chosen.c.id)
-        .outerjoin(newest, text("true"))
+        .outerjoin(AnalysisRow, AnalysisRow.id == row.analysis_id)
         .outerjoin(claim, text("true"))
         .order_by(*(column.desc() if latest_first else column for column in (chosen.c.place, row.id)))
     )

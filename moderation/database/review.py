@@ -237,7 +237,7 @@ def find_blind_judgement(session: Session, case_id: UUID, person_id: UUID) -> Bl
 
 @dataclass(frozen=True)
 class Shown:
-    """What a decision is about: the newest analysis, what it said, and the artifacts that can be answered."""
+    """What a decision is about: the analysis on show, what it said, and the artifacts that can be answered."""
 
     analysis_id: UUID
     label: Label
@@ -245,13 +245,11 @@ class Shown:
 
 
 def find_shown(session: Session, case_id: UUID) -> Shown | None:
-    """None when the case has no analysis, or was refused since it had one."""
+    """None when the case has no analysis."""
     row = session.execute(
         select(AnalysisRow.id, AnalysisRow.label)
-        .join(CaseRow, CaseRow.id == AnalysisRow.case_id)
-        .where(AnalysisRow.case_id == case_id, CaseRow.refusal_code.is_(None))
-        .order_by(AnalysisRow.created_at.desc())
-        .limit(1)
+        .join(CaseRow, CaseRow.analysis_id == AnalysisRow.id)
+        .where(CaseRow.id == case_id)
     ).first()
     if row is None:
         return None
@@ -390,8 +388,12 @@ def move_back(
 
 
 def last_event(session: Session, case_id: UUID) -> EventRow | None:
+    """The last move that changed where the case stands: not that another analysis of it is shown since."""
     return session.scalars(
-        select(EventRow).where(EventRow.case_id == case_id).order_by(EventRow.seq.desc()).limit(1)
+        select(EventRow)
+        .where(EventRow.case_id == case_id, EventRow.kind != Move.REANALYZE.value)
+        .order_by(EventRow.seq.desc())
+        .limit(1)
     ).first()
 
 

@@ -10,7 +10,6 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
-    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -29,6 +28,7 @@ from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Move, Stage
 from moderation.decisions import Answer, Outcome
 from moderation.people import Role
+from moderation.rollout import Action
 
 LEASE_TOKENS = Sequence("lease_tokens", metadata=(_metadata := MetaData()))
 
@@ -79,7 +79,12 @@ class CaseRow(Table):
         ),
         # The live states are a sliver of a table of a hundred million: each has its own small index.
         Index(
-            "cases_waiting", text("priority DESC"), "due_at", "id", postgresql_where=text("state = 'waiting'")
+            "cases_waiting",
+            "source",
+            text("priority DESC"),
+            "due_at",
+            "id",
+            postgresql_where=text("state = 'waiting'"),
         ),
         Index("cases_leased", "lease_expires_at", postgresql_where=text("state = 'analyzing'")),
         # The reviewers' queue, whole and by what it is most often narrowed to.
@@ -97,10 +102,13 @@ class CaseRow(Table):
         Index("cases_decided", "decided_at", "id", postgresql_where=text("state = 'decided'")),
         Index(
             "cases_to_erase",
+            "source",
             "decided_at",
             postgresql_where=text("state = 'decided' AND erased_at IS NULL"),
         ),
         Index("cases_live", "state", "id", postgresql_where=text("state <> 'decided'")),
+        Index("cases_to_archive", "id", postgresql_where=text("state = 'decided' AND archive_id IS NULL")),
+        Index("cases_archived", "archive_id", postgresql_where=text("archive_id IS NOT NULL")),
         Index("cases_source", "source", "id"),
         {
             "comment": "One flagged image each, from flag to decision. The row is the truth; messages only ring."
@@ -151,13 +159,38 @@ class CaseRow(Table):
         server_default=_NOW,
         comment="Its place among the ready: ready_at less its head start, see moderation.triage",
     )
-    label: Mapped[str | None] = mapped_column(comment="Of the newest verdict, to find cases by")
-    technique: Mapped[str | None] = mapped_column(comment="Of the newest verdict, to find cases by")
+    analysis_id: Mapped[UUID | None] = mapped_column(comment="The analysis on show; null: there is none")
+    label: Mapped[str | None] = mapped_column(comment="Of the verdict on show, to find cases by")
+    technique: Mapped[str | None] = mapped_column(comment="Of the verdict on show, to find cases by")
     decided_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None] = mapped_column(
         comment="When its texts and the place of its image were taken away"
     )
     erased_by: Mapped[str | None] = mapped_column(comment="operator, or sweeper when its time was over")
+    archive_id: Mapped[int | None] = mapped_column(
+        BigInteger,
+        ForeignKey("archives.id", name="cases_archive"),
+        comment="Where its analyses, events and questions lie; null: here",
+    )
+
+
+class ArchiveRow(Table):
+    __tablename__ = "archives"
+    __table_args__ = (
+        UniqueConstraint("bucket", "key", name="archives_place"),
+        {"comment": "Objects of S3 that hold what old cases consist of."},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    bucket: Mapped[str]
+    key: Mapped[str]
+    cases: Mapped[int]
+    size: Mapped[int] = mapped_column(BigInteger, comment="Bytes of the object")
+    sha256: Mapped[bytes] = mapped_column(comment="Of the cases' lines, unpacked")
+    begun_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    finished_at: Mapped[datetime | None] = mapped_column(
+        comment="Since when the cases are in it alone. Null: in the making, or left over and to be removed"
+    )
 
 
 class AnalysisRow(Table):
@@ -358,9 +391,8 @@ class DecisionRow(Table):
     reason: Mapped[str | None] = mapped_column(comment="In the reviewer's words")
     policy: Mapped[str | None] = mapped_column(comment="The rule of the platform it rests on")
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
-    analysis_id: Mapped[UUID | None] = mapped_column(
-        ForeignKey("analyses.id"), comment="What was shown; null: the case had no analysis"
-    )
+    #: Where the case is archived, it names an analysis that lies there.
+    analysis_id: Mapped[UUID | None] = mapped_column(comment="What was shown; null: the case had no analysis")
     verdict: Mapped[str | None] = mapped_column(comment="The label of that analysis")
     blind_outcome: Mapped[str | None] = mapped_column(comment="Said before the verdict was shown")
     blind_technique: Mapped[str | None]
@@ -392,10 +424,6 @@ class ArtifactAnswerRow(Table):
     __tablename__ = "artifact_answers"
     __table_args__ = (
         CheckConstraint(_one_of("answer", Answer), name="artifact_answers_answer_known"),
-        ForeignKeyConstraint(
-            ["analysis_id", "face", "ordinal"],
-            ["artifacts.analysis_id", "artifacts.face", "artifacts.ordinal"],
-        ),
         {"comment": "Whether a reviewer sees what the model says it sees, artifact by artifact."},
     )
 
@@ -469,6 +497,69 @@ class QuestionRow(Table):
     attempts: Mapped[int] = mapped_column(
         SmallInteger, server_default="0", comment="Times a worker took it; the number fences its answer"
     )
+
+
+class BundleRow(Table):
+    __tablename__ = "bundles"
+    __table_args__ = ({"comment": "What workers were started with: the names that people may use."},)
+
+    fingerprint: Mapped[str] = mapped_column(
+        primary_key=True, comment="Of bundle, preprocessing and pipeline version"
+    )
+    name: Mapped[str] = mapped_column(comment="Name and version of the bundle, for people")
+    first_seen: Mapped[datetime] = mapped_column(server_default=_NOW)
+    last_seen: Mapped[datetime] = mapped_column(
+        server_default=_NOW, comment="When a worker last started with it"
+    )
+
+
+class RolloutRow(Table):
+    __tablename__ = "rollouts"
+    __table_args__ = (
+        CheckConstraint(_one_of("action", Action), name="rollouts_action_known"),
+        CheckConstraint("share BETWEEN 0 AND 1 AND shadow BETWEEN 0 AND 1", name="rollouts_parts"),
+        {
+            "comment": "Which bundle serves and which is on trial. Only ever added to; the newest row is in force."
+        },
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    actor: Mapped[str] = mapped_column(comment="Who said so")
+    action: Mapped[str] = mapped_column(comment="See moderation.rollout.Action")
+    serving: Mapped[str | None] = mapped_column(
+        comment="Fingerprint of the bundle that serves; null: each worker's own"
+    )
+    candidate: Mapped[str | None] = mapped_column(comment="Fingerprint of the bundle on trial")
+    share: Mapped[float] = mapped_column(comment="Part of new cases whose own analysis the candidate makes")
+    shadow: Mapped[float] = mapped_column(
+        comment="Part of new cases that the candidate analyses as well, not shown"
+    )
+    note: Mapped[str | None] = mapped_column(comment="Why, in the operator's words")
+
+
+class RerunRow(Table):
+    __tablename__ = "reruns"
+    __table_args__ = (
+        UniqueConstraint("case_id", "fingerprint", name="reruns_once"),
+        CheckConstraint("failure IS NULL OR done_at IS NOT NULL", name="reruns_failure_is_an_end"),
+        Index("reruns_waiting", "fingerprint", "id", postgresql_where=text("done_at IS NULL")),
+        {"comment": "Analyses asked for beside a case's own, in the shadow or to be shown in its place."},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
+    fingerprint: Mapped[str] = mapped_column(comment="Of the pipeline that is to analyse")
+    shadow: Mapped[bool] = mapped_column(comment="True: not shown; false: takes the place of what is")
+    asked_by: Mapped[str] = mapped_column(comment="operator, or rollout for a shadow")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    rung_at: Mapped[datetime | None] = mapped_column(comment="When its id was last put on the queue")
+    begun_at: Mapped[datetime | None] = mapped_column(comment="When a worker last took it; null: given back")
+    attempts: Mapped[int] = mapped_column(
+        SmallInteger, server_default="0", comment="Times a worker took it; the number fences its analysis"
+    )
+    done_at: Mapped[datetime | None] = mapped_column(comment="When it was analysed, or given up")
+    failure: Mapped[str | None] = mapped_column(comment="Why there is no analysis: a code")
 
 
 class ViewRow(Table):
