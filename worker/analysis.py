@@ -18,10 +18,12 @@ from moderation.analysis import Analysis
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.ids import new_id
-from moderation.database.moves import begin_analysis, must_be_alone
+from moderation.database.moves import begin_analysis, hand_back, must_be_alone
+from moderation.database.reruns import insert_shadow
 from moderation.errors import DatabaseUnavailable
+from moderation.rollout import shadowed
 from moderation.storage import FetchedImage
-from worker.station import Station
+from worker.station import Pipeline, Station
 from worker.telemetry import ATTEMPTS, STAGE_SECONDS, count_analysis
 
 #: Seconds that a worker which takes no work keeps each bell.
@@ -38,6 +40,8 @@ class Begun:
     postponements: int
     #: Seconds from acceptance to this lease.
     waited: float
+    #: What makes its analysis.
+    pipeline: Pipeline
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def begin(station: Station, case_id: UUID) -> Generator[Begun | None]:
     if station.draining.is_set():
         yield None  # its bell is rung again, for another worker
         return
-    if not station.breaker.allows():
+    if not station.serving.breaker.allows():
         # The same, and slowly: whoever answers bells at once and does nothing takes them all from the other workers.
         station.draining.wait(STOPPED_SECONDS)
         yield None
@@ -81,11 +85,22 @@ def _lease(station: Station, case_id: UUID, *, alone: bool) -> Begun | None:
         )
     if row is None:
         return None
+    # A lease that was handed back counts here too: whatever was in the way may have been the candidate.
+    pipeline = station.route(case_id, row.attempts + row.postponements)
+    if pipeline is None:
+        _leave(station, case_id, row.lease_token)
+        return None
     ATTEMPTS.observe(row.attempts)
     waited = (row.lease_expires_at - row.created_at).total_seconds() - station.settings.lease_seconds
-    return Begun(
-        case_id, row.lease_token, ImageRef(row.bucket, row.key, row.version_id), row.postponements, waited
-    )
+    image = ImageRef(row.bucket, row.key, row.version_id)
+    return Begun(case_id, row.lease_token, image, row.postponements, waited, pipeline)
+
+
+def _leave(station: Station, case_id: UUID, token: int) -> None:
+    """Another thread began the one case that a stopped model is tried with."""
+    pause = station.settings.breaker_seconds
+    with station.database.transaction() as session:
+        hand_back(session, case_id, token, actor=station.actor, why="breaker_open", due_in=pause)
 
 
 def _wants_solitude(station: Station, case_id: UUID) -> bool:
@@ -99,18 +114,29 @@ def analyze(station: Station, begun: Begun) -> None:
     with traces.span("fetch"):
         fetched = station.storage.fetch_image(begun.image)
     fetch = time.monotonic() - started
-    analysis = _reused(station, fetched) or _made(station, fetched)
+    analysis = analysis_of(station, begun.pipeline, fetched)
     analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
     analysis_id = new_id()
+    shadow = _shadow(station, begun)
 
     def record(session: Session) -> None:
         record_analysis(
             session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=analysis_id
         )
+        if shadow is not None:
+            insert_shadow(session, begun.case_id, shadow)
 
     with STAGE_SECONDS.labels("record").time(), traces.span("record"):
         write(station, record)
     count_analysis(analysis)
+
+
+def _shadow(station: Station, begun: Begun) -> str | None:
+    """Fingerprint of the candidate that is to look at this case as well. None: it is not of those, or it just did."""
+    rollout = station.orders.known
+    if rollout.candidate == begun.pipeline.fingerprint or not shadowed(rollout, begun.case_id):
+        return None
+    return rollout.candidate
 
 
 def write(station: Station, work: Callable[[Session], None]) -> None:
@@ -129,21 +155,26 @@ def write(station: Station, work: Callable[[Session], None]) -> None:
             work(session)
 
 
-def _reused(station: Station, fetched: FetchedImage) -> Analysis | None:
+def analysis_of(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis:
+    """What this pipeline says of the image; what it said before of the very same bytes is said again."""
+    return _reused(station, pipeline, fetched) or _made(station, pipeline, fetched)
+
+
+def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis | None:
     """The analysis that this very pipeline made of these very bytes, marked as reused. A likeness is never enough."""
-    with station.database.transaction() as session:
-        known = find_analysis_of_bytes(session, fetched.sha256, station.analyzer.fingerprint)
+    with station.database.reading() as session:
+        known = find_analysis_of_bytes(session, fetched.sha256, pipeline.fingerprint)
     if known is None:
         return None
     return dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
 
 
-def _made(station: Station, fetched: FetchedImage) -> Analysis:
+def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis:
     with station.cores, traces.span("prepare"):
-        prepared = station.analyzer.prepare(fetched.data)
+        prepared = pipeline.analyzer.prepare(fetched.data)
     started = time.monotonic()
     asked = [
-        station.batcher.submit(crop, timeout=station.settings.engine_timeout_seconds)
+        pipeline.batcher.submit(crop, timeout=station.settings.engine_timeout_seconds)
         for crop in prepared.crops
     ]
     # Without a limit of its own: an engine or an image that is stuck ends the process (`watchdog.py`), so that the
@@ -151,9 +182,9 @@ def _made(station: Station, fetched: FetchedImage) -> Analysis:
     with traces.span("engine", attributes={"bonafide.faces": len(asked)}):
         faces = [face.answer.result() for face in asked]
     spent = time.monotonic() - started
-    station.breaker.answered(faces)
+    pipeline.breaker.answered(faces)
     queued = max((face.waited for face in asked), default=0.0)
-    analysis = station.analyzer.conclude(prepared, faces)
+    analysis = pipeline.analyzer.conclude(prepared, faces)
     return dataclasses.replace(
         analysis, seconds={**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
     )

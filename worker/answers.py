@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Box
-from moderation.database.analyses import latest_analyses
+from moderation.database.analyses import shown_analyses
 from moderation.database.questions import (
     Begun,
     begin_question,
@@ -25,7 +25,7 @@ from moderation.dfa.gpt.crops import FaceCrop
 from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
 from moderation.questions import answer_seconds
 from worker.analysis import write
-from worker.station import Station
+from worker.station import Pipeline, Station
 
 log = structlog.get_logger()
 
@@ -49,7 +49,8 @@ def answer(station: Station, question_id: UUID) -> None:
         return
     started = time.monotonic()
     try:
-        text = _ask(station, begun)
+        pipeline = _pipeline(station, begun.case_id)
+        text = _ask(station, pipeline, begun)
     except (Unavailable, MemoryError):
         write(station, lambda session: hand_question_back(session, begun))
         raise
@@ -68,8 +69,8 @@ def answer(station: Station, question_id: UUID) -> None:
             session,
             begun,
             text,
-            bundle=station.analyzer.bundle_name,
-            fingerprint=station.analyzer.fingerprint,
+            bundle=pipeline.analyzer.bundle_name,
+            fingerprint=pipeline.fingerprint,
             seconds=spent,
         )
 
@@ -80,13 +81,21 @@ def _fail(session: Session, begun: Begun, code: str) -> None:
     record_failure(session, begun, code)
 
 
-def _ask(station: Station, begun: Begun) -> str:
+def _pipeline(station: Station, case_id: UUID) -> Pipeline:
+    """The bundle whose analysis is on show, which is asked why; the one that serves when it is not here, or stopped."""
+    with station.database.transaction() as session:
+        stored = shown_analyses(session, [case_id]).get(case_id)
+    shown = None if stored is None else station.pipelines.get(stored.analysis.fingerprint)
+    return station.serving if shown is None or shown.stopped else shown
+
+
+def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
     fetched = station.storage.fetch_image(begun.image)
     with station.cores:
-        prepared = station.analyzer.prepare(fetched.data)
+        prepared = pipeline.analyzer.prepare(fetched.data)
     crop = _deciding(station, begun.case_id, prepared.crops)
     turns = [Turn(question, said) for question, said in begun.turns[-MOST_TURNS:]]
-    talk = station.batcher.converse(crop, turns, begun.question)
+    talk = pipeline.batcher.converse(crop, turns, begun.question)
     try:
         return talk.answer.result(timeout=station.settings.engine_timeout_seconds)
     except TookTooLong:
@@ -99,7 +108,7 @@ def _deciding(station: Station, case_id: UUID, crops: Sequence[FaceCrop]) -> Fac
     if not crops:
         raise NoFace("there is no face in this picture that the model could look at")
     with station.database.transaction() as session:
-        stored = latest_analyses(session, [case_id]).get(case_id)
+        stored = shown_analyses(session, [case_id]).get(case_id)
     if stored is None or not stored.analysis.faces:
         return crops[0]
     box = stored.analysis.faces[0].face.box

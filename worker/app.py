@@ -16,7 +16,8 @@ app = Celery(
 )
 app.conf.update(
     task_default_queue=ANALYSIS_QUEUE,
-    # A question, for which a person waits, is behind no case, and a live case behind no backfill: see `worker.lanes`.
+    # A question, for which a person waits, is behind no case, a live case behind no backfill, and everything before
+    # what is analysed once more: see `worker.lanes`.
     task_queues=tuple(Queue(name) for name in LANES),
     # Messages are JSON and nothing else: unpickling one would run whatever its sender wrote.
     task_serializer="json",

@@ -139,6 +139,17 @@ class Batcher:
             self._thread.join(timeout)
         self._refuse_waiting()
 
+    def abandon(self, why: str) -> None:
+        """Wait no longer for an engine that is stuck: whoever waits gets EngineUnavailable, and no more is taken.
+
+        The thread cannot be ended; what it still says is heard by nobody.
+        """
+        self.fault = self.fault or EngineUnavailable(why)
+        self._stop.set()
+        self._refuse(list(self._unanswered))
+        self._refuse_waiting()
+        self._refuse_talks([*([] if self._talk is None else [self._talk]), *self._waiting_talks()])
+
     @property
     def stuck_seconds(self) -> float:
         """How long the engine has held faces without any sign of progress. 0 when it holds none."""

@@ -1,7 +1,8 @@
 """A model that fails everything stops taking work, so that it does not empty the line before people unanswered.
 
 One picture may be strange. So many in a row, with not one between them that was answered, are not: then the worker
-takes no more cases, says why in its log, its heartbeat and a metric, and tries one case again after a while.
+takes no more cases, says why in its log, its heartbeat and a metric, and tries one case again after a while. Each
+bundle has a breaker of its own: a candidate that fails everything goes quiet, and the one that serves goes on.
 """
 
 import threading
@@ -11,7 +12,6 @@ from collections.abc import Sequence
 import structlog
 
 from moderation.analysis import Abstain, FaceAnalysis
-from worker.telemetry import BREAKER_OPEN
 
 #: What a model that was not answering leaves behind. The other reasons to abstain lie in the picture.
 _NONSENSE = {Abstain.UNPARSED, Abstain.LOW_ANSWER_MASS}
@@ -24,7 +24,8 @@ log = structlog.get_logger()
 class Breaker:
     """Safe to share between threads."""
 
-    def __init__(self, *, failures: int, pause_seconds: float) -> None:
+    def __init__(self, *, failures: int, pause_seconds: float, bundle: str = "") -> None:
+        self._bundle = bundle
         self._at_most = failures
         self._first_pause = self._pause = pause_seconds
         self._in_a_row = 0
@@ -36,7 +37,12 @@ class Breaker:
         self.why: str | None = None
 
     def allows(self) -> bool:
-        """Whether a case may be begun. While stopped: one case at the end of each pause."""
+        """Whether it is worth taking a case. While stopped: at the end of each pause, until one is begun."""
+        with self._lock:
+            return self.why is None or time.monotonic() >= self._try_at
+
+    def begins(self) -> bool:
+        """A case was taken: whether its analysis may begin. While stopped it is the one case of this pause, or none."""
         with self._lock:
             if self.why is None:
                 return True
@@ -65,12 +71,17 @@ class Breaker:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE) if self.why is not None else self._first_pause
             self._try_at = time.monotonic() + self._pause
             self.why, self._trying = why, False
-        BREAKER_OPEN.set(1)
-        log.critical("work_stopped", action="breaker", why=why, in_a_row=self._in_a_row, pause=self._pause)
+        log.critical(
+            "work_stopped",
+            action="breaker",
+            bundle=self._bundle,
+            why=why,
+            in_a_row=self._in_a_row,
+            pause=self._pause,
+        )
 
     def _succeeded(self) -> None:
         with self._lock:
             was, self.why, self._in_a_row, self._trying = self.why, None, 0, False
         if was is not None:
-            BREAKER_OPEN.set(0)
-            log.warning("work_resumed", action="breaker", why=was)
+            log.warning("work_resumed", action="breaker", bundle=self._bundle, why=was)

@@ -34,7 +34,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _warm(heic=limits.heic)
-    _confine(memory)
+    _confine(memory, threads=limits.heic)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"ready\n")
     answers.flush()
@@ -46,8 +46,10 @@ def main() -> None:
 
 def _warm(*, heic: bool) -> None:
     """Load all that decodes now, while files may be opened."""
-    from PIL import Image
+    from PIL import AvifImagePlugin, Image
 
+    # dav1d would start a thread per core, which `_confine` forbids: every AVIF would look damaged.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     if heic:
         with contextlib.suppress(ImportError):  # then each such picture is refused, with that reason
             importlib.import_module("pillow_heif")
@@ -55,13 +57,15 @@ def _warm(*, heic: bool) -> None:
     Image.new("RGB", (8, 8)).convert("L")
 
 
-def _confine(memory: int) -> None:
+def _confine(memory: int, *, threads: bool = False) -> None:
+    """`threads`: libde265, which decodes HEIC, cannot do without one of its own."""
     if sys.platform == "linux":  # macOS knows the limit and does not keep it
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Those that are open stay. Not one more, be it a file or a connection: the worker's environment is a file in /proc.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    if not threads:
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
 def _allow_seconds(seconds: float) -> None:

@@ -1,10 +1,13 @@
-"""Which queue a worker takes its next message from: the lanes in their order, and now and then the last one first."""
+"""Which queue a worker takes its next message from: the lanes in their order, and now and then the backfill first.
+
+What is analysed once more is behind everything, always: nobody waits for it.
+"""
 
 from collections.abc import Iterable
 
 from moderation.dispatch import BACKFILL_QUEUE, LANES
 
-#: Of so many messages one is from the back of the lanes, however many wait in front: nobody starves.
+#: Of so many messages one is from the backfill, however many wait in front: no case starves.
 BACK_EVERY = 8
 
 

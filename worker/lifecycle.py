@@ -1,6 +1,6 @@
 """Birth, work and end of a worker process, as Celery's signals tell them.
 
-worker_init            the bundle is loaded and warmed; nothing is consumed before that
+worker_init            the bundle, and the candidate beside it, are loaded and warmed; nothing is consumed before that
 worker_ready           the ready file appears; the loop's heartbeat begins
 worker_shutting_down   SIGTERM: no more messages; running cases finish within `drain_seconds`
 worker_shutdown        what is left goes back into the line, and the threads end
@@ -8,7 +8,6 @@ worker_shutdown        what is left goes back into the line, and the threads end
 
 import functools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -20,8 +19,9 @@ from celery import signals
 from prometheus_client import start_http_server
 
 from moderation import traces
-from moderation.database.connection import Database
+from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.database.operations import beat
+from moderation.database.rollouts import note_bundles
 from moderation.database.schema import is_current
 from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
 from moderation.errors import BonafideError, SetupProblem
@@ -30,12 +30,15 @@ from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher
 from worker.breaker import Breaker
+from worker.cores import usable_cores
 from worker.decoding import DecodePool
 from worker.leases import LeaseKeeper
 from worker.solitude import Solitude
-from worker.station import Station
+from worker.station import Orders, Pipeline, Station
 from worker.telemetry import (
+    BREAKER_OPEN,
     BUNDLE,
+    CANDIDATE_STOPPED,
     ENGINE_WAITING,
     LEASES_HELD,
     count_batch,
@@ -47,6 +50,8 @@ from worker.watchdog import Watchdog
 
 #: Seconds between two heartbeats of the consuming loop, and after how many it counts as stuck.
 LOOP_BEAT, LOOP_STUCK = 5.0, 90.0
+#: Seconds between two looks at which bundle serves, and between two heartbeats in Postgres.
+LOOK_EVERY, BEAT_EVERY = 2.0, 10.0
 #: After how many times the engine's limit an image that is still held counts as stuck.
 IMAGE_STUCK = 10
 
@@ -64,17 +69,45 @@ def station() -> Station:
     return _station
 
 
-def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
-    """Connections, engine thread and lease keeper for one process, all running."""
+def open_station(chosen: Settings, own: Analyzer, candidate: Analyzer | None = None) -> Station:
+    """Connections, an engine thread for each bundle, and a lease keeper for one process, all running."""
     # Each task thread may want one connection, and the lease keeper must never wait behind them.
-    database = Database(chosen.database_url.get_secret_value(), pool_size=chosen.worker_threads + 2)
+    database = Database(
+        chosen.database_url.get_secret_value(),
+        pool_size=chosen.worker_threads + 2,
+        answer_seconds=ANSWER_SECONDS,
+    )
     _wait_for_schema(database, chosen.start_wait_seconds)
     owner = process_name()
+    analyzers = [own]
+    if candidate is not None and candidate.fingerprint == own.fingerprint:
+        log.warning("candidate_is_own", action="start", bundle=candidate.bundle_name)
+    elif candidate is not None:
+        analyzers.append(candidate)
     made = Station(
         settings=chosen,
         owner=owner,
         database=database,
         storage=Storage(chosen, connections=chosen.worker_threads),
+        pipelines={analyzer.fingerprint: _pipeline(chosen, analyzer) for analyzer in analyzers},
+        own=own.fingerprint,
+        orders=Orders(database),
+        leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
+        solitude=Solitude(),
+        draining=threading.Event(),
+        cores=threading.Semaphore(usable_cores()),
+    )
+    with database.transaction() as session:
+        note_bundles(session, {analyzer.fingerprint: analyzer.bundle_name for analyzer in analyzers})
+    made.orders.look()
+    for pipeline in made.pipelines.values():
+        pipeline.batcher.start()
+    made.leases.start()
+    return made
+
+
+def _pipeline(chosen: Settings, analyzer: Analyzer) -> Pipeline:
+    return Pipeline(
         analyzer=analyzer,
         batcher=Batcher(
             analyzer,
@@ -83,15 +116,12 @@ def open_station(chosen: Settings, analyzer: Analyzer) -> Station:
             wait_seconds=chosen.batch_wait_seconds,
             on_batch=count_batch,
         ),
-        leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
-        solitude=Solitude(),
-        breaker=Breaker(failures=chosen.breaker_failures, pause_seconds=chosen.breaker_seconds),
-        draining=threading.Event(),
-        cores=threading.Semaphore(_cores()),
+        breaker=Breaker(
+            failures=chosen.breaker_failures,
+            pause_seconds=chosen.breaker_seconds,
+            bundle=analyzer.bundle_name,
+        ),
     )
-    made.batcher.start()
-    made.leases.start()
-    return made
 
 
 def _wait_for_schema(database: Database, at_most: float) -> None:
@@ -109,18 +139,12 @@ def _wait_for_schema(database: Database, at_most: float) -> None:
             time.sleep(0.2)
 
 
-def _cores() -> int:
-    """Cores this process may use: a container's share where the system tells it."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def close_station(made: Station, *, why: str) -> int:
     """Hand back what is still held and end the threads; return how many cases went back."""
     returned = made.leases.hand_all_back(why=why)
     made.leases.stop()
-    made.batcher.stop(timeout=5)
+    for pipeline in made.pipelines.values():
+        pipeline.batcher.stop(timeout=5)
     made.database.close()
     return returned
 
@@ -136,7 +160,7 @@ def load(sender: Any, **_: Any) -> None:
         traces.start(chosen, "bonafide-worker")
         follow_messages()
         # The model first: it takes longest, and in a system that is being started the migrations run meanwhile.
-        _station = open_station(chosen, load_analyzer(chosen))
+        _station = open_station(chosen, load_analyzer(chosen), load_candidate(chosen))
         if chosen.metrics_port is not None:
             start_http_server(chosen.metrics_port)
     except BonafideError as error:
@@ -147,13 +171,34 @@ def load(sender: Any, **_: Any) -> None:
         log.critical("worker_cannot_start", action="start", exc_info=error)
         os._exit(1)
     LEASES_HELD.set_function(lambda: len(station().leases))
-    ENGINE_WAITING.set_function(lambda: station().batcher.waiting)
-    BUNDLE.info({"bundle": station().analyzer.bundle_name, "fingerprint": station().analyzer.fingerprint})
+    ENGINE_WAITING.set_function(lambda: sum(one.batcher.waiting for one in station().pipelines.values()))
+    BREAKER_OPEN.set_function(lambda: station().serving.stopped is not None)
+    CANDIDATE_STOPPED.set_function(lambda: any(one.stopped for one in _others(station())))
+    _tell_bundle(station())
     watch_gpu()
+
+
+def _tell_bundle(here: Station) -> None:
+    serving = here.serving.analyzer
+    BUNDLE.info({"bundle": serving.bundle_name, "fingerprint": serving.fingerprint})
+
+
+def _others(here: Station) -> list[Pipeline]:
+    """The pipelines beside the one that serves."""
+    return [pipeline for pipeline in here.pipelines.values() if pipeline is not here.serving]
 
 
 def load_analyzer(chosen: Settings) -> Analyzer:
     """The bundle named in the settings, loaded and warmed."""
+    return _load(chosen, chosen.bundle)
+
+
+def load_candidate(chosen: Settings) -> Analyzer | None:
+    """The second bundle, loaded and warmed after the first. None when the settings name none."""
+    return None if chosen.candidate is None else _load(chosen, chosen.candidate)
+
+
+def _load(chosen: Settings, bundle: str) -> Analyzer:
     import torch
 
     from moderation.dfa.gpt.detector import Detector, Policy
@@ -161,23 +206,29 @@ def load_analyzer(chosen: Settings) -> Analyzer:
     # Images run beside each other, a thread each: the small nets of the face finder lose more by sharing their work
     # between cores than they gain.
     torch.set_num_threads(1)
-    decode = open_decoder(chosen)
-    policy = Policy(max_faces=chosen.faces_at_most)
-    analyzer = Detector.load(chosen.bundle, device=chosen.device, policy=policy, decode=decode)
+    analyzer = Detector.load(
+        bundle,
+        device=chosen.device,
+        policy=Policy(max_faces=chosen.faces_at_most),
+        decode=open_decoder(chosen),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
+        # Two bundles: the first leaves room for the second.
+        room=1.0 if chosen.candidate is None else 0.5,
+    )
     analyzer.warm()
     return analyzer
 
 
+@functools.lru_cache(maxsize=1)
 def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
-    """How this process decodes pictures: in children, or in its own threads."""
+    """How this process decodes pictures, whatever the bundle: in children, or in its own threads."""
     limits = PixelLimits(
         max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
     )
     if not chosen.image_decode_children:
         return functools.partial(decode_picture, limits=limits)
     # They end with this process: nothing keeps their standard input open then.
-    # No more than may be asked for at once: in a container the machine's cores may be many more than its share.
-    children = min(_cores(), chosen.worker_threads)
+    # No more than may be asked for at once.
+    children = min(usable_cores(), chosen.worker_threads)
     pool = DecodePool(limits, children=children, seconds=chosen.image_decode_seconds)
     pool.warm()
     return pool.decode
@@ -201,23 +252,33 @@ def ready(sender: Any, **_: Any) -> None:
     _watchdog = Watchdog(
         {
             "the consuming loop": (_loop_still_for, LOOP_STUCK),
-            "the engine": (lambda: here.batcher.stuck_seconds, limit),
+            "the engine": (lambda: _engine_still_for(here, limit), limit),
             # Fetching and being recorded have limits of their own; an image of many faces may wait long for the engine.
             "an image": (lambda: here.leases.oldest_seconds, IMAGE_STUCK * limit),
-            "the engine's thread": (lambda: 0.0 if here.batcher.fault is None else float("inf"), 1.0),
+            "the engine's thread": (lambda: float("inf") if here.serving.batcher.fault else 0.0, 1.0),
         },
         alive_file=here.settings.alive_file,
     )
     _watchdog.start()
     if here.settings.ready_file is not None:
         here.settings.ready_file.touch()
-    threading.Thread(target=_tell_database, args=(here,), name="heartbeat", daemon=True).start()
+    threading.Thread(target=_listen_and_tell, args=(here,), name="heartbeat", daemon=True).start()
     log.info(
         "worker_ready",
         action="start",
-        bundle=here.analyzer.bundle_name,
-        fingerprint=here.analyzer.fingerprint,
+        bundle=here.serving.analyzer.bundle_name,
+        fingerprint=here.serving.fingerprint,
+        holds=[pipeline.analyzer.bundle_name for pipeline in here.pipelines.values()],
     )
+
+
+def _engine_still_for(here: Station, limit: float) -> float:
+    """Seconds that the engine which serves has been stuck. Another one that is stuck for too long is given up alone."""
+    for pipeline in _others(here):
+        if pipeline.batcher.fault is None and pipeline.batcher.stuck_seconds > limit:
+            pipeline.batcher.abandon(f"the engine has not moved for {limit:.0f} seconds")
+            log.critical("candidate_given_up", action="watchdog", bundle=pipeline.analyzer.bundle_name)
+    return here.serving.batcher.stuck_seconds
 
 
 def _loop_moves() -> None:
@@ -241,21 +302,36 @@ def waiting_for_broker() -> Generator[None]:
         _waits_for_broker = False
 
 
-def _tell_database(here: Station) -> None:
-    """Let operators see in Postgres which workers live, and with which bundle."""
-    facts = {
-        "bundle": here.analyzer.bundle_name,
-        "fingerprint": here.analyzer.fingerprint,
-        "threads": here.settings.worker_threads,
-    }
+def _listen_and_tell(here: Station) -> None:
+    """Learn which bundle serves, and let operators see in Postgres which workers live, and with which bundles."""
+    tell_at = 0.0
     while True:
         try:
-            with here.database.transaction() as session:
-                now = {"leases": len(here.leases), "stopped": here.breaker.why}
-                beat(session, f"worker:{here.owner}", {**facts, **now})
-        except BonafideError as error:
+            here.orders.look()
+            if time.monotonic() >= tell_at:
+                tell_at = time.monotonic() + BEAT_EVERY
+                _tell_bundle(here)
+                with here.database.transaction() as session:
+                    beat(session, f"worker:{here.owner}", facts_of(here))
+        except Exception as error:  # noqa: BLE001  a thread that ends in silence hears no order any more
             log.warning("heartbeat_missed", action="heartbeat", error=str(error))
-        time.sleep(10)
+        time.sleep(LOOK_EVERY)
+
+
+def facts_of(here: Station) -> dict[str, Any]:
+    """What a worker tells of itself: what serves there, and everything that it holds."""
+    serving = here.serving
+    return {
+        "bundle": serving.analyzer.bundle_name,
+        "fingerprint": serving.fingerprint,
+        "threads": here.settings.worker_threads,
+        "leases": len(here.leases),
+        "stopped": serving.stopped,
+        "bundles": {
+            fingerprint: {"name": pipeline.analyzer.bundle_name, "stopped": pipeline.stopped}
+            for fingerprint, pipeline in here.pipelines.items()
+        },
+    }
 
 
 @signals.worker_shutting_down.connect

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
-from moderation.database.connection import Database
+from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
@@ -25,6 +25,7 @@ from moderation.dispatch import QUEUE_OF, Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
 from moderation.questions import ring_waiting
+from moderation.reruns import ring_reruns
 from moderation.settings import Settings, settings
 from moderation.triage import Lane
 from worker.telemetry import LAST_SWEEP, SWEPT, process_name
@@ -83,7 +84,7 @@ def _queued(doorbell: Doorbell, lane: Lane, chosen: Settings) -> int:
 
 def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
     """Look, wait, look again, until `stop`. What is unavailable is waited for."""
-    database = Database(chosen.database_url.get_secret_value(), pool_size=1)
+    database = Database(chosen.database_url.get_secret_value(), pool_size=1, answer_seconds=ANSWER_SECONDS)
     doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
     name = f"sweeper:{process_name()}"
     while not stop.is_set():
@@ -92,6 +93,7 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
             _tell(swept)
             LAST_SWEEP.set_to_current_time()
             ring_waiting(database, doorbell, chosen)
+            ring_reruns(database, doorbell, chosen)
             with database.transaction() as session:
                 beat(session, name, {})
                 erased = erase_past(session, chosen.retention_days, actor="sweeper")
@@ -110,7 +112,9 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
 
 def deliver_for_ever(chosen: Settings, stop: threading.Event) -> None:
     """Send webhooks as they become due, until `stop`. Every sweeper does: each takes what no other has taken."""
-    database = Database(chosen.database_url.get_secret_value(), pool_size=SENDERS + 1)
+    database = Database(
+        chosen.database_url.get_secret_value(), pool_size=SENDERS + 1, answer_seconds=ANSWER_SECONDS
+    )
     try:
         Courier(database, chosen).run(stop)
     finally:

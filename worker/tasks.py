@@ -6,14 +6,15 @@ from uuid import UUID
 import structlog
 
 from moderation.database.moves import hand_back, refuse_case
-from moderation.dispatch import ANALYZE_CASE, ANSWER_QUESTION
+from moderation.dispatch import ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE
 from moderation.errors import BonafideError, LeaseLost
 from worker.analysis import Begun, analyze, begin, write
 from worker.answers import answer
 from worker.app import app
 from worker.deadletters import keep_dead_letter
 from worker.lifecycle import station
-from worker.retries import FAULT_OF_OURS, Forget, HandBack, Refuse, reaction
+from worker.reruns import rerun
+from worker.retries import CANDIDATES, OURS, Forget, HandBack, Refuse, reaction
 from worker.station import Station
 from worker.telemetry import HAND_BACKS, LEASES_LOST, LINE_SECONDS, REFUSALS, about_case
 
@@ -61,6 +62,22 @@ def answer_question(*args: object, **kwargs: object) -> None:
         log.error("question_left", action="answer", question=str(question_id), exc_info=error)
 
 
+@app.task(name=RERUN_CASE)
+def rerun_case(*args: object, **kwargs: object) -> None:
+    """Analyse one case once more. Safe to run twice for the same rerun."""
+    rerun_id = _only_id(args, kwargs)
+    if rerun_id is None:
+        keep_dead_letter(repr((args, kwargs)), "the arguments are not one rerun id")
+        return
+    try:
+        rerun(station(), rerun_id)
+    except BonafideError as error:
+        # It waits, or was given back: the sweeper rings again.
+        log.warning("rerun_left", action="rerun", rerun=str(rerun_id), error=str(error), code=error.code)
+    except BaseException as error:
+        log.error("rerun_left", action="rerun", rerun=str(rerun_id), exc_info=error)
+
+
 def _only_id(args: tuple[object, ...], kwargs: dict[str, object]) -> UUID | None:
     match args, kwargs:
         case (str(text),), {} if not kwargs:
@@ -87,14 +104,15 @@ def _end(here: Station, begun: Begun, error: BaseException) -> None:
         postponements=begun.postponements,
         patience_seconds=here.settings.patience_seconds,
         random=random.random(),  # noqa: S311  jitter, not a secret
+        on_trial=begun.pipeline is not here.serving,
     )
     if isinstance(error, BonafideError):
         log.info("analysis_ended", action="analyze", code=error.code, error=str(error))
     else:
         log.error("analysis_failed", action="analyze", exc_info=error)
-    if isinstance(what, Refuse) and what.refusal.message == FAULT_OF_OURS:
-        here.breaker.failed(f"every analysis ends in a fault: {type(error).__name__}")
-        if here.breaker.why is not None:
+    if what in (OURS, CANDIDATES):
+        begun.pipeline.breaker.failed(f"every analysis ends in a fault: {type(error).__name__}")
+        if what == OURS and begun.pipeline.breaker.why is not None:
             what = HandBack("breaker_open", here.settings.breaker_seconds)
     try:
         _do(here, begun, what)

@@ -47,6 +47,11 @@ BUNDLE = Info("bonafide_bundle", "What this worker's verdicts depend on")
 BREAKER_OPEN = Gauge(
     "bonafide_breaker_open", "1 while this worker takes no work because its model fails everything"
 )
+CANDIDATE_STOPPED = Gauge(
+    "bonafide_candidate_stopped",
+    "1 while this worker does not use a bundle it holds beside the one that serves",
+)
+RERUNS = Counter("bonafide_reruns", "Analyses asked for beside a case's own", ["bundle", "outcome"])
 LEASES_LOST = Counter("bonafide_leases_lost", "Analyses thrown away because the lease was lost")
 LEASES_HELD = Gauge("bonafide_leases_held", "Leases this process holds")
 DEAD_LETTERS = Counter("bonafide_dead_letters", "Messages nobody could process")

@@ -4,6 +4,7 @@ The threads pool has no time limits, and a stuck thread cannot be stopped; the p
 sweeper returns its cases, and whoever supervises the process starts another.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -50,7 +51,8 @@ class Watchdog:
                 self._give_up(f"{name} has not moved for {seconds:.0f} seconds (at most {at_most:.0f})")
                 return
         if self._alive_file is not None:
-            self._alive_file.touch()
+            with contextlib.suppress(OSError):  # a full disk: whoever looks at the file decides
+                self._alive_file.touch()
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):

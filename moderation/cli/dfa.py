@@ -145,9 +145,13 @@ def mini(
     ] = Path("runs/mini"),
     sight: Annotated[float, typer.Option(help="Minutes for the tower.")] = 180,
     speech: Annotated[float, typer.Option(help="Minutes for the language model.")] = 60,
+    lora_pairs: Annotated[int, typer.Option(help="Twos of DFA-Instruct for LoRA on top.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 2,
     loaders: Annotated[int, typer.Option(help="Processes that forge.")] = 1,
     version: Annotated[str, typer.Option(help="The bundle's version, for people.")] = "1",
+    after: Annotated[
+        Path | None, typer.Option(help="A bundle of the same layout whose tower goes on learning.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Rebuild the shipped bundle: pool, tower, language model, calibration, report and model card."""
@@ -160,7 +164,9 @@ def mini(
     plan = MiniPlan(
         sight=SightPlan(seconds=60 * sight, threads=threads, loaders=loaders, seed=seed),
         speech=SpeechPlan(seconds=60 * speech, threads=threads, loaders=loaders, seed=seed),
+        lora_twos=lora_pairs,
         version=version,
+        after=after,
     )
     spec, result = train_mini(
         data, work, out or MINI, plan, now=datetime.datetime.now(datetime.UTC), say=_console.print

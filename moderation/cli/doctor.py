@@ -1,7 +1,7 @@
 """`bonafide doctor`: one look at every part, each with what to change."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,12 @@ from moderation.database.connection import Database
 from moderation.database.health import SILENT_AFTER
 from moderation.database.keys import list_keys
 from moderation.database.operations import list_processes
+from moderation.database.reruns import rerun_backlog
+from moderation.database.rollouts import LiveWorker, in_force, list_bundles, live_workers
 from moderation.database.schema import is_current
 from moderation.dispatch import Doorbell
 from moderation.errors import BonafideError
+from moderation.rollout import Rollout
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -139,12 +142,13 @@ def _uploads(chosen: Settings) -> str:
 
 
 def _bundle(chosen: Settings) -> str:
-    name = chosen.bundle
-    if name != "mini" and "@" not in name and not (Path(name) / "bundle.toml").is_file():
-        raise _ToMend(
-            f"BONAFIDE_BUNDLE names {name!r}, and there is no bundle.toml in it (as seen from here)"
-        )
-    return name
+    named = {"BONAFIDE_BUNDLE": chosen.bundle}
+    if chosen.candidate is not None:
+        named["BONAFIDE_CANDIDATE"] = chosen.candidate
+    for setting, name in named.items():
+        if name != "mini" and "@" not in name and not (Path(name) / "bundle.toml").is_file():
+            raise _ToMend(f"{setting} names {name!r}, and there is no bundle.toml in it (as seen from here)")
+    return " and ".join(named.values())
 
 
 def _times(chosen: Settings) -> str:
@@ -185,17 +189,46 @@ def _traces(chosen: Settings) -> str:
 
 
 def _bundles(database: Database) -> str:
+    database.ping()
+    if not is_current(database):
+        return "unknown until the migrations have run"
     with database.transaction() as session:
-        running = {
-            str(p.facts["fingerprint"]): str(p.facts.get("bundle"))
-            for p in list_processes(session)
-            if p.name.startswith("worker:") and p.silent_for < SILENT_AFTER and "fingerprint" in p.facts
-        }
-    if len(running) > 1:
+        rollout, workers = in_force(session), live_workers(session)
+        names = {one.fingerprint: one.name for one in list_bundles(session)}
+        waiting = sum(one.shadow + one.anew for one in rerun_backlog(session))
+    if not workers:
+        return "none runs"
+    serving = {worker.serves: worker.holds[worker.serves] for worker in workers}
+    lacking = [one for one in workers if rollout.serving is not None and rollout.serving not in one.holds]
+    if lacking:
         raise _ToMend(
-            f"workers run different pipelines: {', '.join(sorted(running.values()))}; end the rollout"
+            f"{len(lacking)} of {len(workers)} workers do not hold {names.get(rollout.serving or '', 'what')}, which "
+            f"was promoted, and go on with {', '.join(sorted({one.holds[one.serves] for one in lacking}))}: "
+            "set BONAFIDE_BUNDLE or BONAFIDE_CANDIDATE there, or `bonafide bundles rollback`"
         )
-    return "all workers run the same" if running else "none runs"
+    if len(serving) > 1:
+        raise _ToMend(
+            f"workers run different pipelines: {', '.join(sorted(serving.values()))}; end the rollout"
+        )
+    return f"all workers run the same{_trial(rollout, workers, names)}" + (
+        f"; {waiting:,} cases wait to be analysed once more" if waiting else ""
+    )
+
+
+def _trial(rollout: Rollout, workers: Sequence[LiveWorker], names: Mapping[str, str]) -> str:
+    """What is on trial beside it, in words that follow others."""
+    if rollout.candidate is None:
+        return ""
+    name = names.get(rollout.candidate, rollout.candidate[:12])
+    stopped = sorted({w.stopped[rollout.candidate] for w in workers if rollout.candidate in w.stopped})
+    if stopped:
+        raise _ToMend(
+            f"{name} is on trial and fails ({'; '.join(stopped)}); what serves goes on: `bonafide bundles stop`"
+        )
+    holding = sum(rollout.candidate in worker.holds for worker in workers)
+    if not holding:
+        raise _ToMend(f"{name} is on trial and no worker holds it: set BONAFIDE_CANDIDATE")
+    return f"; {name} is on trial, held by {holding} of {len(workers)}"
 
 
 def _broker(chosen: Settings) -> str:

@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from moderation.cli import bridge, cases, dfa, model, operate, people, stack
+from moderation.cli import archive, bridge, bundles, cases, dfa, model, operate, people, stack
 from moderation.client import ApiProblem
 from moderation.errors import BonafideError, BundleMismatch, SetupProblem
 
@@ -34,6 +34,8 @@ for command in (
     app.command(rich_help_panel="Operators")(command)
 app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")
 app.add_typer(operate.keys, name="keys", rich_help_panel="Operators")
+app.add_typer(archive.app, name="archive", rich_help_panel="Operators")
+app.add_typer(bundles.app, name="bundles", rich_help_panel="Operators")
 app.add_typer(bridge.app, name="bridge", rich_help_panel="Operators")
 app.add_typer(people.users, name="users", rich_help_panel="Operators")
 app.add_typer(people.webhooks, name="webhooks", rich_help_panel="Operators")

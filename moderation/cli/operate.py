@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from moderation.archive import Archives
 from moderation.cli.doctor import examine
 from moderation.database import schema
+from moderation.database.archive import archive_of
 from moderation.database.connection import Database
 from moderation.database.erasure import erase_case
 from moderation.database.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
@@ -20,6 +22,7 @@ from moderation.database.operations import list_dead_letters, mark_replayed
 from moderation.dispatch import Doorbell
 from moderation.local import sweeper_command, web_command, worker_command
 from moderation.settings import settings
+from moderation.storage import Storage
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -96,10 +99,17 @@ def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready withou
 
 
 def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None:
-    """Take a decided case's texts and the place of its image away, for ever. The log of events stays whole."""
-    with open_database().transaction() as session:
-        done = erase_case(session, case, actor="operator")
-    if not done:
+    """Take a decided case's texts and the place of its image away, for ever. The log of events stays whole.
+
+    An archived case is taken out of its archive first.
+    """
+    database = open_database()
+    with database.transaction() as session:
+        archived = archive_of(session, case) is not None
+        done = not archived and erase_case(session, case, actor="operator")
+    if archived:
+        Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
+    elif not done:
         typer.echo(
             f"bonafide: case {case} is not decided, was erased already, or a webhook about it is still to be sent",
             err=True,

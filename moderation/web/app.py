@@ -17,6 +17,7 @@ from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
 from moderation.web import cases, notifications, oidc, operations, problems, reviews, statements, webhooks
 from moderation.web.console import routes as console
+from moderation.web.console.astray import page_of_problem
 from moderation.web.services import WEB_THREADS, open_services
 from moderation.web.tracing import Traced
 from moderation.wire import CaseIn
@@ -62,7 +63,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.include_router(webhooks.router)
     app.webhooks.include_router(webhooks.told)
     console.install(app)
-    problems.install(app)
+    problems.install(app, page=page_of_problem)
     _complete_document(app)
     app.add_middleware(Surroundings)
     app.add_middleware(Traced)

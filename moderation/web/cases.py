@@ -10,7 +10,8 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import ValidationError
 
 from moderation.cases import Case, CaseState
-from moderation.database.analyses import StoredAnalysis, latest_analyses
+from moderation.database.analyses import StoredAnalysis, shown_analyses
+from moderation.database.archive import Archived, archived_cases
 from moderation.database.cases import Filter, find_case, page_of_cases
 from moderation.database.review import standing_decisions
 from moderation.decisions import Decision
@@ -140,12 +141,13 @@ def get_case(
         case = find_case(session, case_id)
         if case is None:
             raise CaseNotFound(f"no case has the id {case_id}")
-        tag = f'"{case.version}"'
+        tag = f'"{case.version}"' if case.archive_id is None else f'"{case.version}-archived"'
         if if_none_match == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        analysis = latest_analyses(session, [case_id]).get(case_id)
+        analysis = shown_analyses(session, [case_id]).get(case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
-    shown = show_case(case, analysis, decision).model_dump_json()
+        archived = archived_cases(session, [case]).get(case_id)
+    shown = show_case(case, analysis, decision, archived).model_dump_json()
     return Response(shown, media_type="application/json", headers={"ETag": tag})
 
 
@@ -166,15 +168,24 @@ def get_cases(
     with services.database.transaction() as session:
         cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
         ids = [case.id for case in cases]
-        analyses, decisions = latest_analyses(session, ids), standing_decisions(session, ids)
+        analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
+        archived = archived_cases(session, cases)
     more = len(cases) == limit
     return CasePage(
-        cases=[show_case(case, analyses.get(case.id), decisions.get(case.id)) for case in cases],
+        cases=[
+            show_case(case, analyses.get(case.id), decisions.get(case.id), archived.get(case.id))
+            for case in cases
+        ],
         next_cursor=_cursor(cases[-1].id) if more else None,
     )
 
 
-def show_case(case: Case, stored: StoredAnalysis | None, decision: Decision | None = None) -> CaseOut:
+def show_case(
+    case: Case,
+    stored: StoredAnalysis | None,
+    decision: Decision | None = None,
+    archived: Archived | None = None,
+) -> CaseOut:
     """A case as platforms see it. A case that is not ready shows no analysis, even if it had one before."""
     analysis = stored.analysis if stored is not None and case.refusal is None else None
     faces = [] if analysis is None else [face_json(face) for face in analysis.faces]
@@ -193,7 +204,7 @@ def show_case(case: Case, stored: StoredAnalysis | None, decision: Decision | No
         "ready_at": case.ready_at,
         "attempts": case.attempts,
         "version": case.version,
-        "verdict": None if analysis is None else verdict_json(analysis.verdict),
+        "verdict": _kept_verdict(archived) if analysis is None else verdict_json(analysis.verdict),
         "rationale": [] if first is None else [artifact_json(artifact) for artifact in first.rationale],
         "faces": faces,
         "picture": None if analysis is None else vars(analysis.picture),
@@ -205,9 +216,23 @@ def show_case(case: Case, stored: StoredAnalysis | None, decision: Decision | No
         "reused_from": None if analysis is None else analysis.reused_from,
         "stage": case.stage,
         "decision": None if decision is None else decision_json(decision),
+        "archived": None if archived is None else {"at": archived.at, "place": archived.place},
         "links": {"self": _link(case.id)},
     }
     return CaseOut.model_validate(shown)
+
+
+def _kept_verdict(archived: Archived | None) -> dict[str, Any] | None:
+    """Of an archived case the label and the technique are known here; its numbers lie with its analysis."""
+    if archived is None or archived.label is None:
+        return None
+    numbers = ("score", "margin", "answer_mass", "technique_scores", "abstain")
+    return {
+        "label": archived.label,
+        "technique": archived.technique,
+        "calibrated": False,
+        **dict.fromkeys(numbers),
+    }
 
 
 def _read_item(item: Any) -> CaseIn | BatchOutcome:

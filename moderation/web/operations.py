@@ -1,15 +1,19 @@
 """What operators and their machines ask: is it alive, is it ready, how long is the line."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from moderation.bundles import watch_trial
+from moderation.comparison import Comparison
 from moderation.database.cases import queue_stats
 from moderation.database.health import Health, read_health
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError, SetupProblem
+from moderation.intervals import Measure
 from moderation.triage import QueueStats
 from moderation.web.access import Reader
 from moderation.web.problems import RESPONSES
@@ -79,10 +83,13 @@ class LineMetrics:
         try:
             with self._services.database.transaction() as session:
                 stats, health = queue_stats(session), read_health(session)
+                trial = watch_trial(session, now=datetime.now(UTC))
         except BonafideError:
             return
         yield from _line(stats)
         yield from _health(health)
+        if trial is not None:
+            yield from _trial(trial.comparison)
         try:
             bells = self._services.doorbell.depth()
         except BonafideError:
@@ -91,6 +98,9 @@ class LineMetrics:
 
 
 def _line(stats: QueueStats) -> Iterable[GaugeMetricFamily]:
+    yield GaugeMetricFamily(
+        "bonafide_reruns_waiting", "Cases that wait to be analysed once more", value=stats.reruns
+    )
     cases = GaugeMetricFamily("bonafide_cases", "Live cases by state", labels=["state"])
     for state in ("waiting", "analyzing", "ready"):
         cases.add_metric([state], getattr(stats, state))
@@ -124,3 +134,29 @@ def _health(health: Health) -> Iterable[GaugeMetricFamily]:
         ("fingerprints", "Pipelines that workers run now", health.fingerprints),
     ):
         yield GaugeMetricFamily(f"bonafide_{name}", meaning, value=value)
+
+
+def _trial(found: Comparison) -> Iterable[GaugeMetricFamily]:
+    """What is on trial against what serves. A number of which there is none is not told."""
+    for name, meaning, value in (
+        ("pictures", "Pictures of the last day that the candidate analysed too", found.n),
+        ("agreement", "Share of them with the same label", found.agreed.share),
+        ("score_shift", "How much higher the candidate's scores are, mean", _value(found.shift.mean)),
+        ("engine_ratio", "How often longer the candidate's engine takes, median", _value(found.speed.ratio)),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"bonafide_candidate_{name}", meaning, value=value)
+    overturned = GaugeMetricFamily(
+        "bonafide_candidate_overturned", "Share of verdicts that people overturned", labels=["bundle"]
+    )
+    for bundle, share in (
+        ("serving", found.decided.first_overturned.share),
+        ("candidate", found.decided.second_overturned.share),
+    ):
+        if share is not None:
+            overturned.add_metric([bundle], share)
+    yield overturned
+
+
+def _value(measure: Measure | None) -> float | None:
+    return None if measure is None else measure.value

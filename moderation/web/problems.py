@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem details: a stable `code` for machines, a sentence for people, nothing of our insides."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -137,8 +137,11 @@ def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     )
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of this app a problem."""
+def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -> None:
+    """Make every error of this app a problem.
+
+    `page` makes one for people of a problem that is nobody's call of the API, or None where that is no use.
+    """
 
     def on_ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, BonafideError)
@@ -161,20 +164,18 @@ def install(app: FastAPI) -> None:
         problem = Problem(
             title=detail, status=error.status_code, code=code, detail=detail, request_id=_request_id(request)
         )
-        return answer(problem, dict(error.headers or {}))
+        return page(request, problem) or answer(problem, dict(error.headers or {}))
 
     def on_bug(request: Request, error: Exception) -> Response:
         log.error("request_failed", action="request", path=request.url.path, exc_info=error)
-        detail = "This is a fault of ours. It was logged under the request id."
-        return answer(
-            Problem(
-                title="Internal error",
-                status=500,
-                code="internal",
-                detail=detail,
-                request_id=_request_id(request),
-            )
+        problem = Problem(
+            title="Internal error",
+            status=500,
+            code="internal",
+            detail="This is a fault of ours. It was logged under the request id.",
+            request_id=_request_id(request),
         )
+        return page(request, problem) or answer(problem)
 
     app.add_exception_handler(BonafideError, on_ours)
     app.add_exception_handler(RequestValidationError, on_invalid)

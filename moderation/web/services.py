@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from moderation.accounts import Accounts
-from moderation.database.connection import Database
+from moderation.bundles import Bundles
+from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.delivery import Webhooks
 from moderation.dispatch import Doorbell
 from moderation.insight import Insights
@@ -33,11 +34,14 @@ class Services:
     accounts: Accounts
     webhooks: Webhooks
     insights: Insights
+    bundles: Bundles
     rates: Rates
 
 
 def open_services(settings: Settings) -> Services:
-    database = Database(settings.database_url.get_secret_value(), pool_size=WEB_THREADS)
+    database = Database(
+        settings.database_url.get_secret_value(), pool_size=WEB_THREADS, answer_seconds=ANSWER_SECONDS
+    )
     storage = Storage(settings, connections=WEB_THREADS)
     doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
     return Services(
@@ -51,6 +55,7 @@ def open_services(settings: Settings) -> Services:
         Accounts(database, settings),
         Webhooks(database, settings),
         Insights(database),
+        Bundles(database),
         Rates(settings.broker_url.get_secret_value(), settings.intake_rate),
     )
 

@@ -8,19 +8,24 @@ from fastapi import Depends, Request
 from starlette.datastructures import FormData
 
 from moderation.web.console.pages import FormForged, SignInNeeded, Visitor
-from moderation.web.services import ServicesDep
+from moderation.web.services import Services, ServicesDep
 from moderation.web.sessions import cookie_of
 
 #: Fields of one form at the most: a page of cases to decide together, with room.
 _FIELDS_AT_MOST = 500
 
 
-def _signed_in(request: Request, services: ServicesDep) -> Visitor:
+def visitor_of(request: Request, services: Services) -> Visitor | None:
+    """Who is signed in here; None when nobody is."""
     secret = cookie_of(request)
     session = None if secret is None else services.accounts.session(secret)
-    if session is None:
+    return None if session is None else Visitor(session)
+
+
+def _signed_in(request: Request, services: ServicesDep) -> Visitor:
+    visitor = visitor_of(request, services)
+    if visitor is None:
         raise SignInNeeded("sign in first")
-    visitor = Visitor(session)
     request.state.visitor = visitor
     return visitor
 

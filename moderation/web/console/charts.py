@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from moderation.insight import Band, Day, Named, Share
+from moderation.insight import Band, Day
+from moderation.intervals import Named, Share
 
 #: Of the plots' drawing areas, in units of their viewBox.
 WIDTH, HEIGHT = 1100.0, 140.0
@@ -29,10 +30,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Bars:
-    """Two series a day, side by side."""
+    """Bars with words below them and levels at the left."""
 
     bars: tuple[Bar, ...]
-    days: tuple[Tick, ...]
+    ticks: tuple[Tick, ...]
     levels: tuple[Tick, ...]
 
 
@@ -59,7 +60,7 @@ class Dot:
 
 
 def volume(days: Sequence[Day], since: date, until: date) -> Bars:
-    """Cases opened and decided on each day, those on which nothing happened too."""
+    """Cases opened and decided on each day, side by side, those on which nothing happened too."""
     counted = {day.day: day for day in days}
     span = [since + timedelta(days=n) for n in range((until - since).days + 1)]
     most = _round_up(max([1, *(max(day.opened, day.decided) for day in days)]))
@@ -81,6 +82,32 @@ def volume(days: Sequence[Day], since: date, until: date) -> Bars:
         if place % every == 0
     )
     return Bars(tuple(bars), ticks, (Tick(HEIGHT - _BOTTOM, "0"), Tick(_TOP, str(most))))
+
+
+def shifts(counts: Sequence[int]) -> Bars:
+    """Pictures in bands of equal width from −1 to 1; those in the middle one did not shift."""
+    most = _round_up(max([1, *counts]))
+    step = (WIDTH - _LEFT) / len(counts)
+    bars: list[Bar] = []
+    for place, count in enumerate(counts):
+        tall = count / most * (HEIGHT - _TOP - _BOTTOM)
+        left = _LEFT + (place + 0.1) * step
+        series = 2 if place == len(counts) // 2 else 1
+        bars.append(
+            Bar(
+                round(left, 1),
+                round(HEIGHT - _BOTTOM - tall, 1),
+                round(0.8 * step, 1),
+                round(tall, 1),
+                series,
+            )
+        )
+    return Bars(tuple(bars), (), (Tick(HEIGHT - _BOTTOM, "0"), Tick(_TOP, str(most))))
+
+
+def shift_bounds(band: int, of: int) -> tuple[float, float]:
+    """From which shift to which one of so many bands from −1 to 1 reaches."""
+    return 2 * band / of - 1, 2 * (band + 1) / of - 1
 
 
 def whiskers(named: Sequence[Named]) -> tuple[Whisker, ...]:

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from moderation.insight import USUAL_DAYS, Named
+from moderation.insight import USUAL_DAYS
+from moderation.intervals import Named
 from moderation.web.console import charts
 from moderation.web.console.access import VisitorDep
 from moderation.web.console.pages import PageRoute, page

@@ -31,6 +31,7 @@ from moderation.web.services import Services
 NAVIGATION: tuple[tuple[str, str, Act | None], ...] = (
     ("/queue", "Queue", None),
     ("/insight", "Insight", Act.SEE_INSIGHT),
+    ("/bundles", "Bundles", Act.SEE_INSIGHT),
     ("/webhooks", "Webhooks", Act.RESEND),
     ("/people", "People", Act.MANAGE_PEOPLE),
 )

@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from moderation.web.console import (
+    bundles,
     cases,
     decisions,
     insight,
@@ -19,6 +20,17 @@ from moderation.web.console.pages import Static, security_headers
 def install(app: FastAPI) -> None:
     """Add the console to the app, whose services are open."""
     app.state.page_headers = security_headers(app.state.services)
-    for part in (sign_in, queue, cases, decisions, statements, insight, people, webhooks, preferences):
+    for part in (
+        sign_in,
+        queue,
+        cases,
+        decisions,
+        statements,
+        insight,
+        bundles,
+        people,
+        webhooks,
+        preferences,
+    ):
         app.include_router(part.router)
     app.mount("/static", Static(packages=[("moderation.web.console", "static")]), name="static")

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Box, FaceAnalysis, Label, PictureFacts, Technique, Verdict
 from moderation.cases import Case, CaseState, Flag, Move, Stage
-from moderation.database.analyses import latest_analyses
+from moderation.database.analyses import shown_analyses
+from moderation.database.archive import Archived, archived_cases
 from moderation.database.cases import find_case
 from moderation.database.console import names_of
 from moderation.database.events import Chain, Event, read_chain
@@ -145,6 +146,8 @@ class CasePage:
     earlier: tuple[Said, ...]
     appeal: Appealed | None
     chain: Chain
+    #: Where its analysis, questions and events lie. None: here.
+    archived: Archived | None
     events: tuple[Logged, ...]
     related: tuple[Elsewhere, ...]
     questions: tuple[Turn, ...]
@@ -247,6 +250,8 @@ class CasePage:
     def chain_words(self) -> str:
         if self.chain.broken_at is not None:
             return "chain BROKEN"
+        if self.archived is not None:
+            return "archived"
         return f"{len(self.chain.events)} entries, chain verified"
 
     @property
@@ -286,6 +291,7 @@ def read_case(
     holder, claim = find_holder(session, case_id), find_claim(session, case_id)
     is_mine = holder is not None and holder.person_id == person.id
     chain = read_chain(session, case_id)
+    archived = archived_cases(session, [case]).get(case_id)
     appeals = appeals_of(session, case_id)
     names = names_of(session, _people_in(chain.events, appeals))
     why_not = _why_not(case, person, standing)
@@ -306,12 +312,15 @@ def read_case(
         may_claim=case.state is CaseState.READY and holder is None and not why_not,
         why_not=why_not,
         may_ask=analysis is not None and not judge_first and may(person, Act.ASK),
-        may_appeal=bool(decided) and may(person, Act.APPEAL) and standing[-1].final_at <= now,
+        may_appeal=bool(decided)
+        and may(person, Act.APPEAL)
+        and standing[-1].final_at <= now
+        and not archived,
         analysis=shown,
         picture=None if analysis is None else analysis.picture,
         faces=() if shown is None else tuple(face.face.box for face in shown.faces),
         marks=() if shown is None else marks(shown.faces, shown.picture),
-        headline=words.headline(shown.verdict if shown else None, case.refusal),
+        headline=_kept_headline(archived) or words.headline(shown.verdict if shown else None, case.refusal),
         tone=words.tone(shown.verdict if shown else None),
         blind=None if blind is None else words.decided_words(blind.outcome, blind.technique),
         decision=_said(standing[-1], now) if decided else None,
@@ -323,6 +332,7 @@ def read_case(
         ),
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
         chain=chain,
+        archived=archived,
         events=tuple(_logged(event, names, plain=judge_first or earlier_hidden) for event in chain.events),
         related=() if judge_first else _elsewhere(session, case_id),
         questions=() if judge_first else tuple(_turn(one) for one in questions_of(session, case_id)),
@@ -339,9 +349,17 @@ def log_in_words(session: Session, case_id: UUID, since: int) -> list[Logged]:
     return [_logged(event, names, plain=True) for event in events]
 
 
+def _kept_headline(archived: Archived | None) -> str:
+    """The verdict of an archived case. Empty when it is not archived, or had none."""
+    if archived is None or archived.label is None:
+        return ""
+    technique = None if archived.technique is None else Technique(archived.technique)
+    return words.label_words(Label(archived.label), technique)
+
+
 def _analysis(session: Session, case: Case) -> Analysis | None:
-    """What the reviewer is shown: the newest, unless the image was refused since."""
-    stored = None if case.refusal else latest_analyses(session, [case.id]).get(case.id)
+    """What the reviewer is shown."""
+    stored = shown_analyses(session, [case.id]).get(case.id)
     return None if stored is None else stored.analysis
 
 

@@ -46,6 +46,7 @@ MOVE_WORDS = {
     Move.RECORD: "Analysed",
     Move.REFUSE: "Could not be analysed",
     Move.RETRY: "Tried again",
+    Move.REANALYZE: "Analysed anew",
     Move.DECIDE: "Decided",
     Move.SECOND: "Decided; a second review was asked for",
     Move.ESCALATE: "Escalated",
@@ -59,13 +60,18 @@ def headline(verdict: Verdict | None, refusal: Refusal | None) -> str:
     """What the model says, in words; or why it says nothing."""
     if verdict is None:
         return "No verdict yet" if refusal is None else f"No verdict: {_sentence_end(refusal.message)}"
-    match verdict.label:
+    why = f": {verdict.abstain.words}" if verdict.abstain else ""
+    return label_words(verdict.label, verdict.technique) + why
+
+
+def label_words(label: Label, technique: Technique | None) -> str:
+    match label:
         case Label.DEEPFAKE:
-            return "Likely deepfake" + (f": {verdict.technique.words}" if verdict.technique else "")
+            return "Likely deepfake" + (f": {technique.words}" if technique else "")
         case Label.BONA_FIDE:
             return "Likely bona fide"
         case Label.UNDETERMINED:
-            return "Cannot tell" + (f": {verdict.abstain.words}" if verdict.abstain else "")
+            return "Cannot tell"
 
 
 def tone(verdict: Verdict | None) -> str:

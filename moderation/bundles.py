@@ -1,0 +1,158 @@
+"""The bundles that workers hold, for leads: who serves, what is on trial, and two of them side by side.
+
+What is done about it, trying and promoting, is an operator's: `bonafide bundles`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from moderation.comparison import Comparison, compare
+from moderation.database.comparison import PAIRS_AT_MOST, analyses_by_fingerprint, read_pairs
+from moderation.database.connection import Database
+from moderation.database.rollouts import LiveWorker, SeenBundle, in_force, list_bundles, live_workers
+from moderation.errors import RequestRefused, RolloutRefused
+from moderation.people import Act, Person, require
+from moderation.rollout import Rollout
+
+#: Cases that the candidate is watched on, the newest of a day: enough to see a change, quick enough to be asked often.
+WATCHED_CASES = 2000
+
+#: Days of opened cases that are compared unless somebody asks for more, and the most.
+USUAL_DAYS = 7
+DAYS_AT_MOST = 366
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one bundle stands now."""
+
+    bundle: SeenBundle
+    #: Live workers in which it serves, and live workers that hold it.
+    serving: int
+    holding: int
+    on_trial: bool
+    #: Why workers that hold it do not use it, each reason once.
+    stopped: tuple[str, ...]
+    #: Made in the last day, those in the shadow too.
+    analyses: int
+
+
+@dataclass(frozen=True)
+class Standings:
+    rollout: Rollout
+    #: Live ones.
+    workers: int
+    #: What serves comes first, then what is on trial, then the latest seen.
+    bundles: tuple[Standing, ...]
+
+    @property
+    def serving(self) -> SeenBundle | None:
+        """What serves in most workers. None while no worker is alive."""
+        first = max(self.bundles, key=lambda one: one.serving, default=None)
+        return first.bundle if first is not None and first.serving else None
+
+    @property
+    def candidate(self) -> SeenBundle | None:
+        return next((one.bundle for one in self.bundles if one.on_trial), None)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Two bundles on the cases opened from `since` to `until`."""
+
+    first: SeenBundle
+    second: SeenBundle
+    since: datetime
+    until: datetime
+    #: True when there were more cases than are read: these are the newest.
+    cut: bool
+    comparison: Comparison
+
+
+class Bundles:
+    """Reads how bundles stand and compares them, for people who may see insight."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def standings(self, person: Person, *, now: datetime) -> Standings:
+        """How all bundles stand. Raise NotAllowed."""
+        require(person, Act.SEE_INSIGHT)
+        with self._database.transaction() as session:
+            return read_standings(session, now=now)
+
+    def compare(
+        self, person: Person, first: str, second: str, *, now: datetime, days: int = USUAL_DAYS
+    ) -> SideBySide:
+        """Two bundles, named by their fingerprints, on the cases of so many days.
+
+        Raise NotAllowed, RolloutRefused for a bundle that no worker ever had, or RequestRefused for other days.
+        """
+        require(person, Act.SEE_INSIGHT)
+        if not 1 <= days <= DAYS_AT_MOST:
+            raise RequestRefused(f"from 1 to {DAYS_AT_MOST} days are looked at")
+        with self._database.transaction() as session:
+            seen = {one.fingerprint: one for one in list_bundles(session)}
+            if first not in seen or second not in seen:
+                raise RolloutRefused("no worker was ever started with such a bundle")
+            return side_by_side(
+                session, seen[first], seen[second], since=now - timedelta(days=days), until=now
+            )
+
+
+def read_standings(session: Session, *, now: datetime) -> Standings:
+    """How all bundles stand."""
+    rollout, workers = in_force(session), live_workers(session)
+    made = analyses_by_fingerprint(session, since=now - timedelta(days=1), until=now)
+    found = [_standing(one, rollout, workers, made.get(one.fingerprint, 0)) for one in list_bundles(session)]
+    found.sort(key=lambda one: (-one.serving, not one.on_trial))
+    return Standings(rollout, len(workers), tuple(found))
+
+
+def _standing(bundle: SeenBundle, rollout: Rollout, workers: Sequence[LiveWorker], analyses: int) -> Standing:
+    fingerprint = bundle.fingerprint
+    return Standing(
+        bundle=bundle,
+        serving=sum(worker.serves == fingerprint for worker in workers),
+        holding=sum(fingerprint in worker.holds for worker in workers),
+        on_trial=rollout.candidate == fingerprint,
+        stopped=tuple(
+            sorted({worker.stopped[fingerprint] for worker in workers if fingerprint in worker.stopped})
+        ),
+        analyses=analyses,
+    )
+
+
+def side_by_side(
+    session: Session,
+    first: SeenBundle,
+    second: SeenBundle,
+    *,
+    since: datetime,
+    until: datetime,
+    at_most: int = PAIRS_AT_MOST,
+) -> SideBySide:
+    """Compare two bundles. Raise RequestRefused when they are one."""
+    if first.fingerprint == second.fingerprint:
+        raise RequestRefused("a bundle is compared with another one")
+    pairs = read_pairs(
+        session, first.fingerprint, second.fingerprint, since=since, until=until, at_most=at_most
+    )
+    return SideBySide(first, second, since, until, len(pairs) >= at_most, compare(pairs))
+
+
+def watch_trial(session: Session, *, now: datetime) -> SideBySide | None:
+    """What serves and what is on trial, on the newest cases of the last day. None without a trial or a live worker."""
+    rollout = in_force(session)
+    serving = Counter(worker.serves for worker in live_workers(session)).most_common(1)
+    seen = {one.fingerprint: one for one in list_bundles(session)}
+    first = seen.get(serving[0][0]) if serving else None
+    second = None if rollout.candidate is None else seen.get(rollout.candidate)
+    if first is None or second is None or first == second:
+        return None
+    since = now - timedelta(days=1)
+    return side_by_side(session, first, second, since=since, until=now, at_most=WATCHED_CASES)

@@ -1,0 +1,146 @@
+"""Numbers from a sample, and how sure they are: shares, quantiles, means and differences, each with its interval.
+
+Nothing but the standard library: the console and the bench of the model both count with this.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+#: The normal deviate that 95 % of all draws stay within: for intervals that hold in 95 of 100 such samples.
+Z95 = 1.959964
+
+#: From so many on, the mean of a sample is taken to be normally distributed. Fewer get no interval.
+ENOUGH_FOR_A_MEAN = 30
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share of independent observations, at least one (Wilson 1927)."""
+    centre = (count + Z95**2 / 2) / (of + Z95**2)
+    reach = Z95 * math.sqrt(count * (of - count) / of + Z95**2 / 4) / (of + Z95**2)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many, with Wilson's 95 % interval. All three are None of nothing."""
+
+    count: int
+    of: int
+
+    @property
+    def share(self) -> float | None:
+        return self.count / self.of if self.of else None
+
+    @property
+    def low(self) -> float | None:
+        return wilson(self.count, self.of)[0] if self.of else None
+
+    @property
+    def high(self) -> float | None:
+        return wilson(self.count, self.of)[1] if self.of else None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A share of something by name: a technique, a bundle, a code, a region."""
+
+    name: str
+    share: Share
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number from a sample, with its 95 % interval. An end is None where the sample is too small to have one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def mean(values: Sequence[float]) -> Measure | None:
+    """The mean, its interval by the normal distribution. None of nothing; no interval below `ENOUGH_FOR_A_MEAN`."""
+    if not values:
+        return None
+    centre = fmean(values)
+    if len(values) < ENOUGH_FOR_A_MEAN:
+        return Measure(centre, None, None)
+    reach = Z95 * stdev(values, centre) / math.sqrt(len(values))
+    return Measure(centre, centre - reach, centre + reach)
+
+
+def quantile(ordered: Sequence[float], at: float) -> Measure | None:
+    """What a share of `at` in (0, 1) of these values, sorted upwards, does not exceed. None of nothing.
+
+    Between two values it is interpolated (Hyndman & Fan 1996, type 7). The ends of the interval are values of the
+    sample, by the binomial distribution of their rank, whatever the values' own distribution is (Conover 1999, 3.2).
+    """
+    if not ordered:
+        return None
+    n = len(ordered)
+    place = at * (n - 1)
+    below = math.floor(place)
+    above = min(below + 1, n - 1)
+    value = ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    reach = Z95 * math.sqrt(n * at * (1 - at))
+    low, high = math.ceil(n * at - reach), math.ceil(n * at + reach)  # ranks, from 1
+    return Measure(value, ordered[low - 1] if low >= 1 else None, ordered[high - 1] if high <= n else None)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two ways to judge the same `n` things: how often only the one was right, and how often only the other."""
+
+    n: int
+    only_first: int
+    only_second: int
+
+    @property
+    def difference(self) -> Measure | None:
+        """The second's share of right less the first's, in [−1, 1]. None of nothing.
+
+        The interval is that of Bonett and Price (2012), which holds for small samples too.
+        """
+        if not self.n:
+            return None
+        first, second = (self.only_first + 1) / (self.n + 2), (self.only_second + 1) / (self.n + 2)
+        gap = second - first
+        reach = Z95 * math.sqrt((first + second - gap**2) / (self.n + 2))
+        return Measure(
+            (self.only_second - self.only_first) / self.n, max(-1.0, gap - reach), min(1.0, gap + reach)
+        )
+
+    @property
+    def exact_p(self) -> float | None:
+        """McNemar's test (1947), two-sided and exact: how likely a split as uneven as this is when neither is better.
+
+        None when they never differed: there is nothing to test.
+        """
+        if not self._differed:
+            return None
+        return min(1.0, 2 * self._tail / 2**self._differed)
+
+    @property
+    def mid_p(self) -> float | None:
+        """The same with half the weight of the split that was seen: the exact is too shy (Fagerland et al. 2013)."""
+        if not self._differed:
+            return None
+        return (2 * self._tail - math.comb(self._differed, self._fewer)) / 2**self._differed
+
+    @property
+    def _differed(self) -> int:
+        return self.only_first + self.only_second
+
+    @property
+    def _fewer(self) -> int:
+        return min(self.only_first, self.only_second)
+
+    @property
+    def _tail(self) -> int:
+        """Of all 2^n ways to split n differences, those that give the one with fewer no more than it has."""
+        ways, total = 1, 1
+        for k in range(self._fewer):
+            ways = ways * (self._differed - k) // (k + 1)
+            total += ways
+        return total

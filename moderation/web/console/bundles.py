@@ -1,0 +1,150 @@
+"""The bundles that workers hold, and two of them side by side: for leads, who do not roll out but say what they see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from moderation.bundles import DAYS_AT_MOST, USUAL_DAYS, SideBySide, Standings
+from moderation.comparison import Pair
+from moderation.database.console import judged_by
+from moderation.decisions import is_blind_first
+from moderation.intervals import Named, Share
+from moderation.web.console import charts, words
+from moderation.web.console.access import VisitorDep
+from moderation.web.console.pages import PageRoute, Visitor, page
+from moderation.web.services import Services, ServicesDep
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+#: Days that are offered, with the words for them.
+PERIODS = ((1, "1 day"), (7, "7 days"), (30, "30 days"), (90, "90 days"))
+
+_LABEL_WORDS = dict(words.LABELS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Pictures that got one label from the first and one from the second."""
+
+    share: Share
+    same: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the first said, and the counts of what the second said of the same."""
+
+    words: str
+    cells: tuple[Cell, ...]
+
+
+@router.get("/bundles")
+def show_bundles(
+    services: ServicesDep,
+    visitor: VisitorDep,
+    first: Annotated[str | None, Query(max_length=200)] = None,
+    second: Annotated[str | None, Query(max_length=200)] = None,
+    days: Annotated[int, Query(ge=1, le=DAYS_AT_MOST)] = USUAL_DAYS,
+) -> Response:
+    now = datetime.now(UTC)
+    standings = services.bundles.standings(visitor.person, now=now)
+    chosen = _chosen(standings, first, second)
+    seen = None
+    if chosen is not None and chosen[0] != chosen[1]:
+        seen = services.bundles.compare(visitor.person, *chosen, now=now, days=days)
+    disagreements = [] if seen is None else _shown(services, visitor, seen.comparison.disagreements)
+    return page(
+        services,
+        visitor,
+        "bundles.html",
+        here="/bundles",
+        standings=standings,
+        chosen=chosen,
+        days=days,
+        periods=PERIODS,
+        seen=seen,
+        names=None if seen is None else _names(seen),
+        labels=[said for _, said in words.LABELS],
+        rows=[] if seen is None else _rows(seen),
+        panels=[] if seen is None else _panels(seen),
+        whiskers=charts.whiskers,
+        shifts=None if seen is None else charts.shifts(seen.comparison.shift.bars),
+        bounds=charts.shift_bounds,
+        disagreements=disagreements,
+        label_words=_LABEL_WORDS,
+        outcome_words=words.OUTCOME_WORDS,
+    )
+
+
+def _chosen(standings: Standings, first: str | None, second: str | None) -> tuple[str, str] | None:
+    """What is compared: as somebody chose, else what serves with what is on trial, else with the next one.
+
+    None while there are not two.
+    """
+    known = [one.bundle.fingerprint for one in standings.bundles]
+    if len(known) < 2:
+        return None
+    first = first or (standings.serving.fingerprint if standings.serving else known[0])
+    others = [fingerprint for fingerprint in known if fingerprint != first]
+    candidate = standings.candidate.fingerprint if standings.candidate else None
+    return first, second or (candidate if candidate in others else None) or others[0]
+
+
+def _names(seen: SideBySide) -> tuple[str, str]:
+    """What the two are called; two of one name also by what begins their fingerprints."""
+    one, other = seen.first, seen.second
+    if one.name != other.name:
+        return one.name, other.name
+    return f"{one.name} · {one.fingerprint[:8]}", f"{other.name} · {other.fingerprint[:8]}"
+
+
+def _rows(seen: SideBySide) -> list[Row]:
+    found = seen.comparison
+    return [
+        Row(
+            said,
+            tuple(
+                Cell(Share(found.table[first, second], found.n), first is second)
+                for second, _ in words.LABELS
+            ),
+        )
+        for first, said in words.LABELS
+    ]
+
+
+def _panels(seen: SideBySide) -> list[tuple[str, str, tuple[Named, ...]]]:
+    found = seen.comparison
+    first, second = _names(seen)
+    return [
+        (
+            "Cannot tell",
+            "Of all these pictures.",
+            (Named(first, found.first_abstained), Named(second, found.second_abstained)),
+        ),
+        (
+            "Overturned",
+            "Of verdicts that said something, those that the standing decision contradicts.",
+            (Named(first, found.decided.first_overturned), Named(second, found.decided.second_overturned)),
+        ),
+        (
+            "Contradicted blind",
+            "The same by what people said before a verdict was shown to them.",
+            (Named(first, found.blind.first_overturned), Named(second, found.blind.second_overturned)),
+        ),
+    ]
+
+
+def _shown(services: Services, visitor: Visitor, pairs: Sequence[Pair]) -> list[Pair]:
+    """Those whose verdicts this person may see: whoever judges a case blind must not read them here first."""
+    with services.database.transaction() as session:
+        judged = judged_by(session, visitor.person.id, [pair.case_id for pair in pairs])
+    share = services.settings.blind_first_share
+    return [
+        pair
+        for pair in pairs
+        if pair.decided is not None or pair.case_id in judged or not is_blind_first(pair.case_id, share)
+    ]

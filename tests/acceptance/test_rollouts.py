@@ -1,0 +1,283 @@
+"""Two bundles in a real worker process, rolled out by command: tried, promoted, rolled back, failing, killed."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from PIL import Image
+from sqlalchemy import text
+
+import moderation.dfa
+from moderation.database.cases import Opening, insert_cases
+from moderation.database.connection import Database
+from moderation.database.rollouts import LiveWorker, live_workers
+from moderation.dispatch import Doorbell
+from moderation.local import Addresses, Stack, service_env, sweeper_command, wait_for_worker, worker_command
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.acceptance import two_bundles
+from tests.acceptance.conftest import open_folder
+from tests.acceptance.two_bundles import NEW, OLD
+from tests.builders import a_flag, new_id
+from tests.conftest import make_settings
+
+QUICK = {
+    "BONAFIDE_LEASE_SECONDS": "3",
+    "BONAFIDE_SWEEP_SECONDS": "0.3",
+    "BONAFIDE_RING_AGAIN_SECONDS": "2",
+    "BONAFIDE_ATTEMPTS_AT_MOST": "3",
+    "BONAFIDE_ENGINE_TIMEOUT_SECONDS": "4",
+    "BONAFIDE_BREAKER_FAILURES": "3",
+    "BONAFIDE_DRAIN_SECONDS": "5",
+}
+
+
+class Yard:
+    """A worker with two bundles, a sweeper, the operator's command, and a database of their own."""
+
+    def __init__(self, stack: Stack, database: Database, settings: Settings, env: dict[str, str]) -> None:
+        self.stack = stack
+        self.database = database
+        self.storage = Storage(settings)
+        self.doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=1000)
+        self.env = env
+
+    def start(self, *, app: str = "tests.acceptance.two_bundles", **env: str) -> subprocess.Popen[Any]:
+        """The worker, once it takes work and has told of itself."""
+        command = [part.replace("worker.app", app) for part in worker_command(name="worker")]
+        ready = self.stack.folder / "worker.ready"
+        ready.unlink(missing_ok=True)
+        own = {**service_env(self.env, "bonafide_worker"), **env, "BONAFIDE_READY_FILE": str(ready)}
+        process = self.stack.spawn("worker", command, env=own)
+        wait_for_worker(self.stack, name="worker")
+        self.until(lambda: self.told() is not None)
+        return process
+
+    def sweep(self) -> None:
+        self.stack.spawn("sweeper", sweeper_command(), env=service_env(self.env, "bonafide_sweeper"))
+
+    def bonafide(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """What an operator types, under `bonafide bundles`."""
+        command = [sys.executable, "-c", "from moderation.cli.main import main; main()", "bundles", *words]
+        env = {**os.environ, **self.env}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    def say(self, *words: str) -> str:
+        done = self.bonafide(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def told(self) -> LiveWorker | None:
+        """What the worker told of itself last. None: nothing yet."""
+        with self.database.transaction() as session:
+            return next(iter(live_workers(session)), None)
+
+    def obeyed(self) -> None:
+        """Workers read their orders every two seconds."""
+        time.sleep(2.5)
+
+    def open(self, number: int = 1) -> list[UUID]:
+        """New cases, of other pictures each, rung for."""
+        refs = [
+            self.storage.put_image(f"rollouts/{new_id()}.jpg", _picture(), "image/jpeg")
+            for _ in range(number)
+        ]
+        openings = [Opening(new_id(), a_flag(image=ref), ring=True) for ref in refs]
+        with self.database.transaction() as session:
+            insert_cases(session, openings, actor="platform:test")
+        ids = [opening.id for opening in openings]
+        self.doorbell.dispatch_cases(ids)
+        return ids
+
+    def analyzed(self, number: int = 1) -> list[UUID]:
+        ids = self.open(number)
+        self.until(lambda: all(row.state == "ready" for row in self.rows(ids)))
+        return ids
+
+    def rows(self, ids: list[UUID]) -> list[Any]:
+        query = text("""
+            SELECT c.id, c.state, c.version, c.refusal_code, c.postponements, c.expired_leases, a.fingerprint AS shown,
+                   ARRAY(SELECT fingerprint FROM analyses WHERE case_id = c.id ORDER BY fingerprint) AS made
+            FROM cases c LEFT JOIN analyses a ON a.id = c.analysis_id WHERE c.id = ANY(:ids)
+        """)
+        with self.database.transaction() as session:
+            return list(session.execute(query, {"ids": ids}))
+
+    def reruns(self) -> list[Any]:
+        with self.database.transaction() as session:
+            return list(session.execute(text("SELECT * FROM reruns ORDER BY id")))
+
+    def all_done(self) -> bool:
+        return all(row.done_at is not None for row in self.reruns())
+
+    def until(self, true: Callable[[], bool], *, timeout: float = 90) -> None:
+        deadline = time.monotonic() + timeout
+        while not true():
+            assert time.monotonic() < deadline, self.stack.last_words("worker")
+            time.sleep(0.05)
+
+
+def _picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((80, 60), 60).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def told(yard: Yard) -> LiveWorker:
+    worker = yard.told()
+    assert worker is not None
+    return worker
+
+
+@contextmanager
+def _opened(servers: Addresses, database_url: str, folder: Path) -> Generator[Yard]:
+    """With a broker of its own: a worker of another test must not hear these bells."""
+    with Stack(open_folder(folder)) as stack:
+        broker_url = stack.start_valkey()
+        stack.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker_url).ping()))
+        env = {
+            **servers.settings(),
+            "BONAFIDE_BROKER_URL": broker_url,
+            "BONAFIDE_DATABASE_URL": database_url,
+            **QUICK,
+        }
+        database = Database(database_url)
+        yield Yard(stack, database, make_settings(database_url, broker_url, servers), env)
+        database.close()
+
+
+@pytest.fixture
+def yard(servers: Addresses, database_url: str, tmp_path: Path) -> Iterator[Yard]:
+    with _opened(servers, database_url, tmp_path) as opened:
+        yield opened
+
+
+def test_a_bundle_is_tried_promoted_and_rolled_back_by_command_and_without_a_restart(yard: Yard) -> None:
+    process = yard.start()
+    yard.sweep()
+
+    before = yard.analyzed()
+    refused = yard.bonafide("promote")
+    yard.say("try", "dfa 2", "--share", "0", "--shadow", "1")
+    yard.obeyed()
+    shadowed = yard.analyzed(3)
+    yard.until(lambda: len(yard.reruns()) == 3 and yard.all_done())
+    yard.say("try", NEW, "--share", "1")
+    yard.obeyed()
+    shared = yard.analyzed(3)
+    yard.say("promote", "--note", "it is better")
+    yard.obeyed()
+    promoted = yard.analyzed()
+    serving = json.loads(yard.say("list", "--json").splitlines()[0])
+    yard.say("rerun", "--bundle", "dfa 2", "--state", "all")
+    yard.until(yard.all_done)
+    yard.say("rollback")
+    yard.obeyed()
+    after = yard.analyzed()
+
+    assert (refused.returncode, "no bundle is on trial" in refused.stderr) == (1, True)
+    assert [row.failure for row in yard.reruns()] == [None] * 4
+    # What had been made in the shadow is shown now, as the rerun asked, and nothing was analysed twice.
+    for ids in (before, shadowed):
+        assert {(row.shown, tuple(row.made)) for row in yard.rows(ids)} == {(NEW, (NEW, OLD))}
+    for ids in (shared, promoted):
+        assert {(row.shown, tuple(row.made)) for row in yard.rows(ids)} == {(NEW, (NEW,))}
+    assert [row.shown for row in yard.rows(after)] == [OLD]
+    assert (serving["fingerprint"], serving["promoted"], serving["serves"]) == (NEW, True, 1)
+    actions = [json.loads(line)["action"] for line in yard.say("log", "--json").splitlines()]
+    assert actions == ["try", "try", "promote", "rollback"]
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("how", [two_bundles.BUG, two_bundles.HANGS, two_bundles.DIES])
+def test_a_candidate_that_fails_everything_goes_quiet_and_harms_no_case(yard: Yard, how: str) -> None:
+    process = yard.start(TWO_BUNDLES_SECOND=how)
+    yard.sweep()
+    yard.say("try", "dfa 2", "--share", "1")
+    yard.obeyed()
+
+    ids = yard.analyzed(12)
+
+    assert {(row.shown, row.refusal_code) for row in yard.rows(ids)} == {(OLD, None)}
+    yard.until(lambda: NEW in told(yard).stopped)
+    quiet = yard.analyzed(3)
+    assert {(row.shown, row.postponements) for row in yard.rows(quiet)} == {(OLD, 0)}
+    assert (process.poll(), set(told(yard).stopped)) == (None, {NEW})
+    forbidden = yard.bonafide("promote")
+    assert (forbidden.returncode, "no worker uses" in forbidden.stderr) == (1, True)
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_rerun_loses_nothing(yard: Yard, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    process = yard.start(TWO_BUNDLES_SECOND=two_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
+    yard.sweep()
+    ids = yard.analyzed(2)
+    before = yard.rows(ids)
+
+    yard.say("rerun", "--bundle", "dfa 2")
+    yard.until(gate.with_suffix(".begun").exists)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert yard.rows(ids) == before
+    yard.stack.stop_process("worker")
+    gate.touch()
+    yard.start(TWO_BUNDLES_SECOND=two_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
+    yard.until(yard.all_done)
+
+    assert [row.failure for row in yard.reruns()] == [None, None]
+    assert max(row.attempts for row in yard.reruns()) == 2
+    assert {(row.shown, tuple(row.made)) for row in yard.rows(ids)} == {(NEW, (NEW, OLD))}
+    assert [row.version for row in yard.rows(ids)] == [row.version + 1 for row in before]
+
+
+def test_two_real_bundles_fit_into_one_worker(yard: Yard, tmp_path: Path, samples: Path) -> None:
+    second = tmp_path / "mini-next"
+    shutil.copytree(Path(moderation.dfa.__file__).parent / "bundles" / "mini", second)
+    card = second / "bundle.toml"
+    # Another version, and the techniques asked for in another order: that is another pipeline on the same weights.
+    changed = re.sub(r'^version = ".*"', 'version = "next"', card.read_text(), count=1, flags=re.MULTILINE)
+    card.write_text(changed.replace('["FS", "FR", "FE", "EFS"]', '["EFS", "FS", "FR", "FE"]'))
+    yard.start(
+        app="worker.app",
+        BONAFIDE_BUNDLE="mini",
+        BONAFIDE_CANDIDATE=str(second),
+        BONAFIDE_DEVICE="cpu",
+        BONAFIDE_ENGINE_TIMEOUT_SECONDS="120",
+    )
+    yard.sweep()
+    yard.say("try", "mini next", "--shadow", "1")
+    yard.obeyed()
+
+    image = yard.storage.put_image(
+        "rollouts/portrait.jpg", (samples / "portrait-1.jpg").read_bytes(), "image/jpeg"
+    )
+    opening = Opening(new_id(), a_flag(image=image), ring=True)
+    with yard.database.transaction() as session:
+        insert_cases(session, [opening], actor="platform:test")
+    yard.doorbell.dispatch_cases([opening.id])
+    yard.until(lambda: len(yard.reruns()) == 1 and yard.all_done())
+
+    with yard.database.transaction() as session:
+        made = session.execute(
+            text("""
+                SELECT a.bundle, a.score, a.id = c.analysis_id AS shown FROM analyses a JOIN cases c ON c.id = a.case_id
+                ORDER BY a.bundle
+            """)
+        ).all()
+    assert [row.shown for row in made] == [True, False]
+    assert made[1].bundle == "mini next" != made[0].bundle
+    # The weights are the same, and so is the question whether it is a deepfake.
+    assert made[0].score == pytest.approx(made[1].score, abs=1e-6)

@@ -1,0 +1,99 @@
+"""One rerun through the worker: take it, fetch the picture, let the pipeline that was asked for look at it, store.
+
+Whatever goes wrong ends in the rerun's own row, and changes nothing about its case.
+"""
+
+from uuid import UUID
+
+import structlog
+from sqlalchemy.orm import Session
+
+from moderation.analysis import Analysis
+from moderation.database.ids import new_id
+from moderation.database.reruns import (
+    Begun,
+    begin_rerun,
+    fail_rerun,
+    find_waiting,
+    hand_rerun_back,
+    record_rerun,
+)
+from moderation.errors import ImageRejected, RequestRefused, Unavailable
+from moderation.reruns import rerun_seconds
+from worker.analysis import analysis_of, write
+from worker.station import Pipeline, Station
+from worker.telemetry import RERUNS
+
+log = structlog.get_logger()
+
+
+class ImageChanged(RequestRefused):
+    """The key holds other bytes than those that the analysis on show was made of: the two would not compare."""
+
+    code = "image_changed"
+
+
+def rerun(station: Station, rerun_id: UUID) -> None:
+    """Analyse one case once more. Safe to run twice for the same rerun.
+
+    Left alone, for another worker or a later bell, when this one does not hold the bundle or does not use it just now.
+    Raise Unavailable when the rerun went back.
+    """
+    if station.draining.is_set():
+        return
+    with station.database.transaction() as session:
+        waiting = find_waiting(session, rerun_id)
+    pipeline = None if waiting is None else station.pipelines.get(waiting.fingerprint)
+    if waiting is None or pipeline is None or pipeline.batcher.fault is not None:
+        return
+    if not pipeline.breaker.allows():
+        return
+    # As with cases: one that ended a worker, or may have, is tried while nothing else is.
+    place = station.solitude.alone() if waiting.attempts else station.solitude.together()
+    with place:
+        stale_after = rerun_seconds(station.settings)
+        with station.database.transaction() as session:
+            begun = begin_rerun(session, rerun_id, actor=station.actor, stale_after=stale_after)
+        if begun is not None:
+            _work(station, pipeline, begun)
+
+
+def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:
+    if not pipeline.breaker.begins():
+        write(station, lambda session: hand_rerun_back(session, begun))
+        return
+    try:
+        analysis = _analyze(station, pipeline, begun)
+    except (Unavailable, MemoryError):
+        write(station, lambda session: hand_rerun_back(session, begun))
+        raise
+    except (ImageRejected, ImageChanged) as error:
+        _give_up(station, pipeline, begun, error.code)
+        return
+    except Exception as error:
+        log.error("rerun_failed", action="rerun", rerun=str(begun.id), exc_info=error)
+        pipeline.breaker.failed(f"every analysis ends in a fault: {type(error).__name__}")
+        _give_up(station, pipeline, begun, "fault")
+        return
+    analysis_id = new_id()
+
+    def record(session: Session) -> None:
+        record_rerun(session, begun, analysis, actor=station.actor, new_id=analysis_id)
+
+    write(station, record)
+    RERUNS.labels(pipeline.analyzer.bundle_name, "analyzed").inc()
+
+
+def _analyze(station: Station, pipeline: Pipeline, begun: Begun) -> Analysis:
+    fetched = station.storage.fetch_image(begun.image)
+    if begun.sha256 not in (None, fetched.sha256):
+        raise ImageChanged(f"{begun.image} holds another image now")
+    return analysis_of(station, pipeline, fetched)
+
+
+def _give_up(station: Station, pipeline: Pipeline, begun: Begun, code: str) -> None:
+    def fail(session: Session) -> None:
+        fail_rerun(session, begun, code)
+
+    write(station, fail)
+    RERUNS.labels(pipeline.analyzer.bundle_name, code).inc()
