@@ -3,7 +3,9 @@
     python -m benchmarks.pipeline [--images 300] [--json]
 
 1. Each stage alone, in one thread of one process: CPU milliseconds per image, by the process's own clock.
-2. The whole road with a real worker on real servers: images per second, and the worker's CPU per image.
+   Beside it the round trips to Postgres, by Postgres's own log: statements, BEGIN, COMMIT and pings.
+2. The whole road with a real worker on real servers: images per second, the worker's CPU per image, and commands of
+   Redis and commits of Postgres per image.
 3. Beside it a Celery task that does nothing, on the same broker, pool and threads: what the queue alone allows.
 """
 
@@ -14,9 +16,11 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psutil
+import psycopg
 import redis
 import torch
 from celery import Celery
@@ -25,7 +29,7 @@ from sqlalchemy import text
 from benchmarks.quiet_worker import QuietDetector
 from benchmarks.show import report
 from moderation.cases import ImageRef
-from moderation.database.analyses import record_analysis
+from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
@@ -47,6 +51,8 @@ from worker.analysis import begin
 from worker.lifecycle import close_station, open_station
 
 NOOPS = 3000
+#: Seconds between two looks at how many are done.
+LOOK = 0.05
 
 
 def main() -> None:
@@ -66,19 +72,25 @@ def main() -> None:
                 {k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items()}
             )
             refs = _put(settings, asked.images)
-            stages = _by_stage(settings, refs[: min(100, len(refs))])
-            rate, cpu = _whole_road(stack, env, settings, refs)
+            stages, trips = _by_stage(stack, settings, refs[: min(100, len(refs))])
+            rate, cpu, commands, commits = _whole_road(stack, env, settings, refs)
             noop = _noop(stack, env)
     rows = [(f"{stage}, one thread", f"{ms:.2f} ms CPU", "") for stage, ms in stages.items()]
     rows += [
         ("all stages, one thread", f"{sum(stages.values()):.2f} ms CPU", "their sum"),
         ("the whole road", f"{rate:.1f} images/s", f"{cpu:.1f} ms CPU of the worker per image"),
+        ("round trips to Postgres", f"{trips:.1f} per image", "one image alone, from lease to record"),
+        ("commits of Postgres", f"{commits:.1f} per image", "the whole road, with sweeper and heartbeats"),
+        ("commands of Redis", f"{commands:.1f} per image", "the same"),
         ("a Celery task that does nothing", f"{noop:,.0f} tasks/s", "same broker, pool and threads"),
     ]
     figures = {
         "pipeline": {
             "images_per_second": round(rate, 2),
             "cpu_ms_per_image": round(cpu, 2),
+            "postgres_round_trips_per_image": round(trips, 2),
+            "postgres_commits_per_image": round(commits, 2),
+            "redis_commands_per_image": round(commands, 2),
             "noop_tasks_per_second": round(noop, 1),
             "stage_cpu_ms": {stage: round(ms, 3) for stage, ms in stages.items()},
         }
@@ -111,16 +123,18 @@ class Stopwatch:
         self.spent[stage] = self.spent.get(stage, 0.0) + time.process_time() - began
 
 
-def _by_stage(settings: Settings, refs: list[ImageRef]) -> dict[str, float]:
-    """CPU milliseconds per image and stage: the worker's steps, one after the other."""
+def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[dict[str, float], float]:
+    """CPU milliseconds per image and stage, and round trips to Postgres per image: one after the other."""
     torch.set_num_threads(1)  # as the worker does
+    _log_statements(settings, "all")
     detector = QuietDetector()
     station = open_station(settings, detector)
     cases = _open(station.database, refs)
-    watch = Stopwatch()
+    watch, said = Stopwatch(), 0
     for number, (case_id, ref) in enumerate(zip(cases, refs, strict=True)):
         if number == 5:  # the first few load nets and open connections
             watch.spent.clear()
+            said = _statements(stack)
         with ExitStack() as lease:
             with watch("lease"):
                 begun = lease.enter_context(begin(station, case_id))
@@ -131,21 +145,38 @@ def _by_stage(settings: Settings, refs: list[ImageRef]) -> dict[str, float]:
                 picture = decode_picture(fetched.data)
             with watch("faces"):
                 crops = [FaceCrop(face, crop_face(picture, face, 224)) for face in find_faces(picture)]
+            with station.database.reading() as session:
+                assert find_analysis_of_bytes(session, fetched.sha256, detector.fingerprint) is None
             with watch("queue"):
-                asked = [station.batcher.submit(crop, timeout=5) for crop in crops]
+                asked = [station.serving.batcher.submit(crop, timeout=5) for crop in crops]
                 faces = [one.answer.result(5) for one in asked]
             prepared = Prepared(picture.facts, tuple(crops))
             analysis = detector.conclude(prepared, faces)
             with watch("record"), station.database.transaction() as session:
                 record_analysis(session, case_id, begun.token, analysis, actor=station.actor, new_id=new_id())
+    trips = (_statements(stack) - said) / (len(refs) - 5)
     close_station(station, why="measured")
-    return {stage: seconds * 1000 / (len(refs) - 5) for stage, seconds in watch.spent.items()}
+    _log_statements(settings, "none")
+    return {stage: seconds * 1000 / (len(refs) - 5) for stage, seconds in watch.spent.items()}, trips
+
+
+def _log_statements(settings: Settings, which: str) -> None:
+    """What Postgres writes down of each new connection."""
+    url = settings.database_url.get_secret_value()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET log_statement = '{which}'".encode())
+
+
+def _statements(stack: Stack) -> int:
+    """Round trips so far: each is a line of Postgres's log."""
+    said = (stack.folder / "logs/postgres.log").read_text()
+    return said.count("LOG:  statement: ") + said.count("LOG:  execute ")
 
 
 def _whole_road(
     stack: Stack, env: dict[str, str], settings: Settings, refs: list[ImageRef]
-) -> tuple[float, float]:
-    """Images per second through a real worker, and CPU milliseconds of that worker per image."""
+) -> tuple[float, float, float, float]:
+    """Images per second through a real worker; per image its CPU milliseconds, Redis commands and Postgres commits."""
     database = Database(settings.database_url.get_secret_value())
     command = [part.replace("worker.app", "benchmarks.quiet_worker") for part in worker_command()]
     own = {**service_env(env, "bonafide_worker"), "BONAFIDE_READY_FILE": str(stack.folder / "worker.ready")}
@@ -153,14 +184,32 @@ def _whole_road(
     wait_for_worker(stack)
     stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     _until_ready(database, _open(database, refs[:20]))
-    before = psutil.Process(process.pid).cpu_times()
+    fresh = _again(settings, refs)
+    before, counted = psutil.Process(process.pid).cpu_times(), _served(settings)
     started = time.perf_counter()
-    _until_ready(database, _open(database, _again(settings, refs)))
+    _until_ready(database, _open(database, fresh))
     seconds = time.perf_counter() - started
     after = psutil.Process(process.pid).cpu_times()
+    commands, commits = (now - then for now, then in zip(_served(settings), counted, strict=True))
     stack.stop_process("worker")
     database.close()
-    return len(refs) / seconds, 1000 * (after.user + after.system - before.user - before.system) / len(refs)
+    count = len(refs)
+    # Our own looks at how far it is are commits as well.
+    commits -= seconds / LOOK
+    cpu = after.user + after.system - before.user - before.system
+    return count / seconds, 1000 * cpu / count, commands / count, commits / count
+
+
+def _served(settings: Settings) -> tuple[int, int]:
+    """Commands of the broker and commits of Postgres so far."""
+    broker = redis.Redis.from_url(settings.broker_url.get_secret_value())
+    info: Any = broker.info("stats")
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        row = connection.execute(
+            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        ).fetchone()
+    assert row is not None
+    return int(info["total_commands_processed"]), int(row[0])
 
 
 def _again(settings: Settings, refs: list[ImageRef]) -> list[ImageRef]:
@@ -177,7 +226,7 @@ def _until_ready(database: Database, cases: list[UUID]) -> None:
         with database.transaction() as session:
             if session.scalar(waiting, {"ids": cases}) == 0:
                 return
-        time.sleep(0.05)
+        time.sleep(LOOK)
 
 
 def _noop(stack: Stack, env: dict[str, str]) -> float:

@@ -59,20 +59,21 @@ SELECT n, uuidv7(make_interval(secs => -age)) AS id, now() - make_interval(secs 
        random() AS score, (ARRAY['FS', 'FR', 'FE', 'EFS'])[1 + n / 10 % 4] AS technique,
        CASE WHEN n % 10 <> 0 OR n % 500 > 0 THEN 'first' WHEN n % 1000 = 0 THEN 'escalated' ELSE 'appeal' END AS stage
 FROM (SELECT n, 60 + random() * 86400 * 30 AS age FROM generate_series(1, {count}) AS n) AS drawn;
-ALTER TABLE made ADD COLUMN label text;
-UPDATE made SET label = CASE WHEN score > 0.7 THEN 'deepfake' WHEN score > 0.6 THEN 'undetermined' ELSE 'bona_fide' END;
+ALTER TABLE made ADD COLUMN label text, ADD COLUMN analysis uuid;
+UPDATE made SET label = CASE WHEN score > 0.7 THEN 'deepfake' WHEN score > 0.6 THEN 'undetermined' ELSE 'bona_fide' END,
+                analysis = CASE WHEN state <> 'waiting' THEN uuidv7() END;
 INSERT INTO cases (id, source, external_id, request_digest, bucket, key, reason, priority, state, version, created_at,
-                   ready_at, queued_at, label, technique, stage, decided_at)
+                   ready_at, queued_at, label, technique, stage, decided_at, analysis_id)
 SELECT id, 'source-' || n / 10 % 10, n::text, '\\x00', 'flagged', 'uploads/2026/11/23/' || n || '.jpg',
        'reported by a user', priority, state, 4, created_at,
        CASE WHEN state <> 'waiting' THEN created_at + interval '5 seconds' END,
        created_at - make_interval(secs => 864 * priority + 3600 * (1 - abs(2 * score - 1))), label,
        CASE WHEN label = 'deepfake' THEN technique END, stage,
-       CASE WHEN state = 'decided' THEN created_at + interval '1 hour' END
+       CASE WHEN state = 'decided' THEN created_at + interval '1 hour' END, analysis
 FROM made;
 INSERT INTO analyses (id, case_id, fingerprint, bundle, image_sha256, picture, label, score, calibrated, technique,
                       verdict, faces, seconds)
-SELECT uuidv7(), id, 'f1', 'mini 1', sha256(id::text::bytea), '{{"format": "JPEG"}}', label,
+SELECT analysis, id, 'f1', 'mini 1', sha256(id::text::bytea), '{{"format": "JPEG"}}', label,
        score, false, CASE WHEN label = 'deepfake' THEN technique END, '{{}}', '[]', '{{}}'
 FROM made WHERE state <> 'waiting';
 INSERT INTO decisions (id, case_id, stage, outcome, person_id, verdict, saw_verdict_first, created_at, final_at)

@@ -2,9 +2,11 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from moderation.database.connection import Database
 from moderation.database.moves import begin_analysis
 from moderation.settings import Settings
 from tests.integration.conftest import accepted, let_time_pass
-from tests.manifests import Manifest, containers_of, load, pod_of, render
+from tests.manifests import Manifest, containers_of, load, pod_of, render, template_of
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -114,6 +116,7 @@ def test_what_is_stopped_has_the_time_it_is_promised(manifests: list[Manifest]) 
 
 def test_every_variable_is_a_setting(manifests: list[Manifest]) -> None:
     known = {f"BONAFIDE_{name.upper()}" for name in Settings.model_fields}
+    known |= {f"BONAFIDE_{name.upper()}_FILE" for name in _secret_settings()}
     secrets = load(DEPLOY / "kubernetes/secrets.example.yaml")
     used = set(_named(manifests, "ConfigMap", "bonafide-settings")["data"])
     used |= {name for secret in secrets for name in secret["stringData"]} - {"connection"}
@@ -124,21 +127,34 @@ def test_every_variable_is_a_setting(manifests: list[Manifest]) -> None:
     assert used <= known
 
 
-def test_every_secret_that_is_used_is_described(manifests: list[Manifest]) -> None:
-    described = {secret["metadata"]["name"] for secret in load(DEPLOY / "kubernetes/secrets.example.yaml")}
-    used = {
-        source["secretRef"]["name"]
-        for manifest in manifests
-        for container in containers_of(manifest)
-        for source in container["envFrom"]
-        if "secretRef" in source
-    }
+def _secret_settings() -> set[str]:
+    return {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
-    assert used <= described
+
+def test_every_secret_comes_as_a_file_that_its_pod_is_given(manifests: list[Manifest]) -> None:
+    described = {
+        secret["metadata"]["name"]: set(secret["stringData"])
+        for secret in load(DEPLOY / "kubernetes/secrets.example.yaml")
+    }
+    secret = {f"BONAFIDE_{name.upper()}" for name in _secret_settings()}
+    for manifest in manifests:
+        pod = pod_of(manifest)
+        if pod is None:
+            continue
+        (given,) = (v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v)
+        for container in containers_of(manifest):
+            (mounted,) = (m["mountPath"] for m in container["volumeMounts"] if m["name"] == "secrets")
+            variables = {variable["name"]: variable for variable in container["env"]}
+            files = {n.removesuffix("_FILE"): v["value"] for n, v in variables.items() if n[:-5] in secret}
+            assert "BONAFIDE_DATABASE_URL" in files or "BONAFIDE_API_KEY" in files
+            assert files == {name: f"{mounted}/{name}" for name in files}
+            assert set(files) <= described[given]
+            assert not secret & set(variables)
+            assert not any("secretRef" in source for source in container["envFrom"])
 
 
 def test_everything_is_found_by_what_selects_it(manifests: list[Manifest]) -> None:
-    pods = [m["spec"]["template"]["metadata"]["labels"] for m in manifests if pod_of(m) is not None]
+    pods = [template["metadata"]["labels"] for m in manifests if (template := template_of(m)) is not None]
     for manifest in manifests:
         match manifest["kind"]:
             case "Service":
@@ -158,9 +174,9 @@ def test_every_process_that_talks_is_let_through(manifests: list[Manifest]) -> N
 
     https = _named(manifests, "NetworkPolicy", "bonafide-https")["spec"]["podSelector"]["matchExpressions"]
     components = {
-        m["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        template["metadata"]["labels"]["app.kubernetes.io/component"]
         for m in manifests
-        if m["kind"] == "Deployment"
+        if m["kind"] in ("Deployment", "CronJob") and (template := template_of(m)) is not None
     }
     assert components <= set(https[0]["values"])
 
@@ -209,7 +225,7 @@ def test_the_commands_of_the_containers_exist(manifests: list[Manifest]) -> None
 @pytest.fixture
 def scaler(database: Database, database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """Connected as the user that users.sql makes for KEDA."""
-    passwords = {"console": "a", "worker": "b", "sweeper": "c", "scaler": "d"}
+    passwords = {"console": "a", "worker": "b", "sweeper": "c", "archiver": "e", "scaler": "d"}
     statements = re.sub(r":'(\w+)'", lambda found: f"'{passwords[found[1]]}'", _users_sql())
     users = re.findall(r"CREATE USER (\w+)", statements)
     with psycopg.connect(database_url, autocommit=True) as owner:
@@ -308,6 +324,23 @@ def test_what_the_dockerfile_copies_is_not_ignored() -> None:
     assert {name for line in copied for name in line.split()} == kept
 
 
+def test_what_the_images_are_built_of_is_there(tmp_path: Path) -> None:
+    """`python deploy/check.py` goes on from here: it installs and starts what the console's image holds."""
+    check = runpy.run_path(str(DEPLOY / "check.py"))
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    check["copy_sources"](dockerfile, tmp_path / "src")
+    asked = {stage: check["pip_commands"](dockerfile, stage) for stage in check["STAGES"]}
+
+    assert (tmp_path / "src/moderation/web/console/templates/case.html").is_file()
+    for commands in asked.values():
+        words = [word for command in commands for word in command]
+        (project,) = [word for word in words if word.startswith(".[")]
+        assert set(project[2:-1].split(",")) <= set(extras)
+    assert not any("torch" in word or "model" in word for command in asked["console"] for word in command)
+
+
 @pytest.mark.parametrize("path", sorted((DEPLOY / "aws").glob("*-policy.json")), ids=lambda path: path.stem)
 def test_a_policy_allows_named_things_only(path: Path) -> None:
     policy = json.loads(path.read_text())
@@ -319,7 +352,7 @@ def test_a_policy_allows_named_things_only(path: Path) -> None:
         assert all(re.fullmatch(r"(s3|sqs):\w+", action) for action in actions)
 
 
-def test_nobody_but_the_console_may_write_and_it_only_below_uploads() -> None:
+def test_only_the_console_writes_images_and_only_the_archive_removes_anything() -> None:
     writes = {
         (path.name, statement["Resource"])
         for path in (DEPLOY / "aws").glob("*-policy.json")
@@ -327,7 +360,10 @@ def test_nobody_but_the_console_may_write_and_it_only_below_uploads() -> None:
         if "PutObject" in json.dumps(statement["Action"]) or "DeleteObject" in json.dumps(statement["Action"])
     }
 
-    assert writes == {("console-policy.json", "arn:aws:s3:::example-uploads/uploads/*")}
+    assert writes == {
+        ("console-policy.json", "arn:aws:s3:::example-uploads/uploads/*"),
+        ("archive-policy.json", "arn:aws:s3:::example-archive/cases/*"),
+    }
 
 
 def test_compose_confines_our_own_processes() -> None:

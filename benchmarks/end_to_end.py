@@ -1,0 +1,222 @@
+"""How much of its engine a real worker uses: the whole road beside the engine alone, in one run, with any bundle.
+
+    python -m benchmarks.end_to_end [--bundle mini | --layout tiny] [--device cpu] [--images 120] [--workers 1] [--json]
+    python -m benchmarks.end_to_end --layout llava-1.5-7b --device cuda --images 2000 --json    # random weights
+
+1. The engine alone: the faces of the same pictures, cut out beforehand and in memory, as fast as it takes them. Before
+   and after the road, so that a machine that slows down slows both.
+2. The road: real worker processes on real Postgres, Redis and S3, with all cases in the line. Images a second between
+   the first and the last tenth, by the events' times; the engines' busy seconds by the workers' own metric.
+
+Two ratios: images a second of the road over those of the engine alone (times the workers), and the share of the time
+in which the engine had work in its hands. On a CPU the worker's other stages take the engine's cores; on a GPU they
+run beside it.
+"""
+
+import argparse
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+
+from benchmarks.show import report
+from moderation.cases import ImageRef
+from moderation.database.cases import Opening, insert_cases
+from moderation.database.connection import Database
+from moderation.dfa.gpt.crops import FaceCrop
+from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.layouts import random_bundle
+from moderation.local import (
+    Stack,
+    free_port,
+    prepare_database,
+    service_env,
+    sweeper_command,
+    wait_for_worker,
+    worker_command,
+)
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.acceptance.flood import portrait
+from tests.builders import a_flag, new_id
+
+#: Part of the images at each end that is not counted: the line fills, and empties.
+EDGE = 0.1
+#: Seconds between two looks at what is done.
+LOOK = 0.2
+
+
+def main() -> None:
+    asked = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        bundle = asked.bundle or str(random_bundle(folder / "bundle", asked.layout).folder)
+        chance = random.Random(1)
+        pictures = [portrait(chance) for _ in range(asked.images)]
+        with Stack(folder) as stack:
+            env = {
+                **stack.start_servers().settings(),
+                "BONAFIDE_BUNDLE": bundle,
+                "BONAFIDE_DEVICE": asked.device,
+                "BONAFIDE_WORKER_THREADS": str(asked.threads),
+            }
+            prepare_database(env["BONAFIDE_DATABASE_URL"])
+            settings = Settings.model_validate(
+                {name.removeprefix("BONAFIDE_").lower(): value for name, value in env.items()}
+            )
+            detector = _load(settings)
+            crops = [crop for data in pictures for crop in detector.prepare(data).crops]
+            before = _alone(detector, crops)
+            rate, busy = _road(stack, env, settings, pictures, asked.workers)
+            after = _alone(detector, crops)
+    faces = len(crops) / len(pictures)
+    alone = (before + after) / 2 / faces
+    device = torch.cuda.get_device_name() if asked.device.startswith("cuda") else "CPU"
+    figures = {
+        "end_to_end": {
+            "bundle": asked.bundle or f"{asked.layout}, random weights",
+            "device": device,
+            "workers": asked.workers,
+            "images": asked.images,
+            "faces_per_image": round(faces, 3),
+            "engine_alone_images_per_second": round(alone, 3),
+            "engine_alone_before_and_after": [round(before / faces, 3), round(after / faces, 3)],
+            "road_images_per_second": round(rate, 3),
+            "road_over_engine_alone": round(rate / (alone * asked.workers), 3),
+            "engine_busy_share": round(busy, 3),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+    }
+    rows = [
+        (
+            "the engine alone",
+            f"{alone:.2f} images/s",
+            f"{before / faces:.2f} before, {after / faces:.2f} after",
+        ),
+        ("the whole road", f"{rate:.2f} images/s", f"{asked.workers} worker processes"),
+        ("road ÷ engine alone", f"{rate / (alone * asked.workers):.2f}", "aim on a GPU: 0.95"),
+        ("engine busy", f"{busy:.0%} of the time", "mean of the workers"),
+    ]
+    title = f"{asked.images} portraits of {faces:.2f} faces, {asked.bundle or asked.layout}, {device}"
+    report(title, rows, figures, as_json=asked.json)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bundle", help="a bundle's folder, or `mini`")
+    which.add_argument(
+        "--layout", default="mini", help="tiny, mini, llava-1.5-tiny or llava-1.5-7b; random weights"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--workers", type=int, default=1, help="processes; more than one share the device")
+    parser.add_argument("--threads", type=int, default=16, help="BONAFIDE_WORKER_THREADS")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def _load(settings: Settings) -> Detector:
+    """As a worker loads it, on the same device."""
+    torch.set_num_threads(1)
+    detector = Detector.load(
+        settings.bundle, device=settings.device, policy=Policy(max_faces=settings.faces_at_most), room=0.5
+    )
+    detector.warm()
+    return detector
+
+
+def _alone(detector: Detector, crops: Sequence[FaceCrop]) -> float:
+    """Faces a second with nothing else to do."""
+    started = time.perf_counter()
+    detector.analyze(crops)
+    return len(crops) / (time.perf_counter() - started)
+
+
+def _road(
+    stack: Stack, env: dict[str, str], settings: Settings, pictures: Sequence[bytes], workers: int
+) -> tuple[float, float]:
+    """Images a second through real workers, and the share of that time in which their engines were busy."""
+    storage, chance = Storage(settings), random.Random(2)
+    database = Database(settings.database_url.get_secret_value())
+    ports = [free_port() for _ in range(workers)]
+    names = [f"worker-{number}" for number in range(workers)]
+    for name, port in zip(names, ports, strict=True):
+        own = {
+            **service_env(env, "bonafide_worker"),
+            "BONAFIDE_METRICS_PORT": str(port),
+            "BONAFIDE_READY_FILE": str(stack.folder / f"{name}.ready"),
+        }
+        stack.spawn(name, worker_command(name=name), env=own)
+    for name in names:
+        wait_for_worker(stack, name=name)
+    stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
+    warm = [storage.put_image(f"warm-{n}.jpg", portrait(chance), "image/jpeg") for n in range(4 * workers)]
+    _wait(database, _open(database, warm), len(warm))
+    refs = [storage.put_image(f"{n}.jpg", data, "image/jpeg") for n, data in enumerate(pictures)]
+    cases = _open(database, refs)
+    edge = max(1, int(EDGE * len(cases)))
+    _wait(database, cases, edge)
+    busy, began = _busy(ports), time.monotonic()
+    _wait(database, cases, len(cases) - edge)
+    busy, spent = _busy(ports) - busy, time.monotonic() - began
+    _wait(database, cases, len(cases))
+    rate = _rate(database, cases, edge)
+    for name in names:
+        stack.stop_process(name)
+    database.close()
+    return rate, busy / (spent * workers)
+
+
+def _open(database: Database, refs: Sequence[ImageRef]) -> list[UUID]:
+    openings = [Opening(new_id(), a_flag(image=ref)) for ref in refs]
+    with database.transaction() as session:
+        insert_cases(session, openings, actor="platform:bench")
+    return [opening.id for opening in openings]
+
+
+def _wait(database: Database, cases: Sequence[UUID], count: int) -> None:
+    done = text("SELECT count(*) FROM cases WHERE id = ANY(:ids) AND state = 'ready'")
+    while True:
+        with database.transaction() as session:
+            if (session.scalar(done, {"ids": list(cases)}) or 0) >= count:
+                return
+        time.sleep(LOOK)
+
+
+def _rate(database: Database, cases: Sequence[UUID], edge: int) -> float:
+    """Images a second without the first and the last tenth, by the times of their events."""
+    when = text(
+        "SELECT at FROM events WHERE case_id = ANY(:ids) AND kind IN ('analyzed', 'refused') ORDER BY at"
+    )
+    with database.transaction() as session:
+        times = session.scalars(when, {"ids": list(cases)}).all()
+    first, last = times[edge], times[-1 - edge]
+    return (len(times) - 1 - 2 * edge) / (last - first).total_seconds()
+
+
+def _busy(ports: Sequence[int]) -> float:
+    """Seconds so far in which the engines of these workers had something in their hands."""
+    return sum(
+        sample.value
+        for port in ports
+        for family in text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        for sample in family.samples
+        if sample.name == "bonafide_engine_busy_seconds_total"
+    )
+
+
+if __name__ == "__main__":
+    main()
