@@ -1,4 +1,4 @@
-"""The doorbell: puts ids of cases and of questions on their queues.
+"""The doorbell: puts ids of cases, of questions and of reruns on their queues.
 
 A message may be lost, repeated or late; the row is the truth. The task is dispatched by its name, so nothing here, or
 in anything that rings, imports the worker.
@@ -30,8 +30,11 @@ BACKFILL_QUEUE = "backfill"
 #: cases.
 QUESTION_QUEUE = "questions"
 ANSWER_QUESTION = "answer_question"
+#: The queue of cases to analyse once more, and the task that takes one. Nobody waits for them.
+RERUN_QUEUE = "reruns"
+RERUN_CASE = "rerun_case"
 #: All queues, in the order in which workers look at them.
-LANES = (QUESTION_QUEUE, ANALYSIS_QUEUE, BACKFILL_QUEUE)
+LANES = (QUESTION_QUEUE, ANALYSIS_QUEUE, BACKFILL_QUEUE, RERUN_QUEUE)
 QUEUE_OF = {Lane.LIVE: ANALYSIS_QUEUE, Lane.BACKFILL: BACKFILL_QUEUE}
 
 #: Seconds that whoever rings waits for the broker, at most.
@@ -61,7 +64,7 @@ def broker_options(*, visibility_timeout: float) -> dict[str, object]:
 
 
 class Doorbell:
-    """Rings for cases and questions. Safe to share between threads.
+    """Rings for cases, questions and reruns. Safe to share between threads.
 
     One connection and one thread at a time: whoever finds the bell held for long leaves it to the sweeper. With a pool
     of connections a broker that accepts and says nothing took every thread of the API, one after the other (measured).
@@ -99,6 +102,10 @@ class Doorbell:
     def ring_questions(self, question_ids: Sequence[UUID]) -> int:
         """Ring for committed questions; return for how many. Never raises for want of a broker."""
         return self._ring(ANSWER_QUESTION, question_ids, queue=QUESTION_QUEUE, at_most=None)
+
+    def ring_reruns(self, rerun_ids: Sequence[UUID]) -> int:
+        """Ring for committed reruns in this order; return for how many. Never raises for want of a broker."""
+        return self._ring(RERUN_CASE, rerun_ids, queue=RERUN_QUEUE, at_most=self._bells_at_most)
 
     def depth(self, *queues: str) -> int:
         """Messages on these queues now; on those of cases when none is named. Raise BrokerUnavailable."""

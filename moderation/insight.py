@@ -3,7 +3,6 @@
 People are not ranked: nothing here is counted by reviewer.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -13,6 +12,7 @@ from moderation.analysis import Abstain, Label, Technique
 from moderation.database.connection import Database
 from moderation.database.insight import Period
 from moderation.errors import RequestRefused
+from moderation.intervals import Named, Share
 from moderation.people import Act, Person, require
 
 #: Days looked back on unless somebody asks for more, and the most that are counted at once.
@@ -21,45 +21,6 @@ DAYS_AT_MOST = 366
 
 #: Bands of the score, of equal width.
 BANDS = 10
-
-#: For intervals that hold in 95 of 100 such periods.
-_Z = 1.959964
-
-
-@dataclass(frozen=True)
-class Share:
-    """So many of so many, with Wilson's 95 % interval. All three are None of nothing."""
-
-    count: int
-    of: int
-
-    @property
-    def share(self) -> float | None:
-        return self.count / self.of if self.of else None
-
-    @property
-    def low(self) -> float | None:
-        return None if self.of == 0 else max(0.0, self._centre - self._reach)
-
-    @property
-    def high(self) -> float | None:
-        return None if self.of == 0 else min(1.0, self._centre + self._reach)
-
-    @property
-    def _centre(self) -> float:
-        return (self.count + _Z**2 / 2) / (self.of + _Z**2)
-
-    @property
-    def _reach(self) -> float:
-        return _Z * math.sqrt(self.count * (self.of - self.count) / self.of + _Z**2 / 4) / (self.of + _Z**2)
-
-
-@dataclass(frozen=True)
-class Named:
-    """A share of something by name: a technique, a bundle, a code, a region."""
-
-    name: str
-    share: Share
 
 
 @dataclass(frozen=True)

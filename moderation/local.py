@@ -290,8 +290,12 @@ def as_role(database_url: str, role: str) -> str:
 
 
 def service_env(env: Mapping[str, str], role: str | None = None) -> dict[str, str]:
-    """The environment of one of our own processes: this one's, the stack's settings, and a role in Postgres."""
-    merged = {**os.environ, **env}
+    """The environment of one of our own processes: this one's, the stack's settings, and a role in Postgres.
+
+    A secret's file is not named beside the stack's own secret: that would be two.
+    """
+    ours = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in env}
+    merged = {**ours, **env}
     if role is not None:
         merged["BONAFIDE_DATABASE_URL"] = as_role(env["BONAFIDE_DATABASE_URL"], role)
     return merged

@@ -1,11 +1,26 @@
 """Structured logs with the case's id on every line. No picture, signed URL, text or name of a person is logged."""
 
+import contextlib
+import io
 import logging
 import sys
 
 import structlog
 
 from moderation.settings import Settings
+
+
+class _Lenient(io.TextIOBase):
+    """Standard error. What cannot be written is dropped: a full disk under the log stops no work."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logs(settings: Settings) -> None:
@@ -32,7 +47,7 @@ def configure_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Lenient()),  # pyright: ignore[reportArgumentType]  all that print needs
         cache_logger_on_first_use=False,
     )
     # Libraries speak through the same renderer; theirs is chatter below a warning.

@@ -37,6 +37,7 @@ from moderation.errors import (
     AlreadyAppealed,
     AlreadyClaimed,
     BonafideError,
+    CaseArchived,
     CaseNotFound,
     ClaimLost,
     DecisionNotFound,
@@ -260,6 +261,8 @@ class Review:
                 same = (one.appellant, one.external_id, one.reason) == (actor, external_id, reason)
                 if same and (external_id is not None or one.resolved_by is None):
                     return one
+            if case.archive_id is not None:
+                raise CaseArchived("this case is archived; `bonafide archive restore` brings it back")
             if case.erased_at is not None:
                 raise TransitionRefused("this case was erased: nobody could look at its picture again")
             standing = _standing(session, case)

@@ -2,16 +2,26 @@
 
 Every setting is an environment variable `BONAFIDE_<NAME>`. `bonafide up` writes the ones of its servers to
 `.bonafide/stack.env`, which is read too, so that other commands in the same folder find the running stack;
-a variable in the environment always wins. `docs/settings.md` lists them all, and a test keeps it complete.
+a variable in the environment always wins. A secret may come from a file: `BONAFIDE_<NAME>_FILE` names it.
+`docs/settings.md` lists them all, and a test keeps it complete.
 """
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from moderation.errors import SetupProblem
 
@@ -19,8 +29,57 @@ from moderation.errors import SetupProblem
 STACK_ENV = Path(".bonafide/stack.env")
 
 
+_PREFIX = "BONAFIDE_"
+#: Bytes of a secret's file that are read. A longer one is something else.
+_SECRET_AT_MOST = 65_536
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets from files, as Docker and Kubernetes hand them out, named by the variables of another source."""
+
+    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
+        super().__init__(settings_cls)
+        #: By their names in lower case, as pydantic-settings keeps them.
+        self._variables = variables
+
+    def __call__(self) -> dict[str, Any]:
+        """Raise SetupProblem when a file cannot be used, or a secret is there both ways."""
+        values = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = f"{_PREFIX}{field_name}".upper()
+        path = self._variables.get(f"{variable}_FILE".lower())
+        if not path or not _is_secret(field):
+            return None, field_name, False
+        if self._variables.get(variable.lower()):
+            raise SetupProblem(f"{variable} and {variable}_FILE are both set: keep one of them")
+        return _read_secret(f"{variable}_FILE", Path(path)), field_name, False
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _read_secret(variable: str, path: Path) -> str:
+    """What the file holds, without the white space around it: editors end files with a new line."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_SECRET_AT_MOST + 1).decode()
+    except OSError as error:
+        raise SetupProblem(f"{variable} names a file that cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SetupProblem(f"{variable} names a file that is no text: {path}") from error
+    if not text.strip() or len(text) > _SECRET_AT_MOST:
+        raise SetupProblem(f"{variable} names a file that is empty or too long for a secret: {path}")
+    return text.strip()
+
+
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="BONAFIDE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     # --- where things are
     database_url: SecretStr = Field(
@@ -62,6 +121,11 @@ class Settings(BaseSettings):
     # --- images
     image_max_bytes: int = Field(
         32 * 2**20, ge=1024, description="A larger file is refused as `image_too_large`."
+    )
+    image_fetch_seconds: float = Field(
+        60,
+        gt=0,
+        description="An image that storage sends in longer than this goes back into the line.",
     )
     image_max_pixels: int = Field(
         50_000_000, ge=4096, description="A larger picture is refused as `too_many_pixels`."
@@ -120,6 +184,11 @@ class Settings(BaseSettings):
         description="Days that a decided case's texts are kept, per source: `profiles=90,*=365`. Unset: for ever.",
     )
 
+    archive: str | None = Field(
+        None,
+        description="Where `bonafide archive` puts old cases: `BUCKET/PREFIX`, in a bucket that no image is read from.",
+    )
+
     # --- people
     session_idle_seconds: float = Field(
         8 * 3600, ge=60, description="Without a request for so long, a person is signed out."
@@ -160,6 +229,10 @@ class Settings(BaseSettings):
     )
 
     # --- the worker
+    candidate: str | None = Field(
+        None,
+        description="A second bundle that workers hold beside `BONAFIDE_BUNDLE`: see `bonafide bundles`. Unset: none.",
+    )
     worker_threads: int = Field(
         16, ge=1, le=256, description="Images fetched and decoded at once per worker process."
     )
@@ -220,6 +293,26 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(tuple(pair.strip().rsplit("=", 1)) for pair in value.split(",") if pair.strip())
         return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is in the environment wins over the env file, whether it is a value or names a secret's file."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        return (
+            init_settings,
+            _SecretFiles(settings_cls, env_settings.env_vars),
+            env_settings,
+            _SecretFiles(settings_cls, dotenv_settings.env_vars),
+            dotenv_settings,
+        )
 
     @property
     def upload_bucket(self) -> str | None:

@@ -1,10 +1,13 @@
-"""S3, where the platform's images lie: read under limits, signed for viewing and uploading. Nothing is changed there.
+"""S3, where the platform's images lie: read under limits, signed for viewing and uploading. No image is ever changed.
+
+Our own archives of old cases lie in a bucket beside, which no image is read from.
 
 Any S3-compatible store will do. A library's exception stops here: what leaves is `errors.ImageRejected` when the
 image is at fault and `errors.StorageUnavailable` when the store is.
 """
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,9 +17,18 @@ from uuid import uuid4
 import boto3
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from moderation.cases import ImageRef
-from moderation.errors import BucketNotAllowed, ImageMissing, ImageTooLarge, SetupProblem, StorageUnavailable
+from moderation.errors import (
+    ArchiveBroken,
+    BucketNotAllowed,
+    ImageMissing,
+    ImageTooLarge,
+    SetupProblem,
+    StorageTooSlow,
+    StorageUnavailable,
+)
 from moderation.settings import Settings
 
 #: Bytes read at a time, so that a file over the limit is given up early.
@@ -72,21 +84,23 @@ class Storage:
             raise BucketNotAllowed(f"images are not read from the bucket {image.bucket!r}")
 
     def fetch_image(self, image: ImageRef) -> FetchedImage:
-        """The exact bytes of this version, read under the size limit.
+        """The exact bytes of this version, read under the limits of size and of time.
 
-        Raise ImageMissing, ImageTooLarge or BucketNotAllowed, or StorageUnavailable after the client's own retries.
+        Raise ImageMissing, ImageTooLarge or BucketNotAllowed, StorageUnavailable after the client's own retries, or
+        StorageTooSlow at the first bytes that come `image_fetch_seconds` after the beginning.
         """
         self.allow(image)
         limit = self._settings.image_max_bytes
+        deadline = time.monotonic() + self._settings.image_fetch_seconds
         try:
             reply = self._client.get_object(Bucket=image.bucket, Key=image.key, **_version(image))
             length = int(reply["ContentLength"])
             if length > limit:
                 raise ImageTooLarge(f"the file has {length:,} bytes; at most {limit:,} are read")
-            data = _read(reply["Body"], limit)
+            data = _read(reply["Body"], limit, deadline)
         except ClientError as error:
             raise _named(error, image) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, HTTPError) as error:
             raise StorageUnavailable(f"storage does not answer: {error}") from error
         if len(data) != length:
             raise StorageUnavailable(f"storage sent {len(data):,} of {length:,} bytes")
@@ -126,6 +140,36 @@ class Storage:
             Params={"Bucket": image.bucket, "Key": image.key, **_version(image)},
             ExpiresIn=self._settings.view_url_seconds,
         )
+
+    def put_archive(self, bucket: str, key: str, data: bytes) -> None:
+        """Write an object of an archive. Raise SetupProblem for a bucket that images are read from."""
+        if bucket in self._settings.s3_buckets:
+            # Whoever flags an object of it as an image would have it signed for a reviewer's browser.
+            raise SetupProblem(
+                f"archives cannot lie in {bucket!r}, which images are read from: give them a bucket of their own"
+            )
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType="application/gzip")
+        except (ClientError, BotoCoreError) as error:
+            raise StorageUnavailable(f"storage refused the archive {bucket}/{key}: {error}") from error
+
+    def read_archive(self, bucket: str, key: str) -> bytes:
+        """An object of an archive, whole. Raise ArchiveBroken when it is gone."""
+        try:
+            return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404"):
+                raise ArchiveBroken(f"s3://{bucket}/{key} is gone") from error
+            raise StorageUnavailable(f"storage answered {_code(error)} for {bucket}/{key}") from error
+        except BotoCoreError as error:
+            raise StorageUnavailable(f"storage does not answer: {error}") from error
+
+    def remove_archive(self, bucket: str, key: str) -> None:
+        """Remove an object of an archive; nothing happens when it is gone."""
+        try:
+            self._client.delete_object(Bucket=bucket, Key=key)
+        except (ClientError, BotoCoreError) as error:
+            raise StorageUnavailable(f"storage did not remove {bucket}/{key}: {error}") from error
 
     def ping(self) -> None:
         """Raise StorageUnavailable unless every allowed bucket answers."""
@@ -191,21 +235,29 @@ def _version(image: ImageRef) -> dict[str, str]:
     return {"VersionId": image.version_id} if image.version_id else {}
 
 
-def _read(body: Any, limit: int) -> bytes:
+def _read(body: Any, limit: int, deadline: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     with body:
-        for part in body.iter_chunks(CHUNK):
+        # What has come, each time anything has: where bytes trickle, a whole chunk would be waited for without end, as
+        # each byte starts the connection's own timeout again. botocore's stream has no such call.
+        while part := body._raw_stream.read1(CHUNK):  # noqa: SLF001
             size += len(part)
             if size > limit:
                 raise ImageTooLarge(f"the file has more than {limit:,} bytes, which are as many as are read")
+            if time.monotonic() > deadline:
+                raise StorageTooSlow(f"storage had sent {size:,} bytes when the time for one image was over")
             parts.append(part)
     return b"".join(parts)
 
 
-def _named(error: ClientError, image: ImageRef) -> Exception:
+def _code(error: ClientError) -> str:
     answer: Mapping[str, Any] = error.response
-    code = str(answer.get("Error", {}).get("Code", ""))
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _named(error: ClientError, image: ImageRef) -> Exception:
+    code = _code(error)
     if code in _GONE:
         return ImageMissing(f"{image} is not there: {code}")
     # Refused access is a matter of our keys or policy, not of the image: it waits until somebody mends that.

@@ -65,6 +65,8 @@ class QueueStats:
     oldest_waiting_seconds: float
     #: Cases that became ready per second, over the last minute.
     ready_per_second: float
+    #: Cases that wait to be analysed once more, behind all others. Counted up to a hundred thousand.
+    reruns: int = 0
 
     @property
     def estimated_wait_seconds(self) -> float | None:

@@ -219,6 +219,13 @@ class DecisionOut(Answer):
     )
 
 
+class ArchivedOut(Answer):
+    """An old case: its scores, rationale, questions and events were moved to an archive of the installation."""
+
+    at: datetime
+    place: str = Field(description="s3://BUCKET/KEY. An operator brings the case back, for an appeal say.")
+
+
 class CaseOut(Answer):
     id: UUID
     state: CaseState
@@ -246,6 +253,9 @@ class CaseOut(Answer):
     reused_from: UUID | None = Field(description="The analysis of the very same bytes that this one repeats.")
     stage: Stage = Field(description="Which review it waits for, or had last.")
     decision: DecisionOut | None = Field(description="What stands. Null until the case is decided.")
+    archived: ArchivedOut | None = Field(
+        None, description="Where all of it lies but the label, the technique and the decision. Null: here."
+    )
     links: Links
 
 
@@ -338,6 +348,7 @@ class StatsOut(Answer):
     estimated_wait_seconds: float | None = Field(
         description="For a case submitted now. Null while nothing is being finished."
     )
+    reruns: int = Field(0, description="Cases that wait to be analysed once more, behind all others.")
 
 
 WebhookKind = Literal["case.analyzed", "case.decided", "case.appealed"]

@@ -20,8 +20,6 @@ K = TypeVar("K")
 class ScriptedDetector:
     """Finds one face in everything and calls it what `script` says. Takes `seconds` per group of at most `slots`."""
 
-    bundle_name = "scripted 1"
-
     def __init__(
         self,
         script: Callable[[FaceCrop], FaceAnalysis | BonafideError] | None = None,
@@ -29,6 +27,7 @@ class ScriptedDetector:
         slots: int = 8,
         seconds: float = 0.0,
         fingerprint: str = "scripted",
+        bundle_name: str = "scripted 1",
         prepare: Callable[[bytes], Prepared] | None = None,
     ) -> None:
         self._script = script or (lambda crop: FaceAnalysis(crop.face, a_verdict()))
@@ -36,6 +35,7 @@ class ScriptedDetector:
         self._seconds = seconds
         self._prepare = prepare or one_face
         self.fingerprint = fingerprint
+        self.bundle_name = bundle_name
         self.groups: list[int] = []
         self.threads: set[str] = set()
         self.asked: list[tuple[FaceCrop, tuple[Turn, ...], str]] = []

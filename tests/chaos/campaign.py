@@ -78,7 +78,7 @@ def run(
     seed: int,
     per_round: int = 25,
     at_once: float = 1.3,
-    only: str | None = None,
+    faults: Sequence[Fault] = FAULTS,
     minutes: float = 600,
     every_fault: bool = False,
     workers: int = 3,
@@ -90,7 +90,7 @@ def run(
     started = time.monotonic()
     chance = random.Random(seed)
     rounds: list[Round] = []
-    with open_yard(folder, workers=workers, seed=seed) as yard, ThreadPoolExecutor(1) as submitter:
+    with open_yard(folder, Yard, workers=workers, seed=seed) as yard, ThreadPoolExecutor(1) as submitter:
         line: list[Fault] = []
         until = started + 60 * minutes
         while time.monotonic() < until:
@@ -98,13 +98,13 @@ def run(
             if not unmet and sum(len(one.accepted) for one in rounds) >= cases:
                 break
             if not line:
-                line = [fault for fault in FAULTS if only is None or only in fault.name]
+                line = list(faults)
                 chance.shuffle(line)
             chosen = [line.pop()]
             wanted = int(at_once) + (chance.random() < at_once % 1)
             while len(chosen) < wanted and (more := _another(line, chosen)) is not None:
                 chosen.append(more)
-            rounds.append(_round(yard, submitter, len(rounds), chosen, per_round, chance))
+            rounds.append(play(yard, submitter, len(rounds), chosen, per_round, chance))
         _wait_for_all(yard, rounds)
         return _audit(yard, rounds, seed, started)
 
@@ -118,38 +118,42 @@ def _another(line: list[Fault], chosen: Sequence[Fault]) -> Fault | None:
     return None
 
 
-def _round(
+def play(
     yard: Yard,
     submitter: ThreadPoolExecutor,
     number: int,
     faults: Sequence[Fault],
     cases: int,
     chance: random.Random,
+    *,
+    at_most: float = ROUND_AT_MOST,
 ) -> Round:
+    """One round: cases come, these faults happen meanwhile, and every healthy case is waited for, but no longer."""
     planned = plan(cases, tuple(mark for fault in faults for mark in fault.marks), chance)
+    yard.accepted = 0
     submitting: Future[Submitted] = submitter.submit(
         yard.submit, planned, name=f"round-{number}", seed=chance.randrange(2**32), within=1.2
     )
-    now = time.monotonic()
-    due = {fault.name: now + chance.uniform(0.0, 1.0) for fault in faults}
+    # Counted in cases and not in seconds: on a busy machine a fault would be over before anything was under way.
+    begins = {fault.name: int(chance.uniform(0.0, 0.8) * cases) for fault in faults}
     harm: dict[str, ExitStack] = {}
+    ends: dict[str, float] = {}
     left = list(faults)
     while left or not submitting.done():
         for fault in list(left):
-            if time.monotonic() < due[fault.name]:
-                continue
             if fault.name in harm:
-                harm[fault.name].close()
-                left.remove(fault)
-            else:
+                if time.monotonic() >= ends[fault.name]:
+                    harm[fault.name].close()
+                    left.remove(fault)
+            elif yard.accepted >= begins[fault.name] or submitting.done():
                 harm[fault.name] = ExitStack()
                 harm[fault.name].enter_context(fault.act(yard, chance))
-                due[fault.name] = time.monotonic() + chance.uniform(*fault.lasts)
+                ends[fault.name] = time.monotonic() + chance.uniform(*fault.lasts)
         yard.tend()
         time.sleep(0.02)
     submitted, over = submitting.result(), time.monotonic()
     healthy = [id_ for id_, one in submitted.accepted.items() if one.mark is not Mark.POISON]
-    _wait(yard, healthy, ROUND_AT_MOST)
+    _wait(yard, healthy, at_most)
     names = tuple(fault.name for fault in faults)
     recovery = time.monotonic() - over
     return Round(number, names, submitted.accepted, submitted.refused, recovery, submitted.slowest)

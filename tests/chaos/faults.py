@@ -5,11 +5,14 @@ A fault is a context manager: what comes before its `yield` does the harm, what 
 
 import random
 import signal
+import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import redis
+from sqlalchemy.exc import OperationalError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay
 
 from moderation.database import schema
 from moderation.database.connection import Database
@@ -64,13 +67,26 @@ def _stopped(yard: Yard, chance: random.Random) -> Generator[None]:
     yard.send(name, signal.SIGCONT)
 
 
+def _migrate_again(yard: Yard) -> None:
+    """Take the last migration back and run it, against everybody's statements.
+
+    It is of indexes and triggers, which the running release can do without for a moment. Each may meet a lock: a
+    migration gives up after seconds rather than have everybody wait behind it, and is run again.
+    """
+    database = Database(yard.addresses.database_url, pool_size=1)
+    steps = [lambda: schema.downgrade(database, "0005"), lambda: schema.upgrade(database)]
+    for step in steps:
+        for again in Retrying(retry=retry_if_exception_type(OperationalError), stop=stop_after_delay(60)):
+            with again:
+                step()
+    database.close()
+
+
 @contextmanager
 def _deployed(yard: Yard, chance: random.Random) -> Generator[None]:
-    """Migrations run while the old release serves; then process by process is replaced."""
+    """A migration runs while the old release serves; then process by process is replaced."""
     first, *others = yard.workers
-    database = Database(yard.addresses.database_url, pool_size=1)
-    schema.upgrade(database)
-    database.close()
+    _migrate_again(yard)
     yard.send("web", signal.SIGTERM)
     yard.send(first, signal.SIGTERM)
     yield
@@ -227,6 +243,13 @@ def _postgres_read_only(yard: Yard, chance: random.Random) -> Generator[None]:
     yard.ask("SELECT pg_reload_conf()")
 
 
+@contextmanager
+def _connections_silent(yard: Yard, chance: random.Random) -> Generator[None]:
+    """Half-open: what is open stays open and nobody answers on it, now and ever."""
+    yard.pipe.fall_silent()
+    yield
+
+
 def _refusing(code: str, share: float) -> Act:
     """A trigger that makes Postgres itself refuse a share of all writes to cases with this SQLSTATE."""
 
@@ -252,11 +275,19 @@ def _refusing(code: str, share: float) -> Act:
 # --- the store
 
 
+#: Seconds that a store goes on misbehaving until somebody has met it.
+MET_WITHIN = 15.0
+
+
 def _store(manner: Manner) -> Act:
     @contextmanager
     def act(yard: Yard, chance: random.Random) -> Generator[None]:
+        before, latest = yard.store.faults, time.monotonic() + MET_WITHIN
         with yard.store.behaving(manner):
             yield
+            while yard.store.faults == before and time.monotonic() < latest:
+                yard.tend()
+                time.sleep(0.02)
 
     return act
 
@@ -289,6 +320,7 @@ FAULTS = (
     Fault("messages repeated, reordered", "broker", _messages_repeated),
     Fault("messages unreadable", "broker", _messages_unreadable),
     Fault("Postgres connections ended", "database", _connections_ended),
+    Fault("Postgres connections half-open", "database", _connections_silent),
     Fault("Postgres restarted", "database", _postgres_restarted),
     Fault("Postgres crashed", "database", _postgres_crashed),
     Fault("Postgres read-only", "database", _postgres_read_only),
@@ -298,6 +330,7 @@ FAULTS = (
     Fault("S3 500", "store", _store(Manner(500, "InternalError"))),
     Fault("S3 503", "store", _store(Manner(503, "SlowDown", share=0.7))),
     Fault("S3 slow", "store", _store(Manner(slow=0.05))),
+    Fault("S3 trickles", "store", _store(Manner(slow=0.3)), LONGER_THAN_A_LEASE),
     Fault("S3 short bodies", "store", _store(Manner(short=True))),
     Fault("S3 403", "store", _store(Manner(403, "AccessDenied"))),
     Fault("poison pictures", "pictures", _nothing, marks=(Mark.POISON,) * 2),

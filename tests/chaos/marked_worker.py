@@ -5,10 +5,8 @@ celery -A tests.chaos.marked_worker worker -P threads
 
 import os
 import random
-import signal
 import threading
 import time
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +21,7 @@ from moderation.dfa.gpt.pixels import decode_picture
 from moderation.errors import DatabaseUnavailable
 from moderation.settings import Settings
 from tests.builders import a_verdict
+from tests.chaos.marks import SECONDS, die, once
 from tests.chaos.pictures import Mark
 from tests.fakes import ScriptedDetector, a_crop
 from worker.app import app
@@ -30,10 +29,6 @@ from worker.batching import Analyzer
 
 __all__ = ["app"]
 
-#: Where it is written down what has happened once.
-_ONCE = Path(os.environ["CHAOS_ONCE"])
-#: Seconds of preparing one image and of one step of the model: so that faults meet work that is under way.
-_SECONDS = float(os.environ.get("CHAOS_SECONDS", "0.15"))
 #: Seconds by which this host's clock is wrong.
 _SKEW = float(os.environ.get("CHAOS_CLOCK_SKEW", "0"))
 if _SKEW:
@@ -42,27 +37,13 @@ if _SKEW:
     time.time_ns = lambda: _time_ns() + int(_SKEW * 1e9)
 
 
-def _once(mark: Mark, sha256: str) -> bool:
-    """True the first time that any process asks for this picture."""
-    try:
-        (_ONCE / f"{mark.name}-{sha256[:24]}").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _die() -> None:
-    os.kill(os.getpid(), random.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
-    threading.Event().wait()
-
-
 def _prepare(data: bytes) -> Prepared:
     facts = decode_picture(data).facts
-    time.sleep(_SECONDS * random.random() * 2)
+    time.sleep(SECONDS * random.random() * 2)
     mark, sha256 = Mark.of_width(facts.width), facts.sha256
-    if mark is Mark.POISON or (mark is Mark.DIES_PREPARING and _once(mark, sha256)):
-        _die()
-    if mark is Mark.OUT_OF_MEMORY and _once(mark, sha256):
+    if mark is Mark.POISON or (mark is Mark.DIES_PREPARING and once(mark, sha256)):
+        die()
+    if mark is Mark.OUT_OF_MEMORY and once(mark, sha256):
         raise MemoryError
     crop = a_crop()
     # The engine sees a crop and nothing else: what it has to know is in its pixels.
@@ -74,9 +55,9 @@ def _prepare(data: bytes) -> Prepared:
 def _answer(crop: FaceCrop) -> FaceAnalysis:
     mark = Mark.of_width(int(crop.pixels[0, 0, 0]))
     sha256 = crop.pixels[1:5].reshape(-1)[:32].tobytes().hex()
-    if mark is Mark.DIES_ANALYZING and _once(mark, sha256):
-        _die()
-    if mark is Mark.HANGS and _once(mark, sha256):
+    if mark is Mark.DIES_ANALYZING and once(mark, sha256):
+        die()
+    if mark is Mark.HANGS and once(mark, sha256):
         threading.Event().wait()
     face: Face = crop.face
     return FaceAnalysis(face, a_verdict())
@@ -84,10 +65,8 @@ def _answer(crop: FaceCrop) -> FaceAnalysis:
 
 class _Detector(ScriptedDetector):
     def conclude(self, prepared: Prepared, faces: Any) -> Analysis:
-        if prepared.facts.width == Mark.DIES_CONCLUDING and _once(
-            Mark.DIES_CONCLUDING, prepared.facts.sha256
-        ):
-            _die()
+        if prepared.facts.width == Mark.DIES_CONCLUDING and once(Mark.DIES_CONCLUDING, prepared.facts.sha256):
+            die()
         return super().conclude(prepared, faces)
 
 
@@ -96,18 +75,18 @@ def _record(
 ) -> None:
     record_analysis(session, case_id, token, analysis, actor=actor, new_id=new_id)
     mark, sha256 = Mark.of_width(analysis.picture.width), analysis.picture.sha256
-    if mark is Mark.DIES_BEFORE_COMMIT and _once(mark, sha256):
-        _die()
-    if mark is Mark.DIES_AFTER_COMMIT and _once(mark, sha256):
+    if mark is Mark.DIES_BEFORE_COMMIT and once(mark, sha256):
+        die()
+    if mark is Mark.DIES_AFTER_COMMIT and once(mark, sha256):
         session.commit()
-        _die()
-    if mark is Mark.AMBIGUOUS and _once(mark, sha256):
+        die()
+    if mark is Mark.AMBIGUOUS and once(mark, sha256):
         session.commit()
         raise DatabaseUnavailable("the connection died after COMMIT was sent")
 
 
 def _scripted(_settings: Settings) -> Analyzer:
-    return _Detector(_answer, prepare=_prepare, fingerprint="chaos", seconds=_SECONDS)
+    return _Detector(_answer, prepare=_prepare, fingerprint="chaos", seconds=SECONDS)
 
 
 lifecycle.load_analyzer = _scripted

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -33,6 +33,7 @@ from moderation.local import (
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.chaos.pictures import Mark, Planned, a_picture
+from tests.chaos.pipe import Pipe
 from tests.chaos.store import FaultyStore
 
 #: Everything short, so that minutes of faults fit into seconds.
@@ -42,6 +43,7 @@ QUICK = {
     "BONAFIDE_RING_AGAIN_SECONDS": "1",
     "BONAFIDE_ATTEMPTS_AT_MOST": "4",
     "BONAFIDE_ENGINE_TIMEOUT_SECONDS": "3",
+    "BONAFIDE_IMAGE_FETCH_SECONDS": "2",
     "BONAFIDE_DRAIN_SECONDS": "2",
     "BONAFIDE_WORKER_THREADS": "4",
     "BONAFIDE_DEVICE": "cpu",
@@ -73,12 +75,16 @@ class Submitted:
 class Yard:
     """Not safe to share between threads, but for `submit`: children die with the thread that started them."""
 
-    def __init__(self, stack: Stack, addresses: Addresses, store: FaultyStore, key: str) -> None:
+    def __init__(self, stack: Stack, addresses: Addresses, store: FaultyStore, pipe: Pipe, key: str) -> None:
         self.stack = stack
         self.addresses = addresses
         self.store = store
+        #: Between our processes and Postgres. The campaign itself asks Postgres past it.
+        self.pipe = pipe
         self.api_url = f"http://127.0.0.1:{free_port()}"
         self.restarts = 0
+        #: Cases of this round that were accepted until now. Written by `submit`.
+        self.accepted = 0
         #: Called again and again while a round goes on.
         self.meanwhile: list[Callable[[], object]] = []
         self._key = key
@@ -96,9 +102,7 @@ class Yard:
 
     def start(self, *, workers: int) -> None:
         """Start everything and wait until the API answers."""
-        once = self.stack.folder / "once"
-        once.mkdir(exist_ok=True)
-        env = {**self.addresses.settings(), **QUICK, "CHAOS_ONCE": str(once)}
+        env = self._env()
         port = urlsplit(self.api_url).port or 0
         self._keep("web", web_command(port), service_env(env, "bonafide_intake"))
         own = {**env, "BONAFIDE_S3_ENDPOINT_URL": self.store.url}
@@ -114,6 +118,13 @@ class Yard:
         self.stack.wait_for("web", lambda: httpx.get(f"{self.api_url}/readyz").status_code == 200)
         for name in self.workers:
             self.stack.wait_for(name, self.ready_file(name).exists)
+
+    def _env(self) -> dict[str, str]:
+        """The environment of our processes."""
+        once = self.stack.folder / "once"
+        once.mkdir(exist_ok=True)
+        through = {"BONAFIDE_DATABASE_URL": self.pipe.url, "CHAOS_ONCE": str(once)}
+        return {**self.addresses.settings(), **QUICK, **through}
 
     def ready_file(self, name: str) -> Path:
         return self.stack.folder / f"{name}.ready"
@@ -187,6 +198,7 @@ class Yard:
                 for outcome, one in zip(outcomes, group, strict=True):
                     if outcome.case is not None:
                         accepted[outcome.case.id] = one
+                        self.accepted += 1
                     elif outcome.problem is not None:
                         refused.append(outcome.problem.code)
                 for index, one in enumerate(group):
@@ -224,16 +236,19 @@ class Yard:
             return None
 
 
+_Y = TypeVar("_Y", bound=Yard)
+
+
 @contextmanager
-def open_yard(folder: Path, *, workers: int = 3, seed: int = 0) -> Generator[Yard]:
+def open_yard(folder: Path, kind: type[_Y], *, workers: int = 3, seed: int = 0) -> Generator[_Y]:
     """Everything started; everything ended afterwards."""
     for place in (folder, *folder.parents[:2]):
         place.chmod(0o755)  # PostgreSQL, which refuses to be root, must be able to enter when we are root
     with Stack(folder) as stack:  # durable: what a crash of Postgres may lose was never committed
         addresses = stack.start_servers()
         key = prepare_database(addresses.database_url)
-        with FaultyStore(addresses.s3_endpoint_url, seed=seed) as store:
-            yard = Yard(stack, addresses, store, key)
+        with FaultyStore(addresses.s3_endpoint_url, seed=seed) as store, Pipe(addresses.database_url) as pipe:
+            yard = kind(stack, addresses, store, pipe, key)
             yard.start(workers=workers)
             yield yard
             stack.stop()

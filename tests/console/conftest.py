@@ -28,10 +28,11 @@ from moderation.analysis import (
 )
 from moderation.cases import Flag, ImageRef
 from moderation.client import BonaFide
-from moderation.database.analyses import record_analysis
+from moderation.database.analyses import insert_analysis, record_analysis
 from moderation.database.cases import Opening, insert_case
 from moderation.database.connection import Database
 from moderation.database.moves import begin_analysis
+from moderation.database.rollouts import note_bundles, try_bundle
 from moderation.decisions import is_blind_first, needs_second
 from moderation.local import BUCKET, Stack, System, start_system
 from moderation.people import Person, Role
@@ -60,6 +61,9 @@ PATIENCE = 30_000
 expect.set_options(timeout=PATIENCE)
 
 PASSWORD = "a long enough password"
+
+#: Fingerprint of the bundle on trial. No worker holds it: its analyses are the tests' own.
+ON_TRIAL = "scripted, on trial"
 
 
 @pytest.fixture(scope="session")
@@ -244,6 +248,30 @@ class Cases:
                 new_id=new_id(),
             )
         return case_id
+
+    def compared(self, label: Label, *, source: str) -> UUID:
+        """A ready case, not to be judged blind, that the bundle on trial analysed in the shadow with this label."""
+        of_its_own = new_id().bytes  # pictures count once: each is another one
+        shown = an_analysis_of(of_its_own)
+        deepfake = label is Label.DEEPFAKE
+        verdict = dataclasses.replace(
+            shown.verdict,
+            label=label,
+            score=0.95 if deepfake else 0.07,
+            technique=shown.verdict.technique if deepfake else None,
+        )
+        case_id = self.ready(source=source, analysis=shown)
+        with self.owner.transaction() as session:
+            beside = dataclasses.replace(shown, fingerprint=ON_TRIAL, bundle="scripted 2", verdict=verdict)
+            insert_analysis(session, case_id, beside, new_id=new_id())
+        return case_id
+
+
+def put_on_trial(owner: Database) -> None:
+    """A second bundle beside the one that the cases of tests were analysed by."""
+    with owner.transaction() as session:
+        note_bundles(session, {"scripted": "scripted 1", ON_TRIAL: "scripted 2"})
+        try_bundle(session, ON_TRIAL, share=0.05, shadow=0.0, actor="operator")
 
 
 def plain(case_id: UUID) -> bool:

@@ -1,6 +1,7 @@
 """Everybody can use it: axe finds nothing on any page, in light and dark, and 320 pixels are enough."""
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
@@ -8,9 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from sqlalchemy import text
 
+from moderation.analysis import Label
 from moderation.database.connection import Database
 from tests.builders import new_id
-from tests.console.conftest import Cases, Sit, Team
+from tests.console.conftest import ON_TRIAL, Cases, Sit, Team, put_on_trial
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Made:
             "missing case": f"/cases/{new_id()}",
             "decisions": "/decisions",
             "insight": "/insight",
+            "bundles": "/bundles",
+            "compared bundles": f"/bundles?{urlencode({'first': 'scripted', 'second': ON_TRIAL})}",
             "people": "/people",
             "webhooks": "/webhooks",
             "webhook": f"/webhooks/{self.endpoint}",
@@ -43,6 +47,9 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(cases: Cases, team: Team, owner: Database) -> Made:
+    put_on_trial(owner)
+    for label in (Label.DEEPFAKE, Label.BONA_FIDE):
+        cases.compared(label, source="access")
     endpoint = new_id()
     long = "a-name-without-any-place-to-break-it-" * 4
     made = Made(

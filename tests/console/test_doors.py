@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from moderation.accounts import Accounts
@@ -59,7 +60,9 @@ def _sign_in(client: TestClient, email: str, password: str, next_: str = "/queue
     return client.post("/sign-in", data=fields)
 
 
-@pytest.mark.parametrize("path", ["/queue", "/decisions", "/preferences", "/people", "/webhooks", "/insight"])
+@pytest.mark.parametrize(
+    "path", ["/queue", "/decisions", "/preferences", "/people", "/webhooks", "/insight", "/bundles"]
+)
 def test_without_a_session_every_page_leads_to_the_door(visitor: TestClient, path: str) -> None:
     reply = visitor.get(path)
 
@@ -183,6 +186,68 @@ def test_pages_carry_a_strict_policy_and_are_not_kept_by_caches(
     assert page.headers["cache-control"] == "no-store"
     assert page.headers["x-content-type-options"] == "nosniff"
     assert re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|style=", page.text) is None
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/cases", "/static/nothing.css", "/sign-out"])
+def test_an_address_that_leads_nowhere_is_a_page_for_people(
+    reviewer: TestClient, visitor: TestClient, path: str
+) -> None:
+    reply = reviewer.get(path, headers=BROWSER)
+
+    assert reply.status_code == (405 if path == "/sign-out" else 404)
+    assert "There is nothing at this address." in reply.text
+    assert "Rosa Diaz" in reply.text
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert reply.headers["cache-control"] == "no-store"
+
+
+def test_it_is_a_page_for_strangers_too_without_a_name_on_it(visitor: TestClient) -> None:
+    reply = visitor.get("/nowhere", headers=BROWSER)
+
+    assert (reply.status_code, "There is nothing at this address." in reply.text) == (404, True)
+    assert "Pages" not in reply.text
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        pytest.param("/nowhere", {}, id="no browser"),
+        pytest.param("/nowhere", {"Accept": "application/json"}, id="somebody who wants JSON"),
+        pytest.param("/v1/nowhere", BROWSER, id="the API"),
+    ],
+)
+def test_programs_are_told_of_it_as_before(reviewer: TestClient, path: str, headers: dict[str, str]) -> None:
+    reply = reviewer.get(path, headers=headers)
+
+    assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
+    assert reply.headers["content-type"] == "application/problem+json"
+
+
+def test_a_fault_of_ours_is_a_page_with_the_number_to_ask_by(settings: Settings) -> None:
+    app = create_app(settings)
+    app.add_api_route("/faulty", _fail)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        page, problem = client.get("/faulty", headers=BROWSER), client.get("/faulty")
+
+    assert (page.status_code, problem.status_code) == (500, 500)
+    assert re.search("Request [0-9a-f]{32}", page.text)
+    assert "secret" not in page.text
+    assert problem.json()["code"] == "internal"
+
+
+def test_with_the_database_gone_the_page_goes_without_a_name(settings: Settings) -> None:
+    gone = settings.model_copy(update={"database_url": SecretStr("postgresql://nobody@127.0.0.1:1/none")})
+    with TestClient(create_app(gone), cookies={COOKIE: "anything"}) as client:
+        reply = client.get("/nowhere", headers=BROWSER)
+
+    assert (reply.status_code, "There is nothing at this address." in reply.text) == (404, True)
+
+
+def _fail() -> None:
+    raise RuntimeError("a secret of ours")
 
 
 def test_a_picture_that_is_shown_unblurred_is_noted_however_its_page_was_reached(

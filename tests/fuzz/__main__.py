@@ -1,6 +1,6 @@
 """Hostile files against decoding and the face finder.
 
-    python -m tests.fuzz --count 10000 [--seed 1] [--faces 50] [--json]
+    python -m tests.fuzz --count 10000 [--seed 1] [--faces 50] [--only HEIC] [--json]
 
 `--count` mutations of each kind, and the files known to be bad. Ends with 1 when a decoder died or hung, or when
 anything but a refusal came out.
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--faces", type=int, default=20, help="decoded files of each kind that faces are looked for in"
     )
+    parser.add_argument("--only", choices=FORMATS, help="mutations of this kind alone")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     cores = os.cpu_count() or 1
@@ -38,6 +39,7 @@ def main() -> None:
     tallies = {
         kind: fuzz(kind, asked.count, seed=asked.seed, pool=pool, threads=cores, keep=asked.faces)
         for kind in FORMATS
+        if asked.only in (None, kind)
     }
     tallies["known bad"] = _known_bad(pool)
     pool.close()

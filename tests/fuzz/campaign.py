@@ -79,7 +79,7 @@ def _count(tally: Tally, outcome: _Outcome, keep: int) -> None:
 
 
 def open_pool(children: int = 2, *, seconds: float = 20) -> DecodePool:
-    """As workers have it."""
-    pool = DecodePool(PixelLimits(), children=children, seconds=seconds)
+    """As workers have it, where all kinds are asked for."""
+    pool = DecodePool(PixelLimits(heic=True), children=children, seconds=seconds)
     pool.warm()
     return pool

@@ -6,9 +6,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import pillow_heif
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
+#: HEIC is decoded where an installation asks for it.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "HEIC")
 
 
 def seeds(kind: str) -> list[bytes]:
@@ -60,13 +62,17 @@ def seeds(kind: str) -> list[bytes]:
             (rgb, animated),
         ],
         "BMP": [(rgb, {}), (rgb.convert("P"), {}), (grain.convert("1"), {}), (alpha, {})],
+        "HEIC": [(rgb, {}), (alpha, {"quality": 30}), (grain, {"exif": exif.tobytes()})],
     }
     return [_encoded(image, kind, options) for image, options in made[kind]]
 
 
 def _encoded(image: Image.Image, kind: str, options: dict[str, object]) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)  # pyright: ignore[reportArgumentType]
+    if kind == "HEIC":
+        pillow_heif.from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, kind, **options)  # pyright: ignore[reportArgumentType]
     return buffer.getvalue()
 
 

@@ -13,7 +13,10 @@ from moderation.database import schema
 from moderation.database.connection import Database
 from moderation.database.keys import add_key, list_keys, revoke_key
 from moderation.database.operations import beat
+from moderation.database.reruns import insert_reruns
+from moderation.database.rollouts import note_bundles, promote, try_bundle
 from moderation.settings import Settings
+from tests.integration.conftest import ready
 
 
 @pytest.fixture
@@ -51,6 +54,9 @@ def test_nothing_is_wrong_with_a_healthy_installation(healthy: Settings) -> None
             "bundle", {"bundle": "/nowhere/dfa-gpt"}, "bundle.toml", id="a bundle that is not there"
         ),
         pytest.param(
+            "bundle", {"candidate": "/nowhere/dfa-gpt"}, "BONAFIDE_CANDIDATE", id="no such candidate"
+        ),
+        pytest.param(
             "times", {"lease_seconds": 2, "sweep_seconds": 5}, "BONAFIDE_SWEEP_SECONDS", id="leases too short"
         ),
         pytest.param(
@@ -85,6 +91,29 @@ def _two_bundles(database: Database) -> None:
         beat(session, "worker:b:1", {"bundle": "mini 2", "fingerprint": "f2", "threads": 16})
 
 
+def _try(database: Database, **facts: Any) -> None:
+    """`mini 2` is on trial, and a worker tells this of it."""
+    held = {"f1": {"name": "mini 1", "stopped": None}, **facts}
+    with database.transaction() as session:
+        note_bundles(session, {"f1": "mini 1", "f2": "mini 2"})
+        beat(session, "worker:a:1", {"bundle": "mini 1", "fingerprint": "f1", "threads": 16, "bundles": held})
+        try_bundle(session, "f2", share=0.1, shadow=0.1, actor="operator")
+
+
+def _trial_without_worker(database: Database) -> None:
+    _try(database)
+
+
+def _trial_that_fails(database: Database) -> None:
+    _try(database, f2={"name": "mini 2", "stopped": "the model does not answer"})
+
+
+def _promoted_and_not_held(database: Database) -> None:
+    _try(database)
+    with database.transaction() as session:
+        promote(session, actor="operator", force=True)
+
+
 def _too_many_threads(database: Database) -> None:
     with database.transaction() as session:
         beat(session, "worker:b:1", {"bundle": "mini 1", "fingerprint": "f1", "threads": 5000})
@@ -104,6 +133,9 @@ def _silent(process: str) -> Callable[[Database], None]:
         pytest.param("schema", _old_schema, "bonafide migrate", id="migrations were not run"),
         pytest.param("keys", _no_key, "bonafide keys add", id="no platform can call"),
         pytest.param("bundles", _two_bundles, "mini 2", id="a rollout that stopped half way"),
+        pytest.param("bundles", _trial_without_worker, "BONAFIDE_CANDIDATE", id="a trial that nobody makes"),
+        pytest.param("bundles", _trial_that_fails, "does not answer", id="a candidate that fails"),
+        pytest.param("bundles", _promoted_and_not_held, "1 of 1 workers do not hold mini 2", id="not held"),
         pytest.param("connections", _too_many_threads, "max_connections", id="more threads than connections"),
         pytest.param("workers", _silent("worker"), "bonafide worker", id="no worker"),
         pytest.param("sweeper", _silent("sweeper"), "bonafide sweeper", id="no sweeper"),
@@ -118,6 +150,18 @@ def test_a_wrong_state_is_found(
 
     assert not finding.ok
     assert words in finding.words
+
+
+def test_a_trial_that_goes_well_is_told_of(healthy: Settings, database: Database) -> None:
+    _try(database, f2={"name": "mini 2", "stopped": None})
+    case_id = ready(database)
+    with database.transaction() as session:
+        insert_reruns(session, "f2", [case_id], shadow=True, asked_by="operator")
+
+    finding = found(healthy)["bundles"]
+
+    assert finding.ok
+    assert "mini 2 is on trial, held by 1 of 1; 1 cases wait to be analysed once more" in finding.words
 
 
 def test_a_broker_that_forgets_when_it_is_full_is_found(healthy: Settings) -> None:

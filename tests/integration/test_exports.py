@@ -280,14 +280,20 @@ def test_a_platform_drafts_a_statement_for_the_decision_that_stands(
 def test_an_export_of_many_rows_takes_the_memory_of_a_few(database: Database) -> None:
     template = ready(database)
     with database.transaction() as session:
+        session.execute(text("SET LOCAL session_replication_role = replica"))  # what it checks is made right
         session.execute(
             text("""
+                WITH many AS (
+                    INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version, analysis_id)
+                    SELECT gen_random_uuid(), 'many', '', 'flagged', 'photo.jpg', 0, 'ready', 1, gen_random_uuid()
+                    FROM generate_series(1, 30000) RETURNING id, analysis_id
+                )
                 INSERT INTO analyses (id, case_id, fingerprint, bundle, image_sha256, picture, label, calibrated,
                                       verdict, faces, seconds)
-                SELECT gen_random_uuid(), case_id, 'many' || n, bundle, image_sha256,
+                SELECT many.analysis_id, many.id, fingerprint, bundle, image_sha256,
                        picture || jsonb_build_object('notes', jsonb_build_array(repeat('x', 500))), label, calibrated,
                        verdict, faces, seconds
-                FROM analyses, generate_series(1, 30000) n WHERE case_id = :template
+                FROM analyses, many WHERE case_id = :template
             """),
             {"template": template},
         )

@@ -10,7 +10,8 @@ from moderation.analysis import Abstain, Technique, Verdict
 from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
 from moderation.errors import NotAllowed, RequestRefused
-from moderation.insight import Band, Insight, Insights, Share
+from moderation.insight import Band, Insight, Insights
+from moderation.intervals import Share
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide, undecided, with_verdict
@@ -215,22 +216,6 @@ def test_reviewers_do_not_see_it_and_no_period_is_without_bounds(
         today(database, ada)
     with pytest.raises(RequestRefused):
         Insights(database).read(lead, now=datetime.now(UTC), days=10_000)
-
-
-@pytest.mark.parametrize(
-    ("count", "of", "low", "high"),
-    [
-        pytest.param(8, 10, 0.4902, 0.9433, id="eight of ten"),
-        pytest.param(0, 10, 0.0, 0.2775, id="none"),
-        pytest.param(10, 10, 0.7225, 1.0, id="all"),
-        pytest.param(1, 1, 0.2065, 1.0, id="one of one says little"),
-    ],
-)
-def test_intervals_are_wilsons(count: int, of: int, low: float, high: float) -> None:
-    share = Share(count, of)
-
-    assert share.low == pytest.approx(low, abs=1e-4)
-    assert share.high == pytest.approx(high, abs=1e-4)
 
 
 def test_drift_is_not_seen_in_a_handful() -> None:

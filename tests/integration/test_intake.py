@@ -7,7 +7,7 @@ import redis
 from sqlalchemy import text
 
 from moderation.cases import ImageRef
-from moderation.database.cases import cases_to_ring
+from moderation.database.cases import NEXT_OF_EVERY_SOURCE, cases_to_ring
 from moderation.database.connection import Database
 from moderation.database.events import read_chain
 from moderation.dispatch import ANALYSIS_QUEUE, Doorbell
@@ -16,6 +16,7 @@ from moderation.intake import RING_AT_ONCE, Accepted, Intake, Submission
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag
+from tests.integration import conftest as seeded
 from tests.integration.conftest import let_time_pass
 
 
@@ -182,3 +183,55 @@ def _fresh() -> Accepted:
     from tests.builders import new_id
 
     return Accepted(new_id(), CaseState.WAITING, created=True)
+
+
+def test_a_source_that_floods_the_line_keeps_no_other_waiting(database: Database) -> None:
+    for number in range(40):
+        seeded.accepted(database, source="flood", external_id=f"f{number}", priority=50)
+    quiet = [seeded.accepted(database, source="quiet", external_id=f"q{n}", priority=50) for n in range(3)]
+    other = seeded.accepted(database, source="other", external_id="o", priority=50)
+
+    with database.transaction() as session:
+        rung = cases_to_ring(session, limit=10, ring_again_seconds=30)
+
+    assert len(rung) == 10
+    assert set(rung[:3]) >= {quiet[0], other}
+    assert set(rung) >= {*quiet, other}
+
+
+def test_what_nobody_else_needs_of_its_share_a_source_may_have(database: Database) -> None:
+    flood = [seeded.accepted(database, source="flood", external_id=f"f{number}") for number in range(12)]
+    seeded.accepted(database, source="quiet", external_id="q")
+
+    with database.transaction() as session:
+        rung = cases_to_ring(session, limit=10, ring_again_seconds=30)
+
+    assert len(set(flood) & set(rung)) == 9
+
+
+def test_a_sources_own_cases_come_by_priority(database: Database) -> None:
+    ids = {p: seeded.accepted(database, source="one", external_id=str(p), priority=p) for p in (20, 90, 50)}
+
+    with database.transaction() as session:
+        assert cases_to_ring(session, limit=2, ring_again_seconds=30) == [ids[90], ids[50]]
+
+
+def test_the_backlog_of_one_source_is_not_read_to_find_what_others_have(database: Database) -> None:
+    backlog = text("""
+        INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version)
+        SELECT gen_random_uuid(), CASE WHEN n % 10000 = 0 THEN 'other-' || n ELSE 'flood' END, '', 'b', 'k', n % 100,
+               'waiting', 1
+        FROM generate_series(1, 30000) AS n
+    """)
+    values = {"again": 30, "least": 0, "most": 100, "limit": 50}
+    with database.transaction() as session:
+        session.execute(backlog)
+        session.execute(text("ANALYZE cases"))
+        plan = session.scalar(
+            text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {NEXT_OF_EVERY_SOURCE.text}"), values
+        )
+
+    assert plan is not None
+    assert "Seq Scan" not in str(plan)
+    # Fifty rows are marked, each in all its indexes; reading the whole line would be thousands of pages more.
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 3000

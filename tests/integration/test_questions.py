@@ -189,7 +189,7 @@ def test_what_was_unavailable_is_tried_again_and_in_the_end_given_up(
 ) -> None:
     case_id = ready(database, image=image)
     asked = questions.ask(case_id, "Why?", actor="platform:test")
-    station.batcher.stop(timeout=5)
+    station.serving.batcher.stop(timeout=5)
 
     rung = 1
     for _ in range(3):

@@ -1,3 +1,6 @@
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID, uuid4
+
 import psycopg
 import pytest
 from sqlalchemy import text
@@ -8,6 +11,7 @@ from moderation.database.connection import Database
 from moderation.errors import DatabaseUnavailable
 from moderation.local import as_role
 from tests.builders import an_opening
+from tests.integration.conftest import ready
 
 
 def test_the_migrations_make_what_the_models_say(database: Database) -> None:
@@ -111,6 +115,108 @@ def test_a_role_can_do_its_own_work_and_no_other(database_url: str, role: str, s
         connection.execute(statement)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
+#: What would make a case decided, undo that, or say that a person did. `{case}` is ready, `{done}` decided.
+_DECISIONS = [
+    pytest.param("UPDATE cases SET state = 'decided' WHERE id = '{case}'", id="decides"),
+    pytest.param("UPDATE cases SET state = 'ready' WHERE id = '{done}'", id="takes a decision back"),
+    pytest.param(
+        "UPDATE cases SET state = 'waiting' WHERE id = '{done}'", id="analyses a decided case again"
+    ),
+    pytest.param(
+        "INSERT INTO events (case_id, kind, actor, body, seq, previous, hash)"
+        " VALUES ('{case}', 'decided', 'worker:w', '{{}}', 0, '', '')",
+        id="logs a decision",
+    ),
+    pytest.param(
+        "INSERT INTO events (case_id, kind, actor, body, seq, previous, hash)"
+        " VALUES ('{case}', 'analyzed', 'reviewer:ada', '{{}}', 0, '', '')",
+        id="logs in a person's name",
+    ),
+    pytest.param(
+        "INSERT INTO deliveries (id, endpoint_id, case_id, kind, body)"
+        " SELECT gen_random_uuid(), id, '{case}', 'case.decided', '{{}}' FROM endpoints",
+        id="tells a platform of a decision",
+    ),
+]
+
+
+@pytest.fixture
+def two_cases(database: Database) -> dict[str, UUID]:
+    """One that is ready, one that is decided, and a platform that wants to know."""
+    cases = {"case": ready(database), "done": ready(database)}
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE cases SET state = 'decided', decided_at = now() WHERE id = :id"),
+            {"id": cases["done"]},
+        )
+        session.execute(
+            text(
+                "INSERT INTO endpoints (id, url, kinds, secrets)"
+                " VALUES (gen_random_uuid(), 'https://x.example', '{}', '{}')"
+            )
+        )
+    return cases
+
+
+@pytest.mark.parametrize("role", ["bonafide_worker", "bonafide_sweeper"])
+@pytest.mark.parametrize("statement", _DECISIONS)
+def test_only_people_decide_whoever_holds_a_workers_password(
+    database_url: str, two_cases: dict[str, UUID], role: str, statement: str
+) -> None:
+    with (
+        psycopg.connect(as_role(database_url, role)) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="only people decide"),
+    ):
+        connection.execute(statement.format(**two_cases))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+@pytest.mark.parametrize("statement", _DECISIONS)
+def test_what_a_worker_is_refused_the_console_may(
+    database_url: str, two_cases: dict[str, UUID], statement: str
+) -> None:
+    with psycopg.connect(as_role(database_url, "bonafide_web")) as connection:
+        done = connection.execute(statement.format(**two_cases))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    assert done.rowcount == 1
+
+
+def test_a_login_with_the_workers_role_cannot_decide_and_one_with_the_reviewers_can(
+    database_url: str, two_cases: dict[str, UUID]
+) -> None:
+    """As deploy/sql/users.sql makes them: users of their own, not a role that the owner takes on."""
+    parts = urlsplit(database_url)
+    name, word = f"bonafide_test_{uuid4().hex[:8]}", uuid4().hex
+    address = urlunsplit(parts._replace(netloc=f"{name}:{word}@{parts.netloc.rpartition('@')[2]}"))
+    decide = f"UPDATE cases SET state = 'decided' WHERE id = '{two_cases['case']}'"
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(f"CREATE USER {name} PASSWORD '{word}' IN ROLE bonafide_worker")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        try:
+            with (
+                psycopg.connect(address) as thief,
+                pytest.raises(psycopg.errors.InsufficientPrivilege, match="only people decide"),
+            ):
+                thief.execute(decide)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            with psycopg.connect(address) as thief, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                thief.execute("SET ROLE bonafide_reviewer")
+            owner.execute(f"GRANT bonafide_reviewer TO {name}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+            with psycopg.connect(address) as reviewer:
+                assert reviewer.execute(decide).rowcount == 1  # pyright: ignore[reportArgumentType, reportCallIssue]
+        finally:
+            owner.execute(f"DROP USER {name}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_intake_opens_no_decided_case(database_url: str) -> None:
+    opening = (
+        "INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version)"
+        " VALUES (gen_random_uuid(), 's', '', 'b', 'k', 0, 'decided', 1)"
+    )
+    with (
+        psycopg.connect(as_role(database_url, "bonafide_intake")) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="only people decide"),
+    ):
+        connection.execute(opening)
+
+
 def test_intake_can_open_a_case_with_its_own_role(database_url: str) -> None:
     intake = Database(as_role(database_url, "bonafide_intake"), pool_size=1)
 
@@ -126,3 +232,17 @@ def test_a_database_that_does_not_answer_is_unavailable() -> None:
 
     with pytest.raises(DatabaseUnavailable, match="does not answer"):
         nowhere.ping()
+
+
+def test_a_look_outside_a_transaction_leaves_none_behind(database_url: str) -> None:
+    database = Database(database_url, pool_size=1)
+    now = text("SELECT now()")  # when the transaction began
+
+    with database.reading() as session:
+        looks = [session.scalar(now), session.scalar(now)]
+    with database.transaction() as session:
+        same = [session.scalar(now), session.scalar(now)]
+    database.close()
+
+    assert looks[0] != looks[1]
+    assert same[0] == same[1]

@@ -1,9 +1,11 @@
 """Reading from S3: the exact bytes, within limits, from our buckets alone. Against a real S3 server each time."""
 
+import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import httpx
@@ -16,6 +18,7 @@ from moderation.errors import (
     ImageMissing,
     ImageTooLarge,
     SetupProblem,
+    StorageTooSlow,
     StorageUnavailable,
 )
 from moderation.local import BUCKET
@@ -132,7 +135,7 @@ def test_a_version_that_never_was_is_missing(versioned: Storage) -> None:
 
 
 class _Misbehaving(BaseHTTPRequestHandler):
-    """An S3 server on a bad day: errors, and bodies shorter than they say."""
+    """An S3 server on a bad day: errors, bodies shorter than they say, and bodies that never end."""
 
     def do_GET(self) -> None:
         if "short" in self.path:
@@ -140,6 +143,15 @@ class _Misbehaving(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "100")
             self.end_headers()
             self.wfile.write(b"only this")
+            return
+        if "trickle" in self.path:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with contextlib.suppress(OSError):  # until nobody listens any more
+                for _ in range(600):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
             return
         self.send_response(503)
         self.send_header("Content-Length", "0")
@@ -151,7 +163,7 @@ class _Misbehaving(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def misbehaving() -> Iterator[Storage]:
-    server = HTTPServer(("127.0.0.1", 0), _Misbehaving)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Misbehaving)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     yield Storage(
@@ -161,6 +173,7 @@ def misbehaving() -> Iterator[Storage]:
                 "s3_buckets": "day",
                 "s3_access_key_id": "x",
                 "s3_secret_access_key": "y",
+                "image_fetch_seconds": 0.5,
             }
         )
     )
@@ -172,6 +185,14 @@ def misbehaving() -> Iterator[Storage]:
 def test_a_store_on_a_bad_day_is_tried_again_later(misbehaving: Storage, key: str) -> None:
     with pytest.raises(StorageUnavailable):
         misbehaving.fetch_image(ImageRef("day", key))
+
+
+def test_a_store_that_trickles_is_given_up_when_the_time_for_one_image_is_over(misbehaving: Storage) -> None:
+    began = time.monotonic()
+
+    with pytest.raises(StorageTooSlow, match="bytes when the time for one image was over"):
+        misbehaving.fetch_image(ImageRef("day", "trickle.jpg"))
+    assert 0.5 <= time.monotonic() - began < 5  # it would have gone on for half a minute
 
 
 def test_a_store_that_is_not_there_is_unavailable() -> None:

@@ -15,6 +15,13 @@ from prometheus_client import REGISTRY
 # Imported for the metrics they register: the worker's, and those of whoever delivers.
 import moderation.delivery
 import worker.telemetry
+from moderation.database.connection import Database
+from moderation.decisions import Outcome
+from moderation.settings import Settings
+from tests.builders import a_verdict, bona_fide
+from tests.integration.beside import both, on_trial
+from tests.integration.conftest import enrolled
+from tests.integration.deciding import a_review, decide
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _SCHEMAS: dict[str, Any] = json.loads((DEPLOY.parent / "tests/schemas/custom.json").read_text())
@@ -41,8 +48,16 @@ def _expressions() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def exported(api: TestClient) -> set[str]:
+def exported(api: TestClient, database: Database, settings: Settings) -> set[str]:
     """Every series name that a scrape of the console, a worker or a sweeper can hold."""
+    on_trial(database)  # and a decided picture to compare: what there is none of is not exported
+    decide(
+        a_review(database, settings),
+        database,
+        enrolled(database),
+        both(database, a_verdict(), bona_fide()),
+        Outcome.DEEPFAKE,
+    )
     names: set[str] = set()
     for metric in REGISTRY.collect():
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}

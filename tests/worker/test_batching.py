@@ -135,6 +135,25 @@ def test_a_stuck_engine_shows(gate: threading.Event) -> None:
     batcher.stop(timeout=5)
 
 
+def test_whoever_waits_for_a_stuck_engine_is_told_and_no_more_is_taken(gate: threading.Event) -> None:
+    batcher = _batcher(_gated(gate, slots=1))
+    stuck, waiting = (batcher.submit(a_crop(), timeout=5) for _ in range(2))
+    talk = batcher.converse(a_crop(), (), "Why?")
+    while batcher.waiting > 1:
+        pass
+
+    batcher.abandon("it has not moved for long")
+
+    for answer in (stuck.answer, waiting.answer, talk.answer):
+        with pytest.raises(EngineUnavailable):
+            answer.result(timeout=5)
+    with pytest.raises(EngineUnavailable):
+        batcher.submit(a_crop(), timeout=5)
+    assert isinstance(batcher.fault, EngineUnavailable)
+    gate.set()
+    batcher.stop(timeout=5)
+
+
 def test_a_question_is_answered_by_the_engine_thread_with_what_was_said_before() -> None:
     detector = ScriptedDetector()
     batcher = _batcher(detector)

@@ -53,11 +53,22 @@ def test_after_a_pause_one_case_is_tried_and_an_answer_resumes_the_work() -> Non
     breaker.failed("a fault")
 
     time.sleep(0.06)
-    assert [breaker.allows() for _ in range(3)] == [True, False, False]
+    assert [breaker.begins() for _ in range(3)] == [True, False, False]
+    assert not breaker.allows()
     breaker.answered([with_verdict(bona_fide())])
 
     assert breaker.why is None
+    assert [breaker.begins() for _ in range(3)] == [True] * 3
+
+
+def test_looking_whether_a_case_may_be_taken_is_no_trial() -> None:
+    breaker = Breaker(failures=1, pause_seconds=0.05)
+    breaker.failed("a fault")
+
+    time.sleep(0.06)
+
     assert [breaker.allows() for _ in range(3)] == [True] * 3
+    assert breaker.begins()
 
 
 def test_what_was_under_way_when_the_work_stopped_makes_the_pause_no_longer() -> None:
@@ -67,4 +78,4 @@ def test_what_was_under_way_when_the_work_stopped_makes_the_pause_no_longer() ->
         breaker.failed("a fault")
 
     time.sleep(0.06)
-    assert breaker.allows()
+    assert breaker.begins()

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import psutil
 import pytest
 from PIL import Image
 
-from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
+from moderation.dfa.gpt.pixels import FORMATS, Picture, PixelLimits, decode_picture
 from moderation.errors import ImageCorrupt, ImageRejected, NotAnImage, TooManyPixels
 from worker.decoding import DecodePool
 
@@ -186,3 +187,36 @@ def test_a_child_opens_nothing(attempt: str) -> None:
 
     assert ended.returncode == 1
     assert "Too many open files" in ended.stderr
+
+
+#: Decodes the file of its argument as `main` does, and as no root: limits on processes do not hold for root.
+_CONFINED = """
+import os, sys
+from pathlib import Path
+from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
+from worker.decode_child import _confine, _warm
+data, heic = Path(sys.argv[1]).read_bytes(), sys.argv[2] == "HEIC"
+_warm(heic=heic)
+if os.getuid() == 0:
+    os.setuid(65534)
+_confine(4 << 30, threads=heic)
+print(decode_picture(data, PixelLimits(heic=heic)).facts.format)
+"""
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "HEIC"])
+def test_every_kind_decodes_in_a_child_that_is_not_root(kind: str, tmp_path: Path) -> None:
+    picture = Image.radial_gradient("L").convert("RGB")
+    if kind == "HEIC":
+        pillow_heif.from_pillow(picture).save(tmp_path / "picture")
+    else:
+        picture.save(tmp_path / "picture", kind)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", _CONFINED, str(tmp_path / "picture"), kind],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.stdout.strip() == kind, ended.stderr

@@ -5,16 +5,20 @@ from moderation.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
     EngineUnavailable,
+    ImageCorrupt,
     ImageRejected,
     LeaseLost,
+    StorageTooSlow,
     StorageUnavailable,
     Unavailable,
 )
 from worker.retries import Forget, HandBack, Refuse, reaction
 
 
-def _react(error: BaseException, postponements: int = 0) -> HandBack | Refuse | Forget:
-    return reaction(error, postponements=postponements, patience_seconds=3600, random=0.5)
+def _react(
+    error: BaseException, postponements: int = 0, *, on_trial: bool = False
+) -> HandBack | Refuse | Forget:
+    return reaction(error, postponements=postponements, patience_seconds=3600, random=0.5, on_trial=on_trial)
 
 
 @pytest.mark.parametrize("error", ImageRejected.__subclasses__(), ids=lambda error: error.code)
@@ -29,6 +33,7 @@ def test_an_image_at_fault_goes_to_a_person_at_once(error: type[ImageRejected]) 
     "error",
     [
         StorageUnavailable("s"),
+        StorageTooSlow("s"),
         DatabaseUnavailable("d"),
         BrokerUnavailable("b"),
         EngineUnavailable("e"),
@@ -70,6 +75,11 @@ def test_a_bug_is_not_retried_and_its_words_are_not_shown(error: BaseException) 
 
     assert isinstance(what, Refuse)
     assert "bug" not in what.refusal.message
+
+
+def test_a_bug_of_the_candidate_sends_the_case_to_what_serves_and_a_bad_image_is_a_bad_image() -> None:
+    assert _react(KeyError("bug"), on_trial=True) == HandBack("candidate_failed", 0)
+    assert isinstance(_react(ImageCorrupt("it ends in the middle"), on_trial=True), Refuse)
 
 
 def test_every_unavailable_thing_is_waited_for() -> None:

@@ -1,0 +1,122 @@
+"""`bonafide bundles`, as docs/operators.md has it, on a real Postgres."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner, Result
+
+from moderation.cli.main import app
+from moderation.database.connection import Database
+from moderation.database.operations import beat
+from moderation.database.rollouts import note_bundles
+from moderation.errors import RolloutRefused
+from moderation.settings import Settings
+from moderation.settings import settings as read_settings
+from tests.builders import an_analysis, undecided, with_verdict
+from tests.integration.conftest import ready
+
+OLD, NEW = "0" * 64, "1" * 64
+NAMES = {OLD: "mini 2", NEW: "mini next"}
+
+
+class Operator:
+    """Types commands under `bonafide bundles`."""
+
+    def __init__(self) -> None:
+        self._runner = CliRunner()
+
+    def run(self, *words: str) -> Result:
+        return self._runner.invoke(app, ["bundles", *words], env={"COLUMNS": "200"})
+
+    def says(self, *words: str) -> str:
+        done = self.run(*words)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+
+@pytest.fixture
+def operator(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
+    """With two live workers, of which one holds both bundles."""
+    old = {"name": NAMES[OLD], "stopped": None}
+    new = {"name": NAMES[NEW], "stopped": None}
+    with database.transaction() as session:
+        note_bundles(session, NAMES)
+        told = {"fingerprint": OLD, "bundle": NAMES[OLD]}
+        beat(session, "worker:a:1", {**told, "bundles": {OLD: old, NEW: new}})
+        beat(session, "worker:b:1", {**told, "bundles": {OLD: old}})
+    monkeypatch.setenv("BONAFIDE_DATABASE_URL", settings.database_url.get_secret_value())
+    read_settings.cache_clear()
+    yield Operator()
+    read_settings.cache_clear()
+
+
+def test_a_rollout_from_the_first_trial_to_rolling_back(operator: Operator) -> None:
+    tried = operator.says("try", "mini next", "--shadow", "0.2", "--share", "0.05")
+    listed = [json.loads(line) for line in operator.says("list", "--json").splitlines()]
+    shown = operator.says("list")
+    promoted = operator.says("promote", "--note", "overturned less")
+    rolled_back = operator.says("rollback")
+    log = operator.says("log")
+
+    assert "mini next is on trial: share 0.05, shadow 0.2 (1 of 2 live workers hold it" in tried
+    assert [(one["name"], one["serves"], one["holds"], one["on_trial"]) for one in listed] == [
+        ("mini 2", 2, 2, False),
+        ("mini next", 0, 1, True),
+    ]
+    assert (listed[1]["share"], listed[1]["shadow"], listed[0]["share"]) == (0.05, 0.2, None)
+    assert "on trial: share 0.05, shadow 0.2" in shown
+    assert "2 of 2" in shown
+    assert "mini next serves (1 of 2 live workers hold it, the others go on with what they have)" in promoted
+    assert "each worker's own bundle serves again" in rolled_back
+    assert "overturned less" in log
+    assert log.count("operator") == 3
+
+
+def test_a_trial_is_stopped(operator: Operator) -> None:
+    operator.says("try", NEW[:12], "--shadow", "1")
+
+    assert "nothing is on trial; each worker's own bundle serves" in operator.says("stop")
+    assert isinstance(operator.run("stop").exception, RolloutRefused)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("try", "mini 7", "--share", "0.1"), id="a bundle that nobody ever had"),
+        pytest.param(("promote",), id="nothing on trial"),
+        pytest.param(("rollback",), id="nothing promoted"),
+        pytest.param(("rerun", "--bundle", "mini 7"), id="a rerun by what nobody ever had"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(operator: Operator, words: tuple[str, ...]) -> None:
+    assert isinstance(operator.run(*words).exception, RolloutRefused)
+    assert operator.says("log", "--json") == ""
+
+
+@pytest.mark.parametrize("share", ["1.5", "-0.1", "half"])
+def test_a_share_is_a_part(operator: Operator, share: str) -> None:
+    assert operator.run("try", "mini next", "--share", share).exit_code == 2
+
+
+def test_cases_are_asked_for_once_more(operator: Operator, database: Database) -> None:
+    unsure = an_analysis(faces=(with_verdict(undecided()),), fingerprint=OLD)
+    wanted, _ = ready(database, analysis=unsure), ready(database, analysis=an_analysis(fingerprint=OLD))
+    words = ("rerun", "--bundle", "mini next", "--state", "ready", "--label", "undetermined")
+
+    counted = operator.says(*words, "--dry-run")
+    asked = json.loads(operator.says(*words, "--json"))
+    again = operator.says(*words)
+    shadows = operator.says("rerun", "--bundle", NEW, "--shadow", "--since", "2020-01-01", "--limit", "5000")
+    before = operator.says("rerun", "--bundle", NEW, "--until", "2020-01-01", "--state", "all")
+    listed = [json.loads(line) for line in operator.says("list", "--json").splitlines()]
+
+    assert counted == "1 cases fit; nothing was asked for\n"
+    assert asked == {"fingerprint": NEW, "cases": 1, "reruns": 1, "dry_run": False}
+    assert again.startswith("1 cases fit, 0 reruns by mini next are new")
+    assert shadows.startswith("2 cases fit, 1 reruns by mini next are new")
+    assert before.startswith("0 cases fit")
+    assert listed[1]["reruns"] == {"anew": 1, "shadow": 1}
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT case_id FROM reruns WHERE NOT shadow")) == wanted
