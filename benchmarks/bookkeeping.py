@@ -10,12 +10,10 @@ two take turns every twenty images, so that a machine that slows down slows both
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +28,7 @@ from moderation.database.analyses import record_analysis
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
 from moderation.database.moves import begin_analysis
-from moderation.local import Stack, prepare_database
+from moderation.local import Stack, prepare_database, scratch_folder
 from moderation.presentation import face_json, verdict_json
 from tests.builders import a_flag, an_analysis, new_id
 
@@ -168,13 +166,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            url = stack.start_servers().database_url
-            prepare_database(url)
-            spent, postgres = _measure(url, asked.images)
+    with scratch_folder() as folder, Stack(folder) as stack:
+        url = stack.start_servers().database_url
+        prepare_database(url)
+        spent, postgres = _measure(url, asked.images)
     figures: dict[str, dict[str, float]] = {}
     for way in ("bare", "ours"):
         figures[way] = {

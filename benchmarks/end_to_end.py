@@ -16,10 +16,8 @@ run beside it.
 import argparse
 import platform
 import random
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -38,6 +36,7 @@ from moderation.local import (
     Stack,
     free_port,
     prepare_database,
+    scratch_folder,
     service_env,
     sweeper_command,
     wait_for_worker,
@@ -56,9 +55,7 @@ LOOK = 0.2
 
 def main() -> None:
     asked = _arguments()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+    with scratch_folder() as folder:
         bundle = asked.bundle or str(random_bundle(folder / "bundle", asked.layout).folder)
         chance = random.Random(1)
         pictures = [portrait(chance) for _ in range(asked.images)]

@@ -9,11 +9,9 @@ The three ways take turns, so that a machine that slows down slows all of them.
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,7 +21,7 @@ from psycopg.types.json import Jsonb
 from benchmarks.show import report
 from moderation.cases import Flag, ImageRef
 from moderation.client import BonaFide
-from moderation.local import Stack, free_port, prepare_database, service_env, web_command
+from moderation.local import Stack, free_port, prepare_database, scratch_folder, service_env, web_command
 from tests.builders import new_id
 
 BATCH = 1000
@@ -109,21 +107,18 @@ def main() -> None:
     asked = parser.parse_args()
     each = max(BATCH, asked.cases // ROUNDS)
     rates: dict[str, list[float]] = {"bare": [], "batch": [], "single": []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            url, client = _start(stack)
-            ways: dict[str, Callable[[str], float]] = {
-                "bare": lambda round_: bare(url, each, round_),
-                "batch": lambda round_: batch(client, each, round_),
-                "single": lambda round_: single(client, max(200, each // 10), round_),
-            }
-            for round_ in range(ROUNDS + 1):
-                for way, run in ways.items():
-                    rate = run(f"{way}-{round_}")
-                    if round_ > 0:  # the first warms everything up
-                        rates[way].append(rate)
+    with scratch_folder() as folder, Stack(folder) as stack:
+        url, client = _start(stack)
+        ways: dict[str, Callable[[str], float]] = {
+            "bare": lambda round_: bare(url, each, round_),
+            "batch": lambda round_: batch(client, each, round_),
+            "single": lambda round_: single(client, max(200, each // 10), round_),
+        }
+        for round_ in range(ROUNDS + 1):
+            for way, run in ways.items():
+                rate = run(f"{way}-{round_}")
+                if round_ > 0:  # the first warms everything up
+                    rates[way].append(rate)
     median = {way: statistics.median(values) for way, values in rates.items()}
     slower = statistics.median(b / a for b, a in zip(rates["bare"], rates["batch"], strict=True))
     rows = [

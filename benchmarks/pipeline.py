@@ -11,11 +11,9 @@
 
 import argparse
 import random
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +36,7 @@ from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.local import (
     Stack,
     prepare_database,
+    scratch_folder,
     service_env,
     sweeper_command,
     wait_for_worker,
@@ -62,19 +61,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            env = stack.start_servers().settings()
-            prepare_database(env["BONAFIDE_DATABASE_URL"])
-            settings = Settings.model_validate(
-                {k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items()}
-            )
-            refs = _put(settings, asked.images)
-            stages, trips = _by_stage(stack, settings, refs[: min(100, len(refs))])
-            rate, cpu, commands, commits = _whole_road(stack, env, settings, refs)
-            noop = _noop(stack, env)
+    with scratch_folder() as folder, Stack(folder) as stack:
+        env = stack.start_servers().settings()
+        prepare_database(env["BONAFIDE_DATABASE_URL"])
+        settings = Settings.model_validate({k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items()})
+        refs = _put(settings, asked.images)
+        stages, trips = _by_stage(stack, settings, refs[: min(100, len(refs))])
+        rate, cpu, commands, commits = _whole_road(stack, env, settings, refs)
+        noop = _noop(stack, env)
     rows = [(f"{stage}, one thread", f"{ms:.2f} ms CPU", "") for stage, ms in stages.items()]
     rows += [
         ("all stages, one thread", f"{sum(stages.values()):.2f} ms CPU", "their sum"),

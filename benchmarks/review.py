@@ -12,11 +12,9 @@ and releases. The two databases take turns, so that a machine that slows down sl
 import argparse
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 
@@ -26,7 +24,7 @@ from moderation.cases import Stage
 from moderation.database import schema
 from moderation.database.connection import Database
 from moderation.database.queue import QueueFilter, queue_counts, queue_page, sources_in_queue
-from moderation.local import Stack
+from moderation.local import Stack, scratch_folder
 from moderation.people import Person, Role
 from moderation.review import Review
 from moderation.settings import Settings
@@ -158,21 +156,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     spent: dict[tuple[str, int], list[float]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            url = stack.start_servers().database_url
-            sizes = [fill(url, count) for count in (asked.small, asked.large)]
-            for turn in range(-len(FILTERS), asked.rounds):
-                for (kind, work), filled in itertools.product(
-                    (("queue", show_queue), ("claim", claim_next)), sizes
-                ):
-                    took = timed(work, filled, turn)
-                    if turn >= 0:  # those before warm everything up
-                        spent.setdefault((kind, filled.count), []).append(took)
-            for filled in sizes:
-                filled.database.close()
+    with scratch_folder() as folder, Stack(folder) as stack:
+        url = stack.start_servers().database_url
+        sizes = [fill(url, count) for count in (asked.small, asked.large)]
+        for turn in range(-len(FILTERS), asked.rounds):
+            for (kind, work), filled in itertools.product(
+                (("queue", show_queue), ("claim", claim_next)), sizes
+            ):
+                took = timed(work, filled, turn)
+                if turn >= 0:  # those before warm everything up
+                    spent.setdefault((kind, filled.count), []).append(took)
+        for filled in sizes:
+            filled.database.close()
     rows: list[tuple[str, str, str]] = []
     figures: dict[str, float] = {}
     for kind, words in (("queue", "queue page"), ("claim", "claim next")):

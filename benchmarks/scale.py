@@ -18,12 +18,10 @@ all processes: with two cores, sixteen workers of one image a second each.
 import argparse
 import random
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 import psutil
@@ -37,6 +35,7 @@ from moderation.dispatch import Doorbell
 from moderation.local import (
     Stack,
     prepare_database,
+    scratch_folder,
     service_env,
     sweeper_command,
     wait_for_worker,
@@ -82,22 +81,19 @@ def main() -> None:
         _report_rolling(asked.group_seconds, asked.slots, as_json=asked.json)
         return
     counts = [int(count) for count in asked.workers.split(",")]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            bench = _open(stack, asked.group_seconds, asked.slots)
-            rates: dict[int, float] = {}
-            cost: dict[str, float] = {}
-            latencies: dict[float, tuple[float, float]] = {}
-            running = 0
-            for count in counts:
-                _start_workers(bench, range(running, count))
-                running = count
-                rates[count], cost = _throughput(bench, count, asked.seconds)
-                if count == LATENCY_WORKERS:
-                    latencies = {load: _latency(bench, count, load, asked.seconds) for load in LOADS}
-            bench.database.close()
+    with scratch_folder() as folder, Stack(folder) as stack:
+        bench = _open(stack, asked.group_seconds, asked.slots)
+        rates: dict[int, float] = {}
+        cost: dict[str, float] = {}
+        latencies: dict[float, tuple[float, float]] = {}
+        running = 0
+        for count in counts:
+            _start_workers(bench, range(running, count))
+            running = count
+            rates[count], cost = _throughput(bench, count, asked.seconds)
+            if count == LATENCY_WORKERS:
+                latencies = {load: _latency(bench, count, load, asked.seconds) for load in LOADS}
+        bench.database.close()
     alone = rates[counts[0]] / counts[0]
     efficiency = {count: rate / (count * alone) for count, rate in rates.items()}
     rows = [
@@ -219,14 +215,11 @@ def _latency(bench: Bench, workers: int, load: float, seconds: float) -> tuple[f
 
 
 def _report_rolling(group_seconds: float, slots: int, *, as_json: bool) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            bench = _open(stack, group_seconds, slots)
-            _start_workers(bench, range(LATENCY_WORKERS))
-            facts = _rolling(bench, LATENCY_WORKERS, LOADS[0])
-            bench.database.close()
+    with scratch_folder() as folder, Stack(folder) as stack:
+        bench = _open(stack, group_seconds, slots)
+        _start_workers(bench, range(LATENCY_WORKERS))
+        facts = _rolling(bench, LATENCY_WORKERS, LOADS[0])
+        bench.database.close()
     rows = [(what, f"{value:g}", "") for what, value in facts.items()]
     report("a rolling restart of four workers at 50 % load", rows, {"rolling": facts}, as_json=as_json)
 

@@ -16,13 +16,11 @@ Ten million cases take about 14 GB of disk, which are gone afterwards.
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
 import boto3
@@ -51,7 +49,7 @@ from moderation.database.health import read_health
 from moderation.database.moves import begin_analysis, expire_leases
 from moderation.database.queue import QueueFilter, queue_counts, queue_page
 from moderation.database.review import lock_next_case, standing_decisions
-from moderation.local import BUCKET, Addresses, Stack
+from moderation.local import BUCKET, Addresses, Stack, scratch_folder
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag, an_analysis, new_id
@@ -214,15 +212,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     counts = [int(count) for count in asked.cases.split(",")]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder, durable=False) as stack:
-            servers = stack.start_servers()
-            filled = [_fill(servers.database_url, count) for count in counts]
-            measured = _measure(filled, asked.rounds)
-            sizes = _sizes(filled[-1])
-            archived = _archived(filled[0], servers)
+    with scratch_folder() as folder, Stack(folder, durable=False) as stack:
+        servers = stack.start_servers()
+        filled = [_fill(servers.database_url, count) for count in counts]
+        measured = _measure(filled, asked.rounds)
+        sizes = _sizes(filled[-1])
+        archived = _archived(filled[0], servers)
     medians = {
         query: {count: statistics.median(each) for count, each in by.items()}
         for query, by in measured.items()

@@ -44,8 +44,9 @@ class Standing:
 @dataclass(frozen=True)
 class Standings:
     rollout: Rollout
-    #: Live ones.
+    #: Live ones, and those of them that have read what is in force.
     workers: int
+    obeying: int
     #: What serves comes first, then what is on trial, then the latest seen.
     bundles: tuple[Standing, ...]
 
@@ -110,7 +111,8 @@ def read_standings(session: Session, *, now: datetime) -> Standings:
     made = analyses_by_fingerprint(session, since=now - timedelta(days=1), until=now)
     found = [_standing(one, rollout, workers, made.get(one.fingerprint, 0)) for one in list_bundles(session)]
     found.sort(key=lambda one: (-one.serving, not one.on_trial))
-    return Standings(rollout, len(workers), tuple(found))
+    obeying = sum(worker.follows == rollout for worker in workers)
+    return Standings(rollout, len(workers), obeying, tuple(found))
 
 
 def _standing(bundle: SeenBundle, rollout: Rollout, workers: Sequence[LiveWorker], analyses: int) -> Standing:

@@ -16,8 +16,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -486,6 +488,25 @@ def _postgres_identity(programs: Path, folder: Path) -> tuple[list[str], dict[st
         return [], {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": [], "cwd": "/", "env": env}
     # Below a private home: root stays root outside, and is nobody inside a namespace of its own.
     return ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"], {"cwd": "/"}
+
+
+def open_folder(folder: Path) -> Path:
+    """Let PostgreSQL, which refuses to be root, enter a temporary folder and those around it when we are root."""
+    shared = Path(tempfile.gettempdir())
+    for place in (folder, *folder.parents) if os.geteuid() == 0 else ():
+        if shared in place.parents:
+            place.chmod(place.stat().st_mode | 0o055)
+    return folder
+
+
+@contextmanager
+def scratch_folder(prefix: str = "bonafide-") -> Generator[Path]:
+    """A new folder for a Stack, removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield open_folder(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _others_may_enter(path: Path) -> bool:

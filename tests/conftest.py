@@ -18,7 +18,7 @@ import redis
 from moderation.database import schema
 from moderation.database.connection import Database
 from moderation.errors import SetupProblem
-from moderation.local import BUCKET, Addresses, Stack
+from moderation.local import BUCKET, Addresses, Stack, open_folder
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -31,11 +31,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     if named is not None:
         yield named
         return
-    folder = tmp_path_factory.mktemp("servers")
-    for place in (folder, folder.parent, folder.parent.parent):
-        place.chmod(0o755)  # PostgreSQL, which refuses to be root, must be able to enter when we are root
     try:
-        with Stack(folder, durable=False) as stack:
+        with Stack(open_folder(tmp_path_factory.mktemp("servers")), durable=False) as stack:
             yield stack.start_servers()
     except SetupProblem as problem:
         if os.environ.get("CI"):

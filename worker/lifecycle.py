@@ -307,8 +307,8 @@ def _listen_and_tell(here: Station) -> None:
     tell_at = 0.0
     while True:
         try:
-            here.orders.look()
-            if time.monotonic() >= tell_at:
+            # A new order is confirmed at once: who promotes a bundle watches how far it has come.
+            if here.orders.look() or time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + BEAT_EVERY
                 _tell_bundle(here)
                 with here.database.transaction() as session:
@@ -324,6 +324,7 @@ def facts_of(here: Station) -> dict[str, Any]:
     return {
         "bundle": serving.analyzer.bundle_name,
         "fingerprint": serving.fingerprint,
+        "follows": vars(here.orders.known),
         "threads": here.settings.worker_threads,
         "leases": len(here.leases),
         "stopped": serving.stopped,

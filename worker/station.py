@@ -47,13 +47,15 @@ class Orders:
         self._database = database
         self.known = Rollout()
 
-    def look(self) -> None:
-        """Read it again. Raise DatabaseUnavailable: what is known stays."""
+    def look(self) -> bool:
+        """Read it again, and return whether it is another one. Raise DatabaseUnavailable: what is known stays."""
         with self._database.transaction() as session:
             found = in_force(session)
-        if found != self.known:
+        new = found != self.known
+        if new:
             log.info("rollout_read", action="rollout", **vars(found))
         self.known = found
+        return new
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ def list_(json_: AsJson = False) -> None:
             f"{line['reruns']['anew']:,} anew, {line['reruns']['shadow']:,} shadow",
         )
     _console.print(table)
+    if found.obeying < found.workers:
+        typer.echo(
+            f"{found.obeying} of {found.workers} workers have read the newest order: the rest do in seconds"
+        )
 
 
 def _line(one: Standing, rollout: Rollout, backlog: Backlog | None) -> dict[str, Any]:

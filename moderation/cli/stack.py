@@ -1,10 +1,8 @@
 """`bonafide up` and `bonafide demo`: the whole system in one terminal, on real servers."""
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -35,6 +33,7 @@ from moderation.local import (
     add_first_people,
     free_port,
     require_free,
+    scratch_folder,
     start_system,
 )
 from moderation.settings import STACK_ENV
@@ -65,7 +64,11 @@ def demo(
 ) -> None:
     """Everything in a fresh folder, with the sample pictures submitted and their verdicts shown."""
     started = time.monotonic()
-    with _stops_on_sigterm(), _fresh_folder() as folder, _running(folder, free_port()) as running:
+    with (
+        _stops_on_sigterm(),
+        scratch_folder("bonafide-demo-") as folder,
+        _running(folder, free_port()) as running,
+    ):
         ready = time.monotonic() - started
         with _samples() as pictures:
             done, names = _submit_and_wait(running, pictures)
@@ -128,16 +131,6 @@ def _announced(folder: Path, env: Mapping[str, str]) -> Generator[None]:
     finally:
         for place in places:
             place.unlink(missing_ok=True)
-
-
-@contextmanager
-def _fresh_folder() -> Generator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="bonafide-demo-"))
-    folder.chmod(0o755)  # PostgreSQL, which refuses to be root, must be able to enter when we are root
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

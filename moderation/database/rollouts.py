@@ -50,6 +50,8 @@ class LiveWorker:
     holds: Mapping[str, str]
     #: Why it does not use one of them, by fingerprint.
     stopped: Mapping[str, str]
+    #: The rollout it has read. None: it has told of none.
+    follows: Rollout | None
 
 
 # --- the log
@@ -210,4 +212,5 @@ def _live(process: str, facts: Mapping[str, Any]) -> LiveWorker:
         serves,
         {fingerprint: str(one.get("name")) for fingerprint, one in told.items()},
         {fingerprint: str(one["stopped"]) for fingerprint, one in told.items() if one.get("stopped")},
+        Rollout(**facts["follows"]) if "follows" in facts else None,
     )

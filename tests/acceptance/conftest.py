@@ -1,21 +1,13 @@
 """The whole system as real processes, shared by the tests that follow an image through it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from moderation.client import BonaFide
 from moderation.database.connection import Database
-from moderation.local import Stack, System, start_system
+from moderation.local import Stack, System, open_folder, start_system
 from tests.acceptance.flood import QUICK
-
-
-def open_folder(folder: Path) -> Path:
-    """PostgreSQL, which refuses to be root, must be able to enter when we are root."""
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(0o755)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,12 @@ import json
 import random
 import signal
 import struct
-import tempfile
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -34,7 +32,15 @@ from moderation.cases import ImageRef
 from moderation.client import BonaFide
 from moderation.database.connection import Database
 from moderation.database.events import read_chain
-from moderation.local import BUCKET, Stack, System, start_system, start_worker, wait_for_worker
+from moderation.local import (
+    BUCKET,
+    Stack,
+    System,
+    scratch_folder,
+    start_system,
+    start_worker,
+    wait_for_worker,
+)
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -276,12 +282,9 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder) as stack:
-            system = start_system(stack, overrides=QUICK)
-            report = flood(system, count=asked.count, faults=asked.faults, seed=asked.seed)
+    with scratch_folder() as folder, Stack(folder) as stack:
+        system = start_system(stack, overrides=QUICK)
+        report = flood(system, count=asked.count, faults=asked.faults, seed=asked.seed)
     if asked.json:
         print(json.dumps(vars(report)))
         return

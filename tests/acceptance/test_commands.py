@@ -16,7 +16,7 @@ import pytest
 from moderation.client import BonaFide
 from moderation.database.connection import Database
 from moderation.database.operations import insert_dead_letter
-from moderation.local import System
+from moderation.local import System, open_folder
 
 
 def _run(
@@ -172,7 +172,7 @@ def test_the_demo_shows_every_sample_and_leaves_nothing_behind(tmp_path: Path, s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent died")
 def test_a_killed_stack_leaves_nobody_behind_and_starts_again_with_its_data(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+    open_folder(tmp_path)
     first = _up(tmp_path)
     assert (
         len(_of(tmp_path)) > 6

@@ -2,8 +2,7 @@
 
 import pytest
 
-from moderation.local import Stack, start_system
-from tests.acceptance.conftest import open_folder
+from moderation.local import Stack, open_folder, start_system
 from tests.acceptance.flood import QUICK, flood
 
 

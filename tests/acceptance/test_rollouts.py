@@ -23,13 +23,20 @@ from sqlalchemy import text
 import moderation.dfa
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
-from moderation.database.rollouts import LiveWorker, live_workers
+from moderation.database.rollouts import LiveWorker, in_force, live_workers
 from moderation.dispatch import Doorbell
-from moderation.local import Addresses, Stack, service_env, sweeper_command, wait_for_worker, worker_command
+from moderation.local import (
+    Addresses,
+    Stack,
+    open_folder,
+    service_env,
+    sweeper_command,
+    wait_for_worker,
+    worker_command,
+)
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance import two_bundles
-from tests.acceptance.conftest import open_folder
 from tests.acceptance.two_bundles import NEW, OLD
 from tests.builders import a_flag, new_id
 from tests.conftest import make_settings
@@ -86,8 +93,10 @@ class Yard:
             return next(iter(live_workers(session)), None)
 
     def obeyed(self) -> None:
-        """Workers read their orders every two seconds."""
-        time.sleep(2.5)
+        """The worker says that it has read the newest order."""
+        with self.database.transaction() as session:
+            order = in_force(session)
+        self.until(lambda: told(self).follows == order)
 
     def open(self, number: int = 1) -> list[UUID]:
         """New cases, of other pictures each, rung for."""

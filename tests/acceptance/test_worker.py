@@ -25,6 +25,7 @@ from moderation.local import (
     BUCKET,
     Addresses,
     Stack,
+    open_folder,
     service_env,
     sweeper_command,
     wait_for_worker,
@@ -33,7 +34,6 @@ from moderation.local import (
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance import odd_worker
-from tests.acceptance.conftest import open_folder
 from tests.builders import a_flag, new_id
 from tests.conftest import fresh_database, make_settings
 

@@ -24,6 +24,7 @@ from moderation.local import (
     Addresses,
     Stack,
     free_port,
+    open_folder,
     prepare_database,
     service_env,
     sweeper_command,
@@ -242,9 +243,9 @@ _Y = TypeVar("_Y", bound=Yard)
 @contextmanager
 def open_yard(folder: Path, kind: type[_Y], *, workers: int = 3, seed: int = 0) -> Generator[_Y]:
     """Everything started; everything ended afterwards."""
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(0o755)  # PostgreSQL, which refuses to be root, must be able to enter when we are root
-    with Stack(folder) as stack:  # durable: what a crash of Postgres may lose was never committed
+    with Stack(
+        open_folder(folder)
+    ) as stack:  # durable: what a crash of Postgres may lose was never committed
         addresses = stack.start_servers()
         key = prepare_database(addresses.database_url)
         with FaultyStore(addresses.s3_endpoint_url, seed=seed) as store, Pipe(addresses.database_url) as pipe:

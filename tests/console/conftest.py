@@ -34,12 +34,11 @@ from moderation.database.connection import Database
 from moderation.database.moves import begin_analysis
 from moderation.database.rollouts import note_bundles, try_bundle
 from moderation.decisions import is_blind_first, needs_second
-from moderation.local import BUCKET, Stack, System, start_system
+from moderation.local import BUCKET, Stack, System, open_folder, start_system
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.web.sessions import COOKIE
-from tests.acceptance.conftest import open_folder
 from tests.acceptance.flood import QUICK
 from tests.builders import new_id
 

@@ -6,7 +6,6 @@ The sample pictures go through intake and the shipped model; nothing on the page
 import argparse
 import io
 import shutil
-import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 from moderation.accounts import Accounts
 from moderation.client import BonaFide
 from moderation.database.connection import Database
-from moderation.local import Stack, System, start_system
+from moderation.local import Stack, System, scratch_folder, start_system
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.sessions import COOKIE
@@ -46,23 +45,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="Path of the browser.")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bonafide-screenshots-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with Stack(folder, durable=False) as stack:
-            shares = {"BONAFIDE_BLIND_FIRST_SHARE": "0", "BONAFIDE_SECOND_REVIEW_SHARE": "0"}
-            system = start_system(stack, overrides={**shares, "BONAFIDE_DEVICE": "cpu"})
-            cases = _submit(system)
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=asked.chromium, args=list(FLAGS))
-                context = browser.new_context(viewport=SIZE, color_scheme="light")  # pyright: ignore[reportArgumentType]
-                accounts, person = _reviewer(system)
-                cookie = {"name": COOKIE, "value": accounts.sign_in_as(person).secret, "url": system.url}
-                context.add_cookies([cookie])  # pyright: ignore[reportArgumentType]
-                page = context.new_page()
-                _queue(page, system, asked.out)
-                _case(page, system, _most_telling(cases), asked.out)
-                browser.close()
+    with scratch_folder() as folder, Stack(folder, durable=False) as stack:
+        shares = {"BONAFIDE_BLIND_FIRST_SHARE": "0", "BONAFIDE_SECOND_REVIEW_SHARE": "0"}
+        system = start_system(stack, overrides={**shares, "BONAFIDE_DEVICE": "cpu"})
+        cases = _submit(system)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=asked.chromium, args=list(FLAGS))
+            context = browser.new_context(viewport=SIZE, color_scheme="light")  # pyright: ignore[reportArgumentType]
+            accounts, person = _reviewer(system)
+            cookie = {"name": COOKIE, "value": accounts.sign_in_as(person).secret, "url": system.url}
+            context.add_cookies([cookie])  # pyright: ignore[reportArgumentType]
+            page = context.new_page()
+            _queue(page, system, asked.out)
+            _case(page, system, _most_telling(cases), asked.out)
+            browser.close()
 
 
 def _submit(system: System) -> list[CaseOut]:

@@ -367,7 +367,8 @@ def test_a_lead_opens_an_appeal_and_the_case_says_why(
 ) -> None:
     lin = accounts.add_person("lin@example.org", "Lin Wei", Role.LEAD, PASSWORD)
     case_id = ready(database)
-    review = Review(database, settings.model_copy(update={"undo_seconds": 0, "second_review_share": 0}))
+    chosen = {"undo_seconds": 0, "second_review_share": 0.0, "blind_first_share": 0.0}
+    review = Review(database, settings.model_copy(update=chosen))
     claim = review.claim(rosa, case_id)
     version = stored(database, case_id).version
     review.decide(rosa, case_id, token=claim.token, version=version, judgement=Judgement(Outcome.DEEPFAKE))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -509,7 +510,7 @@ else:
 """
 
 
-def _run_killed(settings: Settings, where: str, case_id: UUID | None = None) -> None:
+def _run_killed(database: Database, settings: Settings, where: str, case_id: UUID | None = None) -> None:
     secret = settings.s3_secret_access_key
     assert secret is not None
     environment = {
@@ -529,6 +530,17 @@ def _run_killed(settings: Settings, where: str, case_id: UUID | None = None) -> 
         text=True,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
+    # Postgres ends the sessions of the dead a moment later, and with them the lock that only one archiver has.
+    held = text(
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE d.datname = current_database() AND l.locktype = 'advisory'"
+    )
+    for _ in range(200):
+        with database.transaction() as session:
+            if not session.scalar(held):
+                return
+        time.sleep(0.05)
+    pytest.fail("the lock of a dead archiver is held still")
 
 
 @pytest.mark.parametrize(
@@ -549,7 +561,7 @@ def test_a_run_that_is_cut_off_loses_nothing_and_is_repeated(
     ids = [_decided(database, settings) for _ in range(2)]
     before = _rows(database)
 
-    _run_killed(settings, where)
+    _run_killed(database, settings, where)
     _archive(archives)
 
     (key,) = _keys(bucket)
@@ -576,7 +588,7 @@ def test_an_erasure_that_is_cut_off_is_done_whole_or_not_at_all(
     wanted, other = (_decided(database, settings) for _ in range(2))
     _archive(archives)
 
-    _run_killed(settings, where, wanted)
+    _run_killed(database, settings, where, wanted)
     if stored(database, wanted).archive_id is not None:
         archives.erase(wanted, actor="operator")
     _archive(archives)

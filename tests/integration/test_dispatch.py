@@ -13,8 +13,7 @@ import redis
 from moderation import dispatch
 from moderation.dispatch import ANSWERS_WITHIN, Doorbell
 from moderation.errors import BrokerUnavailable
-from moderation.local import Stack
-from tests.acceptance.conftest import open_folder
+from moderation.local import Stack, open_folder
 from tests.builders import new_id
 
 
