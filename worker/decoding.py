@@ -5,6 +5,7 @@ is refused as `image_corrupt`: what does that to a decoder is not a picture that
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import queue
@@ -176,7 +177,7 @@ class _Child:
             raise _Died(self._process.wait()) from None
         match answer:
             case {"facts": dict(facts)}:
-                return self._picture(facts)
+                return self._picture(facts, data)
             case {"refused": str(code), "words": str(words)}:
                 raise _REFUSALS.get(code, ImageCorrupt)(words)
             case _:
@@ -215,10 +216,15 @@ class _Child:
                 raise _Died(0)
         return line
 
-    def _picture(self, facts: dict[str, Any]) -> Picture:
-        facts["notes"] = tuple(facts["notes"])
+    def _picture(self, facts: dict[str, Any], data: bytes) -> Picture:
+        # What it says is not believed: a hostile file may have taken it over. Least of all whose bytes these were:
+        # analyses are used again by that.
+        facts |= {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+            "notes": tuple(facts["notes"]),
+        }
         known = PictureFacts(**facts)
-        # What it says is not believed: a hostile file may have taken it over.
         if not 0 < known.width * known.height <= self._max_pixels or min(known.width, known.height) < 1:
             raise _Died(0)
         pixels = np.empty((known.height, known.width, 3), dtype=np.uint8)

@@ -1,5 +1,6 @@
 """Decoding in children: the same pictures and refusals as in process; a decoder that ends itself harms no other."""
 
+import hashlib
 import io
 import os
 import signal
@@ -147,6 +148,37 @@ def _bomb(side: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("1", (side, side)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+#: Takes the place of Python when a child is started: a child that says it decoded other bytes than it was sent.
+_LIAR = """#!{python}
+import sys
+from worker import decode_child
+honest = decode_child._answer
+def lying(data, limits, pixels):
+    answer = honest(data, limits, pixels)
+    answer["facts"] |= {{"sha256": "f" * 64, "size": 7}}
+    return answer
+decode_child._answer = lying
+sys.argv = sys.argv[2:]
+decode_child.main()
+"""
+
+
+def test_a_child_that_lies_about_whose_bytes_it_decoded_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = tmp_path / "liar"
+    liar.write_text(_LIAR.format(python=sys.executable))
+    liar.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(liar))
+    pool = DecodePool(PixelLimits(), children=1, seconds=20)
+    data = _encoded(64, 64)
+
+    facts = pool.decode(data).facts
+
+    pool.close()
+    assert (facts.sha256, facts.size) == (hashlib.sha256(data).hexdigest(), len(data))
 
 
 def test_a_child_knows_no_secret_and_ends_with_its_worker() -> None:
