@@ -9,8 +9,8 @@ from uuid import UUID
 from moderation.cases import CaseState
 from moderation.database import questions as rows
 from moderation.database.connection import Database
-from moderation.database.operations import list_processes
 from moderation.database.questions import Question
+from moderation.database.rollouts import live_workers
 from moderation.database.tables import CaseRow
 from moderation.dispatch import QUESTION_QUEUE, Doorbell
 from moderation.errors import (
@@ -31,8 +31,6 @@ OPEN_AT_MOST, ALL_AT_MOST = 4, 100
 ATTEMPTS = 3
 #: Bells for questions on the queue, beyond which the sweeper rings no more.
 BELLS_AT_MOST = 100
-#: Seconds without a sign after which a worker counts as gone. It shows itself every ten.
-WORKER_SILENT = 35.0
 
 #: What reviewers ask most often: offered beside the box.
 SUGGESTIONS = (
@@ -97,10 +95,7 @@ class Questions:
     def worker_is_there(self) -> bool:
         """Whether any worker lives that could answer now."""
         with self._database.transaction() as session:
-            return any(
-                process.name.startswith("worker:") and process.silent_for < WORKER_SILENT
-                for process in list_processes(session)
-            )
+            return bool(live_workers(session))
 
 
 def answer_seconds(settings: Settings) -> float:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from moderation.analysis import Box, Face
 from moderation.cases import ImageRef
 from moderation.database.connection import Database
+from moderation.database.health import SILENT_AFTER
 from moderation.database.operations import beat
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION as MODEL_TAKES
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
@@ -302,9 +303,22 @@ def test_whether_a_worker_could_answer_is_said(questions: Questions, database: D
     assert not questions.worker_is_there()
 
     with database.transaction() as session:
-        beat(session, "worker:here:1", {})
+        beat(session, "worker:here:1", {"fingerprint": "scripted"})
 
     assert questions.worker_is_there()
+
+
+@pytest.mark.parametrize(("later", "there"), [(SILENT_AFTER - 5, True), (SILENT_AFTER + 1, False)])
+def test_a_worker_is_gone_here_when_it_is_gone_everywhere(
+    questions: Questions, database: Database, *, later: float, there: bool
+) -> None:
+    with database.transaction() as session:
+        beat(session, "worker:here:1", {"fingerprint": "scripted"})
+        session.execute(
+            text("UPDATE heartbeats SET seen_at = seen_at - :d").bindparams(d=timedelta(seconds=later))
+        )
+
+    assert questions.worker_is_there() is there
 
 
 def test_what_is_offered_and_taken_the_model_takes() -> None:
