@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
-	@echo "make test      every test, on real servers"
+	@echo "make test      every test, on real servers, in two processes (ARGS=-n0 for one)"
 	@echo "make check     what CI runs: format, lint, types, import contracts, tests"
 	@echo "make mini      rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
@@ -45,7 +45,7 @@ demo: install
 
 test: install-dev
 	@.ci/browser --check
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff format --check .

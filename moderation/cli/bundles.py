@@ -36,8 +36,6 @@ _ACTOR = "operator"
 Bundle = Annotated[str, typer.Argument(help="A bundle's name, as in `bundles list`, or its fingerprint.")]
 Note = Annotated[str | None, typer.Option(help="Why; kept in the log.")]
 
-_console = Console(highlight=False)
-
 
 class States(enum.StrEnum):
     READY = "ready"
@@ -73,7 +71,7 @@ def list_(json_: AsJson = False) -> None:
             f"{line['analyses']:,}",
             f"{line['reruns']['anew']:,} anew, {line['reruns']['shadow']:,} shadow",
         )
-    _console.print(table)
+    Console(highlight=False).print(table)
     if found.obeying < found.workers:
         typer.echo(
             f"{found.obeying} of {found.workers} workers have read the newest order: the rest do in seconds"
@@ -125,7 +123,7 @@ def log(json_: AsJson = False) -> None:
             f"{rollout.shadow:g}",
             escape(entry.note or ""),
         )
-    _console.print(table)
+    Console(highlight=False).print(table)
 
 
 # --- rolling out
