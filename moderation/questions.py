@@ -15,6 +15,7 @@ from moderation.database.tables import CaseRow
 from moderation.dispatch import QUESTION_QUEUE, Doorbell
 from moderation.errors import (
     BrokerUnavailable,
+    CaseArchived,
     CaseNotFound,
     QuestionRefused,
     TooManyQuestions,
@@ -46,6 +47,7 @@ FAILURES = {
     "no_answer": "No worker could answer this question. Ask again, or decide without it.",
     "no_face": "There is no face in this picture that the model could look at.",
     "question_refused": "The model does not take this question.",
+    "erased": "The case was erased before this question was answered.",
     "fault": "A fault of ours stopped the answer. It was logged for an engineer.",
 }
 
@@ -60,7 +62,8 @@ class Questions:
     def ask(self, case_id: UUID, question: str, *, actor: str, person: Person | None = None) -> Question:
         """Put a question. A platform asks as `actor`, a reviewer as `person`.
 
-        Raise QuestionRefused, TooManyQuestions, CaseNotFound, TransitionRefused before the case is ready, NotAllowed.
+        Raise QuestionRefused, TooManyQuestions, CaseNotFound, NotAllowed, TransitionRefused before the case is ready
+        and once it is erased, CaseArchived.
         """
         if person is not None:
             require(person, Act.ASK)
@@ -72,6 +75,10 @@ class Questions:
             case = session.get(CaseRow, case_id, with_for_update={"key_share": True, "read": False})
             if case is None:
                 raise CaseNotFound(f"no case has the id {case_id}")
+            if case.archive_id is not None:
+                raise CaseArchived("this case is archived; `bonafide archive restore` brings it back")
+            if case.erased_at is not None:
+                raise TransitionRefused("this case was erased: nobody could look at its picture again")
             if case.state not in (CaseState.READY, CaseState.DECIDED):
                 raise TransitionRefused(f"a case that is {case.state} takes no questions yet")
             earlier = rows.questions_of(session, case_id)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from moderation.cases import CaseState
 from moderation.database.moves import seconds
+from moderation.database.questions import ERASED, end_questions_of
 from moderation.database.tables import CaseRow
 
 _DAY = 86_400
@@ -22,9 +23,12 @@ def erase_case(session: Session, case_id: UUID, *, actor: str) -> bool:
     """Erase a decided case, once and for ever.
 
     False: there is none, it is not decided, is erased already, lies in an archive, or a platform is still to be told
-    of it.
+    of it. What is asked about it and not answered yet ends here.
     """
-    return bool(session.scalar(select(func.erase_case(case_id, actor))))
+    erased = bool(session.scalar(select(func.erase_case(case_id, actor))))
+    if erased:
+        end_questions_of(session, case_id, ERASED)
+    return erased
 
 
 #: The oldest decided cases of every source but those in `but`, from one index: it holds them by source and time, so the

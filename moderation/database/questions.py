@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from moderation.cases import ImageRef
 from moderation.database.ids import new_id
 from moderation.database.moves import seconds
+from moderation.database.review import lock_case
 from moderation.database.tables import CaseRow, QuestionRow
+
+#: The failure of a question whose case was erased before it was answered.
+ERASED = "erased"
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,15 @@ def begin_question(session: Session, question_id: UUID, *, stale_after: float) -
 def record_answer(
     session: Session, begun: Begun, answer: str, *, bundle: str, fingerprint: str, seconds: float
 ) -> bool:
-    """Store the answer. False: somebody else has taken the question since, or it is answered."""
+    """Store the answer. False: somebody else has taken the question since, it is answered, or the case is erased.
+
+    The case is locked before its questions, here and where it is erased: no text is stored of what is erased.
+    """
+    case_row = lock_case(session, begun.case_id)
+    assert case_row is not None, "a case with a question is never deleted"
+    if case_row.erased_at is not None:
+        record_failure(session, begun, ERASED)
+        return False
     return _end(
         session,
         QuestionRow.id == begun.id,
@@ -130,6 +142,14 @@ def record_answer(
 def record_failure(session: Session, begun: Begun, code: str) -> bool:
     """Give the question up, with the reason."""
     return _end(session, QuestionRow.id == begun.id, QuestionRow.attempts == begun.attempt, failure=code)
+
+
+def end_questions_of(session: Session, case_id: UUID, code: str) -> None:
+    """Give up what is open about a case, which the caller has locked. Its answer, should one come, is thrown away."""
+    open_ = (QuestionRow.case_id == case_id, QuestionRow.answered_at.is_(None))
+    # Looked for first: the archiver may not write questions, and meets none that is open.
+    if session.scalar(select(exists().where(*open_))):
+        _end(session, *open_, failure=code)
 
 
 def _end(session: Session, *where: ColumnElement[bool], **values: object) -> bool:

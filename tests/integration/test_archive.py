@@ -27,8 +27,10 @@ from moderation.database.events import read_chain
 from moderation.database.questions import begin_question, insert_question, record_answer
 from moderation.database.tables import Table
 from moderation.decisions import Answer, Outcome
+from moderation.dispatch import Doorbell
 from moderation.errors import ArchiveBroken, ArchiveBusy, CaseArchived, SetupProblem, TransitionRefused
 from moderation.local import as_role
+from moderation.questions import Questions
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
@@ -280,13 +282,15 @@ def test_a_retention_that_was_set_later_reaches_what_had_left(
 
 
 def test_nothing_happens_to_an_archived_case(
-    database: Database, settings: Settings, archives: Archives, database_url: str
+    database: Database, settings: Settings, archives: Archives, database_url: str, broker_url: str
 ) -> None:
     case_id = _decided(database, settings)
     _archive(archives)
 
     with pytest.raises(CaseArchived, match="restore"):
         a_review(database, settings).appeal(case_id, "Again.", actor="platform:x")
+    with pytest.raises(CaseArchived, match="restore"):
+        Questions(database, Doorbell(broker_url, bells_at_most=10)).ask(case_id, "Why?", actor="platform:x")
     with (
         psycopg.connect(database_url) as connection,
         pytest.raises(psycopg.errors.RaiseException, match="is archived"),
