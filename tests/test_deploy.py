@@ -17,11 +17,14 @@ import kubernetes_validate
 import psycopg
 import pytest
 import yaml
+from sqlalchemy import text
 
 from moderation.database.connection import Database
 from moderation.database.moves import begin_analysis
+from moderation.database.questions import insert_question
+from moderation.database.reruns import insert_reruns
 from moderation.settings import Settings
-from tests.integration.conftest import accepted, let_time_pass
+from tests.integration.conftest import accepted, let_time_pass, ready
 from tests.manifests import Manifest, containers_of, load, pod_of, render, template_of
 
 ROOT = Path(__file__).parent.parent
@@ -256,8 +259,11 @@ def _ask(scaler: psycopg.Connection[Any]) -> dict[str, int]:
     return answers
 
 
+_NONE = {"depth": 0, "age": 0, "questions": 0, "reruns": 0}
+
+
 def test_an_empty_line_needs_no_worker(scaler: psycopg.Connection[Any]) -> None:
-    assert _ask(scaler) == {"depth": 0, "age": 0, "questions": 0}
+    assert _ask(scaler) == _NONE
 
 
 def test_cases_that_wait_or_are_in_work_need_workers(
@@ -284,11 +290,47 @@ def test_a_case_that_is_not_due_yet_starts_no_worker(
         owner.execute("UPDATE cases SET due_at = now() + interval '5 minutes'")
         owner.commit()
 
-    assert _ask(scaler) == {"depth": 0, "age": 0, "questions": 0}
+    assert _ask(scaler) == _NONE
+
+
+def test_on_a_quiet_line_questions_and_reruns_need_a_worker_until_they_are_done(
+    scaler: psycopg.Connection[Any], database: Database
+) -> None:
+    case_id = ready(database)
+    with database.transaction() as session:
+        insert_question(session, case_id, asked_by="platform:x", question="Why?")
+        insert_reruns(session, "another", [case_id], shadow=True, asked_by="operator")
+
+    before = _ask(scaler)
+    with database.transaction() as session:
+        session.execute(text("UPDATE questions SET answered_at = now()"))
+        session.execute(text("UPDATE reruns SET done_at = now()"))
+
+    assert before == _NONE | {"questions": 1, "reruns": 1}
+    assert _ask(scaler) == _NONE
+
+
+def test_reruns_start_a_few_workers_however_many_there_are(
+    scaler: psycopg.Connection[Any], database: Database
+) -> None:
+    case_id = ready(database)
+    with database.transaction() as session:
+        many = "SELECT gen_random_uuid(), :case, n::text, true, 'operator' FROM generate_series(1, 5000) AS n"
+        session.execute(
+            text(f"INSERT INTO reruns (id, case_id, fingerprint, shadow, asked_by) {many}"), {"case": case_id}
+        )
+
+    assert _ask(scaler)["reruns"] == 4000
 
 
 def test_the_scaler_sees_nothing_else(scaler: psycopg.Connection[Any]) -> None:
-    for query in ("SELECT context FROM cases", "SELECT * FROM analyses", "SELECT * FROM api_keys"):
+    for query in (
+        "SELECT context FROM cases",
+        "SELECT question FROM questions",
+        "SELECT * FROM reruns",
+        "SELECT * FROM analyses",
+        "SELECT * FROM api_keys",
+    ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             scaler.execute(query)
 

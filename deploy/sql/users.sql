@@ -13,5 +13,6 @@ CREATE USER bonafide_scaler PASSWORD :'scaler' CONNECTION LIMIT 5;
 GRANT USAGE ON SCHEMA public TO bonafide_scaler;
 GRANT SELECT (id, state, created_at, due_at) ON cases TO bonafide_scaler;
 GRANT SELECT (id, answered_at) ON questions TO bonafide_scaler;
+GRANT SELECT (id, done_at) ON reruns TO bonafide_scaler;
 ALTER ROLE bonafide_scaler SET statement_timeout = '5s';
 ALTER ROLE bonafide_scaler SET default_transaction_read_only = on;
