@@ -74,7 +74,8 @@ class Talk:
 class Batcher:
     """Owns the engine thread. `submit` and `converse` from any thread; `stop` finishes the faces it took.
 
-    A conversation is held a few words at a time between the batches, so that it keeps no face waiting for long.
+    A conversation is held a word at a time between the engine's steps, whether it has room for faces or not: neither
+    keeps the other waiting for long.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Batcher:
             self._talk = None
 
     def _take(self, room: int, idle: bool) -> Sequence[tuple[Asked, FaceCrop]] | None:  # noqa: FBT001  the engine's contract
-        """Up to `room` faces. When idle, wait for the first and then a little for company."""
+        """Up to `room` faces, between two steps. When idle, wait for the first and then a little for company."""
         self.moved_at = time.monotonic()
         if self._stop.is_set():
             return None

@@ -405,6 +405,29 @@ def test_take_may_wait_only_when_nothing_runs(tiny: BundleSpec) -> None:
     assert calls[2:] == [(3, False), (3, False), (2, False)]
 
 
+def test_a_question_is_answered_while_every_slot_is_taken(tiny: BundleSpec) -> None:
+    engine = an_engine(tiny, slots=2, max_batch=2)
+    script = engine.script
+    talk = engine.converse(
+        pictures(tiny)[0], script.system, (*script.detect, *script.classify), max_new_tokens=TOKENS - 4
+    )
+    source = feed(pictures(tiny, 4))
+    rooms: list[int] = []
+    spoken: list[int] = []
+
+    def take(room: int, idle: bool) -> Sequence[tuple[int, np.ndarray]] | None:
+        rooms.append(room)
+        spoken.extend(token for _, token in zip(range(1), talk, strict=False))
+        return source(room, idle)
+
+    stream = engine.run(take)
+    next(stream)
+
+    assert rooms == [2, *[0] * (TOKENS - 2)]
+    assert len(spoken) == TOKENS - 4
+    assert len(list(stream)) == 3  # what is said when there is no room is not taken for the end
+
+
 def test_results_come_as_they_finish_and_not_at_the_end(tiny: BundleSpec) -> None:
     route = iter([Route.DEEPFAKE, Route.LEAVE])
     engine = an_engine(tiny, route=lambda margin, mass: next(route))

@@ -1,5 +1,6 @@
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pytest
 
@@ -10,6 +11,8 @@ from moderation.errors import BonafideError, EngineUnavailable
 from tests.builders import a_verdict
 from tests.fakes import ScriptedDetector, a_crop
 from worker.batching import Batcher
+
+K = TypeVar("K")
 
 
 def _batcher(detector: ScriptedDetector, capacity: int = 64) -> Batcher:
@@ -177,6 +180,28 @@ def test_faces_go_on_while_a_long_answer_is_given() -> None:
 
     assert not talk.answer.done()
     assert talk.answer.cancel()
+    batcher.stop(timeout=5)
+
+
+def test_a_question_goes_on_while_the_engine_has_no_room_and_no_face_is_taken() -> None:
+    class Full(ScriptedDetector):
+        """Every slot is taken until the question is answered."""
+
+        def stream(
+            self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
+        ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]:
+            while not talk.answer.done():
+                assert take(0, False) == []
+            yield from super().stream(take)
+
+    batcher = Batcher(Full(), capacity=8, wait_seconds=0.05)
+    talk = batcher.converse(a_crop(), [], "Why is that?")
+    asked = batcher.submit(a_crop(), timeout=5)
+
+    batcher.start()
+
+    assert talk.answer.result(timeout=5) == "After 0: Why is that?"
+    assert asked.answer.result(timeout=5)
     batcher.stop(timeout=5)
 
 

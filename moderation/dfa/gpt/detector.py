@@ -233,7 +233,8 @@ class Detector:
         """Analyse faces for as long as `take` brings them; yield each with its key as soon as it is finished.
 
         `take(room, idle)` returns at most `room` faces. When `idle`, nothing is running and it may wait; otherwise it
-        should not. `[]` means nothing now, None means no more: the running ones are finished, and the stream ends.
+        should not. `[]` means nothing now, None means no more: the running ones are finished, and the stream ends. It
+        is called before every step, with a room of 0 too: what it returns then says nothing.
         One face's error is its own result. Closing the stream abandons the faces that are running.
         """
 

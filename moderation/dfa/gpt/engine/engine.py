@@ -195,18 +195,21 @@ class Engine:
     ) -> Iterator[tuple[K, Answers | BonafideError]]:
         """Answer faces for as long as `take` brings them; yield each as it finishes, with its key.
 
-        `take(room, idle)` returns at most `room` faces. It may wait when `idle`, for nothing else is running; `[]`
-        means nothing now, None means no more ever. One face's error is its own result and stops nobody else.
+        `take(room, idle)` is called before every step and returns at most `room` faces. It may wait when `idle`, for
+        nothing else is running; `[]` means nothing now, None means no more ever. With a `room` of 0 nothing is asked
+        for: who shares this thread has its turn then, and what comes back says nothing. One face's error is its own
+        result and stops nobody else.
         """
         running: list[_Face[K]] = []
         refill = max(1, min(self.batch, self.kv.slots // 4))
         ended = False
         while not ended or running:
-            # Admitting one face at a time would starve the matrices; a few free slots wait for each other.
-            if not ended and (not running or self.kv.room >= refill):
+            if not ended:
                 self.heartbeat.beat(busy=bool(running))
-                taken = take(self.kv.room, not running)
-                ended = taken is None
+                # Admitting one face at a time would starve the matrices; a few free slots wait for each other.
+                room = self.kv.room if not running or self.kv.room >= refill else 0
+                taken = take(room, not running)
+                ended = taken is None and room > 0
                 waiting = [_Face(key, pixels) for key, pixels in taken or ()]
                 yield from ((face.key, _misfit(face.pixels)) for face in waiting if not self._fits(face))
                 waiting = [face for face in waiting if self._fits(face)]
