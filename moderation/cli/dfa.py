@@ -84,7 +84,7 @@ def instruct(
     ] = None,
     pairs: Annotated[int, typer.Option(help="How many twos of bona fide and forged pictures.")] = 2000,
     split: Annotated[
-        str, typer.Option(help="train, calibration or test: never the same person in two.")
+        str, typer.Option(help="train, calibration or test: never a picture and its forgery in two.")
     ] = "train",
     processes: Annotated[int, typer.Option(help="Processes that normalise pictures.")] = 2,
     annotator: Annotated[

@@ -3,17 +3,21 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundle
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.train.lora import (
+    PROJECTOR,
     LoraPlan,
     adapted,
+    lora_bundle,
     loss_of,
     patches_of,
     planned_steps,
@@ -22,6 +26,7 @@ from moderation.dfa.train.lora import (
     train_lora,
     write_adapter_bundle,
 )
+from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_portrait
 
 #: peft 0.21 asks transformers 5.23 by a name that transformers renamed.
@@ -98,19 +103,65 @@ def test_only_lora_matrices_and_the_projector_learn(base: BundleSpec) -> None:
 def test_a_broken_run_goes_on_where_it_was_saved(
     base: BundleSpec, conversations: Path, tmp_path: Path
 ) -> None:
-    whole = train_lora(loaded(base), conversations, tmp_path / "whole", PLAN)
+    plan = replace(PLAN, dropout=0.2)
+    whole = train_lora(loaded(base), conversations, tmp_path / "whole", plan)
 
-    first = train_lora(loaded(base), conversations, tmp_path / "broken", replace(PLAN, most_steps=6))
     # The checkpoint after step 4 of 6 is what a crash would have left.
-    assert len(first) == len(whole) == 6
     halfway = tmp_path / "crashed"
-    _train_until(loaded(base), conversations, halfway, steps=4)
-    rest = train_lora(loaded(base), conversations, halfway, PLAN)
+    _train_until(loaded(base), conversations, halfway, plan, steps=4)
+    rest = train_lora(loaded(base), conversations, halfway, plan)
 
+    assert len(whole) == 6
     np.testing.assert_allclose(rest, whole[4:], rtol=1e-3)
+    with pytest.raises(SetupProblem, match="other settings"):
+        train_lora(loaded(base), conversations, halfway, replace(plan, rate=1e-3))
 
 
-def _train_until(bundle: Bundle, conversations: Path, out: Path, *, steps: int) -> None:
+def test_what_learns_is_float32_on_a_bfloat16_base_too(
+    base: BundleSpec, conversations: Path, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, projector_rate=2e-5, most_steps=2)
+    bundle = load_bundle(base, device=torch.device("cpu"), dtype=torch.bfloat16)
+    before = {name: weight.clone() for name, weight in _projector(bundle).items()}
+
+    train_lora(bundle, conversations, tmp_path, plan)
+
+    # In bfloat16 a rate of the recipe is lost in rounding for most weights: they would stand still.
+    after = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    moved = [
+        (next(new for key, new in after.items() if key.endswith(name)) != old.float()).float().mean().item()
+        for name, old in before.items()
+    ]
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert min(moved) > 0.99
+
+
+def _projector(bundle: Bundle) -> dict[str, torch.Tensor]:
+    return {
+        f"{PROJECTOR}.{name}": weight.detach()
+        for name, weight in bundle.model.model.multi_modal_projector.named_parameters()
+    }
+
+
+def test_an_adapter_is_not_trained_on_another_or_over_a_finished_one(
+    base: BundleSpec, conversations: Path, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, most_steps=1)
+    train: dict[str, Any] = {
+        "device": "cpu",
+        "name": "one",
+        "licence": "none",
+        "training_data": "drawn faces",
+    }
+    lora_bundle(str(base.folder), conversations, tmp_path / "first", plan, **train)
+
+    with pytest.raises(SetupProblem, match="finished"):
+        lora_bundle(str(base.folder), conversations, tmp_path / "first", plan, **train)
+    with pytest.raises(SetupProblem, match="adapter already"):
+        lora_bundle(str(tmp_path / "first"), conversations, tmp_path / "second", plan, **train)
+
+
+def _train_until(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan, *, steps: int) -> None:
     """Stop as a crash would: after the checkpoint at `steps`."""
 
     class Crash(Exception):
@@ -128,7 +179,7 @@ def _train_until(bundle: Bundle, conversations: Path, out: Path, *, steps: int) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lora, "_save", save_and_crash)
         with pytest.raises(Crash):
-            train_lora(bundle, conversations, out, PLAN)
+            train_lora(bundle, conversations, out, plan)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

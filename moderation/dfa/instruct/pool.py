@@ -291,7 +291,7 @@ def open_pool(folder: Path) -> Pool:
     table = folder / "pool.jsonl"
     if not table.is_file():
         raise SetupProblem(
-            f"{folder} holds no pool: make it with `bonafide dfa forge --data … --out {folder}`."
+            f"{folder} holds no pool: `bonafide dfa instruct --data … --pool {folder}` makes it."
         )
     rows = tuple(_pooled(line) for line in table.read_text(encoding="utf-8").splitlines())
     return Pool(np.load(folder / "crops.npy", mmap_mode="r"), rows)

@@ -85,7 +85,12 @@ def adapted(model: LlavaForConditionalGeneration, plan: LoraPlan) -> PeftModel:
         modules_to_save=[PROJECTOR],
         task_type="CAUSAL_LM",
     )
-    return cast("PeftModel", get_peft_model(cast("Any", model), config))
+    model_with = cast("PeftModel", get_peft_model(cast("Any", model), config))
+    # peft keeps the projector in the base's type: in bfloat16 a step of 2e-5 is smaller than the grain of its weights.
+    for weight in model_with.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return model_with
 
 
 def told(
@@ -104,7 +109,8 @@ def told(
 def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -> list[float]:
     """Train an adapter for a loaded base and save it under `out`. Resumes from there. Returns the losses.
 
-    `out/adapter` holds the adapter as peft saves it; `out/lora.jsonl` the metrics, one step a line.
+    `out/adapter` holds the adapter as peft saves it; `out/lora.jsonl` the metrics, one step a line. Raise SetupProblem
+    when there is nothing to learn from, or `out` was begun with another plan.
     """
     torch.manual_seed(plan.seed)
     base = bundle.model
@@ -125,7 +131,7 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
         base.enable_input_require_grads()
     steps = planned_steps(len(data), plan)
     optimiser = torch.optim.AdamW(_groups(model, plan), weight_decay=0.0)
-    start = _resume(model, optimiser, out)
+    start = _resume(model, optimiser, out, plan)
     losses: list[float] = []
     model.train()
     cast("Any", base.model.vision_tower).eval()
@@ -138,6 +144,7 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
             factor = schedule(step, steps, plan)
             for group in optimiser.param_groups:
                 group["lr"] = group["rate"] * factor
+            torch.manual_seed(plan.seed + step)  # a resumed run drops what an unbroken one would
             loss = _step(model, optimiser, [[data[row] for row in part] for part in rows], bundle)
             losses.append(loss)
             seconds = round(time.monotonic() - began, 2)
@@ -155,9 +162,14 @@ def patches_of(model: LlavaForConditionalGeneration, image: ImageSpec) -> int:
     """Visual tokens of one picture, asked of the model itself."""
     weight = model.lm_head.weight
     blank = torch.zeros((1, 3, image.size, image.size), dtype=weight.dtype, device=weight.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), _mixed(weight):
         features = cast("Any", model.model.get_image_features(blank)).pooler_output
     return int(features[0].shape[0])
+
+
+def _mixed(weight: Tensor) -> torch.autocast:
+    """On a bfloat16 base everything is computed so, what learns in float32 too."""
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16)
 
 
 def planned_steps(conversations: int, plan: LoraPlan) -> int:
@@ -219,7 +231,8 @@ def loss_of(model: nn.Module, part: Sequence[Told], bundle: Bundle) -> Tensor:
     weight = bundle.model.lm_head.weight
     pixels = normalised([entry.picture for entry in part], bundle.spec.image).to(weight.device, weight.dtype)
     tokens, mask = padded.tokens.to(weight.device), padded.mask.to(weight.device)
-    logits = model(input_ids=tokens, attention_mask=mask, pixel_values=pixels, use_cache=False).logits
+    with _mixed(weight):
+        logits = model(input_ids=tokens, attention_mask=mask, pixel_values=pixels, use_cache=False).logits
     return answer_loss(logits, padded)
 
 
@@ -255,11 +268,16 @@ def _save(
     )
 
 
-def _resume(model: PeftModel, optimiser: torch.optim.Optimizer, out: Path) -> int:
+def _resume(model: PeftModel, optimiser: torch.optim.Optimizer, out: Path, plan: LoraPlan) -> int:
     """Steps already done; 0 without a checkpoint."""
     if not (out / "lora.json").is_file():
         return 0
-    step = int(json.loads((out / "lora.json").read_text(encoding="utf-8"))["step"])
+    begun = json.loads((out / "lora.json").read_text(encoding="utf-8"))
+    if begun["plan"] != asdict(plan):
+        raise SetupProblem(
+            f"{out} was begun with other settings (lora.json): give those, or name another folder."
+        )
+    step = int(begun["step"])
     set_peft_model_state_dict(model, load_file(out / "adapter" / "adapter_model.safetensors"))
     state = optimiser.state_dict()
     for name, value in load_file(out / "optimiser.safetensors").items():
@@ -295,8 +313,15 @@ def lora_bundle(
     licence: str,
     training_data: str,
 ) -> tuple[list[float], BundleSpec]:
-    """From a base's name to a bundle with an adapter and a model card."""
+    """From a base's name to a bundle with an adapter and a model card.
+
+    Raise SetupProblem when `out` is a finished bundle, or the base has an adapter of its own already.
+    """
     spec = resolve_bundle(base)
+    if spec.adapter is not None:
+        raise SetupProblem(f"{base} has an adapter already, and a bundle holds one: train on its base.")
+    if (out / "bundle.toml").is_file():
+        raise SetupProblem(f"{out} is a finished bundle: name another folder.")
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     chosen = torch.device("cuda" if device == "auto" and cuda else "cpu" if device == "auto" else device)
     # bfloat16 where it is quick; on a CPU it is slower than float32.

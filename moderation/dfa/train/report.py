@@ -1,4 +1,4 @@
-"""A trained bundle judged on people it never saw, through the engine that serves it. Numbers beside their controls.
+"""A trained bundle judged on its test split, through the engine that serves it. Numbers beside their controls.
 
 DFA-Bench is wider; this is what a model card needs at once: DF-D per source and technique, DF-C, AD against the
 facts of the lab with a blind template and a shuffled picture beside it, invented regions, and the shortcuts that a
@@ -244,7 +244,8 @@ def _blind_f1(truth: Sequence[set[str]]) -> float:
 def _shuffled_f1(truth: Sequence[set[str]], said: Sequence[set[str]]) -> float:
     """Every answer put beside another picture's facts."""
     order = np.random.default_rng(5).permutation(len(said))
-    return region_f1(truth, [said[index] for index in order])
+    # Round a ring in a random order, so that none meets its own.
+    return region_f1([truth[index] for index in order], [said[index] for index in np.roll(order, 1)])
 
 
 def _shortcuts(judged: Sequence[Judged]) -> dict[str, Estimate]:

@@ -43,13 +43,8 @@ def tokenise(
     *,
     image_token: int,
     patches: int,
-    label_weight: float = 1.0,
 ) -> Tokenised:
-    """A conversation with the picture's place widened to P tokens.
-
-    `label_weight` is that of each token of a DF-D or DF-C answer beside one of a sentence: they are few, and hold
-    the labels.
-    """
+    """A conversation with the picture's place widened to P tokens."""
     text, spans = _spans(turns, prompts)
     encoding = codec.tokenizer.encode(text, add_special_tokens=False)
     tokens: list[int] = [] if codec.start is None else [codec.start]
@@ -64,8 +59,7 @@ def tokenise(
         if turn is not None and verdict is None:
             verdict = len(tokens)
         tokens.append(token)
-        labels = turn is not None and turns[turn][0] in (*prompts.detection, *prompts.classification)
-        weights.append(0.0 if turn is None else label_weight if labels else 1.0)
+        weights.append(0.0 if turn is None else 1.0)
     detects = turns[0][0] in prompts.detection
     return Tokenised(tuple(tokens), tuple(weights), verdict if detects else None)
 

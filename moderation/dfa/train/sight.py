@@ -299,7 +299,7 @@ def load_sight(out: Path, config: TowerConfig) -> tuple[Tower, Heads]:
     """The averaged tower and heads of a run, finished or not."""
     file = out / "sight.average.safetensors"
     if not file.is_file():
-        raise SetupProblem(f"{out} holds no trained tower: run `bonafide dfa train sight` first.")
+        raise SetupProblem(f"{out} holds no trained tower: `bonafide dfa train mini` trains one first.")
     model = nn.ModuleDict({"tower": Tower(config), "heads": Heads(config.hidden_size)})
     model.load_state_dict(load_file(file))
     model.eval()

@@ -64,8 +64,6 @@ class SpeechPlan:
     weight_decay: float = 0.02
     #: Weight of the verdict beside the mean of all words.
     verdict_weight: float = 1.0
-    #: Weight of each token of a DF-D or DF-C answer beside one of a sentence.
-    label_weight: float = 3.0
     #: Share of the tower's own opinion in the verdict that is taught.
     taught: float = 0.5
     #: What the tower gives less than this chance is not talked about: a fact that cannot be seen teaches to guess.
