@@ -64,7 +64,7 @@ class Listed:
     origin: str
     label: Label
     technique: Technique | None  # None when bona fide, or when the technique is not known
-    #: Pictures of one group never stand on two sides: a pair, or one person as far as the pool tells.
+    #: Pictures of one group never stand on two sides: a pair as far as the source tells of one, else the file alone.
     group: str
     terms: str
     #: The origin mixes resolutions by label and is reduced to `TIGHT_SIDE`.

@@ -304,8 +304,9 @@ In the pool, before splitting: {pool}.
 
 Every picture passed one normalisation, whatever its label: re-encoded at a quality from one distribution, face
 found, one crop; the mixed-resolution part of the GAN faces was reduced to 112 pixels first. Pictures without a
-found face were left out. Splits are by pair or file name; LFW's names are lost, so a person may stand on two sides,
-and DFDC's actors may too.
+found face were left out. Splits are by pair, or by file where the source tells of no pair. LFW's names are lost: a
+person, and the photograph that a swap was made of, may stand on two sides, so LFW's figures are the least to be
+trusted. DFDC's actors may stand on two sides too.
 
 ## Scores
 
