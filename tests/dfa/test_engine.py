@@ -4,7 +4,10 @@ Tolerance 1e-4 on log-probabilities: float32 sums in another order differ by abo
 mistake of the controls is a thousand times the tolerance.
 """
 
+import gc
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -18,7 +21,7 @@ from moderation.dfa.gpt.detector import Policy, fingerprint
 from moderation.dfa.gpt.engine import attention, memory
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
 from moderation.dfa.gpt.engine.kv import SlotKV, side_by_side
-from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
+from moderation.errors import BonafideError, EngineUnavailable, ImageRejected, SetupProblem
 from tests.dfa.conftest import a_picture
 from tests.dfa.reference import Expected, Reference, loaded
 
@@ -153,8 +156,8 @@ def test_control_a_decode_step_that_reads_too_much_is_noticed(
     answers_of(engine, pictures(spec)[::-1])  # leaves keys of other faces behind in every slot
     honest = attention.decode
 
-    def careless(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> Any:
-        step = honest(kv, slots, [engine.kv.length - 1] * len(slots), device=device)
+    def careless(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], **options: Any) -> Any:
+        step = honest(kv, slots, [engine.kv.length - 1] * len(slots), **options)
         return replace(
             step,
             lengths=torch.tensor(lengths),
@@ -362,10 +365,10 @@ def test_a_decode_step_that_does_not_fit_is_split(tiny: BundleSpec, monkeypatch:
     wanted = answers_of(engine, pictures(tiny, 4))
     honest = attention.decode
 
-    def narrow(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> Any:
+    def narrow(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], **options: Any) -> Any:
         if len(slots) > 1:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return honest(kv, slots, lengths, device=device)
+        return honest(kv, slots, lengths, **options)
 
     monkeypatch.setattr("moderation.dfa.gpt.engine.engine.decode", narrow)
 
@@ -547,6 +550,54 @@ def test_compiled_layers_give_the_same_answers(tiny: BundleSpec) -> None:
     assert [a.margin for a in answers] == pytest.approx([a.margin for a in wanted], abs=TOLERANCE)
 
 
+def test_layers_may_have_many_forms_in_whichever_thread_runs_them(tiny: BundleSpec) -> None:
+    from moderation.dfa.gpt.engine.graphs import FORMS, compile_layers, restore_layers
+
+    engine = an_engine(tiny, max_new_tokens=3)
+    limits: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Callable[..., Any]:
+        limits.append(cast("Any", torch)._dynamo.config.recompile_limit)
+        return graph.forward
+
+    compile_layers(engine.model.model.language_model, backend=backend)
+    other = threading.Thread(target=lambda: answers_of(engine, pictures(tiny, 1)))
+    other.start()
+    other.join(120)
+
+    restore_layers(engine.model.model.language_model)
+    assert set(limits) == {FORMS}
+
+
+def test_a_kernel_that_cannot_be_built_is_not_used(tiny: BundleSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = answers_of(an_engine(tiny), pictures(tiny, 1))
+    # As on CUDA where triton is installed and finds no compiler.
+    monkeypatch.setattr("moderation.dfa.gpt.engine.engine.has_kernel", lambda device: True)
+    monkeypatch.setitem(sys.modules, "moderation.dfa.gpt.engine.triton_decode", None)
+
+    with pytest.warns(UserWarning, match="without a kernel"):
+        engine = an_engine(tiny)
+
+    assert answers_of(engine, pictures(tiny, 1)) == wanted
+    script = engine.script
+    assert tuple(engine.converse(pictures(tiny)[0], script.system, script.detect, max_new_tokens=3))
+
+
+def test_a_closed_engine_keeps_no_memory_and_leaves_the_model_to_the_next(tiny: BundleSpec) -> None:
+    engine = an_engine(tiny)
+    wanted = answers_of(engine, pictures(tiny, 2))
+    kept = [weakref.ref(one) for one in (*engine.kv.k, *engine.kv.v)]
+    gc.disable()  # what the collector finds in its own time is too late for the next engine
+
+    engine.close()
+
+    gc.enable()
+    assert all(one() is None for one in kept)
+    bundle = loaded(tiny)
+    after = Engine(engine.model, bundle.script, tiny.image, route=engine.route, plan=engine.plan)
+    assert answers_of(after, pictures(tiny, 2)) == wanted
+
+
 def test_a_machine_that_cannot_compile_runs_without(
     tiny: BundleSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,6 +621,20 @@ def test_eight_bits_change_scores_a_little_and_are_never_silent(tiny: BundleSpec
     assert fingerprint(tiny, Policy(float8=True)) != fingerprint(tiny, Policy())
 
 
+def test_a_device_without_eight_bits_is_a_setup_problem(
+    tiny: BundleSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_old(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError(
+            "torch._scaled_mm is only supported on CUDA devices with compute capability >= 8.9"
+        )
+
+    monkeypatch.setattr(torch, "_scaled_mm", too_old)
+
+    with pytest.raises(SetupProblem, match="turn float8 off"):
+        an_engine(tiny, float8=True)
+
+
 def test_slots_are_sized_from_free_memory() -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     per_slot = 400 << 20  # LLaVA-1.5-7B: 512 KiB a token, about 800 tokens
@@ -585,6 +650,12 @@ def test_slots_are_sized_from_free_memory() -> None:
     [
         pytest.param(torch.OutOfMemoryError("CUDA out of memory"), True, id="cuda"),
         pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), True, id="cpu"),
+        pytest.param(RuntimeError("CUDA error: out of memory"), True, id="the driver"),
+        pytest.param(
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            True,
+            id="cublas",
+        ),
         pytest.param(MemoryError(), True, id="python"),
         pytest.param(RuntimeError("shape mismatch"), False, id="a bug"),
     ],

@@ -49,6 +49,17 @@ def test_cuda_in_full_precision_equals_the_cpu(spec: BundleSpec, accelerate: boo
     assert [a.margin for a in found] == pytest.approx([a.margin for a in wanted], abs=1e-3)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("accelerate", [False, True], ids=["eager", "compiled and captured"])
+def test_a_second_device_answers_as_the_first(spec: BundleSpec, accelerate: bool) -> None:
+    wanted = answers(spec, device="cuda:0", dtype=torch.float32, accelerate=accelerate)
+
+    found = answers(spec, device="cuda:1", dtype=torch.float32, accelerate=accelerate)
+
+    assert [a.rationale for a in found] == [a.rationale for a in wanted]
+    assert [a.margin for a in found] == pytest.approx([a.margin for a in wanted], abs=1e-3)
+
+
 def test_bfloat16_keeps_the_margins(spec: BundleSpec) -> None:
     wanted = answers(spec, device="cpu", dtype=torch.float32, accelerate=False)
 

@@ -64,9 +64,7 @@ def test_a_decode_step_with_the_kernel_equals_one_without(key_heads: int) -> Non
         kept = torch.Generator(DEVICE).manual_seed(2)
         kv.k[0].normal_(generator=kept)
         kv.v[0].normal_(generator=kept)
-        step = decode(kv, slots, lengths, device=torch.device("cpu"))
-        if kernel:
-            step = Decode(kv, step.rows.to(DEVICE), step.lengths.to(DEVICE), runs=None)
+        step = decode(kv, slots, lengths, device=DEVICE, kernel=kernel)
         outs.append(slot_attention(_layer(step), query, key, value, None)[0])
 
     assert outs[0].shape == outs[1].shape == (3, 1, 4, 64)

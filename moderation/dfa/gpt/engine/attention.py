@@ -40,7 +40,7 @@ class Decode:
     kv: SlotKV
     rows: Tensor  # (B,) slots
     lengths: Tensor  # (B,) tokens stored before this one
-    #: Rows whose slots lie side by side. None on CUDA, where the kernel reads each slot where it is.
+    #: Rows whose slots lie side by side. None for the kernel, which reads each slot where it is.
     runs: tuple["Run", ...] | None
 
 
@@ -103,14 +103,16 @@ def _extend_mask(past: int, count: int, tree: Tensor | None, device: torch.devic
     return torch.cat([torch.ones(count, past, dtype=torch.bool), new.cpu()], dim=1).to(device)
 
 
-def decode(kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> Decode:
-    """A step of one token a row, on a device without the kernel of `triton_decode` or with it."""
+def decode(
+    kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device, kernel: bool
+) -> Decode:
+    """A step of one token a row, with the kernel of `triton_decode` or without it."""
     stored = torch.tensor(lengths, device=device)
     return Decode(
         kv=kv,
         rows=torch.tensor(slots, device=device),
         lengths=stored,
-        runs=None if has_kernel(device) else tuple(_runs(slots, stored)),
+        runs=None if kernel else tuple(_runs(slots, stored)),
     )
 
 
@@ -180,7 +182,7 @@ def _decode(
 
 
 def has_kernel(device: torch.device) -> bool:
-    """True where `triton_decode` can run."""
+    """True where `triton_decode` should run: whether it does is known once it was tried."""
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 

@@ -17,7 +17,8 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -28,7 +29,7 @@ from transformers import LlavaForConditionalGeneration
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import ImageSpec
-from moderation.dfa.gpt.engine.attention import attach, decode, extend, has_kernel
+from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
 from moderation.dfa.gpt.scoring import technique_shares
@@ -172,23 +173,45 @@ class Engine:
         self._lm: Any = model.model.language_model
         self._embed: Any = model.get_input_embeddings()
         self._current = attach(self._lm)
-        if plan.float8:
-            from moderation.dfa.gpt.engine.float8 import use_float8
-
-            use_float8(self._lm)
         self._tree = _option_tree(script, self.device)
         #: Faces of one prefill; halved when memory does not hold so many.
         self.batch = plan.max_batch or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
         self._scale, self._shift = _normalisation(image, self.device)
-        with torch.inference_mode():
-            blank = np.zeros((image.size, image.size, 3), dtype=np.uint8)
-            self.patches = self._see([blank]).shape[1]
-            self.kv = self._allocate(self._longest(), plan.slots)
-            self._read_system()
-        self._decode_limit = self.kv.slots
-        self._graphs = self._accelerated() if plan.accelerate and has_kernel(self.device) else None
+        with self._device_is_current():
+            if plan.float8:
+                from moderation.dfa.gpt.engine.float8 import use_float8
+
+                use_float8(self._lm)
+            with torch.inference_mode():
+                blank = np.zeros((image.size, image.size, 3), dtype=np.uint8)
+                self.patches = self._see([blank]).shape[1]
+                self.kv = self._allocate(self._longest(), plan.slots)
+                self._read_system()
+            self._decode_limit = self.kv.slots
+            #: Whether decode steps use the kernel of `triton_decode`.
+            self._kernel = has_kernel(self.device) and self._kernel_runs()
+            self._graphs = self._accelerated() if plan.accelerate and self._kernel else None
+
+    def close(self) -> None:
+        """Give the memory of the slots back, for another engine on this model or another model. This one is done.
+
+        Dropping an engine is not enough: it is part of circles, which are collected when Python finds the time.
+        """
+        self._graphs = None
+        self._current.step = None
+        self.kv.release()
 
     # What runs it
+
+    @contextmanager
+    def _at_work(self) -> Generator[None]:
+        """The model is this thread's for a step."""
+        with self._lock, torch.inference_mode(), self._device_is_current():
+            yield
+
+    def _device_is_current(self) -> AbstractContextManager[object]:
+        """Kernels are launched and graphs captured on the current device, which every thread has its own of."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def run(
         self, take: Callable[[int, bool], Sequence[tuple[K, np.ndarray]] | None]
@@ -230,7 +253,7 @@ class Engine:
     ) -> Iterator[tuple[K, Answers | BonafideError]]:
         """Admit; when memory does not hold the group, its halves; when it does not hold one face, say so."""
         try:
-            with self._lock, torch.inference_mode():
+            with self._at_work():
                 self.heartbeat.beat(busy=True)
                 self._admit(group)
         except Exception as error:
@@ -271,7 +294,7 @@ class Engine:
         """One token for every running face; those that end leave, and are yielded."""
         rows: list[_Face[K]] = []
         try:
-            with self._lock, torch.inference_mode():
+            with self._at_work():
                 for start in range(0, len(running), self._decode_limit):
                     rows = running[start : start + self._decode_limit]
                     for face, token in zip(rows, self._next_tokens(rows), strict=True):
@@ -426,7 +449,7 @@ class Engine:
         if self._graphs is not None:
             tokens = self._graphs.next_tokens(last, slots, lengths)
         else:
-            step = decode(self.kv, slots, lengths, device=self.device)
+            step = decode(self.kv, slots, lengths, device=self.device, kernel=self._kernel)
             tokens = self.greedy(torch.tensor(last, device=self.device), step.lengths, step).tolist()
         for face in rows:
             face.stored += 1
@@ -452,7 +475,7 @@ class Engine:
             raise _misfit(picture)
         length = len(before) + self.patches + len(after) + max_new_tokens
         try:
-            with self._lock, torch.inference_mode():
+            with self._at_work():
                 kv = self._allocate(length, 1)
                 words = self._words(before), self._see([picture]), self._words(after)
                 embeds = torch.cat(words, dim=1)  # (1, T, D)
@@ -468,8 +491,8 @@ class Engine:
             if token == self.script.end:
                 return
             yield token
-            with self._lock, torch.inference_mode():
-                single = decode(kv, [0], [stored], device=self.device)
+            with self._at_work():
+                single = decode(kv, [0], [stored], device=self.device, kernel=self._kernel)
                 last = torch.tensor([token], device=self.device)
                 token = int(self.greedy(last, single.lengths, single)[0])
             stored += 1
@@ -506,6 +529,19 @@ class Engine:
         self._forward(self._words(self.script.system), [face])
         self.kv.share_beginning(len(self.script.system))
         self.kv.give_back(slot)
+
+    def _kernel_runs(self) -> bool:
+        """One step in the slot that nobody reads; False, with a warning, where the kernel cannot be built."""
+        slot = torch.tensor([self.kv.scratch], device=self.device)
+        nothing = torch.zeros(1, dtype=torch.long, device=self.device)
+        try:
+            with torch.inference_mode():
+                step = Decode(kv=self.kv, rows=slot, lengths=nothing, runs=None)
+                self.greedy(nothing, nothing, step).tolist()  # the kernel has run once its token is here
+        except Exception as error:  # noqa: BLE001  compilers fail in many classes, and masked attention does the same
+            warnings.warn(f"The engine reads its slots without a kernel, more slowly: {error}", stacklevel=2)
+            return False
+        return True
 
     def _accelerated(self) -> Any:
         """Compiled layers and captured decode steps; None, with a warning, where this machine cannot have them."""

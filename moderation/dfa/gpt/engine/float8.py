@@ -11,6 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from moderation.dfa.gpt.engine.memory import is_out_of_memory
+from moderation.errors import SetupProblem
+
 #: The largest number of float8_e4m3fn.
 LARGEST = 448.0
 
@@ -47,9 +50,31 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def use_float8(language_model: Any) -> None:
-    """Replace the linears of every decoder layer. The output layer stays: the verdict is read from it."""
-    for layer in language_model.layers:
+    """Replace the linears of every decoder layer. The output layer stays: the verdict is read from it.
+
+    Raise SetupProblem where the device has no such products, before a face is looked at. Going on in more bits would
+    give analyses another fingerprint than those of the workers beside it.
+    """
+    for number, layer in enumerate(language_model.layers):
         for part in (layer.self_attn, layer.mlp):
             for name, child in list(part.named_children()):
                 if isinstance(child, nn.Linear) and child.bias is None:
-                    setattr(part, name, Float8Linear(child))
+                    small = Float8Linear(child)
+                    if number == 0:
+                        _try(small, child)
+                    setattr(part, name, small)
+
+
+@torch.inference_mode()
+def _try(small: Float8Linear, linear: nn.Linear) -> None:
+    """One product of this size, on this device."""
+    weight = linear.weight
+    try:
+        small(torch.zeros(1, small.in_features, dtype=weight.dtype, device=weight.device))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise SetupProblem(
+            f"This device takes no products in eight bits of {small.in_features} by {small.out_features} numbers "
+            f"({error}): turn float8 off. On CUDA it needs compute capability 8.9 and sizes that 16 divides."
+        ) from error

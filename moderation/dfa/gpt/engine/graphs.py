@@ -4,6 +4,7 @@ Run eagerly, a decode step is about 1,370 launches from Python, and the fine wor
 token and layer (counted for LLaVA-1.5-7B). Compiling fuses that work; a captured step is one launch.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,19 +16,33 @@ from moderation.dfa.gpt.engine import attention
 from moderation.dfa.gpt.engine.attention import Decode
 from moderation.dfa.gpt.engine.kv import SlotKV
 
+#: Compiled forms of a layer: prompts are templates, a handful of lengths, but of every group size up to the largest.
+FORMS = 64
 
-def compile_layers(language_model: Any, *, backend: str = "inductor") -> None:
+
+def compile_layers(language_model: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
     """Fuse what lies around the attention of every decoder layer. All layers share one compiled form.
 
     Attention itself stays as it is: its step changes with every call, and it is one kernel already.
     """
     attention.AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.slot_attention))
-    # Prompts are templates: a handful of lengths, but every group size up to the largest.
-    torch._dynamo.config.cache_size_limit = 64  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
     for layer in language_model.layers:
         if "forward" in vars(layer):
             continue  # compiled for an earlier engine on the same model
-        layer.forward = torch.compile(layer.forward, backend=backend, dynamic=None)
+        layer.forward = _in_many_forms(torch.compile(layer.forward, backend=backend, dynamic=None))
+
+
+def _in_many_forms(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Said where it runs: torch keeps this limit to the thread that sets it, and one thread loads what another runs."""
+    limits: Any = torch._dynamo.config  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]  the only name it has
+
+    @functools.wraps(compiled)
+    def run(*args: Any, **options: Any) -> Any:
+        if limits.recompile_limit < FORMS:
+            limits.recompile_limit = FORMS
+        return compiled(*args, **options)
+
+    return run
 
 
 def restore_layers(language_model: Any) -> None:
@@ -57,18 +72,20 @@ class DecodeGraphs:
     def _capture_all(self) -> None:
         """Once each, before the first face. Without the kernel a step depends on the longest row: not captured."""
         pool: Any = None
+        # Our own: torch keeps one for all captures of a process, on whatever device was the first.
+        captures = torch.cuda.Stream(self._last.device)
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dynamo warns about what it leaves uncompiled
             for size in reversed(self.sizes):
                 step = self._step(size)
-                stream = torch.cuda.Stream()
+                stream = torch.cuda.Stream(self._last.device)
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):
                     for _ in range(2):  # compiles, and lets cuBLAS take its workspaces
                         self._greedy(self._last[:size], self._lengths[:size], step)
                 torch.cuda.current_stream().wait_stream(stream)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=pool):
+                with torch.cuda.graph(graph, pool=pool, stream=captures):
                     tokens = self._greedy(self._last[:size], self._lengths[:size], step)
                 pool = graph.pool()
                 self._captured[size] = graph, tokens

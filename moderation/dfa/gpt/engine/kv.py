@@ -47,6 +47,11 @@ class SlotKV:
     def give_back(self, slot: int) -> None:
         heapq.heappush(self._free, slot)
 
+    def release(self) -> None:
+        """Drop the keys and values, whoever still holds these slots. Nothing can be stored or read after that."""
+        self.k.clear()
+        self.v.clear()
+
     def write(self, layer: int, rows: Tensor | slice, start: int, key: Tensor, value: Tensor) -> None:
         """Store (B, H, T, D) from position `start` on in the slots of `rows`."""
         end = start + key.shape[2]

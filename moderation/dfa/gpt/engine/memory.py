@@ -15,13 +15,18 @@ MOST_SLOTS = 256
 def slots_that_fit(per_slot: int, device: torch.device, *, free: int | None = None, room: float = 1.0) -> int:
     """At least one, or nothing could run. `free` bytes stands in for what the device reports, `room` is a part."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the allocator keeps for nobody is free too, and the device does not know
         available = torch.cuda.mem_get_info(device)[0] if free is None else free
         return max(1, min(MOST_SLOTS, int(available * CUDA_SHARE * room) // per_slot))
     return max(1, min(CPU_SLOTS, (CPU_BYTES if free is None else free) // per_slot))
+
+
+#: In the words of torch's allocators, of the CUDA driver under them, and of the libraries that allocate for themselves.
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for what torch raises when an allocation fails, on either kind of device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
