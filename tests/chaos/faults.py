@@ -70,11 +70,11 @@ def _stopped(yard: Yard, chance: random.Random) -> Generator[None]:
 def _migrate_again(yard: Yard) -> None:
     """Take the last migration back and run it, against everybody's statements.
 
-    It is of indexes and triggers, which the running release can do without for a moment. Each may meet a lock: a
-    migration gives up after seconds rather than have everybody wait behind it, and is run again.
+    It is of triggers, which the running release can do without for a moment. Each may meet a lock: a migration gives
+    up after seconds rather than have everybody wait behind it, and is run again.
     """
     database = Database(yard.addresses.database_url, pool_size=1)
-    steps = [lambda: schema.downgrade(database, "0005"), lambda: schema.upgrade(database)]
+    steps = [lambda: schema.downgrade(database, "0001"), lambda: schema.upgrade(database)]
     for step in steps:
         for again in Retrying(retry=retry_if_exception_type(OperationalError), stop=stop_after_delay(60)):
             with again:

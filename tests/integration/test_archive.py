@@ -355,7 +355,7 @@ def _line(**changes: Any) -> str:
 
 def _spoiled(what: str) -> bytes:
     lines = [_line(), _line()]
-    whole = pack(lines, schema="0005", now=LATER)
+    whole = pack(lines, schema="0001", now=LATER)
     manifest, first, second = gzip.decompress(whole).decode().splitlines()
     match what:
         case "cut":
@@ -365,7 +365,7 @@ def _spoiled(what: str) -> bytes:
         case "line changed":
             return gzip.compress(f"{manifest}\n{first}\n{second.replace('0', '1', 1)}\n".encode())
         case "chain":
-            return pack([_line(version=1)], schema="0005", now=LATER)
+            return pack([_line(version=1)], schema="0001", now=LATER)
         case "another form":
             return gzip.compress(b'{"bonafide_archive": 2}\n')
         case _:

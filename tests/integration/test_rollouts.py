@@ -1,7 +1,6 @@
 """Two bundles in one worker: who analyses what, what is shown, and what is analysed once more. Two scripted models."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +12,10 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from moderation.analysis import FaceAnalysis, Label, Verdict
 from moderation.cases import CaseState, ImageRef, Move
-from moderation.database import rollouts, schema
+from moderation.database import rollouts
 from moderation.database.analyses import shown_analyses
 from moderation.database.connection import Database
 from moderation.database.deliveries import Kind
@@ -39,13 +37,12 @@ from moderation.delivery import Webhooks
 from moderation.dispatch import RERUN_QUEUE, Doorbell
 from moderation.errors import DatabaseUnavailable, EngineUnavailable, RolloutRefused, StaleCase
 from moderation.local import Addresses, as_role
-from moderation.presentation import verdict_json
 from moderation.questions import Questions
 from moderation.reruns import ATTEMPTS, ask_for_reruns, rerun_seconds, ring_reruns
 from moderation.rollout import Action, Rollout
 from moderation.settings import Settings
 from moderation.storage import Storage
-from tests.builders import a_verdict, an_analysis, bona_fide, new_id, undecided
+from tests.builders import a_verdict, an_analysis, bona_fide, new_id
 from tests.fakes import ScriptedDetector
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, stored
 from tests.integration.deciding import a_review, decide
@@ -876,68 +873,3 @@ def test_what_a_bundle_shows_already_is_not_asked_for(
 
     assert fit(OLD, shadow=False) == fit(OLD, shadow=True) == fit(NEW, shadow=True) == 0
     assert fit(NEW, shadow=False) == 1
-
-
-# --- the release before
-
-
-def test_what_was_analysed_before_shows_its_newest_and_a_worker_of_then_still_shows_its_own(
-    database: Database,
-) -> None:
-    schema.downgrade(database, "0003")
-    old, twice, none = (new_id() for _ in range(3))
-    with database.transaction() as session:
-        for case_id, state in ((old, "analyzing"), (twice, "ready"), (none, "ready")):
-            _case_of_then(session, case_id, state)
-        for age, fingerprint in ((2, "f1"), (1, "f2")):
-            _analysis_of_then(session, twice, fingerprint, age)
-    schema.upgrade(database)
-
-    with database.transaction() as session:
-        _record_of_then(session, old)
-
-    assert [shown(database, case_id) for case_id in (old, twice)] == ["f1", "f2"]
-    with database.transaction() as session:
-        assert shown_analyses(session, [none]) == {}
-
-
-def _case_of_then(session: Session, case_id: UUID, state: str) -> None:
-    lease = (1, "w", "now") if state == "analyzing" else (None, None, None)
-    session.execute(
-        text("""
-            INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version, lease_token,
-                               lease_owner, lease_expires_at)
-            VALUES (:id, 's', '', 'flagged', 'k', 0, :state, 2, :token, :owner, :at)
-        """),
-        {"id": case_id, "state": state, "token": lease[0], "owner": lease[1], "at": lease[2]},
-    )
-
-
-def _record_of_then(session: Session, case_id: UUID) -> None:
-    """In the order of the release before: the case first, and then the analysis."""
-    session.execute(
-        text("""
-            UPDATE cases SET state = 'ready', lease_token = NULL, lease_owner = NULL, lease_expires_at = NULL
-            WHERE id = :id
-        """),
-        {"id": case_id},
-    )
-    _analysis_of_then(session, case_id, "f1", 0)
-
-
-def _analysis_of_then(session: Session, case_id: UUID, fingerprint: str, age: int) -> None:
-    session.execute(
-        text("""
-            INSERT INTO analyses (id, case_id, fingerprint, bundle, image_sha256, picture, label, calibrated, verdict,
-                                  faces, seconds, created_at)
-            VALUES (gen_random_uuid(), :id, :by, 'dfa 0', '', :picture, 'undetermined', false, :verdict, '[]', '{}',
-                    now() - make_interval(secs => :age))
-        """),
-        {
-            "id": case_id,
-            "by": fingerprint,
-            "age": age,
-            "picture": json.dumps({**dataclasses.asdict(an_analysis().picture), "notes": []}),
-            "verdict": json.dumps(verdict_json(undecided())),
-        },
-    )

@@ -1,15 +1,14 @@
-"""Guards: only people decide, whatever a role may write; and indexes by source, for retention and for fair shares.
+"""Guards: only people decide, whatever a role may write.
 
 A worker and the sweeper may write a case's state, because they move it. Which states they may write a grant cannot say: a
 trigger does, for a case that becomes decided or stops being so, for the events that say a person did something, and for
 what platforms are told of that. A role that is not a reviewer's is refused, whoever stole its password.
 """
 
-import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0002"
+down_revision = "0001"
 
 #: The owner of the table may: an operator's command is not a stolen password, and an owner could drop the trigger.
 ONLY_PEOPLE = """
@@ -41,37 +40,9 @@ def upgrade() -> None:
             f"CREATE TRIGGER {name} BEFORE {when} ON {table} FOR EACH ROW WHEN ({condition}) "
             "EXECUTE FUNCTION only_people()"
         )
-    op.drop_index("cases_to_erase", "cases")
-    op.create_index(
-        "cases_to_erase",
-        "cases",
-        ["source", "decided_at"],
-        postgresql_where=sa.text("state = 'decided' AND erased_at IS NULL"),
-    )
-    op.drop_index("cases_waiting", "cases")
-    op.create_index(
-        "cases_waiting",
-        "cases",
-        ["source", sa.text("priority DESC"), "due_at", "id"],
-        postgresql_where=sa.text("state = 'waiting'"),
-    )
 
 
 def downgrade() -> None:
-    op.drop_index("cases_waiting", "cases")
-    op.create_index(
-        "cases_waiting",
-        "cases",
-        [sa.text("priority DESC"), "due_at", "id"],
-        postgresql_where=sa.text("state = 'waiting'"),
-    )
-    op.drop_index("cases_to_erase", "cases")
-    op.create_index(
-        "cases_to_erase",
-        "cases",
-        ["decided_at"],
-        postgresql_where=sa.text("state = 'decided' AND erased_at IS NULL"),
-    )
     for table, name, _ in GUARDS:
         op.execute(f"DROP TRIGGER {name} ON {table}")
     op.execute("DROP FUNCTION only_people")
