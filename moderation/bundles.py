@@ -3,6 +3,7 @@
 What is done about it, trying and promoting, is an operator's: `bonafide bundles`.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from moderation.comparison import Comparison, compare
 from moderation.database.comparison import PAIRS_AT_MOST, analyses_by_fingerprint, read_pairs
 from moderation.database.connection import Database
+from moderation.database.operations import answer_within
 from moderation.database.rollouts import LiveWorker, SeenBundle, in_force, list_bundles, live_workers
 from moderation.errors import RequestRefused, RolloutRefused
 from moderation.people import Act, Person, require
@@ -20,6 +22,8 @@ from moderation.rollout import Rollout
 
 #: Cases that the candidate is watched on, the newest of a day: enough to see a change, quick enough to be asked often.
 WATCHED_CASES = 2000
+#: Seconds for which a comparison is told again before another one is made, and that one may take.
+WATCHED_FOR, WATCHED_WITHIN = 60.0, 3.0
 
 #: Days of opened cases that are compared unless somebody asks for more, and the most.
 USUAL_DAYS = 7
@@ -158,3 +162,23 @@ def watch_trial(session: Session, *, now: datetime) -> SideBySide | None:
         return None
     since = now - timedelta(days=1)
     return side_by_side(session, first, second, since=since, until=now, at_most=WATCHED_CASES)
+
+
+class TrialWatch:
+    """What is on trial, compared once a minute however often somebody asks. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._looked_at: datetime | None = None
+        self._found: SideBySide | None = None
+
+    def latest(self, *, now: datetime) -> SideBySide | None:
+        """As `watch_trial`, a minute old at most. Raise DatabaseUnavailable; there is none for a minute then."""
+        with self._lock:
+            if self._looked_at is None or (now - self._looked_at).total_seconds() >= WATCHED_FOR:
+                self._looked_at, self._found = now, None
+                with self._database.transaction() as session:
+                    answer_within(session, WATCHED_WITHIN)
+                    self._found = watch_trial(session, now=now)
+            return self._found

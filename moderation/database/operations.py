@@ -74,6 +74,12 @@ def list_processes(session: Session) -> list[Process]:
     return [Process(name, float(age), facts) for name, age, facts in rows]
 
 
+def answer_within(session: Session, seconds: float) -> None:
+    """Let each statement of this transaction take so long and no longer: DatabaseUnavailable then."""
+    milliseconds = round(seconds * 1000)  # Postgres's unit
+    session.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
+
+
 def take_sweep_lock(session: Session) -> bool:
     """True for the one sweeper that may work in this transaction."""
     return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SWEEP_LOCK}))

@@ -1,16 +1,19 @@
 """What operators and their machines ask: is it alive, is it ready, how long is the line."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import TypeVar
 
+import structlog
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from sqlalchemy.orm import Session
 
-from moderation.bundles import watch_trial
 from moderation.comparison import Comparison
-from moderation.database.cases import queue_stats
+from moderation.database.cases import oldest_waiting_seconds, queue_stats
 from moderation.database.health import Health, read_health
+from moderation.database.operations import answer_within
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError, SetupProblem
 from moderation.intervals import Measure
@@ -19,6 +22,14 @@ from moderation.web.access import Reader
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import StatsOut
+
+T = TypeVar("T")
+
+#: Seconds that Postgres has for a statement of a scrape. With `WATCHED_WITHIN` all of them fit into the ten that
+#: Prometheus waits.
+LOOK_SECONDS = 1.5
+
+log = structlog.get_logger()
 
 router = APIRouter()
 
@@ -80,20 +91,38 @@ class LineMetrics:
         self._services = services
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        try:
-            with self._services.database.transaction() as session:
-                stats, health = queue_stats(session), read_health(session)
-                trial = watch_trial(session, now=datetime.now(UTC))
-        except BonafideError:
-            return
-        yield from _line(stats)
-        yield from _health(health)
-        if trial is not None:
-            yield from _trial(trial.comparison)
-        try:
-            bells = self._services.doorbell.depth()
-        except BonafideError:
-            return
+        """Each look by itself: what one does not see, the others tell."""
+        for look in (self._oldest, self._line, self._health, self._trial, self._bells):
+            try:
+                yield from look()
+            except BonafideError as error:
+                log.warning("metrics_missing", action="metrics", look=look.__name__, error=str(error))
+
+    def _oldest(self) -> Iterable[GaugeMetricFamily]:
+        """By itself: it costs nothing however long the line is, and most alerts need it."""
+        yield GaugeMetricFamily(
+            "bonafide_oldest_waiting_seconds",
+            "Age of the oldest waiting case",
+            value=self._look(oldest_waiting_seconds),
+        )
+
+    def _line(self) -> Iterable[GaugeMetricFamily]:
+        return _line(self._look(queue_stats))
+
+    def _health(self) -> Iterable[GaugeMetricFamily]:
+        return _health(self._look(read_health))
+
+    def _look(self, read: Callable[[Session], T]) -> T:
+        with self._services.database.transaction() as session:
+            answer_within(session, LOOK_SECONDS)
+            return read(session)
+
+    def _trial(self) -> Iterable[GaugeMetricFamily]:
+        trial = self._services.trial.latest(now=datetime.now(UTC))
+        return () if trial is None else _trial(trial.comparison)
+
+    def _bells(self) -> Iterable[GaugeMetricFamily]:
+        bells = self._services.doorbell.depth()
         yield GaugeMetricFamily("bonafide_bells", "Messages on the queue of cases", value=bells)
 
 
@@ -105,11 +134,6 @@ def _line(stats: QueueStats) -> Iterable[GaugeMetricFamily]:
     for state in ("waiting", "analyzing", "ready"):
         cases.add_metric([state], getattr(stats, state))
     yield cases
-    yield GaugeMetricFamily(
-        "bonafide_oldest_waiting_seconds",
-        "Age of the oldest waiting case",
-        value=stats.oldest_waiting_seconds,
-    )
 
 
 def _health(health: Health) -> Iterable[GaugeMetricFamily]:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from moderation.accounts import Accounts
-from moderation.bundles import Bundles
+from moderation.bundles import Bundles, TrialWatch
 from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.delivery import Webhooks
 from moderation.dispatch import Doorbell
@@ -35,6 +35,7 @@ class Services:
     webhooks: Webhooks
     insights: Insights
     bundles: Bundles
+    trial: TrialWatch
     rates: Rates
 
 
@@ -56,6 +57,7 @@ def open_services(settings: Settings) -> Services:
         Webhooks(database, settings),
         Insights(database),
         Bundles(database),
+        TrialWatch(database),
         Rates(settings.broker_url.get_secret_value(), settings.intake_rate),
     )
 

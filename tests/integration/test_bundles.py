@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
 from moderation.accounts import Accounts
-from moderation.bundles import Bundles
+from moderation.bundles import Bundles, TrialWatch
 from moderation.database.connection import Database
 from moderation.database.rollouts import promote
 from moderation.decisions import Outcome, is_blind_first
-from moderation.errors import NotAllowed, RequestRefused, RolloutRefused
+from moderation.errors import DatabaseUnavailable, NotAllowed, RequestRefused, RolloutRefused
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.app import create_app
@@ -210,3 +211,33 @@ def test_without_a_trial_prometheus_is_told_of_none(api: TestClient, database: D
         api.get("/metrics").text,
         re.MULTILINE,
     )
+
+
+def test_what_is_on_trial_is_compared_once_a_minute(database: Database) -> None:
+    on_trial(database)
+    both(database, a_verdict(), bona_fide())
+    watch, now = TrialWatch(database), soon()
+
+    def pictures(later: float) -> int:
+        found = watch.latest(now=now + timedelta(seconds=later))
+        assert found is not None
+        return found.comparison.n
+
+    first = pictures(0)
+    both(database, a_verdict(), bona_fide())
+
+    assert [first, pictures(59), pictures(60)] == [1, 1, 2]
+
+
+def test_a_comparison_that_failed_is_not_tried_again_at_once(database: Database, database_url: str) -> None:
+    on_trial(database)
+    both(database, a_verdict(), bona_fide())
+    watch, now = TrialWatch(database), soon()
+
+    with psycopg.connect(database_url) as holder:
+        holder.execute("LOCK TABLE analyses")
+        with pytest.raises(DatabaseUnavailable):
+            watch.latest(now=now)
+
+    assert watch.latest(now=now + timedelta(seconds=1)) is None
+    assert watch.latest(now=now + timedelta(seconds=60)) is not None
