@@ -17,6 +17,7 @@ import moderation.delivery
 import worker.telemetry
 from moderation.database.connection import Database
 from moderation.decisions import Outcome
+from moderation.errors import StorageUnavailable
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide
 from tests.integration.beside import both, on_trial
@@ -69,6 +70,30 @@ def test_every_metric_that_is_watched_is_exported(exported: set[str]) -> None:
     missing = {(where, name) for where, text in _expressions() for name in _METRIC.findall(text)}
 
     assert {(where, name) for where, name in missing if name not in exported} == set()
+
+
+def test_every_way_in_which_storage_fails_is_watched() -> None:
+    (watched,) = (r["expr"] for r in _rules() if r["alert"] == "BonafideStorageUnavailable")
+    (pattern,) = re.findall(r'why=~"([^"]+)"', watched)
+
+    failures = [StorageUnavailable, *StorageUnavailable.__subclasses__()]
+    assert [error.code for error in failures if not re.fullmatch(pattern, error.code)] == []
+
+
+def test_the_state_of_a_model_is_watched_and_shown() -> None:
+    rules, everything = {rule["expr"] for rule in _rules()}, " ".join(text for _, text in _expressions())
+
+    for name in ("bonafide_breaker_open", "bonafide_candidate_stopped"):
+        assert f"sum({name}) > 0" in rules
+        assert everything.count(name) == 2  # the dashboard has it too
+
+
+def test_metrics_that_are_not_told_are_an_alert_of_their_own() -> None:
+    """`max` of nothing is nothing, and never above anything."""
+    unseen = " ".join(rule["expr"] for rule in _rules() if "absent(" in rule["expr"])
+
+    for name in ("bonafide_oldest_waiting_seconds", "bonafide_processes"):
+        assert f"absent({name}" in unseen
 
 
 def test_the_rules_have_the_shape_that_prometheus_reads() -> None:
