@@ -1,12 +1,14 @@
 """A whole run on a tiny random model: every table is there, files are whole, and a random model is worth nothing."""
 
 import datetime
+import gc
 import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from transformers import LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
 from moderation.cli.dfa import app
@@ -17,6 +19,7 @@ from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, BenchPlan, as_json, run_bench
 from moderation.dfa.gpt.bundle import BundleSpec
 from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.engine.kv import SlotKV
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
 from moderation.errors import SetupProblem
@@ -48,6 +51,38 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(manifest: Path, tiny: BundleSpec) -> Bench:
     plan = BenchPlan(grid=8, quick=True, baselines=BaselinePlan(steps=3))
     return run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu")
+
+
+def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_the_second_comes(
+    manifest: Path, tiny: BundleSpec
+) -> None:
+    earlier = _alive(
+        SlotKV, LlavaForConditionalGeneration
+    )  # held, so that no new one gets the address of an old one
+    engines: list[int] = []
+    models: dict[str, int] = {}
+
+    def progress(words: str) -> None:
+        new = [one for one in _alive(SlotKV, LlavaForConditionalGeneration) if not _among(one, earlier)]
+        engines.append(sum(isinstance(one, SlotKV) and bool(one.k) for one in new))
+        models[words] = sum(isinstance(one, LlavaForConditionalGeneration) for one in new)
+
+    plan = BenchPlan(pictures=8, grid=2, quick=True)
+    gc.disable()
+    run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu", progress=progress)
+    gc.enable()
+
+    assert max(engines) == 1
+    assert models["clean"] == 1
+    assert models["asking the other bundle"] == 0
+
+
+def _alive(*kinds: type) -> list[object]:
+    return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
+
+
+def _among(one: object, others: list[object]) -> bool:
+    return any(one is other for other in others)
 
 
 def test_every_table_is_there(bench: Bench) -> None:

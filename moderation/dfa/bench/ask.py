@@ -5,7 +5,8 @@ Faces are found, refused, cropped and judged as in the worker; a picture that a 
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from moderation.analysis import (
 )
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.dfa.gpt.replies import read_reply
@@ -161,16 +162,19 @@ def abstained(judged: Judged) -> bool:
 
 
 def verdicts_only(detector: Detector) -> Detector:
-    """The same bundle, asked for DF-D alone. It takes the model over: the other detector is done."""
-    return Detector(detector.bundle, Policy(technique=False, rationale=False))
+    """The same bundle, asked for DF-D alone. It takes the model over: the other detector is closed."""
+    detector.close()
+    return Detector(detector.bundle, replace(detector.policy, technique=False, rationale=False))
 
 
 def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping[Technique, float]]:
     """Say "Yes." for every picture and ask on; and what the DF-C answers score on a grey one.
 
-    The engine takes the model over: the detector is done. Pictures in which no face can be judged are left out.
+    An engine of its own takes the model over: the detector is closed. Pictures in which no face can be judged are left
+    out.
     """
-    bundle, size = detector.bundle, detector.image_size
+    detector.close()
+    bundle = detector.bundle
     engine = Engine(
         bundle.model,
         bundle.script,
@@ -178,6 +182,12 @@ def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping
         route=lambda _margin, _mass: Route.DEEPFAKE,
         plan=Plan(),
     )
+    with closing(engine):
+        return _told_all(detector, engine, items), _grey_answers(engine, items)
+
+
+def _told_all(detector: Detector, engine: Engine, items: Sequence[Item]) -> list[Told]:
+    codec = detector.bundle.codec
     results: list[Told] = []
     for group in _groups(items):
         outcomes = [(item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in group]
@@ -187,13 +197,20 @@ def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping
             if not isinstance(outcome, Judged) and outcome[0]
         ]
         for item, answers in _answered(engine, faces):
-            written = bundle.codec.decode(answers.rationale or ()).strip()
+            written = codec.decode(answers.rationale or ()).strip()
             reply = read_reply(written, complete=answers.complete)
             named = regions_in(reply.artifacts) if reply else frozenset[str]()
             results.append(Told(item, answers.options or {}, named, written))
-    grey = np.full((size, size, 3), 127, dtype=np.uint8)
-    ((_, blank),) = _answered(engine, [(items[0], grey)]) if items else [(None, None)]
-    return results, (blank.options or {}) if blank else {}
+    return results
+
+
+def _grey_answers(engine: Engine, items: Sequence[Item]) -> Mapping[Technique, float]:
+    """What the DF-C answers score on a picture that shows nothing; empty when there is nothing to compare with it."""
+    if not items:
+        return {}
+    grey = np.full((engine.image.size, engine.image.size, 3), 127, dtype=np.uint8)
+    ((_, blank),) = _answered(engine, [(items[0], grey)])
+    return blank.options or {}
 
 
 def _answered(engine: Engine, faces: Sequence[tuple[Item, np.ndarray]]) -> list[tuple[Item, Answers]]:

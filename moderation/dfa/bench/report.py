@@ -1,14 +1,16 @@
 """One run of DFA-Bench: from manifests and a bundle to tables and curves, and those to files."""
 
 import datetime
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moderation.dfa.bench.ask import Judged, judge, tell, verdicts_only
+from moderation.analysis import Technique
+from moderation.dfa.bench.ask import Judged, Told, judge, tell, verdicts_only
 from moderation.dfa.bench.baselines import BaselinePlan, baselines
 from moderation.dfa.bench.calibration import (
     abstain_codes,
@@ -75,6 +77,27 @@ class Bench:
         return next((table for table in self.tables if table.name == name), None)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What one bundle is and said. The model itself is gone by then: a device may not hold another one beside it."""
+
+    name: str
+    fingerprint: str
+    calibrated: bool
+    threshold: float
+    device: str
+    #: Tokens of each DF-C answer.
+    lengths: dict[Technique, int]
+    judged: list[Judged]
+    #: What each baseline said of the same pictures.
+    rivals: dict[str, list[Judged]]
+    #: The robustness grid. None when the plan leaves it out.
+    grid: Table | None
+    told: list[Told]
+    #: What the DF-C answers score on a grey picture.
+    grey: Mapping[Technique, float]
+
+
 def run_bench(
     manifests: Sequence[Path],
     bundle: str | Path,
@@ -92,6 +115,63 @@ def run_bench(
     items = sampled(tested, most, seed=plan.seed)
     training = _disjoint([item for item in everything if item.split == "train"], items)
 
+    asked = _ask(bundle, training, items, plan, device, progress)
+    gc.collect()  # a model is part of circles: only the collector frees its weights
+    judged, threshold, lengths, told = asked.judged, asked.threshold, asked.lengths, asked.told
+    rivals = dict(asked.rivals)
+    if against is not None:
+        progress("asking the other bundle")
+        other = Detector.load(against, device=device)
+        rivals[f"{other.bundle_name} ({against})"] = judge(other, items)
+
+    description, calibration = description_table(judged, told, training), calibration_table(judged)
+    tables = [
+        summary_table(judged, threshold, description),
+        detection_table(judged, threshold),
+        shortcut_table(judged),
+        *([comparison_table({asked.name: judged, **rivals}, threshold)] if rivals else []),
+        technique_table(judged),
+        told_confusion(told, lengths),
+        normalisation_table(told, asked.grey, lengths),
+        description,
+        description_by_technique(told, training),
+        invented_table(judged),
+        calibration,
+        reliability_table(judged),
+        *([] if asked.grid is None else [asked.grid]),
+        gates_table(asked.grid, calibration, description, judged),
+        abstention_table(judged, threshold),
+        abstain_codes(judged),
+    ]
+    about = {
+        "bench_version": BENCH_VERSION,
+        "date": now.date().isoformat(),
+        "bundle": asked.name,
+        "fingerprint": asked.fingerprint,
+        "calibrated": asked.calibrated,
+        "threshold": threshold,
+        "manifests": [str(manifest) for manifest in manifests],
+        "split": plan.split,
+        "pictures": len(items),
+        "of": len(tested),
+        "groups": len({item.group for item in items}),
+        "training_pictures": len(training),
+        "quick": plan.quick,
+        "seed": plan.seed,
+        "device": asked.device,
+    }
+    return Bench(about, tuple(tables), _curves({asked.name: judged, **rivals}, judged, threshold))
+
+
+def _ask(
+    bundle: str | Path,
+    training: Sequence[Item],
+    items: Sequence[Item],
+    plan: BenchPlan,
+    device: str,
+    progress: Callable[[str], None],
+) -> _Asked:
+    """Everything that is asked of the bundle. One engine at a time: each takes the memory that is free."""
     progress("loading the bundle")
     detector = Detector.load(bundle, device=device)
     threshold = detector.policy.threshold
@@ -102,55 +182,26 @@ def run_bench(
     verdicts = verdicts_only(detector)
     grid_items = sampled(items, min(plan.grid, QUICK_GRID) if plan.quick else plan.grid, seed=plan.seed + 1)
     grid = (
-        [robustness_table(verdicts, grid_items, threshold, quick=plan.quick, progress=progress)]
+        robustness_table(verdicts, grid_items, threshold, quick=plan.quick, progress=progress)
         if grid_items
-        else []
+        else None
     )
+    verdicts.close()
     progress("asking about forged pictures, verdict given")
     told, grey = tell(detector, [item for item in items if item.deepfake])
-    if against is not None:
-        progress("asking the other bundle")
-        other = Detector.load(against, device=device)
-        rivals[f"{other.bundle_name} ({against})"] = judge(other, items)
-
-    lengths = {name: len(tokens) for name, tokens in detector.bundle.script.options.items()}
-    description, calibration = description_table(judged, told, training), calibration_table(judged)
-    tables = [
-        summary_table(judged, threshold, description),
-        detection_table(judged, threshold),
-        shortcut_table(judged),
-        *([comparison_table({detector.bundle_name: judged, **rivals}, threshold)] if rivals else []),
-        technique_table(judged),
-        told_confusion(told, lengths),
-        normalisation_table(told, grey, lengths),
-        description,
-        description_by_technique(told, training),
-        invented_table(judged),
-        calibration,
-        reliability_table(judged),
-        *grid,
-        gates_table(grid[0] if grid else None, calibration, description, judged),
-        abstention_table(judged, threshold),
-        abstain_codes(judged),
-    ]
-    about = {
-        "bench_version": BENCH_VERSION,
-        "date": now.date().isoformat(),
-        "bundle": detector.bundle_name,
-        "fingerprint": detector.fingerprint,
-        "calibrated": detector.bundle.calibration is not None,
-        "threshold": threshold,
-        "manifests": [str(manifest) for manifest in manifests],
-        "split": plan.split,
-        "pictures": len(items),
-        "of": len(tested),
-        "groups": len({item.group for item in items}),
-        "training_pictures": len(training),
-        "quick": plan.quick,
-        "seed": plan.seed,
-        "device": str(next(detector.bundle.model.parameters()).device),
-    }
-    return Bench(about, tuple(tables), _curves({detector.bundle_name: judged, **rivals}, judged, threshold))
+    return _Asked(
+        name=detector.bundle_name,
+        fingerprint=detector.fingerprint,
+        calibrated=detector.bundle.calibration is not None,
+        threshold=threshold,
+        device=str(next(detector.bundle.model.parameters()).device),
+        lengths={name: len(tokens) for name, tokens in detector.bundle.script.options.items()},
+        judged=judged,
+        rivals=rivals,
+        grid=grid,
+        told=told,
+        grey=grey,
+    )
 
 
 def _disjoint(training: Sequence[Item], tested: Sequence[Item]) -> list[Item]:

@@ -147,9 +147,16 @@ class Detector:
             max_batch=max_batch,
         )
 
+    def close(self) -> None:
+        """Give the memory of the slots back, before another bundle is loaded or another engine made on this one.
+
+        It asks nothing more after that, but still prepares pictures.
+        """
+        self._engine.close()
+
     @property
     def bundle(self) -> Bundle:
-        """What is asked. Another engine made on it takes the model over: this detector is done then."""
+        """What is asked. Another engine made on it takes the model over: this detector is done then, close it."""
         return self._bundle
 
     @property
