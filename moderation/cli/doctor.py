@@ -16,7 +16,7 @@ from moderation.database.keys import list_keys
 from moderation.database.operations import list_processes
 from moderation.database.reruns import rerun_backlog
 from moderation.database.rollouts import LiveWorker, in_force, list_bundles, live_workers
-from moderation.database.schema import is_current
+from moderation.database.schema import is_current, is_later, missing_roles, tables_without_rights
 from moderation.dispatch import Doorbell
 from moderation.errors import BonafideError
 from moderation.rollout import Rollout
@@ -42,6 +42,7 @@ def examine(chosen: Settings, *, now: datetime | None = None) -> list[Finding]:
     looks: list[tuple[str, Callable[[], str]]] = [
         ("database", lambda: _database(database)),
         ("schema", lambda: _schema(database)),
+        ("roles", lambda: _roles(database)),
         ("clock", lambda: _clock(database, now or datetime.now(UTC))),
         ("connections", lambda: _connections(database, chosen)),
         ("broker", lambda: _broker(chosen)),
@@ -82,7 +83,23 @@ def _schema(database: Database) -> str:
     database.ping()
     if not is_current(database):
         raise _ToMend("not that of this release: run `bonafide migrate`")
-    return "that of this release"
+    return (
+        "that of a later release, on which this one runs too"
+        if is_later(database)
+        else "that of this release"
+    )
+
+
+def _roles(database: Database) -> str:
+    database.ping()
+    if missing_roles(database):
+        return "not made: every process may do what its own user may"
+    without = tables_without_rights(database)
+    if without:
+        raise _ToMend(
+            f"no role may read {', '.join(without)}: run `bonafide migrate` as the owner of the tables"
+        )
+    return "have their rights"
 
 
 def _clock(database: Database, now: datetime) -> str:

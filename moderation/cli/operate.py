@@ -64,13 +64,27 @@ def migrate(
         bool, typer.Option("--check", help="Change nothing; end with 1 when something is to be done.")
     ] = False,
 ) -> None:
-    """Bring the database schema and its roles to this release."""
+    """Bring the database schema and its roles to this release. That of a later release is left as it is."""
     database = open_database()
+    database.ping()
+    later = schema.is_later(database)
     if check:
-        current = schema.is_current(database)
-        typer.echo("the schema is current" if current else "migrations are to be run")
+        current = schema.is_current(database) and not later
+        typer.echo(
+            "the schema is current" if current else "migrations are to be run, or a later release ran its own"
+        )
         raise typer.Exit(0 if current else 1)
+    if later:
+        typer.echo("the schema is that of a later release: nothing is changed")
+        return
     typer.echo(f"the schema is at {schema.upgrade(database)}")
+    missing = schema.missing_roles(database)
+    if missing:
+        typer.echo(
+            f"bonafide: no role has its rights: {', '.join(missing)} are missing, and this user may not create roles. "
+            "Let an administrator run roles.sql of moderation/database, then run this again",
+            err=True,
+        )
 
 
 def doctor(json_: AsJson = False) -> None:

@@ -80,6 +80,11 @@ def _old_schema(database: Database) -> None:
     schema.downgrade(database, "0001")
 
 
+def _table_without_rights(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(text("CREATE TABLE arrived_later (id integer)"))
+
+
 def _no_key(database: Database) -> None:
     with database.transaction() as session:
         for key in list_keys(session):
@@ -131,6 +136,7 @@ def _silent(process: str) -> Callable[[Database], None]:
     ("part", "break_it", "words"),
     [
         pytest.param("schema", _old_schema, "bonafide migrate", id="migrations were not run"),
+        pytest.param("roles", _table_without_rights, "arrived_later", id="rights were not granted"),
         pytest.param("keys", _no_key, "bonafide keys add", id="no platform can call"),
         pytest.param("bundles", _two_bundles, "mini 2", id="a rollout that stopped half way"),
         pytest.param("bundles", _trial_without_worker, "BONAFIDE_CANDIDATE", id="a trial that nobody makes"),

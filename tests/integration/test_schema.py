@@ -1,17 +1,23 @@
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
+from typer.testing import CliRunner, Result
 
+from moderation.cli.main import app
 from moderation.database import schema
 from moderation.database.cases import insert_case
 from moderation.database.connection import Database
-from moderation.errors import DatabaseUnavailable
+from moderation.errors import DatabaseUnavailable, SetupProblem
 from moderation.local import as_role
+from moderation.settings import settings as read_settings
 from tests.builders import an_opening
 from tests.integration.conftest import ready
+from worker.lifecycle import _wait_for_schema  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_migrations_make_what_the_models_say(database: Database) -> None:
@@ -32,6 +38,104 @@ def test_migrations_can_be_taken_back_and_run_again(database: Database) -> None:
 
     assert schema.is_current(database)
     assert schema.drift(database) == []
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def bonafide(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Runs a command on the database of this address."""
+
+    def run(database_url: str, *words: str) -> Result:
+        monkeypatch.setenv("BONAFIDE_DATABASE_URL", database_url)
+        read_settings.cache_clear()
+        return CliRunner().invoke(app, words)
+
+    yield run
+    read_settings.cache_clear()
+
+
+@pytest.fixture
+def migrated_by_a_later_release(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+
+@pytest.mark.usefixtures("migrated_by_a_later_release")
+def test_the_release_before_serves_beside_a_later_one(api: TestClient, database: Database) -> None:
+    _wait_for_schema(database, 0)  # a worker of it that restarts
+
+    assert api.get("/readyz").status_code == 200
+    assert schema.is_later(database)
+
+
+def test_an_older_schema_is_waited_for(api: TestClient, database: Database) -> None:
+    schema.downgrade(database, "0001")
+
+    assert api.get("/readyz").status_code == 503
+    with pytest.raises(SetupProblem, match="bonafide migrate"):
+        _wait_for_schema(database, 0)
+
+
+@pytest.mark.usefixtures("migrated_by_a_later_release")
+def test_a_release_that_is_taken_back_changes_no_schema_and_no_right(
+    database: Database, database_url: str, bonafide: Command
+) -> None:
+    with database.transaction() as session:
+        session.execute(text("REVOKE SELECT ON claims FROM bonafide_worker"))
+
+    checked, migrated = bonafide(database_url, "migrate", "--check"), bonafide(database_url, "migrate")
+
+    assert (checked.exit_code, migrated.exit_code) == (1, 0)
+    assert "later release" in migrated.output
+    assert not _may_read(database, "bonafide_worker", "claims")
+
+
+def _may_read(database: Database, role: str, table: str) -> bool:
+    with database.transaction() as session:
+        return bool(session.scalar(text(f"SELECT has_table_privilege('{role}', '{table}', 'SELECT')")))
+
+
+@pytest.fixture
+def owned(database_url: str) -> Iterator[str]:
+    """The URL of an empty database whose owner may create no roles."""
+    name, word = f"bonafide_test_{uuid4().hex[:8]}", uuid4().hex
+    with psycopg.connect(database_url, autocommit=True) as server:
+        server.execute(f"CREATE USER {name} PASSWORD '{word}'")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        server.execute(f"CREATE DATABASE {name} OWNER {name}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        parts = urlsplit(database_url)
+        place = parts.netloc.rpartition("@")[2]
+        try:
+            yield urlunsplit(parts._replace(netloc=f"{name}:{word}@{place}", path=f"/{name}"))
+        finally:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # pyright: ignore[reportArgumentType, reportCallIssue]
+            server.execute(f"DROP USER {name}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_an_owner_who_may_create_no_roles_grants_those_that_are_there(owned: str) -> None:
+    database = Database(owned, pool_size=1)
+
+    schema.upgrade(database)
+
+    assert schema.missing_roles(database) == []
+    assert schema.tables_without_rights(database) == []
+    assert _may_read(database, "bonafide_worker", "cases")
+    assert not _may_read(database, "bonafide_worker", "people")
+    database.close()
+
+
+def test_an_owner_without_roles_is_told_of_it(owned: str, database_url: str, bonafide: Command) -> None:
+    with psycopg.connect(database_url, autocommit=True) as server:
+        server.execute("ALTER ROLE bonafide_archiver RENAME TO bonafide_test_archiver")
+        try:
+            migrated = bonafide(owned, "migrate")
+        finally:
+            server.execute("ALTER ROLE bonafide_test_archiver RENAME TO bonafide_archiver")
+
+    assert migrated.exit_code == 0
+    assert "bonafide_archiver are missing" in migrated.output
+    assert "roles.sql" in migrated.output
 
 
 def test_every_table_says_what_it_is_for(database: Database) -> None:
