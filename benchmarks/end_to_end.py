@@ -115,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--bundle", help="a bundle's folder, or `mini`")
     which.add_argument(
-        "--layout", default="mini", help="tiny, mini, llava-1.5-tiny or llava-1.5-7b; random weights"
+        "--layout", default="small", help="tiny, small, llava-1.5-tiny or llava-1.5-7b; random weights"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=120)

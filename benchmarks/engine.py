@@ -1,6 +1,6 @@
 """How fast the engine is: beside plain Hugging Face in the same run, and against what the device could do.
 
-    python -m benchmarks.engine [--bundle FOLDER | --layout mini] [--device auto] [--json]
+    python -m benchmarks.engine [--bundle mini | --layout small] [--device auto] [--json]
     python -m benchmarks.engine --layout llava-1.5-7b --device cuda --json      # random weights of the true size
 
 Images per second for detection alone, with classification, with a description of --tokens tokens at several numbers
@@ -14,7 +14,8 @@ import argparse
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,7 @@ from transformers import LlavaForConditionalGeneration
 from benchmarks.show import report
 from moderation.dfa.gpt.bundle import Bundle, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import sigmoid
+from moderation.dfa.gpt.detector import precision
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
 from moderation.dfa.gpt.layouts import layout, random_bundle, random_model, train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
@@ -53,13 +55,19 @@ class Subject:
     def dtype(self) -> torch.dtype:
         return self.model.lm_head.weight.dtype
 
-    def engine(self, *, slots: int, every_second: bool = False, **plan: Any) -> Engine:
+    @contextmanager
+    def engine(self, *, slots: int, every_second: bool = False, **plan: Any) -> Generator[Engine]:
+        """One at a time: on a GPU its slots may take most of the memory."""
         turn = iter(range(1 << 60))
 
         def route(_margin: float, _mass: float) -> Route:
             return Route.LEAVE if every_second and next(turn) % 2 else Route.DEEPFAKE
 
-        return Engine(self.model, self.script, self.image, route=route, plan=Plan(slots=slots, **plan))
+        engine = Engine(self.model, self.script, self.image, route=route, plan=Plan(slots=slots, **plan))
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def main() -> None:
@@ -127,7 +135,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--bundle", help="a bundle's folder, or `mini`")
     parser.add_argument(
-        "--layout", default="mini", help="tiny, mini, llava-1.5-tiny or llava-1.5-7b; random weights"
+        "--layout", default="small", help="tiny, small, llava-1.5-tiny or llava-1.5-7b; random weights"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=int, default=None, help="faces a row; more slots take more")
@@ -144,7 +152,7 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
         return _true_size(name, device)
     with tempfile.TemporaryDirectory() as folder:
         spec = resolve_bundle(arguments.bundle) if arguments.bundle else random_bundle(Path(folder), name)
-        bundle: Bundle = load_bundle(spec, device=device, dtype=torch.float32)
+        bundle: Bundle = load_bundle(spec, device=device, dtype=precision(spec, device))
     return Subject(name, bundle.model, _endless(bundle.script), spec.image, device)
 
 
@@ -258,27 +266,23 @@ def _engine(
     subject: Subject, faces: Sequence[np.ndarray], tokens: int, slots: Sequence[int]
 ) -> dict[str, float]:
     """Images per second of each kind of work."""
-    batch = 16 if subject.device.type == "cuda" else 8
-    rates = {
-        "detection": _rate(
-            subject.engine(slots=batch, technique=False, rationale=False, max_new_tokens=1), faces
-        ),
-        "classification": _rate(subject.engine(slots=batch, rationale=False, max_new_tokens=1), faces),
-    }
     cuda = subject.device.type == "cuda"
+    batch = 16 if cuda else 8
+    half = _half_slots(slots)
 
-    def enough(count: int) -> list[np.ndarray]:
-        """Several rounds of all slots, so that filling and emptying them weighs little."""
-        return [faces[index % len(faces)] for index in range(max(len(faces), 4 * count if cuda else 0))]
+    def rate(count: int, **plan: Any) -> float:
+        """With several rounds of all slots where they are many, so that filling and emptying them weighs little."""
+        rounds = 8 if plan.get("every_second") else 4
+        shown = max(len(faces), rounds * count) if cuda else len(faces)
+        with subject.engine(slots=count, **plan) as engine:
+            return _rate(engine, [faces[index % len(faces)] for index in range(shown)])
 
-    for count in slots:
-        rates[f"full, {count} slots"] = _rate(
-            subject.engine(slots=count, max_new_tokens=tokens), enough(count)
-        )
-    count = _half_slots(slots)
-    half = subject.engine(slots=count, max_new_tokens=tokens, every_second=True)
-    rates[f"half leave early, {count} slots"] = _rate(half, enough(2 * count))
-    return rates
+    return {
+        "detection": rate(batch, technique=False, rationale=False, max_new_tokens=1),
+        "classification": rate(batch, rationale=False, max_new_tokens=1),
+        **{f"full, {count} slots": rate(count, max_new_tokens=tokens) for count in slots},
+        f"half leave early, {half} slots": rate(half, max_new_tokens=tokens, every_second=True),
+    }
 
 
 def _half_slots(slots: Sequence[int]) -> int:
@@ -306,12 +310,13 @@ def _run(engine: Engine, faces: Sequence[np.ndarray]) -> list[Answers]:
 
 def _winners(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, dict[str, int]]:
     """How often each technique comes first by each normalisation. Without knowledge, a fair one spreads them."""
-    engine = subject.engine(slots=8, rationale=False, max_new_tokens=1)
-    grey = np.full_like(faces[0], 127)
-    prior = _run(engine, [grey])[0].options
+    with subject.engine(slots=8, rationale=False, max_new_tokens=1) as engine:
+        grey = np.full_like(faces[0], 127)
+        prior = _run(engine, [grey])[0].options
+        seen = _run(engine, faces)
     lengths = {name: len(tokens) for name, tokens in subject.script.options.items()}
     counts = {how.value: dict.fromkeys(map(str, lengths), 0) for how in Normalisation}
-    for answers in _run(engine, faces):
+    for answers in seen:
         for how in Normalisation:
             shares = technique_shares(answers.options or {}, lengths, how=how, prior=prior)
             counts[how.value][str(shares.technique)] += 1
@@ -321,14 +326,16 @@ def _winners(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, dict[st
 def _float8(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, float]:
     """What eight bits do to P(Yes) and to speed. Last of all: it replaces the model's layers."""
     plan: dict[str, Any] = {"slots": 16, "technique": False, "rationale": False, "max_new_tokens": 1}
-    before = [sigmoid(answers.margin) for answers in _run(subject.engine(**plan), faces)]
-    engine = subject.engine(**plan, float8=True)
-    after = [sigmoid(answers.margin) for answers in _run(engine, faces)]
+    with subject.engine(**plan) as engine:
+        before = [sigmoid(answers.margin) for answers in _run(engine, faces)]
+    with subject.engine(**plan, float8=True) as engine:
+        after = [sigmoid(answers.margin) for answers in _run(engine, faces)]
+        rate = _rate(engine, faces)
     changes = [abs(a - b) for a, b in zip(after, before, strict=True)]
     return {
         "mean change of P(Yes)": float(np.mean(changes)),
         "largest change of P(Yes)": max(changes),
-        "detection, images/s": _rate(engine, faces),
+        "detection, images/s": rate,
     }
 
 

@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--layout", default="llava-1.5-tiny", help="llava-1.5-7b, llava-1.5-tiny, mini or tiny"
+        "--layout", default="llava-1.5-tiny", help="llava-1.5-7b, llava-1.5-tiny, small or tiny"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=4)

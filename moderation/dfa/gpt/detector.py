@@ -139,7 +139,7 @@ class Detector:
         spec = resolve_bundle(bundle)
         chosen = _device(device)
         return cls(
-            load_bundle(spec, device=chosen, dtype=_precision(spec, chosen)),
+            load_bundle(spec, device=chosen, dtype=precision(spec, chosen)),
             policy or Policy(),
             decode=decode,
             slots=slots,
@@ -374,7 +374,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
+def precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, but float32 for the small tower: it is quick anyway, and its batch norms fold exactly."""
     if device.type != "cuda":
         return torch.float32

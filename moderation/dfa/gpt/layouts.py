@@ -70,7 +70,7 @@ class Layout:
 
 
 def layout(name: str) -> Layout:
-    """`tiny` and `mini` with our tower, `llava-1.5-7b` at its true size, `llava-1.5-tiny` as that scaled down."""
+    """`tiny` and `small` with our tower, `llava-1.5-7b` at its true size, `llava-1.5-tiny` as that scaled down."""
     return {entry.name: entry for entry in _layouts()}[name]
 
 
@@ -97,7 +97,7 @@ def _layouts() -> Iterable[Layout]:
         heads=4,
     )
     yield Layout(
-        name="mini",
+        name="small",
         image=ImageSpec(224, LITE_MEAN, LITE_STD),
         vision=TowerConfig(hidden_size=256, image_size=224, patch_size=16),
         patches=196,
