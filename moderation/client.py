@@ -47,6 +47,9 @@ from moderation.wire import (
 #: Answers that say "not now": everything else is final.
 _PASSING = {429, 502, 503, 504}
 
+#: Seconds that a call waits when the API asks for it. When it asks for longer the caller is told at once.
+WAIT_AT_MOST = 60.0
+
 #: Items per call of `submit_many`: the most that the API takes.
 BATCH = 1000
 
@@ -55,6 +58,9 @@ _Read = TypeVar("_Read", bound=BaseModel)
 
 class ApiProblem(Exception):
     """The API refused. `code` is stable; `str(problem)` is a sentence. Nothing was changed unless it says so."""
+
+    #: Seconds after which the API wants to be asked again. None: it said nothing of that.
+    retry_after: float | None = None
 
     def __init__(self, status: int, code: str, detail: str, request_id: str | None = None) -> None:
         super().__init__(detail)
@@ -72,11 +78,10 @@ class ApiUnreachable(ApiProblem):
 
 
 class _Passing(Exception):
-    """An answer that is worth another try, and when."""
+    """An answer that is worth another try."""
 
-    def __init__(self, problem: ApiProblem, retry_after: float | None) -> None:
+    def __init__(self, problem: ApiProblem) -> None:
         self.problem = problem
-        self.retry_after = retry_after
 
 
 class BonaFide:
@@ -288,8 +293,8 @@ class BonaFide:
 
 def _wait(state: RetryCallState) -> float:
     error = None if state.outcome is None else state.outcome.exception()
-    if isinstance(error, _Passing) and error.retry_after is not None:
-        return error.retry_after
+    if isinstance(error, _Passing) and error.problem.retry_after is not None:
+        return error.problem.retry_after
     return wait_random_exponential(multiplier=0.2, max=10)(state)
 
 
@@ -301,9 +306,10 @@ def _checked(reply: httpx.Response) -> httpx.Response:
         problem = ApiProblem(reply.status_code, body["code"], body["detail"], body.get("request_id"))
     except (ValueError, KeyError, TypeError):
         problem = ApiProblem(reply.status_code, "http_error", f"HTTP {reply.status_code}: {reply.text[:200]}")
-    if reply.status_code in _PASSING:
-        after = reply.headers.get("Retry-After", "")
-        raise _Passing(problem, float(after) if after.isdigit() else None)
+    after = reply.headers.get("Retry-After", "")
+    problem.retry_after = float(after) if after.isdigit() else None
+    if reply.status_code in _PASSING and (problem.retry_after or 0.0) <= WAIT_AT_MOST:
+        raise _Passing(problem)
     raise problem
 
 

@@ -84,6 +84,17 @@ def test_what_is_final_is_not_tried_again(server: Scripted, client: BonaFide, st
     assert len(server.requests) == 1
 
 
+def test_who_is_to_wait_for_long_is_told_at_once(server: Scripted, client: BonaFide) -> None:
+    status, body, _ = _problem(429, "too_many_cases")
+    server.answers = [(status, body, {"Retry-After": "3600"})]
+
+    with pytest.raises(ApiProblem) as refused:
+        client.submit(IMAGE)
+
+    assert (refused.value.code, refused.value.retry_after) == ("too_many_cases", 3600)
+    assert len(server.requests) == 1
+
+
 def test_tries_end(server: Scripted, client: BonaFide) -> None:
     server.answers = [_problem(503, "database_unavailable")]
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import botocore.session
+import botocore.validate
 import jsonschema
 import kubernetes_validate
 import psycopg
@@ -392,6 +394,38 @@ def test_a_policy_allows_named_things_only(path: Path) -> None:
         assert "*" not in "".join(actions)
         assert statement["Resource"] != "*"
         assert all(re.fullmatch(r"(s3|sqs):\w+", action) for action in actions)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "service", "operation"),
+    [
+        ("alarm-*.json", "cloudwatch", "PutMetricAlarm"),
+        ("queue-attributes.json", "sqs", "SetQueueAttributes"),
+    ],
+)
+def test_alarms_and_attributes_are_what_aws_takes(pattern: str, service: str, operation: str) -> None:
+    shape = botocore.session.get_session().get_service_model(service).operation_model(operation).input_shape
+    files = sorted((DEPLOY / "aws").glob(pattern))
+    assert files
+
+    for path in files:
+        body = json.loads(path.read_text())
+        given = {"QueueUrl": "https://q", "Attributes": body} if service == "sqs" else body
+        assert not botocore.validate.ParamValidator().validate(given, shape).has_errors(), path.name
+
+
+def test_what_the_queue_sets_aside_is_watched() -> None:
+    attributes = json.loads((DEPLOY / "aws/queue-attributes.json").read_text())
+    aside = json.loads(attributes["RedrivePolicy"])["deadLetterTargetArn"].rsplit(":", 1)[1]
+    (waits,) = json.loads((DEPLOY / "aws/bucket-notification.json").read_text())["QueueConfigurations"]
+    alarms = [json.loads(path.read_text()) for path in (DEPLOY / "aws").glob("alarm-*.json")]
+
+    watched = {(alarm["Dimensions"][0]["Value"], alarm["MetricName"]) for alarm in alarms}
+
+    assert watched == {
+        (aside, "ApproximateNumberOfMessagesVisible"),
+        (waits["QueueArn"].rsplit(":", 1)[1], "ApproximateAgeOfOldestMessage"),
+    }
 
 
 def test_only_the_console_writes_images_and_only_the_archive_removes_anything() -> None:

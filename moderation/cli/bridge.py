@@ -3,6 +3,8 @@
 import json
 import signal
 import threading
+import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import boto3
@@ -10,7 +12,7 @@ import structlog
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from moderation.client import ApiProblem, ApiUnreachable, BonaFide
+from moderation.client import ApiProblem, BonaFide
 from moderation.errors import NotificationUnreadable, SetupProblem
 from moderation.logs import configure_logs
 from moderation.notifications import created_objects
@@ -18,10 +20,18 @@ from moderation.settings import settings
 
 #: Messages taken at once, and seconds that one look waits for the first: the most that SQS allows.
 MESSAGES, LOOK_SECONDS = 10, 20
-#: Seconds a message is hidden from others while we work on it. Every try of the client fits.
-HIDDEN_SECONDS = 120
+#: Seconds a message is hidden from others, and after how many of them it is hidden anew: one more try of the client
+#: (30 seconds) and the longest pause fit between.
+HIDDEN_SECONDS, HIDE_AGAIN_SECONDS = 120, 30.0
 #: Seconds without a try after the queue did not answer.
 QUIET_SECONDS = 5.0
+#: Seconds between two tries while the API takes nothing, the first time and at most: each pause is twice the last.
+FIRST_PAUSE, PAUSE_AT_MOST = 2.0, 30.0
+#: Tries of a message to which the API answers with a fault of its own. It may be this message, or all of them.
+FAULTS_AT_MOST = 5
+
+#: Answers about the object itself, which will be the same for ever.
+_REFUSALS = {400, 409, 413, 422}
 
 log = structlog.get_logger()
 
@@ -38,7 +48,9 @@ def sqs(
     queue_url: Annotated[
         str | None, typer.Argument(help="The queue. [default: BONAFIDE_BRIDGE_QUEUE_URL]")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when the queue is empty, or the API takes nothing.")
+    ] = False,
 ) -> None:
     """Read S3's notifications from SQS until stopped, with the rights of the AWS chain and of BONAFIDE_API_KEY."""
     chosen = settings()
@@ -55,12 +67,25 @@ def sqs(
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     queue = boto3.client("sqs", region_name=chosen.s3_region)
-    with BonaFide(chosen.api_url, chosen.api_key.get_secret_value()) as client:
+    # One try each: the pauses between two are ours, so that SIGTERM ends them and messages stay hidden meanwhile.
+    with BonaFide(chosen.api_url, chosen.api_key.get_secret_value(), tries=1) as client:
         carry(queue, url, client, stop, once=once)
 
 
+class _NotNow(Exception):
+    """The API takes nothing at the moment, whatever it is: it is away, or busy, or does not know our key any more."""
+
+    def __init__(self, problem: ApiProblem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
 def carry(queue: Any, url: str, client: BonaFide, stop: threading.Event, *, once: bool = False) -> None:
-    """Open a case for every object that the queue tells of, until `stop`. Only then a message leaves the queue."""
+    """Open a case for every object that the queue tells of, until `stop`. Only then a message leaves the queue.
+
+    While the API takes nothing, no more is received: the queue counts, and sets aside what was received too often. With
+    `once` it ends then.
+    """
     while not stop.is_set():
         try:
             reply = queue.receive_message(
@@ -70,33 +95,75 @@ def carry(queue: Any, url: str, client: BonaFide, stop: threading.Event, *, once
                 VisibilityTimeout=HIDDEN_SECONDS,
             )
             messages = reply.get("Messages", [])
-            for message in messages:
-                if _carried(message["Body"], client):
-                    queue.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            left = _carry_all(queue, url, messages, client, stop, once=once)
+            _hide(queue, url, left, 0)
         except (BotoCoreError, ClientError) as error:
             log.warning("queue_unavailable", action="bridge", error=str(error))
             stop.wait(QUIET_SECONDS)
             continue
-        if once and not messages:
+        if once and (left or not messages):
             return
 
 
-def _carried(body: str, client: BonaFide) -> bool:
-    """Whether every object in the message has its case. Otherwise the queue will show it again, or set it aside.
+def _carry_all(
+    queue: Any, url: str, messages: Sequence[Any], client: BonaFide, stop: threading.Event, *, once: bool
+) -> Sequence[Any]:
+    """Carry these, each as soon as the API takes it; return what is left when we are to end before."""
+    left, hidden_at = list(messages), time.monotonic()
+    tries, pause = 0, FIRST_PAUSE
+    while left and not stop.is_set():
+        if time.monotonic() - hidden_at > HIDE_AGAIN_SECONDS:
+            _hide(queue, url, left, HIDDEN_SECONDS)
+            hidden_at = time.monotonic()
+        try:
+            carried = _carried(left[0]["Body"], client)
+        except _NotNow as refusal:
+            tries += 1
+            fault = refusal.problem.status == 500
+            if once and not fault:
+                break
+            if not once and not (fault and tries >= FAULTS_AT_MOST):
+                stop.wait(pause)
+                pause = min(2 * pause, PAUSE_AT_MOST)
+                continue
+            carried = False
+        message = left.pop(0)
+        tries, pause = 0, FIRST_PAUSE
+        if carried:
+            queue.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return left
 
-    What can never succeed stays too: the queue's redrive policy moves it to a queue for an engineer.
+
+def _hide(queue: Any, url: str, messages: Sequence[Any], seconds: int) -> None:
+    """Hide them from others for so long from now on. 0: others may have them at once."""
+    if messages:
+        entries = [
+            {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": seconds}
+            for number, message in enumerate(messages)
+        ]
+        queue.change_message_visibility_batch(QueueUrl=url, Entries=entries)
+
+
+def _carried(body: str, client: BonaFide) -> bool:
+    """Whether every object in the message has its case. False: one can never have, as things are.
+
+    Such a message stays: the queue shows it again, and its redrive policy moves it to a queue for an engineer. Raise
+    _NotNow.
     """
     try:
-        for created in created_objects(json.loads(body)):
-            accepted = client.submit(created.image, external_id=created.external_id)
-            log.info("case_opened", action="bridge", case=str(accepted.id))
+        objects = created_objects(json.loads(body))
     except (ValueError, NotificationUnreadable) as error:
         log.error("notification_unreadable", action="bridge", error=str(error))
         return False
-    except ApiUnreachable as error:
-        log.warning("api_unreachable", action="bridge", error=str(error))
-        return False
+    try:
+        for created in objects:
+            accepted = client.submit(created.image, external_id=created.external_id)
+            log.info("case_opened", action="bridge", case=str(accepted.id))
     except ApiProblem as problem:
-        log.error("case_refused", action="bridge", code=problem.code, error=problem.detail)
-        return False
+        # An answer without a code is that of something in between, and says nothing about the object.
+        if problem.status in _REFUSALS and problem.code != "http_error":
+            log.error("case_refused", action="bridge", code=problem.code, error=problem.detail)
+            return False
+        log.warning("api_takes_nothing", action="bridge", code=problem.code, error=problem.detail)
+        raise _NotNow(problem) from problem
     return True
