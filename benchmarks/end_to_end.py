@@ -30,7 +30,7 @@ from moderation.cases import ImageRef
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.local import (
     Stack,
@@ -42,6 +42,7 @@ from moderation.local import (
     wait_for_worker,
     worker_command,
 )
+from moderation.serving import policy_of
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance.flood import portrait
@@ -128,9 +129,7 @@ def _arguments() -> argparse.Namespace:
 def _load(settings: Settings) -> Detector:
     """As a worker loads it, on the same device."""
     torch.set_num_threads(1)
-    detector = Detector.load(
-        settings.bundle, device=settings.device, policy=Policy(max_faces=settings.faces_at_most), room=0.5
-    )
+    detector = Detector.load(settings.bundle, device=settings.device, policy=policy_of(settings), room=0.5)
     detector.warm()
     return detector
 

@@ -117,6 +117,17 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one.")
     faces_at_most: int = Field(8, ge=1, le=64, description="Faces analysed per image, the largest first.")
+    early_exit: float = Field(
+        0.3, ge=0, le=1, description="A face whose score is lower is asked for no technique and no rationale."
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="The verdict is deepfake from this score on.")
+    band: float = Field(
+        0.02, ge=0, le=1, description="A score closer to the threshold than this is `near_threshold`."
+    )
+    float8: bool = Field(
+        default=False,
+        description="Take the decoder's products in eight bits, on a GPU that has them; calibrate the bundle again.",
+    )
 
     # --- images
     image_max_bytes: int = Field(

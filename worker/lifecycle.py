@@ -201,7 +201,8 @@ def load_candidate(chosen: Settings) -> Analyzer | None:
 def _load(chosen: Settings, bundle: str) -> Analyzer:
     import torch
 
-    from moderation.dfa.gpt.detector import Detector, Policy
+    from moderation.dfa.gpt.detector import Detector
+    from moderation.serving import policy_of
 
     # Images run beside each other, a thread each: the small nets of the face finder lose more by sharing their work
     # between cores than they gain.
@@ -209,7 +210,7 @@ def _load(chosen: Settings, bundle: str) -> Analyzer:
     analyzer = Detector.load(
         bundle,
         device=chosen.device,
-        policy=Policy(max_faces=chosen.faces_at_most),
+        policy=policy_of(chosen),
         decode=open_decoder(chosen),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
         # Two bundles: the first leaves room for the second.
         room=1.0 if chosen.candidate is None else 0.5,

@@ -18,6 +18,7 @@ from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
 from moderation.presentation import face_json, verdict_json
+from moderation.settings import settings
 
 if (
     TYPE_CHECKING
@@ -105,8 +106,9 @@ def chat(
 
 def _load(bundle: str, device: str) -> "Detector":
     from moderation.dfa.gpt.detector import Detector
+    from moderation.serving import policy_of
 
-    return Detector.load(bundle, device=device)
+    return Detector.load(bundle, device=device, policy=policy_of(settings()))
 
 
 def _look(detector: "Detector", files: Iterable[Path]) -> Iterator[_Looked]:

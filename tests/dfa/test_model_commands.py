@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from moderation.cli.main import app
 from moderation.dfa.gpt.bundle import BundleSpec
+from moderation.dfa.gpt.detector import Policy, fingerprint
 from moderation.errors import BundleMismatch
+from moderation.settings import settings
 
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 
@@ -63,6 +65,18 @@ def test_an_analysed_file_has_a_verdict_and_faces(tiny: BundleSpec, portrait: Pa
     assert {"box", "confidence", "verdict", "rationale"} <= row["faces"][0].keys()
     assert {"decode", "faces", "crop", "engine"} == row["timings"].keys()
     assert len(row["fingerprint"]) == 64
+
+
+def test_analyze_asks_with_the_policy_of_the_workers(
+    tiny: BundleSpec, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONAFIDE_THRESHOLD", "0.7")
+    settings.cache_clear()
+
+    _, out = run("analyze", portrait, "--json", "--bundle", tiny.folder)
+
+    settings.cache_clear()
+    assert json.loads(out)["fingerprint"] == fingerprint(tiny, Policy(threshold=0.7))
 
 
 def test_people_get_a_table(tiny: BundleSpec, portrait: Path, junk: Path) -> None:
