@@ -3,12 +3,14 @@
 from alembic import context
 from sqlalchemy import text
 
+from migrations.online import IN_THE_WAY
 from moderation.database.tables import Table
 
 connection = context.config.attributes["connection"]
-# A migration that waits behind a long transaction would make everybody else wait behind it: give up instead.
-connection.execute(text("SET lock_timeout = '4s'"))
-connection.execute(text("SET statement_timeout = '5min'"))
+for setting in IN_THE_WAY:
+    connection.execute(text(setting))
+# Or all migrations would be in the transaction that was begun here, and none could leave it.
+connection.commit()
 context.configure(
     connection=connection, target_metadata=Table.metadata, compare_type=True, transaction_per_migration=True
 )

@@ -544,6 +544,7 @@ class RerunRow(Table):
         UniqueConstraint("case_id", "fingerprint", name="reruns_once"),
         CheckConstraint("failure IS NULL OR done_at IS NOT NULL", name="reruns_failure_is_an_end"),
         Index("reruns_waiting", "fingerprint", "id", postgresql_where=text("done_at IS NULL")),
+        Index("reruns_to_give_up", "attempts", "created_at", postgresql_where=text("done_at IS NULL")),
         {"comment": "Analyses asked for beside a case's own, in the shadow or to be shown in its place."},
     )
 

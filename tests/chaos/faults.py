@@ -68,10 +68,10 @@ def _stopped(yard: Yard, chance: random.Random) -> Generator[None]:
 
 
 def _migrate_again(yard: Yard) -> None:
-    """Take the last migration back and run it, against everybody's statements.
+    """Take the last migrations back and run them, against everybody's statements.
 
-    It is of triggers, which the running release can do without for a moment. Each may meet a lock: a migration gives
-    up after seconds rather than have everybody wait behind it, and is run again.
+    They are of triggers and of an index, which the running release can do without for a moment. What takes a lock may
+    meet one: it gives up after seconds rather than have everybody wait behind it, and is run again.
     """
     database = Database(yard.addresses.database_url, pool_size=1)
     steps = [lambda: schema.downgrade(database, "0001"), lambda: schema.upgrade(database)]
