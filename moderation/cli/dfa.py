@@ -259,15 +259,22 @@ def calibrate(
     labels: Annotated[
         Path, typer.Argument(help="A CSV with the columns file and label (deepfake, bona_fide).")
     ],
+    device: Annotated[
+        str,
+        typer.Option(envvar="BONAFIDE_DEVICE", help="auto, cpu, cuda or cuda:N; the kind that will serve."),
+    ] = "auto",
+    float8: Annotated[
+        bool, typer.Option("--float8", envvar="BONAFIDE_FLOAT8", help="In eight bits, as it will serve.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a bundle's probabilities on pictures with known labels."""
+    """Fit a bundle's probabilities on pictures with known labels, in the numbers that it will serve in."""
     from moderation.dfa.train.calibrate import calibrate_bundle
 
     if not labels.is_file():
         raise SetupProblem(f"{labels} is missing: a CSV with the columns file and label.")
     today = datetime.datetime.now(datetime.UTC).date()
-    platt, without_face = calibrate_bundle(bundle, labels, today=today)
+    platt, without_face = calibrate_bundle(bundle, labels, today=today, device=device, float8=float8)
     _show(
         {"a": platt.a, "b": platt.b, "n": platt.n, "version": platt.version, "without_face": without_face},
         as_json=as_json,

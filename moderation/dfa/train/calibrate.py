@@ -3,20 +3,25 @@
 import csv
 import datetime
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
+from moderation.dfa.gpt.bundle import BundleSpec, write_card
 from moderation.dfa.gpt.calibration import Platt, fit_platt, save_platt
+from moderation.dfa.gpt.crops import FaceCrop
+from moderation.dfa.gpt.detector import Detector, Policy
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
-from moderation.dfa.instruct.examples import Example
-from moderation.dfa.train.report import Judged, judge
+from moderation.dfa.train.report import Judged
 from moderation.errors import SetupProblem
 
 CALIBRATION_FILE = "calibration.json"
+
+
+class MarginsReversed(SetupProblem):
+    """A fit that falls with the margin. It would make every verdict the opposite of what the model says."""
+
+    code = "margins_reversed"
 
 
 def fitted(judged: Sequence[Judged], *, today: datetime.date) -> Platt:
@@ -34,12 +39,23 @@ def write_calibration(spec: BundleSpec, platt: Platt) -> BundleSpec:
     return write_card(replace(spec, calibration=CALIBRATION_FILE))
 
 
-def labelled_examples(table: Path, size: int) -> tuple[list[Example], int]:
-    """Pictures of a CSV with the columns `file` and `label`, as the worker would crop them; and how many had no face.
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures with known labels, as the model sees them."""
+
+    crops: tuple[FaceCrop, ...]
+    deepfakes: tuple[bool, ...]
+    #: Pictures in which no face was found.
+    without_face: int
+
+
+def labelled_crops(table: Path, size: int) -> Labelled:
+    """Pictures of a CSV with the columns `file` and `label`, as the worker would crop them.
 
     `label` is deepfake or bona_fide; fake and real are understood. Paths are relative to the table.
     """
-    examples: list[Example] = []
+    crops: list[FaceCrop] = []
+    deepfakes: list[bool] = []
     without_face = 0
     with table.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
@@ -48,18 +64,9 @@ def labelled_examples(table: Path, size: int) -> tuple[list[Example], int]:
             if not faces:
                 without_face += 1
                 continue
-            examples.append(
-                Example(
-                    pixels=crop_face(picture, faces[0], size),
-                    deepfake=_is_deepfake(row["label"], table),
-                    technique=None,
-                    grid=None,
-                    facts=None,
-                    origin=table.stem,
-                    group=row["file"],
-                )
-            )
-    return examples, without_face
+            crops.append(FaceCrop(faces[0], crop_face(picture, faces[0], size)))
+            deepfakes.append(_is_deepfake(row["label"], table))
+    return Labelled(tuple(crops), tuple(deepfakes), without_face)
 
 
 def _is_deepfake(label: str, table: Path) -> bool:
@@ -69,14 +76,32 @@ def _is_deepfake(label: str, table: Path) -> bool:
     return known[label]
 
 
-def calibrate_bundle(folder: Path, table: Path, *, today: datetime.date) -> tuple[Platt, int]:
-    """Fit a bundle's calibrator on labelled pictures and write it. Returns it, and how many had no face."""
-    spec = read_bundle(folder)
-    examples, without_face = labelled_examples(table, spec.image.size)
-    bundle = load_bundle(spec, device=torch.device("cpu"), dtype=torch.float32)
+def calibrate_bundle(
+    folder: Path, table: Path, *, today: datetime.date, device: str = "cpu", float8: bool = False
+) -> tuple[Platt, int]:
+    """Fit a bundle's calibrator on labelled pictures and write it. Returns it, and how many had no face.
+
+    Margins come from the engine that serves, in the numbers that this device computes in, or in eight bits: a
+    calibration holds for those. Raise SetupProblem when there is too little to fit, MarginsReversed when what is fitted
+    would turn verdicts round; nothing is written then.
+    """
+    policy = Policy(technique=False, rationale=False, float8=float8)
+    detector = Detector.load(folder, device=device, policy=policy)
+    labelled = labelled_crops(table, detector.image_size)
+    verdicts = [face.verdict for face in detector.analyze(labelled.crops)]
+    version = f"{today.isoformat()} float8" if float8 else today.isoformat()
     try:
-        platt = fitted(judge(bundle, examples, describe=False), today=today)
+        platt = fit_platt(
+            [verdict.margin for verdict in verdicts if verdict.margin is not None],
+            labelled.deepfakes,
+            version=version,
+        )
     except ValueError as error:
         raise SetupProblem(str(error)) from error
-    write_calibration(spec, platt)
-    return platt, without_face
+    if platt.a <= 0:
+        raise MarginsReversed(
+            f"The fitted slope is {platt.a:.3g}: the model finds the bona fide pictures more forged than deepfakes. "
+            f"Look whether the labels of {table} are swapped; if not, it knows nothing about pictures like these."
+        )
+    write_calibration(detector.bundle.spec, platt)
+    return platt, labelled.without_face
