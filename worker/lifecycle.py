@@ -325,6 +325,7 @@ def facts_of(here: Station) -> dict[str, Any]:
     return {
         "bundle": serving.analyzer.bundle_name,
         "fingerprint": serving.fingerprint,
+        "own": here.own,
         "follows": vars(here.orders.known),
         "threads": here.settings.worker_threads,
         "leases": len(here.leases),

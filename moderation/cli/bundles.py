@@ -167,11 +167,19 @@ def promote(
 
 
 @app.command()
-def rollback(note: Note = None, json_: AsJson = False) -> None:
+def rollback(
+    note: Note = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when it changes nothing in any live worker.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
     """Let serve again what served before the last promotion. Nothing is on trial then."""
     with closing(open_database()) as database, database.transaction() as session:
-        rollout = rollouts.roll_back(session, actor=_ACTOR, note=note)
-        words = f"{_served(session, rollout)} serves again"
+        left = rollouts.in_force(session).serving
+        rollout = rollouts.roll_back(session, actor=_ACTOR, note=note, force=force)
+        reach = _reach_of_own(session, left) if rollout.serving is None else _reach(session, rollout.serving)
+        words = f"{_served(session, rollout)} serves again{reach}"
     _say(rollout, words, as_json=json_)
 
 
@@ -200,6 +208,18 @@ def _reach(session: Session, fingerprint: str) -> str:
     holding = sum(fingerprint in worker.holds for worker in workers)
     rest = "" if holding == len(workers) else ", the others go on with what they have"
     return f" ({holding} of {len(workers)} live workers hold it{rest})"
+
+
+def _reach_of_own(session: Session, left: str | None) -> str:
+    """In how many live workers another bundle serves now that each serves with its own, in words that follow others."""
+    workers = live_workers(session)
+    others = sum(worker.own != left for worker in workers)
+    rest = (
+        ""
+        if others == len(workers)
+        else ", for the others it is what served until now: set BONAFIDE_BUNDLE back"
+    )
+    return f" (another one in {others} of {len(workers)} live workers{rest})"
 
 
 def _say(rollout: Rollout, words: str, *, as_json: bool) -> None:

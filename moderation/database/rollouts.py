@@ -46,6 +46,8 @@ class LiveWorker:
     process: str
     #: Fingerprint of what serves there now.
     serves: str
+    #: Fingerprint of its own bundle, which serves when the rollout names none. None: it has not told which.
+    own: str | None
     #: Name of each bundle it holds, by fingerprint.
     holds: Mapping[str, str]
     #: Why it does not use one of them, by fingerprint.
@@ -90,29 +92,43 @@ def promote(session: Session, *, actor: str, note: str | None = None, force: boo
 
     def next_of(log: Sequence[Entry]) -> Rollout:
         rollout = promoted(_last(log))
-        fingerprint = rollout.serving or ""
-        holders = [worker for worker in live_workers(session) if fingerprint in worker.holds]
-        reasons = sorted({w.stopped[fingerprint] for w in holders if fingerprint in w.stopped})
-        if not holders and not force:
-            raise RolloutRefused("no live worker holds this bundle: set BONAFIDE_CANDIDATE, or use --force")
-        if not force and all(fingerprint in worker.stopped for worker in holders):
-            raise RolloutRefused(
-                f"no worker uses this bundle ({'; '.join(reasons)}): use --force all the same"
-            )
+        if not force:
+            _refuse_unless_used(live_workers(session), rollout.serving or "")
         return rollout
 
     return _add(session, Action.PROMOTE, next_of, actor, note)
 
 
-def roll_back(session: Session, *, actor: str, note: str | None = None) -> Rollout:
-    """What served before the last promotion serves again, and nothing is on trial. Raise RolloutRefused."""
-    return _add(
-        session,
-        Action.ROLLBACK,
-        lambda log: rolled_back([(entry.action, entry.rollout) for entry in log]),
-        actor,
-        note,
-    )
+def roll_back(session: Session, *, actor: str, note: str | None = None, force: bool = False) -> Rollout:
+    """What served before the last promotion serves again, and nothing is on trial.
+
+    Raise RolloutRefused when no promotion stands; and unless by `force` when it would change nothing: no live worker
+    holds what would serve, none that does uses it, or what is to be left is every worker's own bundle by now.
+    """
+
+    def next_of(log: Sequence[Entry]) -> Rollout:
+        rollout = rolled_back([(entry.action, entry.rollout) for entry in log])
+        workers, left = live_workers(session), _last(log).serving
+        if force:
+            return rollout
+        if rollout.serving is not None:
+            _refuse_unless_used(workers, rollout.serving)
+        elif workers and all(worker.own == left for worker in workers):
+            raise RolloutRefused(
+                "what serves is every live worker's own bundle by now: set BONAFIDE_BUNDLE back, or use --force"
+            )
+        return rollout
+
+    return _add(session, Action.ROLLBACK, next_of, actor, note)
+
+
+def _refuse_unless_used(workers: Sequence["LiveWorker"], fingerprint: str) -> None:
+    holders = [worker for worker in workers if fingerprint in worker.holds]
+    reasons = sorted({w.stopped[fingerprint] for w in holders if fingerprint in w.stopped})
+    if not holders:
+        raise RolloutRefused("no live worker holds this bundle: set BONAFIDE_CANDIDATE, or use --force")
+    if all(fingerprint in worker.stopped for worker in holders):
+        raise RolloutRefused(f"no worker uses this bundle ({'; '.join(reasons)}): use --force all the same")
 
 
 def stop_trial(session: Session, *, actor: str, note: str | None = None) -> Rollout:
@@ -210,6 +226,7 @@ def _live(process: str, facts: Mapping[str, Any]) -> LiveWorker:
     return LiveWorker(
         process,
         serves,
+        facts.get("own") or (serves if len(told) == 1 else None),
         {fingerprint: str(one.get("name")) for fingerprint, one in told.items()},
         {fingerprint: str(one["stopped"]) for fingerprint, one in told.items() if one.get("stopped")},
         Rollout(**facts["follows"]) if "follows" in facts else None,

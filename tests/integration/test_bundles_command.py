@@ -43,7 +43,7 @@ def operator(settings: Settings, database: Database, monkeypatch: pytest.MonkeyP
     new = {"name": NAMES[NEW], "stopped": None}
     with database.transaction() as session:
         note_bundles(session, NAMES)
-        told = {"fingerprint": OLD, "bundle": NAMES[OLD]}
+        told = {"fingerprint": OLD, "bundle": NAMES[OLD], "own": OLD}
         beat(session, "worker:a:1", {**told, "bundles": {OLD: old, NEW: new}})
         beat(session, "worker:b:1", {**told, "bundles": {OLD: old}})
     monkeypatch.setenv("BONAFIDE_DATABASE_URL", settings.database_url.get_secret_value())
@@ -69,9 +69,62 @@ def test_a_rollout_from_the_first_trial_to_rolling_back(operator: Operator) -> N
     assert "on trial: share 0.05, shadow 0.2" in shown
     assert "2 of 2" in shown
     assert "mini next serves (1 of 2 live workers hold it, the others go on with what they have)" in promoted
-    assert "each worker's own bundle serves again" in rolled_back
+    assert "each worker's own bundle serves again (another one in 2 of 2 live workers)" in rolled_back
     assert "overturned less" in log
     assert log.count("operator") == 3
+
+
+def _restarted(database: Database, *processes: str, own: str) -> None:
+    """These workers, with one bundle and no other."""
+    with database.transaction() as session:
+        for process in processes:
+            held = {own: {"name": NAMES[own], "stopped": None}}
+            told = {"fingerprint": own, "bundle": NAMES[own], "own": own, "bundles": held}
+            beat(session, f"worker:{process}:1", told)
+
+
+def test_rolling_back_is_refused_once_what_was_promoted_is_every_workers_own(
+    operator: Operator, database: Database
+) -> None:
+    operator.says("try", "mini next", "--shadow", "1")
+    operator.says("promote")
+    _restarted(database, "a", own=NEW)
+    partly = operator.says("rollback")
+    operator.says("try", "mini next", "--shadow", "1")
+    operator.says("promote")
+    _restarted(database, "a", "b", own=NEW)
+
+    refused = operator.run("rollback")
+    forced = operator.says("rollback", "--force")
+
+    assert "another one in 1 of 2 live workers, for the others it is what served until now" in partly
+    assert isinstance(refused.exception, RolloutRefused)
+    assert "BONAFIDE_BUNDLE" in str(refused.exception)
+    assert "another one in 0 of 2 live workers" in forced
+
+
+def test_rolling_back_to_a_bundle_that_no_worker_holds_or_uses_is_refused(
+    operator: Operator, database: Database
+) -> None:
+    for bundle in ("mini 2", "mini next"):
+        operator.says("try", bundle, "--shadow", "1")
+        operator.says("promote")
+    _restarted(database, "a", "b", own=NEW)
+
+    unheld = operator.run("rollback")
+    _stop(database, "worker:b:1", OLD)
+    unused = operator.run("rollback")
+
+    assert "no live worker holds" in str(unheld.exception)
+    assert "no worker uses this bundle (it fails)" in str(unused.exception)
+    assert "mini 2 serves again (1 of 2 live workers hold it" in operator.says("rollback", "--force")
+
+
+def _stop(database: Database, process: str, fingerprint: str) -> None:
+    """This worker holds the bundle, and has stopped using it."""
+    with database.transaction() as session:
+        held = {fingerprint: {"name": NAMES[fingerprint], "stopped": "it fails"}, NEW: {"name": NAMES[NEW]}}
+        beat(session, process, {"fingerprint": NEW, "own": NEW, "bundles": held})
 
 
 def test_a_trial_is_stopped(operator: Operator) -> None:
