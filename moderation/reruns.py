@@ -54,26 +54,39 @@ def ask_for_reruns(
         after = ids[-1]
 
 
+def give_up_reruns(database: Database, settings: Settings) -> int:
+    """End reruns tried too often, and those that no worker could take; return how many. For the sweeper.
+
+    Raise DatabaseUnavailable.
+    """
+    with database.transaction() as session:
+        return rows.give_up_reruns(session, attempts_at_most=ATTEMPTS, stale_after=rerun_seconds(settings))
+
+
 def ring_reruns(database: Database, doorbell: Doorbell, settings: Settings) -> int:
     """Ring for reruns that wait and that a live worker could take; return for how many.
 
-    For the sweeper, at every look; it gives up those tried too often. Raise DatabaseUnavailable.
+    For the sweeper, at every look. Raise DatabaseUnavailable.
     """
-    stale_after = rerun_seconds(settings)
     try:
         queued = doorbell.depth(RERUN_QUEUE)
     except BrokerUnavailable:
         queued = settings.bells_at_most
-    # While bells are queued, what was rung for is behind them and not forgotten.
-    again = settings.ring_again_seconds if queued <= settings.bells_at_most // 10 else None
+    room = min(PAGE, settings.bells_at_most - queued)
+    if room <= 0:
+        return 0
     with database.transaction() as session:
-        rows.give_up_reruns(session, attempts_at_most=ATTEMPTS, stale_after=stale_after)
         held = {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}
-        room = min(PAGE, settings.bells_at_most - queued)
-        if room <= 0 or not held:
-            return 0
         ids = rows.reruns_to_ring(
-            session, held, limit=room, ring_again_seconds=again, stale_after=stale_after
+            session,
+            held,
+            limit=room,
+            attempts_at_most=ATTEMPTS,
+            # While bells are queued, what was rung for is behind them and not forgotten.
+            ring_again_seconds=settings.ring_again_seconds
+            if queued <= settings.bells_at_most // 10
+            else None,
+            stale_after=rerun_seconds(settings),
         )
     rung = doorbell.ring_reruns(ids) if ids else 0
     if rung < len(ids):

@@ -6,6 +6,8 @@ message would wait for ever, so `bonafide doctor` asks whether one is alive.
 
 import signal
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -25,13 +27,17 @@ from moderation.dispatch import QUEUE_OF, Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
 from moderation.questions import ring_waiting
-from moderation.reruns import ring_reruns
+from moderation.reruns import give_up_reruns, ring_reruns
 from moderation.settings import Settings, settings
 from moderation.triage import Lane
 from worker.telemetry import LAST_SWEEP, SWEPT, process_name
 
 #: Cases rung for in one look: a page, so that one transaction stays short.
 PAGE = 1000
+#: Seconds between two glances at how many bells are left, while there is more to ring for.
+GLANCE_SECONDS = 0.1
+#: Seconds between two looks for reruns to give up.
+GIVE_UP_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -46,31 +52,61 @@ class Swept:
     given_up: int = 0
     #: Cases rung for.
     rung: int = 0
+    #: Lanes that had no room for more bells, then or now: more cases may wait behind these.
+    full: tuple[Lane, ...] = ()
+
+
+@dataclass
+class Chore:
+    """Something that is done beside the look, now and again. One that fails keeps no other from being done."""
+
+    name: str
+    #: Seconds from one time to the next.
+    every: float
+    do: Callable[[], object]
+    #: By the monotonic clock.
+    due: float = 0.0
+
+    def take(self, now: float) -> None:
+        if now < self.due:
+            return
+        self.due = now + self.every
+        try:
+            self.do()
+        except BonafideError as error:
+            _log_failure(self.name, error)
 
 
 def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
     """One look. Does nothing while another sweeper works. Raise DatabaseUnavailable."""
     queued = {lane: _queued(doorbell, lane, chosen) for lane in Lane}
+    room = {lane: max(0, min(PAGE, chosen.bells_at_most - queued[lane])) for lane in Lane}
     with database.transaction() as session:
         if not take_sweep_lock(session):
             return Swept()
         returned, given_up = expire_leases(session, actor="sweeper", attempts_at_most=chosen.attempts_at_most)
-        silent = {lane: _silent(session, lane, queued[lane], chosen) for lane in Lane}
+        silent = {lane: _silent(session, lane, queued[lane], room[lane], chosen) for lane in Lane}
     # Committed first, rung after: a bell that fails here is rung at the next look.
     rung = {lane: doorbell.dispatch_cases(ids, lane) if ids else 0 for lane, ids in silent.items()}
     unrung = [one for lane, ids in silent.items() for one in ids[rung[lane] :]]
     if unrung:
         with database.transaction() as session:
             mark_unrung(session, unrung)
-    return Swept(returned, given_up, sum(rung.values()))
+    full = [
+        lane
+        for lane, ids in silent.items()
+        # Fewer rung than found: others rang meanwhile; or the broker takes no bells, and then there is no hurry.
+        if len(ids) >= room[lane]
+        and (rung[lane] == len(ids) or _queued(doorbell, lane, chosen) > chosen.bells_at_most // 2)
+    ]
+    return Swept(returned, given_up, sum(rung.values()), tuple(full))
 
 
-def _silent(session: Session, lane: Lane, queued: int, chosen: Settings) -> list[UUID]:
+def _silent(session: Session, lane: Lane, queued: int, room: int, chosen: Settings) -> list[UUID]:
     """The cases of a lane to ring for, as many as it has room for."""
     # While bells are queued, a case that was rung for is behind them and not forgotten: ringing again would only fill
     # the queue with repetitions and let the urgent wait behind them.
     again = chosen.ring_again_seconds if queued <= chosen.bells_at_most // 10 else None
-    room = max(0, min(PAGE, chosen.bells_at_most - queued))
     return cases_to_ring(session, limit=room, ring_again_seconds=again, lane=lane)
 
 
@@ -82,32 +118,75 @@ def _queued(doorbell: Doorbell, lane: Lane, chosen: Settings) -> int:
         return chosen.bells_at_most
 
 
+def rest(doorbell: Doorbell, swept: Swept, chosen: Settings, stop: threading.Event) -> None:
+    """Wait for the next look: until workers have taken half of the bells of a lane that was full, or for a while.
+
+    So a backlog is rung for as fast as it is taken, and a queue that stays full is looked at no more often than an
+    empty one.
+    """
+    if not swept.full:
+        stop.wait(chosen.sweep_seconds)
+        return
+    for _ in range(max(1, round(chosen.sweep_seconds / GLANCE_SECONDS))):
+        try:
+            left = min(doorbell.depth(QUEUE_OF[lane]) for lane in swept.full)
+        except BrokerUnavailable:
+            stop.wait(chosen.sweep_seconds)
+            return
+        if left <= chosen.bells_at_most // 2 or stop.wait(GLANCE_SECONDS):
+            return
+
+
 def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
     """Look, wait, look again, until `stop`. What is unavailable is waited for."""
     database = Database(chosen.database_url.get_secret_value(), pool_size=1, answer_seconds=ANSWER_SECONDS)
     doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
-    name = f"sweeper:{process_name()}"
+    chores = _chores(database, doorbell, chosen)
     while not stop.is_set():
-        try:
-            swept = sweep(database, doorbell, chosen)
-            _tell(swept)
-            LAST_SWEEP.set_to_current_time()
-            ring_waiting(database, doorbell, chosen)
-            ring_reruns(database, doorbell, chosen)
-            with database.transaction() as session:
-                beat(session, name, {})
-                erased = erase_past(session, chosen.retention_days, actor="sweeper")
-                forget_processes(session)
-            if erased:
-                log.info("cases_erased", action="retention", erased=erased)
-            full = swept.rung >= PAGE
-        except BonafideError as error:
-            log.warning("sweep_failed", action="sweep", code=error.code, error=str(error))
-            full = False
-        # After a full page there is more to ring for: no wait.
-        if not full:
-            stop.wait(chosen.sweep_seconds)
+        for chore in chores:
+            chore.take(time.monotonic())
+        rest(doorbell, _look(database, doorbell, chosen), chosen, stop)
     database.close()
+
+
+def _look(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
+    try:
+        swept = sweep(database, doorbell, chosen)
+    except BonafideError as error:
+        _log_failure("sweep", error)
+        return Swept()
+    _tell(swept)
+    LAST_SWEEP.set_to_current_time()
+    return swept
+
+
+def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Chore]:
+    """What a sweeper does beside ringing for cases, each in transactions of its own; that it is alive first."""
+    name = f"sweeper:{process_name()}"
+
+    def say_alive() -> None:
+        with database.transaction() as session:
+            beat(session, name, {})
+
+    def erase() -> None:
+        with database.transaction() as session:
+            erased = erase_past(session, chosen.retention_days, actor="sweeper")
+        if erased:
+            log.info("cases_erased", action="retention", erased=erased)
+
+    def forget() -> None:
+        with database.transaction() as session:
+            forget_processes(session)
+
+    often = chosen.sweep_seconds
+    return [
+        Chore("beat", often, say_alive),
+        Chore("questions", often, lambda: ring_waiting(database, doorbell, chosen)),
+        Chore("reruns", often, lambda: ring_reruns(database, doorbell, chosen)),
+        Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, chosen)),
+        Chore("retention", often, erase),
+        Chore("forget_processes", GIVE_UP_SECONDS, forget),
+    ]
 
 
 def deliver_for_ever(chosen: Settings, stop: threading.Event) -> None:
@@ -123,10 +202,14 @@ def deliver_for_ever(chosen: Settings, stop: threading.Event) -> None:
 
 
 def _tell(swept: Swept) -> None:
-    for action, count in vars(swept).items():
-        SWEPT.labels(action).inc(count)
+    for action in ("returned", "given_up", "rung"):
+        SWEPT.labels(action).inc(getattr(swept, action))
     if swept.returned or swept.given_up:
         log.warning("leases_ran_out", action="sweep", returned=swept.returned, given_up=swept.given_up)
+
+
+def _log_failure(action: str, error: BonafideError) -> None:
+    log.warning("sweep_failed", action=action, code=error.code, error=str(error))
 
 
 def main() -> None:

@@ -297,24 +297,50 @@ def hand_rerun_back(session: Session, begun: Begun) -> None:
     )
 
 
-def give_up_reruns(session: Session, *, attempts_at_most: int, stale_after: float) -> int:
+#: Those tried too often, and those that waited too long, each by its part of one index and a page at a time. The others
+#: are not read, however many wait.
+GIVE_UP = text("""
+    WITH spent AS (
+        SELECT id FROM reruns
+        WHERE done_at IS NULL AND attempts >= :attempts
+          AND (begun_at IS NULL OR begun_at < now() - make_interval(secs => :stale))
+        LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), forgotten AS (
+        SELECT id FROM reruns
+        WHERE done_at IS NULL AND attempts = 0 AND created_at < now() - make_interval(days => :days)
+        ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), over AS (
+        SELECT id, 'attempts_exhausted' AS code FROM spent UNION ALL SELECT id, 'no_worker' FROM forgotten
+    )
+    UPDATE reruns SET done_at = now(), failure = over.code FROM over WHERE reruns.id = over.id RETURNING reruns.id
+""")
+
+
+def give_up_reruns(
+    session: Session, *, attempts_at_most: int, stale_after: float, limit: int = 10_000
+) -> int:
     """End those that were taken as often as we try, and those that no worker could take; return how many."""
-    spent = (RerunRow.attempts >= attempts_at_most) & _free(stale_after)
-    forgotten = (RerunRow.attempts == 0) & (RerunRow.created_at < func.now() - seconds(WAITS_DAYS * 86_400))
-    ended = 0
-    for condition, code in ((spent, "attempts_exhausted"), (forgotten, "no_worker")):
-        rows = session.execute(
-            update(RerunRow)
-            .where(RerunRow.done_at.is_(None), condition)
-            .values(done_at=func.now(), failure=code)
-            .returning(RerunRow.id)
-            .execution_options(synchronize_session=False)
-        )
-        ended += len(rows.all())
-    return ended
+    values = {"attempts": attempts_at_most, "stale": stale_after, "days": WAITS_DAYS, "limit": limit}
+    return len(session.execute(GIVE_UP, values).all())
 
 
 # --- ringing
+
+
+#: From every pipeline its oldest, and of these the oldest: in one look over all pipelines their whole lines would be
+#: sorted to find a page.
+OLDEST_TO_RING = text("""
+    WITH next AS (
+        SELECT silent.id FROM unnest(CAST(:fingerprints AS text[])) AS held, LATERAL (
+            SELECT r.id FROM reruns r
+            WHERE r.done_at IS NULL AND r.fingerprint = held AND r.attempts < :attempts
+              AND (r.rung_at IS NULL OR r.rung_at < now() - make_interval(secs => CAST(:again AS double precision)))
+              AND (r.begun_at IS NULL OR r.begun_at < now() - make_interval(secs => :stale))
+            ORDER BY r.id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ) AS silent ORDER BY silent.id LIMIT :limit
+    )
+    UPDATE reruns SET rung_at = now() FROM next WHERE reruns.id = next.id RETURNING reruns.id
+""")
 
 
 def reruns_to_ring(
@@ -322,32 +348,22 @@ def reruns_to_ring(
     fingerprints: Collection[str],
     *,
     limit: int,
+    attempts_at_most: int,
     ring_again_seconds: float | None,
     stale_after: float,
 ) -> list[UUID]:
     """Reruns by these pipelines that nobody is at and whose bell was never rung, marked as rung now, oldest first.
 
-    With `ring_again_seconds`, also those whose bell is older than that.
+    Not those that are to be given up. With `ring_again_seconds`, also those whose bell is older than that.
     """
-    silent = RerunRow.rung_at.is_(None)
-    if ring_again_seconds is not None:
-        silent = or_(silent, RerunRow.rung_at < func.now() - seconds(ring_again_seconds))
-    chosen = (
-        select(RerunRow.id)
-        .where(RerunRow.done_at.is_(None), RerunRow.fingerprint.in_(fingerprints), silent, _free(stale_after))
-        .order_by(RerunRow.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return sorted(
-        session.scalars(
-            update(RerunRow)
-            .where(RerunRow.id.in_(chosen))
-            .values(rung_at=func.now())
-            .returning(RerunRow.id)
-            .execution_options(synchronize_session=False)
-        )
-    )
+    values = {
+        "fingerprints": list(fingerprints),
+        "limit": limit,
+        "attempts": attempts_at_most,
+        "again": ring_again_seconds,
+        "stale": stale_after,
+    }
+    return sorted(session.scalars(OLDEST_TO_RING, values))
 
 
 def mark_reruns_unrung(session: Session, rerun_ids: Sequence[UUID]) -> None:

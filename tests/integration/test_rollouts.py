@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
+from sqlalchemy.orm import Session
 
 from moderation.analysis import FaceAnalysis, Label, Verdict
 from moderation.cases import CaseState, ImageRef, Move
@@ -25,6 +26,8 @@ from moderation.database.moves import hand_back, retry_case
 from moderation.database.operations import beat
 from moderation.database.queue import QueueFilter, queue_page
 from moderation.database.reruns import (
+    GIVE_UP,
+    OLDEST_TO_RING,
     Begun,
     Wanted,
     begin_rerun,
@@ -38,7 +41,7 @@ from moderation.dispatch import RERUN_QUEUE, Doorbell
 from moderation.errors import DatabaseUnavailable, EngineUnavailable, RolloutRefused, StaleCase
 from moderation.local import Addresses, as_role
 from moderation.questions import Questions
-from moderation.reruns import ATTEMPTS, ask_for_reruns, rerun_seconds, ring_reruns
+from moderation.reruns import ATTEMPTS, ask_for_reruns, give_up_reruns, rerun_seconds, ring_reruns
 from moderation.rollout import Action, Rollout
 from moderation.settings import Settings
 from moderation.storage import Storage
@@ -686,10 +689,77 @@ def test_a_worker_that_died_is_noticed_and_after_so_many_the_rerun_is_given_up(
         assert ring_reruns(sweeper, doorbell, settings) == 0
         later(database, rerun_seconds(settings) + 1)
         assert ring_reruns(sweeper, doorbell, settings) == (attempt < ATTEMPTS)
+        assert give_up_reruns(sweeper, settings) == (attempt == ATTEMPTS)
 
     (row,) = reruns(database)
     assert (row.failure, row.attempts) == ("attempts_exhausted", ATTEMPTS)
     assert shown(database, case_id) == OLD
+
+
+def test_a_rerun_that_no_worker_could_take_is_given_up_after_a_week(
+    station: Station, database: Database, sweeper: Database, settings: Settings, pictures: Pictures
+) -> None:
+    case_id = analyzed(station, database, pictures)
+    ask(database, case_id)
+    later(database, 6 * 86_400)
+    ask(database, case_id, by="elsewhere")
+    given_up = [give_up_reruns(sweeper, settings)]
+
+    later(database, 2 * 86_400)
+    given_up.append(give_up_reruns(sweeper, settings))
+
+    assert given_up == [0, 1]
+    assert {row.fingerprint: row.failure for row in reruns(database)} == {NEW: "no_worker", "elsewhere": None}
+
+
+#: Twenty thousand cases that two pipelines are to analyse once more.
+_BACKLOG = (
+    """
+    INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version)
+    SELECT gen_random_uuid(), 's', '', 'b', 'k', 0, 'decided', 1 FROM generate_series(1, 20000)
+    """,
+    """
+    INSERT INTO reruns (id, case_id, fingerprint, shadow, asked_by)
+    SELECT gen_random_uuid(), cases.id, by, true, 'operator' FROM cases, unnest(ARRAY['f1', 'f2']) AS by
+    """,
+    "ANALYZE reruns",
+)
+
+
+def _pages(session: Session, statement: TextClause, values: dict[str, Any]) -> int:
+    """Pages that a statement looks at to find its rows; `values` let it find few."""
+    plan = session.scalar(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values)
+    assert plan is not None
+    return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        pytest.param(
+            GIVE_UP,
+            {"attempts": 3, "stale": 60.0, "days": 7, "limit": 1000},
+            id="what is to be given up",
+        ),
+        pytest.param(
+            OLDEST_TO_RING,
+            {"fingerprints": ["f1", "f2"], "attempts": 3, "again": None, "stale": 60.0, "limit": 2},
+            id="what is to be rung for",
+        ),
+    ],
+)
+def test_the_sweeper_does_not_read_all_that_waits_to_be_analysed_once_more(
+    database: Database, statement: TextClause, values: dict[str, Any]
+) -> None:
+    with database.transaction() as session:
+        for one in _BACKLOG:
+            session.execute(text(one))
+
+    with database.transaction() as session:
+        looked_at = _pages(session, statement, values)
+        whole = _pages(session, text("SELECT count(*) FROM reruns WHERE asked_by = 'operator'"), {})
+
+    assert looked_at < whole / 5
 
 
 def _take(database: Database, rerun_id: UUID, settings: Settings) -> Begun:

@@ -1,0 +1,154 @@
+"""The sweeper: as fast as workers take, no faster, and what fails takes nothing else with it."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import text
+
+from moderation.database.connection import Database
+from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, Doorbell
+from moderation.settings import Settings
+from moderation.triage import Lane
+from tests.integration.conftest import accepted, ready
+from worker.sweeper import GLANCE_SECONDS, Swept, rest, sweep, sweep_for_ever
+
+LIVE, BACKFILL = 50, 0
+
+
+@pytest.fixture
+def chosen(settings: Settings) -> Settings:
+    """Room for ten bells in each lane."""
+    return settings.model_copy(update={"bells_at_most": 10, "retention_days": (("*", 30.0),)})
+
+
+@pytest.fixture
+def doorbell(chosen: Settings) -> Doorbell:
+    return Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
+
+
+@pytest.fixture
+def broker(broker_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
+
+
+class Workers(threading.Event):
+    """Take some bells whenever the sweeper waits, and end it when it waits for longer than a glance."""
+
+    def __init__(self, broker: Any, chosen: Settings, *, at_once: int) -> None:
+        super().__init__()
+        self._broker = broker
+        self._chosen = chosen
+        self._at_once = at_once
+        self.waited: list[float | None] = []
+        self.taken = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited.append(timeout)
+        for queue in (ANALYSIS_QUEUE, BACKFILL_QUEUE):
+            self.taken += len(self._broker.rpop(queue, self._at_once) or []) if self._at_once else 0
+        if timeout == self._chosen.sweep_seconds:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.parametrize("priority", [LIVE, BACKFILL])
+def test_a_backlog_is_rung_for_as_fast_as_workers_take(
+    database: Database, chosen: Settings, broker: Any, priority: int
+) -> None:
+    for _ in range(43):
+        accepted(database, priority=priority)
+    workers = Workers(broker, chosen, at_once=3)
+
+    sweep_for_ever(chosen, workers)
+
+    assert workers.taken + broker.llen(ANALYSIS_QUEUE) + broker.llen(BACKFILL_QUEUE) == 43
+    assert set(workers.waited[:-1]) == {GLANCE_SECONDS}
+
+
+def test_a_lane_is_full_while_more_may_wait_behind_its_bells(
+    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+) -> None:
+    for _ in range(12):
+        accepted(database, priority=LIVE)
+    accepted(database, priority=BACKFILL)
+
+    swept = [sweep(database, doorbell, chosen) for _ in range(2)]
+    broker.delete(ANALYSIS_QUEUE)
+    swept.append(sweep(database, doorbell, chosen))
+
+    assert [(one.rung, one.full) for one in swept] == [(11, (Lane.LIVE,)), (0, (Lane.LIVE,)), (2, ())]
+
+
+def test_a_queue_that_stays_full_is_looked_at_no_more_often_than_an_empty_one(
+    chosen: Settings, doorbell: Doorbell, broker: Any
+) -> None:
+    broker.rpush(ANALYSIS_QUEUE, *range(10))
+    waited = {}
+    for full in ((Lane.LIVE,), ()):
+        workers = Workers(broker, chosen, at_once=0)
+        rest(doorbell, Swept(full=full), chosen, workers)
+        waited[full] = sum(one or 0 for one in workers.waited)
+
+    assert waited[Lane.LIVE,] == pytest.approx(waited[()]) == chosen.sweep_seconds
+
+
+def test_a_broker_that_takes_no_bells_is_waited_for(
+    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+) -> None:
+    for _ in range(12):
+        accepted(database, priority=LIVE)
+    broker.config_set("maxmemory", 1)
+    try:
+        swept = sweep(database, doorbell, chosen)
+    finally:
+        broker.config_set("maxmemory", 0)
+
+    assert (swept.rung, swept.full) == (0, ())
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM cases WHERE rung_at IS NOT NULL")) == 0
+
+
+def test_without_a_broker_leases_are_taken_back_no_less_often(chosen: Settings, broker: Any) -> None:
+    nobody = Doorbell("redis://127.0.0.1:9/0", bells_at_most=chosen.bells_at_most)
+    workers = Workers(broker, chosen, at_once=0)
+
+    rest(nobody, Swept(full=(Lane.LIVE,)), chosen, workers)
+
+    assert workers.waited == [chosen.sweep_seconds]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param("questions", id="ringing for questions"),
+        pytest.param("reruns", id="ringing for reruns"),
+        pytest.param("skips", id="erasing"),
+    ],
+)
+def test_what_fails_takes_nothing_else_with_it(
+    database: Database, database_url: str, chosen: Settings, broker: Any, table: str
+) -> None:
+    accepted(database, priority=LIVE)
+    done = ready(database)
+    with database.transaction() as session:
+        session.execute(text("UPDATE cases SET state = 'decided', decided_at = '2020-01-01' WHERE id = :id"),
+                        {"id": done})  # fmt: skip
+        session.execute(text("INSERT INTO heartbeats VALUES ('worker:of:old', '2020-01-01', '{}')"))
+        name = session.scalar(text("SELECT current_database()"))
+        session.execute(text(f"ALTER DATABASE {name} SET lock_timeout = '100ms'"))
+
+    with psycopg.connect(database_url) as another:
+        another.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        sweep_for_ever(chosen, Workers(broker, chosen, at_once=0))
+
+    with database.transaction() as session:
+        seen = session.scalars(text("SELECT process FROM heartbeats")).all()
+        erased = session.scalar(text("SELECT count(*) FROM cases WHERE erased_at IS NOT NULL"))
+    assert [process.split(":")[0] for process in seen] == ["sweeper"]
+    assert broker.llen(ANALYSIS_QUEUE) == 1
+    assert erased == (table == "reruns")
