@@ -186,6 +186,20 @@ def test_every_process_that_talks_is_let_through(manifests: list[Manifest]) -> N
     assert components <= set(https[0]["values"])
 
 
+def test_traces_are_let_through_to_the_collector_that_is_named() -> None:
+    manifests = render(DEPLOY / "kubernetes/overlays/aws")
+    settings = _named(manifests, "ConfigMap", "bonafide-settings")["data"]
+    collector = urlsplit(settings["BONAFIDE_OTLP_ENDPOINT"])
+    policy = _named(manifests, "NetworkPolicy", "bonafide-traces")["spec"]
+
+    (out,) = policy["egress"]
+    (namespace,) = (peer["namespaceSelector"]["matchLabels"].values() for peer in out["to"])
+    assert out["ports"] == [{"port": collector.port, "protocol": "TCP"}]
+    assert str(collector.hostname).split(".")[1] in namespace
+    # Those that begin traces: `traces.start` in moderation/ and worker/.
+    assert policy["podSelector"]["matchExpressions"][0]["values"] == ["console", "sweeper", "worker"]
+
+
 def test_every_page_is_reachable_from_outside_and_the_metrics_are_not(manifests: list[Manifest]) -> None:
     from moderation.web.app import create_app
 
