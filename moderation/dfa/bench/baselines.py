@@ -21,7 +21,7 @@ from moderation.dfa.bench.ask import Judged, as_crop
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.gpt.bundle import Bundle
 from moderation.dfa.gpt.detector import Detector
-from moderation.dfa.gpt.engine.engine import visual_tokens
+from moderation.dfa.gpt.engine.engine import normalisation, visual_tokens
 from moderation.errors import ImageRejected, SetupProblem
 
 # B pictures, S side, P visual tokens, D their width.
@@ -189,11 +189,11 @@ def visual_features(bundle: Bundle, pixels: np.ndarray) -> np.ndarray:
     """Mean and spread over the visual tokens that the language model is given, (N, 2 D)."""
     model, image = bundle.model, bundle.spec.image
     device, dtype = next(model.parameters()).device, model.lm_head.weight.dtype
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (image.mean, image.std))
+    scale, shift = normalisation(image, device)
     features: list[Tensor] = []
     for start in range(0, len(pixels), 16):
-        batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 16])).permute(0, 3, 1, 2) / 255
-        seen = ((batch - mean) / std).to(device, dtype)
-        tokens = visual_tokens(model, seen).float()  # (B, P, D)
+        batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 16])).to(device)
+        seen = batch.permute(0, 3, 1, 2).float() * scale + shift  # (B, 3, S, S)
+        tokens = visual_tokens(model, seen.to(dtype)).float()  # (B, P, D)
         features.append(torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=1).cpu())
     return torch.cat(features).numpy()

@@ -176,7 +176,7 @@ class Engine:
         self._tree = _option_tree(script, self.device)
         #: Faces of one prefill; halved when memory does not hold so many.
         self.batch = plan.max_batch or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self._scale, self._shift = _normalisation(image, self.device)
+        self._scale, self._shift = normalisation(image, self.device)
         with self._device_is_current():
             if plan.float8:
                 from moderation.dfa.gpt.engine.float8 import use_float8
@@ -608,7 +608,7 @@ def _option_tree(script: Script, device: torch.device) -> _Tree:
     )
 
 
-def _normalisation(image: ImageSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+def normalisation(image: ImageSpec, device: torch.device) -> tuple[Tensor, Tensor]:
     """(x/255 − mean)/std as x · scale + shift, each (3, 1, 1)."""
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (image.mean, image.std))
     return 1 / (255 * std), -mean / std
