@@ -369,8 +369,10 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise BundleMismatch(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BundleMismatch(f"Device {name!r} was asked for, but torch sees no CUDA: use auto or cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BundleMismatch(
+            f"Device {name!r} was asked for, but torch sees no such CUDA device: use auto or cpu."
+        )
     return device
 
 
