@@ -267,7 +267,7 @@ def test_promoting_and_rolling_back_take_hold_without_a_restart(
     after = analyzed(station, database, pictures)
 
     assert [shown(database, case_id) for case_id in (before, promoted, after)] == [OLD, NEW, OLD]
-    assert (worker.serves, set(worker.holds)) == (NEW, {OLD, NEW})
+    assert (worker.serves, worker.own, set(worker.holds)) == (NEW, OLD, {OLD, NEW})
     with database.transaction() as session:
         log = rollouts.rollout_log(session)
     assert [(entry.action, entry.rollout.serving) for entry in log] == [
