@@ -279,8 +279,12 @@ class Archives:
         opened = unpack(self._storage.read_archive(archive.bucket, archive.key))
         if digest(opened.lines) != archive.sha256:
             raise ArchiveBroken(f"s3://{archive.bucket}/{archive.key} is another object than was written")
-        wanted = {case_id: find_line(opened, case_id) for case_id in ids}
-        others = [line for line in opened.lines if line not in wanted.values()]
+        lines = {UUID(_case_id(line)): line for line in opened.lines}
+        missing = [case_id for case_id in ids if case_id not in lines]
+        if missing:
+            raise CaseNotFound(f"case {missing[0]} is not in this archive")
+        wanted = {case_id: lines.pop(case_id) for case_id in ids}
+        others = list(lines.values())
         folder = archive.key.rpartition("/")[0]
         new_id = self._write(Place(archive.bucket, folder), others)[0] if others else None
         with self._database.transaction() as session:
@@ -301,13 +305,11 @@ class Archives:
         """Erase archived cases whose retention is over: for a retention that was set after they had left."""
         while True:
             with self._database.transaction() as session:
-                ids = rows.archived_past(session, self._retention)
-                if not ids:
-                    return
-                archive = rows.archive_of(session, ids[0])
-                assert archive is not None
-                together = rows.those_in(session, archive.id, ids)
-            self._take_out(archive, together, erase_as="archiver")
+                found = rows.archive_past(session, self._retention)
+            if found is None:
+                return
+            archive, ids = found
+            self._take_out(archive, ids, erase_as="archiver")
 
     def _remove_leftovers(self) -> None:
         while True:

@@ -551,10 +551,16 @@ def _create_tables() -> None:
         postgresql_where=sa.text("state = 'decided' AND archive_id IS NULL"),
     )
     op.create_index(
+        "cases_archived_to_erase",
+        "cases",
+        ["source", "decided_at"],
+        postgresql_where=sa.text("state = 'decided' AND erased_at IS NULL AND archive_id IS NOT NULL"),
+    )
+    op.create_index(
         "cases_to_erase",
         "cases",
         ["source", "decided_at"],
-        postgresql_where=sa.text("state = 'decided' AND erased_at IS NULL"),
+        postgresql_where=sa.text("state = 'decided' AND erased_at IS NULL AND archive_id IS NULL"),
     )
     op.create_index(
         "cases_waiting",

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from moderation.cases import Case, CaseState
 from moderation.database.connection import Database
+from moderation.database.erasure import cases_past
 from moderation.database.ids import first_id_at
 from moderation.database.moves import seconds
 from moderation.database.tables import (
@@ -248,8 +249,25 @@ def archive_of(session: Session, case_id: UUID) -> Archive | None:
     return None if row is None else _archive(row)
 
 
-def archived_past(session: Session, retention: Sequence[tuple[str, float]]) -> list[UUID]:
-    """A page of the archived cases that are not erased though their time is over; `retention` as in `erasure`."""
+def archive_past(
+    session: Session, retention: Sequence[tuple[str, float]]
+) -> tuple[Archive, list[UUID]] | None:
+    """An object with cases that are not erased though their time is over, and which these are; None: there is none.
+
+    `retention` as in `erasure`.
+    """
+    named = [source for source, _ in retention if source != "*"]
+    for source, days in retention:
+        wanted = None if source == "*" else source
+        first = cases_past(session, days, source=wanted, but=named, archived=True, limit=1)
+        archive = archive_of(session, first[0]) if first else None
+        if archive is not None:
+            return archive, _past_in(session, archive.id, retention)
+    return None
+
+
+def _past_in(session: Session, archive_id: int, retention: Sequence[tuple[str, float]]) -> list[UUID]:
+    """All of an object whose time is over: it is written anew once for them."""
     named = [source for source, _ in retention if source != "*"]
     over = [
         and_(
@@ -258,18 +276,9 @@ def archived_past(session: Session, retention: Sequence[tuple[str, float]]) -> l
         )
         for source, days in retention
     ]
-    query = (
-        select(CaseRow.id)
-        .where(CaseRow.archive_id.is_not(None), CaseRow.erased_at.is_(None), or_(false(), *over))
-        .order_by(CaseRow.archive_id)
-        .limit(1000)
+    query = select(CaseRow.id).where(
+        CaseRow.archive_id == archive_id, CaseRow.erased_at.is_(None), or_(false(), *over)
     )
-    return list(session.scalars(query))
-
-
-def those_in(session: Session, archive_id: int, case_ids: Sequence[UUID]) -> list[UUID]:
-    """Those of these cases that lie in this object."""
-    query = select(CaseRow.id).where(CaseRow.archive_id == archive_id, CaseRow.id.in_(case_ids))
     return list(session.scalars(query))
 
 

@@ -11,10 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from moderation.cases import CaseState
-from moderation.database.moves import seconds
 from moderation.database.questions import ERASED, end_questions_of
-from moderation.database.tables import CaseRow
 
 _DAY = 86_400
 
@@ -31,53 +28,60 @@ def erase_case(session: Session, case_id: UUID, *, actor: str) -> bool:
     return erased
 
 
-#: The oldest decided cases of every source but those in `but`, from one index: it holds them by source and time, so the
-#: sources are stepped through one by one (PostgreSQL wiki, "Loose indexscan") and each gives its oldest. What other
-#: sources keep for longer is never read, however much it is. Cost: two looks into the index per source.
-PAST_OF_OTHERS = text("""
+#: Decided cases that are not erased, here or in archives: an index holds either by source and time.
+_HERE = "c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NULL"
+_ARCHIVED = "c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NOT NULL"
+
+#: The oldest of one source.
+_PAST = """
+    SELECT c.id FROM cases c
+    WHERE {there} AND c.source = :source AND c.decided_at < now() - make_interval(secs => :seconds)
+    ORDER BY c.decided_at LIMIT :limit
+"""
+#: The oldest of every source but those in `but`: the sources are stepped through one by one (PostgreSQL wiki, "Loose
+#: indexscan") and each gives its oldest. What other sources keep for longer is never read, however much it is.
+#: Cost: two looks into the index per source.
+_PAST_OF_OTHERS = """
     WITH RECURSIVE known AS (
-        (SELECT source FROM cases WHERE state = 'decided' AND erased_at IS NULL ORDER BY source LIMIT 1)
+        (SELECT c.source FROM cases c WHERE {there} ORDER BY c.source LIMIT 1)
         UNION ALL
-        SELECT (SELECT c.source FROM cases c
-                WHERE c.state = 'decided' AND c.erased_at IS NULL AND c.source > known.source
-                ORDER BY c.source LIMIT 1)
+        SELECT (SELECT c.source FROM cases c WHERE {there} AND c.source > known.source ORDER BY c.source LIMIT 1)
         FROM known WHERE known.source IS NOT NULL
     )
     SELECT old.id FROM known, LATERAL (
         SELECT c.id, c.decided_at FROM cases c
-        WHERE c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NULL AND c.source = known.source
-          AND c.decided_at < now() - make_interval(secs => :seconds)
+        WHERE {there} AND c.source = known.source AND c.decided_at < now() - make_interval(secs => :seconds)
         ORDER BY c.decided_at LIMIT :limit
     ) AS old
     WHERE known.source IS NOT NULL AND known.source <> ALL(CAST(:but AS text[]))
     ORDER BY old.decided_at LIMIT :limit
-""")
+"""
+#: By whether the cases are archived.
+PAST = {False: text(_PAST.format(there=_HERE)), True: text(_PAST.format(there=_ARCHIVED))}
+PAST_OF_OTHERS = {
+    False: text(_PAST_OF_OTHERS.format(there=_HERE)),
+    True: text(_PAST_OF_OTHERS.format(there=_ARCHIVED)),
+}
 
 
 def cases_past(
-    session: Session, days: float, *, source: str | None, but: Collection[str] = (), limit: int = 100
+    session: Session,
+    days: float,
+    *,
+    source: str | None,
+    but: Collection[str] = (),
+    archived: bool = False,
+    limit: int = 100,
 ) -> Sequence[UUID]:
     """Decided cases that were decided longer ago than so many days and are not erased, the oldest first.
 
-    Of one source; of all sources but those in `but` when None. Not those that lie in an archive: `moderation.archive`
-    takes them out of it first.
+    Of one source; of all sources but those in `but` when None. Either those that are here or those that are `archived`,
+    which `moderation.archive` takes out of their objects first.
     """
+    values = {"seconds": days * _DAY, "limit": limit}
     if source is None:
-        values = {"seconds": days * _DAY, "but": list(but), "limit": limit}
-        return session.scalars(PAST_OF_OTHERS, values).all()
-    query = (
-        select(CaseRow.id)
-        .where(
-            CaseRow.source == source,
-            CaseRow.state == CaseState.DECIDED,
-            CaseRow.erased_at.is_(None),
-            CaseRow.archive_id.is_(None),
-            CaseRow.decided_at < func.now() - seconds(days * _DAY),
-        )
-        .order_by(CaseRow.decided_at)
-        .limit(limit)
-    )
-    return session.scalars(query).all()
+        return session.scalars(PAST_OF_OTHERS[archived], {**values, "but": list(but)}).all()
+    return session.scalars(PAST[archived], {**values, "source": source}).all()
 
 
 def erase_past(session: Session, retention: Sequence[tuple[str, float]], *, actor: str) -> int:

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from moderation.analysis import Technique
 from moderation.archive import Archives, Batch, Opened, Place, find_line, pack, read_place, unpack
-from moderation.database.archive import cases_to_archive, only_archiver
+from moderation.database.archive import archive_past, cases_to_archive, only_archiver
 from moderation.database.connection import Database
 from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.erasure import erase_case, erase_past
@@ -279,6 +279,25 @@ def test_a_retention_that_was_set_later_reaches_what_had_left(
     assert len(lines) == 2
     assert MARK not in "".join(lines)
     assert {stored(database, one).flag.image.key for one in (first, second)} == {"erased"}
+
+
+def test_a_retention_that_was_set_later_takes_from_an_object_what_is_over_and_no_more(
+    database: Database, storage: Storage, settings: Settings, archives: Archives
+) -> None:
+    over, kept = (_decided(database, settings, source=source) for source in ("over", "kept"))
+    _archive(archives)
+    chosen = settings.model_copy(update={"retention_days": (("kept", 900.0), ("*", 300.0))})
+
+    with database.transaction() as session:
+        found = archive_past(session, chosen.retention_days)
+    assert found is not None
+    assert found[1] == [over]
+    (batch,) = _archive(Archives(database, storage, chosen))
+
+    assert MARK not in find_line(_opened(archives, batch), over)
+    assert stored(database, kept).flag.image.key != "erased"
+    with database.transaction() as session:
+        assert archive_past(session, chosen.retention_days) is None
 
 
 def test_nothing_happens_to_an_archived_case(

@@ -1,16 +1,17 @@
 """Erasure and retention: no text of a case is left anywhere, and the log of its events still verifies."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from moderation.cases import ImageRef
 from moderation.database.connection import Database
-from moderation.database.erasure import PAST_OF_OTHERS, cases_past, erase_case, erase_past
+from moderation.database.erasure import PAST, PAST_OF_OTHERS, cases_past, erase_case, erase_past
 from moderation.database.events import read_chain
 from moderation.database.questions import (
     Begun,
@@ -201,7 +202,12 @@ _MANY = text("""
 def _buffers(session: Session, days: float) -> int:
     """Pages that the search for cases of other sources than `archive` looks at."""
     values = {"seconds": days * 86_400, "but": ["archive"], "limit": 100}
-    plan = session.scalar(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {PAST_OF_OTHERS.text}"), values)
+    return _pages(session, PAST_OF_OTHERS[False], values)
+
+
+def _pages(session: Session, statement: TextClause, values: dict[str, Any]) -> int:
+    """Pages that a statement looks at."""
+    plan = session.scalar(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values)
     assert plan is not None
     return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
 
@@ -220,6 +226,50 @@ def test_retention_of_other_sources_does_not_read_what_one_source_keeps(database
     assert len(found) == 10
     assert looked_at < 200
     assert without > 10 * looked_at  # the measure can tell: a scan reads the whole table
+
+
+#: Half of them lie in an archive, every one of these past a retention of thirty days; the others are of today.
+_ARCHIVED = (
+    "INSERT INTO archives (bucket, key, cases, size, sha256, finished_at) VALUES ('b', 'k', 1, 1, '', now())",
+    "UPDATE cases SET archive_id = (SELECT id FROM archives) WHERE id < '80000000-0000-0000-0000-000000000000'",
+    "UPDATE cases SET decided_at = now() WHERE archive_id IS NULL",
+    "VACUUM ANALYZE cases",
+)
+
+
+@pytest.fixture
+def many_archived(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(_MANY)
+    with database.reading() as session:
+        for statement in _ARCHIVED:
+            session.execute(text(statement))
+
+
+@pytest.mark.usefixtures("many_archived")
+@pytest.mark.parametrize(
+    ("statements", "values"),
+    [
+        pytest.param(PAST, {"source": "archive"}, id="of one source"),
+        pytest.param(PAST_OF_OTHERS, {"but": ["other-3"]}, id="of all others"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("archived", "days"),
+    [
+        pytest.param(False, 30, id="the sweeper steps over none that is archived"),
+        pytest.param(True, 500, id="the archiver reads none whose time is not over"),
+    ],
+)
+def test_retention_does_not_read_what_archives_keep(
+    database: Database, statements: dict[bool, TextClause], values: dict[str, Any], archived: bool, days: int
+) -> None:
+    asked = {**values, "seconds": days * 86_400, "limit": 100}
+    with database.transaction() as session:
+        looked_at = _pages(session, statements[archived], asked)
+        whole = _pages(session, text("SELECT count(*) FROM cases WHERE source <> ''"), {})
+
+    assert looked_at < whole / 20
 
 
 def test_retention_of_others_takes_the_oldest_of_all_sources(database: Database) -> None:
