@@ -1,6 +1,6 @@
 """The paper's recipe and the bundle's loader at full size, with random weights: does it learn, and load back the same?
 
-    python -m benchmarks.full_size --layout llava-1.5-7b --json                 # 45 GB of disk, 16 GB of memory
+    python -m benchmarks.full_size --layout llava-1.5-7b --json                 # 45 GB of disk, 22 GB of memory
     python -m benchmarks.full_size --layout llava-1.5-tiny                      # the same in seconds
 
 Writes a base bundle of random weights, trains an adapter on conversations about drawn pictures for a few steps,
