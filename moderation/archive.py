@@ -75,7 +75,10 @@ def read_place(written: str) -> Place:
 
 
 def pack(lines: Sequence[str], *, schema: str, now: datetime) -> bytes:
-    """The object of these lines. The same lines make the same manifest but for the time."""
+    """The object of these lines. The same lines make the same manifest but for the time.
+
+    `schema` is for whoever reads it without us: a line names its columns itself, and comes back by these.
+    """
     manifest = {
         "bonafide_archive": FORMAT,
         "schema": schema,

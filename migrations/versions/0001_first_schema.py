@@ -161,32 +161,40 @@ BEGIN
 END $$
 """
 
-#: The way back. The trigger numbers and hashes the events anew, in their order: an honest chain comes out the same.
+#: The way back. Of each row those columns are put back that its record names and the table still has: what was added
+#: since has its default. The trigger numbers and hashes the events anew, in their order: an honest chain comes out the
+#: same.
 RESTORE_CASE = """
 CREATE FUNCTION restore_case(record jsonb) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    part text;
+    lines jsonb;
+    named text;
 BEGIN
     UPDATE cases SET archive_id = NULL, analysis_id = (record->'case'->>'analysis_id')::uuid
         WHERE id = (record->'case'->>'id')::uuid AND archive_id IS NOT NULL;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO events (case_id, seq, at, kind, actor, body, previous, hash)
-        SELECT (e->>'case_id')::uuid, 0, (e->>'at')::timestamptz, e->>'kind', e->>'actor', (e->>'body')::jsonb, '', ''
-        FROM jsonb_array_elements(record->'events') AS e ORDER BY (e->>'seq')::integer;
-    INSERT INTO analyses SELECT * FROM jsonb_populate_recordset(NULL::analyses, record->'analyses');
-    INSERT INTO artifacts SELECT * FROM jsonb_populate_recordset(NULL::artifacts, record->'artifacts');
-    INSERT INTO artifact_answers
-        SELECT * FROM jsonb_populate_recordset(NULL::artifact_answers, record->'artifact_answers');
-    INSERT INTO blind_judgements
-        SELECT * FROM jsonb_populate_recordset(NULL::blind_judgements, record->'blind_judgements');
-    INSERT INTO skips SELECT * FROM jsonb_populate_recordset(NULL::skips, record->'skips');
-    INSERT INTO views OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::views, record->'views');
-    INSERT INTO questions SELECT * FROM jsonb_populate_recordset(NULL::questions, record->'questions');
-    INSERT INTO reruns SELECT * FROM jsonb_populate_recordset(NULL::reruns, record->'reruns');
-    -- An endpoint that was removed since took its log with it.
-    INSERT INTO deliveries SELECT * FROM jsonb_populate_recordset(NULL::deliveries, record->'deliveries') AS sent
-        WHERE EXISTS (SELECT FROM endpoints WHERE id = sent.endpoint_id);
+    FOREACH part IN ARRAY ARRAY['events', 'analyses', 'artifacts', 'artifact_answers', 'blind_judgements', 'skips',
+                                'views', 'questions', 'reruns', 'deliveries'] LOOP
+        lines := record->part;
+        IF part = 'events' THEN
+            SELECT jsonb_agg(e || jsonb_build_object('body', (e->>'body')::jsonb) ORDER BY (e->>'seq')::integer)
+                INTO lines FROM jsonb_array_elements(lines) AS e;
+        ELSIF part = 'deliveries' THEN
+            -- An endpoint that was removed since took its log with it.
+            SELECT jsonb_agg(sent) INTO lines FROM jsonb_array_elements(lines) AS sent
+                WHERE EXISTS (SELECT FROM endpoints WHERE id = (sent->>'endpoint_id')::uuid);
+        END IF;
+        SELECT string_agg(quote_ident(attname), ', ') INTO named FROM pg_attribute
+            WHERE attrelid = part::regclass AND attnum > 0 AND NOT attisdropped AND lines->0 ? attname;
+        IF named IS NOT NULL THEN
+            EXECUTE format('INSERT INTO %1$I (%2$s) OVERRIDING SYSTEM VALUE '
+                           'SELECT %2$s FROM jsonb_populate_recordset(NULL::%1$I, $1)', part, named) USING lines;
+        END IF;
+    END LOOP;
     RETURN true;
 END $$
 """

@@ -264,6 +264,63 @@ def test_an_archived_case_is_erased_in_its_object_too(
     assert stored(database, other).archive_id is not None
 
 
+#: The tables that an archived case has no row in.
+_LEFT = (
+    "events",
+    "analyses",
+    "artifacts",
+    "artifact_answers",
+    "blind_judgements",
+    "skips",
+    "views",
+    "questions",
+    "reruns",
+    "deliveries",
+)
+
+
+def test_what_a_record_does_not_name_has_its_default_when_it_comes_back(
+    database: Database, settings: Settings, archives: Archives
+) -> None:
+    case_id = _decided(database, settings)
+    before = _rows(database)
+    _archive(archives)
+    with database.transaction() as session:
+        for table in _LEFT:
+            session.execute(text(f"ALTER TABLE {table} ADD COLUMN later integer NOT NULL DEFAULT 7"))
+        session.execute(text("ALTER TABLE skips DROP COLUMN reason"))
+
+    archives.restore(case_id)
+
+    with database.transaction() as session:
+        added = {table: set(session.scalars(text(f"SELECT later FROM {table}"))) for table in _LEFT}
+        for table in _LEFT:
+            session.execute(text(f"ALTER TABLE {table} DROP COLUMN later"))
+    assert added == {table: {7} for table in _LEFT}
+    assert {table: rows for table, rows in _rows(database).items() if table != "skips"} == {
+        table: rows for table, rows in before.items() if table != "skips"
+    }
+
+
+def test_a_record_of_a_column_added_later_comes_back_whole(
+    database: Database, settings: Settings, archives: Archives
+) -> None:
+    with database.transaction() as session:
+        for table in _LEFT:
+            session.execute(text(f"ALTER TABLE {table} ADD COLUMN later integer NOT NULL DEFAULT 7"))
+    case_id = _decided(database, settings)
+    with database.transaction() as session:
+        session.execute(text("INSERT INTO events (case_id, kind, actor, body, later, seq, previous, hash)"
+                             " SELECT id, 'retried', 'operator', '{}', 8, 0, '', '' FROM cases"))  # fmt: skip
+        session.execute(text("UPDATE cases SET version = version + 1"))
+    before = _rows(database)
+    _archive(archives)
+
+    archives.restore(case_id)
+
+    assert _rows(database) == before
+
+
 def test_a_retention_that_was_set_later_reaches_what_had_left(
     database: Database, storage: Storage, settings: Settings, archives: Archives
 ) -> None:
