@@ -559,25 +559,6 @@ def appeals_of(session: Session, case_id: UUID) -> list[Appeal]:
     ]
 
 
-@dataclass(frozen=True)
-class Skip:
-    """That somebody passed on a case, and why."""
-
-    by: str  # name
-    reason: str
-    at: datetime
-
-
-def skips_of(session: Session, case_id: UUID) -> list[Skip]:
-    rows = session.execute(
-        select(PersonRow.name, SkipRow.reason, SkipRow.at)
-        .join(PersonRow, PersonRow.id == SkipRow.person_id)
-        .where(SkipRow.case_id == case_id)
-        .order_by(SkipRow.at)
-    )
-    return [Skip(*row) for row in rows]
-
-
 def same_picture(session: Session, case_id: UUID, *, at_most: int = 20) -> list[UUID]:
     """Other cases of the very same bytes, the newest first. A likeness is not looked for."""
     analysis, other = aliased(AnalysisRow), aliased(AnalysisRow)

@@ -67,11 +67,6 @@ class Started:
             raise SignInRefused("this sign-in was not begun here, or too long ago") from error
 
 
-def oidc_enabled(settings: Settings) -> bool:
-    """Whether the sign-in page offers it."""
-    return settings.oidc_issuer is not None
-
-
 @router.get("/start")
 def start(request: Request, services: ServicesDep) -> Response:
     """Send the browser to the provider."""
