@@ -17,6 +17,9 @@ from moderation.errors import SetupProblem
 from moderation.settings import settings
 from moderation.storage import Storage
 
+#: Longer than any statement of an archive's may take.
+ANSWER_SECONDS = 600.0
+
 app = typer.Typer(
     help="Move what old cases consist of to S3, read it there, bring it back.", invoke_without_command=True
 )
@@ -28,7 +31,8 @@ Case = Annotated[UUID, typer.Argument(help="An archived case.")]
 @contextmanager
 def _archives() -> Generator[Archives]:
     chosen = settings()
-    with closing(open_database()) as database:
+    # At night and by itself: it must end when Postgres falls silent, or it would never begin again.
+    with closing(open_database(answer_seconds=ANSWER_SECONDS)) as database:
         yield Archives(database, Storage(chosen), chosen)
 
 

@@ -30,8 +30,8 @@ dead_letters = typer.Typer(help="Messages nobody could process, kept for an engi
 keys = typer.Typer(help="API keys of platforms.", no_args_is_help=True)
 
 
-def open_database() -> Database:
-    return Database(settings().database_url.get_secret_value(), pool_size=1)
+def open_database(*, answer_seconds: float | None = None) -> Database:
+    return Database(settings().database_url.get_secret_value(), pool_size=1, answer_seconds=answer_seconds)
 
 
 def serve(

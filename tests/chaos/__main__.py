@@ -89,7 +89,8 @@ def _show(report: Report) -> None:
     console.print(
         f"{report.cases} cases in {report.seconds:.0f} s with seed {report.seed}: {report.lost} lost, "
         f"{report.duplicated} duplicated, {len(report.wrong)} wrong; {report.processes_restarted} processes "
-        f"restarted, {report.leases_expired} leases expired, attempts of healthy cases {report.attempts}"
+        f"restarted, {report.leases_expired} leases expired, attempts of healthy cases {report.attempts}; "
+        f"meanwhile {report.meanwhile}"
     )
     for words in report.wrong:
         console.print(words, style="red")

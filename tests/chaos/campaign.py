@@ -1,7 +1,8 @@
 """Rounds of cases, each under one or two faults that a seed chooses, and what became of every case.
 
 Lost: accepted, and not before a person in time. Duplicated: more than one analysis of one fingerprint, or more than
-one ending. Wrong: ended as something its picture does not deserve, or with a broken chain of events.
+one ending. Wrong: ended as something its picture does not deserve, or with a broken chain of events; or a decision that
+was acknowledged is gone, or a question or a rerun has no end. A candidate is on trial and people are at work meanwhile.
 """
 
 import random
@@ -19,6 +20,7 @@ from uuid import UUID
 from moderation.database.connection import Database
 from moderation.database.events import read_chain
 from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.people import People
 from tests.chaos.pictures import VERDICT, Mark, Planned, plan
 from tests.chaos.yard import QUICK, Submitted, Yard, open_yard
 
@@ -67,6 +69,9 @@ class Report:
     leases_expired: int
     processes_restarted: int
     store_faults: int
+    #: What people did meanwhile: cases decided, archived and brought back, erased; questions and reruns, and how many
+    #: of those were given up.
+    meanwhile: dict[str, int]
     seconds: float
     faults: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
 
@@ -91,22 +96,26 @@ def run(
     chance = random.Random(seed)
     rounds: list[Round] = []
     with open_yard(folder, Yard, workers=workers, seed=seed) as yard, ThreadPoolExecutor(1) as submitter:
-        line: list[Fault] = []
-        until = started + 60 * minutes
-        while time.monotonic() < until:
-            unmet = every_fault and (line or not rounds)
-            if not unmet and sum(len(one.accepted) for one in rounds) >= cases:
-                break
-            if not line:
-                line = list(faults)
-                chance.shuffle(line)
-            chosen = [line.pop()]
-            wanted = int(at_once) + (chance.random() < at_once % 1)
-            while len(chosen) < wanted and (more := _another(line, chosen)) is not None:
-                chosen.append(more)
-            rounds.append(play(yard, submitter, len(rounds), chosen, per_round, chance))
+        people = People(yard, seed)
+        with people:
+            line: list[Fault] = []
+            until = started + 60 * minutes
+            while time.monotonic() < until:
+                unmet = every_fault and (line or not rounds)
+                if not unmet and sum(len(one.accepted) for one in rounds) >= cases:
+                    break
+                if not line:
+                    line = list(faults)
+                    chance.shuffle(line)
+                chosen = [line.pop()]
+                wanted = int(at_once) + (chance.random() < at_once % 1)
+                while len(chosen) < wanted and (more := _another(line, chosen)) is not None:
+                    chosen.append(more)
+                rounds.append(play(yard, submitter, len(rounds), chosen, per_round, chance))
         _wait_for_all(yard, rounds)
-        return _audit(yard, rounds, seed, started)
+        people.bring_back()
+        people.close()
+        return _audit(yard, people, rounds, seed, started)
 
 
 def _another(line: list[Fault], chosen: Sequence[Fault]) -> Fault | None:
@@ -169,7 +178,17 @@ def _wait(yard: Yard, ids: Sequence[UUID], at_most: float) -> None:
 
 def _wait_for_all(yard: Yard, rounds: Sequence[Round]) -> None:
     _wait(yard, [id_ for one in rounds for id_ in one.accepted], END_AT_MOST)
+    deadline = time.monotonic() + END_AT_MOST
+    while yard.ask(_OPEN)[0].n and time.monotonic() < deadline:
+        yard.tend()
+        time.sleep(0.05)
 
+
+#: What was asked for beside the cases' own analyses, and has no end yet.
+_OPEN = """
+    SELECT (SELECT count(*) FROM reruns WHERE done_at IS NULL)
+         + (SELECT count(*) FROM questions WHERE answered_at IS NULL) AS n
+"""
 
 _ENDS = """
     SELECT c.*, count(a.id) AS analyses, count(DISTINCT a.fingerprint) AS fingerprints,
@@ -178,7 +197,7 @@ _ENDS = """
 """
 
 
-def _audit(yard: Yard, rounds: Sequence[Round], seed: int, started: float) -> Report:
+def _audit(yard: Yard, people: People, rounds: Sequence[Round], seed: int, started: float) -> Report:
     rows = {row.id: row for row in yard.ask(_ENDS)}
     accepted = {id_: one for turn in rounds for id_, one in turn.accepted.items()}
     lost, duplicated, wrong = set[UUID](), set[UUID](), dict[UUID, str]()
@@ -191,6 +210,7 @@ def _audit(yard: Yard, rounds: Sequence[Round], seed: int, started: float) -> Re
         elif words := _misjudged(row, planned):
             wrong[id_] = f"{planned.kind} {id_}: {words}"
     wrong |= dict.fromkeys(_broken_chains(yard, accepted), "its chain of events is broken")
+    wrong |= {id_: "was decided, and is not" for id_ in people.decided if rows[id_].state != "decided"}
     unknown = rows.keys() - accepted.keys()
     wrong |= dict.fromkeys(unknown, "opened, and never answered for")
     expired = yard.ask("SELECT count(*) AS n FROM events WHERE kind = 'lease_expired'")
@@ -199,7 +219,8 @@ def _audit(yard: Yard, rounds: Sequence[Round], seed: int, started: float) -> Re
         cases=len(accepted),
         lost=len(lost),
         duplicated=len(duplicated),
-        wrong=[f"{_named(rounds, id_)}: {words}" for id_, words in wrong.items()]
+        wrong=[*people.faults, *_open_ends(yard, people)]
+        + [f"{_named(rounds, id_)}: {words}" for id_, words in wrong.items()]
         + [
             f"{_named(rounds, id_)}: lost {id_}, {rows[id_].state if id_ in rows else 'gone'}" for id_ in lost
         ],
@@ -214,6 +235,7 @@ def _audit(yard: Yard, rounds: Sequence[Round], seed: int, started: float) -> Re
         leases_expired=expired[0].n,
         processes_restarted=yard.restarts,
         store_faults=yard.store.faults,
+        meanwhile=_meanwhile(yard, people),
         seconds=round(time.monotonic() - started, 1),
         faults={
             name: _outcome([turn for turn in rounds if name in turn.faults], lost, duplicated, wrong)
@@ -226,11 +248,40 @@ def _misjudged(row: Any, planned: Planned) -> str | None:
     end = row.refusal_code or VERDICT
     if end not in planned.ends_as:
         return f"ended as {end}, {row.refusal_message}"
-    if row.analyses != (1 if end == VERDICT else 0):
+    # One that it was before a person with, and perhaps one of the other bundle.
+    if not (1 <= row.analyses <= 2 if end == VERDICT else row.analyses == 0):
         return f"{row.analyses} analyses beside {end}"
     if planned.mark is Mark.POISON and row.attempts != int(QUICK["BONAFIDE_ATTEMPTS_AT_MOST"]):
         return f"given up after {row.attempts} attempts"
     return None
+
+
+def _open_ends(yard: Yard, people: People) -> list[str]:
+    """Reruns and questions that nobody will ever end, and an analysis that a rerun claims and there is not."""
+    reruns = yard.ask("""
+        SELECT r.case_id, r.done_at FROM reruns r
+        WHERE r.done_at IS NULL OR r.failure IS NULL AND NOT EXISTS
+            (SELECT 1 FROM analyses a WHERE a.case_id = r.case_id AND a.fingerprint = r.fingerprint)
+    """)
+    ended = {row.id for row in yard.ask("SELECT id FROM questions WHERE answered_at IS NOT NULL")}
+    return [
+        *(
+            f"the rerun of {row.case_id} {'has no end' if row.done_at is None else 'made nothing'}"
+            for row in reruns
+        ),
+        *(f"the question {id_} has no end" for id_ in people.asked - ended),
+    ]
+
+
+def _meanwhile(yard: Yard, people: People) -> dict[str, int]:
+    (counts,) = yard.ask("""
+        SELECT (SELECT count(*) FROM reruns) AS reruns,
+               (SELECT count(*) FROM reruns WHERE failure IS NOT NULL) AS "reruns given up",
+               (SELECT count(*) FROM questions) AS questions,
+               (SELECT count(*) FROM questions WHERE failure IS NOT NULL) AS "questions given up"
+    """)
+    done = {"decided": len(people.decided), "archived": people.archived, "erased": len(people.erased)}
+    return {**done, **counts._asdict()}
 
 
 def _broken_chains(yard: Yard, ids: Mapping[UUID, Planned]) -> list[UUID]:

@@ -22,7 +22,7 @@ from moderation.errors import DatabaseUnavailable
 from moderation.settings import Settings
 from tests.builders import a_verdict
 from tests.chaos.marks import SECONDS, die, once
-from tests.chaos.pictures import Mark
+from tests.chaos.pictures import CANDIDATE, Mark
 from tests.fakes import ScriptedDetector, a_crop
 from worker.app import app
 from worker.batching import Analyzer
@@ -89,5 +89,10 @@ def _scripted(_settings: Settings) -> Analyzer:
     return _Detector(_answer, prepare=_prepare, fingerprint="chaos", seconds=SECONDS)
 
 
+def _candidate(_settings: Settings) -> Analyzer:
+    return _Detector(_answer, prepare=_prepare, fingerprint=CANDIDATE, seconds=SECONDS)
+
+
 lifecycle.load_analyzer = _scripted
+lifecycle.load_candidate = _candidate
 worker_analysis.record_analysis = _record

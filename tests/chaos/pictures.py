@@ -10,6 +10,8 @@ from PIL import Image
 
 #: How a healthy picture's case ends: with exactly one analysis.
 VERDICT = "verdict"
+#: Fingerprint of the bundle that is on trial meanwhile.
+CANDIDATE = "chaos-next"
 
 
 class Mark(enum.IntEnum):

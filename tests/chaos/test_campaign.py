@@ -25,3 +25,6 @@ def test_every_accepted_case_ends_before_a_person_whatever_breaks(
     assert report.processes_restarted > 0
     assert report.leases_expired > 0
     assert report.store_faults > 0
+    assert (
+        min(report.meanwhile[what] for what in ("decided", "archived", "erased", "reruns", "questions")) > 0
+    )

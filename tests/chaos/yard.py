@@ -37,6 +37,8 @@ from tests.chaos.pictures import Mark, Planned, a_picture
 from tests.chaos.pipe import Pipe
 from tests.chaos.store import FaultyStore
 
+#: The bucket of archived cases.
+ARCHIVES = "archives"
 #: Everything short, so that minutes of faults fit into seconds.
 QUICK = {
     "BONAFIDE_LEASE_SECONDS": "2",
@@ -91,7 +93,8 @@ class Yard:
         self._key = key
         self._kept: dict[str, _Kept] = {}
         # The store itself, past the proxy.
-        self._storage = Storage(_settings(addresses))
+        self._storage = Storage(_settings(addresses.settings()))
+        self._storage._client.create_bucket(Bucket=ARCHIVES)
 
     @property
     def workers(self) -> list[str]:
@@ -126,6 +129,11 @@ class Yard:
         once.mkdir(exist_ok=True)
         through = {"BONAFIDE_DATABASE_URL": self.pipe.url, "CHAOS_ONCE": str(once)}
         return {**self.addresses.settings(), **QUICK, **through}
+
+    def settings(self, **fields: object) -> Settings:
+        """For doors of the campaign's own: they go the ways that our processes go."""
+        env = {**self._env(), "BONAFIDE_S3_ENDPOINT_URL": self.store.url}
+        return _settings(env).model_copy(update=fields)
 
     def ready_file(self, name: str) -> Path:
         return self.stack.folder / f"{name}.ready"
@@ -255,6 +263,8 @@ def open_yard(folder: Path, kind: type[_Y], *, workers: int = 3, seed: int = 0) 
             stack.stop()
 
 
-def _settings(addresses: Addresses) -> Settings:
-    values = {name.removeprefix("BONAFIDE_").lower(): value for name, value in addresses.settings().items()}
-    return Settings.model_validate(values)
+def _settings(env: Mapping[str, str]) -> Settings:
+    ours = {name: value for name, value in env.items() if name.startswith("BONAFIDE_")}
+    return Settings.model_validate(
+        {name.removeprefix("BONAFIDE_").lower(): value for name, value in ours.items()}
+    )
