@@ -1,4 +1,4 @@
-"""One question through the worker: take it, fetch the picture, crop the face as the analysis did, ask the model, store.
+"""One question through the worker: take it, fetch the picture, crop the face as then, ask the model, store.
 
 The model sees the face and the earlier turns of the same case. It is asked on the engine's own thread, between its steps.
 """

@@ -175,7 +175,7 @@ def load(sender: Any, **_: Any) -> None:
     BREAKER_OPEN.set_function(lambda: station().serving.stopped is not None)
     CANDIDATE_STOPPED.set_function(lambda: any(one.stopped for one in _others(station())))
     _tell_bundle(station())
-    watch_gpu()
+    watch_gpu(chosen.device)
 
 
 def _tell_bundle(here: Station) -> None:

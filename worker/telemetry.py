@@ -92,14 +92,15 @@ def timed_engine(
     return timed
 
 
-def watch_gpu() -> None:
+def watch_gpu(device: str) -> None:
     """Tell of the GPU's memory, when the model runs on one."""
     torch: Any = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if torch is None or not torch.cuda.is_available() or device == "cpu":
         return
-    GPU_MEMORY.labels("reserved").set_function(torch.cuda.memory_reserved)
-    GPU_MEMORY.labels("free").set_function(lambda: torch.cuda.mem_get_info()[0])
-    GPU_MEMORY.labels("total").set_function(lambda: torch.cuda.mem_get_info()[1])
+    gpu = torch.device("cuda" if device == "auto" else device)
+    GPU_MEMORY.labels("reserved").set_function(lambda: torch.cuda.memory_reserved(gpu))
+    GPU_MEMORY.labels("free").set_function(lambda: torch.cuda.mem_get_info(gpu)[0])
+    GPU_MEMORY.labels("total").set_function(lambda: torch.cuda.mem_get_info(gpu)[1])
 
 
 def follow_messages() -> None:
