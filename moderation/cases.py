@@ -191,3 +191,5 @@ class Case:
     decided_at: datetime | None = None  # None unless DECIDED
     #: The archive that what it consists of lies in. None: it lies in the database.
     archive_id: int | None = None
+    #: When its picture's place and everybody's words were taken out of it, for good. None: they are here.
+    erased_at: datetime | None = None

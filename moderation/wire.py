@@ -256,6 +256,10 @@ class CaseOut(Answer):
     archived: ArchivedOut | None = Field(
         None, description="Where all of it lies but the label, the technique and the decision. Null: here."
     )
+    erased_at: datetime | None = Field(
+        None,
+        description="When its image's place and all words about it were taken away, for good. Null: they are here.",
+    )
     links: Links
 
 

@@ -1,6 +1,6 @@
 """One question through the worker: take it, fetch the picture, crop the face as then, ask the model, store.
 
-The model sees the face and the earlier turns of the same case. It is asked on the engine's own thread, between its steps.
+The model sees the face and the earlier turns of the same case; it answers on the engine's thread, between its steps.
 """
 
 import time

@@ -149,6 +149,7 @@ def case_of(row: Any) -> Case:
         stage=Stage(row.stage),
         decided_at=row.decided_at,
         archive_id=row.archive_id,
+        erased_at=row.erased_at,
     )
 
 

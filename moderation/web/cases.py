@@ -141,7 +141,9 @@ def get_case(
         case = find_case(session, case_id)
         if case is None:
             raise CaseNotFound(f"no case has the id {case_id}")
-        tag = f'"{case.version}"' if case.archive_id is None else f'"{case.version}-archived"'
+        # Neither erasing nor archiving is a move of the case: its version stays.
+        kept = ("-erased" if case.erased_at else "") + ("-archived" if case.archive_id else "")
+        tag = f'"{case.version}{kept}"'
         if if_none_match == tag:
             return Response(status_code=304, headers={"ETag": tag})
         analysis = shown_analyses(session, [case_id]).get(case_id)
@@ -217,6 +219,7 @@ def show_case(
         "stage": case.stage,
         "decision": None if decision is None else decision_json(decision),
         "archived": None if archived is None else {"at": archived.at, "place": archived.place},
+        "erased_at": case.erased_at,
         "links": {"self": _link(case.id)},
     }
     return CaseOut.model_validate(shown)

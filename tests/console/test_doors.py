@@ -12,15 +12,16 @@ from sqlalchemy import text
 
 from moderation.accounts import Accounts
 from moderation.database.connection import Database
-from moderation.decisions import Judgement, Outcome
+from moderation.database.erasure import erase_case
+from moderation.decisions import Outcome
 from moderation.local import Stack, System, add_first_people
 from moderation.people import Person, Role
-from moderation.review import Review
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.console.pages import own_path
 from moderation.web.sessions import COOKIE
-from tests.integration.conftest import accepted, ready, stored
+from tests.integration.conftest import accepted, ready
+from tests.integration.deciding import a_review, decide
 
 PASSWORD = "a long enough password"
 
@@ -367,11 +368,7 @@ def test_a_lead_opens_an_appeal_and_the_case_says_why(
 ) -> None:
     lin = accounts.add_person("lin@example.org", "Lin Wei", Role.LEAD, PASSWORD)
     case_id = ready(database)
-    chosen = {"undo_seconds": 0, "second_review_share": 0.0, "blind_first_share": 0.0}
-    review = Review(database, settings.model_copy(update=chosen))
-    claim = review.claim(rosa, case_id)
-    version = stored(database, case_id).version
-    review.decide(rosa, case_id, token=claim.token, version=version, judgement=Judgement(Outcome.DEEPFAKE))
+    decide(a_review(database, settings), database, rosa, case_id, Outcome.DEEPFAKE)
     visitor.cookies.set(COOKIE, accounts.sign_in_as(lin).secret)
     token = _token(visitor.get(f"/cases/{case_id}"))
 
@@ -381,3 +378,22 @@ def test_a_lead_opens_an_appeal_and_the_case_says_why(
     page = visitor.get(f"/cases/{case_id}")
     assert "It is her." in page.text
     assert "Another person decides" in page.text
+
+
+def test_an_erased_case_says_so_and_offers_neither_picture_nor_question_nor_appeal(
+    visitor: TestClient, accounts: Accounts, database: Database, rosa: Person, settings: Settings
+) -> None:
+    lin = accounts.add_person("lin@example.org", "Lin Wei", Role.LEAD, PASSWORD)
+    case_id = ready(database)
+    decide(a_review(database, settings), database, rosa, case_id, Outcome.DEEPFAKE)
+    visitor.cookies.set(COOKIE, accounts.sign_in_as(lin).secret)
+    offered = [f"/cases/{case_id}/{what}" for what in ("picture", "ask", "appeal")]
+    before = visitor.get(f"/cases/{case_id}").text
+    with database.transaction() as session:
+        assert erase_case(session, case_id, actor="operator")
+
+    page = visitor.get(f"/cases/{case_id}").text
+
+    assert [address in before for address in offered] == [True, True, True]
+    assert [address in page for address in offered] == [False, False, False]
+    assert "<strong>Erased</strong>" in page

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
@@ -395,3 +396,16 @@ def _somebody_waits(database: Database) -> bool:
     waits = "datname = current_database() AND wait_event_type = 'Lock'"
     with database.transaction() as session:
         return bool(session.scalar(text(f"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE {waits})")))
+
+
+def test_an_erased_case_is_another_answer_to_who_has_read_it(api: TestClient, database: Database) -> None:
+    case_id = _decided(database)
+    before = api.get(f"/v1/cases/{case_id}")
+    with database.transaction() as session:
+        erase_case(session, case_id, actor="operator")
+
+    after = api.get(f"/v1/cases/{case_id}", headers={"If-None-Match": before.headers["etag"]})
+
+    assert (before.json()["erased_at"], after.status_code) == (None, 200)
+    assert after.json()["erased_at"] is not None
+    assert after.json()["verdict"] == before.json()["verdict"]

@@ -148,6 +148,8 @@ class CasePage:
     chain: Chain
     #: Where its analysis, questions and events lie. None: here.
     archived: Archived | None
+    #: Since when there is no picture and nobody's words any more.
+    erased_at: datetime | None
     events: tuple[Logged, ...]
     related: tuple[Elsewhere, ...]
     questions: tuple[Turn, ...]
@@ -311,11 +313,12 @@ def read_case(
         else Hold(holder.name, holder.expires_at, is_mine, claim.token if is_mine and claim else 0),
         may_claim=case.state is CaseState.READY and holder is None and not why_not,
         why_not=why_not,
-        may_ask=analysis is not None and not judge_first and may(person, Act.ASK),
+        may_ask=analysis is not None and not judge_first and case.erased_at is None and may(person, Act.ASK),
         may_appeal=bool(decided)
         and may(person, Act.APPEAL)
         and standing[-1].final_at <= now
-        and not archived,
+        and not archived
+        and case.erased_at is None,
         analysis=shown,
         picture=None if analysis is None else analysis.picture,
         faces=() if shown is None else tuple(face.face.box for face in shown.faces),
@@ -333,6 +336,7 @@ def read_case(
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
         chain=chain,
         archived=archived,
+        erased_at=case.erased_at,
         events=tuple(_logged(event, names, plain=judge_first or earlier_hidden) for event in chain.events),
         related=() if judge_first else _elsewhere(session, case_id),
         questions=() if judge_first else tuple(_turn(one) for one in questions_of(session, case_id)),
