@@ -12,6 +12,7 @@ from moderation.database.operations import insert_dead_letter
 from moderation.dispatch import ANALYSIS_QUEUE
 from moderation.errors import BonafideError
 from worker import lifecycle
+from worker.credit import Credit
 from worker.telemetry import DEAD_LETTERS
 
 log = structlog.get_logger()
@@ -33,6 +34,8 @@ class KeepingChannel(redis_transport.Channel):
     In kombu 5.7 an item that is not JSON raises out of the consuming loop: one stray LPUSH ends every worker that meets
     it. There is no hook before that point, hence this private method; a test pushes nonsense and holds it to work.
     """
+
+    QoS = Credit
 
     def _brpop_read(self, **options: Any) -> Literal[True]:
         try:

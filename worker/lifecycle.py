@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from celery import signals
+from celery.worker import state
 from prometheus_client import start_http_server
 
 from moderation import traces
@@ -59,7 +60,7 @@ log = structlog.get_logger()
 
 _station: Station | None = None
 _watchdog: Watchdog | None = None
-_loop_moved_at = time.monotonic()
+_loop_moved_at = _heard_at = time.monotonic()
 _waits_for_broker = False
 
 
@@ -248,11 +249,12 @@ def ready(sender: Any, **_: Any) -> None:
     """Consuming begins: say so, and start watching."""
     global _watchdog  # noqa: PLW0603  one per process
     here = station()
-    sender.timer.call_repeatedly(LOOP_BEAT, _loop_moves)
+    sender.timer.call_repeatedly(LOOP_BEAT, _loop_moves, (sender,))
     limit = here.settings.engine_timeout_seconds
     _watchdog = Watchdog(
         {
             "the consuming loop": (_loop_still_for, LOOP_STUCK),
+            "taking from the queue": (_deaf_for, LOOP_STUCK),
             "the engine": (lambda: _engine_still_for(here, limit), limit),
             # Fetching and being recorded have limits of their own; an image of many faces may wait long for the engine.
             "an image": (lambda: here.leases.oldest_seconds, IMAGE_STUCK * limit),
@@ -282,9 +284,21 @@ def _engine_still_for(here: Station, limit: float) -> float:
     return here.serving.batcher.stuck_seconds
 
 
-def _loop_moves() -> None:
-    global _loop_moved_at  # noqa: PLW0603  written by the loop, read by the watchdog
+def _loop_moves(consumer: Any = None) -> None:
+    global _loop_moved_at, _heard_at  # noqa: PLW0603  written by the loop, read by the watchdog
     _loop_moved_at = time.monotonic()
+    if consumer is None or _hears(consumer):
+        _heard_at = _loop_moved_at
+
+
+def _hears(consumer: Any) -> bool:
+    """Whether it waits for a message or works on one. A loop may turn and do neither: then no bell is ever heard."""
+    channel = getattr(consumer.task_consumer, "channel", None)
+    return bool(state.reserved_requests) or bool(getattr(channel, "_in_poll", None))
+
+
+def _deaf_for() -> float:
+    return 0.0 if _waits_for_broker else time.monotonic() - _heard_at
 
 
 def _loop_still_for() -> float:

@@ -6,6 +6,8 @@ celery -A tests.acceptance.odd_worker worker -P threads
 import os
 import threading
 
+from kombu.transport import redis as redis_transport
+
 import worker.lifecycle
 from moderation.analysis import FaceAnalysis
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
@@ -15,6 +17,7 @@ from tests.builders import a_verdict
 from tests.fakes import ScriptedDetector, a_crop
 from worker.app import app
 from worker.batching import Analyzer
+from worker.deadletters import KeepingChannel
 
 __all__ = ["app"]
 
@@ -50,3 +53,5 @@ worker.lifecycle.load_analyzer = _odd
 if "ODD_LOOP_STUCK" in os.environ:
     worker.lifecycle.LOOP_BEAT = 0.5
     worker.lifecycle.LOOP_STUCK = float(os.environ["ODD_LOOP_STUCK"])
+if "ODD_PLAIN_QOS" in os.environ:
+    KeepingChannel.QoS = redis_transport.QoS  # kombu's own

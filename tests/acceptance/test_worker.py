@@ -35,7 +35,9 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance import odd_worker
 from tests.builders import a_flag, new_id
+from tests.chaos.pipe import Pipe
 from tests.conftest import fresh_database, make_settings
+from worker.watchdog import GAVE_UP
 
 QUICK = {
     "BONAFIDE_LEASE_SECONDS": "3",
@@ -212,6 +214,35 @@ def test_a_broker_that_is_away_for_long_is_waited_for(yard: Yard) -> None:
     yard.until(lambda: yard.rows(ids)[0].state == "ready")
 
     assert process.poll() is None
+
+
+@contextmanager
+def _broker_that_goes_at_the_first_acknowledgement(yard: Yard) -> Generator[Pipe]:
+    with Pipe(yard.env["BONAFIDE_BROKER_URL"]) as pipe:
+        pipe.fall_at(b"HDEL", seconds=3)
+        yield pipe
+
+
+def test_a_broker_that_goes_while_it_is_told_that_a_message_is_done_is_heard_again(yard: Yard) -> None:
+    with _broker_that_goes_at_the_first_acknowledgement(yard) as pipe:
+        process = yard.start(BONAFIDE_BROKER_URL=pipe.url, BONAFIDE_WORKER_THREADS="1")
+        ids = yard.open(80, 80, 80)
+
+        yard.until(lambda: all(row.state == "ready" for row in yard.rows(ids)))
+
+        assert (pipe.falls, process.poll()) == (1, None)
+
+
+def test_a_worker_that_hears_no_bell_any_more_ends(yard: Yard) -> None:
+    """The same with kombu's own count, which never takes anything again."""
+    with _broker_that_goes_at_the_first_acknowledgement(yard) as pipe:
+        odd = {"ODD_PLAIN_QOS": "1", "ODD_LOOP_STUCK": "5"}
+        process = yard.start(BONAFIDE_BROKER_URL=pipe.url, BONAFIDE_WORKER_THREADS="1", **odd)
+        yard.open(80, 80, 80)
+
+        assert process.wait(60) == GAVE_UP
+        assert pipe.falls == 1
+        assert "taking from the queue has not moved" in (yard.stack.folder / "logs/worker.log").read_text()
 
 
 def test_a_worker_that_is_stopped_finishes_what_it_began(yard: Yard) -> None:
