@@ -54,4 +54,4 @@ if "ODD_LOOP_STUCK" in os.environ:
     worker.lifecycle.LOOP_BEAT = 0.5
     worker.lifecycle.LOOP_STUCK = float(os.environ["ODD_LOOP_STUCK"])
 if "ODD_PLAIN_QOS" in os.environ:
-    KeepingChannel.QoS = redis_transport.QoS  # kombu's own
+    KeepingChannel.QoS = redis_transport.QoS  # pyright: ignore[reportAttributeAccessIssue]  kombu's own
