@@ -13,6 +13,7 @@ from moderation.analysis import FaceAnalysis
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.pixels import decode_picture
 from moderation.settings import Settings
+from tests.acceptance.odd_pictures import BUG, EATS_MEMORY, HANGS, KILLS, SLOW
 from tests.builders import a_verdict
 from tests.fakes import ScriptedDetector, a_crop
 from worker.app import app
@@ -20,9 +21,6 @@ from worker.batching import Analyzer
 from worker.deadletters import KeepingChannel
 
 __all__ = ["app"]
-
-#: Widths in pixels.
-KILLS, HANGS, EATS_MEMORY, BUG, SLOW = 66, 67, 68, 69, 70
 
 
 def _prepare(data: bytes) -> Prepared:

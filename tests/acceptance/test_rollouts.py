@@ -36,8 +36,8 @@ from moderation.local import (
 )
 from moderation.settings import Settings
 from moderation.storage import Storage
-from tests.acceptance import two_bundles
-from tests.acceptance.two_bundles import NEW, OLD
+from tests.acceptance import odd_bundles
+from tests.acceptance.odd_bundles import NEW, OLD
 from tests.builders import a_flag, new_id
 from tests.conftest import make_settings
 
@@ -211,7 +211,7 @@ def test_a_bundle_is_tried_promoted_and_rolled_back_by_command_and_without_a_res
     assert process.poll() is None
 
 
-@pytest.mark.parametrize("how", [two_bundles.BUG, two_bundles.HANGS, two_bundles.DIES])
+@pytest.mark.parametrize("how", [odd_bundles.BUG, odd_bundles.HANGS, odd_bundles.DIES])
 def test_a_candidate_that_fails_everything_goes_quiet_and_harms_no_case(yard: Yard, how: str) -> None:
     process = yard.start(TWO_BUNDLES_SECOND=how)
     yard.sweep()
@@ -231,7 +231,7 @@ def test_a_candidate_that_fails_everything_goes_quiet_and_harms_no_case(yard: Ya
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_rerun_loses_nothing(yard: Yard, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    process = yard.start(TWO_BUNDLES_SECOND=two_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
+    process = yard.start(TWO_BUNDLES_SECOND=odd_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
     yard.sweep()
     ids = yard.analyzed(2)
     before = yard.rows(ids)
@@ -243,7 +243,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_rerun_loses_nothing(yard: Ya
     assert yard.rows(ids) == before
     yard.stack.stop_process("worker")
     gate.touch()
-    yard.start(TWO_BUNDLES_SECOND=two_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
+    yard.start(TWO_BUNDLES_SECOND=odd_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
     yard.until(yard.all_done)
 
     assert [row.failure for row in yard.reruns()] == [None, None]

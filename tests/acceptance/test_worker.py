@@ -33,7 +33,7 @@ from moderation.local import (
 )
 from moderation.settings import Settings
 from moderation.storage import Storage
-from tests.acceptance import odd_worker
+from tests.acceptance import odd_pictures
 from tests.builders import a_flag, new_id
 from tests.chaos.pipe import Pipe
 from tests.conftest import fresh_database, make_settings
@@ -153,7 +153,7 @@ def test_a_picture_that_kills_the_process_goes_to_a_person_and_its_neighbours_do
     yard.start()
     yard.sweep()
 
-    ids = yard.open(80, 81, odd_worker.KILLS, *range(82, 90))
+    ids = yard.open(80, 81, odd_pictures.KILLS, *range(82, 90))
     yard.until(lambda: all(row.state == "ready" for row in yard.rows(ids)), restart=True)
 
     poison, *healthy = sorted(yard.rows(ids), key=lambda row: row.id != ids[2])
@@ -165,7 +165,7 @@ def test_a_hung_model_ends_the_process_and_the_others_are_analysed(yard: Yard) -
     yard.start()
     yard.sweep()
 
-    ids = yard.open(odd_worker.HANGS, 80, 81)
+    ids = yard.open(odd_pictures.HANGS, 80, 81)
     yard.until(lambda: all(row.state == "ready" for row in yard.rows(ids)), restart=True, timeout=120)
 
     hung, *healthy = yard.rows(ids)
@@ -174,7 +174,7 @@ def test_a_hung_model_ends_the_process_and_the_others_are_analysed(yard: Yard) -
 
 
 def test_a_worker_that_runs_out_of_memory_goes_on_consuming(working: Yard) -> None:
-    ids = working.open(odd_worker.EATS_MEMORY, odd_worker.BUG, 80)
+    ids = working.open(odd_pictures.EATS_MEMORY, odd_pictures.BUG, 80)
     working.until(lambda: all(row.state == "ready" for row in working.rows(ids)[1:]))
     working.until(lambda: working.rows(ids)[0].postponements >= 1)
 
@@ -189,7 +189,7 @@ def test_a_bundle_that_fails_everything_stops_the_work_and_not_the_line(yard: Ya
     yard.start(BONAFIDE_BREAKER_FAILURES="3", BONAFIDE_BREAKER_SECONDS="60")
     yard.sweep()
 
-    ids = yard.open(*[odd_worker.BUG] * 24)
+    ids = yard.open(*[odd_pictures.BUG] * 24)
     yard.until(lambda: "work_stopped" in (yard.stack.folder / "logs" / "worker.log").read_text())
     yard.until(lambda: all(row.state != "analyzing" for row in yard.rows(ids)))
 
@@ -247,7 +247,7 @@ def test_a_worker_that_hears_no_bell_any_more_ends(yard: Yard) -> None:
 
 def test_a_worker_that_is_stopped_finishes_what_it_began(yard: Yard) -> None:
     process = yard.start()
-    ids = yard.open(odd_worker.SLOW, 80)
+    ids = yard.open(odd_pictures.SLOW, 80)
     yard.until(lambda: yard.rows(ids)[0].state == "analyzing")
 
     process.send_signal(signal.SIGTERM)
@@ -259,7 +259,7 @@ def test_a_worker_that_is_stopped_finishes_what_it_began(yard: Yard) -> None:
 
 def test_a_worker_without_time_hands_its_leases_back(yard: Yard) -> None:
     process = yard.start(BONAFIDE_DRAIN_SECONDS="0.5", BONAFIDE_ENGINE_TIMEOUT_SECONDS="60")
-    ids = yard.open(odd_worker.HANGS)
+    ids = yard.open(odd_pictures.HANGS)
     yard.until(lambda: yard.rows(ids)[0].state == "analyzing")
 
     process.send_signal(signal.SIGTERM)

@@ -13,16 +13,13 @@ from moderation.analysis import FaceAnalysis
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.pixels import decode_picture
 from moderation.settings import Settings
+from tests.acceptance.odd_bundles import BUG, DIES, HANGS, NEW, OLD, WAITS, WELL
 from tests.builders import a_verdict, bona_fide
 from tests.fakes import ScriptedDetector, a_crop
 from worker.app import app
 from worker.batching import Analyzer
 
 __all__ = ["app"]
-
-OLD, NEW = "old-pipeline", "new-pipeline"
-#: How the second one behaves: it answers, ends in a bug, hangs in the engine, ends its engine, or waits for a file.
-WELL, BUG, HANGS, DIES, WAITS = "well", "bug", "hangs", "dies", "waits"
 
 _second = os.environ.get("TWO_BUNDLES_SECOND", WELL)
 #: Its analyses wait until this file is there, and write another one when they begin.
