@@ -195,7 +195,14 @@ def _up(folder: Path) -> subprocess.Popen[bytes]:
     script = "from moderation.cli.main import main; main()"
     command = [sys.executable, "-c", script, "up", "--data", "data", "--port", "0"]
     with (folder / "up.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            # Tests that a script started in the background ignore Ctrl-C, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
     _until(lambda: (folder / "data" / "stack.env").exists() or process.poll() is not None)
     assert process.poll() is None, (folder / "up.log").read_text()
     return process
