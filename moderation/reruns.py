@@ -6,6 +6,8 @@ a worker that holds the bundle; they stand behind everything else. The case stay
 
 from collections.abc import Iterator
 
+from sqlalchemy.orm import Session
+
 from moderation.database import reruns as rows
 from moderation.database.connection import Database
 from moderation.database.reruns import Wanted
@@ -55,12 +57,14 @@ def ask_for_reruns(
 
 
 def give_up_reruns(database: Database, settings: Settings) -> int:
-    """End reruns tried too often, and those that no worker could take; return how many. For the sweeper.
+    """End reruns tried too often, and those that no worker could take for a week; return how many. For the sweeper.
 
-    Raise DatabaseUnavailable.
+    A line that is longer than a week is not given up while a worker is at it. Raise DatabaseUnavailable.
     """
     with database.transaction() as session:
-        return rows.give_up_reruns(session, attempts_at_most=ATTEMPTS, stale_after=rerun_seconds(settings))
+        return rows.give_up_reruns(
+            session, _held(session), attempts_at_most=ATTEMPTS, stale_after=rerun_seconds(settings)
+        )
 
 
 def ring_reruns(database: Database, doorbell: Doorbell, settings: Settings) -> int:
@@ -76,10 +80,9 @@ def ring_reruns(database: Database, doorbell: Doorbell, settings: Settings) -> i
     if room <= 0:
         return 0
     with database.transaction() as session:
-        held = {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}
         ids = rows.reruns_to_ring(
             session,
-            held,
+            _held(session),
             limit=room,
             attempts_at_most=ATTEMPTS,
             # While bells are queued, what was rung for is behind them and not forgotten.
@@ -93,3 +96,8 @@ def ring_reruns(database: Database, doorbell: Doorbell, settings: Settings) -> i
         with database.transaction() as session:
             rows.mark_reruns_unrung(session, ids[rung:])
     return rung
+
+
+def _held(session: Session) -> set[str]:
+    """The pipelines that live workers hold, by fingerprint."""
+    return {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}

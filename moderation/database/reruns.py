@@ -31,7 +31,7 @@ LOOKED_AT = (CaseState.READY, CaseState.DECIDED)
 ROLLOUT = "rollout"
 #: The failures of a rerun whose case is not here any more. The others are codes of refused images, and of the worker.
 ERASED, ARCHIVED = "erased", "archived"
-#: Days after which a rerun that no worker could take is given up.
+#: Days after which a rerun is given up when no live worker could take it.
 WAITS_DAYS = 7
 
 
@@ -297,8 +297,8 @@ def hand_rerun_back(session: Session, begun: Begun) -> None:
     )
 
 
-#: Those tried too often, and those that waited too long, each by its part of one index and a page at a time. The others
-#: are not read, however many wait.
+#: Those tried too often, and those that waited too long for a worker, each by its parts of one index and a page at a
+#: time. Of the others only those are read that wait longer than that for a worker that is there.
 GIVE_UP = text("""
     WITH spent AS (
         SELECT id FROM reruns
@@ -307,8 +307,10 @@ GIVE_UP = text("""
         LIMIT :limit FOR UPDATE SKIP LOCKED
     ), forgotten AS (
         SELECT id FROM reruns
-        WHERE done_at IS NULL AND attempts = 0 AND created_at < now() - make_interval(days => :days)
-        ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        WHERE done_at IS NULL AND attempts = ANY(:tried) AND created_at < now() - make_interval(days => :days)
+          AND (begun_at IS NULL OR begun_at < now() - make_interval(secs => :stale))
+          AND fingerprint <> ALL(CAST(:held AS text[]))
+        LIMIT :limit FOR UPDATE SKIP LOCKED
     ), over AS (
         SELECT id, 'attempts_exhausted' AS code FROM spent UNION ALL SELECT id, 'no_worker' FROM forgotten
     )
@@ -317,10 +319,22 @@ GIVE_UP = text("""
 
 
 def give_up_reruns(
-    session: Session, *, attempts_at_most: int, stale_after: float, limit: int = 10_000
+    session: Session,
+    held: Collection[str],
+    *,
+    attempts_at_most: int,
+    stale_after: float,
+    limit: int = 10_000,
 ) -> int:
-    """End those that were taken as often as we try, and those that no worker could take; return how many."""
-    values = {"attempts": attempts_at_most, "stale": stale_after, "days": WAITS_DAYS, "limit": limit}
+    """End those that were taken as often as we try, and old ones by a pipeline that is not `held`; return how many."""
+    values = {
+        "attempts": attempts_at_most,
+        "tried": list(range(attempts_at_most)),
+        "held": list(held),
+        "stale": stale_after,
+        "days": WAITS_DAYS,
+        "limit": limit,
+    }
     return len(session.execute(GIVE_UP, values).all())
 
 

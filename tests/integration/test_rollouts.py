@@ -696,11 +696,19 @@ def test_a_worker_that_died_is_noticed_and_after_so_many_the_rerun_is_given_up(
     assert shown(database, case_id) == OLD
 
 
+@pytest.mark.parametrize("taken_before", [False, True])
 def test_a_rerun_that_no_worker_could_take_is_given_up_after_a_week(
-    station: Station, database: Database, sweeper: Database, settings: Settings, pictures: Pictures
+    station: Station,
+    database: Database,
+    sweeper: Database,
+    settings: Settings,
+    pictures: Pictures,
+    taken_before: bool,
 ) -> None:
     case_id = analyzed(station, database, pictures)
-    ask(database, case_id)
+    (rerun_id,) = ask(database, case_id)
+    if taken_before:
+        _take(database, rerun_id, settings)
     later(database, 6 * 86_400)
     ask(database, case_id, by="elsewhere")
     given_up = [give_up_reruns(sweeper, settings)]
@@ -710,6 +718,18 @@ def test_a_rerun_that_no_worker_could_take_is_given_up_after_a_week(
 
     assert given_up == [0, 1]
     assert {row.fingerprint: row.failure for row in reruns(database)} == {NEW: "no_worker", "elsewhere": None}
+
+
+def test_a_rerun_in_a_line_of_weeks_is_not_given_up_while_a_worker_is_at_the_line(
+    station: Station, database: Database, sweeper: Database, settings: Settings, pictures: Pictures
+) -> None:
+    case_id = analyzed(station, database, pictures)
+    ask(database, case_id)
+    later(database, 30 * 86_400)
+    tell(database, station)
+
+    assert give_up_reruns(sweeper, settings) == 0
+    assert [row.failure for row in reruns(database)] == [None]
 
 
 #: Twenty thousand cases that two pipelines are to analyse once more.
@@ -738,7 +758,7 @@ def _pages(session: Session, statement: TextClause, values: dict[str, Any]) -> i
     [
         pytest.param(
             GIVE_UP,
-            {"attempts": 3, "stale": 60.0, "days": 7, "limit": 1000},
+            {"attempts": 3, "tried": [0, 1, 2], "held": ["f2"], "stale": 60.0, "days": 7, "limit": 1000},
             id="what is to be given up",
         ),
         pytest.param(
