@@ -86,7 +86,6 @@ _HISTORY = (
 )
 #: The live cases, the same for every history.
 _LIVE = """
-    SET LOCAL session_replication_role = replica;
     INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version, ready_at, queued_at, label)
     SELECT uuidv7(), 'source-' || n % 10, '\\x00', 'flagged', n || '.jpg', n % 100, 'ready', 3, now(), now(), 'deepfake'
     FROM generate_series(1, 2000) AS n;
@@ -214,7 +213,11 @@ def main() -> None:
     counts = [int(count) for count in asked.cases.split(",")]
     with scratch_folder() as folder, Stack(folder, durable=False) as stack:
         servers = stack.start_servers()
-        filled = [_fill(servers.database_url, count) for count in counts]
+        urls = [_fill(servers.database_url, count) for count in counts]
+        # Only now, and in all at once: what came lately must be as old in one database as in the other.
+        for url in urls:
+            _insert(url, _LIVE)
+        filled = [_ready(url, count) for url, count in zip(urls, counts, strict=True)]
         measured = _measure(filled, asked.rounds)
         sizes = _sizes(filled[-1])
         archived = _archived(filled[0], servers)
@@ -249,13 +252,15 @@ def main() -> None:
     )
 
 
-def _fill(server_url: str, count: int) -> Filled:
+def _fill(server_url: str, count: int) -> str:
+    """Make a database with a history of so many cases; return its URL."""
     name = f"volume_{count}"
     with psycopg.connect(server_url, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}".encode())
     url = server_url.rsplit("/", 1)[0] + f"/{name}"
     database = Database(url, pool_size=1)
     schema.upgrade(database)
+    database.close()
     started = time.perf_counter()
     with psycopg.connect(url, autocommit=True) as connection:
         indexes = connection.execute(_INDEXES).fetchall()
@@ -267,11 +272,16 @@ def _fill(server_url: str, count: int) -> Filled:
         connection.execute("SET maintenance_work_mem = '1GB'")
         for _, definition in indexes:
             connection.execute(definition)
-        with connection.transaction():
-            connection.execute(_LIVE.encode())
         connection.execute("VACUUM (ANALYZE)")
+    _say(f"{count:,} cases loaded in {time.perf_counter() - started:,.0f} s")
+    return url
+
+
+def _ready(url: str, count: int) -> Filled:
+    """A database with all its cases, as it is when it is measured."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM (ANALYZE) cases")
         connection.execute("CHECKPOINT")
-        _say(f"{count:,} cases loaded in {time.perf_counter() - started:,.0f} s")
         recent = connection.execute(
             "SELECT id FROM cases WHERE state = 'decided' ORDER BY id DESC LIMIT 2000"
         ).fetchall()
@@ -281,7 +291,7 @@ def _fill(server_url: str, count: int) -> Filled:
         ).fetchall()
     return Filled(
         count,
-        database,
+        Database(url, pool_size=1),
         waiting=[row[0] for row in waiting],
         leased=[(row[0], row[1]) for row in leased],
         recent=[row[0] for row in recent],
