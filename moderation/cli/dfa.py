@@ -5,6 +5,7 @@ torch is imported inside the commands: `bonafide --help` answers at once.
 
 import datetime
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from moderation.analysis import Technique
 from moderation.errors import SetupProblem
+from moderation.settings import settings
 
 app = typer.Typer(help="Forge, build, train, calibrate, score: the paper's parts.", no_args_is_help=True)
 train = typer.Typer(help="Train a bundle.", no_args_is_help=True)
@@ -131,6 +133,33 @@ def instruct(
             progress=lambda done: status.update(f"Building: {done:,} of {pairs:,} pairs"),
         )
     _show({**counts, "conversations": str(out / "conversations.json")}, as_json=as_json)
+
+
+@app.command()
+def collect(
+    feedback: Annotated[Path, typer.Argument(help="JSON lines of `bonafide export feedback`.")],
+    out: Annotated[Path, typer.Option(help="Folder for faces, conversations and tables.")],
+    size: Annotated[
+        int, typer.Option(min=32, help="Side of the faces in pixels: 224 for mini, 336 for LLaVA-1.5.")
+    ] = 224,
+    parallel: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Cut out the faces that reviewers decided on: to train, to calibrate and to test. Goes on where it stopped."""
+    from moderation.dfa.instruct.collect import collect as collect_faces
+    from moderation.storage import Storage
+
+    storage = Storage(settings(), connections=parallel)
+    with _console.status("Collecting …") as status:
+        collected = collect_faces(
+            feedback,
+            out,
+            lambda image: storage.fetch_image(image).data,
+            size=size,
+            parallel=parallel,
+            progress=lambda done: status.update(f"Collecting: {done:,} faces"),
+        )
+    _show({**asdict(collected), "out": str(out)}, as_json=as_json)
 
 
 @train.command()
@@ -257,7 +286,8 @@ def lora(
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder. Its calibration is replaced.")],
     labels: Annotated[
-        Path, typer.Argument(help="A CSV with the columns file and label (deepfake, bona_fide).")
+        Path,
+        typer.Argument(help="A CSV with the columns file and label (deepfake, bona_fide), or a manifest."),
     ],
     device: Annotated[
         str,

@@ -1,11 +1,12 @@
 """From labelled margins to a calibrator, written into a bundle that lies in a folder."""
 
-import csv
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moderation.dfa.bench.ask import as_crop
+from moderation.dfa.bench.manifest import read_manifest
 from moderation.dfa.gpt.bundle import BundleSpec, write_card
 from moderation.dfa.gpt.calibration import Platt, fit_platt, save_platt
 from moderation.dfa.gpt.crops import FaceCrop
@@ -50,30 +51,28 @@ class Labelled:
 
 
 def labelled_crops(table: Path, size: int) -> Labelled:
-    """Pictures of a CSV with the columns `file` and `label`, as the worker would crop them.
+    """The pictures of a manifest, as the worker would crop them, or as they are where it says that they are crops.
 
-    `label` is deepfake or bona_fide; fake and real are understood. Paths are relative to the table.
+    Raise SetupProblem when it cannot be read.
     """
     crops: list[FaceCrop] = []
     deepfakes: list[bool] = []
     without_face = 0
-    with table.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            picture = decode_picture((table.parent / row["file"]).read_bytes())
-            faces = find_faces(picture, at_most=1)
-            if not faces:
-                without_face += 1
-                continue
-            crops.append(FaceCrop(faces[0], crop_face(picture, faces[0], size)))
-            deepfakes.append(_is_deepfake(row["label"], table))
+    for item in read_manifest(table):
+        data = item.file.read_bytes()
+        crop = as_crop(data, size) if item.crop else _largest_face(data, size)
+        if crop is None:
+            without_face += 1
+            continue
+        crops.append(crop)
+        deepfakes.append(item.deepfake)
     return Labelled(tuple(crops), tuple(deepfakes), without_face)
 
 
-def _is_deepfake(label: str, table: Path) -> bool:
-    known = {"deepfake": True, "fake": True, "bona_fide": False, "real": False}
-    if label not in known:
-        raise SetupProblem(f"{table} has the label {label!r}; deepfake and bona_fide are understood.")
-    return known[label]
+def _largest_face(data: bytes, size: int) -> FaceCrop | None:
+    picture = decode_picture(data)
+    faces = find_faces(picture, at_most=1)
+    return FaceCrop(faces[0], crop_face(picture, faces[0], size)) if faces else None
 
 
 def calibrate_bundle(
