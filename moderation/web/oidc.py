@@ -23,7 +23,7 @@ from moderation.errors import SetupProblem, SignInRefused, Unavailable
 from moderation.people import Person
 from moderation.settings import Settings
 from moderation.web.services import Services, ServicesDep
-from moderation.web.sessions import set_cookie
+from moderation.web.sessions import own_path, set_cookie
 
 router = APIRouter(prefix="/oidc", include_in_schema=False)
 
@@ -53,6 +53,8 @@ class Started:
     state: str
     nonce: str
     verifier: str
+    #: Where the person wanted to go.
+    next: str
 
     def cookie(self) -> str:
         return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode()
@@ -62,15 +64,17 @@ class Started:
         """Raise SignInRefused when the browser did not begin here, or too long ago."""
         try:
             kept = json.loads(base64.urlsafe_b64decode(cookie or ""))
-            return Started(*(str(kept[name]) for name in ("state", "nonce", "verifier")))
+            return Started(*(str(kept[name]) for name in ("state", "nonce", "verifier", "next")))
         except (ValueError, TypeError, KeyError, binascii.Error) as error:
             raise SignInRefused("this sign-in was not begun here, or too long ago") from error
 
 
 @router.get("/start")
-def start(request: Request, services: ServicesDep) -> Response:
+def start(
+    request: Request, services: ServicesDep, next_: Annotated[str, Query(alias="next", max_length=2000)] = ""
+) -> Response:
     """Send the browser to the provider."""
-    started = Started(*(secrets.token_urlsafe(32) for _ in range(3)))
+    started = Started(*(secrets.token_urlsafe(32) for _ in range(3)), next=own_path(next_))
     try:
         provider = _Provider(services.settings, str(request.url_for("finish_oidc")))
         response = RedirectResponse(provider.address(started), status_code=303)
@@ -97,10 +101,12 @@ def finish(
 ) -> Response:
     """The provider's answer: begin a session of the person whose email it has verified."""
     try:
-        signed_in = services.accounts.sign_in_as(_identify(request, services, code, state))
+        started = Started.read(request.cookies.get(COOKIE))
+        signed_in = services.accounts.sign_in_as(_identify(request, services, started, code, state))
     except (ProviderUnavailable, SignInRefused) as error:
         return _back(error)
-    response = RedirectResponse("/queue", status_code=303)
+    # Asked again: a cookie is what the browser says it is.
+    response = RedirectResponse(own_path(started.next), status_code=303)
     response.delete_cookie(COOKIE, path="/oidc")
     set_cookie(
         response,
@@ -111,9 +117,8 @@ def finish(
     return response
 
 
-def _identify(request: Request, services: Services, code: str, state: str) -> Person:
+def _identify(request: Request, services: Services, started: Started, code: str, state: str) -> Person:
     """Who came back. Raise SignInRefused or ProviderUnavailable."""
-    started = Started.read(request.cookies.get(COOKIE))
     if not code or not secrets.compare_digest(state.encode(), started.state.encode()):
         raise SignInRefused("the provider did not confirm this sign-in")
     provider = _Provider(services.settings, str(request.url_for("finish_oidc")))

@@ -1,4 +1,9 @@
-"""The cookie that names a session of the console. What it holds is known to the server alone: see `accounts`."""
+"""The cookie that names a session of the console, and where somebody may be sent who has signed in.
+
+What the session holds is known to the server alone: see `accounts`.
+"""
+
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.responses import Response
@@ -28,3 +33,12 @@ def set_cookie(response: Response, secret: str, *, secure: bool, settings: Setti
 
 def clear_cookie(response: Response) -> None:
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+
+
+def own_path(path: str | None) -> str:
+    """This path when it is one of ours, else the queue: nobody is sent to another site by a link to us."""
+    if not path or not path.startswith("/") or path.startswith(("//", "/\\")):
+        return "/queue"
+    parts = urlsplit(path)
+    clean = not parts.scheme and not parts.netloc and path.isprintable() and "\\" not in path
+    return path if clean else "/queue"

@@ -1,7 +1,9 @@
 """Signing in through a real OpenID Connect provider, run for the test."""
 
 import base64
+import html
 import json
+import re
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
@@ -57,9 +59,9 @@ def browser(chosen: Settings) -> Iterator[TestClient]:
         yield client
 
 
-def confirmed(browser: TestClient, sub: str) -> str:
+def confirmed(browser: TestClient, sub: str, *, begin: str = "/oidc/start") -> str:
     """Begin here, confirm at the provider; return the path it sends the browser back to."""
-    begun = browser.get("/oidc/start")
+    begun = browser.get(begin)
     assert begun.status_code == 303
     answer = httpx.post(begun.headers["location"], data={"sub": sub})
     back = urlsplit(answer.headers["location"])
@@ -77,6 +79,56 @@ def test_a_verified_email_of_somebody_who_was_added_opens_a_session(
     assert session is not None
     assert session.person.id == ada.id
     assert "httponly" in ended.headers["set-cookie"].lower()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown"),
+    [
+        ("/cases/7f3a?from=stage%3Dappeal", "/cases/7f3a?from=stage%3Dappeal"),
+        ("https://evil.example/", "/queue"),
+        ("//evil.example", "/queue"),
+    ],
+)
+def test_somebody_who_followed_a_link_comes_where_it_leads_if_that_is_here(
+    browser: TestClient, ada: Person, wanted: str, shown: str
+) -> None:
+    door = html.unescape(browser.get("/sign-in", params={"next": wanted}).text)
+    begin = re.search(r'href="(/oidc/start[^"]*)"', door)
+    assert begin is not None
+
+    ended = browser.get(confirmed(browser, "ada", begin=begin[1]))
+
+    assert ended.headers["location"] == shown
+
+
+def test_a_cookie_that_was_written_over_sends_nobody_elsewhere(browser: TestClient, ada: Person) -> None:
+    back = confirmed(browser, "ada")
+    started = json.loads(base64.urlsafe_b64decode(browser.cookies[STARTED]))
+    started["next"] = "https://evil.example/"
+    browser.cookies.clear()
+    browser.cookies.set(
+        STARTED, base64.urlsafe_b64encode(json.dumps(started).encode()).decode(), path="/oidc"
+    )
+
+    assert browser.get(back).headers["location"] == "/queue"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("sign_in_refused", "Ask an admin"),
+        ("oidc_unavailable", "does not answer"),
+    ],
+)
+def test_whoever_is_sent_back_reads_why(browser: TestClient, code: str, words: str) -> None:
+    assert words in browser.get("/sign-in", params={"refused": code}).text
+
+
+def test_a_link_puts_no_words_of_its_own_on_the_page(browser: TestClient) -> None:
+    page = browser.get("/sign-in", params={"refused": "Call this number"}).text
+
+    assert "Call this number" not in page
+    assert 'role="alert"' not in page
 
 
 @pytest.mark.parametrize("sub", ["unverified", "silent", "stranger", "gone", "nameless"])

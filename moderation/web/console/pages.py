@@ -160,15 +160,6 @@ def go(path: str) -> RedirectResponse:
     return RedirectResponse(path, status_code=303)
 
 
-def own_path(path: str | None) -> str:
-    """This path when it is one of ours, else the queue: nobody is sent to another site by a link to us."""
-    if not path or not path.startswith("/") or path.startswith(("//", "/\\")):
-        return "/queue"
-    parts = urlsplit(path)
-    clean = not parts.scheme and not parts.netloc and path.isprintable() and "\\" not in path
-    return path if clean else "/queue"
-
-
 class PageRoute(APIRoute):
     """A route whose answers are pages: with strict headers, and with errors that a person can read."""
 

@@ -2,6 +2,7 @@
 
 import secrets
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Cookie, Depends, Query, Request
 from fastapi.responses import Response
@@ -9,24 +10,36 @@ from starlette.datastructures import FormData
 
 from moderation.errors import SignInRefused, SignInThrottled
 from moderation.web.console.access import FormDep, VisitorDep, field, require_token
-from moderation.web.console.pages import PageRoute, go, own_path, render
+from moderation.web.console.pages import PageRoute, go, render
+from moderation.web.oidc import ProviderUnavailable
 from moderation.web.services import ServicesDep
-from moderation.web.sessions import clear_cookie, cookie_of, set_cookie
+from moderation.web.sessions import clear_cookie, cookie_of, own_path, set_cookie
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 #: Before somebody is signed in there is no session to hold a form's token: a cookie of the same value stands for it.
 FORM_COOKIE = "bonafide_form"
+#: What somebody reads who comes back from the organisation's own sign-in with one of these codes.
+REFUSALS = {
+    SignInRefused.code: (
+        "Your organisation did not confirm who you are, or nobody with the email that it knows was added here. "
+        "Ask an admin."
+    ),
+    ProviderUnavailable.code: "Your organisation's sign-in does not answer. Try again in a moment.",
+}
 
 
 @router.get("/sign-in")
 def show_sign_in(
-    request: Request, services: ServicesDep, next_: Annotated[str, Query(alias="next")] = "/queue"
+    request: Request,
+    services: ServicesDep,
+    next_: Annotated[str, Query(alias="next")] = "/queue",
+    refused: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
     secret = cookie_of(request)
     if secret is not None and services.accounts.session(secret) is not None:
         return go(own_path(next_))
-    return _door(request, services, next_=next_)
+    return _door(request, services, next_=next_, refused=REFUSALS.get(refused, ""))
 
 
 async def _read(request: Request) -> FormData:
@@ -97,7 +110,9 @@ def _door(
         next=own_path(next_),
         email=email,
         refused=refused,
-        oidc=services.settings.oidc_issuer is not None,
+        oidc=None
+        if services.settings.oidc_issuer is None
+        else f"/oidc/start?{urlencode({'next': own_path(next_)})}",
     )
     response.set_cookie(
         FORM_COOKIE,
