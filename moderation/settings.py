@@ -218,6 +218,9 @@ class Settings(BaseSettings):
         default=False,
         description="Send webhooks to private and loopback addresses, and over plain http, too.",
     )
+    webhook_log_days: int = Field(
+        30, ge=1, description="Days that the log keeps what was delivered. What was given up stays."
+    )
 
     # --- review
     claim_seconds: float = Field(

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
 from moderation.database.connection import ANSWER_SECONDS, Database
+from moderation.database.deliveries import forget_delivered
 from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
@@ -178,6 +179,10 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         with database.transaction() as session:
             forget_processes(session)
 
+    def forget_deliveries() -> None:
+        with database.transaction() as session:
+            forget_delivered(session, days=chosen.webhook_log_days)
+
     often = chosen.sweep_seconds
     return [
         Chore("beat", often, say_alive),
@@ -186,6 +191,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, chosen)),
         Chore("retention", often, erase),
         Chore("forget_processes", GIVE_UP_SECONDS, forget),
+        Chore("forget_deliveries", often, forget_deliveries),
     ]
 
 

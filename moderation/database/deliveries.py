@@ -13,7 +13,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, any_, delete, func, insert, literal, or_, select, true, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    any_,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from moderation.database.ids import new_id
@@ -299,6 +312,25 @@ def resend(session: Session, delivery_id: UUID) -> bool:
         .execution_options(synchronize_session=False)
     )
     return found is not None
+
+
+#: Endpoint by endpoint, so that one index leads to the oldest of each; what was given up stays until it is sent.
+FORGET = text("""
+    DELETE FROM deliveries USING (
+        SELECT old.id FROM endpoints, LATERAL (
+            SELECT d.id FROM deliveries d
+            WHERE d.endpoint_id = endpoints.id AND d.created_at < now() - make_interval(days => :days)
+              AND d.delivered_at IS NOT NULL
+            ORDER BY d.created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        ) AS old LIMIT :limit
+    ) AS over
+    WHERE deliveries.id = over.id RETURNING deliveries.id
+""")
+
+
+def forget_delivered(session: Session, *, days: int, limit: int = 10_000) -> int:
+    """Delete a page of what was delivered and put in line more than so many days ago; return how many."""
+    return len(session.execute(FORGET, {"days": days, "limit": limit}).all())
 
 
 def find_delivery(session: Session, delivery_id: UUID) -> Delivery | None:

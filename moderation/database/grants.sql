@@ -35,11 +35,11 @@ GRANT UPDATE (rung_at, begun_at, attempts, done_at, failure) ON reruns TO bonafi
 GRANT UPDATE (state, version, expired_leases, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
               refusal_code, refusal_message, ready_at, queued_at) ON cases TO bonafide_sweeper;
 
--- It also delivers webhooks and rings for questions.
+-- It also delivers webhooks, forgets what was delivered long ago, and rings for questions.
 GRANT UPDATE (due_at, attempts, delivered_at, dead_at, last_status, last_error) ON deliveries TO bonafide_sweeper;
 GRANT UPDATE (rung_at, failure, answered_at) ON questions TO bonafide_sweeper;
 GRANT UPDATE (rung_at, failure, done_at) ON reruns TO bonafide_sweeper;
-GRANT INSERT ON deliveries TO bonafide_sweeper;
+GRANT INSERT, DELETE ON deliveries TO bonafide_sweeper;
 
 -- Reviewers, by the console or by a platform's key, decide. They touch no verdict and nothing that was asked.
 GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_reviewer;

@@ -39,6 +39,7 @@ from moderation.database.deliveries import (
     cancel,
     claim_due,
     enqueue,
+    forget_delivered,
 )
 from moderation.database.keys import USUAL_SCOPES, add_key
 from moderation.database.moves import expire_leases, refuse_case
@@ -527,6 +528,39 @@ def test_the_log_is_read_in_pages(database: Database, webhooks: Webhooks, endpoi
     assert (len(first), len(rest)) == (3, 2)
     assert len({one.id for one in [*first, *rest]}) == 5
     assert [*first, *rest] == sorted([*first, *rest], key=lambda one: one.created_at, reverse=True)
+
+
+def test_what_was_delivered_long_ago_is_forgotten_and_what_was_not_stays(
+    database: Database,
+    database_url: str,
+    webhooks: Webhooks,
+    courier: Courier,
+    endpoint: Endpoint,
+    receiver: Receiver,
+) -> None:
+    for _ in range(4):
+        analyzed(database)
+    waiting, dead, fresh, old = webhooks.deliveries(endpoint.id, limit=4)
+    days = {fresh.id: 29, old.id: 31, dead.id: 400, waiting.id: 400}
+    with database.transaction() as session:
+        for delivery_id, age in days.items():
+            session.execute(
+                text(
+                    "UPDATE deliveries SET created_at = now() - make_interval(days => :age),"
+                    " delivered_at = CASE WHEN :age < 400 THEN now() END WHERE id = :id"
+                ),
+                {"id": delivery_id, "age": age},
+            )
+        session.execute(text("UPDATE deliveries SET dead_at = now() WHERE id = :id"), {"id": dead.id})
+
+    with (
+        closing(Database(as_role(database_url, "bonafide_sweeper"), pool_size=1)) as sweeper,
+        sweeper.transaction() as session,
+    ):
+        forgotten = forget_delivered(session, days=30)
+
+    assert forgotten == 1
+    assert {one.id for one in webhooks.deliveries(endpoint.id, limit=9)} == {fresh.id, dead.id, waiting.id}
 
 
 # --- where it may go
