@@ -20,7 +20,7 @@ from uuid import UUID
 
 from sqlalchemy import TextClause
 
-from moderation.analysis import Label, Technique
+from moderation.analysis import Abstain, Label, Technique
 from moderation.database import exports as queries
 from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
@@ -188,6 +188,9 @@ def _arrow(value: Any) -> Any:
 
 # --- conversations for training
 
+#: Faces that the model was never shown.
+UNSEEN = (Abstain.FACE_TOO_SMALL, Abstain.TOO_BLURRED)
+
 
 @dataclass(frozen=True)
 class Wording:
@@ -239,6 +242,8 @@ def conversations(row: Row, wording: Wording) -> Iterator[dict[str, Any]]:
             agreed.setdefault(said["face"], []).append((said["heading"], said["text"]))
     for index, face in enumerate(faces):
         named = index == 0 and row["verdict"] == Label.DEEPFAKE
+        if face["verdict"].get("abstain") in UNSEEN:
+            continue
         if deepfake and not (index in agreed or len(faces) == 1 or named):
             continue
         name = f"{row['case']}-{index}"
@@ -287,6 +292,10 @@ def _facts(row: Row, face: Mapping[str, Any], wording: Wording) -> dict[str, Any
         "verdict": row["verdict"],
         # Whoever judged blind was not led by the verdict: calibrate with these alone.
         "blind_label": row["blind_outcome"],
+        "blind_technique": row["blind_technique"],
+        # By anybody: the decision that stands may be somebody else's.
+        "judged_blind": row["judged_blind"],
+        "faces": len(row["faces"]),
         "stage": row["stage"],
         "bundle": row["bundle"],
         "fingerprint": row["fingerprint"],

@@ -18,7 +18,7 @@ CONTEXT_AT_MOST = 4096
 # Postgres cannot hold a NUL in text, and a control character in a name is a mistake or an attack.
 _Text = StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")
 # A name is one line: it goes into logs, headers and file names.
-_Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")
+_Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Line]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
 
@@ -39,9 +39,9 @@ class Answer(BaseModel):
 class ImageIn(Wire):
     """Where the image lies: bucket, key and, for certainty, version. Never a URL."""
 
-    bucket: Annotated[str, StringConstraints(min_length=3, max_length=63), _Text]
-    key: Annotated[str, StringConstraints(min_length=1, max_length=1024), _Text]
-    version_id: Annotated[str, StringConstraints(min_length=1, max_length=1024), _Text] | None = None
+    bucket: Annotated[str, StringConstraints(min_length=3, max_length=63), _Line]
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024), _Line]
+    version_id: Annotated[str, StringConstraints(min_length=1, max_length=1024), _Line] | None = None
 
 
 class CaseIn(Wire):

@@ -6,6 +6,7 @@ torch is imported inside the commands: `bonafide --help` answers at once.
 import datetime
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -146,16 +147,22 @@ def collect(
     as_json: AsJson = False,
 ) -> None:
     """Cut out the faces that reviewers decided on: to train, to calibrate and to test. Goes on where it stopped."""
+    from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
     from moderation.dfa.instruct.collect import collect as collect_faces
     from moderation.storage import Storage
 
-    storage = Storage(settings(), connections=parallel)
+    chosen = settings()
+    storage = Storage(chosen, connections=parallel)
+    limits = PixelLimits(
+        max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
+    )
     with _console.status("Collecting …") as status:
         collected = collect_faces(
             feedback,
             out,
             lambda image: storage.fetch_image(image).data,
             size=size,
+            decode=partial(decode_picture, limits=limits),
             parallel=parallel,
             progress=lambda done: status.update(f"Collecting: {done:,} faces"),
         )

@@ -4,9 +4,11 @@ import sys
 
 import typer
 from rich.console import Console
+from sqlalchemy.exc import ProgrammingError
 
 from moderation.cli import archive, bridge, bundles, cases, dfa, model, operate, people, stack
 from moderation.client import ApiProblem
+from moderation.database.connection import lacks_rights
 from moderation.errors import BonafideError, BundleMismatch, SetupProblem
 
 app = typer.Typer(
@@ -53,6 +55,11 @@ def main() -> None:
     except (BonafideError, ApiProblem, TimeoutError) as error:
         _say(error)
         sys.exit(1)
+    except ProgrammingError as error:
+        if not lacks_rights(error):
+            raise
+        _say(SetupProblem(f"the user that BONAFIDE_DATABASE_URL names may not do that: {error.orig}".strip()))
+        sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)  # the reader of our output has seen enough
 

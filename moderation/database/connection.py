@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from moderation import traces
@@ -115,6 +115,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def lacks_rights(error: BaseException) -> bool:
+    """Whether Postgres refused because of who asked: the role of this process may not do that."""
+    return isinstance(error, ProgrammingError) and isinstance(error.orig, InsufficientPrivilege)
 
 
 def _set_timeouts(connection: object, _record: object) -> None:

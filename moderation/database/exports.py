@@ -58,7 +58,9 @@ ANSWERS = text("""
 #: One row for each case whose decision is final, stands and says what the picture is; with what was answered.
 LABELLED = text("""
     SELECT d.id AS decision, d.case_id AS case, d.outcome, d.technique, d.verdict, d.stage,
-           d.blind_outcome, d.created_at, c.source, c.bucket, c.key, c.version_id,
+           d.blind_outcome, d.blind_technique, d.created_at,
+           EXISTS (SELECT FROM blind_judgements b WHERE b.case_id = d.case_id) AS judged_blind,
+           c.source, c.bucket, c.key, c.version_id,
            encode(a.image_sha256, 'hex') AS sha256, a.bundle, a.fingerprint, a.faces,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('face', r.face, 'heading', r.heading, 'text', r.text,
                                                          'answer', said.answer)

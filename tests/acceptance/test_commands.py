@@ -16,7 +16,7 @@ import pytest
 from moderation.client import BonaFide
 from moderation.database.connection import Database
 from moderation.database.operations import insert_dead_letter
-from moderation.local import System, open_folder
+from moderation.local import System, as_role, open_folder
 
 
 def _run(
@@ -67,6 +67,17 @@ def test_a_case_without_a_verdict_is_retried(env: dict[str, str], client: BonaFi
     again = client.wait(case.id)
     assert again.version > case.version
     assert again.refusal == "image_corrupt"
+
+
+def test_a_command_that_this_user_of_postgres_may_not_run_says_so(env: dict[str, str]) -> None:
+    limited = {**env, "BONAFIDE_DATABASE_URL": as_role(env["BONAFIDE_DATABASE_URL"], "bonafide_web")}
+
+    ended = _run("keys", "add", "another", env=limited)
+
+    assert ended.returncode == 2
+    assert "BONAFIDE_DATABASE_URL" in ended.stderr
+    assert "permission denied for table api_keys" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_case_with_a_verdict_is_not_retried(env: dict[str, str], client: BonaFide, samples: Path) -> None:

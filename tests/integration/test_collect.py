@@ -56,15 +56,19 @@ class Desk:
         self.reviews = {blind: a_review(database, settings, blind_first_share=blind) for blind in (0.0, 1.0)}
 
     def decide(
-        self, picture: bytes, outcome: Outcome, *, blind: Outcome | None = None, key: str = "a.jpg"
+        self,
+        picture: bytes,
+        outcome: Outcome,
+        *,
+        blind: Outcome | None = None,
+        key: str = "a.jpg",
+        faces: int = 1,
     ) -> UUID:
         image = self.storage.put_image(key, picture, "image/jpeg")
         decoded = decode_picture(picture)
         face = replace(a_face_analysis(), face=find_faces(decoded, at_most=1)[0])
         case_id = ready(
-            self.database,
-            image=image,
-            analysis=an_analysis(faces=(face,), picture=decoded.facts),
+            self.database, image=image, analysis=an_analysis(faces=(face,) * faces, picture=decoded.facts)
         )
         review = self.reviews[0.0 if blind is None else 1.0]
         decide(review, self.database, self.ada, case_id, outcome, blind=blind)
@@ -90,6 +94,13 @@ def other_bytes(picture: bytes, number: int) -> bytes:
     return picture + bytes([number])
 
 
+def taught(out: Path) -> list[str]:
+    """The cases that training reads."""
+    records = json.loads((out / "conversations.json").read_text())
+    assert all((out / record["image"]).is_file() for record in records)
+    return [record["id"].removesuffix("-0") for record in records]
+
+
 def rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
@@ -104,7 +115,7 @@ def test_faces_that_were_decided_on_train_and_are_those_that_the_worker_cut(
 
     assert collected == Collected(train=1, calibration=0, test=0, repeated=0, held_back=0)
     ((file, turns),) = read_llava(tmp_path / "out" / "conversations.json")
-    assert file.name == f"{case_id}-0.png"
+    assert taught(tmp_path / "out") == [str(case_id)]
     assert turns[0][1].startswith("Yes")
     picture = decode_picture(portrait)
     cut = crop_face(picture, find_faces(picture, at_most=1)[0], SIZE)
@@ -127,7 +138,7 @@ def test_what_was_judged_blind_calibrates_or_tests_and_never_trains(
     assert min(collected.calibration, collected.test) > 0
     told = rows(out / "calibration.csv") + rows(out / "test.csv")
     assert sorted(row["label"] for row in told) == ["bona_fide"] * 4 + ["deepfake"] * 4
-    assert [file.name for file, _ in read_llava(out / "conversations.json")] == [f"{led}-0.png"]
+    assert taught(out) == [str(led)]
     assert all(item.crop and item.split == "test" for item in read_manifest(out / "test.csv"))
     crops = labelled_crops(out / "calibration.csv", SIZE)
     assert (len(crops.crops), crops.without_face) == (collected.calibration, 0)
@@ -143,8 +154,57 @@ def test_of_several_decisions_about_the_same_bytes_the_newest_counts_and_they_st
     collected = collect(desk.export(tmp_path), out, desk.fetch, size=SIZE)
 
     assert (collected.train, collected.repeated) == (1, 1)
-    ((file, turns),) = read_llava(out / "conversations.json")
-    assert (file.stem, turns[0][1][:2]) == (f"{newest}-0", "No")
+    ((_, turns),) = read_llava(out / "conversations.json")
+    assert (taught(out), turns[0][1][:2]) == ([str(newest)], "No")
+
+
+def test_a_picture_that_was_judged_blind_does_not_train_whoever_decides_in_the_end(
+    desk: Desk, database: Database, portrait: bytes, tmp_path: Path
+) -> None:
+    appealed = desk.decide(portrait, Outcome.DEEPFAKE, blind=Outcome.DEEPFAKE)
+    review = desk.reviews[1.0]
+    review.appeal(appealed, "it is I", actor="platform:test")
+    decide(review, database, enrolled(database, "Grace"), appealed, Outcome.BONA_FIDE)
+    desk.decide(portrait, Outcome.BONA_FIDE, key="again.jpg")
+
+    collected = collect(desk.export(tmp_path), tmp_path / "out", desk.fetch, size=SIZE)
+
+    assert (collected.train, collected.calibration, collected.test) == (0, 0, 0)
+    assert (collected.repeated, collected.held_back) == (1, 1)
+
+
+def test_the_blind_label_of_a_picture_with_several_faces_is_given_to_none_of_them(
+    desk: Desk, portrait: bytes, tmp_path: Path
+) -> None:
+    desk.decide(portrait, Outcome.BONA_FIDE, blind=Outcome.DEEPFAKE, faces=3)
+
+    collected = collect(desk.export(tmp_path), tmp_path / "out", desk.fetch, size=SIZE)
+
+    assert collected == Collected(train=0, calibration=0, test=0, repeated=0, held_back=3)
+
+
+def test_of_a_picture_with_several_faces_only_those_of_the_newest_decision_train(
+    desk: Desk, portrait: bytes, tmp_path: Path
+) -> None:
+    desk.decide(portrait, Outcome.BONA_FIDE, key="first.jpg", faces=2)
+    newest = desk.decide(portrait, Outcome.DEEPFAKE, key="again.jpg", faces=2)
+
+    collected = collect(desk.export(tmp_path), tmp_path / "out", desk.fetch, size=SIZE)
+
+    assert (collected.train, collected.repeated) == (1, 2)
+    assert taught(tmp_path / "out") == [str(newest)]
+
+
+def test_odd_ends_of_lines_within_a_name_end_no_record(desk: Desk, portrait: bytes, tmp_path: Path) -> None:
+    case_id = desk.decide(portrait, Outcome.BONA_FIDE)
+    feedback = desk.export(tmp_path)
+    line = json.loads(feedback.read_text())
+    line["facts"]["source"] = "profiles\u2028of\x85others"
+    feedback.write_text(json.dumps(line, ensure_ascii=False) + "\n")
+
+    collect(feedback, tmp_path / "out", desk.fetch, size=SIZE)
+
+    assert taught(tmp_path / "out") == [str(case_id)]
 
 
 def test_pictures_that_are_gone_or_are_others_by_now_are_counted_and_left_out(
@@ -163,9 +223,8 @@ def test_pictures_that_are_gone_or_are_others_by_now_are_counted_and_left_out(
 
     collected = collect(feedback, tmp_path / "out", desk.fetch, size=SIZE)
 
-    assert collected.lost == {"image_changed": 1, "image_missing": 1}
-    ((file, _),) = read_llava(tmp_path / "out" / "conversations.json")
-    assert file.stem == f"{kept}-0"
+    assert dict(collected.lost) == {"image_changed": 1, "image_missing": 1}
+    assert taught(tmp_path / "out") == [str(kept)]
 
 
 def test_it_goes_on_where_it_stopped_and_fetches_nothing_twice(

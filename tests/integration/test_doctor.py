@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from moderation.cli.doctor import Finding, examine
@@ -15,6 +16,7 @@ from moderation.database.keys import add_key, list_keys, revoke_key
 from moderation.database.operations import beat
 from moderation.database.reruns import insert_reruns
 from moderation.database.rollouts import note_bundles, promote, try_bundle
+from moderation.local import as_role
 from moderation.settings import Settings
 from tests.integration.conftest import ready
 
@@ -36,6 +38,19 @@ def found(settings: Settings, **others: Any) -> dict[str, Finding]:
 
 def test_nothing_is_wrong_with_a_healthy_installation(healthy: Settings) -> None:
     assert [finding for finding in examine(healthy) if not finding.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("role", "unseen"),
+    [("bonafide_worker", {"keys"}), ("bonafide_sweeper", {"keys"}), ("bonafide_web", set[str]())],
+)
+def test_what_a_role_may_not_see_is_no_fault_and_ends_no_examination(
+    healthy: Settings, database_url: str, role: str, unseen: set[str]
+) -> None:
+    findings = found(healthy, database_url=SecretStr(as_role(database_url, role)))
+
+    assert [finding for finding in findings.values() if not finding.ok] == []
+    assert {part for part, finding in findings.items() if "eyes of this role" in finding.words} == unseen
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,19 @@ from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import read_llava
-from moderation.exports import COLUMNS, Format, What, export, read_wording
+from moderation.exports import COLUMNS, UNSEEN, Format, What, export, read_wording
 from moderation.people import Person
 from moderation.review import Review
 from moderation.settings import Settings
-from tests.builders import a_face_analysis, an_analysis, an_artifact, bona_fide, new_id, with_verdict
+from tests.builders import (
+    a_face_analysis,
+    an_analysis,
+    an_artifact,
+    bona_fide,
+    new_id,
+    undecided,
+    with_verdict,
+)
 from tests.integration.conftest import enrolled, ready, refused
 from tests.integration.deciding import a_review, decide
 
@@ -201,6 +209,16 @@ def test_only_faces_whose_label_is_settled_are_taught(
             )
 
     assert [one["id"] for one in lines(database, What.FEEDBACK)] == [f"{case_id}-{face}" for face in settled]
+
+
+def test_a_face_that_the_model_was_never_shown_is_not_taught(
+    database: Database, review: Review, ada: Person
+) -> None:
+    faces = (a_face_analysis(), *(with_verdict(undecided(why, score=None)) for why in UNSEEN))
+    case_id = ready(database, analysis=an_analysis(faces=faces))
+    decide(review, database, ada, case_id, BONA_FIDE)
+
+    assert [one["id"] for one in lines(database, What.FEEDBACK)] == [f"{case_id}-0"]
 
 
 def test_what_is_not_settled_is_not_taught(

@@ -66,11 +66,16 @@ def test_a_key_is_a_name_and_never_a_path(storage: Storage, key: str) -> None:
         ("source", "profiles\x00"),
         ("external_id", "photo\x1b[2J"),
         ("external_id", "photo\nfake=log line"),
+        ("external_id", "photo\x85fake"),
+        ("external_id", "photo\u2028fake"),
         ("reason", "because\x00"),
+        ("image", {"bucket": BUCKET, "key": "x.jpg\r\nSet-Cookie: a=b"}),
+        ("image", {"bucket": BUCKET, "key": "x\u2029.jpg"}),
+        ("image", {"bucket": BUCKET, "key": "x.jpg", "version_id": "1\n2"}),
     ],
 )
-def test_a_control_character_in_a_name_is_refused(api: TestClient, field: str, value: str) -> None:
-    body: dict[str, Any] = {"image": {"bucket": BUCKET, "key": "x.jpg"}, field: value}
+def test_a_control_character_in_a_name_is_refused(api: TestClient, field: str, value: object) -> None:
+    body: dict[str, Any] = {"image": {"bucket": BUCKET, "key": "x.jpg"}} | {field: value}
 
     answer = api.post("/v1/cases", json=body)
 

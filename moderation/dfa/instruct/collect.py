@@ -1,14 +1,14 @@
 """What people decided, as data to learn from: the faces that `bonafide export feedback` tells of, cut out and sorted.
 
-Whoever saw the verdict first was led by it; whoever judged blind was not. So faces that were judged blind are never
-trained on: half of them calibrate, half of them test. The same bytes stand on one side only, and of several decisions
-about them the newest counts.
+Whoever saw the verdict first was led by it; whoever judged blind was not. So pictures that anybody judged blind are
+never trained on: by the blind label half of them calibrate and half of them test. The same bytes stand on one side
+only, and of several decisions about them the newest counts.
 """
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from PIL import Image
 
 from moderation.analysis import Box, Face, Label
 from moderation.cases import ImageRef
-from moderation.dfa.gpt.pixels import crop_face, decode_picture
+from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
 from moderation.errors import ImageRejected, SetupProblem
 
 #: Counted beside the codes of pictures that cannot be read: the key holds other bytes than those that were judged.
@@ -40,7 +40,8 @@ class Collected:
     test: int
     #: Faces with a newer decision about the same bytes.
     repeated: int
-    #: Judged blind as "cannot tell", or about bytes that somebody else judged blind.
+    #: Neither trained on nor judged by: somebody judged them blind and somebody else decided, or said "cannot tell", or
+    #: the picture has several faces and the label of the whole says of none that it is the one.
     held_back: int
     #: Faces whose picture is gone or cannot be read, by code.
     lost: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -52,6 +53,7 @@ def collect(
     fetch: Callable[[ImageRef], bytes],
     *,
     size: int,
+    decode: Callable[[bytes], Picture] = decode_picture,
     parallel: int = 8,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Collected:
@@ -66,22 +68,23 @@ def collect(
         out: the folder to fill.
         fetch: gives the bytes of a picture; called from several threads.
         size: side of the crops in pixels, that of the model that will learn.
+        decode: as the worker decodes.
         parallel: pictures at once.
         progress: told how many faces were looked at.
     """
     records = _read(feedback)
     newest = _newest(records)
-    blind = {_digest(record) for record in newest if record["facts"]["blind_label"] is not None}
+    blind = {_digest(record) for record in records if record["facts"]["judged_blind"]}
     placed = [(record, side) for record in newest if (side := _side(record, blind)) is not None]
-    sides: dict[str, list[Record]] = {"train": [], "calibration": [], "test": []}
+    sides: dict[str, list[tuple[Record, str]]] = {"train": [], "calibration": [], "test": []}
     lost = Counter[str]()
     (out / "images").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(parallel) as threads:
-        cut = partial(_cut, out=out, fetch=fetch, size=size)
+        cut = partial(_cut, out=out, fetch=fetch, size=size, decode=decode)
         codes = threads.map(cut, [record for record, _ in placed])
         for done, ((record, side), code) in enumerate(zip(placed, codes, strict=True), start=1):
             if code is None:
-                sides[side].append(record)
+                sides[side].append((record, _image(record, size)))
             else:
                 lost[code] += 1
             progress(done)
@@ -96,9 +99,11 @@ def collect(
 
 def _read(feedback: Path) -> list[Record]:
     try:
-        records = [json.loads(line) for line in feedback.read_text(encoding="utf-8").splitlines()]
+        # Not `splitlines`: what people wrote may hold other ends of lines than this one.
+        lines = feedback.read_text(encoding="utf-8").split("\n")
+        records = [json.loads(line) for line in lines if line.strip()]
         for record in records:
-            _ = record["id"], record["conversations"], _digest(record), record["facts"]["blind_label"]
+            _ = record["id"], record["conversations"], _digest(record), record["facts"]["judged_blind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SetupProblem(
             f"{feedback} does not hold the lines of `bonafide export feedback`: {error!r}"
@@ -111,30 +116,41 @@ def _digest(record: Record) -> str:
     return record["facts"]["sha256"]
 
 
-def _newest(records: Iterable[Record]) -> list[Record]:
-    """One record for each face of each picture: exports are in the order of time."""
-    return list({(_digest(record), tuple(record["facts"]["box"])): record for record in records}.values())
+def _newest(records: Sequence[Record]) -> list[Record]:
+    """Of each picture the faces of the newest decision: exports are in the order of time."""
+    newest = {_digest(record): record["facts"]["decision"] for record in records}
+    return [record for record in records if record["facts"]["decision"] == newest[_digest(record)]]
 
 
 def _side(record: Record, blind: set[str]) -> str | None:
-    """What a face is for. None: it was judged blind in vain, or its bytes are kept for judging by."""
+    """What a face is for. None: it is held back."""
     if _digest(record) not in blind:
         return "train"
-    if record["facts"]["blind_label"] not in (Label.DEEPFAKE, Label.BONA_FIDE):
+    if record["facts"]["faces"] > 1 or record["facts"]["blind_label"] not in (
+        Label.DEEPFAKE,
+        Label.BONA_FIDE,
+    ):
         return None
     return "calibration" if int(_digest(record)[:8], 16) < 2**31 else "test"
 
 
-def _cut(record: Record, *, out: Path, fetch: Callable[[ImageRef], bytes], size: int) -> str | None:
+def _cut(
+    record: Record,
+    *,
+    out: Path,
+    fetch: Callable[[ImageRef], bytes],
+    size: int,
+    decode: Callable[[bytes], Picture],
+) -> str | None:
     """Write one face as the worker cut it. Returns why there is none."""
-    file, facts = out / _image(record), record["facts"]
-    if _is_cut(file, size):
+    file, facts = out / _image(record, size), record["facts"]
+    if file.is_file():
         return None
     try:
         data = fetch(ImageRef(facts["bucket"], facts["key"], facts["version_id"]))
         if sha256(data).hexdigest() != facts["sha256"]:
             return CHANGED
-        picture = decode_picture(data)
+        picture = decode(data)
     except ImageRejected as error:
         return error.code
     crop = crop_face(picture, Face(Box(*facts["box"]), confidence=1.0), size)
@@ -145,35 +161,29 @@ def _cut(record: Record, *, out: Path, fetch: Callable[[ImageRef], bytes], size:
     return None
 
 
-def _is_cut(file: Path, size: int) -> bool:
-    if not file.is_file():
-        return False
-    with Image.open(file) as image:
-        return image.size == (size, size)
+def _image(record: Record, size: int) -> str:
+    """The name says what was cut: the same name holds the same pixels, whatever was decided since."""
+    cut = f"{_digest(record)} {record['facts']['box']} {size}"
+    return f"images/{sha256(cut.encode()).hexdigest()[:32]}.png"
 
 
-def _image(record: Record) -> str:
-    return f"images/{record['id']}.png"
-
-
-def _write(out: Path, sides: Mapping[str, Sequence[Record]]) -> None:
+def _write(out: Path, sides: Mapping[str, Sequence[tuple[Record, str]]]) -> None:
     taught = [
-        {"id": record["id"], "image": _image(record), "conversations": record["conversations"]}
-        for record in sides["train"]
+        {"id": record["id"], "image": image, "conversations": record["conversations"]}
+        for record, image in sides["train"]
     ]
     (out / "conversations.json").write_text(
         json.dumps(taught, indent=1, ensure_ascii=False), encoding="utf-8"
     )
     for side in ("calibration", "test"):
         with (out / f"{side}.csv").open("w", newline="", encoding="utf-8") as lines:
-            csv.writer(lines).writerows([COLUMNS, *(_row(record, side) for record in sides[side])])
+            csv.writer(lines).writerows([COLUMNS, *(_row(*one, side) for one in sides[side])])
 
 
-def _row(record: Record, side: str) -> tuple[str, ...]:
+def _row(record: Record, image: str, side: str) -> tuple[str, ...]:
     facts = record["facts"]
-    technique = facts["technique"] if facts["blind_label"] == Label.DEEPFAKE else None
-    # The group is the picture: what is judged of its faces is resampled together.
+    technique = facts["blind_technique"] if facts["blind_label"] == Label.DEEPFAKE else None
     return (
-        *(_image(record), facts["blind_label"], technique or "", facts["source"], facts["sha256"]),
+        *(image, facts["blind_label"], technique or "", facts["source"], facts["sha256"]),
         *(side, "yes", facts["case"], facts["bundle"]),
     )
