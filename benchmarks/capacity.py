@@ -57,7 +57,9 @@ CONSTANTS: Mapping[str, Constant] = {
     ),
     "redis_busy": Constant(0.6, "expected", "Busy share of the broker to plan for"),
     "postgres_bytes": Constant(
-        1500, "measured", "Bytes of tables and indexes per case without artifacts' texts (benchmarks.volume)"
+        1900,
+        "measured",
+        "Bytes of tables and indexes per case with four events, without artifacts' texts (benchmarks.volume)",
     ),
     "text_bytes": Constant(
         4000, "expected", "More bytes for a case with a rationale: faces, artifacts, further events"

@@ -91,7 +91,7 @@ def export(
 ) -> int:
     """Write what was made from `since` to before `until`; return the number of rows.
 
-    Raise SetupProblem for Parquet without `bonafide[export]`.
+    Raise SetupProblem for Parquet without the extra `export`.
     """
     if form is Format.PARQUET:
         with queries.stream(database, _QUERIES[what], since=since, until=until) as rows:
@@ -163,7 +163,7 @@ def _write_parquet(rows: Iterator[Row], columns: tuple[str, ...], out: BinaryIO)
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise SetupProblem("Parquet needs pyarrow: pip install 'bonafide[export]'") from error
+        raise SetupProblem("Parquet needs pyarrow: pip install '.[export]'") from error
     types = {
         "text": arrow.string(),
         "number": arrow.float64(),

@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     )
     image_heic: bool = Field(
         default=False,
-        description="Decode HEIC, with `bonafide[heic]` installed. Off: libheif has a long record of faults.",
+        description="Decode HEIC, with the extra `heic` installed. Off: libheif has a long record of faults.",
     )
     image_decode_children: bool = Field(
         default=True,
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
 
     # --- review
     claim_seconds: float = Field(
-        600, gt=1, description="A reviewer's hold on a case, renewed while its page is open."
+        600, gt=1, description="A reviewer's hold on a case, renewed while they work on its page."
     )
     undo_seconds: float = Field(
         60,
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
     engine_timeout_seconds: float = Field(
         120,
         gt=0,
-        description="A model step or an image that takes longer ends the worker process; its leases run out.",
+        description="A model step that takes longer, or an image ten times as long, ends the worker process.",
     )
     breaker_failures: int = Field(
         20,
@@ -291,7 +291,7 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(
         None,
-        description="Where traces go, as `http://collector:4318`, with `bonafide[traces]` installed. Unset: nowhere.",
+        description="Where traces go, as `http://collector:4318`, with the extra `traces` installed. Unset: nowhere.",
     )
 
     @field_validator("s3_buckets", mode="before")

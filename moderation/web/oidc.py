@@ -1,7 +1,7 @@
 """Signing in through an OpenID Connect provider: authorization code with PKCE, state and nonce, by Authlib.
 
 The provider says who somebody is; that they may work here is decided by an admin who added them, with the email that
-the provider has verified. Optional: `bonafide[oidc]` and three settings.
+the provider has verified. Optional: the extra `oidc` and three settings.
 """
 
 import base64
@@ -145,7 +145,7 @@ class _Provider:
         try:
             from authlib.integrations.httpx_client import OAuth2Client
         except ImportError as error:
-            raise SetupProblem("OpenID Connect needs Authlib: pip install 'bonafide[oidc]'") from error
+            raise SetupProblem("OpenID Connect needs Authlib: pip install '.[oidc]'") from error
         if settings.oidc_issuer is None or settings.oidc_client_id is None:
             raise SignInRefused("no OpenID Connect provider is set up here")
         secret = settings.oidc_client_secret
