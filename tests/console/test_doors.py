@@ -18,8 +18,7 @@ from moderation.local import Stack, System, add_first_people
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.app import create_app
-from moderation.web.console.pages import own_path
-from moderation.web.sessions import COOKIE
+from moderation.web.sessions import COOKIE, own_path
 from tests.integration.conftest import accepted, ready
 from tests.integration.deciding import a_review, decide
 
