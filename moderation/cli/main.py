@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import ProgrammingError
 
-from moderation.cli import archive, bridge, bundles, cases, dfa, model, operate, people, stack
+from moderation.cli import archive, bridge, bulk, bundles, cases, dfa, model, operate, people, stack
 from moderation.client import ApiProblem
 from moderation.database.connection import lacks_rights
 from moderation.errors import BonafideError, BundleMismatch, SetupProblem
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 for command in (stack.up, stack.demo):
     app.command(rich_help_panel="Everything on this machine")(command)
-for command in (cases.submit, cases.status, cases.cases):
+for command in (cases.submit, bulk.bulk, cases.status, cases.cases):
     app.command(rich_help_panel="Platforms")(command)
 for command in (model.analyze, model.chat):
     app.command(rich_help_panel="The model alone")(command)

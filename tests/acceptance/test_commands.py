@@ -69,6 +69,77 @@ def test_a_case_without_a_verdict_is_retried(env: dict[str, str], client: BonaFi
     assert again.refusal == "image_corrupt"
 
 
+def _bulk(content: str, file: Path, env: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
+    file.write_text(content)
+    ended = _run("bulk", str(file), "--source", "list", "--json", env=env)
+    return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def test_a_list_is_flagged_and_run_again_opens_nothing_twice(
+    env: dict[str, str], client: BonaFide, samples: Path, tmp_path: Path
+) -> None:
+    image = client.upload((samples / "no-face.jpg").read_bytes())
+    rows = [{"image": image.model_dump(), "external_id": f"list-{n}", "context": {"n": n}} for n in range(3)]
+    content = "\n".join(json.dumps(row) for row in rows)
+
+    code, first = _bulk(content, tmp_path / "flags.jsonl", env)
+    again_code, again = _bulk(content, tmp_path / "flags.jsonl", env)
+
+    assert (code, again_code) == (0, 0)
+    assert [line["became"] for line in first] == ["opened"] * 3
+    assert [line["became"] for line in again] == ["known"] * 3
+    assert [line["id"] for line in again] == [line["id"] for line in first]
+    case = client.case(first[1]["id"])
+    assert (case.external_id, case.source, case.context) == ("list-1", "list", {"n": 1})
+
+
+def test_a_table_is_flagged_too_and_its_cells_go_before_the_options(
+    env: dict[str, str], client: BonaFide, samples: Path, tmp_path: Path
+) -> None:
+    image = client.upload((samples / "no-face.jpg").read_bytes())
+    name = f"s3://{image.bucket}/{image.key}"
+    content = f"image,external_id,source,priority\n{name},table-1,,\n{name},table-2,elsewhere,70\n"
+
+    code, lines = _bulk(content, tmp_path / "flags.csv", env)
+
+    first, second = (client.case(line["id"]) for line in lines)
+    assert (code, [line["line"] for line in lines]) == (0, [2, 3])
+    assert (first.source, first.priority) == ("list", 0)
+    assert (second.source, second.priority) == ("elsewhere", 70)
+
+
+def test_lines_that_cannot_be_flagged_are_named_and_harm_no_other(
+    env: dict[str, str], client: BonaFide, samples: Path, tmp_path: Path
+) -> None:
+    image = client.upload((samples / "no-face.jpg").read_bytes()).model_dump()
+    lines = [
+        "not JSON",
+        "[1]",
+        json.dumps({"image": image}),
+        json.dumps({"image": image, "external_id": "odd-4", "priority": 1000}),
+        json.dumps({"image": "s3://not-ours/a.jpg", "external_id": "odd-5"}),
+        "",
+        json.dumps({"image": image, "external_id": "odd-7"}),
+    ]
+
+    code, told = _bulk("\n".join(lines), tmp_path / "flags.jsonl", env)
+
+    assert code == 1
+    assert {line["line"]: line.get("code", "opened") for line in told} == {
+        **dict.fromkeys((1, 2, 3, 4), "line_unreadable"),
+        5: "bucket_not_allowed",
+        7: "opened",
+    }
+    assert ["external_id" in told[2]["detail"], "priority" in told[3]["detail"]] == [True, True]
+
+
+def test_a_list_that_is_not_there_gets_a_sentence(env: dict[str, str]) -> None:
+    ended = _run("bulk", "nowhere.jsonl", env=env)
+
+    assert (ended.returncode, "nowhere.jsonl" in ended.stderr) == (2, True)
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_command_that_this_user_of_postgres_may_not_run_says_so(env: dict[str, str]) -> None:
     limited = {**env, "BONAFIDE_DATABASE_URL": as_role(env["BONAFIDE_DATABASE_URL"], "bonafide_web")}
 

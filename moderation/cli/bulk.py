@@ -1,0 +1,153 @@
+"""`bonafide bulk`: a list of images that lie in buckets, flagged a thousand at a time."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from moderation.cli.cases import open_client
+from moderation.client import BATCH, ApiProblem, BonaFide
+from moderation.errors import SetupProblem
+from moderation.wire import CaseIn
+
+_console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One image of a list."""
+
+    number: int
+    #: What the list says of it, as far as it can be read.
+    named: str
+    flag: CaseIn | None
+    problem: str | None = None
+
+
+def bulk(
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSON lines, or a .csv with a header; - reads JSON lines from standard input."),
+    ],
+    source: Annotated[
+        str | None, typer.Option(help="For lines that name none. [default: the key's name]")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="For lines that give none.")] = None,
+    priority: Annotated[int, typer.Option(min=0, max=100, help="For lines that give none.")] = 0,
+    json_: Annotated[
+        bool, typer.Option("--json", help="What became of each line, one JSON object a line.")
+    ] = False,
+) -> None:
+    """Flag a list of images that lie in buckets. Running it again opens nothing twice.
+
+    A line has `image` (s3://bucket/key, or an object with bucket, key and version_id) and `external_id`, your id of the
+    upload; and if you like `source`, `reason`, `priority` and `context`, as `POST /v1/cases` takes them.
+    """
+    usual = {"source": source, "reason": reason, "priority": priority}
+    counts = {"opened": 0, "known": 0, "refused": 0}
+    opened = nullcontext(sys.stdin) if str(file) == "-" else _opened(file)
+    with open_client() as client, opened as lines, _console.status("Flagging …") as status:
+        read = _read_csv(lines, usual) if file.suffix.lower() == ".csv" else _read_json(lines, usual)
+        while page := list(islice(read, BATCH)):
+            for line, told in _flagged(client, page):
+                counts[told["became"]] += 1
+                _tell(line, told, as_json=json_)
+            status.update(f"Flagging: {sum(counts.values()):,} lines")
+    _console.print(", ".join(f"{count:,} {word}" for word, count in counts.items()))
+    if counts["refused"]:
+        raise typer.Exit(1)
+
+
+def _opened(file: Path) -> IO[str]:
+    try:
+        return file.open(newline="", encoding="utf-8-sig")
+    except OSError as error:
+        raise SetupProblem(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
+            try:
+                fields = json.loads(text)
+            except ValueError as error:
+                yield Line(number, text.strip()[:80], None, f"not JSON: {error}")
+                continue
+            yield _line(number, fields, usual)
+
+
+def _read_csv(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
+    table = csv.DictReader(lines)
+    for fields in table:
+        # An empty cell says nothing; what stands behind the last column has no name.
+        yield _line(table.line_num, {name: cell for name, cell in fields.items() if name and cell}, usual)
+
+
+def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
+    if not isinstance(fields, dict):
+        return Line(number, str(fields)[:80], None, "not an object")
+    known: dict[str, Any] = fields
+    named = str(known.get("external_id") or known.get("image"))[:200]
+    if not known.get("external_id"):
+        return Line(
+            number, named, None, "external_id is missing: without it another run opens the case again"
+        )
+    try:
+        flag = CaseIn.model_validate({**usual, **known, "image": _image(known.get("image"))})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return Line(number, named, None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return Line(number, named, flag)
+
+
+def _image(image: object) -> object:
+    if not isinstance(image, str):
+        return image
+    bucket, _, key = image.removeprefix("s3://").partition("/")
+    return {"bucket": bucket, "key": key}
+
+
+def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:
+    """What became of each line, in order: opened, known or refused."""
+    flags = [line.flag.model_dump(mode="json", exclude_none=True) for line in page if line.flag is not None]
+    outcomes = iter(_patiently(client, flags))
+    for line in page:
+        if line.flag is None:
+            yield line, {"became": "refused", "code": "line_unreadable", "detail": line.problem}
+            continue
+        outcome = next(outcomes)
+        if outcome.case is None:
+            problem = outcome.problem
+            assert problem is not None, "an item is a case or a problem"
+            yield line, {"became": "refused", "code": problem.code, "detail": problem.detail}
+        else:
+            became = "opened" if outcome.status == 202 else "known"
+            yield line, {"became": became, "id": str(outcome.case.id), "state": outcome.case.state}
+
+
+def _patiently(client: BonaFide, flags: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+    """The outcomes of a batch. Who is told to wait waits, however long: a list has time."""
+    while True:
+        try:
+            return list(client.submit_many(flags))
+        except ApiProblem as problem:
+            if problem.retry_after is None:
+                raise
+            time.sleep(problem.retry_after)
+
+
+def _tell(line: Line, told: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"line": line.number, "external_id": line.named, **told}))
+    elif told["became"] == "refused":
+        typer.echo(f"bonafide: line {line.number}: {line.named}: {told['detail']} ({told['code']})", err=True)
