@@ -7,10 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from moderation.database.connection import Database
 from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, Doorbell
+from moderation.local import as_role
 from moderation.settings import Settings
 from moderation.triage import Lane
 from tests.integration.conftest import accepted, ready
@@ -152,3 +154,16 @@ def test_what_fails_takes_nothing_else_with_it(
     assert [process.split(":")[0] for process in seen] == ["sweeper"]
     assert broker.llen(ANALYSIS_QUEUE) == 1
     assert erased == (table == "reruns")
+
+
+def test_a_right_that_is_missing_stops_one_chore_and_not_the_sweeper(
+    database: Database, database_url: str, chosen: Settings, broker: Any
+) -> None:
+    accepted(database, priority=LIVE)
+    with database.transaction() as session:
+        session.execute(text("REVOKE DELETE ON deliveries FROM bonafide_sweeper"))
+    limited = chosen.model_copy(update={"database_url": SecretStr(as_role(database_url, "bonafide_sweeper"))})
+
+    sweep_for_ever(limited, Workers(broker, limited, at_once=0))
+
+    assert broker.llen(ANALYSIS_QUEUE) == 1
