@@ -58,7 +58,7 @@ def bulk(
     opened = nullcontext(sys.stdin) if str(file) == "-" else _opened(file)
     with open_client() as client, opened as lines, _console.status("Flagging …") as status:
         read = _read_csv(lines, usual) if file.suffix.lower() == ".csv" else _read_json(lines, usual)
-        while page := list(islice(read, BATCH)):
+        while page := _page(read, file):
             for line, told in _flagged(client, page):
                 counts[told["became"]] += 1
                 _tell(line, told, as_json=json_)
@@ -73,6 +73,13 @@ def _opened(file: Path) -> IO[str]:
         return file.open(newline="", encoding="utf-8-sig")
     except OSError as error:
         raise SetupProblem(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _page(read: Iterator[Line], file: Path) -> list[Line]:
+    try:
+        return list(islice(read, BATCH))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SetupProblem(f"{file} cannot be read as UTF-8 text: {error}") from error
 
 
 def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:

@@ -133,10 +133,17 @@ def test_lines_that_cannot_be_flagged_are_named_and_harm_no_other(
     assert ["external_id" in told[2]["detail"], "priority" in told[3]["detail"]] == [True, True]
 
 
-def test_a_list_that_is_not_there_gets_a_sentence(env: dict[str, str]) -> None:
-    ended = _run("bulk", "nowhere.jsonl", env=env)
+@pytest.mark.parametrize("content", [None, "externé".encode("latin-1")], ids=["not there", "not UTF-8"])
+def test_a_list_that_cannot_be_read_gets_a_sentence(
+    env: dict[str, str], tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "flags.csv"
+    if content is not None:
+        file.write_bytes(content)
 
-    assert (ended.returncode, "nowhere.jsonl" in ended.stderr) == (2, True)
+    ended = _run("bulk", str(file), env=env)
+
+    assert (ended.returncode, "flags.csv cannot be read" in ended.stderr) == (2, True)
     assert "Traceback" not in ended.stderr
 
 
