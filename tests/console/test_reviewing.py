@@ -106,6 +106,7 @@ def test_from_the_door_to_a_decision_by_keyboard_alone(
     page, keys = desk.page, desk.page.keyboard
     page.goto(f"{system.url}/queue?source={source}")
 
+    expect(page.get_by_label("Email")).to_be_focused()
     keys.type(team.ben.email)
     keys.press("Tab")
     keys.type(PASSWORD)
