@@ -24,7 +24,7 @@ from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.database.operations import beat
 from moderation.database.rollouts import note_bundles
 from moderation.database.schema import is_current
-from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
+from moderation.dfa.gpt.pixels import Picture, decode_picture
 from moderation.errors import BonafideError, SetupProblem
 from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
@@ -223,9 +223,9 @@ def _load(chosen: Settings, bundle: str) -> Analyzer:
 @functools.lru_cache(maxsize=1)
 def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
     """How this process decodes pictures, whatever the bundle: in children, or in its own threads."""
-    limits = PixelLimits(
-        max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
-    )
+    from moderation.serving import limits_of
+
+    limits = limits_of(chosen)
     if not chosen.image_decode_children:
         return functools.partial(decode_picture, limits=limits)
     # They end with this process: nothing keeps their standard input open then.

@@ -147,22 +147,20 @@ def collect(
     as_json: AsJson = False,
 ) -> None:
     """Cut out the faces that reviewers decided on: to train, to calibrate and to test. Goes on where it stopped."""
-    from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
+    from moderation.dfa.gpt.pixels import decode_picture
     from moderation.dfa.instruct.collect import collect as collect_faces
+    from moderation.serving import limits_of
     from moderation.storage import Storage
 
     chosen = settings()
     storage = Storage(chosen, connections=parallel)
-    limits = PixelLimits(
-        max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
-    )
     with _console.status("Collecting …") as status:
         collected = collect_faces(
             feedback,
             out,
             lambda image: storage.fetch_image(image).data,
             size=size,
-            decode=partial(decode_picture, limits=limits),
+            decode=partial(decode_picture, limits=limits_of(chosen)),
             parallel=parallel,
             progress=lambda done: status.update(f"Collecting: {done:,} faces"),
         )
