@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from moderation.cli.cases import open_client
+from moderation.cli.cases import object_at, open_client
 from moderation.client import BATCH, ApiProblem, BonaFide
 from moderation.errors import SetupProblem
 from moderation.wire import CaseIn
@@ -118,10 +118,8 @@ def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
 
 
 def _image(image: object) -> object:
-    if not isinstance(image, str):
-        return image
-    bucket, _, key = image.removeprefix("s3://").partition("/")
-    return {"bucket": bucket, "key": key}
+    """As `CaseIn` takes it. What is neither s3://bucket/key nor an object is left for it to refuse."""
+    return asdict(object_at(image)) if isinstance(image, str) and image.startswith("s3://") else image
 
 
 def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:
@@ -155,6 +153,7 @@ def _patiently(client: BonaFide, flags: Sequence[Mapping[str, Any]]) -> Sequence
 
 def _tell(line: Line, told: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"line": line.number, "external_id": line.named, **told}))
+        external_id = None if line.flag is None else line.flag.external_id
+        typer.echo(json.dumps({"line": line.number, "external_id": external_id, **told}))
     elif told["became"] == "refused":
         typer.echo(f"bonafide: line {line.number}: {line.named}: {told['detail']} ({told['code']})", err=True)

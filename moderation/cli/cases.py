@@ -80,8 +80,13 @@ def _places(image: str) -> list[Path | str]:
 def _submit_one(client: BonaFide, place: Path | str, flag: dict[str, Any]) -> UUID:
     if isinstance(place, Path):
         return client.submit_file(place, **flag).id
+    return client.submit(object_at(place), **flag).id
+
+
+def object_at(place: str) -> ImageRef:
+    """What s3://bucket/key names."""
     bucket, _, key = place.removeprefix("s3://").partition("/")
-    return client.submit(ImageRef(bucket, key), **flag).id
+    return ImageRef(bucket, key)
 
 
 def status(

@@ -130,6 +130,7 @@ def test_lines_that_cannot_be_flagged_are_named_and_harm_no_other(
         5: "bucket_not_allowed",
         7: "opened",
     }
+    assert [line["external_id"] for line in told] == [None] * 4 + ["odd-5", "odd-7"]
     assert ["external_id" in told[2]["detail"], "priority" in told[3]["detail"]] == [True, True]
 
 
