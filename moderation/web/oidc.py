@@ -74,7 +74,7 @@ def start(
     request: Request, services: ServicesDep, next_: Annotated[str, Query(alias="next", max_length=2000)] = ""
 ) -> Response:
     """Send the browser to the provider."""
-    started = Started(*(secrets.token_urlsafe(32) for _ in range(3)), next=own_path(next_))
+    started = Started(*(secrets.token_urlsafe(32) for _ in range(3)), next=next_)
     try:
         provider = _Provider(services.settings, str(request.url_for("finish_oidc")))
         response = RedirectResponse(provider.address(started), status_code=303)
@@ -105,7 +105,7 @@ def finish(
         signed_in = services.accounts.sign_in_as(_identify(request, services, started, code, state))
     except (ProviderUnavailable, SignInRefused) as error:
         return _back(error)
-    # Asked again: a cookie is what the browser says it is.
+    # Looked at here and not when it began: a cookie is what the browser says it is.
     response = RedirectResponse(own_path(started.next), status_code=303)
     response.delete_cookie(COOKIE, path="/oidc")
     set_cookie(

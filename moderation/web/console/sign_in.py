@@ -101,18 +101,17 @@ def _door(
     refused: str = "",
     status: int = 200,
 ) -> Response:
-    token = secrets.token_urlsafe(24)
+    token, next_ = secrets.token_urlsafe(24), own_path(next_)
+    begin = f"/oidc/start?{urlencode({'next': next_})}"
     response = render(
         "sign_in.html",
         visitor=None,
         status=status,
         token=token,
-        next=own_path(next_),
+        next=next_,
         email=email,
         refused=refused,
-        oidc=None
-        if services.settings.oidc_issuer is None
-        else f"/oidc/start?{urlencode({'next': own_path(next_)})}",
+        oidc=None if services.settings.oidc_issuer is None else begin,
     )
     response.set_cookie(
         FORM_COOKIE,
