@@ -12,6 +12,7 @@ from moderation.dfa.gpt.bundle import BundleSpec, read_bundle
 from moderation.dfa.gpt.calibration import load_platt
 from moderation.dfa.gpt.detector import Detector, Policy
 from moderation.dfa.train.calibrate import MarginsReversed
+from moderation.errors import SetupProblem
 from tests.dfa.conftest import copy_of
 
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
@@ -80,6 +81,13 @@ def test_a_calibration_in_eight_bits_is_another_and_says_so(
     rough = load_platt(bundle / "calibration.json")
     assert rough.digest != exact.digest  # of the margins
     assert rough.version == f"{exact.version} float8"
+
+
+def test_a_word_that_is_no_label_is_named(bundle: Path, tmp_path: Path) -> None:
+    result = _calibrate(bundle, _table(tmp_path, PORTRAITS, ["bona_fide", "deepfake", "unsure", "real"]))
+
+    assert isinstance(result.exception, SetupProblem)
+    assert "'unsure'" in str(result.exception)
 
 
 def test_a_fit_that_turns_verdicts_round_is_refused_and_nothing_is_written(

@@ -68,7 +68,7 @@ def read_manifest(file: Path) -> list[Item]:
 def _from_jsonl(file: Path) -> Iterator[Item]:
     for line in file.read_text(encoding="utf-8").splitlines():
         row: dict[str, Any] = json.loads(line)
-        deepfake = _LABELS[row["label"]]
+        deepfake = _is_deepfake(row["label"])
         facts = row.get("facts")
         touches = None if facts is None else tuple(Touch(Region(r), Kind(k), s) for r, k, s in facts)
         yield Item(
@@ -85,6 +85,12 @@ def _from_jsonl(file: Path) -> Iterator[Item]:
         )
 
 
+def _is_deepfake(label: str) -> bool:
+    if label not in _LABELS:
+        raise ValueError(f"the label {label!r} is none of {', '.join(_LABELS)}")
+    return _LABELS[label]
+
+
 def _source(origin: str) -> str:
     """The source without the recipe: "lab/FS/self_blend" is "lab/FS"."""
     return "/".join(origin.split("/")[:2])
@@ -98,7 +104,7 @@ def _worded(touches: Sequence[Touch] | None, prompts: int) -> str | None:
 def _from_csv(file: Path) -> Iterator[Item]:
     with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
-            deepfake = _LABELS[row["label"]]
+            deepfake = _is_deepfake(row["label"])
             technique = row.get("technique") or row.get("type") or ""
             yield Item(
                 file=file.parent / row["file"],
