@@ -241,9 +241,9 @@ def conversations(row: Row, wording: Wording) -> Iterator[dict[str, Any]]:
         if said["answer"] == Answer.AGREE:
             agreed.setdefault(said["face"], []).append((said["heading"], said["text"]))
     for index, face in enumerate(faces):
-        named = index == 0 and row["verdict"] == Label.DEEPFAKE
         if face["verdict"].get("abstain") in UNSEEN:
             continue
+        named = index == 0 and row["verdict"] == Label.DEEPFAKE
         if deepfake and not (index in agreed or len(faces) == 1 or named):
             continue
         name = f"{row['case']}-{index}"

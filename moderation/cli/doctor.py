@@ -70,13 +70,13 @@ class _ToMend(BonafideError):
 
 def _look(part: str, look: Callable[[], str]) -> Finding:
     try:
-        return Finding(part, True, look())  # noqa: FBT003  the field's name is `ok`
+        return Finding(part, ok=True, words=look())
     except BonafideError as error:
-        return Finding(part, False, str(error))  # noqa: FBT003
+        return Finding(part, ok=False, words=str(error))
     except ProgrammingError as error:
         if not lacks_rights(error):
             raise
-        return Finding(part, True, "not for the eyes of this role")  # noqa: FBT003
+        return Finding(part, ok=True, words="not for the eyes of this role")
 
 
 def _database(database: Database) -> str:
