@@ -15,6 +15,12 @@ from moderation.dfa.gpt.layouts import random_bundle
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """What a test draws from torch does not depend on which tests ran before it in the same process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> BundleSpec:
     """A random bundle with our convolutional tower."""

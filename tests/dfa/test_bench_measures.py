@@ -66,7 +66,11 @@ from moderation.dfa.bench.estimates import (
 from moderation.dfa.bench.manifest import Item, sampled
 from moderation.dfa.bench.tables import Table, in_words
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Each test draws from a beginning of its own: whichever ran before it, it sees the same numbers."""
+    return np.random.default_rng(0)
 
 
 def an_item(number: int = 0, *, deepfake: bool = True, **fields: Any) -> Item:
@@ -95,17 +99,17 @@ def judged(score: float | None, item: Item, **fields: Any) -> Judged:
     return Judged(item, fields.pop("verdict", verdict), **fields)
 
 
-def tied_scores(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def tied_scores(rng: np.random.Generator, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Scores with many ties that say something about the labels."""
-    labels = RNG.random(n) < 0.4
-    return np.round(np.clip(RNG.normal(0.4 + 0.2 * labels, 0.25), 0, 1), 1), labels
+    labels = rng.random(n) < 0.4
+    return np.round(np.clip(rng.normal(0.4 + 0.2 * labels, 0.25), 0, 1), 1), labels
 
 
 # --- against libraries ---
 
 
-def test_ranks_are_those_of_scikit_learn() -> None:
-    scores, labels = tied_scores()
+def test_ranks_are_those_of_scikit_learn(rng: np.random.Generator) -> None:
+    scores, labels = tied_scores(rng)
 
     curve = thresholds(scores, labels)
 
@@ -129,8 +133,8 @@ def test_a_share_has_wilsons_interval(hits: int, n: int) -> None:
     assert (result.low, result.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
-def test_an_interval_by_groups_of_one_is_scipys_percentile_interval() -> None:
-    values = RNG.normal(3, 1, 80)
+def test_an_interval_by_groups_of_one_is_scipys_percentile_interval(rng: np.random.Generator) -> None:
+    values = rng.normal(3, 1, 80)
     theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
 
     ours = mean_estimate(values.tolist(), [str(number) for number in range(80)])
@@ -138,10 +142,10 @@ def test_an_interval_by_groups_of_one_is_scipys_percentile_interval() -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
 
 
-def test_macro_f1_and_region_scores_are_those_of_scikit_learn() -> None:
+def test_macro_f1_and_region_scores_are_those_of_scikit_learn(rng: np.random.Generator) -> None:
     names = ["FS", "FR", "FE"]
-    truth, said = RNG.choice(names, 90).tolist(), RNG.choice(names, 90).tolist()
-    touched, named = RNG.random((60, 5)) < 0.4, RNG.random((60, 5)) < 0.5
+    truth, said = rng.choice(names, 90).tolist(), rng.choice(names, 90).tolist()
+    touched, named = rng.random((60, 5)) < 0.4, rng.random((60, 5)) < 0.5
 
     def as_sets(table: np.ndarray) -> list[set[str]]:
         return [{str(column) for column in np.flatnonzero(row)} for row in table]
@@ -153,8 +157,8 @@ def test_macro_f1_and_region_scores_are_those_of_scikit_learn() -> None:
     )
 
 
-def test_brier_is_that_of_scikit_learn() -> None:
-    scores, labels = tied_scores()
+def test_brier_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
+    scores, labels = tied_scores(rng)
 
     assert brier(scores, labels) == pytest.approx(brier_score_loss(labels, scores))
 
@@ -178,17 +182,17 @@ def test_the_calibration_error_is_the_gap_of_each_bin() -> None:
     assert brier(scores, labels) == pytest.approx((0.2**2 + 0.8**2) / 2)
 
 
-def test_the_slope_is_the_one_that_the_labels_were_drawn_with() -> None:
-    margins = RNG.normal(0, 2, 20_000)
-    labels = RNG.random(20_000) < 1 / (1 + np.exp(-(2 * margins + 0.5)))
+def test_the_slope_is_the_one_that_the_labels_were_drawn_with(rng: np.random.Generator) -> None:
+    margins = rng.normal(0, 2, 20_000)
+    labels = rng.random(20_000) < 1 / (1 + np.exp(-(2 * margins + 0.5)))
     scores = 1 / (1 + np.exp(-margins))
 
     assert slope_and_intercept(scores, labels) == pytest.approx((2, 0.5), abs=0.12)
 
 
-def test_a_calibrated_score_has_slope_one_and_lies_on_the_diagonal() -> None:
-    scores = RNG.random(20_000) * 0.98 + 0.01
-    labels = RNG.random(20_000) < scores
+def test_a_calibrated_score_has_slope_one_and_lies_on_the_diagonal(rng: np.random.Generator) -> None:
+    scores = rng.random(20_000) * 0.98 + 0.01
+    labels = rng.random(20_000) < scores
 
     assert slope_and_intercept(scores, labels) == pytest.approx((1, 0), abs=0.08)
     assert expected_calibration_error(scores, labels) < 0.02
@@ -365,8 +369,8 @@ def test_an_oracle_scores_one_everywhere() -> None:
     assert invented_table(rows).rows[0][1] == Estimate(0, 0, 0, 30)
 
 
-def test_a_model_that_guesses_is_at_chance() -> None:
-    rows = [judged(float(RNG.random()), an_item(n, deepfake=n % 2 == 0)) for n in range(1000)]
+def test_a_model_that_guesses_is_at_chance(rng: np.random.Generator) -> None:
+    rows = [judged(float(rng.random()), an_item(n, deepfake=n % 2 == 0)) for n in range(1000)]
 
     result = detection(rows, 0.5)
 
