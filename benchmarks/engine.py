@@ -30,7 +30,7 @@ from benchmarks.show import report
 from moderation.dfa.gpt.bundle import Bundle, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.detector import precision
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
+from moderation.dfa.gpt.engine.engine import Engine, Plan, Route, visual_tokens
 from moderation.dfa.gpt.layouts import layout, random_bundle, random_model, train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.scoring import Normalisation, technique_shares
@@ -290,30 +290,17 @@ def _half_slots(slots: Sequence[int]) -> int:
 
 
 def _rate(engine: Engine, faces: Sequence[np.ndarray]) -> float:
-    _run(engine, faces[: engine.batch + 1])  # warm
-    return len(faces) / _seconds(engine.device, lambda: _run(engine, faces))
-
-
-def _run(engine: Engine, faces: Sequence[np.ndarray]) -> list[Answers]:
-    waiting = list(enumerate(faces))
-
-    def take(room: int, _idle: bool) -> Sequence[tuple[int, np.ndarray]] | None:  # noqa: FBT001  as engines call it
-        taken, waiting[:] = waiting[:room], waiting[room:]
-        return taken or None
-
-    results = dict(engine.run(take))
-    for result in results.values():
-        if not isinstance(result, Answers):
-            raise result
-    return [cast("Answers", results[index]) for index in range(len(faces))]
+    engine.warm()
+    engine.answer(faces[: engine.batch + 1])
+    return len(faces) / _seconds(engine.device, lambda: engine.answer(faces))
 
 
 def _winners(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, dict[str, int]]:
     """How often each technique comes first by each normalisation. Without knowledge, a fair one spreads them."""
     with subject.engine(slots=8, rationale=False, max_new_tokens=1) as engine:
         grey = np.full_like(faces[0], 127)
-        prior = _run(engine, [grey])[0].options
-        seen = _run(engine, faces)
+        prior = engine.answer([grey])[0].options
+        seen = engine.answer(faces)
     lengths = {name: len(tokens) for name, tokens in subject.script.options.items()}
     counts = {how.value: dict.fromkeys(map(str, lengths), 0) for how in Normalisation}
     for answers in seen:
@@ -327,9 +314,9 @@ def _float8(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, float]:
     """What eight bits do to P(Yes) and to speed. Last of all: it replaces the model's layers."""
     plan: dict[str, Any] = {"slots": 16, "technique": False, "rationale": False, "max_new_tokens": 1}
     with subject.engine(**plan) as engine:
-        before = [sigmoid(answers.margin) for answers in _run(engine, faces)]
+        before = [sigmoid(answers.margin) for answers in engine.answer(faces)]
     with subject.engine(**plan, float8=True) as engine:
-        after = [sigmoid(answers.margin) for answers in _run(engine, faces)]
+        after = [sigmoid(answers.margin) for answers in engine.answer(faces)]
         rate = _rate(engine, faces)
     changes = [abs(a - b) for a, b in zip(after, before, strict=True)]
     return {

@@ -5,6 +5,7 @@ mistake of the controls is a thousand times the tolerance.
 """
 
 import gc
+import itertools
 import sys
 import threading
 import weakref
@@ -567,6 +568,30 @@ def test_layers_may_have_many_forms_in_whichever_thread_runs_them(tiny: BundleSp
 
     restore_layers(engine.model.model.language_model)
     assert set(limits) == {FORMS}
+
+
+def test_after_warming_nothing_is_left_to_be_compiled(tiny: BundleSpec) -> None:
+    from moderation.dfa.gpt.engine.graphs import compile_layers, restore_layers
+
+    roads = itertools.cycle([Route.DEEPFAKE, Route.BONA_FIDE, Route.LEAVE])
+    engine = an_engine(tiny, route=lambda margin, mass: next(roads), slots=6, max_batch=4)
+    compiled: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    compile_layers(engine.model.model.language_model, backend=backend)
+    engine.warm()
+    for_one_row = len(compiled)
+    engine.warm((4, 3, 1))
+    for_any = len(compiled)
+
+    for count in (1, 2, 3, 4, 9):
+        engine.answer(pictures(tiny, count))
+
+    restore_layers(engine.model.model.language_model)
+    assert for_one_row < for_any == len(compiled)
 
 
 def test_a_kernel_that_cannot_be_built_is_not_used(tiny: BundleSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,5 @@
 """What CUDA adds, against the same engine without it. Not run yet: no CUDA machine has been available."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pytest
 import torch
 
@@ -28,15 +25,7 @@ def answers(spec: BundleSpec, *, device: str, dtype: torch.dtype, accelerate: bo
         route=lambda margin, mass: Route.DEEPFAKE,
         plan=Plan(max_new_tokens=12, slots=5, max_batch=3, accelerate=accelerate),
     )
-    waiting = [(index, a_picture(spec.image.size, index)) for index in range(9)]
-
-    def take(room: int, idle: bool) -> Sequence[tuple[int, np.ndarray]] | None:
-        taken, waiting[:] = waiting[:room], waiting[room:]
-        return taken or None
-
-    results = dict(engine.run(take))
-    assert all(isinstance(result, Answers) for result in results.values())
-    return [result for _, result in sorted(results.items()) if isinstance(result, Answers)]
+    return engine.answer([a_picture(spec.image.size, index) for index in range(9)])
 
 
 @pytest.mark.parametrize("accelerate", [False, True], ids=["eager", "compiled and captured"])

@@ -18,7 +18,6 @@ import torch
 from moderation.analysis import (
     Abstain,
     Analysis,
-    Box,
     Face,
     FaceAnalysis,
     Label,
@@ -175,9 +174,7 @@ class Detector:
 
     def warm(self) -> None:
         """Run everything once, so that the first case does not pay for it."""
-        blank = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
-        face = Face(Box(0, 0, self.image_size, self.image_size), confidence=1.0)
-        self.analyze([FaceCrop(face, blank)])
+        self._engine.warm()
 
     # One picture
 
@@ -312,13 +309,10 @@ class Detector:
     def _grey_answers(self) -> Mapping[Technique, float]:
         """The sums of the DF-C answers' log-probabilities on a picture that shows nothing."""
         size = self._bundle.spec.image.size
-        grey = [(None, np.full((size, size, 3), 127, dtype=np.uint8))]
         engine = self._engine
         engine.route, engine.choose = lambda _margin, _mass: Route.DEEPFAKE, lambda sums: next(iter(sums))
-        ((_, answers),) = engine.run(lambda _room, _idle: [grey.pop()] if grey else None)
+        (answers,) = engine.answer([np.full((size, size, 3), 127, dtype=np.uint8)])
         engine.route, engine.choose = self._route, lambda sums: self._shares(sums).technique
-        if isinstance(answers, BonafideError):
-            raise answers
         return answers.options or {}
 
     # Free conversation
