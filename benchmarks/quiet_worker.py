@@ -16,6 +16,7 @@ import worker.lifecycle
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict, image_verdict
 from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
+from moderation.dfa.gpt.engine.engine import Heartbeat
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.errors import BonafideError
@@ -39,6 +40,7 @@ class QuietDetector:
     def __init__(self, *, slots: int = 32, seconds: float = 0.0) -> None:
         self._slots = slots
         self._seconds = seconds
+        self.heartbeat = Heartbeat()
 
     def warm(self) -> None:
         """Nothing to load."""
@@ -61,6 +63,7 @@ class QuietDetector:
         while (group := take(self._slots, True)) is not None:
             if group and self._seconds:
                 time.sleep(self._seconds)
+            self.heartbeat.beat(busy=False)
             for key, crop in group:
                 yield key, FaceAnalysis(crop.face, _BONA_FIDE)
 

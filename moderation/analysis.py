@@ -44,6 +44,7 @@ class Abstain(enum.StrEnum):
     NO_FACE = "no_face"
     FACE_TOO_SMALL = "face_too_small"
     TOO_BLURRED = "too_blurred"
+    #: Reserved. Platforms may read it, and nothing gives it yet.
     TEXT_HEAVY = "text_heavy"
     #: "Yes" and "No" together hold too little probability: the model was not answering the question.
     LOW_ANSWER_MASS = "low_answer_mass"

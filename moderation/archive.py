@@ -213,11 +213,15 @@ class Archives:
     def erase(self, case_id: UUID, *, actor: str) -> None:
         """Erase an archived case: bring it back, write its object anew without it, erase it here.
 
-        The next `archive` takes it again, erased. Raise as `restore` does.
+        The next `archive` takes it again, erased. Raise as `restore` does, and TransitionRefused when it is back but a
+        platform is still to be told of it.
         """
         with rows.only_archiver(self._database):
             self._remove_leftovers()
-            self._take_out(self._archive_of(case_id), [case_id], erase_as=actor)
+            if self._take_out(self._archive_of(case_id), [case_id], erase_as=actor):
+                raise TransitionRefused(
+                    f"case {case_id} is back from its archive and not erased: a webhook about it is still to be sent"
+                )
 
     # --- out
 
@@ -277,8 +281,12 @@ class Archives:
             raise TransitionRefused(f"case {case_id} is not archived")
         return found
 
-    def _take_out(self, archive: Archive, ids: Sequence[UUID], *, erase_as: str | None) -> None:
-        """Bring cases of one object back; the others lie in a new object without them, and the old one is removed."""
+    def _take_out(self, archive: Archive, ids: Sequence[UUID], *, erase_as: str | None) -> list[UUID]:
+        """Bring cases of one object back; the others lie in a new object without them, and the old one is removed.
+
+        With `erase_as` they are erased; return those that cannot be yet, because something about them waited for an
+        endpoint that was enabled since.
+        """
         opened = unpack(self._storage.read_archive(archive.bucket, archive.key))
         if digest(opened.lines) != archive.sha256:
             raise ArchiveBroken(f"s3://{archive.bucket}/{archive.key} is another object than was written")
@@ -290,19 +298,21 @@ class Archives:
         others = list(lines.values())
         folder = archive.key.rpartition("/")[0]
         new_id = self._write(Place(archive.bucket, folder), others)[0] if others else None
+        kept: list[UUID] = []
         with self._database.transaction() as session:
             for case_id, line in wanted.items():
                 if not rows.restore_case(session, line):
                     raise ArchiveBusy(f"case {case_id} was brought back meanwhile")
                 if read_chain(session, case_id).broken_at is not None:
                     raise ArchiveBroken(f"the chain of case {case_id} does not come back as it was")
-                if erase_as is not None:
-                    erase_case(session, case_id, actor=erase_as)
+                if erase_as is not None and not erase_case(session, case_id, actor=erase_as):
+                    kept.append(case_id)
             if new_id is None:
                 rows.abandon_archive(session, archive.id)
             else:
                 rows.replace_archive(session, archive, new_id)
         self._remove_leftovers()
+        return kept
 
     def _erase_past(self) -> None:
         """Erase archived cases whose retention is over: for a retention that was set after they had left."""

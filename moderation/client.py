@@ -1,4 +1,4 @@
-"""The platform engineer's client: typed, synchronous, and safe to repeat.
+"""The platform engineer's client: typed, synchronous, and careful about what it repeats.
 
     from moderation.client import BonaFide
 
@@ -8,14 +8,15 @@
         print(case.verdict.label, case.verdict.score)
 
 A call that times out is tried again under the same idempotency key, so that it opens one case. For calls that *you*
-repeat, give an `external_id` (or an `idempotency_key` of your own): then the same case answers, however often.
+repeat, give an `external_id` (or an `idempotency_key` of your own): then the same case answers, however often. The same
+decision again is the same; only a question is not asked again when it may have arrived.
 """
 
 import hashlib
 import mimetypes
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
@@ -47,6 +48,9 @@ from moderation.wire import (
 #: Answers that say "not now": everything else is final.
 _PASSING = {429, 502, 503, 504}
 
+#: After these nothing had been sent.
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
 #: Seconds that a call waits when the API asks for it. When it asks for longer the caller is told at once.
 WAIT_AT_MOST = 60.0
 
@@ -71,7 +75,7 @@ class ApiProblem(Exception):
 
 
 class ApiUnreachable(ApiProblem):
-    """No answer after every retry. A submission may have arrived: with an external id it is safe to repeat."""
+    """No answer after every retry. What was sent may have arrived; a submission with an external id may be repeated."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(503, "unreachable", detail)
@@ -139,14 +143,19 @@ class BonaFide:
             yield from BatchOut.model_validate_json(reply.content).outcomes
 
     def upload(self, data: bytes, media_type: str = "image/jpeg") -> ImageIn:
-        """Put an image's bytes where Bona Fide can read them, for platforms without a bucket of their own."""
+        """Put an image's bytes where Bona Fide can read them, for platforms without a bucket of their own.
+
+        Raise ApiProblem: `upload_refused` when it is the store that does not take them.
+        """
         wanted = {"media_type": media_type, "sha256": hashlib.sha256(data).hexdigest()}
         permission = self._read(UploadOut, "POST", "/v1/uploads", json=wanted)
-        stored = self._try(lambda: self._http.put(permission.url, content=data, headers=permission.headers))
-        if stored.is_error:
-            raise ApiProblem(
-                stored.status_code, "upload_refused", f"storage refused the upload: {stored.text[:200]}"
-            )
+        try:
+            self._try(lambda: self._http.put(permission.url, content=data, headers=permission.headers))
+        except ApiUnreachable:
+            raise
+        except ApiProblem as problem:
+            said = f"storage refused the upload: {problem}"
+            raise ApiProblem(problem.status, "upload_refused", said) from problem
         return permission.image
 
     def submit_file(self, path: str | Path, **flag: Any) -> CaseAccepted:
@@ -169,13 +178,16 @@ class BonaFide:
         external_id: str | None = None,
         since: datetime | None = None,
     ) -> Iterator[CaseOut]:
-        """All cases that fit, the newest first, fetched page by page as you go on."""
+        """All cases that fit, the newest first, fetched page by page as you go on.
+
+        A `since` without a zone is a time of this machine's.
+        """
         query = _without_none(
             {
                 "state": state,
                 "source": source,
                 "external_id": external_id,
-                "since": None if since is None else since.isoformat(),
+                "since": None if since is None else since.astimezone(UTC).isoformat(),
                 "limit": 200,
             }
         )
@@ -220,7 +232,10 @@ class BonaFide:
         policy: str | None = None,
         feedback: Sequence[ArtifactAnswerIn] = (),
     ) -> DecisionOut:
-        """Decide a case under a claim. Raise ApiProblem: `stale_case` when it moved on, for one."""
+        """Decide a case under a claim. Raise ApiProblem: `stale_case` when it moved on, for one.
+
+        The same decision again, while it is the last thing that happened to the case, is the same.
+        """
         body = {
             "reviewer": reviewer,
             "token": claim.token,
@@ -239,8 +254,12 @@ class BonaFide:
         return self._read(AppealOut, "POST", f"/v1/cases/{case_id}/appeal", json=body)
 
     def ask(self, case_id: UUID | str, question: str) -> QuestionOut:
-        """Ask DFA-GPT about the picture. `questions` has the answer once a worker gave it."""
-        return self._read(QuestionOut, "POST", f"/v1/cases/{case_id}/questions", json={"question": question})
+        """Ask DFA-GPT about the picture. `questions` has the answer once a worker gave it.
+
+        Not tried again when the question may have arrived: after `ApiUnreachable` or a 5xx, `questions` shows whether.
+        """
+        path = f"/v1/cases/{case_id}/questions"
+        return self._read(QuestionOut, "POST", path, json={"question": question}, repeatable=False)
 
     def questions(self, case_id: UUID | str) -> QuestionList:
         """What was asked about a case, and what was answered."""
@@ -265,17 +284,21 @@ class BonaFide:
         json: Any = None,
         params: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        repeatable: bool = True,
     ) -> httpx.Response:
         headers = dict(self._headers)
         if method == "POST":
             # Made before the first try and kept for all of them: that is what makes a retry harmless.
             headers["Idempotency-Key"] = idempotency_key or str(uuid4())
         url = self._url + path
-        return self._try(lambda: self._http.request(method, url, json=json, params=params, headers=headers))
+        return self._try(
+            lambda: self._http.request(method, url, json=json, params=params, headers=headers),
+            repeatable=repeatable,
+        )
 
-    def _try(self, call: Any) -> httpx.Response:
+    def _try(self, call: Any, *, repeatable: bool = True) -> httpx.Response:
         attempts = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, (_Passing, httpx.TransportError))),
+            retry=retry_if_exception(_passes if repeatable else _did_nothing),
             stop=stop_after_attempt(self._tries),
             wait=_wait,
             reraise=True,
@@ -289,6 +312,16 @@ class BonaFide:
         except httpx.TransportError as error:
             raise ApiUnreachable(f"{self._url} does not answer: {error}") from error
         raise AssertionError("Retrying either returns or raises")
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, (_Passing, httpx.TransportError))
+
+
+def _did_nothing(error: BaseException) -> bool:
+    """Whether the call was certainly not carried out."""
+    refused = isinstance(error, _Passing) and error.problem.status == 429
+    return refused or isinstance(error, _NOTHING_SENT)
 
 
 def _wait(state: RetryCallState) -> float:

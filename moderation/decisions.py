@@ -4,7 +4,6 @@ Everything here is plain arithmetic over plain data: `moderation.review` carries
 """
 
 import enum
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Literal
 from uuid import UUID
 
 from moderation.analysis import Label, Technique
-from moderation.cases import Move, Stage
+from moderation.cases import CaseState, Move, Stage, place_of
 from moderation.errors import JudgementIncomplete, ReasonRequired, SameReviewer
 from moderation.people import Act, Person, require
 
@@ -118,18 +117,28 @@ class Appeal:
 
 def is_blind_first(case_id: UUID, share: float) -> bool:
     """Whether the first reviewer judges before the verdict is shown. The same for a case on every page and process."""
-    return _place(case_id, "blind") < share
+    return place_of(case_id, "blind") < share
+
+
+def verdict_is_hidden(
+    case_id: UUID, state: CaseState, stage: Stage, *, has_verdict: bool, judged: bool, share: float
+) -> bool:
+    """Whether somebody must not see a case's verdict yet, wherever they look: they say first what the picture is.
+
+    `judged`: they have said so. `share`: of the cases that are judged like this. What is decided is open to everybody.
+    """
+    return (
+        has_verdict
+        and not judged
+        and state is not CaseState.DECIDED
+        and stage in BLIND_STAGES
+        and is_blind_first(case_id, share)
+    )
 
 
 def needs_second(case_id: UUID, share: float) -> bool:
     """Whether the case is of the sample that two people read."""
-    return _place(case_id, "second") < share
-
-
-def _place(case_id: UUID, purpose: str) -> float:
-    """Where a case falls in [0, 1): evenly, for good, and independently for each purpose."""
-    digest = hashlib.sha256(f"{purpose}:{case_id}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return place_of(case_id, "second") < share
 
 
 def may_review(stage: Stage, person: Person, earlier_reviewers: Collection[UUID]) -> None:

@@ -178,23 +178,44 @@ class _Guarded(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise TryFailed("the name of its host cannot be looked up") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = _look_up(host, port, seconds=self._ends_at - time.monotonic())
         if not self._private and not all(is_public(address) for address in addresses):
             raise TryFailed("its host has an address that is not public")
-        for address in addresses[:-1]:
-            with contextlib.suppress(httpcore.ConnectError):
-                return self._connect(address, port)
-        return self._connect(addresses[-1], port)
+        for number, address in enumerate(addresses[:-1]):
+            # One that does not answer at all, as IPv6 that leads nowhere, leaves the others their share of the time.
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return self._connect(address, port, shares=len(addresses) - number)
+        return self._connect(addresses[-1], port, shares=1)
 
-    def _connect(self, address: str, port: int) -> httpcore.NetworkStream:
+    def _connect(self, address: str, port: int, *, shares: int) -> httpcore.NetworkStream:
         left = self._ends_at - time.monotonic()
         if left <= 0:
             raise httpcore.ConnectTimeout
-        return _Bounded(httpcore.SyncBackend().connect_tcp(address, port, timeout=left), self._ends_at)
+        connected = httpcore.SyncBackend().connect_tcp(address, port, timeout=left / shares)
+        return _Bounded(connected, self._ends_at)
+
+
+def _look_up(host: str, port: int, *, seconds: float) -> list[str]:
+    """The addresses of a host. Raise TryFailed when it has none, or none is said in time.
+
+    `getaddrinfo` takes no deadline: it has a thread of its own, which ends when the resolver gives up.
+    """
+    answer: Future[list[str]] = Future()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer.set_result(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
+        except Exception as error:  # noqa: BLE001  whoever waits gets it
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="look-up", daemon=True).start()
+    try:
+        return answer.result(timeout=max(0.0, seconds))
+    except TimeoutError as error:
+        raise TryFailed("the name of its host was not looked up in time") from error
+    except (OSError, UnicodeError) as error:
+        raise TryFailed("the name of its host cannot be looked up") from error
 
 
 def post(

@@ -3,19 +3,20 @@
     BonafideError
     ├── Unavailable             try again later, the image is not at fault
     │   ├── StorageUnavailable      the bucket does not answer, or answers with a fault of its own
-    │   │   └── StorageTooSlow          it sends an image in longer than one may take
+    │   │   ├── StorageTooSlow          it sends an image in longer than one may take
+    │   │   └── BucketNotRead           this worker may not read the bucket, which intake took images of
     │   ├── DatabaseUnavailable     Postgres does not answer
     │   ├── BrokerUnavailable       Redis does not answer: the bell was not rung
     │   ├── ArchiveBusy             another archiver is at work on this database
     │   └── EngineUnavailable       the model is stopping, too slow, or out of memory
+    │       └── DecoderKilled           something else than the picture ended its decoder, twice
     ├── ImageRejected           never try again, a person must look unaided
     │   ├── ImageMissing            no such bucket, key or version
     │   ├── ImageTooLarge           more bytes than we read
     │   ├── NotAnImage              the bytes are of something else
     │   ├── ImageCorrupt            an image that does not decode
     │   ├── UnsupportedFormat       an image of a kind we do not decode
-    │   ├── TooManyPixels           decoding it would take too much memory or time
-    │   └── AttemptsExhausted       it was tried as often as we try
+    │   └── TooManyPixels           decoding it would take too much memory or time
     ├── BundleMismatch          refuse to start
     ├── RequestRefused          tell the caller, change nothing
     │   ├── BucketNotAllowed        this installation does not read that bucket
@@ -82,6 +83,10 @@ class StorageTooSlow(StorageUnavailable):
     code = "storage_too_slow"
 
 
+class BucketNotRead(StorageUnavailable):
+    code = "bucket_not_read"
+
+
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
@@ -96,6 +101,10 @@ class ArchiveBusy(Unavailable):
 
 class EngineUnavailable(Unavailable):
     code = "engine_unavailable"
+
+
+class DecoderKilled(EngineUnavailable):
+    code = "decoder_killed"
 
 
 class ImageRejected(BonafideError):
@@ -126,10 +135,6 @@ class UnsupportedFormat(ImageRejected):
 
 class TooManyPixels(ImageRejected):
     code = "too_many_pixels"
-
-
-class AttemptsExhausted(ImageRejected):
-    code = "attempts_exhausted"
 
 
 class BundleMismatch(BonafideError):

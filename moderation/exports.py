@@ -97,13 +97,13 @@ def export(
         with queries.stream(database, _QUERIES[what], since=since, until=until) as rows:
             return _write_parquet(rows, COLUMNS[what], out)
     written = 0
-    for chunk in chunks(database, what, form, since=since, until=until):
-        out.write(chunk)
+    for line in _lines(database, what, form, since=since, until=until):
+        out.write(line)
         written += 1
     return written - (form is Format.CSV)
 
 
-def chunks(
+def _lines(
     database: Database,
     what: What,
     form: Literal[Format.JSONL, Format.CSV],
@@ -111,7 +111,7 @@ def chunks(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Iterator[bytes]:
-    """The same line by line, for an answer that is streamed; CSV begins with its header."""
+    """What is written, line by line; CSV begins with its header."""
     conversing = (what, form) == (What.FEEDBACK, Format.JSONL)
     query = queries.LABELLED if conversing else _QUERIES[what]
     with queries.stream(database, query, since=since, until=until) as rows:

@@ -33,7 +33,7 @@ import redis
 from moderation.accounts import Accounts, new_password
 from moderation.database import schema
 from moderation.database.connection import Database
-from moderation.database.keys import add_key
+from moderation.database.keys import add_key, revoke_keys
 from moderation.errors import SetupProblem
 from moderation.people import Role
 from moderation.settings import Settings
@@ -47,6 +47,9 @@ DISK_NEEDED = 300 * 2**20
 WORKER_TIMEOUT = 600.0
 
 BUCKET = "flagged"
+
+#: Whose key it is that the commands on this machine use. Only one is open at a time.
+LOCAL_KEY = "local"
 
 #: In a stack's folder: the first passwords of its first people.
 PEOPLE_FILE = "people.txt"
@@ -357,11 +360,15 @@ def wait_for_worker(stack: Stack, *, name: str = "worker") -> None:
 
 
 def prepare_database(url: str) -> str:
-    """Migrate, and make a key for whoever sits at this machine."""
+    """Migrate, and make a key for whoever sits at this machine.
+
+    Those of earlier starts are closed: their secrets went with the files that named them.
+    """
     database = Database(url, pool_size=1)
     schema.upgrade(database)
     with database.transaction() as session:
-        key = add_key(session, "local")
+        revoke_keys(session, LOCAL_KEY)
+        key = add_key(session, LOCAL_KEY)
     database.close()
     return key
 

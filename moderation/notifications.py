@@ -34,7 +34,7 @@ def created_objects(body: Any) -> Sequence[Created]:
     """
     try:
         return list(_opened(body, DEPTH_AT_MOST))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotificationUnreadable(f"this is no notification of an S3 store: {error!r}") from error
 
 

@@ -17,7 +17,7 @@ class Role(enum.StrEnum):
     REVIEWER = "reviewer"
     #: Also decides what was escalated, decides in bulk and sees how the review is going.
     LEAD = "lead"
-    #: Also manages people, webhooks and exports.
+    #: Also manages people and webhooks.
     ADMIN = "admin"
 
 
@@ -34,7 +34,6 @@ class Act(enum.StrEnum):
     #: Reopen a decision on somebody's behalf.
     APPEAL = "appeal"
     SEE_INSIGHT = "see_insight"
-    EXPORT = "export"
     #: Send a webhook once more.
     RESEND = "resend"
     MANAGE_WEBHOOKS = "manage_webhooks"
@@ -47,7 +46,6 @@ _LEAD = _REVIEWER | {
     Act.BULK_DECIDE,
     Act.APPEAL,
     Act.SEE_INSIGHT,
-    Act.EXPORT,
     Act.RESEND,
 }
 

@@ -46,6 +46,7 @@ SUGGESTIONS = (
 FAILURES = {
     "no_answer": "No worker could answer this question. Ask again, or decide without it.",
     "no_face": "There is no face in this picture that the model could look at.",
+    "image_changed": "The picture was replaced since it was analysed: the model would look at another one.",
     "question_refused": "The model does not take this question.",
     "erased": "The case was erased before this question was answered.",
     "fault": "A fault of ours stopped the answer. It was logged for an engineer.",
@@ -62,8 +63,8 @@ class Questions:
     def ask(self, case_id: UUID, question: str, *, actor: str, person: Person | None = None) -> Question:
         """Put a question. A platform asks as `actor`, a reviewer as `person`.
 
-        Raise QuestionRefused, TooManyQuestions, CaseNotFound, NotAllowed, TransitionRefused before the case is ready
-        and once it is erased, CaseArchived.
+        Raise QuestionRefused, TooManyQuestions, CaseNotFound, NotAllowed, TransitionRefused before the case is ready,
+        once it is erased, and when it was given up because its attempts never ended, CaseArchived.
         """
         if person is not None:
             require(person, Act.ASK)
@@ -81,6 +82,11 @@ class Questions:
                 raise TransitionRefused("this case was erased: nobody could look at its picture again")
             if case.state not in (CaseState.READY, CaseState.DECIDED):
                 raise TransitionRefused(f"a case that is {case.state} takes no questions yet")
+            if case.refusal_code == "attempts_exhausted" and case.expired_leases:
+                # It may have ended a worker every time: no model looks at it again because somebody asks.
+                raise TransitionRefused(
+                    "analysing this picture may have ended a worker: no question is put about it"
+                )
             earlier = rows.questions_of(session, case_id)
             if sum(one.answered_at is None for one in earlier) >= OPEN_AT_MOST:
                 raise TooManyQuestions(f"{OPEN_AT_MOST} questions about this case wait for their answers")

@@ -21,17 +21,16 @@ from moderation.database.queue import QueueFilter
 from moderation.database.review import BlindJudgement, Claim, Shown
 from moderation.database.tables import CaseRow
 from moderation.decisions import (
-    BLIND_STAGES,
     Appeal,
     Decision,
     Judgement,
     Outcome,
-    is_blind_first,
     may_review,
     needs_second,
     next_step,
     require_reason,
     stage_after,
+    verdict_is_hidden,
 )
 from moderation.errors import (
     AlreadyAppealed,
@@ -151,7 +150,7 @@ class Review:
                 raise CaseNotFound(f"no case has the id {case_id}")
             blind = rows.find_blind_judgement(session, case_id, person.id)
             shown = rows.find_shown(session, case_id)
-        return Sight(self._judges_first(case, shown) and blind is None, blind)
+        return Sight(self._is_hidden(case, shown, judged=blind is not None), blind)
 
     def judge_blind(
         self, person: Person, case_id: UUID, outcome: Outcome, technique: Technique | None = None
@@ -167,7 +166,7 @@ class Review:
             case = _lock(session, case_id)
             _require_ready(case)
             self._require_may(session, person, case)
-            if not self._judges_first(case, rows.find_shown(session, case_id)):
+            if not self._is_hidden(case, rows.find_shown(session, case_id), judged=False):
                 raise TransitionRefused("the verdict of this case is not hidden")
             rows.insert_blind_judgement(session, case_id, person.id, judged.outcome, judged.technique)
 
@@ -191,6 +190,21 @@ class Review:
             return self._decide(
                 session, person, case_id, token, version, judgement, hides_verdict=hides_verdict
             )
+
+    def decided_already(
+        self, person: Person, case_id: UUID, *, version: int, judgement: Judgement
+    ) -> Decision | None:
+        """The decision that this one would repeat: of the same version, by the same person, in the same words.
+
+        None when there is none, and once the case moved on or the decision was taken back.
+        """
+        with self._database.transaction() as session:
+            last = rows.last_event(session, case_id)
+            if last is None or last.seq != version + 1 or last.kind not in _UNDONE_BY:
+                return None
+            decision = rows.find_decision(session, UUID(last.body["decision"]))
+        same = decision is not None and decision.reviewer_id == person.id and _says(decision, judgement)
+        return decision if same else None
 
     def decide_many(
         self, person: Person, items: Sequence[tuple[UUID, int]], judgement: Judgement
@@ -305,12 +319,14 @@ class Review:
         may_review(Stage(case.stage), person, {decision.reviewer_id for decision in standing})
         return standing
 
-    def _judges_first(self, case: CaseRow, shown: Shown | None) -> bool:
-        return (
-            shown is not None
-            and case.state == CaseState.READY
-            and Stage(case.stage) in BLIND_STAGES
-            and is_blind_first(case.id, self._settings.blind_first_share)
+    def _is_hidden(self, case: CaseRow, shown: Shown | None, *, judged: bool) -> bool:
+        return verdict_is_hidden(
+            case.id,
+            CaseState(case.state),
+            Stage(case.stage),
+            has_verdict=shown is not None,
+            judged=judged,
+            share=self._settings.blind_first_share,
         )
 
     def _decide(
@@ -338,7 +354,7 @@ class Review:
         standing = self._require_may(session, person, case)
         shown = rows.find_shown(session, case_id)
         blind = rows.find_blind_judgement(session, case_id, person.id)
-        if hides_verdict and blind is None and self._judges_first(case, shown):
+        if hides_verdict and self._is_hidden(case, shown, judged=blind is not None):
             raise JudgeFirst("say what the picture is before its verdict is shown")
         stage = Stage(case.stage)
         _require_whole(judgement, shown)
@@ -387,6 +403,12 @@ _UNDONE_BY = {
     Move.SECOND.value: Move.WITHDRAW,
     Move.ESCALATE.value: Move.WITHDRAW,
 }
+
+
+def _says(decision: Decision, judgement: Judgement) -> bool:
+    said = (decision.outcome, decision.technique, decision.reason, decision.policy)
+    meant = (judgement.outcome, judgement.technique, judgement.reason, judgement.policy)
+    return said == meant and set(decision.feedback) == set(judgement.feedback)
 
 
 def _lock(session: Session, case_id: UUID) -> CaseRow:

@@ -5,11 +5,11 @@ A worker may hold two bundles, its own and a second one. Who serves, and which i
 """
 
 import enum
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from moderation.cases import place_of
 from moderation.errors import RolloutRefused
 
 
@@ -54,19 +54,13 @@ def chosen(rollout: Rollout, case_id: UUID, attempt: int, loaded: Collection[str
     candidate = rollout.candidate
     if candidate is None or candidate not in loaded or attempt != 1:
         return main_of(rollout, loaded, own)
-    in_share = _place(case_id, "share", candidate) < rollout.share
+    in_share = place_of(case_id, f"share:{candidate}") < rollout.share
     return candidate if in_share else main_of(rollout, loaded, own)
 
 
 def shadowed(rollout: Rollout, case_id: UUID) -> bool:
     """Whether the candidate analyses this case as well. Independent of whether the case is in its share."""
-    return rollout.candidate is not None and _place(case_id, "shadow", rollout.candidate) < rollout.shadow
-
-
-def _place(case_id: UUID, purpose: str, candidate: str) -> float:
-    """Where a case falls in [0, 1): evenly, for good, and anew for each purpose and candidate."""
-    digest = hashlib.sha256(f"{purpose}:{candidate}:{case_id}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return rollout.candidate is not None and place_of(case_id, f"shadow:{rollout.candidate}") < rollout.shadow
 
 
 def tried(now: Rollout, candidate: str, *, share: float, shadow: float) -> Rollout:

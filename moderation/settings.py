@@ -79,7 +79,7 @@ def _read_secret(variable: str, path: Path) -> str:
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", allow_inf_nan=False)
 
     # --- where things are
     database_url: SecretStr = Field(
@@ -305,7 +305,47 @@ class Settings(BaseSettings):
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(tuple(pair.strip().rsplit("=", 1)) for pair in value.split(",") if pair.strip())
+            pairs = [
+                [part.strip() for part in pair.rsplit("=", 1)] for pair in value.split(",") if pair.strip()
+            ]
+            if not all(len(pair) == 2 for pair in pairs):
+                raise ValueError('it is written as "SOURCE=DAYS,*=DAYS"')
+            return tuple(tuple(pair) for pair in pairs)
+        return value
+
+    @field_validator("retention_days")
+    @classmethod
+    def _kept_for_a_while(cls, value: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+        # Of no days or fewer every decided case would be past due, and what is erased does not come back.
+        if not all(days > 0 for _, days in value):
+            raise ValueError("days must be greater than 0; to keep texts for ever, name no days")
+        if not all(source for source, _ in value):
+            raise ValueError("days without a source: `*` stands for all that are not named")
+        if len({source for source, _ in value}) < len(value):
+            raise ValueError("a source is named twice")
+        return value
+
+    @field_validator("intake_rate")
+    @classmethod
+    def _one_rate(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        from limits import (
+            parse_many,  # slow to import, for every command: only who sets a rate waits
+        )
+
+        rates = parse_many(value)
+        if len(rates) != 1 or rates[0].amount < 1:
+            raise ValueError('it is one rate of at least one case, as in "1000/minute"')
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _one_server(cls, value: SecretStr) -> SecretStr:
+        if "sentinel" in value.get_secret_value().partition("://")[0].lower():
+            raise ValueError(
+                "Sentinel is not supported: name one Redis or Valkey server, as redis:// or rediss://"
+            )
         return value
 
     @classmethod
@@ -339,7 +379,10 @@ def read_settings(env_file: Path | None = None) -> Settings:
     try:
         return Settings(_env_file=chosen if chosen.is_file() else None)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
-        named = "; ".join(f"BONAFIDE_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        named = "; ".join(
+            f"BONAFIDE_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise SetupProblem(f"these settings cannot be used: {named}") from error
 
 

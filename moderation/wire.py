@@ -1,6 +1,8 @@
 """What travels between a platform and us: one definition for the API, its OpenAPI document and the client."""
 
 import json
+import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -21,6 +23,8 @@ _Text = StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")
 _Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Line]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
+# Half of a surrogate pair is no character either. In a field that is text pydantic refuses it by itself.
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 Token = Annotated[int, Field(ge=0, le=2**63 - 1, description="Of the claim.")]
@@ -63,11 +67,14 @@ class CaseIn(Wire):
     def _small(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is None:
             return None
-        text = _compact(value)
-        if len(text) > CONTEXT_AT_MOST:
-            raise ValueError(f"context takes {len(text)} bytes as JSON; at most {CONTEXT_AT_MOST} are kept")
-        if "\\u0000" in text:
-            raise ValueError("context holds a NUL character, which cannot be stored")
+        try:
+            size = len(json.dumps(value, separators=(",", ":"), allow_nan=False))
+        except ValueError as error:
+            raise ValueError("context holds a number that is not finite, which JSON does not know") from error
+        if size > CONTEXT_AT_MOST:
+            raise ValueError(f"context takes {size} bytes as JSON; at most {CONTEXT_AT_MOST} are kept")
+        if any(_UNSTORABLE.search(text) for text in _texts(value)):
+            raise ValueError("context holds a NUL or half of a surrogate pair, which cannot be stored")
         return value
 
     def flag(self, default_source: str) -> Flag:
@@ -81,8 +88,17 @@ class CaseIn(Wire):
         )
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+def _texts(value: JsonValue) -> Iterator[str]:
+    """All text in it, the names of fields as well."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        yield from value
+        for one in value.values():
+            yield from _texts(one)
 
 
 class Links(Answer):

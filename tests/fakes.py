@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,12 @@ from moderation.errors import BonafideError
 from tests.builders import a_verdict
 
 K = TypeVar("K")
+
+
+@dataclass
+class Heartbeat:
+    #: Monotonic seconds of the last step. Long ago: the tests move it.
+    last_step_at: float = 0.0
 
 
 class ScriptedDetector:
@@ -36,6 +43,7 @@ class ScriptedDetector:
         self._prepare = prepare or one_face
         self.fingerprint = fingerprint
         self.bundle_name = bundle_name
+        self.heartbeat = Heartbeat()
         self.groups: list[int] = []
         self.threads: set[str] = set()
         self.asked: list[tuple[FaceCrop, tuple[Turn, ...], str]] = []

@@ -13,6 +13,14 @@ from moderation.client import ApiProblem, ApiUnreachable, BonaFide
 from tests.builders import new_id
 
 IMAGE = ImageRef("flagged", "a.jpg")
+ASKED = {
+    **dict.fromkeys(("answer", "failure", "bundle", "fingerprint", "seconds", "answered_at")),
+    "id": str(new_id()),
+    "question": "Are the eyes consistent?",
+    "created_at": "2026-11-23T12:00:00Z",
+}
+#: No answer at all: the connection ends.
+LOST: tuple[int, dict[str, Any], dict[str, str]] = (0, {}, {})
 ACCEPTED = {"id": str(new_id()), "state": "waiting", "links": {"self": "/v1/cases/1"}}
 
 
@@ -25,10 +33,19 @@ class Scripted(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        script = cast("Scripted", self.server)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        script.requests.append((self.path, dict(self.headers), json.loads(body)))
+        self._answer(json.loads(body))
+
+    def do_PUT(self) -> None:
+        self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def _answer(self, body: Any) -> None:
+        script = cast("Scripted", self.server)
+        script.requests.append((self.path, dict(self.headers), body))
         status, answer, headers = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
+        if status == 0:
+            self.close_connection = True
+            return
         content = json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
@@ -82,6 +99,55 @@ def test_what_is_final_is_not_tried_again(server: Scripted, client: BonaFide, st
 
     assert (refused.value.status, refused.value.code, refused.value.request_id) == (status, "final", "r")
     assert len(server.requests) == 1
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_key(server: Scripted, client: BonaFide) -> None:
+    server.answers = [LOST, (202, ACCEPTED, {})]
+
+    assert str(client.submit(IMAGE).id) == ACCEPTED["id"]
+
+    assert len({headers["Idempotency-Key"] for _, headers, _ in server.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(LOST, id="a lost answer"),
+        *(pytest.param(_problem(status, "unavailable"), id=str(status)) for status in (502, 503, 504)),
+    ],
+)
+def test_a_question_that_may_have_arrived_is_not_asked_again(
+    server: Scripted, client: BonaFide, answer: tuple[int, dict[str, Any], dict[str, str]]
+) -> None:
+    server.answers = [answer]
+
+    with pytest.raises(ApiProblem):
+        client.ask(new_id(), "Are the eyes consistent?")
+
+    assert len(server.requests) == 1
+
+
+def test_a_question_that_was_put_off_is_asked_again(server: Scripted, client: BonaFide) -> None:
+    server.answers = [_problem(429, "too_many_questions"), (202, ASKED, {})]
+
+    assert str(client.ask(new_id(), "Are the eyes consistent?").id) == ASKED["id"]
+
+    assert len(server.requests) == 2
+
+
+def test_an_upload_that_the_store_refuses_is_said_so(server: Scripted, client: BonaFide) -> None:
+    permission = {
+        "url": f"http://127.0.0.1:{server.server_port}/flagged/a.jpg",
+        "headers": {"Content-Type": "image/jpeg"},
+        "image": {"bucket": "flagged", "key": "a.jpg"},
+        "expires_at": "2026-11-23T12:00:00Z",
+    }
+    server.answers = [(201, permission, {}), (403, {"Error": "AccessDenied"}, {})]
+
+    with pytest.raises(ApiProblem, match="storage refused") as refused:
+        client.upload(b"...")
+
+    assert (refused.value.status, refused.value.code) == (403, "upload_refused")
 
 
 def test_who_is_to_wait_for_long_is_told_at_once(server: Scripted, client: BonaFide) -> None:

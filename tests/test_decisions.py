@@ -1,11 +1,12 @@
 """The rules of review, each as a table that is written out a second time on purpose."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 
 from moderation.analysis import Label, Technique
-from moderation.cases import Move, Stage
+from moderation.cases import CaseState, Move, Stage
 from moderation.decisions import (
     Judgement,
     Outcome,
@@ -17,6 +18,7 @@ from moderation.decisions import (
     next_step,
     require_reason,
     stage_after,
+    verdict_is_hidden,
 )
 from moderation.errors import BonafideError, JudgementIncomplete, NotAllowed, ReasonRequired, SameReviewer
 from moderation.people import Person, Role
@@ -143,6 +145,33 @@ def test_when_a_reason_is_needed(
 def test_only_a_deepfake_has_a_technique(outcome: Outcome) -> None:
     with pytest.raises(JudgementIncomplete):
         Judgement(outcome, Technique.FS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "hidden"),
+    [
+        pytest.param({}, True, id="before a first judgement"),
+        pytest.param({"stage": Stage.SECOND}, True, id="before the second reader's"),
+        pytest.param({"state": CaseState.ANALYZING}, True, id="of a case that is analysed once more"),
+        pytest.param({"judged": True}, False, id="judged"),
+        pytest.param({"has_verdict": False}, False, id="nothing to hide"),
+        pytest.param({"state": CaseState.DECIDED}, False, id="decided"),
+        pytest.param({"stage": Stage.ESCALATED}, False, id="for a lead"),
+        pytest.param({"stage": Stage.APPEAL}, False, id="an appeal"),
+        pytest.param({"share": 0.0}, False, id="not of the share"),
+    ],
+)
+def test_a_verdict_is_hidden_from_whoever_judges_first(changed: dict[str, Any], hidden: bool) -> None:
+    asked: dict[str, Any] = {
+        "state": CaseState.READY,
+        "stage": Stage.FIRST,
+        "has_verdict": True,
+        "judged": False,
+        "share": 1.0,
+        **changed,
+    }
+
+    assert verdict_is_hidden(new_id(), **asked) is hidden
 
 
 def test_samples_are_of_the_size_that_is_asked_for_stable_and_independent() -> None:

@@ -94,6 +94,7 @@ def test_records_of_several_objects_are_several_objects() -> None:
         pytest.param({"Records": [{"eventName": "ObjectCreated:Put"}]}, id="without an object"),
         pytest.param({"Records": [_record("%ff.jpg")]}, id="a key that is no text"),
         pytest.param({"Type": "Notification", "Message": "not JSON"}, id="an empty envelope"),
+        pytest.param({"Type": "Notification", "Message": "[" * 100_000}, id="an envelope without a floor"),
         pytest.param({"Records": [_record("")]}, id="an object without a name"),
         pytest.param({"Records": "many"}, id="records that are none"),
     ],

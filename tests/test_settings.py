@@ -116,3 +116,39 @@ def test_a_stacks_own_secret_takes_the_place_of_a_named_file(monkeypatch: pytest
 
     assert "BONAFIDE_BROKER_URL_FILE" not in env
     assert (env["BONAFIDE_BROKER_URL"], env["BONAFIDE_READY_FILE"]) == ("redis://here", "/tmp/ready")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        pytest.param("RETENTION_DAYS", "*=-1", "greater than 0", id="every decided case would be past due"),
+        pytest.param("RETENTION_DAYS", "profiles=90,*=0", "greater than 0", id="nothing would be kept"),
+        pytest.param("RETENTION_DAYS", "*=nan", "finite", id="no number at all"),
+        pytest.param("RETENTION_DAYS", "*=inf", "finite", id="for ever has another form"),
+        pytest.param("RETENTION_DAYS", "profiles=90, profiles=30", "named twice", id="which of both?"),
+        pytest.param("RETENTION_DAYS", "90", "SOURCE=DAYS", id="days of nothing"),
+        pytest.param("RETENTION_DAYS", "=90", "without a source", id="days of a source without a name"),
+        pytest.param("INTAKE_RATE", "a few", "a few", id="no rate"),
+        pytest.param("INTAKE_RATE", "0/minute", "at least one case", id="a rate that lets nothing in"),
+        pytest.param("INTAKE_RATE", "1000/minute;5/second", "one rate", id="of two only one would count"),
+        pytest.param("BROKER_URL", "sentinel://host:26379", "Sentinel is not supported", id="Sentinel"),
+        pytest.param("LEASE_SECONDS", "inf", "finite", id="a lease without an end"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_stops_the_process_with_its_name(
+    name: str, value: str, words: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"BONAFIDE_{name}", value)
+
+    with pytest.raises(SetupProblem, match=f"BONAFIDE_{name}: .*{words}"):
+        read_settings(nowhere)
+
+
+def test_a_rate_and_days_of_several_sources_are_read(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BONAFIDE_INTAKE_RATE", "1000/minute")
+    monkeypatch.setenv("BONAFIDE_RETENTION_DAYS", "profiles=90, * = 365")
+
+    chosen = read_settings(nowhere)
+
+    assert chosen.intake_rate == "1000/minute"
+    assert chosen.retention_days == (("profiles", 90.0), ("*", 365.0))

@@ -20,7 +20,7 @@ from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, hand_back, must_be_alone
 from moderation.database.reruns import insert_shadow
-from moderation.errors import DatabaseUnavailable
+from moderation.errors import DatabaseUnavailable, RequestRefused
 from moderation.rollout import shadowed
 from moderation.storage import FetchedImage
 from worker.station import Pipeline, Station
@@ -30,9 +30,9 @@ from worker.telemetry import ATTEMPTS, STAGE_SECONDS, count_analysis
 STOPPED_SECONDS = 5.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Begun:
-    """A case under our lease."""
+    """A case under our lease, and what has become of it so far."""
 
     case_id: UUID
     token: int
@@ -42,6 +42,14 @@ class Begun:
     waited: float
     #: What makes its analysis.
     pipeline: Pipeline
+    #: The version of the image that was fetched. None until then, and where the bucket keeps none.
+    version_id: str | None = None
+
+
+class ImageChanged(RequestRefused):
+    """The key holds other bytes than those that the analysis on show was made of: the two would not compare."""
+
+    code = "image_changed"
 
 
 @contextmanager
@@ -113,6 +121,7 @@ def analyze(station: Station, begun: Begun) -> None:
     started = time.monotonic()
     with traces.span("fetch"):
         fetched = station.storage.fetch_image(begun.image)
+    begun.version_id = fetched.version_id
     fetch = time.monotonic() - started
     analysis = analysis_of(station, begun.pipeline, fetched)
     analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
@@ -121,7 +130,13 @@ def analyze(station: Station, begun: Begun) -> None:
 
     def record(session: Session) -> None:
         record_analysis(
-            session, begun.case_id, begun.token, analysis, actor=station.actor, new_id=analysis_id
+            session,
+            begun.case_id,
+            begun.token,
+            analysis,
+            actor=station.actor,
+            new_id=analysis_id,
+            version_id=fetched.version_id,
         )
         if shadow is not None:
             insert_shadow(session, begun.case_id, shadow)
@@ -153,6 +168,14 @@ def write(station: Station, work: Callable[[Session], None]) -> None:
     ):
         with attempt, station.database.transaction() as session:
             work(session)
+
+
+def fetch_again(station: Station, image: ImageRef, sha256: str | None) -> FetchedImage:
+    """An image whose analysis is on show, made of the bytes with this digest; None: none is. Raise ImageChanged."""
+    fetched = station.storage.fetch_image(image)
+    if sha256 not in (None, fetched.sha256):
+        raise ImageChanged(f"{image} holds another image now")
+    return fetched
 
 
 def analysis_of(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis:

@@ -19,12 +19,13 @@ from moderation.database.questions import (
     hand_question_back,
     record_answer,
     record_failure,
+    was_abandoned,
 )
 from moderation.dfa.gpt.conversation import MOST_TURNS, Turn
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
 from moderation.questions import answer_seconds
-from worker.analysis import write
+from worker.analysis import ImageChanged, fetch_again, write
 from worker.station import Pipeline, Station
 
 log = structlog.get_logger()
@@ -43,10 +44,20 @@ def answer(station: Station, question_id: UUID) -> None:
     """
     if station.draining.is_set():
         return
+    stale_after = answer_seconds(station.settings)
     with station.database.transaction() as session:
-        begun = begin_question(session, question_id, stale_after=answer_seconds(station.settings))
-    if begun is None:
+        abandoned = was_abandoned(session, question_id, stale_after=stale_after)
+    if abandoned is None:
         return
+    # As with cases and reruns: one that ended a worker, or may have, is tried while nothing else is.
+    with station.solitude.alone() if abandoned else station.solitude.together():
+        with station.database.transaction() as session:
+            begun = begin_question(session, question_id, stale_after=stale_after)
+        if begun is not None:
+            _work(station, begun)
+
+
+def _work(station: Station, begun: Begun) -> None:
     started = time.monotonic()
     try:
         pipeline = _pipeline(station, begun.case_id)
@@ -55,11 +66,11 @@ def answer(station: Station, question_id: UUID) -> None:
         write(station, lambda session: hand_question_back(session, begun))
         raise
     except (ImageRejected, RequestRefused) as error:
-        code = error.code if isinstance(error, (ImageRejected, NoFace)) else "question_refused"
+        code = error.code if isinstance(error, (ImageRejected, ImageChanged, NoFace)) else "question_refused"
         write(station, lambda session: _fail(session, begun, code))
         return
     except Exception as error:
-        log.error("question_failed", action="answer", question=str(question_id), exc_info=error)
+        log.error("question_failed", action="answer", question=str(begun.id), exc_info=error)
         write(station, lambda session: _fail(session, begun, "fault"))
         return
     spent = time.monotonic() - started
@@ -90,7 +101,7 @@ def _pipeline(station: Station, case_id: UUID) -> Pipeline:
 
 
 def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
-    fetched = station.storage.fetch_image(begun.image)
+    fetched = fetch_again(station, begun.image, begun.sha256)
     with station.cores:
         prepared = pipeline.analyzer.prepare(fetched.data)
     crop = _deciding(station, begun.case_id, prepared.crops)

@@ -25,12 +25,19 @@ K = TypeVar("K")
 log = structlog.get_logger()
 
 
+class Heartbeat(Protocol):
+    #: Monotonic seconds of the model's last step.
+    last_step_at: float
+
+
 class Analyzer(Protocol):
     """What the worker needs of `moderation.dfa.gpt.detector.Detector`."""
 
     fingerprint: str
     bundle_name: str
 
+    @property
+    def heartbeat(self) -> Heartbeat: ...
     def prepare(self, data: bytes) -> Prepared: ...
     def stream(
         self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
@@ -97,7 +104,7 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         #: Why the engine thread ended, when it was not asked to.
         self.fault: BaseException | None = None
-        #: Monotonic seconds of the engine's last sign of progress.
+        #: Monotonic seconds of the last sign of progress that we saw here.
         self.moved_at = time.monotonic()
 
     def start(self) -> None:
@@ -153,9 +160,14 @@ class Batcher:
 
     @property
     def stuck_seconds(self) -> float:
-        """How long the engine has held faces without any sign of progress. 0 when it holds none."""
-        busy = self._unanswered or self._talk is not None
-        return time.monotonic() - self.moved_at if busy else 0.0
+        """How long the engine has held faces or a question without a step. 0 when it holds none.
+
+        Between two takings it may make many steps, of which only its own heartbeat tells; of a conversation's, and of
+        waiting, only we know.
+        """
+        if not self._unanswered and self._talk is None:
+            return 0.0
+        return time.monotonic() - max(self.moved_at, self._analyzer.heartbeat.last_step_at)
 
     @property
     def waiting(self) -> int:

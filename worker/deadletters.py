@@ -9,7 +9,6 @@ from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
 from moderation.database.operations import insert_dead_letter
-from moderation.dispatch import ANALYSIS_QUEUE
 from moderation.errors import BonafideError
 from worker import lifecycle
 from worker.credit import Credit
@@ -18,12 +17,12 @@ from worker.telemetry import DEAD_LETTERS
 log = structlog.get_logger()
 
 
-def keep_dead_letter(body: str, error: str) -> None:
-    """Write the message to the table of dead letters; to the log when Postgres does not answer."""
+def keep_dead_letter(body: str, error: str, *, queue: str) -> None:
+    """Write the message of that queue to the table of dead letters; to the log when Postgres does not answer."""
     DEAD_LETTERS.inc()
     try:
         with lifecycle.station().database.transaction() as session:
-            insert_dead_letter(session, queue=ANALYSIS_QUEUE, body=body, error=error)
+            insert_dead_letter(session, queue=queue, body=body, error=error)
     except BonafideError as problem:
         log.error("dead_letter_not_kept", action="dead_letter", body=body[:500], error=str(problem))
 
@@ -31,8 +30,9 @@ def keep_dead_letter(body: str, error: str) -> None:
 class KeepingChannel(redis_transport.Channel):
     """Kombu's Redis channel, which also survives what is not a message at all.
 
-    In kombu 5.7 an item that is not JSON raises out of the consuming loop: one stray LPUSH ends every worker that meets
-    it. There is no hook before that point, hence this private method; a test pushes nonsense and holds it to work.
+    In kombu 5.7 an item that is no message, or an odd one, raises out of the consuming loop: one stray LPUSH ends
+    every worker that meets it. There is no hook before that point, hence this private method; a test pushes nonsense
+    and holds it to work.
     """
 
     QoS = Credit
@@ -51,24 +51,46 @@ class KeepingChannel(redis_transport.Channel):
         place, item = (part.decode("utf-8", "replace") if isinstance(part, bytes) else part for part in reply)
         queue = place.rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
-        message = _message(item)
-        if message is None:
-            keep_dead_letter(item, "not a message")
-        else:
-            self.connection._deliver(message, queue)  # noqa: SLF001  as the method it replaces does
+        self._hand_over(item, queue)
         return True
 
+    def _hand_over(self, item: str, queue: str) -> None:
+        """Give the message in an item to the consumer, and keep whatever is none or makes the consumer stumble."""
+        tag = None
+        try:
+            message = self._message(item)
+            # Where it lay, whatever its sender says.
+            message["properties"]["delivery_info"]["routing_key"] = queue
+            tag = message["properties"]["delivery_tag"]
+            self.connection._deliver(message, queue)  # noqa: SLF001  as the method that is replaced does
+        except Exception as error:
+            if tag is None:
+                keep_dead_letter(item, f"not a message: {type(error).__name__}", queue=queue)
+                return
+            if self._is_of_broker(error):
+                raise
+            log.error("message_failed", action="dead_letter", queue=queue, exc_info=error)
+            keep_dead_letter(item, f"nobody could receive it: {type(error).__name__}: {error}", queue=queue)
+            self.basic_reject(tag)
 
-def _message(item: str) -> dict[str, Any] | None:
-    """The message in an item of the queue, or None when it is none."""
-    try:
+    def _message(self, item: str) -> dict[str, Any]:
+        """The message in an item of the queue, all that kombu reads of it tried. Raise anything when it is none."""
         message = loads(item)
-    except ValueError:
-        return None
-    properties = message.get("properties") if isinstance(message, dict) else None
-    if not isinstance(properties, dict) or "body" not in message or "delivery_tag" not in properties:
-        return None
-    return message
+        properties = message["properties"]
+        place = properties["delivery_info"]
+        # Text, all of it, and such as Redis takes.
+        "".join(
+            [message["body"], properties["delivery_tag"], place["exchange"], place["routing_key"]]
+        ).encode()
+        if not isinstance(message["headers"], dict):
+            raise TypeError("headers")
+        self.Message(message, channel=self)
+        return message
+
+    def _is_of_broker(self, error: Exception) -> bool:
+        """Whether Redis, and not the message, is at fault. Kombu counts KeyError as such: here it is the message's."""
+        errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+        return isinstance(error, errors) and not isinstance(error, KeyError)
 
 
 redis_transport.Transport.Channel = KeepingChannel
@@ -82,20 +104,24 @@ class KeepingConsumer(Consumer):
             return super().ensure_connected(conn)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        keep_dead_letter(_text(message), "not a task message")
+        _keep(message, "not a task message")
         super().on_unknown_message(body, message)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        keep_dead_letter(_text(message), f"unknown task: {exc}")
+        _keep(message, f"unknown task: {exc}")
         super().on_unknown_task(body, message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        keep_dead_letter(_text(message), f"invalid task message: {exc}")
+        _keep(message, f"invalid task message: {exc}")
         super().on_invalid_task(body, message, exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        keep_dead_letter(_text(message), f"unreadable: {exc}")
+        _keep(message, f"unreadable: {exc}")
         super().on_decode_error(message, exc)
+
+
+def _keep(message: Any, error: str) -> None:
+    keep_dead_letter(_text(message), error, queue=message.delivery_info["routing_key"])
 
 
 def _text(message: Any) -> str:

@@ -1,7 +1,8 @@
 """Decoding pictures in processes that may be killed: a parser that crashes, hangs or eats memory harms one picture.
 
 One child per core, each with one picture at a time. A child that dies or takes too long is replaced, and its picture
-is refused as `image_corrupt`: what does that to a decoder is not a picture that anybody can judge.
+is refused as `image_corrupt`: what does that to a decoder is not a picture that anybody can judge. Where the kernel
+kills for want of memory, no picture is to blame: it is tried again, and then waits.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ import structlog
 import moderation
 from moderation.analysis import PictureFacts
 from moderation.dfa.gpt.pixels import Picture, PixelLimits
-from moderation.errors import EngineUnavailable, ImageCorrupt, ImageRejected
+from moderation.errors import DecoderKilled, EngineUnavailable, ImageCorrupt, ImageRejected
 
 #: Bytes of memory that a child may map besides its pictures: Python, NumPy and Pillow.
 _BASE = 1 << 30
@@ -38,7 +39,7 @@ _KEPT = 16 * 2**20
 _START_SECONDS = 60.0
 #: Bytes of an answer without its pixels. More is not one of ours.
 _LONGEST_LINE = 65_536
-#: Signals that come from somebody else than the decoder: the picture gets another try in a fresh child.
+#: Signals that come from somebody else than the decoder: the picture gets another try in a fresh child, then waits.
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP}
 
 log = structlog.get_logger()
@@ -94,8 +95,13 @@ class DecodePool:
                 except _Died as death:
                     self._end(child)
                     child = None
-                    if again and death.status in _FROM_OUTSIDE:
-                        continue
+                    if death.status in _FROM_OUTSIDE:
+                        if again:
+                            continue
+                        log.warning("decoder_killed", action="decode", why=str(death.status))
+                        raise DecoderKilled(
+                            "something else than the picture ended its decoder twice: the machine may lack memory"
+                        ) from death
                     raise _refusal(death, self._seconds) from death
                 except (ImageRejected, DecoderFault):
                     keep = child

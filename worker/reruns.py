@@ -8,7 +8,6 @@ from uuid import UUID
 import structlog
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis
 from moderation.database.ids import new_id
 from moderation.database.reruns import (
     Begun,
@@ -18,19 +17,13 @@ from moderation.database.reruns import (
     hand_rerun_back,
     record_rerun,
 )
-from moderation.errors import ImageRejected, RequestRefused, Unavailable
+from moderation.errors import BucketNotRead, DecoderKilled, ImageRejected, Unavailable
 from moderation.reruns import rerun_seconds
-from worker.analysis import analysis_of, write
+from worker.analysis import ImageChanged, analysis_of, fetch_again, write
 from worker.station import Pipeline, Station
 from worker.telemetry import RERUNS
 
 log = structlog.get_logger()
-
-
-class ImageChanged(RequestRefused):
-    """The key holds other bytes than those that the analysis on show was made of: the two would not compare."""
-
-    code = "image_changed"
 
 
 def rerun(station: Station, rerun_id: UUID) -> None:
@@ -63,13 +56,15 @@ def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:
         write(station, lambda session: hand_rerun_back(session, begun))
         return
     try:
-        analysis = _analyze(station, pipeline, begun)
+        fetched = fetch_again(station, begun.image, begun.sha256)
+        analysis = analysis_of(station, pipeline, fetched)
+    except (ImageRejected, ImageChanged, BucketNotRead, DecoderKilled) as error:
+        # The last two would be found so again, and nobody waits for a rerun until they are mended.
+        _give_up(station, pipeline, begun, error.code)
+        return
     except (Unavailable, MemoryError):
         write(station, lambda session: hand_rerun_back(session, begun))
         raise
-    except (ImageRejected, ImageChanged) as error:
-        _give_up(station, pipeline, begun, error.code)
-        return
     except Exception as error:
         log.error("rerun_failed", action="rerun", rerun=str(begun.id), exc_info=error)
         pipeline.breaker.failed(f"every analysis ends in a fault: {type(error).__name__}")
@@ -78,17 +73,17 @@ def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:
     analysis_id = new_id()
 
     def record(session: Session) -> None:
-        record_rerun(session, begun, analysis, actor=station.actor, new_id=analysis_id)
+        record_rerun(
+            session,
+            begun,
+            analysis,
+            actor=station.actor,
+            new_id=analysis_id,
+            version_id=fetched.version_id,
+        )
 
     write(station, record)
     RERUNS.labels(pipeline.analyzer.bundle_name, "analyzed").inc()
-
-
-def _analyze(station: Station, pipeline: Pipeline, begun: Begun) -> Analysis:
-    fetched = station.storage.fetch_image(begun.image)
-    if begun.sha256 not in (None, fetched.sha256):
-        raise ImageChanged(f"{begun.image} holds another image now")
-    return analysis_of(station, pipeline, fetched)
 
 
 def _give_up(station: Station, pipeline: Pipeline, begun: Begun, code: str) -> None:

@@ -1,6 +1,7 @@
 """The tasks, and their one edge: nothing escapes it, because what escapes a thread stops the worker in silence."""
 
 import random
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -27,9 +28,8 @@ def analyze_case(*args: object, **kwargs: object) -> None:
 
     Takes one case id. The signature takes anything, because Celery drops what does not fit a signature.
     """
-    case_id = _only_id(args, kwargs)
+    case_id = _only_id("case", args, kwargs)
     if case_id is None:
-        keep_dead_letter(repr((args, kwargs)), "the arguments are not one case id")
         return
     here = station()
     with about_case(str(case_id)):
@@ -47,9 +47,8 @@ def analyze_case(*args: object, **kwargs: object) -> None:
 @app.task(name=ANSWER_QUESTION)
 def answer_question(*args: object, **kwargs: object) -> None:
     """Give one question about a case an answer. Safe to run twice for the same question."""
-    question_id = _only_id(args, kwargs)
+    question_id = _only_id("question", args, kwargs)
     if question_id is None:
-        keep_dead_letter(repr((args, kwargs)), "the arguments are not one question id")
         return
     try:
         answer(station(), question_id)
@@ -65,9 +64,8 @@ def answer_question(*args: object, **kwargs: object) -> None:
 @app.task(name=RERUN_CASE)
 def rerun_case(*args: object, **kwargs: object) -> None:
     """Analyse one case once more. Safe to run twice for the same rerun."""
-    rerun_id = _only_id(args, kwargs)
+    rerun_id = _only_id("rerun", args, kwargs)
     if rerun_id is None:
-        keep_dead_letter(repr((args, kwargs)), "the arguments are not one rerun id")
         return
     try:
         rerun(station(), rerun_id)
@@ -78,15 +76,19 @@ def rerun_case(*args: object, **kwargs: object) -> None:
         log.error("rerun_left", action="rerun", rerun=str(rerun_id), exc_info=error)
 
 
-def _only_id(args: tuple[object, ...], kwargs: dict[str, object]) -> UUID | None:
+def _only_id(what: str, args: tuple[object, ...], kwargs: dict[str, object]) -> UUID | None:
+    """The one id that a message is to carry. One that carries anything else is kept as a dead letter: None."""
     match args, kwargs:
         case (str(text),), {} if not kwargs:
-            try:
+            with suppress(ValueError):
                 return UUID(text)
-            except ValueError:
-                return None
         case _:
-            return None
+            pass
+    task = app.current_task
+    assert task is not None, "only a task reads arguments"
+    queue = task.request.delivery_info["routing_key"]
+    keep_dead_letter(repr((args, kwargs)), f"the arguments are not one {what} id", queue=queue)
+    return None
 
 
 def _work(here: Station, begun: Begun) -> None:
@@ -124,7 +126,12 @@ def _do(here: Station, begun: Begun, what: HandBack | Refuse | Forget) -> None:
     held = begun.case_id, begun.token
     match what:
         case Refuse(refusal):
-            write(here, lambda session: refuse_case(session, *held, refusal, actor=here.actor))
+            write(
+                here,
+                lambda session: refuse_case(
+                    session, *held, refusal, actor=here.actor, version_id=begun.version_id
+                ),
+            )
             REFUSALS.labels(refusal.code).inc()
         case HandBack(why, due_in):
             write(here, lambda session: hand_back(session, *held, actor=here.actor, why=why, due_in=due_in))

@@ -87,7 +87,7 @@ def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
         if text.strip():
             try:
                 fields = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield Line(number, text.strip()[:80], None, f"not JSON: {error}")
                 continue
             yield _line(number, fields, usual)

@@ -147,9 +147,7 @@ def _broker_memory(chosen: Settings) -> str:
     finally:
         client.close()
     if facts.get("cluster_enabled"):
-        raise _ToMend(
-            "the broker is a Redis Cluster, which Celery cannot rely on: use one server, or Sentinel"
-        )
+        raise _ToMend("the broker is a Redis Cluster, which Celery cannot rely on: use one server")
     policy = facts.get("maxmemory_policy")
     if policy != "noeviction":
         raise _ToMend(f"when it is full it forgets messages ({policy}): set maxmemory-policy noeviction")

@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from sqlalchemy.exc import ProgrammingError
 
 from moderation.cli import archive, bridge, bulk, bundles, cases, dfa, model, operate, people, stack
@@ -65,4 +66,6 @@ def main() -> None:
 
 
 def _say(error: Exception) -> None:
-    Console(stderr=True).print(f"[bold red]bonafide:[/] {error}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"[bold red]bonafide:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+    )

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,9 +107,12 @@ def chat(
 
 def _load(bundle: str, device: str) -> "Detector":
     from moderation.dfa.gpt.detector import Detector
-    from moderation.serving import policy_of
+    from moderation.dfa.gpt.pixels import decode_picture
+    from moderation.serving import limits_of, policy_of
 
-    return Detector.load(bundle, device=device, policy=policy_of(settings()))
+    chosen = settings()
+    decode = partial(decode_picture, limits=limits_of(chosen))
+    return Detector.load(bundle, device=device, policy=policy_of(chosen), decode=decode)
 
 
 def _look(detector: "Detector", files: Iterable[Path]) -> Iterator[_Looked]:

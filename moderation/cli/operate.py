@@ -3,23 +3,35 @@
 import dataclasses
 import json
 import os
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from typing import Annotated
 from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from sqlalchemy.orm import Session
 
 from moderation.archive import Archives
 from moderation.cli.doctor import examine
 from moderation.database import schema
 from moderation.database.archive import archive_of
+from moderation.database.cases import find_case
 from moderation.database.connection import Database
 from moderation.database.erasure import erase_case
 from moderation.database.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
 from moderation.database.moves import retry_case
-from moderation.database.operations import list_dead_letters, mark_replayed
-from moderation.dispatch import Doorbell
+from moderation.database.operations import DeadLetter, find_dead_letter, list_dead_letters, mark_replayed
+from moderation.dispatch import (
+    ANALYZE_CASE,
+    ANSWER_QUESTION,
+    QUESTION_QUEUE,
+    RERUN_CASE,
+    RERUN_QUEUE,
+    Doorbell,
+)
 from moderation.local import sweeper_command, web_command, worker_command
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -30,8 +42,21 @@ dead_letters = typer.Typer(help="Messages nobody could process, kept for an engi
 keys = typer.Typer(help="API keys of platforms.", no_args_is_help=True)
 
 
+#: What a message of these tasks rings for. None of it is a case.
+_RUNG_BY_ITSELF = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
+#: The one task of whose messages a queue consists.
+_TASK_OF = {QUESTION_QUEUE: ANSWER_QUESTION, RERUN_QUEUE: RERUN_CASE}
+
+
 def open_database(*, answer_seconds: float | None = None) -> Database:
     return Database(settings().database_url.get_secret_value(), pool_size=1, answer_seconds=answer_seconds)
+
+
+@contextmanager
+def _session() -> Generator[Session]:
+    """One transaction on a database that is opened for it."""
+    with closing(open_database()) as database, database.transaction() as session:
+        yield session
 
 
 def serve(
@@ -96,7 +121,9 @@ def doctor(json_: AsJson = False) -> None:
     else:
         table = Table("part", "", "what was found")
         for finding in findings:
-            table.add_row(finding.part, "[green]ok[/]" if finding.ok else "[red]mend[/]", finding.words)
+            table.add_row(
+                finding.part, "[green]ok[/]" if finding.ok else "[red]mend[/]", escape(finding.words)
+            )
         Console().print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -104,7 +131,7 @@ def doctor(json_: AsJson = False) -> None:
 
 def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready without a verdict.")]) -> None:
     """Try a case without a verdict once more."""
-    with open_database().transaction() as session:
+    with _session() as session:
         done = retry_case(session, case, actor="operator")
     if not done:
         typer.echo(f"bonafide: case {case} is not ready without a verdict", err=True)
@@ -125,7 +152,8 @@ def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None
         Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
     elif not done:
         typer.echo(
-            f"bonafide: case {case} is not decided, was erased already, or a webhook about it is still to be sent",
+            f"bonafide: case {case} is not decided, was erased already, its decision can still be undone,"
+            " or a webhook about it is still to be sent",
             err=True,
         )
         raise typer.Exit(1)
@@ -135,7 +163,7 @@ def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None
 @dead_letters.command("list")
 def list_(json_: AsJson = False) -> None:
     """Show dead letters, the newest first."""
-    with open_database().transaction() as session:
+    with _session() as session:
         letters = list_dead_letters(session)
     if json_:
         for letter in letters:
@@ -144,7 +172,10 @@ def list_(json_: AsJson = False) -> None:
     table = Table("id", "since", "error", "body")
     for letter in letters:
         table.add_row(
-            str(letter.id), f"{letter.created_at:%Y-%m-%d %H:%M:%S}", letter.error, letter.body[:80]
+            str(letter.id),
+            f"{letter.created_at:%Y-%m-%d %H:%M:%S}",
+            escape(letter.error),
+            escape(letter.body[:80]),
         )
     Console().print(table)
 
@@ -153,11 +184,12 @@ def list_(json_: AsJson = False) -> None:
 def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names a case.")]) -> None:
     """Ring again for the case that a dead letter names."""
     chosen = settings()
-    with open_database().transaction() as session:
-        found = next((one for one in list_dead_letters(session, limit=10_000) if one.id == letter), None)
+    with _session() as session:
+        found = find_dead_letter(session, letter)
         case = None if found is None else _named_case(found.body)
-        if case is None:
-            typer.echo("bonafide: this dead letter names no case: nothing can be rung for", err=True)
+        against = _against(session, found, case)
+        if case is None or against is not None:
+            typer.echo(f"bonafide: {against}", err=True)
             raise typer.Exit(1)
         doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
         if not doorbell.dispatch_case(case):
@@ -165,6 +197,31 @@ def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names
             raise typer.Exit(1)
         mark_replayed(session, letter)
     typer.echo(f"rang for case {case}")
+
+
+def _against(session: Session, letter: DeadLetter | None, case: UUID | None) -> str | None:
+    """Why nothing can be rung for, and what happens instead. None: the letter's case may be rung for."""
+    if letter is None:
+        return "there is no such dead letter"
+    task = _named_task(letter)
+    if task in _RUNG_BY_ITSELF:
+        return f"this dead letter rings for {_RUNG_BY_ITSELF[task]}: the sweeper rings again by itself while one waits"
+    if task not in (None, ANALYZE_CASE):
+        return f"this dead letter is of the task {task!r} and rings for no case: the sweeper rings for all that wait"
+    if case is None:
+        return "this dead letter names no case: nothing can be rung for"
+    if find_case(session, case) is None:
+        return f"there is no case {case}: nothing is rung for, and what waits the sweeper rings for"
+    return None
+
+
+def _named_task(letter: DeadLetter) -> str | None:
+    """The task that the message says it is of, or whose queue it was on. None when neither says."""
+    try:
+        task = json.loads(letter.body)["headers"]["task"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        task = None
+    return task if isinstance(task, str) else _TASK_OF.get(letter.queue)
 
 
 def _named_case(body: str) -> UUID | None:
@@ -191,7 +248,7 @@ def add(
     unknown = set(scope or ()) - set(SCOPES)
     if unknown:
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--scope")
-    with open_database().transaction() as session:
+    with _session() as session:
         secret = add_key(session, name, tuple(scope or USUAL_SCOPES))
     typer.echo(json.dumps({"name": name, "key": secret}) if json_ else secret)
 
@@ -199,7 +256,7 @@ def add(
 @keys.command("list")
 def list_keys_(json_: AsJson = False) -> None:
     """Show the keys: whose, since when, last used."""
-    with open_database().transaction() as session:
+    with _session() as session:
         found = list_keys(session)
     if json_:
         for key in found:
@@ -210,7 +267,7 @@ def list_keys_(json_: AsJson = False) -> None:
         moments = [
             f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.last_used_at, key.revoked_at)
         ]
-        table.add_row(key.prefix, key.name, " ".join(key.scopes), *moments)
+        table.add_row(key.prefix, escape(key.name), " ".join(key.scopes), *moments)
     Console().print(table)
 
 
@@ -219,7 +276,7 @@ def revoke(
     prefix: Annotated[str, typer.Argument(help="The key's prefix: the part between the underscores.")],
 ) -> None:
     """Close a key for ever. Within ten seconds no process believes it any more."""
-    with open_database().transaction() as session:
+    with _session() as session:
         done = revoke_key(session, prefix)
     if not done:
         typer.echo(f"bonafide: no open key has the prefix {prefix}", err=True)

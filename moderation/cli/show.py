@@ -48,7 +48,7 @@ def _cells(case: CaseOut) -> tuple[str, str, str, str]:
     verdict = case.verdict
     if verdict is None:
         return (
-            f"[dim]{(case.refusal or case.state).replace('_', ' ')}[/]",
+            f"[dim]{escape((case.refusal or case.state).replace('_', ' '))}[/]",
             "",
             "",
             escape(case.refusal_message or ""),

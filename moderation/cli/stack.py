@@ -13,6 +13,7 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -49,7 +50,9 @@ def up(
     """Run everything: PostgreSQL, Valkey, S3, migrations, worker, sweeper, API and console. Ctrl-C stops all."""
     require_free(port)
     with _stops_on_sigterm(), _running(data, port) as running:
-        _screen.print(f"[bold green]Bona Fide is up[/] at [bold]{running.url}[/]   (data in {data})")
+        _screen.print(
+            f"[bold green]Bona Fide is up[/] at [bold]{running.url}[/]   (data in {escape(str(data))})"
+        )
         _invite(running)
         _screen.print(
             "In another terminal, in this folder: [bold]bonafide submit PICTURE --wait[/], "
@@ -104,7 +107,10 @@ def _invite(running: System) -> None:
         )
         _screen.print("[bold]?[/] lists all keys.")
     elif (running.stack.folder / PEOPLE_FILE).exists():
-        _screen.print(f"  The first passwords are in {running.stack.folder / PEOPLE_FILE}.", highlight=False)
+        _screen.print(
+            f"  The first passwords are in {escape(str(running.stack.folder / PEOPLE_FILE))}.",
+            highlight=False,
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from moderation.analysis import Analysis, Artifact, PictureFacts, Point, Region
 from moderation.cases import Move
 from moderation.database.deliveries import Kind, enqueue
-from moderation.database.moves import held, move_cases, now_ready
+from moderation.database.moves import held, move_cases, now_ready, pinned
 from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow
 from moderation.errors import LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
@@ -20,9 +20,18 @@ from moderation.triage import uncertainty
 
 
 def record_analysis(
-    session: Session, case_id: UUID, token: int, analysis: Analysis, *, actor: str, new_id: UUID
+    session: Session,
+    case_id: UUID,
+    token: int,
+    analysis: Analysis,
+    *,
+    actor: str,
+    new_id: UUID,
+    version_id: str | None = None,
 ) -> None:
     """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost.
+
+    `version_id` is that of the image which was fetched: the case is pinned to it.
 
     Only what the holder of the lease writes is kept: the analysis goes first, because the case points at it, and
     LeaseLost takes it back. A second try after an ambiguous commit finds the case ready, hence LeaseLost, and has
@@ -49,6 +58,7 @@ def record_analysis(
             "analysis_id": shown,
             "label": verdict.label,
             "technique": verdict.technique,
+            **pinned(version_id),
             **now_ready(uncertainty(verdict)),
         },
     )

@@ -24,6 +24,7 @@ from moderation.database.tables import (
     CaseRow,
     DecisionRow,
     DeliveryRow,
+    EndpointRow,
     QuestionRow,
     RerunRow,
 )
@@ -116,8 +117,8 @@ def cases_to_archive(
 ) -> list[UUID]:
     """Decided cases whose time here is over, in the order of their ids, from the one after `after` on.
 
-    Nothing may be open about them: no undo, question, analysis or webhook. Cases of the sources `erased_first` (`*`: of
-    all) leave erased or not at all.
+    Nothing may be open about them: no undo, question, analysis or webhook that will be sent. Cases of the sources
+    `erased_first` (`*`: of all) leave erased or not at all.
     """
     query = (
         select(CaseRow.id)
@@ -147,10 +148,14 @@ def _may_leave() -> tuple[ColumnElement[bool], ...]:
         ~exists().where(AppealRow.case_id == CaseRow.id, AppealRow.resolved_by.is_(None)),
         ~exists().where(QuestionRow.case_id == CaseRow.id, QuestionRow.answered_at.is_(None)),
         ~exists().where(RerunRow.case_id == CaseRow.id, RerunRow.done_at.is_(None)),
-        ~exists().where(
+        # By its name: of endpoints an archiver may not read every column.
+        ~exists(EndpointRow.id).where(
             DeliveryRow.case_id == CaseRow.id,
             DeliveryRow.delivered_at.is_(None),
             DeliveryRow.dead_at.is_(None),
+            # What waits for one that is disabled leaves with the case, and waits again when that is brought back.
+            EndpointRow.id == DeliveryRow.endpoint_id,
+            EndpointRow.disabled_at.is_(None),
         ),
     )
 

@@ -71,7 +71,7 @@ class Database:
             },
         )
         event.listen(self.engine, "do_connect", self._connect)
-        event.listen(self.engine, "connect", _set_timeouts)
+        event.listen(self.engine, "connect", _prepare)
         traces.watch(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         plain = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -122,10 +122,12 @@ def lacks_rights(error: BaseException) -> bool:
     return isinstance(error, ProgrammingError) and isinstance(error.orig, InsufficientPrivilege)
 
 
-def _set_timeouts(connection: object, _record: object) -> None:
+def _prepare(connection: object, _record: object) -> None:
     cursor = connection.cursor()  # pyright: ignore[reportAttributeAccessIssue]
     cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'")
     cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}'")
+    # A server may have another zone: what is read, and a day that is counted from midnight, is UTC everywhere.
+    cursor.execute("SET timezone = 'UTC'")
     connection.commit()  # pyright: ignore[reportAttributeAccessIssue]
     cursor.close()
 

@@ -1,14 +1,14 @@
 """What the console's pages read beside a case: names of people, what somebody may still undo, what they have judged."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
+from moderation.cases import CaseState, Stage
 from moderation.database.review import find_decision
-from moderation.database.tables import BlindJudgementRow, DecisionRow, PersonRow
+from moderation.database.tables import BlindJudgementRow, CaseRow, DecisionRow, PersonRow
 from moderation.decisions import Decision
 
 
@@ -35,9 +35,12 @@ def latest_undoable(session: Session, person_id: UUID) -> Decision | None:
 
 
 def decisions_by(
-    session: Session, person_id: UUID, *, before: datetime | None = None, limit: int = 50
+    session: Session, person_id: UUID, *, before: UUID | None = None, limit: int = 50
 ) -> list[Decision]:
-    """What this person decided, the newest first."""
+    """A page of what this person decided, the newest first; `before` is the last id of the page before.
+
+    The first page when `before` is no decision of this person's.
+    """
     ids = (
         select(DecisionRow.id)
         .where(DecisionRow.person_id == person_id)
@@ -45,8 +48,19 @@ def decisions_by(
         .limit(limit)
     )
     if before is not None:
-        ids = ids.where(DecisionRow.created_at < before)
+        last = session.scalar(
+            select(DecisionRow.created_at).where(DecisionRow.id == before, DecisionRow.person_id == person_id)
+        )
+        if last is not None:
+            place = tuple_(literal(last), literal(before))
+            ids = ids.where(tuple_(DecisionRow.created_at, DecisionRow.id) < place)
     return [found for one in session.scalars(ids).all() if (found := find_decision(session, one))]
+
+
+def stands_of(session: Session, case_ids: Collection[UUID]) -> dict[UUID, tuple[CaseState, Stage]]:
+    """The state of each of these cases, and the review it waits for or had last."""
+    rows = session.execute(select(CaseRow.id, CaseRow.state, CaseRow.stage).where(CaseRow.id.in_(case_ids)))
+    return {row.id: (CaseState(row.state), Stage(row.stage)) for row in rows}
 
 
 def judged_by(session: Session, person_id: UUID, case_ids: Sequence[UUID]) -> set[UUID]:

@@ -1,8 +1,9 @@
 """Taking away what a decided case says about somebody, while the decision and the log of events stay.
 
-Erased are the reason, context and ids the platform sent, the place of the image and its digest, rationales, replies,
-landmarks, questions and answers, the words of decisions and appeals, and what webhooks carried. Verdicts, outcomes, who
-looked and when, and the chain of events stay: it holds no text, and verifies as before.
+Erased are the reason, context and ids the platform sent, the place of the image and its digest, the message of a
+refusal, rationales, replies, landmarks, questions and answers, the words of decisions and appeals, and what webhooks
+carried. Verdicts, outcomes, who looked and when, and the chain of events stay: it holds no text, and verifies as
+before. It does hold the digest of the request that opened the case, which cannot go without breaking it.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,8 +20,9 @@ _DAY = 86_400
 def erase_case(session: Session, case_id: UUID, *, actor: str) -> bool:
     """Erase a decided case, once and for ever.
 
-    False: there is none, it is not decided, is erased already, lies in an archive, or a platform is still to be told
-    of it. What is asked about it and not answered yet ends here.
+    False: there is none, it is not decided, its decision can still be undone, it is erased already, lies in an archive,
+    or a platform is still to be told of it. What is asked about it and not answered yet ends here, and so does what
+    waits for an endpoint that is disabled.
     """
     erased = bool(session.scalar(select(func.erase_case(case_id, actor))))
     if erased:
@@ -31,11 +33,16 @@ def erase_case(session: Session, case_id: UUID, *, actor: str) -> bool:
 #: Decided cases that are not erased, here or in archives: an index holds either by source and time.
 _HERE = "c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NULL"
 _ARCHIVED = "c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NOT NULL"
+#: Not those that `erase_case` would refuse for what a platform is still to be told: a page of these, each time the
+#: same, would keep all others waiting.
+_TOLD = """NOT EXISTS (
+            SELECT FROM deliveries d JOIN endpoints e ON e.id = d.endpoint_id
+            WHERE d.case_id = c.id AND d.delivered_at IS NULL AND d.dead_at IS NULL AND e.disabled_at IS NULL)"""
 
 #: The oldest of one source.
 _PAST = """
     SELECT c.id FROM cases c
-    WHERE {there} AND c.source = :source AND c.decided_at < now() - make_interval(secs => :seconds)
+    WHERE {there} AND c.source = :source AND c.decided_at < now() - make_interval(secs => :seconds) AND {fit}
     ORDER BY c.decided_at LIMIT :limit
 """
 #: The oldest of every source but those in `but`: the sources are stepped through one by one (PostgreSQL wiki, "Loose
@@ -50,17 +57,20 @@ _PAST_OF_OTHERS = """
     )
     SELECT old.id FROM known, LATERAL (
         SELECT c.id, c.decided_at FROM cases c
-        WHERE {there} AND c.source = known.source AND c.decided_at < now() - make_interval(secs => :seconds)
+        WHERE {there} AND c.source = known.source AND c.decided_at < now() - make_interval(secs => :seconds) AND {fit}
         ORDER BY c.decided_at LIMIT :limit
     ) AS old
     WHERE known.source IS NOT NULL AND known.source <> ALL(CAST(:but AS text[]))
     ORDER BY old.decided_at LIMIT :limit
 """
 #: By whether the cases are archived.
-PAST = {False: text(_PAST.format(there=_HERE)), True: text(_PAST.format(there=_ARCHIVED))}
+PAST = {
+    False: text(_PAST.format(there=_HERE, fit=_TOLD)),
+    True: text(_PAST.format(there=_ARCHIVED, fit="true")),
+}
 PAST_OF_OTHERS = {
-    False: text(_PAST_OF_OTHERS.format(there=_HERE)),
-    True: text(_PAST_OF_OTHERS.format(there=_ARCHIVED)),
+    False: text(_PAST_OF_OTHERS.format(there=_HERE, fit=_TOLD)),
+    True: text(_PAST_OF_OTHERS.format(there=_ARCHIVED, fit="true")),
 }
 
 
@@ -76,7 +86,7 @@ def cases_past(
     """Decided cases that were decided longer ago than so many days and are not erased, the oldest first.
 
     Of one source; of all sources but those in `but` when None. Either those that are here or those that are `archived`,
-    which `moderation.archive` takes out of their objects first.
+    which `moderation.archive` takes out of their objects first. Not those here that a platform is still to be told of.
     """
     values = {"seconds": days * _DAY, "limit": limit}
     if source is None:

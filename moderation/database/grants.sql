@@ -18,10 +18,11 @@ GRANT INSERT ON cases TO bonafide_intake;
 GRANT UPDATE (rung_at) ON cases TO bonafide_intake;
 GRANT UPDATE (last_used_at) ON api_keys TO bonafide_intake;
 
--- A worker moves a case under its lease and writes analyses. It cannot touch what was asked, nor the keys.
+-- A worker moves a case under its lease and writes analyses. It cannot touch what was asked, nor the keys; but it notes
+-- which version of the image it read.
 GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_worker;
 GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
-              refusal_code, refusal_message, ready_at, queued_at, analysis_id, label, technique)
+              refusal_code, refusal_message, ready_at, queued_at, analysis_id, label, technique, version_id)
     ON cases TO bonafide_worker;
 GRANT INSERT ON analyses, artifacts, dead_letters, deliveries, reruns TO bonafide_worker;
 GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
@@ -62,6 +63,8 @@ GRANT USAGE ON SCHEMA public TO bonafide_archiver;
 GRANT SELECT ON cases, events, analyses, artifacts, decisions, artifact_answers, blind_judgements, appeals, questions,
                 skips, views, deliveries, reruns, archives, alembic_version TO bonafide_archiver;
 GRANT INSERT, UPDATE, DELETE ON archives TO bonafide_archiver;
+-- What waits for an endpoint that is disabled keeps no case here.
+GRANT SELECT (id, disabled_at) ON endpoints TO bonafide_archiver;
 -- Whoever locks a row must be allowed to change something of it.
 GRANT UPDATE (archive_id) ON cases TO bonafide_archiver;
 GRANT EXECUTE ON FUNCTION archive_cases(uuid[], bigint), restore_case(jsonb), erase_case(uuid, text)

@@ -32,8 +32,6 @@ class Health:
     #: Processes that were seen lately.
     workers: int
     sweepers: int
-    #: Seconds since the sweeper that was seen last. None when none ever was.
-    sweeper_silent_seconds: float | None
     #: Pipelines that workers run now. More than one: a release is under way, or was forgotten half way.
     fingerprints: int
 
@@ -56,8 +54,6 @@ _HEALTH = text("""
                AS workers,
            (SELECT count(*) FROM heartbeats WHERE process LIKE 'sweeper:%' AND seen_at > now() - alive.within)
                AS sweepers,
-           (SELECT extract(epoch FROM now() - max(seen_at)) FROM heartbeats WHERE process LIKE 'sweeper:%')
-               AS sweeper_silent_seconds,
            (SELECT count(DISTINCT facts ->> 'fingerprint') FROM heartbeats
              WHERE process LIKE 'worker:%' AND seen_at > now() - alive.within) AS fingerprints
     FROM (SELECT make_interval(secs => CAST(:silent AS double precision)) AS within) AS alive
@@ -68,7 +64,5 @@ def read_health(session: Session) -> Health:
     row: dict[str, Any] = dict(
         session.execute(_HEALTH, {"most": COUNT_AT_MOST, "silent": SILENT_AFTER}).mappings().one()
     )
-    silent = row["sweeper_silent_seconds"]
-    row["sweeper_silent_seconds"] = None if silent is None else float(silent)
     row["oldest_ready_seconds"] = float(row["oldest_ready_seconds"])
     return Health(**row)

@@ -82,6 +82,18 @@ def revoke_key(session: Session, prefix: str) -> bool:
     return done is not None
 
 
+def revoke_keys(session: Session, name: str) -> int:
+    """Close every open key of this name for ever; return how many there were."""
+    done = session.execute(
+        update(KeyRow)
+        .where(KeyRow.name == name, KeyRow.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+        .returning(KeyRow.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(done.all())
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 

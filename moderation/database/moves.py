@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Integer, Row, cast, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Integer, Row, case, cast, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -76,12 +76,16 @@ def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
 
 
 def now_ready(uncertain: float) -> dict[str, Any]:
-    """What changes when a case becomes ready: since when it is, and its place in the reviewers' queue."""
-    return {"ready_at": func.now(), "queued_at": func.now() - seconds(head_start_of(uncertain, Stage.FIRST))}
+    """What changes when a case becomes ready: since when it is, and its place in the reviewers' queue.
+
+    By the stage it has: one that is tried again may have come to an appeal.
+    """
+    by_stage = case({stage.value: head_start_of(uncertain, stage) for stage in Stage}, value=CaseRow.stage)
+    return {"ready_at": func.now(), "queued_at": func.now() - seconds(by_stage)}
 
 
 def head_start_of(uncertain: float, stage: Stage) -> ColumnElement[Any]:
-    """`triage.head_start` of the case of the statement, by its priority."""
+    """`triage.head_start` of the case of the statement at this stage, by its priority."""
     # As a whole number: a small one, as the column is, overflows.
     return head_start(0, uncertain, stage) + PRIORITY_SECONDS * cast(CaseRow.priority, Integer)
 
@@ -89,6 +93,15 @@ def head_start_of(uncertain: float, stage: Stage) -> ColumnElement[Any]:
 def held(case_id: UUID, token: int) -> tuple[ColumnElement[bool], ...]:
     """The fence: this case, under this very lease. The state is added by `move_cases`."""
     return CaseRow.id == case_id, CaseRow.lease_token == token
+
+
+def pinned(version_id: str | None) -> dict[str, Any]:
+    """What changes when this version was read of an image whose flag named none.
+
+    A reviewer, a question and a rerun then see what was read, whatever the key holds by then. None: the bucket keeps no
+    versions.
+    """
+    return {} if version_id is None else {"version_id": func.coalesce(CaseRow.version_id, version_id)}
 
 
 def begin_analysis(
@@ -164,8 +177,19 @@ def hand_back(session: Session, case_id: UUID, token: int, *, actor: str, why: s
     )
 
 
-def refuse_case(session: Session, case_id: UUID, token: int, refusal: Refusal, *, actor: str) -> None:
-    """Put the case before a person, without a verdict and with the reason. Raise LeaseLost."""
+def refuse_case(
+    session: Session,
+    case_id: UUID,
+    token: int,
+    refusal: Refusal,
+    *,
+    actor: str,
+    version_id: str | None = None,
+) -> None:
+    """Put the case before a person, without a verdict and with the reason. Raise LeaseLost.
+
+    `version_id` is that of the image which was refused, if it was fetched: the case is pinned to it.
+    """
     _one(
         move_cases(
             session,
@@ -177,6 +201,7 @@ def refuse_case(session: Session, case_id: UUID, token: int, refusal: Refusal, *
                 **_NO_LEASE,
                 "refusal_code": refusal.code,
                 "refusal_message": refusal.message,
+                **pinned(version_id),
                 **now_ready(uncertainty(None)),
             },
         )
@@ -224,8 +249,8 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
             **now_ready(uncertainty(None)),
         },
     )
-    for case in spent:
-        enqueue(session, Kind.ANALYZED, case.id)
+    for row in spent:
+        enqueue(session, Kind.ANALYZED, row.id)
     returned = move_cases(
         session,
         Move.EXPIRE,

@@ -31,14 +31,28 @@ class DeadLetter:
 
 
 def insert_dead_letter(session: Session, *, queue: str, body: str, error: str) -> None:
-    """Keep a message nobody could process. A NUL, which Postgres cannot hold in text, is shown as �."""
-    clean = body[:BODY_AT_MOST].replace("\x00", "\ufffd")
-    session.execute(insert(DeadLetterRow).values(id=new_id(), queue=queue, body=clean, error=error[:2000]))
+    """Keep a message nobody could process. What Postgres cannot hold in text, a NUL say, is shown as �."""
+    letter = {"queue": queue, "body": body[:BODY_AT_MOST], "error": error[:2000]}
+    clean = {name: _storable(value) for name, value in letter.items()}
+    session.execute(insert(DeadLetterRow).values(id=new_id(), **clean))
+
+
+def _storable(value: str) -> str:
+    return value.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def list_dead_letters(session: Session, *, limit: int = 100) -> list[DeadLetter]:
     rows = session.scalars(select(DeadLetterRow).order_by(DeadLetterRow.id.desc()).limit(limit))
-    return [DeadLetter(r.id, r.queue, r.body, r.error, r.created_at, r.replayed_at) for r in rows]
+    return [_letter(row) for row in rows]
+
+
+def find_dead_letter(session: Session, letter_id: UUID) -> DeadLetter | None:
+    row = session.get(DeadLetterRow, letter_id)
+    return None if row is None else _letter(row)
+
+
+def _letter(row: DeadLetterRow) -> DeadLetter:
+    return DeadLetter(row.id, row.queue, row.body, row.error, row.created_at, row.replayed_at)
 
 
 def mark_replayed(session: Session, letter_id: UUID) -> None:

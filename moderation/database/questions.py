@@ -15,7 +15,7 @@ from moderation.cases import ImageRef
 from moderation.database.ids import new_id
 from moderation.database.moves import seconds
 from moderation.database.review import lock_case
-from moderation.database.tables import CaseRow, QuestionRow
+from moderation.database.tables import AnalysisRow, CaseRow, QuestionRow
 
 #: The failure of a question whose case was erased before it was answered.
 ERASED = "erased"
@@ -52,6 +52,8 @@ class Begun:
     image: ImageRef
     #: Which taking this is, from 1: the answer is written under it.
     attempt: int
+    #: Of the bytes that the analysis on show was made of, in hexadecimal. None: there is none.
+    sha256: str | None
     #: Questions and answers about this case before this one, oldest first.
     turns: tuple[tuple[str, str], ...]
 
@@ -83,6 +85,15 @@ def questions_of(session: Session, case_id: UUID) -> list[Question]:
     return [_question(row) for row in rows]
 
 
+def was_abandoned(session: Session, question_id: UUID, *, stale_after: float) -> bool | None:
+    """Whether who took this question last never came back with it. None: it cannot be taken, as in `begin_question`."""
+    return session.scalar(
+        select(QuestionRow.begun_at.is_not(None)).where(
+            QuestionRow.id == question_id, QuestionRow.answered_at.is_(None), _free(stale_after)
+        )
+    )
+
+
 def begin_question(session: Session, question_id: UUID, *, stale_after: float) -> Begun | None:
     """Take a question; None when it is answered, or another worker took it less than `stale_after` seconds ago."""
     taken = session.execute(
@@ -94,8 +105,10 @@ def begin_question(session: Session, question_id: UUID, *, stale_after: float) -
     ).first()
     if taken is None:
         return None
-    image = session.execute(
-        select(CaseRow.bucket, CaseRow.key, CaseRow.version_id).where(CaseRow.id == taken.case_id)
+    row = session.execute(
+        select(CaseRow.bucket, CaseRow.key, CaseRow.version_id, AnalysisRow.image_sha256)
+        .outerjoin(AnalysisRow, AnalysisRow.id == CaseRow.analysis_id)
+        .where(CaseRow.id == taken.case_id)
     ).one()
     turns = session.execute(
         select(QuestionRow.question, QuestionRow.answer)
@@ -110,8 +123,9 @@ def begin_question(session: Session, question_id: UUID, *, stale_after: float) -
         question_id,
         taken.case_id,
         taken.question,
-        ImageRef(*image),
+        ImageRef(row.bucket, row.key, row.version_id),
         taken.attempts,
+        None if row.image_sha256 is None else row.image_sha256.hex(),
         tuple((question, answer or "") for question, answer in turns),
     )
 

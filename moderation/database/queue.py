@@ -98,10 +98,9 @@ class QueuedCase:
     abstain: str | None
     #: Why there is no verdict: a code.
     refusal: str | None
-    #: Who has it in front of them, and until when. None when nobody has.
+    #: Who has it in front of them. None when nobody has.
     claimed_by: UUID | None
     claimed_by_name: str | None
-    claimed_until: datetime | None
 
 
 def queue_page(
@@ -126,7 +125,7 @@ def queue_page(
     chosen = page.cte("page")
     row = aliased(CaseRow)
     claim = (
-        select(ClaimRow.person_id, PersonRow.name, ClaimRow.expires_at)
+        select(ClaimRow.person_id, PersonRow.name)
         .join(PersonRow, PersonRow.id == ClaimRow.person_id)
         .where(ClaimRow.case_id == row.id, ClaimRow.expires_at > func.now(), row.state == CaseState.READY)
         .lateral("claim")
@@ -151,7 +150,6 @@ def _line(
     abstain: str | None,
     claimed_by: UUID | None,
     claimed_by_name: str | None,
-    claimed_until: datetime | None,
 ) -> QueuedCase:
     return QueuedCase(
         id=case.id,
@@ -174,7 +172,6 @@ def _line(
         refusal=case.refusal_code,
         claimed_by=claimed_by,
         claimed_by_name=claimed_by_name,
-        claimed_until=claimed_until,
     )
 
 

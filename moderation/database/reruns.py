@@ -19,7 +19,7 @@ from moderation.cases import CaseState, ImageRef, Move
 from moderation.database.analyses import analysis_by, insert_analysis
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.ids import first_id_at, new_id
-from moderation.database.moves import move_cases, seconds
+from moderation.database.moves import move_cases, pinned, seconds
 from moderation.database.queue import unclaimed
 from moderation.database.review import lock_case
 from moderation.database.tables import AnalysisRow, CaseRow, RerunRow
@@ -215,9 +215,18 @@ def begin_rerun(session: Session, rerun_id: UUID, *, actor: str, stale_after: fl
 # --- ending
 
 
-def record_rerun(session: Session, begun: Begun, analysis: Analysis, *, actor: str, new_id: UUID) -> bool:
+def record_rerun(
+    session: Session,
+    begun: Begun,
+    analysis: Analysis,
+    *,
+    actor: str,
+    new_id: UUID,
+    version_id: str | None = None,
+) -> bool:
     """Store the analysis, and show it when it was asked for anew. False: somebody else has ended this rerun.
 
+    `version_id` is that of the image which was fetched: a case that shows the analysis is pinned to it.
     The rerun is locked before its case, here and everywhere. A case that was erased meanwhile gets nothing any more.
     """
     asked = session.execute(
@@ -231,12 +240,27 @@ def record_rerun(session: Session, begun: Begun, analysis: Analysis, *, actor: s
         return fail_rerun(session, begun, ERASED)
     analysis_id = insert_analysis(session, begun.case_id, analysis, new_id=new_id)
     if not asked.shadow and case_row.state in LOOKED_AT and case_row.analysis_id != analysis_id:
-        _show(session, case_row, analysis_id, analysis, actor=actor, asked_by=asked.asked_by)
+        _show(
+            session,
+            case_row,
+            analysis_id,
+            analysis,
+            actor=actor,
+            asked_by=asked.asked_by,
+            version_id=version_id,
+        )
     return _end(session, *_held(begun))
 
 
 def _show(
-    session: Session, case_row: CaseRow, analysis_id: UUID, analysis: Analysis, *, actor: str, asked_by: str
+    session: Session,
+    case_row: CaseRow,
+    analysis_id: UUID,
+    analysis: Analysis,
+    *,
+    actor: str,
+    asked_by: str,
+    version_id: str | None,
 ) -> None:
     """Put this analysis in the place of the one on show. The state stays, and so does what was decided."""
     verdict = analysis.verdict
@@ -265,6 +289,7 @@ def _show(
             "technique": verdict.technique,
             "refusal_code": None,
             "refusal_message": None,
+            **pinned(version_id),
             "queued_at": case((moves_up, CaseRow.queued_at - gained), else_=CaseRow.queued_at),
         },
     )

@@ -11,7 +11,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -108,7 +121,7 @@ def lock_next_case(
     if not escalated:
         conditions.append(CaseRow.stage != Stage.ESCALATED)
     if wanted.label is not None or wanted.technique is not None:
-        conditions.append(~_judged_first_by(person_id, blind_share))
+        conditions.append(~verdict_is_hidden_from(person_id, blind_share))
     return session.scalars(
         select(CaseRow)
         .where(*conditions)
@@ -127,10 +140,16 @@ def _decided_by(person_id: UUID) -> ColumnElement[bool]:
     )
 
 
-def _judged_first_by(person_id: UUID, share: float) -> ColumnElement[bool]:
-    """The verdict is hidden from this person, who has not judged the case yet."""
+def verdict_is_hidden_from(person_id: UUID, share: float) -> ColumnElement[bool]:
+    """`decisions.verdict_is_hidden` for Postgres."""
     judged = exists().where(BlindJudgementRow.case_id == CaseRow.id, BlindJudgementRow.person_id == person_id)
-    return and_(CaseRow.stage.in_(BLIND_STAGES), in_blind_share(CaseRow.id, share), ~judged)
+    return and_(
+        CaseRow.label.is_not(None),
+        ~judged,
+        CaseRow.state != CaseState.DECIDED,
+        CaseRow.stage.in_(BLIND_STAGES),
+        in_blind_share(CaseRow.id, share),
+    )
 
 
 def in_blind_share(
@@ -202,8 +221,20 @@ def insert_skip(session: Session, case_id: UUID, person_id: UUID, reason: str) -
 
 
 def insert_view(session: Session, case_id: UUID, person_id: UUID, kind: str) -> None:
-    """Note that somebody saw the picture, or a part of it."""
+    """Note that somebody saw the picture, or a part of it: `shown`, `revealed`, `artifact`."""
     session.execute(insert(ViewRow).values(case_id=case_id, person_id=person_id, kind=kind))
+
+
+def insert_sending(session: Session, case_id: UUID, person_id: UUID) -> None:
+    """Note that the picture went to somebody's browser, blurred or not: `sent`. A minute of loading it is one view."""
+    lately = exists().where(
+        ViewRow.case_id == case_id,
+        ViewRow.person_id == person_id,
+        ViewRow.kind == "sent",
+        ViewRow.at > func.now() - seconds(60),
+    )
+    noted = select(literal(case_id), literal(person_id), literal("sent")).where(~lately)
+    session.execute(insert(ViewRow).from_select(["case_id", "person_id", "kind"], noted))
 
 
 @dataclass(frozen=True)

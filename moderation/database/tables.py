@@ -582,7 +582,7 @@ class ViewRow(Table):
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
     at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    kind: Mapped[str] = mapped_column(comment="revealed, shown, artifact")
+    kind: Mapped[str] = mapped_column(comment="sent, revealed, shown, artifact")
 
 
 class EndpointRow(Table):

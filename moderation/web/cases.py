@@ -2,12 +2,11 @@
 
 import base64
 import binascii
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, shown_analyses
@@ -160,7 +159,9 @@ def get_cases(
     state: CaseState | None = None,
     source: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
     external_id: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
-    since: Annotated[datetime | None, Query(description="Opened at or after this time, RFC 3339.")] = None,
+    since: Annotated[
+        AwareDatetime | None, Query(description="Opened at or after this time, RFC 3339, with its zone.")
+    ] = None,
     cursor: Annotated[str | None, Query(max_length=100)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> CasePage:

@@ -15,11 +15,11 @@ from moderation.database.cases import oldest_waiting_seconds, queue_stats
 from moderation.database.health import Health, read_health
 from moderation.database.operations import answer_within
 from moderation.database.schema import is_current
-from moderation.errors import BonafideError, SetupProblem
+from moderation.errors import BonafideError
 from moderation.intervals import Measure
 from moderation.triage import QueueStats
 from moderation.web.access import Reader
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import RESPONSES, sentence_of
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import StatsOut
 
@@ -63,9 +63,9 @@ def _check_database(services: Services) -> str:
     try:
         services.database.ping()
         if not is_current(services.database):
-            raise SetupProblem("the schema is not that of this release: run `bonafide migrate`")
+            return "the schema is not that of this release: run `bonafide migrate`"
     except BonafideError as error:
-        return str(error)
+        return _not_ready("database", error)
     return "ok"
 
 
@@ -73,8 +73,13 @@ def _check_broker(services: Services) -> str:
     try:
         services.doorbell.depth()
     except BonafideError as error:
-        return str(error)
+        return _not_ready("broker", error)
     return "ok"
+
+
+def _not_ready(part: str, error: BonafideError) -> str:
+    log.warning("not_ready", action="readyz", part=part, code=error.code, error=str(error))
+    return sentence_of(error)
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -12,7 +12,9 @@ from starlette.exceptions import HTTPException
 
 from moderation.errors import (
     BonafideError,
+    BrokerUnavailable,
     CaseNotFound,
+    DatabaseUnavailable,
     DecisionNotFound,
     DeliveryNotFound,
     EndpointNotFound,
@@ -24,6 +26,7 @@ from moderation.errors import (
     ReviewConflict,
     SignInThrottled,
     StaleCase,
+    StorageUnavailable,
     TooManyCases,
     TooManyQuestions,
     TransitionRefused,
@@ -53,6 +56,14 @@ TOO_MANY: dict[int | str, dict[str, Any]] = {
         "description": "`too_many_cases`: more than this key may open now; try again after `Retry-After` seconds",
     }
 }
+
+#: What is said of something of ours that does not answer. Where it runs and as whom we asked stands in the log.
+_AWAY = {
+    DatabaseUnavailable.code: "the database does not answer; try again in a moment",
+    BrokerUnavailable.code: "the broker does not answer; try again in a moment",
+    StorageUnavailable.code: "the storage of images does not answer; try again in a moment",
+}
+_FAULT = "This is a fault of ours. It was logged under the request id."
 
 log = structlog.get_logger()
 
@@ -94,6 +105,17 @@ def status_of(error: BonafideError) -> int:
             return 500
 
 
+def sentence_of(error: BonafideError) -> str:
+    """What is said of an error to whoever asked over HTTP."""
+    match status_of(error):
+        case 503:
+            return _AWAY.get(error.code, "something of ours does not answer; try again in a moment")
+        case 500:
+            return _FAULT
+        case _:
+            return str(error)
+
+
 def problem_of(error: BonafideError, request_id: str | None = None) -> Problem:
     code = error.code
     title = code.replace("_", " ").capitalize()
@@ -104,7 +126,7 @@ def problem_of(error: BonafideError, request_id: str | None = None) -> Problem:
         title=title,
         status=status_of(error),
         code=code,
-        detail=str(error),
+        detail=sentence_of(error),
         request_id=request_id,
         changes=changes,
     )
@@ -146,6 +168,10 @@ def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -
     def on_ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, BonafideError)
         problem = problem_of(error, _request_id(request))
+        if problem.status >= 500:
+            log.error(
+                "request_failed", action="request", path=request.url.path, code=error.code, error=str(error)
+            )
         headers = {"Retry-After": str(RETRY_AFTER)} if problem.status == 503 else {}
         if isinstance(error, SignInThrottled | TooManyCases):
             headers["Retry-After"] = str(math.ceil(error.retry_after))
@@ -172,7 +198,7 @@ def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -
             title="Internal error",
             status=500,
             code="internal",
-            detail="This is a fault of ours. It was logged under the request id.",
+            detail=_FAULT,
             request_id=_request_id(request),
         )
         return page(request, problem) or answer(problem)

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from moderation.database.people import find_person_by_email
 from moderation.database.questions import Question
 from moderation.decisions import ArtifactAnswer, Judgement
-from moderation.errors import PersonNotFound
+from moderation.errors import PersonNotFound, StaleCase
 from moderation.people import Person
 from moderation.presentation import appeal_json, decision_json
 from moderation.web.access import Reader, Reviewer, Submitter
@@ -65,7 +65,10 @@ def post_release(case_id: UUID, body: ReleaseIn, services: ServicesDep, key: Rev
     "/decision", status_code=201, response_model=DecisionOut, responses=_REVIEW, summary="Decide a case"
 )
 def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: Reviewer) -> DecisionOut:
-    """Under a claim, and for the case as the reviewer saw it. `stale_case` says what happened since."""
+    """Under a claim, and for the case as the reviewer saw it. `stale_case` says what happened since.
+
+    The same decision again, while it is the last thing that happened, answers the first one.
+    """
     judgement = Judgement(
         outcome=body.outcome,
         technique=body.technique,
@@ -73,15 +76,22 @@ def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: R
         policy=body.policy,
         feedback=tuple(ArtifactAnswer(said.face, said.ordinal, said.answer) for said in body.feedback),
     )
-    decision = services.review.decide(
-        _person(services, body.reviewer),
-        case_id,
-        token=body.token,
-        version=body.version,
-        judgement=judgement,
-        # The case was shown with its verdict to whoever asked for it.
-        hides_verdict=False,
-    )
+    person = _person(services, body.reviewer)
+    try:
+        decision = services.review.decide(
+            person,
+            case_id,
+            token=body.token,
+            version=body.version,
+            judgement=judgement,
+            # The case was shown with its verdict to whoever asked for it.
+            hides_verdict=False,
+        )
+    except StaleCase:
+        # A platform whose answer was lost asks again.
+        decision = services.review.decided_already(person, case_id, version=body.version, judgement=judgement)
+        if decision is None:
+            raise
     return DecisionOut.model_validate(decision_json(decision))
 
 

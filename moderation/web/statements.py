@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query
 
 from moderation.database.cases import find_case
 from moderation.database.review import standing_decisions
+from moderation.decisions import Decision
 from moderation.errors import CaseNotFound, NothingDecided
-from moderation.statements import Harm, Origin, Restriction, statement
+from moderation.statements import Draft, Harm, Origin, Restriction, statement
 from moderation.web.access import Reader
 from moderation.web.problems import RESPONSES
-from moderation.web.services import ServicesDep
+from moderation.web.services import Services, ServicesDep
 from moderation.wire import Problem, StatementOut
 
 router = APIRouter(prefix="/v1", responses=RESPONSES)
@@ -37,14 +38,7 @@ def get_statement(
 
     Fixed sentences, without personal data. `statement` is null when the decision restricts nothing.
     """
-    with services.database.transaction() as session:
-        case = find_case(session, case_id)
-        decision = standing_decisions(session, [case_id]).get(case_id)
-    if case is None:
-        raise CaseNotFound(f"no case has the id {case_id}")
-    if decision is None:
-        raise NothingDecided(f"nothing is decided about case {case_id}")
-    draft = statement(decision, flagged_at=case.created_at, restriction=restriction, harm=harm, origin=origin)
+    decision, draft = draft_of(services, case_id, restriction, harm, origin)
     return StatementOut(
         case=case_id,
         decision=decision.id,
@@ -52,3 +46,18 @@ def get_statement(
         statement=None if draft.statement is None else dict(draft.statement),
         to_check=dict(draft.to_check),
     )
+
+
+def draft_of(
+    services: Services, case_id: UUID, restriction: Restriction, harm: Harm, origin: Origin
+) -> tuple[Decision, Draft]:
+    """The decision that stands, and the draft for it. Raise CaseNotFound or NothingDecided."""
+    with services.database.transaction() as session:
+        case = find_case(session, case_id)
+        decision = standing_decisions(session, [case_id]).get(case_id)
+    if case is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    if decision is None:
+        raise NothingDecided("nothing is decided about this case")
+    draft = statement(decision, flagged_at=case.created_at, restriction=restriction, harm=harm, origin=origin)
+    return decision, draft

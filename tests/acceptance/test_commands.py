@@ -120,17 +120,21 @@ def test_lines_that_cannot_be_flagged_are_named_and_harm_no_other(
         json.dumps({"image": "s3://not-ours/a.jpg", "external_id": "odd-5"}),
         "",
         json.dumps({"image": image, "external_id": "odd-7"}),
+        json.dumps({"image": image, "external_id": "odd-8", "context": {"score": float("nan")}}),
+        json.dumps({"image": image, "external_id": "odd-9", "context": {"name": "\ud800"}}),
+        json.dumps({"image": image, "external_id": "odd-\ud800"}),
+        "[" * 100_000,
     ]
 
     code, told = _bulk("\n".join(lines), tmp_path / "flags.jsonl", env)
 
     assert code == 1
     assert {line["line"]: line.get("code", "opened") for line in told} == {
-        **dict.fromkeys((1, 2, 3, 4), "line_unreadable"),
+        **dict.fromkeys((1, 2, 3, 4, 8, 9, 10, 11), "line_unreadable"),
         5: "bucket_not_allowed",
         7: "opened",
     }
-    assert [line["external_id"] for line in told] == [None] * 4 + ["odd-5", "odd-7"]
+    assert [line["external_id"] for line in told] == [None] * 4 + ["odd-5", "odd-7"] + [None] * 4
     assert ["external_id" in told[2]["detail"], "priority" in told[3]["detail"]] == [True, True]
 
 

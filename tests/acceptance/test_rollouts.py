@@ -1,6 +1,5 @@
 """Two bundles in a real worker process, rolled out by command: tried, promoted, rolled back, failing, killed."""
 
-import io
 import json
 import os
 import re
@@ -8,73 +7,41 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-import redis
-from PIL import Image
 from sqlalchemy import text
 
 import moderation.dfa
 from moderation.database.cases import Opening, insert_cases
-from moderation.database.connection import Database
 from moderation.database.rollouts import LiveWorker, in_force, live_workers
-from moderation.dispatch import Doorbell
 from moderation.local import (
     Addresses,
-    Stack,
-    open_folder,
-    service_env,
-    sweeper_command,
-    wait_for_worker,
-    worker_command,
 )
-from moderation.settings import Settings
-from moderation.storage import Storage
 from tests.acceptance import odd_bundles
 from tests.acceptance.odd_bundles import NEW, OLD
+from tests.acceptance.yard import Yard, noise
 from tests.builders import a_flag, new_id
-from tests.conftest import make_settings
-
-QUICK = {
-    "BONAFIDE_LEASE_SECONDS": "3",
-    "BONAFIDE_SWEEP_SECONDS": "0.3",
-    "BONAFIDE_RING_AGAIN_SECONDS": "2",
-    "BONAFIDE_ATTEMPTS_AT_MOST": "3",
-    "BONAFIDE_ENGINE_TIMEOUT_SECONDS": "4",
-    "BONAFIDE_BREAKER_FAILURES": "3",
-    "BONAFIDE_DRAIN_SECONDS": "5",
-}
 
 
-class Yard:
-    """A worker with two bundles, a sweeper, the operator's command, and a database of their own."""
+class RolloutYard(Yard):
+    """A worker with two bundles, and the operator's command."""
 
-    def __init__(self, stack: Stack, database: Database, settings: Settings, env: dict[str, str]) -> None:
-        self.stack = stack
-        self.database = database
-        self.storage = Storage(settings)
-        self.doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=1000)
-        self.env = env
+    app = "tests.acceptance.two_bundles"
+    settings: ClassVar = {
+        "BONAFIDE_ATTEMPTS_AT_MOST": "3",
+        "BONAFIDE_BREAKER_FAILURES": "3",
+        "BONAFIDE_DRAIN_SECONDS": "5",
+    }
 
-    def start(self, *, app: str = "tests.acceptance.two_bundles", **env: str) -> subprocess.Popen[Any]:
+    def start(self, name: str = "worker", *, app: str | None = None, **env: str) -> subprocess.Popen[Any]:
         """The worker, once it takes work and has told of itself."""
-        command = [part.replace("worker.app", app) for part in worker_command(name="worker")]
-        ready = self.stack.folder / "worker.ready"
-        ready.unlink(missing_ok=True)
-        own = {**service_env(self.env, "bonafide_worker"), **env, "BONAFIDE_READY_FILE": str(ready)}
-        process = self.stack.spawn("worker", command, env=own)
-        wait_for_worker(self.stack, name="worker")
+        process = super().start(name, app=app, **env)
         self.until(lambda: self.told() is not None)
         return process
-
-    def sweep(self) -> None:
-        self.stack.spawn("sweeper", sweeper_command(), env=service_env(self.env, "bonafide_sweeper"))
 
     def bonafide(self, *words: str) -> subprocess.CompletedProcess[str]:
         """What an operator types, under `bonafide bundles`."""
@@ -100,16 +67,7 @@ class Yard:
 
     def open(self, number: int = 1) -> list[UUID]:
         """New cases, of other pictures each, rung for."""
-        refs = [
-            self.storage.put_image(f"rollouts/{new_id()}.jpg", _picture(), "image/jpeg")
-            for _ in range(number)
-        ]
-        openings = [Opening(new_id(), a_flag(image=ref), ring=True) for ref in refs]
-        with self.database.transaction() as session:
-            insert_cases(session, openings, actor="platform:test")
-        ids = [opening.id for opening in openings]
-        self.doorbell.dispatch_cases(ids)
-        return ids
+        return self.open_with(noise(80, 60) for _ in range(number))
 
     def analyzed(self, number: int = 1) -> list[UUID]:
         ids = self.open(number)
@@ -132,49 +90,22 @@ class Yard:
     def all_done(self) -> bool:
         return all(row.done_at is not None for row in self.reruns())
 
-    def until(self, true: Callable[[], bool], *, timeout: float = 90) -> None:
-        deadline = time.monotonic() + timeout
-        while not true():
-            assert time.monotonic() < deadline, self.stack.last_words("worker")
-            time.sleep(0.05)
 
-
-def _picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise((80, 60), 60).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def told(yard: Yard) -> LiveWorker:
+def told(yard: RolloutYard) -> LiveWorker:
     worker = yard.told()
     assert worker is not None
     return worker
 
 
-@contextmanager
-def _opened(servers: Addresses, database_url: str, folder: Path) -> Generator[Yard]:
-    """With a broker of its own: a worker of another test must not hear these bells."""
-    with Stack(open_folder(folder)) as stack:
-        broker_url = stack.start_valkey()
-        stack.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker_url).ping()))
-        env = {
-            **servers.settings(),
-            "BONAFIDE_BROKER_URL": broker_url,
-            "BONAFIDE_DATABASE_URL": database_url,
-            **QUICK,
-        }
-        database = Database(database_url)
-        yield Yard(stack, database, make_settings(database_url, broker_url, servers), env)
-        database.close()
-
-
 @pytest.fixture
-def yard(servers: Addresses, database_url: str, tmp_path: Path) -> Iterator[Yard]:
-    with _opened(servers, database_url, tmp_path) as opened:
+def yard(servers: Addresses, database_url: str, tmp_path: Path) -> Iterator[RolloutYard]:
+    with RolloutYard.opened(servers, database_url, tmp_path) as opened:
         yield opened
 
 
-def test_a_bundle_is_tried_promoted_and_rolled_back_by_command_and_without_a_restart(yard: Yard) -> None:
+def test_a_bundle_is_tried_promoted_and_rolled_back_by_command_and_without_a_restart(
+    yard: RolloutYard,
+) -> None:
     process = yard.start()
     yard.sweep()
 
@@ -212,7 +143,7 @@ def test_a_bundle_is_tried_promoted_and_rolled_back_by_command_and_without_a_res
 
 
 @pytest.mark.parametrize("how", [odd_bundles.BUG, odd_bundles.HANGS, odd_bundles.DIES])
-def test_a_candidate_that_fails_everything_goes_quiet_and_harms_no_case(yard: Yard, how: str) -> None:
+def test_a_candidate_that_fails_everything_goes_quiet_and_harms_no_case(yard: RolloutYard, how: str) -> None:
     process = yard.start(TWO_BUNDLES_SECOND=how)
     yard.sweep()
     yard.say("try", "dfa 2", "--share", "1")
@@ -229,7 +160,9 @@ def test_a_candidate_that_fails_everything_goes_quiet_and_harms_no_case(yard: Ya
     assert (forbidden.returncode, "no worker uses" in forbidden.stderr) == (1, True)
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_rerun_loses_nothing(yard: Yard, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_in_the_middle_of_a_rerun_loses_nothing(
+    yard: RolloutYard, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     process = yard.start(TWO_BUNDLES_SECOND=odd_bundles.WAITS, TWO_BUNDLES_GATE=str(gate))
     yard.sweep()
@@ -252,7 +185,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_rerun_loses_nothing(yard: Ya
     assert [row.version for row in yard.rows(ids)] == [row.version + 1 for row in before]
 
 
-def test_two_real_bundles_fit_into_one_worker(yard: Yard, tmp_path: Path, samples: Path) -> None:
+def test_two_real_bundles_fit_into_one_worker(yard: RolloutYard, tmp_path: Path, samples: Path) -> None:
     second = tmp_path / "mini-next"
     shutil.copytree(Path(moderation.dfa.__file__).parent / "bundles" / "mini", second)
     card = second / "bundle.toml"

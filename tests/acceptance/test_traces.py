@@ -13,7 +13,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from moderation.database.keys import add_key
 from moderation.local import Addresses, free_port, service_env, web_command
-from tests.acceptance.test_worker import Yard, _opened, _picture  # pyright: ignore[reportPrivateUsage]
+from tests.acceptance.test_worker import OddYard
+from tests.acceptance.yard import noise
 
 #: Longer than the exporter waits before it sends what it has.
 TIMEOUT = 40
@@ -74,7 +75,7 @@ def _text(span: Span, name: str) -> str | None:
 def test_a_case_is_one_trace_over_api_queue_worker_and_postgres(
     servers: Addresses, database_url: str, tmp_path: Path, collector: Collector
 ) -> None:
-    with _opened(servers, database_url, tmp_path) as yard:
+    with OddYard.opened(servers, database_url, tmp_path) as yard:
         yard.env["BONAFIDE_OTLP_ENDPOINT"] = collector.url
         yard.env["OTEL_BSP_SCHEDULE_DELAY"] = "200"  # milliseconds
         case = _submitted(yard)
@@ -98,7 +99,7 @@ def test_a_case_is_one_trace_over_api_queue_worker_and_postgres(
     assert all(case not in (_text(span, "db.query.text") or "") for span in statements)
 
 
-def _submitted(yard: Yard) -> str:
+def _submitted(yard: OddYard) -> str:
     """A case through a real API, with a real worker that analyses it."""
     port = free_port()
     with yard.database.transaction() as session:
@@ -107,7 +108,7 @@ def _submitted(yard: Yard) -> str:
     yard.start()
     url = f"http://127.0.0.1:{port}"
     yard.stack.wait_for("web", lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
-    ref = yard.storage.put_image("traced.jpg", _picture(90), "image/jpeg")
+    ref = yard.storage.put_image("traced.jpg", noise(90, 50), "image/jpeg")
     reply = httpx.post(
         f"{url}/v1/cases",
         json={"image": {"bucket": ref.bucket, "key": ref.key}},

@@ -1,89 +1,47 @@
 """Workers that are killed, stopped, fed nonsense and started wrongly."""
 
-import io
+import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
 import redis
 from celery import Celery
-from PIL import Image
 from sqlalchemy import text
 
 from moderation.cases import ImageRef
 from moderation.database.cases import Opening, insert_cases
-from moderation.database.connection import Database
-from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, Doorbell
+from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE
 from moderation.local import (
     BUCKET,
     Addresses,
-    Stack,
-    open_folder,
     service_env,
     sweeper_command,
-    wait_for_worker,
     worker_command,
 )
-from moderation.settings import Settings
-from moderation.storage import Storage
 from tests.acceptance import odd_pictures
+from tests.acceptance.yard import Yard, noise
 from tests.builders import a_flag, new_id
 from tests.chaos.pipe import Pipe
-from tests.conftest import fresh_database, make_settings
+from tests.conftest import fresh_database
 from worker.watchdog import GAVE_UP
 
-QUICK = {
-    "BONAFIDE_LEASE_SECONDS": "3",
-    "BONAFIDE_SWEEP_SECONDS": "0.3",
-    "BONAFIDE_RING_AGAIN_SECONDS": "2",
-    "BONAFIDE_ATTEMPTS_AT_MOST": "2",
-    "BONAFIDE_ENGINE_TIMEOUT_SECONDS": "4",
-    "BONAFIDE_DRAIN_SECONDS": "10",
-}
 
+class OddYard(Yard):
+    """Odd workers, and a hand that restarts who falls."""
 
-class Yard:
-    """Odd workers on the shared servers, one database each test, and a hand that restarts who falls."""
-
-    def __init__(self, stack: Stack, database: Database, settings: Settings, env: dict[str, str]) -> None:
-        self.stack = stack
-        self.database = database
-        self.storage = Storage(settings)
-        self.doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=1000)
-        self.env = env
-
-    def start(self, name: str = "worker", **env: str) -> subprocess.Popen[Any]:
-        command = [
-            part.replace("worker.app", "tests.acceptance.odd_worker") for part in worker_command(name=name)
-        ]
-        ready = self.stack.folder / f"{name}.ready"
-        ready.unlink(missing_ok=True)
-        own = {**service_env(self.env, "bonafide_worker"), **env, "BONAFIDE_READY_FILE": str(ready)}
-        process = self.stack.spawn(name, command, env=own)
-        wait_for_worker(self.stack, name=name)
-        return process
-
-    def sweep(self) -> None:
-        self.stack.spawn("sweeper", sweeper_command(), env=service_env(self.env, "bonafide_sweeper"))
+    app = "tests.acceptance.odd_worker"
+    settings: ClassVar = {"BONAFIDE_ATTEMPTS_AT_MOST": "2", "BONAFIDE_DRAIN_SECONDS": "10"}
 
     def open(self, *widths: int) -> list[UUID]:
         """Cases of pictures of these widths, rung for in this order."""
-        refs = [
-            self.storage.put_image(f"odd/{new_id()}.jpg", _picture(width), "image/jpeg") for width in widths
-        ]
-        openings = [Opening(new_id(), a_flag(image=ref), ring=True) for ref in refs]
-        with self.database.transaction() as session:
-            insert_cases(session, openings, actor="platform:test")
-        ids = [opening.id for opening in openings]
-        self.doorbell.dispatch_cases(ids)
-        return ids
+        return self.open_with(noise(width, 50) for width in widths)
 
     def rows(self, ids: list[UUID]) -> list[Any]:
         query = text("""
@@ -93,63 +51,35 @@ class Yard:
         with self.database.transaction() as session:
             return list(session.execute(query, {"ids": ids}))
 
+    def last_dead_letter(self) -> Any:
+        with self.database.transaction() as session:
+            return session.execute(text("SELECT * FROM dead_letters ORDER BY id DESC LIMIT 1")).one()
+
     def dead_letters(self) -> int:
         with self.database.transaction() as session:
             return session.scalar(text("SELECT count(*) FROM dead_letters")) or 0
 
-    def until(self, true: Callable[[], bool], *, timeout: float = 90, restart: bool = False) -> None:
-        deadline = time.monotonic() + timeout
-        while not true():
-            assert time.monotonic() < deadline, self.stack.last_words("worker")
-            if restart and self.stack.fallen() == "worker":
-                self.stack.stop_process("worker")
-                self.start()
-            time.sleep(0.05)
-
-
-def _picture(width: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise((width, 50), 60).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-@contextmanager
-def _opened(servers: Addresses, database_url: str, folder: Path) -> Generator[Yard]:
-    """A yard with a broker of its own: a worker of another test must not hear these bells."""
-    with Stack(open_folder(folder)) as stack:
-        broker_url = stack.start_valkey()
-        stack.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker_url).ping()))
-        env = {
-            **servers.settings(),
-            "BONAFIDE_BROKER_URL": broker_url,
-            "BONAFIDE_DATABASE_URL": database_url,
-            **QUICK,
-        }
-        database = Database(database_url)
-        yield Yard(stack, database, make_settings(database_url, broker_url, servers), env)
-        database.close()
-
 
 @pytest.fixture
-def yard(servers: Addresses, database_url: str, tmp_path: Path) -> Iterator[Yard]:
+def yard(servers: Addresses, database_url: str, tmp_path: Path) -> Iterator[OddYard]:
     """For a test that harms its worker."""
-    with _opened(servers, database_url, tmp_path) as opened:
+    with OddYard.opened(servers, database_url, tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def working(servers: Addresses, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def working(servers: Addresses, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OddYard]:
     """One worker and one sweeper for all tests that leave them alive."""
     with (
         fresh_database(servers.database_url, template) as url,
-        _opened(servers, url, tmp_path_factory.mktemp("yard")) as opened,
+        OddYard.opened(servers, url, tmp_path_factory.mktemp("yard")) as opened,
     ):
         opened.start()
         opened.sweep()
         yield opened
 
 
-def test_a_picture_that_kills_the_process_goes_to_a_person_and_its_neighbours_do_not(yard: Yard) -> None:
+def test_a_picture_that_kills_the_process_goes_to_a_person_and_its_neighbours_do_not(yard: OddYard) -> None:
     yard.start()
     yard.sweep()
 
@@ -161,7 +91,7 @@ def test_a_picture_that_kills_the_process_goes_to_a_person_and_its_neighbours_do
     assert [(row.refusal_code, row.analyses) for row in healthy] == [(None, 1)] * len(healthy)
 
 
-def test_a_hung_model_ends_the_process_and_the_others_are_analysed(yard: Yard) -> None:
+def test_a_hung_model_ends_the_process_and_the_others_are_analysed(yard: OddYard) -> None:
     yard.start()
     yard.sweep()
 
@@ -173,7 +103,7 @@ def test_a_hung_model_ends_the_process_and_the_others_are_analysed(yard: Yard) -
     assert [row.analyses for row in healthy] == [1, 1]
 
 
-def test_a_worker_that_runs_out_of_memory_goes_on_consuming(working: Yard) -> None:
+def test_a_worker_that_runs_out_of_memory_goes_on_consuming(working: OddYard) -> None:
     ids = working.open(odd_pictures.EATS_MEMORY, odd_pictures.BUG, 80)
     working.until(lambda: all(row.state == "ready" for row in working.rows(ids)[1:]))
     working.until(lambda: working.rows(ids)[0].postponements >= 1)
@@ -185,7 +115,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_consuming(working: Yard) -> No
     assert healthy.analyses == 1
 
 
-def test_a_bundle_that_fails_everything_stops_the_work_and_not_the_line(yard: Yard) -> None:
+def test_a_bundle_that_fails_everything_stops_the_work_and_not_the_line(yard: OddYard) -> None:
     yard.start(BONAFIDE_BREAKER_FAILURES="3", BONAFIDE_BREAKER_SECONDS="60")
     yard.sweep()
 
@@ -199,7 +129,7 @@ def test_a_bundle_that_fails_everything_stops_the_work_and_not_the_line(yard: Ya
     assert yard.stack.fallen() is None
 
 
-def test_a_broker_that_is_away_for_long_is_waited_for(yard: Yard) -> None:
+def test_a_broker_that_is_away_for_long_is_waited_for(yard: OddYard) -> None:
     process = yard.start(ODD_LOOP_STUCK="5")
     log = yard.stack.folder / "logs" / "worker.log"
     port = urlsplit(yard.env["BONAFIDE_BROKER_URL"]).port
@@ -217,13 +147,13 @@ def test_a_broker_that_is_away_for_long_is_waited_for(yard: Yard) -> None:
 
 
 @contextmanager
-def _broker_that_goes_at_the_first_acknowledgement(yard: Yard) -> Generator[Pipe]:
+def _broker_that_goes_at_the_first_acknowledgement(yard: OddYard) -> Generator[Pipe]:
     with Pipe(yard.env["BONAFIDE_BROKER_URL"]) as pipe:
         pipe.fall_at(b"HDEL", seconds=3)
         yield pipe
 
 
-def test_a_broker_that_goes_while_it_is_told_that_a_message_is_done_is_heard_again(yard: Yard) -> None:
+def test_a_broker_that_goes_while_it_is_told_that_a_message_is_done_is_heard_again(yard: OddYard) -> None:
     with _broker_that_goes_at_the_first_acknowledgement(yard) as pipe:
         process = yard.start(BONAFIDE_BROKER_URL=pipe.url, BONAFIDE_WORKER_THREADS="1")
         ids = yard.open(80, 80, 80)
@@ -233,7 +163,7 @@ def test_a_broker_that_goes_while_it_is_told_that_a_message_is_done_is_heard_aga
         assert (pipe.falls, process.poll()) == (1, None)
 
 
-def test_a_worker_that_hears_no_bell_any_more_ends(yard: Yard) -> None:
+def test_a_worker_that_hears_no_bell_any_more_ends(yard: OddYard) -> None:
     """The same with kombu's own count, which never takes anything again."""
     with _broker_that_goes_at_the_first_acknowledgement(yard) as pipe:
         odd = {"ODD_PLAIN_QOS": "1", "ODD_LOOP_STUCK": "5"}
@@ -245,7 +175,7 @@ def test_a_worker_that_hears_no_bell_any_more_ends(yard: Yard) -> None:
         assert "taking from the queue has not moved" in (yard.stack.folder / "logs/worker.log").read_text()
 
 
-def test_a_worker_that_is_stopped_finishes_what_it_began(yard: Yard) -> None:
+def test_a_worker_that_is_stopped_finishes_what_it_began(yard: OddYard) -> None:
     process = yard.start()
     ids = yard.open(odd_pictures.SLOW, 80)
     yard.until(lambda: yard.rows(ids)[0].state == "analyzing")
@@ -257,7 +187,7 @@ def test_a_worker_that_is_stopped_finishes_what_it_began(yard: Yard) -> None:
     assert not (yard.stack.folder / "worker.ready").exists()
 
 
-def test_a_worker_without_time_hands_its_leases_back(yard: Yard) -> None:
+def test_a_worker_without_time_hands_its_leases_back(yard: OddYard) -> None:
     process = yard.start(BONAFIDE_DRAIN_SECONDS="0.5", BONAFIDE_ENGINE_TIMEOUT_SECONDS="60")
     ids = yard.open(odd_pictures.HANGS)
     yard.until(lambda: yard.rows(ids)[0].state == "analyzing")
@@ -269,6 +199,23 @@ def test_a_worker_without_time_hands_its_leases_back(yard: Yard) -> None:
     assert (row.state, row.attempts, row.lease_token) == ("waiting", 0, None)
 
 
+def _odd_message(**odd: object) -> bytes:
+    """A message that kombu takes, but for what is odd about it. None: it lacks that."""
+    place = {"exchange": "", "routing_key": ANALYSIS_QUEUE}
+    properties: dict[str, object] = {"delivery_tag": "t-1", "delivery_info": place, "body_encoding": "base64"}
+    headers = {"task": "analyze_case", "id": "1"}
+    whole: dict[str, object] = {
+        "body": "W10=",
+        "headers": headers,
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+    }
+    for name, value in odd.items():
+        (properties if name in properties else whole)[name] = value
+    kept = {name: value for name, value in properties.items() if value is not None}
+    return json.dumps({**whole, "properties": kept}).encode()
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -276,19 +223,33 @@ def test_a_worker_without_time_hands_its_leases_back(yard: Yard) -> None:
         pytest.param(b'{"body": "AA", "headers": {}, "properties": {}}', id="not a message"),
         pytest.param(b"[1, 2]", id="a list"),
         pytest.param(b"\xff\xfe\x00", id="bytes"),
+        pytest.param(b"[" * 100_000, id="as deep as a well"),
+        pytest.param(b'{"__type__": "uuid", "__value__": 5}', id="an id that is none"),
+        pytest.param(_odd_message(body="a"), id="not base64"),
+        pytest.param(_odd_message(body=5), id="a body that is no text"),
+        pytest.param(_odd_message(body_encoding="rot13"), id="an encoding nobody knows"),
+        pytest.param(_odd_message(delivery_tag=["t-1"]), id="a tag that is a list"),
+        pytest.param(_odd_message(delivery_tag="\ud800"), id="a tag that Redis does not take"),
+        pytest.param(_odd_message(delivery_info=None), id="from nowhere"),
+        pytest.param(_odd_message(headers=["task"]), id="headers that are a list"),
+        pytest.param(_odd_message(headers={"task": []}), id="a task that has no name"),
+        pytest.param(_odd_message(headers={"task": "analyze_case"}), id="a task without an id"),
     ],
 )
-def test_nonsense_on_the_queue_does_not_stop_the_worker(working: Yard, message: bytes) -> None:
+def test_nonsense_on_the_queue_does_not_stop_the_worker(working: OddYard, message: bytes) -> None:
     broker = redis.Redis.from_url(working.env["BONAFIDE_BROKER_URL"])
 
     kept = working.dead_letters()
 
-    broker.lpush(ANALYSIS_QUEUE, message)
+    broker.lpush(BACKFILL_QUEUE, message)
+    working.until(lambda: working.dead_letters() > kept)
     ids = working.open(80)
 
     working.until(lambda: working.rows(ids)[0].state == "ready")
     assert working.stack.fallen() is None
     assert working.dead_letters() == kept + 1
+    assert working.last_dead_letter().queue == BACKFILL_QUEUE
+    assert broker.hlen("unacked") == 0
 
 
 @pytest.mark.parametrize(
@@ -300,23 +261,24 @@ def test_nonsense_on_the_queue_does_not_stop_the_worker(working: Yard, message: 
     ],
 )
 def test_a_message_nobody_can_process_is_kept(
-    working: Yard, task: str, args: list[object], error: str
+    working: OddYard, task: str, args: list[object], error: str
 ) -> None:
     app = Celery(broker=working.env["BONAFIDE_BROKER_URL"])
     mark = str(new_id())
 
-    app.send_task(task, args=[*args, mark] if args else [mark, mark], queue=ANALYSIS_QUEUE)
+    app.send_task(task, args=[*args, mark] if args else [mark, mark], queue=BACKFILL_QUEUE)
 
-    def kept() -> list[str]:
-        query = text("SELECT error FROM dead_letters WHERE body LIKE '%' || :mark || '%'")
+    def kept() -> list[Any]:
+        query = text("SELECT queue, error FROM dead_letters WHERE body LIKE '%' || :mark || '%'")
         with working.database.transaction() as session:
-            return list(session.scalars(query, {"mark": mark}))
+            return list(session.execute(query, {"mark": mark}))
 
     working.until(lambda: bool(kept()))
-    assert error in kept()[0]
+    assert kept()[0].queue == BACKFILL_QUEUE
+    assert error in kept()[0].error
 
 
-def test_a_bell_for_a_case_that_is_done_or_never_was_changes_nothing(working: Yard) -> None:
+def test_a_bell_for_a_case_that_is_done_or_never_was_changes_nothing(working: OddYard) -> None:
     ids = working.open(80)
     working.until(lambda: working.rows(ids)[0].state == "ready")
     before = working.rows(ids)[0].version
@@ -328,7 +290,7 @@ def test_a_bell_for_a_case_that_is_done_or_never_was_changes_nothing(working: Ya
     assert (working.rows(ids)[0].version, working.rows(ids)[0].analyses) == (before, 1)
 
 
-def test_two_sweepers_ring_no_more_than_one(yard: Yard) -> None:
+def test_two_sweepers_ring_no_more_than_one(yard: OddYard) -> None:
     yard.sweep()
     yard.stack.spawn("sweeper-2", sweeper_command(), env=service_env(yard.env, "bonafide_sweeper"))
     openings = [Opening(new_id(), a_flag(image=ImageRef(BUCKET, "x.jpg"))) for _ in range(300)]
@@ -350,7 +312,7 @@ def test_two_sweepers_ring_no_more_than_one(yard: Yard) -> None:
         ),
     ],
 )
-def test_a_worker_that_cannot_work_does_not_start(yard: Yard, change: dict[str, str], words: str) -> None:
+def test_a_worker_that_cannot_work_does_not_start(yard: OddYard, change: dict[str, str], words: str) -> None:
     pool = change.pop("-P", "threads")
     command = [pool if part == "threads" else part for part in worker_command()]
 
@@ -367,7 +329,7 @@ def test_a_worker_that_cannot_work_does_not_start(yard: Yard, change: dict[str, 
     assert words in ended.stderr
 
 
-def test_a_worker_refuses_another_releases_schema(yard: Yard, servers: Addresses) -> None:
+def test_a_worker_refuses_another_releases_schema(yard: OddYard, servers: Addresses) -> None:
     ended = subprocess.run(
         worker_command(),
         env={

@@ -70,10 +70,8 @@ class _Detector(ScriptedDetector):
         return super().conclude(prepared, faces)
 
 
-def _record(
-    session: Session, case_id: UUID, token: int, analysis: Analysis, *, actor: str, new_id: UUID
-) -> None:
-    record_analysis(session, case_id, token, analysis, actor=actor, new_id=new_id)
+def _record(session: Session, case_id: UUID, token: int, analysis: Analysis, **others: Any) -> None:
+    record_analysis(session, case_id, token, analysis, **others)
     mark, sha256 = Mark.of_width(analysis.picture.width), analysis.picture.sha256
     if mark is Mark.DIES_BEFORE_COMMIT and once(mark, sha256):
         die()

@@ -18,7 +18,9 @@ from moderation.local import Stack, System, add_first_people
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.app import create_app
+from moderation.web.console import decisions
 from moderation.web.sessions import COOKIE, own_path
+from tests.builders import new_id
 from tests.integration.conftest import accepted, ready
 from tests.integration.deciding import a_review, decide
 
@@ -265,6 +267,49 @@ def test_a_picture_that_is_shown_unblurred_is_noted_however_its_page_was_reached
         assert session.scalars(kinds, {"case": case_id}).all() == ["shown"]
 
 
+def test_whom_a_picture_was_sent_to_is_noted_once_a_minute(
+    reviewer: TestClient, database: Database, accounts: Accounts, rosa: Person
+) -> None:
+    case_id = ready(database)
+    noted = text("SELECT person_id FROM views WHERE case_id = :case AND kind = 'sent' ORDER BY id")
+    earlier = text(
+        "INSERT INTO views (case_id, person_id, kind, at) VALUES (:case, :rosa, 'sent', now() - interval '61 s')"
+    )
+    with database.transaction() as session:
+        session.execute(earlier, {"case": case_id, "rosa": rosa.id})
+
+    assert [reviewer.get(f"/cases/{case_id}/picture").status_code for _ in range(2)] == [302, 302]
+    ben = accounts.add_person("ben@example.org", "Ben Okafor", Role.REVIEWER, PASSWORD)
+    reviewer.cookies.set(COOKIE, accounts.sign_in_as(ben).secret)
+    reviewer.get(f"/cases/{case_id}/picture")
+
+    with database.transaction() as session:
+        assert session.scalars(noted, {"case": case_id}).all() == [rosa.id, rosa.id, ben.id]
+
+
+def test_all_that_somebody_decided_is_read_page_by_page_the_newest_first(
+    reviewer: TestClient,
+    database: Database,
+    settings: Settings,
+    rosa: Person,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decisions, "PAGE", 2)
+    review = a_review(database, settings)
+    cases = [decide(review, database, rosa, ready(database), Outcome.DEEPFAKE).case_id for _ in range(5)]
+
+    seen: list[str] = []
+    path: str | None = "/decisions"
+    while path:
+        shown = reviewer.get(path).text
+        seen += re.findall(r'<th scope="row"><a href="/cases/([^"]+)"', shown)
+        older = re.search(r'<a class="button" href="([^"]+)">Older</a>', shown)
+        path = older and older[1]
+
+    assert seen == [str(case_id) for case_id in reversed(cases)]
+    assert reviewer.get(f"/decisions?before={new_id()}").text == reviewer.get("/decisions").text
+
+
 def test_a_new_system_has_a_first_reviewer_and_admin_and_an_old_one_keeps_its_own(
     database: Database, settings: Settings, accounts: Accounts, tmp_path: Path
 ) -> None:
@@ -396,3 +441,6 @@ def test_an_erased_case_says_so_and_offers_neither_picture_nor_question_nor_appe
     assert [address in before for address in offered] == [True, True, True]
     assert [address in page for address in offered] == [False, False, False]
     assert "<strong>Erased</strong>" in page
+    assert visitor.get(f"/cases/{case_id}/picture").status_code == 404
+    with database.transaction() as session:
+        assert session.scalars(text("SELECT kind FROM views WHERE kind = 'sent'")).all() == []

@@ -16,7 +16,8 @@ from moderation.decisions import Answer, Outcome
 from moderation.local import System
 from tests.console.conftest import PASSWORD, Cases, Sit, Team
 
-KINDS_OF_VIEW = text("SELECT kind FROM views WHERE case_id = :case ORDER BY id")
+#: What somebody did to see the picture; that it was sent to them is another note.
+KINDS_OF_VIEW = text("SELECT kind FROM views WHERE case_id = :case AND kind <> 'sent' ORDER BY id")
 
 
 def _short(case_id: object) -> str:

@@ -79,6 +79,18 @@ def test_analyze_asks_with_the_policy_of_the_workers(
     assert json.loads(out)["fingerprint"] == fingerprint(tiny, Policy(threshold=0.7))
 
 
+def test_analyze_refuses_what_the_workers_refuse(
+    tiny: BundleSpec, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONAFIDE_IMAGE_MAX_PIXELS", "4096")
+    settings.cache_clear()
+
+    _, out = run("analyze", portrait, "--json", "--bundle", tiny.folder)
+
+    settings.cache_clear()
+    assert json.loads(out)["refusal"] == "too_many_pixels"
+
+
 def test_people_get_a_table(tiny: BundleSpec, portrait: Path, junk: Path) -> None:
     code, out = run("analyze", portrait, junk, "--bundle", tiny.folder)
 

@@ -20,7 +20,7 @@ import pillow_heif
 from PIL import Image
 
 from moderation.analysis import Box, Face, PictureFacts
-from moderation.dfa.gpt.pixels import Picture, PixelLimits, crop_face, decode_frames, decode_picture
+from moderation.dfa.gpt.pixels import Picture, PixelLimits, crop_face, decode_picture
 from moderation.errors import (
     ImageCorrupt,
     ImageRejected,
@@ -324,38 +324,10 @@ def test_of_an_animation_the_first_frame_is_analysed_and_the_others_are_counted(
     assert picture.pixels.mean() < 3
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
-def test_frames_are_taken_evenly_from_first_to_last(kind: str) -> None:
-    pictures = decode_frames(an_animation(kind), 4)
+def test_pages_are_counted_and_are_no_animation() -> None:
+    picture = decode_picture(an_animation("TIFF"))
 
-    assert [picture.facts.frame for picture in pictures] == [0, 4, 7, 11]
-    assert [round(picture.pixels.mean() / 20) for picture in pictures] == [0, 4, 7, 11]
-
-
-@pytest.mark.parametrize(
-    ("data", "count", "limits", "frames"),
-    [
-        pytest.param(encoded(a_gradient()), 4, PixelLimits(), [0], id="a-still-picture"),
-        pytest.param(an_animation("GIF", 3), 9, PixelLimits(), [0, 1, 2], id="fewer-than-asked-for"),
-        pytest.param(
-            an_animation("GIF"), 3, PixelLimits(max_frames=5), [0, 2, 4], id="not-beyond-max-frames"
-        ),
-        pytest.param(
-            an_animation("PNG"),
-            2,
-            PixelLimits(max_animation_pixels=4 * 2_000),
-            [0, 3],
-            id="not-beyond-max-pixels",
-        ),
-        pytest.param(an_animation("TIFF"), 4, PixelLimits(), [0], id="pages-are-not-frames"),
-    ],
-)
-def test_no_more_frames_are_decoded_than_the_limits_allow(
-    data: bytes, count: int, limits: PixelLimits, frames: list[int]
-) -> None:
-    pictures = decode_frames(data, count, limits)
-
-    assert [picture.facts.frame for picture in pictures] == frames
+    assert (picture.facts.frames, picture.facts.notes) == (12, ("pages",))
 
 
 def test_counting_the_frames_of_a_gif_stops_at_the_limit() -> None:
@@ -423,7 +395,7 @@ def test_whatever_is_wrong_with_a_file_only_a_refusal_escapes(kind: str, animate
     for _ in range(250):
         mutant = changed(data, chance)
         with contextlib.suppress(ImageRejected):
-            decode_frames(mutant, 3, limits)
+            decode_picture(mutant, limits)
 
 
 # --- the crop ---

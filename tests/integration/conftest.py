@@ -64,13 +64,17 @@ def ready(database: Database, *, analysis: Analysis | None = None, **fields: obj
     return case_id
 
 
-def refused(database: Database, **fields: object) -> UUID:
+def refused(
+    database: Database,
+    *,
+    refusal: Refusal = Refusal("image_corrupt", "the file ends in the middle"),  # noqa: B008  it is frozen
+    **fields: object,
+) -> UUID:
     """A case without an analysis, before a reviewer."""
     case_id = accepted(database, **fields)
     lease = begun(database, case_id)
     assert lease is not None
     with database.transaction() as session:
-        refusal = Refusal("image_corrupt", "the file ends in the middle")
         refuse_case(session, case_id, lease.lease_token, refusal, actor="worker:w1")
     return case_id
 

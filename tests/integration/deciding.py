@@ -33,6 +33,7 @@ def decide(
     *,
     blind: Outcome | None = None,
     answers: tuple[Answer, ...] = (),
+    policy: str | None = None,
 ) -> Decision:
     """Claim a case and decide it; `answers` are about the artifacts of its first face, in order."""
     claim = review.claim(person, case_id)
@@ -44,5 +45,5 @@ def decide(
         case_id,
         token=claim.token,
         version=stored(database, case_id).version,
-        judgement=Judgement(outcome, technique, reason="because", feedback=feedback),
+        judgement=Judgement(outcome, technique, reason="because", policy=policy, feedback=feedback),
     )

@@ -1,20 +1,28 @@
 """The HTTP interface as a platform meets it."""
 
+import json
+import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 
+from moderation.client import BonaFide
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
 from moderation.database.keys import add_key, revoke_key
 from moderation.settings import Settings
 from moderation.web.app import create_app
+from moderation.web.sessions import COOKIE
 from tests.builders import a_face_analysis, an_analysis, new_id
-from tests.integration.conftest import accepted, begun
+from tests.integration.conftest import accepted, begun, serving
 
 IMAGE = {"bucket": "flagged", "key": "a.jpg"}
+#: For bodies that httpx would not write.
+AS_JSON = {"Content-Type": "application/json"}
 
 
 def _problem(reply: Any) -> tuple[int, str]:
@@ -63,11 +71,22 @@ def test_a_repeated_request_answers_200_and_another_body_409(api: TestClient) ->
         pytest.param({"image": IMAGE, "source": "a\x00b"}, "/source", id="a NUL"),
         pytest.param({"image": IMAGE, "context": {"x": "y" * 5000}}, "/context", id="a context too large"),
         pytest.param({"image": IMAGE, "context": {"x": "\x00"}}, "/context", id="a NUL in the context"),
+        pytest.param(
+            {"image": IMAGE, "context": {"x": ["\x00"]}}, "/context", id="a NUL deep in the context"
+        ),
+        pytest.param({"image": IMAGE, "context": {"\x00": 1}}, "/context", id="a NUL in a name"),
+        pytest.param({"image": IMAGE, "context": {"x": float("nan")}}, "/context", id="NaN"),
+        pytest.param({"image": IMAGE, "context": {"x": [float("inf")]}}, "/context", id="infinity"),
+        pytest.param({"image": IMAGE, "context": {"x": "\ud800"}}, "/context", id="half a pair"),
+        pytest.param({"image": IMAGE, "context": {"\udfff": 1}}, "/context", id="half a pair in a name"),
+        pytest.param({"image": IMAGE, "reason": "\ud800"}, "/reason", id="half a pair as the reason"),
+        pytest.param({"image": IMAGE, "external_id": "\ud800"}, "/external_id", id="half a pair as an id"),
+        pytest.param({"image": {**IMAGE, "key": "\ud800"}}, "/image/key", id="half a pair as a key"),
         pytest.param([], "", id="not an object"),
     ],
 )
 def test_a_request_that_cannot_be_read_says_where(api: TestClient, body: object, pointer: str) -> None:
-    reply = api.post("/v1/cases", json=body)
+    reply = api.post("/v1/cases", content=json.dumps(body), headers=AS_JSON)
 
     assert _problem(reply) == (422, "invalid_request")
     assert reply.json()["errors"][0]["pointer"] == pointer
@@ -91,6 +110,23 @@ def test_a_batch_answers_for_every_item_in_order(api: TestClient) -> None:
     assert (body["accepted"], body["repeated"], body["refused"]) == (2, 1, 3)
     codes = [outcome["problem"]["code"] for outcome in body["outcomes"] if outcome["problem"]]
     assert codes == ["invalid_request", "bucket_not_allowed", "idempotency_conflict"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity", r'"\ud800"', r'"\u0000"', r'{"\udfff": 1}'])
+def test_a_context_that_cannot_be_kept_harms_no_other_item(api: TestClient, value: str) -> None:
+    items = [{"image": IMAGE}, {"image": IMAGE, "context": {"x": "VALUE"}}]
+    batch = json.dumps({"cases": items}).replace('"VALUE"', value)
+
+    reply = api.post("/v1/cases/batch", content=batch, headers=AS_JSON)
+
+    assert [outcome["status"] for outcome in reply.json()["outcomes"]] == [202, 422]
+
+
+def test_a_context_comes_back_as_it_was_sent(api: TestClient) -> None:
+    context = {"told": r"\u0000 is six letters", "😀": ["é", 0.5, None, {"deep": True}]}
+    case = api.post("/v1/cases", json={"image": IMAGE, "context": context}).json()
+
+    assert api.get(case["links"]["self"]).json()["context"] == context
 
 
 def test_a_whole_batch_may_be_sent_again(api: TestClient) -> None:
@@ -170,8 +206,21 @@ def test_filters_show_what_fits(api: TestClient, database: Database) -> None:
     assert api.get("/v1/cases", params={"external_id": "7"}).json()["cases"] == []
     assert len(api.get("/v1/cases", params={"since": "2020-01-01T00:00:00Z"}).json()["cases"]) == 2
     assert api.get("/v1/cases", params={"since": "2999-01-01T00:00:00Z"}).json()["cases"] == []
+    assert _problem(api.get("/v1/cases", params={"since": "2020-01-01T00:00:00"})) == (422, "invalid_request")
     assert _problem(api.get("/v1/cases", params={"state": "failed"})) == (422, "invalid_request")
     assert _problem(api.get("/v1/cases", params={"cursor": "!"})) == (422, "cursor_unreadable")
+
+
+def test_the_client_sends_a_time_with_its_zone(settings: Settings, database: Database) -> None:
+    case_id = accepted(database)
+    with database.transaction() as session:
+        key = add_key(session, "testers")
+    here = datetime.now()  # noqa: DTZ005  a time of this machine is what is given
+
+    with serving(create_app(settings)) as url, BonaFide(url, key, tries=1) as client:
+        found = [[one.id for one in client.cases(since=here + timedelta(hours=n))] for n in (-1, 1)]
+
+    assert found == [[case_id], []]
 
 
 def test_an_analysed_case_shows_verdict_rationale_and_fingerprint(
@@ -248,15 +297,41 @@ def test_the_service_says_how_it_is(api: TestClient) -> None:
 
 
 def test_without_postgres_the_service_is_alive_but_not_ready(settings: Settings) -> None:
-    lost = settings.model_copy(
-        update={"database_url": type(settings.database_url)("postgresql://x@127.0.0.1:9/x")}
-    )
-    with TestClient(create_app(lost), headers={"Authorization": "Bearer bf_1_2"}) as client:
+    with TestClient(create_app(_lost(settings)), headers={"Authorization": "Bearer bf_1_2"}) as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").status_code == 503
         refused = client.post("/v1/cases", json={"image": IMAGE})
         assert _problem(refused) == (503, "database_unavailable")
         assert refused.headers["retry-after"] == "5"
+
+
+def _lost(settings: Settings) -> Settings:
+    """Neither server is where these settings say."""
+    urls = {"database_url": "postgresql://somebody@127.0.0.1:9/x", "broker_url": "redis://127.0.0.1:9/0"}
+    return settings.model_copy(
+        update={name: type(getattr(settings, name))(url) for name, url in urls.items()}
+    )
+
+
+def test_where_our_servers_are_is_for_the_log_alone(settings: Settings) -> None:
+    with (
+        TestClient(create_app(_lost(settings)), headers={"Authorization": "Bearer bf_1_2"}) as client,
+        capture_logs() as logged,
+    ):
+        client.cookies.set(COOKIE, "secret")
+        said = {path: client.get(path) for path in ("/readyz", "/v1/cases", "/queue")}
+
+    assert {path: reply.status_code for path, reply in said.items()} == dict.fromkeys(said, 503)
+    assert not [path for path, reply in said.items() if re.search(r"127\.0|somebody", reply.text)]
+    assert said["/readyz"].json() == {
+        "database": "the database does not answer; try again in a moment",
+        "broker": "the broker does not answer; try again in a moment",
+    }
+    assert {entry["event"] for entry in logged if "127.0.0.1" in str(entry)} == {
+        "not_ready",
+        "request_failed",
+        "page_failed",
+    }
 
 
 def test_the_document_of_the_interface_names_every_call(api: TestClient) -> None:

@@ -85,7 +85,7 @@ def _decided(database: Database, settings: Settings, **fields: Any) -> UUID:
     decide(review, database, ada, case_id, Outcome.DEEPFAKE, Technique.FS, blind=Outcome.DEEPFAKE,
            answers=(Answer.AGREE,))  # fmt: skip
     review.appeal(case_id, f"It is {MARK}.", actor="platform:x")
-    decide(review, database, bo, case_id, Outcome.BONA_FIDE)
+    decide(review, database, bo, case_id, Outcome.BONA_FIDE, policy=f"{MARK}'s rule")
     with database.transaction() as session:
         question = insert_question(session, case_id, asked_by=bo.actor, question=f"Is it {MARK}?")
         begun = begin_question(session, question.id, stale_after=60)
@@ -240,10 +240,15 @@ def test_a_source_with_a_retention_leaves_erased_or_not_at_all(
     assert MARK not in find_line(_opened(Archives(database, storage, chosen), batch), erased)
 
 
+_REFUSED = text("UPDATE cases SET refusal_code = 'image_missing', refusal_message = :message WHERE id = :id")
+
+
 def test_an_archived_case_is_erased_in_its_object_too(
     database: Database, settings: Settings, archives: Archives, bucket: Any
 ) -> None:
     wanted, other = (_decided(database, settings) for _ in range(2))
+    with database.transaction() as session:
+        session.execute(_REFUSED, {"id": wanted, "message": f"s3://flagged/{MARK}.jpg is not there"})
     _archive(archives)
     with database.transaction() as session:
         assert not erase_case(session, wanted, actor="operator")
@@ -262,6 +267,45 @@ def test_an_archived_case_is_erased_in_its_object_too(
     (batch,) = _archive(archives)
     assert MARK not in find_line(_opened(archives, batch), wanted)
     assert stored(database, other).archive_id is not None
+
+
+@pytest.fixture
+def untold(database: Database, settings: Settings) -> UUID:
+    """A decided case of which nobody was told: the endpoint is disabled."""
+    case_id = _decided(database, settings)
+    with database.transaction() as session:
+        session.execute(text("UPDATE deliveries SET delivered_at = NULL"))
+        session.execute(text("UPDATE endpoints SET disabled_at = now()"))
+    return case_id
+
+
+def test_what_nobody_will_be_told_keeps_no_case_here(
+    database_url: str, database: Database, storage: Storage, settings: Settings, untold: UUID, bucket: Any
+) -> None:
+    before = _rows(database)
+    archiver = Database(as_role(database_url, "bonafide_archiver"), pool_size=2)
+    archives = Archives(archiver, storage, settings)
+
+    _archive(archives)
+
+    assert stored(database, untold).archive_id is not None
+    archives.restore(untold)
+    archiver.close()
+    assert _rows(database) == before
+
+
+def test_an_archived_case_of_which_somebody_is_to_be_told_again_comes_back_and_is_not_erased(
+    database: Database, archives: Archives, untold: UUID
+) -> None:
+    _archive(archives)
+    with database.transaction() as session:
+        session.execute(text("UPDATE endpoints SET disabled_at = NULL"))
+
+    with pytest.raises(TransitionRefused, match="still to be sent"):
+        archives.erase(untold, actor="operator")
+
+    case = stored(database, untold)
+    assert (case.archive_id, case.erased_at) == (None, None)
 
 
 #: The tables that an archived case has no row in.

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from moderation.accounts import Accounts
 from moderation.bundles import Bundles, TrialWatch
+from moderation.cases import Stage
 from moderation.database.connection import Database
 from moderation.database.rollouts import promote
 from moderation.decisions import Outcome, is_blind_first
@@ -169,6 +170,25 @@ def test_the_page_does_not_give_away_what_is_to_be_judged_blind(
     assert f"/cases/{open_}" in reply.text
     assert f"/cases/{hidden}" not in reply.text
     assert "left out: their verdicts are hidden until they are judged" in reply.text
+
+
+@pytest.mark.parametrize("stage", [Stage.ESCALATED, Stage.APPEAL])
+def test_the_page_hides_nothing_that_nobody_judges_blind(
+    page: TestClient, database: Database, settings: Settings, stage: Stage
+) -> None:
+    on_trial(database)
+    review, ada = a_review(database, settings), enrolled(database)
+    case_id = both(database, a_verdict(), bona_fide())
+    while not is_blind_first(case_id, settings.blind_first_share):
+        case_id = both(database, a_verdict(), bona_fide())
+    escalated = stage is Stage.ESCALATED
+    decide(review, database, ada, case_id, Outcome.ESCALATE if escalated else Outcome.DEEPFAKE)
+    if not escalated:
+        review.appeal(case_id, "It is me.", actor="platform:x")
+
+    reply = page.get("/bundles")
+
+    assert f"/cases/{case_id}" in reply.text
 
 
 def test_the_page_refuses_what_it_does_not_know(page: TestClient, database: Database) -> None:

@@ -1,7 +1,10 @@
 """Connections to Postgres that fall silent: nobody waits for ever for what will never be said."""
 
 import time
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -51,6 +54,19 @@ def test_a_commit_that_is_never_answered_counts_as_unavailable(database_url: str
         with pytest.raises(DatabaseUnavailable):
             _ask_after_silence(database, pipe, None)
         database.close()
+
+
+def test_times_are_utc_whatever_the_server_thinks(database_url: str) -> None:
+    name = urlsplit(database_url).path.removeprefix("/")
+    with psycopg.connect(database_url, autocommit=True) as server:
+        server.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    database = Database(database_url, pool_size=1)
+
+    with database.transaction() as session:
+        read = session.execute(text("SELECT TIMESTAMP '2026-01-01 00:00'::timestamptz")).scalar_one()
+    database.close()
+
+    assert (read, read.utcoffset()) == (datetime(2026, 1, 1, tzinfo=UTC), timedelta(0))
 
 
 def test_a_statement_that_fails_leaves_its_connection_open(database_url: str) -> None:

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
-from moderation.cases import ImageRef
+from moderation.cases import CaseState, ImageRef
 from moderation.database.connection import Database
 from moderation.database.erasure import PAST, PAST_OF_OTHERS, cases_past, erase_case, erase_past
 from moderation.database.events import read_chain
@@ -23,6 +23,7 @@ from moderation.database.questions import (
     record_answer,
 )
 from moderation.database.tables import Table
+from moderation.decisions import Outcome
 from moderation.dispatch import Doorbell
 from moderation.errors import TransitionRefused
 from moderation.local import as_role
@@ -31,6 +32,7 @@ from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, enrolled, ready, stored
+from tests.integration.deciding import a_review, decide
 
 #: In every text that anybody wrote about the case.
 MARK = "Marguerite"
@@ -43,8 +45,8 @@ _STATEMENTS = (
         " VALUES (:case, 'decided', 'reviewer:x', '{}', 0, '', '')"
     ),
     (
-        "INSERT INTO decisions (id, case_id, stage, outcome, reason, person_id, saw_verdict_first, final_at)"
-        " VALUES (:d, :case, 'first', 'bona_fide', :mark, :person, true, now())"
+        "INSERT INTO decisions (id, case_id, stage, outcome, reason, policy, person_id, saw_verdict_first, final_at)"
+        " VALUES (:d, :case, 'first', 'bona_fide', :mark, :mark, :person, true, now())"
     ),
     (
         "INSERT INTO appeals (id, case_id, decision_id, reason, appellant, external_id)"
@@ -98,8 +100,13 @@ def _places(database: Database) -> list[str]:
         ]
 
 
+_REFUSED = text("UPDATE cases SET refusal_code = 'image_missing', refusal_message = :message")
+
+
 def test_no_text_is_left_and_the_chain_still_holds(database: Database) -> None:
     case_id = _decided(database)
+    with database.transaction() as session:
+        session.execute(_REFUSED, {"message": f"s3://flagged/{MARK}.jpg is not there: NoSuchKey"})
     before = _places(database)
     with database.transaction() as session:
         events = read_chain(session, case_id)
@@ -136,28 +143,60 @@ def test_a_case_is_erased_once_and_only_when_it_is_decided(database: Database) -
         assert not erase_case(session, decided, actor="operator")
 
 
+#: Something to be told of every case.
+_TELL = (
+    "INSERT INTO endpoints (id, url, kinds, secrets) VALUES (:endpoint, 'https://x.example', '{}', '{}')",
+    (
+        "INSERT INTO deliveries (id, endpoint_id, case_id, kind, body)"
+        " SELECT gen_random_uuid(), :endpoint, id, 'case.decided', CAST(:body AS jsonb) FROM cases"
+    ),
+)
+_DISABLE = text("UPDATE endpoints SET disabled_at = now()")
+
+
+def _tell(database: Database) -> None:
+    values = {"endpoint": new_id(), "body": f'{{"type": "{MARK}"}}'}
+    with database.transaction() as session:
+        for statement in _TELL:
+            session.execute(text(statement), values)
+
+
 def test_what_a_platform_is_still_to_be_told_comes_first(database: Database) -> None:
     case_id = _decided(database)
+    _tell(database)
     with database.transaction() as session:
-        session.execute(
-            text(
-                "INSERT INTO endpoints (id, url, kinds, secrets) VALUES (:e, 'https://x.example', '{}', '{}')"
-            ),
-            {"e": (endpoint := new_id())},
-        )
-        session.execute(
-            text(
-                "INSERT INTO deliveries (id, endpoint_id, case_id, kind, body)"
-                " VALUES (:d, :e, :case, 'case.decided', :body)"
-            ),
-            {"d": new_id(), "e": endpoint, "case": case_id, "body": f'{{"type": "{MARK}"}}'},
-        )
         assert not erase_case(session, case_id, actor="operator")
 
     with database.transaction() as session:
         session.execute(text("UPDATE deliveries SET delivered_at = now()"))
         assert erase_case(session, case_id, actor="operator")
     assert _places(database) == []
+
+
+def test_what_nobody_will_be_told_holds_no_erasure_up(database: Database) -> None:
+    case_id = _decided(database)
+    _tell(database)
+    with database.transaction() as session:
+        session.execute(_DISABLE)
+
+    with database.transaction() as session:
+        assert erase_case(session, case_id, actor="operator")
+
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM deliveries")) == 0  # nor sent without words later
+
+
+def test_a_decision_that_can_still_be_undone_is_not_erased(database: Database, settings: Settings) -> None:
+    review, ada = a_review(database, settings, undo_seconds=600.0), enrolled(database)
+    case_id = ready(database)
+    decision = decide(review, database, ada, case_id, Outcome.BONA_FIDE)
+
+    with database.transaction() as session:
+        assert not erase_case(session, case_id, actor="operator")
+
+    review.undo(ada, decision.id)
+    case = stored(database, case_id)
+    assert (case.state, case.erased_at) == (CaseState.READY, None)
 
 
 def test_two_erased_cases_are_not_the_same_picture(database: Database) -> None:
@@ -189,6 +228,37 @@ def test_every_source_has_its_own_retention(database: Database) -> None:
 
     assert erased == 2
     assert gone == {ids["short"], ids["other"]}
+
+
+#: More cases than a page of retention has.
+_WAITING = text("""
+    INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version, decided_at)
+    SELECT gen_random_uuid(), 'profiles', '', 'b', 'k', 0, 'decided', 1, now() - make_interval(days => 100, secs => n)
+    FROM generate_series(1, 120) AS n
+""")
+
+
+@pytest.mark.parametrize("source", ["profiles", "*"])
+def test_retention_goes_on_behind_what_a_platform_is_still_to_be_told(
+    database: Database, source: str
+) -> None:
+    with database.transaction() as session:
+        session.execute(_WAITING)
+    _tell(database)
+    case_id = _decided(database, source="profiles")
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE cases SET decided_at = now() - interval '10 days' WHERE id = :id"), {"id": case_id}
+        )
+
+    with database.transaction() as session:
+        erased = erase_past(session, ((source, 7),), actor="sweeper")
+        session.execute(_DISABLE)
+        page = cases_past(session, 7, source=None if source == "*" else source)
+
+    assert erased == 1
+    assert stored(database, case_id).erased_at is not None
+    assert len(page) == 100
 
 
 #: A hundred thousand old cases of a source that keeps them for long, and a few of others.

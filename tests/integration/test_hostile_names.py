@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from moderation.cases import ImageRef
-from moderation.errors import BucketNotAllowed, ImageRejected, StorageUnavailable
+from moderation.errors import BucketNotAllowed, BucketNotRead, ImageRejected, StorageUnavailable
 from moderation.local import BUCKET
 from moderation.storage import Storage
 
@@ -31,7 +31,7 @@ def test_a_bucket_that_only_looks_like_an_allowed_one_is_refused(
     answer = api.post("/v1/cases", json={"image": {"bucket": bucket, "key": "x.jpg"}})
 
     assert answer.status_code == 422
-    with pytest.raises(BucketNotAllowed):
+    with pytest.raises(BucketNotRead):
         storage.fetch_image(ImageRef(bucket, "x.jpg"))
     with pytest.raises(BucketNotAllowed):
         storage.sign_view(ImageRef(bucket, "x.jpg"))

@@ -1,6 +1,8 @@
 """Questions from the asking to the answer: real Postgres, broker and store, a scripted model."""
 
+import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -9,11 +11,13 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from moderation.analysis import Box, Face
-from moderation.cases import ImageRef
+from moderation.analysis import Analysis, Box, Face
+from moderation.cases import ImageRef, Refusal
 from moderation.database.connection import Database
 from moderation.database.health import SILENT_AFTER
+from moderation.database.moves import expire_leases
 from moderation.database.operations import beat
+from moderation.database.questions import begin_question, hand_question_back
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION as MODEL_TAKES
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dispatch import QUESTION_QUEUE, Doorbell
@@ -38,7 +42,7 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_face, a_face_analysis, an_analysis, new_id
 from tests.fakes import ScriptedDetector, a_crop, one_face
-from tests.integration.conftest import accepted, enrolled, ready, refused
+from tests.integration.conftest import accepted, begun, enrolled, let_time_pass, ready, refused, stored
 from worker.answers import answer
 from worker.lifecycle import close_station, open_station
 from worker.station import Station
@@ -55,10 +59,19 @@ def questions(database: Database, doorbell: Doorbell) -> Questions:
 
 
 @pytest.fixture
-def image(storage: Storage, samples: Path) -> ImageRef:
-    return storage.put_image(
-        "questions/portrait.jpg", (samples / "portrait-1.jpg").read_bytes(), "image/jpeg"
-    )
+def portrait(samples: Path) -> bytes:
+    return (samples / "portrait-1.jpg").read_bytes()
+
+
+@pytest.fixture
+def image(storage: Storage, portrait: bytes) -> ImageRef:
+    return storage.put_image("questions/portrait.jpg", portrait, "image/jpeg")
+
+
+@pytest.fixture
+def analysis(portrait: bytes) -> Analysis:
+    """Of `image`."""
+    return an_analysis(picture=one_face(portrait).facts)
 
 
 @pytest.fixture
@@ -91,9 +104,14 @@ def _later(database: Database, seconds: float) -> None:
 
 
 def test_a_question_is_rung_for_and_answered_with_what_answered_it(
-    questions: Questions, database: Database, settings: Settings, station: Station, image: ImageRef
+    questions: Questions,
+    database: Database,
+    settings: Settings,
+    station: Station,
+    image: ImageRef,
+    analysis: Analysis,
 ) -> None:
-    case_id = ready(database, image=image)
+    case_id = ready(database, image=image, analysis=analysis)
     ada = enrolled(database)
 
     asked = questions.ask(case_id, "  What is wrong\n here? ", actor=ada.actor, person=ada)
@@ -109,9 +127,14 @@ def test_a_question_is_rung_for_and_answered_with_what_answered_it(
 
 
 def test_the_model_hears_what_was_said_before(
-    questions: Questions, database: Database, station: Station, detector: ScriptedDetector, image: ImageRef
+    questions: Questions,
+    database: Database,
+    station: Station,
+    detector: ScriptedDetector,
+    image: ImageRef,
+    analysis: Analysis,
 ) -> None:
-    case_id = ready(database, image=image)
+    case_id = ready(database, image=image, analysis=analysis)
     for words in ("First?", "Second?"):
         answer(station, questions.ask(case_id, words, actor="platform:test").id)
 
@@ -121,7 +144,7 @@ def test_the_model_hears_what_was_said_before(
 
 
 def test_the_face_that_decided_the_verdict_is_asked_about(
-    questions: Questions, database: Database, settings: Settings, image: ImageRef
+    questions: Questions, database: Database, settings: Settings, image: ImageRef, analysis: Analysis
 ) -> None:
     def two_faces(data: bytes) -> Prepared:
         left, right = Box(0, 0, 100, 100), Box(300, 0, 400, 100)
@@ -131,7 +154,7 @@ def test_the_face_that_decided_the_verdict_is_asked_about(
     detector = ScriptedDetector(prepare=two_faces)
     station = open_station(settings, detector)
     face = a_face_analysis(face=a_face(box=Box(310, 5, 405, 95)))
-    case_id = ready(database, image=image, analysis=an_analysis(faces=(face,)))
+    case_id = ready(database, image=image, analysis=dataclasses.replace(analysis, faces=(face,)))
 
     answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
 
@@ -140,9 +163,14 @@ def test_the_face_that_decided_the_verdict_is_asked_about(
 
 
 def test_a_second_bell_asks_the_model_once(
-    questions: Questions, database: Database, station: Station, detector: ScriptedDetector, image: ImageRef
+    questions: Questions,
+    database: Database,
+    station: Station,
+    detector: ScriptedDetector,
+    image: ImageRef,
+    analysis: Analysis,
 ) -> None:
-    asked = questions.ask(ready(database, image=image), "Why?", actor="platform:test")
+    asked = questions.ask(ready(database, image=image, analysis=analysis), "Why?", actor="platform:test")
 
     answer(station, asked.id)
     answer(station, asked.id)
@@ -187,8 +215,9 @@ def test_what_was_unavailable_is_tried_again_and_in_the_end_given_up(
     settings: Settings,
     station: Station,
     image: ImageRef,
+    analysis: Analysis,
 ) -> None:
-    case_id = ready(database, image=image)
+    case_id = ready(database, image=image, analysis=analysis)
     asked = questions.ask(case_id, "Why?", actor="platform:test")
     station.serving.batcher.stop(timeout=5)
 
@@ -297,6 +326,77 @@ def test_only_a_case_that_is_before_a_reviewer_takes_questions(
         questions.ask(new_id(), "Why?", actor="platform:test")
     with pytest.raises(CaseNotFound):
         questions.of_case(new_id())
+
+
+def test_a_picture_that_was_tried_too_often_is_not_shown_to_the_model_again(
+    questions: Questions, database: Database
+) -> None:
+    case_id = accepted(database)
+    for _ in range(2):
+        assert begun(database, case_id, alone=True)
+        let_time_pass(database, 3600)
+        with database.transaction() as session:
+            expire_leases(session, actor="sweeper:1", attempts_at_most=2)
+        let_time_pass(database, 3600)
+    refusal = stored(database, case_id).refusal
+    assert refusal is not None
+    assert refusal.code == "attempts_exhausted"
+
+    with pytest.raises(TransitionRefused, match="may have ended a worker"):
+        questions.ask(case_id, "Why?", actor="platform:test")
+
+
+def test_a_picture_that_storage_did_not_give_for_long_may_be_asked_about(
+    questions: Questions, database: Database
+) -> None:
+    refusal = Refusal("attempts_exhausted", "This could not be analysed for long: storage does not answer.")
+    case_id = refused(database, refusal=refusal)
+
+    assert questions.ask(case_id, "Why?", actor="platform:test").answer is None
+
+
+def test_a_question_that_was_handed_back_keeps_nobody_from_working(
+    questions: Questions,
+    database: Database,
+    station: Station,
+    detector: ScriptedDetector,
+    image: ImageRef,
+    analysis: Analysis,
+) -> None:
+    asked = questions.ask(ready(database, image=image, analysis=analysis), "Why?", actor="platform:test")
+    with database.transaction() as session:
+        taken = begin_question(session, asked.id, stale_after=60)
+        assert taken is not None
+        hand_question_back(session, taken)
+
+    with station.solitude.together(), ThreadPoolExecutor(1) as threads:
+        threads.submit(answer, station, asked.id).result(timeout=30)
+
+    assert len(detector.asked) == 1
+
+
+def test_a_question_whose_worker_ended_is_tried_while_nothing_else_is(
+    questions: Questions,
+    database: Database,
+    settings: Settings,
+    station: Station,
+    detector: ScriptedDetector,
+    image: ImageRef,
+    analysis: Analysis,
+) -> None:
+    asked = questions.ask(ready(database, image=image, analysis=analysis), "Why?", actor="platform:test")
+    with database.transaction() as session:
+        assert begin_question(session, asked.id, stale_after=60)
+    _later(database, 3600)
+
+    with ThreadPoolExecutor(1) as threads:
+        with station.solitude.together():
+            answering = threads.submit(answer, station, asked.id)
+            while not station.solitude._waiting_to_be_alone:  # pyright: ignore[reportPrivateUsage]
+                assert not answering.done()
+        answering.result(timeout=30)
+
+    assert len(detector.asked) == 1
 
 
 def test_whether_a_worker_could_answer_is_said(questions: Questions, database: Database) -> None:

@@ -12,9 +12,11 @@ from sqlalchemy import Uuid, column, select, text, values
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Stage
 from moderation.database import review as rows
+from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
 from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.events import read_chain
+from moderation.database.moves import retry_case
 from moderation.database.queue import QueueFilter
 from moderation.database.tables import CaseRow, DeliveryRow, SkipRow
 from moderation.decisions import Answer, ArtifactAnswer, Decision, Judgement, Outcome, is_blind_first
@@ -37,8 +39,9 @@ from moderation.errors import (
 from moderation.people import Person, Role
 from moderation.review import UNDO_MARGIN, Review
 from moderation.settings import Settings
+from moderation.triage import head_start, uncertainty
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
-from tests.integration.conftest import accepted, enrolled, ready, refused, stored
+from tests.integration.conftest import accepted, begun, enrolled, ready, refused, stored
 
 DEEPFAKE = Judgement(Outcome.DEEPFAKE, Technique.FS)
 BONA_FIDE = Judgement(Outcome.BONA_FIDE, reason="the shadows agree")
@@ -201,6 +204,30 @@ def test_a_filter_by_the_verdict_gives_no_hidden_verdict_away(
     claim = review.claim_next(ada, wanted)
     assert claim is not None
     assert claim.case_id == case_id
+
+
+def test_postgres_and_we_hide_them_from_the_same_people(
+    make: MakeReview, database: Database, ada: Person, grace: Person
+) -> None:
+    review = make(blind_first_share=1.0, second_review_share=0.0)
+    accepted(database)
+    refused(database)
+    ready(database)
+    judged, escalated, appealed, decided = (ready(database) for _ in range(4))
+    for case_id in (judged, escalated, appealed, decided):
+        review.judge_blind(ada, case_id, Outcome.DEEPFAKE)
+    plain = make(undo_seconds=0.0)
+    for case_id, judgement in ((escalated, ESCALATE), (appealed, DEEPFAKE), (decided, DEEPFAKE)):
+        _decide(plain, ada, case_id, judgement)
+    plain.appeal(appealed, "It is me.", actor="platform:x")
+
+    for person in (ada, grace):
+        with database.transaction() as session:
+            chosen = select(CaseRow.id).where(rows.verdict_is_hidden_from(person.id, 1.0))
+            hidden = set(session.scalars(chosen))
+            ids = session.scalars(select(CaseRow.id)).all()
+        assert hidden == {one for one in ids if review.sight(person, one).judge_first}
+    assert len(hidden) == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
@@ -557,6 +584,30 @@ def _place(database: Database, case_id: UUID) -> datetime:
     """The case's place in the reviewers' queue."""
     with database.transaction() as session:
         return session.execute(select(CaseRow.queued_at).where(CaseRow.id == case_id)).scalar_one()
+
+
+@pytest.mark.parametrize("stage", [Stage.FIRST, Stage.ESCALATED, Stage.APPEAL])
+def test_a_case_that_is_tried_again_has_the_place_of_its_stage(
+    make: MakeReview, database: Database, ada: Person, stage: Stage
+) -> None:
+    review, analysis = make(undo_seconds=0.0), an_analysis()
+    case_id = refused(database)
+    if stage is not Stage.FIRST:
+        _decide(review, ada, case_id, ESCALATE if stage is Stage.ESCALATED else DEEPFAKE)
+    if stage is Stage.APPEAL:
+        review.appeal(case_id, "It is me.", actor="platform:x")
+    with database.transaction() as session:
+        assert retry_case(session, case_id, actor="operator")
+    lease = begun(database, case_id)
+    assert lease is not None
+
+    with database.transaction() as session:
+        record_analysis(session, case_id, lease.lease_token, analysis, actor="worker:w1", new_id=new_id())
+
+    case, ahead = stored(database, case_id), head_start(lease.priority, uncertainty(analysis.verdict), stage)
+    assert (case.state, case.stage) == (CaseState.READY, stage)
+    assert case.ready_at is not None
+    assert (case.ready_at - _place(database, case_id)).total_seconds() == pytest.approx(ahead)
 
 
 @pytest.mark.parametrize(

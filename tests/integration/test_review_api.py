@@ -120,11 +120,49 @@ def test_a_stale_decision_says_what_happened(api: TestClient, database: Database
     claim = api.post(f"/v1/cases/{case_id}/claim", json={"reviewer": ada.email}).json()
     assert _decide(api, case_id, token=claim["token"]).status_code == 201
 
-    reply = _decide(api, case_id, token=claim["token"])
+    reply = _decide(api, case_id, token=claim["token"], outcome="bona_fide")
 
     assert reply.status_code == 409
     assert reply.json()["code"] == "stale_case"
     assert [change["kind"] for change in reply.json()["changes"]] == ["decided"]
+
+
+@pytest.mark.parametrize("outcome", ["deepfake", "escalate"])
+def test_the_same_decision_again_answers_the_first(
+    api: TestClient, database: Database, ada: Person, outcome: str
+) -> None:
+    case_id = ready(database)
+    claim = api.post(f"/v1/cases/{case_id}/claim", json={"reviewer": ada.email}).json()
+    body = {
+        "token": claim["token"],
+        "outcome": outcome,
+        "reason": "because",
+        "policy": "impersonation",
+        "feedback": [{"face": 0, "ordinal": 1, "answer": "agree"}],
+    }
+
+    first, again = (_decide(api, case_id, **body) for _ in range(2))
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    with database.transaction() as session:
+        assert len(decisions_of(session, case_id)) == 1
+
+
+def test_a_decision_is_repeated_only_in_its_own_words_and_while_it_is_the_last(
+    api: TestClient, certain: Settings, database: Database, ada: Person
+) -> None:
+    case_id, grace = ready(database), enrolled(database, "Grace")
+    token = api.post(f"/v1/cases/{case_id}/claim", json={"reviewer": ada.email}).json()["token"]
+    _decide(api, case_id, token=token)
+
+    others = [{"technique": "FS"}, {"reason": "another"}, {"reviewer": grace.email}, {"version": 2}]
+    codes = [_decide(api, case_id, **{"token": token, **other}).json()["code"] for other in others]
+    assert _decide(api, case_id, token=token).status_code == 201
+    api.post(f"/v1/cases/{case_id}/appeal", json={"reason": "it is me"})
+    codes.append(_decide(api, case_id, token=token).json()["code"])
+
+    assert codes == ["stale_case"] * 5
 
 
 @pytest.mark.parametrize(

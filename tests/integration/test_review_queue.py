@@ -138,13 +138,13 @@ def test_a_line_says_who_has_it_and_what_the_model_said(
     review: Review, database: Database, ada: Person
 ) -> None:
     case_id, unread = ready(database), refused(database)
-    claim = review.claim(ada, case_id)
+    review.claim(ada, case_id)
 
     with database.transaction() as session:
         lines = {line.id: line for line in queue_page(session, QueueFilter())}
 
     line = lines[case_id]
-    assert (line.claimed_by, line.claimed_by_name, line.claimed_until) == (ada.id, "Ada", claim.expires_at)
+    assert (line.claimed_by, line.claimed_by_name) == (ada.id, "Ada")
     assert (line.label, line.technique, line.score, line.calibrated) == (
         Label.DEEPFAKE,
         Technique.FS,

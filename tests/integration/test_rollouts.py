@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import psycopg
@@ -38,7 +38,15 @@ from moderation.database.reruns import (
 from moderation.decisions import Judgement, Outcome
 from moderation.delivery import Webhooks
 from moderation.dispatch import RERUN_QUEUE, Doorbell
-from moderation.errors import DatabaseUnavailable, EngineUnavailable, RolloutRefused, StaleCase
+from moderation.errors import (
+    BucketNotRead,
+    DatabaseUnavailable,
+    DecoderKilled,
+    EngineUnavailable,
+    RolloutRefused,
+    StaleCase,
+    Unavailable,
+)
 from moderation.local import Addresses, as_role
 from moderation.questions import Questions
 from moderation.reruns import ATTEMPTS, ask_for_reruns, give_up_reruns, rerun_seconds, ring_reruns
@@ -647,6 +655,30 @@ def test_a_picture_that_is_not_what_it_was_is_recorded_and_the_case_stays(
 
     assert reruns(database)[0].failure == code
     assert (stored(database, case_id), shown(database, case_id)) == (before, OLD)
+
+
+@pytest.mark.parametrize(
+    "error", [BucketNotRead("not this bucket"), DecoderKilled("twice")], ids=lambda error: error.code
+)
+def test_what_would_be_found_so_again_is_no_rerun_for_ever(
+    station: Station,
+    database: Database,
+    new: ScriptedDetector,
+    pictures: Pictures,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Unavailable,
+) -> None:
+    case_id = analyzed(station, database, pictures)
+
+    def fail(_data: bytes) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(new, "prepare", fail)
+
+    rerun(station, ask(database, case_id)[0])
+
+    assert reruns(database)[0].failure == error.code
+    assert shown(database, case_id) == OLD
 
 
 def test_what_was_unavailable_is_tried_again_for_as_long_as_it_takes(

@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 from moderation.cases import ImageRef
 from moderation.errors import (
     BucketNotAllowed,
+    BucketNotRead,
     ImageMissing,
     ImageTooLarge,
     SetupProblem,
@@ -39,7 +40,7 @@ def test_the_bytes_come_back_with_their_digest(storage: Storage) -> None:
     ("image", "error"),
     [
         pytest.param(ImageRef(BUCKET, "nobody/put/this"), ImageMissing, id="no such key"),
-        pytest.param(ImageRef("elsewhere", "a.jpg"), BucketNotAllowed, id="a bucket that is not ours"),
+        pytest.param(ImageRef("elsewhere", "a.jpg"), BucketNotRead, id="a bucket that is not ours"),
         pytest.param(ImageRef(BUCKET, "../../etc/passwd"), ImageMissing, id="a key that climbs"),
     ],
 )

@@ -667,6 +667,45 @@ def test_the_name_is_looked_up_once_and_what_was_checked_is_connected_to(
     assert connected == ["8.8.8.8"]
 
 
+def test_an_address_that_answers_nothing_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    port = int(receiver.url.split(":")[2].split("/")[0])
+    # The library looks the address itself up once more.
+    monkeypatch.setattr(socket, "getaddrinfo", _resolver([["8.8.8.8", "127.0.0.1"], ["127.0.0.1"]], port))
+    really = httpcore.SyncBackend.connect_tcp
+    given: list[float] = []
+
+    def connect(
+        self: httpcore.SyncBackend, host: str, port: int, timeout: float, **rest: Any
+    ) -> httpcore.NetworkStream:
+        given.append(timeout)
+        if host == "8.8.8.8":
+            raise httpcore.ConnectTimeout
+        return really(self, host, port, timeout=timeout, **rest)
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    url, tls = f"http://hooks.example.org:{port}/", httpcore.default_ssl_context()
+
+    assert delivery.post(url, {}, b"{}", private=True, tls=tls, timeout=8) == 204
+    assert 3 < given[0] <= 4 < given[1] <= 8
+
+
+def test_a_name_that_nobody_looks_up_in_time_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        given_up.wait(timeout=60)
+        raise socket.gaierror("nobody knows")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    tls = httpcore.default_ssl_context()
+
+    with pytest.raises(TryFailed, match="not looked up in time"):
+        delivery.post("https://hooks.example.org/", {}, b"{}", private=False, tls=tls, timeout=0.2)
+    given_up.set()
+
+
 @pytest.mark.parametrize(
     ("host", "failure"),
     [

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -134,6 +135,20 @@ def test_a_stuck_engine_shows(gate: threading.Event) -> None:
     batcher.moved_at -= 500
 
     assert batcher.stuck_seconds > 499
+    gate.set()
+    batcher.stop(timeout=5)
+
+
+def test_an_engine_that_makes_many_steps_between_two_takings_is_not_stuck(gate: threading.Event) -> None:
+    detector = _gated(gate, slots=1)
+    batcher = _batcher(detector)
+    batcher.submit(a_crop(), timeout=5)
+    _until(lambda: detector.groups == [1])
+    batcher.moved_at -= 500
+
+    detector.heartbeat.last_step_at = time.monotonic()
+
+    assert batcher.stuck_seconds < 499
     gate.set()
     batcher.stop(timeout=5)
 

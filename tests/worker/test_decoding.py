@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from moderation.dfa.gpt.pixels import FORMATS, Picture, PixelLimits, decode_picture
-from moderation.errors import ImageCorrupt, ImageRejected, NotAnImage, TooManyPixels
+from moderation.errors import DecoderKilled, ImageCorrupt, ImageRejected, NotAnImage, TooManyPixels
 from worker.decoding import DecodePool
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -150,28 +150,52 @@ def _bomb(side: int) -> bytes:
     return buffer.getvalue()
 
 
-#: Takes the place of Python when a child is started: a child that says it decoded other bytes than it was sent.
-_LIAR = """#!{python}
-import sys
+#: Takes the place of Python when a child is started, and changes what it answers.
+_ODD_CHILD = """#!{python}
+import os, signal, sys
 from worker import decode_child
 honest = decode_child._answer
-def lying(data, limits, pixels):
+def odd(data, limits, pixels):
     answer = honest(data, limits, pixels)
-    answer["facts"] |= {{"sha256": "f" * 64, "size": 7}}
+    {odd}
     return answer
-decode_child._answer = lying
+decode_child._answer = odd
 sys.argv = sys.argv[2:]
 decode_child.main()
 """
 
 
+def _let_children_be(odd: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = folder / "child"
+    child.write_text(_ODD_CHILD.format(python=sys.executable, odd=odd))
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "error"),
+    [
+        pytest.param("SIGKILL", DecoderKilled, id="by the kernel, for want of memory"),
+        pytest.param("SIGABRT", ImageCorrupt, id="by itself"),
+    ],
+)
+def test_only_a_decoder_that_ends_itself_accuses_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str, error: type[Exception]
+) -> None:
+    _let_children_be(f"os.kill(os.getpid(), signal.{ended_by})", tmp_path, monkeypatch)
+    pool = DecodePool(PixelLimits(), children=1, seconds=20)
+
+    with pytest.raises(error):
+        pool.decode(_encoded(64, 64))
+
+    pool.close()
+
+
 def test_a_child_that_lies_about_whose_bytes_it_decoded_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    liar = tmp_path / "liar"
-    liar.write_text(_LIAR.format(python=sys.executable))
-    liar.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(liar))
+    lie = 'answer["facts"] |= {"sha256": "f" * 64, "size": 7}'
+    _let_children_be(lie, tmp_path, monkeypatch)
     pool = DecodePool(PixelLimits(), children=1, seconds=20)
     data = _encoded(64, 64)
 

@@ -3,6 +3,7 @@ import pytest
 from moderation.errors import (
     BonafideError,
     BrokerUnavailable,
+    BucketNotRead,
     DatabaseUnavailable,
     EngineUnavailable,
     ImageCorrupt,
@@ -34,6 +35,7 @@ def test_an_image_at_fault_goes_to_a_person_at_once(error: type[ImageRejected]) 
     [
         StorageUnavailable("s"),
         StorageTooSlow("s"),
+        BucketNotRead("b"),
         DatabaseUnavailable("d"),
         BrokerUnavailable("b"),
         EngineUnavailable("e"),

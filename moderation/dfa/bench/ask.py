@@ -28,7 +28,7 @@ from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.dfa.gpt.replies import read_reply
-from moderation.errors import BonafideError, ImageRejected
+from moderation.errors import ImageRejected
 
 #: Pictures that are decoded ahead of the model.
 TOGETHER = 64
@@ -214,10 +214,5 @@ def _grey_answers(engine: Engine, items: Sequence[Item]) -> Mapping[Technique, f
 
 
 def _answered(engine: Engine, faces: Sequence[tuple[Item, np.ndarray]]) -> list[tuple[Item, Answers]]:
-    waiting = iter(faces)
-    answered: list[tuple[Item, Answers]] = []
-    for item, answers in engine.run(lambda room, _idle: list(itertools.islice(waiting, room)) or None):
-        if isinstance(answers, BonafideError):
-            raise answers
-        answered.append((item, answers))
-    return answered
+    answered = engine.answer([pixels for _, pixels in faces])
+    return [(item, answers) for (item, _), answers in zip(faces, answered, strict=True)]

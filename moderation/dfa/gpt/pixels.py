@@ -58,10 +58,8 @@ class PixelLimits:
     max_scans: int = 100
     #: EXIF blocks of one JPEG. Cameras write one; the largest metadata fill a few.
     max_exif_blocks: int = 64
-    #: Frames of an animation that are counted and chosen from; later ones are not looked at.
+    #: Frames of an animation that are counted. Only the first is decoded.
     max_frames: int = 1_000
-    #: Pixels that `decode_frames` may decode for one file, over all frames on the way to the last chosen one.
-    max_animation_pixels: int = 500_000_000
     #: Whether HEIC is decoded, by pillow-heif when that is installed. Off: libheif has a long record of faults.
     heic: bool = False
 
@@ -83,19 +81,6 @@ def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
     image = _opened(data, limits)
     facts = _facts(data, image, limits)
     return _picture(image, facts)
-
-
-def decode_frames(data: bytes, count: int, limits: PixelLimits = PixelLimits()) -> tuple[Picture, ...]:
-    """At most `count` different frames, evenly spaced from the first to the last; one for a still picture.
-
-    Only the first `max_frames` frames are chosen from, and fewer when they hold more than
-    `max_animation_pixels`. Raises what `decode_picture` raises.
-    """
-    image = _opened(data, limits)
-    facts = _facts(data, image, limits)
-    return tuple(
-        _picture(image, replace(facts, frame=frame)) for frame in _evenly_spaced(facts, count, limits)
-    )
 
 
 def crop_face(picture: Picture, face: Face, size: int, margin: float = 1.3) -> np.ndarray:
@@ -344,15 +329,6 @@ def _tiff_pages(image: Image.Image) -> Iterator[None]:
         return
     finally:
         image.seek(0)
-
-
-def _evenly_spaced(facts: PictureFacts, count: int, limits: PixelLimits) -> list[int]:
-    """Frame numbers, ascending and different."""
-    if "animated" not in facts.notes:
-        return [0]
-    affordable = max(limits.max_animation_pixels // (facts.width * facts.height), 1)
-    considered = min(facts.frames, limits.max_frames, affordable)
-    return sorted({round(at) for at in np.linspace(0, considered - 1, max(count, 1)).tolist()})
 
 
 # --- pixels ---

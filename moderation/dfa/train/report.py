@@ -6,7 +6,6 @@ number of a file alone would find.
 """
 
 import io
-import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -80,18 +79,8 @@ def judge(
         route=lambda margin, _: _route(margin > threshold) if describe else Route.LEAVE,
         plan=Plan(max_batch=16, slots=32),
     )
-    waiting = iter(enumerate(examples))
-
-    def take(room: int) -> list[tuple[int, np.ndarray]] | None:
-        taken = itertools.islice(waiting, room)
-        return [(index, example.pixels) for index, example in taken] or None
-
-    answers: dict[int, Answers] = {}
-    for index, answer in engine.run(lambda room, _idle: take(room)):
-        if isinstance(answer, Exception):
-            raise answer
-        answers[index] = answer
-    return [_judged(bundle, example, answers[index]) for index, example in enumerate(examples)]
+    answered = engine.answer([example.pixels for example in examples])
+    return [_judged(bundle, example, answers) for example, answers in zip(examples, answered, strict=True)]
 
 
 def _route(deepfake: bool) -> Route:  # noqa: FBT001  there is nothing else to say
@@ -288,9 +277,8 @@ def seconds_per_face(bundle: Bundle, examples: Sequence[Example]) -> dict[str, f
 
 
 def _timed(engine: Engine, pixels: np.ndarray) -> float:
-    waiting = [("face", pixels)]
     began = time.perf_counter()
-    list(engine.run(lambda _room, _idle: [waiting.pop()] if waiting else None))
+    engine.answer([pixels])
     return time.perf_counter() - began
 
 

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from moderation.bundles import DAYS_AT_MOST, USUAL_DAYS, SideBySide, Standings
 from moderation.comparison import Pair
-from moderation.database.console import judged_by
-from moderation.decisions import is_blind_first
+from moderation.database.console import judged_by, stands_of
+from moderation.decisions import verdict_is_hidden
 from moderation.intervals import Named, Share
 from moderation.web.console import charts, words
 from moderation.web.console.access import VisitorDep
@@ -140,11 +141,18 @@ def _panels(seen: SideBySide) -> list[tuple[str, str, tuple[Named, ...]]]:
 
 def _shown(services: Services, visitor: Visitor, pairs: Sequence[Pair]) -> list[Pair]:
     """Those whose verdicts this person may see: whoever judges a case blind must not read them here first."""
+    case_ids = [pair.case_id for pair in pairs]
     with services.database.transaction() as session:
-        judged = judged_by(session, visitor.person.id, [pair.case_id for pair in pairs])
-    share = services.settings.blind_first_share
-    return [
-        pair
-        for pair in pairs
-        if pair.decided is not None or pair.case_id in judged or not is_blind_first(pair.case_id, share)
-    ]
+        judged = judged_by(session, visitor.person.id, case_ids)
+        stands = stands_of(session, case_ids)
+
+    def hidden(case_id: UUID) -> bool:
+        return verdict_is_hidden(
+            case_id,
+            *stands[case_id],
+            has_verdict=True,
+            judged=case_id in judged,
+            share=services.settings.blind_first_share,
+        )
+
+    return [pair for pair in pairs if not hidden(pair.case_id)]

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData
 
 from moderation.analysis import Technique
 from moderation.database.cases import find_case
-from moderation.database.review import find_holder, insert_view
+from moderation.database.review import find_holder, insert_sending, insert_view
 from moderation.decisions import Answer, ArtifactAnswer, Judgement, Outcome
 from moderation.errors import (
     AlreadyClaimed,
@@ -114,12 +114,14 @@ def _page(
 
 @router.get("/cases/{case_id}/picture")
 def show_picture(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """The picture itself, by a URL that is signed now and good for minutes."""
+    """The picture itself, by a URL that is signed now and good for minutes, and a note of whom it was signed for."""
     with services.database.transaction() as session:
         case = find_case(session, case_id)
-    if case is None:
-        raise CaseNotFound(f"no case has the id {case_id}")
-    return RedirectResponse(services.storage.sign_view(case.flag.image), status_code=302)
+        if case is None or case.erased_at is not None:
+            raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+        url = services.storage.sign_view(case.flag.image)
+        insert_sending(session, case_id, visitor.person.id)
+    return RedirectResponse(url, status_code=302)
 
 
 @router.post("/cases/{case_id}/reveal")

@@ -1,10 +1,10 @@
 """Decisions by themselves: taking one back, one for many cases, and what I decided."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.datastructures import FormData
 
@@ -25,6 +25,8 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 #: Cases decided together at the most: what fits on a page of the queue.
 BULK_AT_MOST = 100
+#: Decisions on a page of my own.
+PAGE = 50
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,15 @@ class Decided:
 
 
 @router.get("/decisions")
-def show_decisions(services: ServicesDep, visitor: VisitorDep) -> Response:
-    """What I decided lately, with what I can still take back."""
+def show_decisions(
+    services: ServicesDep, visitor: VisitorDep, before: Annotated[UUID | None, Query()] = None
+) -> Response:
+    """What I decided, the newest first, with what I can still take back."""
     with services.database.transaction() as session:
-        decisions = decisions_by(session, visitor.person.id)
-    said = [(decision.case_id, in_words(decision)) for decision in decisions]
-    return page(services, visitor, "decisions.html", said=said)
+        found = decisions_by(session, visitor.person.id, before=before, limit=PAGE + 1)
+    said = [(decision.case_id, in_words(decision)) for decision in found[:PAGE]]
+    more = found[PAGE - 1].id if len(found) > PAGE else None
+    return page(services, visitor, "decisions.html", said=said, more=more)
 
 
 @router.post("/decisions/{decision_id}/undo")

@@ -24,7 +24,7 @@ from moderation.database.console import latest_undoable
 from moderation.errors import BonafideError, NotAllowed, SignInThrottled
 from moderation.people import Act, Person, Preferences, may
 from moderation.web.console import words
-from moderation.web.problems import status_of
+from moderation.web.problems import sentence_of, status_of
 from moderation.web.services import Services
 
 #: The pages at the top: path, words, and what one must be allowed to do to see it.
@@ -199,7 +199,7 @@ def _answer_error(request: Request, error: BonafideError) -> Response:
         503: "Something does not answer",
     }
     response = error_page(
-        request, titles.get(status, "That did not work"), words.sentence(str(error)), status
+        request, titles.get(status, "That did not work"), words.sentence(sentence_of(error)), status
     )
     if isinstance(error, SignInThrottled):
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)

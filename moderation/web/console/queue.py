@@ -21,7 +21,7 @@ from moderation.database.queue import (
     read_cursor,
     sources_in_queue,
 )
-from moderation.decisions import BLIND_STAGES, is_blind_first
+from moderation.decisions import verdict_is_hidden
 from moderation.people import Act, Person
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field, member
@@ -171,12 +171,13 @@ def _text(value: str | None) -> str | None:
 
 
 def _line(case: QueuedCase, person: Person, judged: set[UUID], blind_share: float) -> Line:
-    hidden = (
-        case.state is CaseState.READY
-        and case.label is not None
-        and case.stage in BLIND_STAGES
-        and case.id not in judged
-        and is_blind_first(case.id, blind_share)
+    hidden = verdict_is_hidden(
+        case.id,
+        case.state,
+        case.stage,
+        has_verdict=case.label is not None,
+        judged=case.id in judged,
+        share=blind_share,
     )
     verdict = None if hidden or case.label is None else _verdict(case)
     refusal = None if case.refusal is None else Refusal(case.refusal, case.refusal.replace("_", " "))

@@ -7,13 +7,11 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from moderation.database.cases import find_case
-from moderation.database.review import standing_decisions
-from moderation.errors import CaseNotFound, NothingDecided
-from moderation.statements import Harm, Origin, Restriction, statement
+from moderation.statements import Harm, Origin, Restriction
 from moderation.web.console.access import VisitorDep
 from moderation.web.console.pages import PageRoute, page
 from moderation.web.services import ServicesDep
+from moderation.web.statements import draft_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -28,14 +26,7 @@ def show_statement(
     origin: Annotated[Origin, Query()] = Origin.VOLUNTARY,
 ) -> Response:
     """In the fields of the EU's transparency database, to be completed and sent by the platform."""
-    with services.database.transaction() as session:
-        case = find_case(session, case_id)
-        decision = standing_decisions(session, [case_id]).get(case_id)
-    if case is None:
-        raise CaseNotFound(f"no case has the id {case_id}")
-    if decision is None:
-        raise NothingDecided("nothing is decided about this case")
-    draft = statement(decision, flagged_at=case.created_at, restriction=restriction, harm=harm, origin=origin)
+    _, draft = draft_of(services, case_id, restriction, harm, origin)
     return page(
         services,
         visitor,

@@ -1,0 +1,165 @@
+"""What an operator types on the server, against a real Postgres and a real Redis."""
+
+import json
+from collections.abc import Callable, Iterator
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from typer.testing import CliRunner, Result
+
+from moderation.cli.main import app, main
+from moderation.database.connection import Database
+from moderation.database.ids import new_id
+from moderation.database.keys import add_key
+from moderation.database.operations import insert_dead_letter, list_dead_letters
+from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Doorbell
+from moderation.settings import Settings
+from moderation.settings import settings as settings_of_the_process
+from tests.integration.conftest import accepted
+
+Command = Callable[..., Result]
+
+#: Rich takes the first for the end of something and the second for a style.
+MARKUP = "[/x] of [null] and [bold]"
+
+
+@pytest.fixture
+def bonafide(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    for name in ("database_url", "broker_url"):
+        secret = getattr(settings, name)
+        assert isinstance(secret, SecretStr)
+        monkeypatch.setenv(f"BONAFIDE_{name.upper()}", secret.get_secret_value())
+    settings_of_the_process.cache_clear()
+    yield lambda *words: CliRunner().invoke(app, list(words), env={"COLUMNS": "250"})
+    settings_of_the_process.cache_clear()
+
+
+@pytest.fixture
+def doorbell(settings: Settings) -> Doorbell:
+    return Doorbell(settings.broker_url.get_secret_value(), bells_at_most=10)
+
+
+def kept(database: Database, body: str, *, queue: str = ANALYSIS_QUEUE, error: str = "unreadable") -> UUID:
+    """A dead letter's id."""
+    with database.transaction() as session:
+        insert_dead_letter(session, queue=queue, body=body, error=error)
+        return list_dead_letters(session, limit=1)[0].id
+
+
+def replayed(database: Database) -> bool:
+    with database.transaction() as session:
+        return list_dead_letters(session)[0].replayed_at is not None
+
+
+def a_message(task: str, of: UUID) -> str:
+    """As the worker keeps one."""
+    headers = {"task": task, "id": "0b5a2b4e-90f1-4dd0-9b8c-6d1f6ae0a3d2", "argsrepr": f"['{of}']"}
+    return json.dumps({"headers": headers, "content_type": "application/json", "body": ""})
+
+
+# --- what is printed is data, whatever it looks like
+
+
+def test_a_dead_letter_is_shown_as_it_came(bonafide: Command, database: Database) -> None:
+    kept(database, MARKUP, error=f"unknown task: {MARKUP}")
+
+    listed = bonafide("dead-letters", "list")
+
+    assert listed.exit_code == 0, listed.exception
+    assert listed.stdout.count(MARKUP) == 2
+
+
+def test_a_key_and_a_finding_are_shown_as_they_are(
+    bonafide: Command, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONAFIDE_BUNDLE", f"/bundles/{MARKUP}")
+    with database.transaction() as session:
+        add_key(session, MARKUP)
+
+    assert MARKUP in bonafide("keys", "list").stdout
+    assert MARKUP in bonafide("doctor").stdout
+
+
+def test_an_error_is_said_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BONAFIDE_API_KEY_FILE", f"/nowhere/{MARKUP}")
+    monkeypatch.setattr("sys.argv", ["bonafide", "keys", "list"])
+    settings_of_the_process.cache_clear()
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    settings_of_the_process.cache_clear()
+    assert ended.value.code == 2
+    assert f"/nowhere/{MARKUP}" in capsys.readouterr().err
+
+
+# --- dead letters that name something
+
+
+def test_a_letter_of_a_case_rings_for_it(bonafide: Command, database: Database, doorbell: Doorbell) -> None:
+    case = accepted(database)
+    letter = kept(database, a_message(ANALYZE_CASE, case))
+
+    ended = bonafide("dead-letters", "replay", str(letter))
+
+    assert (ended.exit_code, f"rang for case {case}" in ended.stdout) == (0, True)
+    assert (doorbell.depth(), replayed(database)) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("task", "queue", "words"),
+    [
+        pytest.param(ANSWER_QUESTION, "analysis", "rings for a question", id="a question"),
+        pytest.param(RERUN_CASE, "analysis", "rings for a rerun", id="a rerun"),
+        pytest.param(None, "questions", "rings for a question", id="arguments on the queue of questions"),
+        pytest.param(None, "reruns", "rings for a rerun", id="arguments on the queue of reruns"),
+        pytest.param("else", "analysis", "of the task 'else'", id="a task that is none of ours"),
+        pytest.param(ANALYZE_CASE, "analysis", "there is no case", id="a case that is not there"),
+        pytest.param(None, "analysis", "there is no case", id="an id of something else"),
+    ],
+)
+def test_a_letter_that_rings_for_no_case_is_not_replayed_and_says_why(
+    bonafide: Command, database: Database, doorbell: Doorbell, task: str | None, queue: str, words: str
+) -> None:
+    other = new_id()
+    body = repr(((str(other), "more"), {})) if task is None else a_message(task, other)
+    letter = kept(database, body, queue=queue)
+
+    ended = bonafide("dead-letters", "replay", str(letter))
+
+    assert (ended.exit_code, words in ended.stderr) == (1, True), ended.output
+    assert (doorbell.depth(), replayed(database)) == (0, False)
+
+
+def test_a_letter_that_names_nothing_or_is_not_there_says_so(bonafide: Command, database: Database) -> None:
+    letter = kept(database, "[" * 50_000)
+
+    assert "names no case" in bonafide("dead-letters", "replay", str(letter)).stderr
+    assert "no such dead letter" in bonafide("dead-letters", "replay", str(new_id())).stderr
+
+
+# --- ids that are none
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("retry",),
+        ("erase",),
+        ("status",),
+        ("dead-letters", "replay"),
+        ("archive", "restore"),
+        ("webhooks", "log"),
+        ("webhooks", "remove"),
+        ("webhooks", "rotate"),
+        ("webhooks", "resend"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_id_is_a_usage_error(words: tuple[str, ...]) -> None:
+    ended = CliRunner().invoke(app, [*words, "not-an-id"])
+
+    assert (ended.exit_code, "UUID" in ended.stderr) == (2, True)

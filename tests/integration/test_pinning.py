@@ -1,0 +1,207 @@
+"""Which bytes a case is about when its flag named no version: those that were analysed, whatever the key holds by then.
+
+Moto keeps versions; the embedded store does not.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from uuid import UUID
+
+import boto3
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from moderation.analysis import PictureFacts
+from moderation.cases import CaseState, ImageRef
+from moderation.database.connection import Database
+from moderation.database.reruns import insert_reruns
+from moderation.dfa.gpt.crops import Prepared
+from moderation.dispatch import Doorbell
+from moderation.errors import ImageCorrupt
+from moderation.intake import Intake, Submission
+from moderation.local import Addresses, as_role
+from moderation.questions import FAILURES, Questions
+from moderation.settings import Settings
+from moderation.storage import Storage
+from tests.builders import a_flag, an_analysis
+from tests.conftest import make_settings
+from tests.fakes import ScriptedDetector, one_face
+from tests.integration.conftest import accepted, ready, refused, stored
+from worker.analysis import begin
+from worker.answers import answer
+from worker.lifecycle import close_station, open_station
+from worker.reruns import rerun
+from worker.station import Station
+from worker.tasks import _work  # pyright: ignore[reportPrivateUsage]
+
+BUCKET, KEY = "versions", "avatars/ada.jpg"
+FLAGGED, INNOCENT = b"what was flagged", b"an innocent picture"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """Address of a store whose bucket keeps versions."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket=BUCKET)
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, servers: Addresses, store: str) -> Settings:
+    keys = {"s3_access_key_id": "test", "s3_secret_access_key": "test"}
+    return make_settings(database_url, broker_url, servers, s3_endpoint_url=store, s3_buckets=BUCKET, **keys)
+
+
+class Looking(ScriptedDetector):
+    """Remembers what it was shown, and calls what is in `broken` corrupt."""
+
+    def __init__(self) -> None:
+        super().__init__(prepare=self._look)
+        self.seen: list[bytes] = []
+        self.broken: set[bytes] = set()
+
+    def _look(self, data: bytes) -> Prepared:
+        self.seen.append(data)
+        if data in self.broken:
+            raise ImageCorrupt("the file ends in the middle")
+        return one_face(data)
+
+
+@pytest.fixture
+def detector() -> Looking:
+    return Looking()
+
+
+@pytest.fixture
+def station(settings: Settings, database_url: str, detector: Looking) -> Iterator[Station]:
+    """A worker with its own role in Postgres."""
+    role = SecretStr(as_role(database_url, "bonafide_worker"))
+    opened = open_station(settings.model_copy(update={"database_url": role}), detector)
+    yield opened
+    close_station(opened, why="the test ended")
+
+
+@pytest.fixture
+def questions(database: Database, broker_url: str) -> Questions:
+    return Questions(database, Doorbell(broker_url, bells_at_most=100))
+
+
+def _work_on(station: Station, case_id: UUID) -> None:
+    with begin(station, case_id) as begun:
+        assert begun is not None
+        _work(station, begun)
+
+
+def _flagged(storage: Storage, database: Database, **fields: object) -> tuple[UUID, ImageRef]:
+    """A case whose flag named no version, and the version that its key holds."""
+    put = storage.put_image(KEY, FLAGGED, "image/jpeg")
+    assert put.version_id is not None
+    return accepted(database, image=ImageRef(BUCKET, KEY), **fields), put
+
+
+def _asked_anew(database: Database, case_id: UUID) -> UUID:
+    with database.transaction() as session:
+        insert_reruns(session, "scripted", [case_id], shadow=False, asked_by="operator")
+        return session.scalars(text("SELECT id FROM reruns")).one()
+
+
+def test_what_was_analysed_is_what_a_reviewer_and_a_question_see(
+    station: Station, detector: Looking, storage: Storage, database: Database, questions: Questions
+) -> None:
+    case_id, put = _flagged(storage, database)
+    _work_on(station, case_id)
+
+    storage.put_image(KEY, INNOCENT, "image/jpeg")
+
+    assert stored(database, case_id).flag.image == put
+    assert httpx.get(storage.sign_view(stored(database, case_id).flag.image)).content == FLAGGED
+    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+    assert questions.of_case(case_id)[0].failure is None
+    assert set(detector.seen) == {FLAGGED}
+
+
+def test_what_was_refused_is_what_a_reviewer_sees(
+    station: Station, detector: Looking, storage: Storage, database: Database
+) -> None:
+    detector.broken = {FLAGGED}
+    case_id, put = _flagged(storage, database)
+
+    _work_on(station, case_id)
+
+    case = stored(database, case_id)
+    assert (case.state, case.refusal and case.refusal.code) == (CaseState.READY, "image_corrupt")
+    assert case.flag.image == put
+
+
+def test_what_was_read_is_what_a_rerun_sees(
+    station: Station, detector: Looking, storage: Storage, database: Database
+) -> None:
+    detector.broken = {FLAGGED}
+    case_id, _ = _flagged(storage, database)
+    _work_on(station, case_id)
+    detector.broken = set()
+    storage.put_image(KEY, INNOCENT, "image/jpeg")
+
+    rerun(station, _asked_anew(database, case_id))
+
+    assert stored(database, case_id).refusal is None
+    assert set(detector.seen) == {FLAGGED}
+
+
+def test_a_version_that_was_named_stays(station: Station, storage: Storage, database: Database) -> None:
+    first = storage.put_image(KEY, FLAGGED, "image/jpeg")
+    storage.put_image(KEY, INNOCENT, "image/jpeg")
+    case_id = accepted(database, image=first)
+
+    _work_on(station, case_id)
+
+    assert stored(database, case_id).flag.image == first
+
+
+def test_an_analysis_anew_of_what_had_none_pins_the_case_to_what_it_is_of(
+    station: Station, storage: Storage, database: Database
+) -> None:
+    case_id = refused(database, image=ImageRef(BUCKET, KEY))
+    put = storage.put_image(KEY, FLAGGED, "image/jpeg")
+
+    rerun(station, _asked_anew(database, case_id))
+
+    assert stored(database, case_id).flag.image == put
+
+
+def test_a_flag_that_is_repeated_after_its_case_was_pinned_is_the_same_flag(
+    station: Station, storage: Storage, database: Database, broker_url: str
+) -> None:
+    case_id, _ = _flagged(storage, database, external_id="a-7")
+    flag = a_flag(image=ImageRef(BUCKET, KEY), external_id="a-7")
+    _work_on(station, case_id)
+    intake = Intake(database, storage, Doorbell(broker_url, bells_at_most=100))
+
+    again = intake.receive(Submission(flag), actor="platform:test")
+
+    assert (again.id, again.created) == (case_id, False)
+
+
+def test_a_question_about_a_picture_that_was_replaced_says_so(
+    station: Station, detector: Looking, storage: Storage, database: Database, questions: Questions
+) -> None:
+    storage.put_image(KEY, INNOCENT, "image/jpeg")
+    digest = hashlib.sha256(FLAGGED).hexdigest()
+    analysis = an_analysis(picture=PictureFacts(digest, len(FLAGGED), "JPEG", 100, 100))
+    case_id = ready(database, image=ImageRef(BUCKET, KEY), analysis=analysis)
+
+    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+
+    assert questions.of_case(case_id)[0].failure == "image_changed"
+    assert "image_changed" in FAILURES
+    assert detector.seen == []
