@@ -210,6 +210,26 @@ def mini(
 
 
 @train.command()
+def redrawers(
+    pictures: Annotated[
+        list[Path], typer.Argument(help="What they learn to draw: the more like faces, the better.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the weights are written. Default: where the shipped ones lie.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of each of the four.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Train the autoencoders that the lab draws faces again with."""
+    from moderation.dfa.instruct.forgery.redraw import WEIGHTS, save_redrawers
+    from moderation.dfa.train.redrawers import train_redrawers
+
+    file = out or WEIGHTS
+    save_redrawers(train_redrawers(sorted(pictures), steps=steps, seed=seed, say=_console.print), file)
+    typer.echo(f"weights: {file}")
+
+
+@train.command()
 def sources_out(
     data: Data,
     work: Annotated[Path, typer.Option(help="Where the pool and the runs are kept.")] = Path("runs/mini"),

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moderation.cli.dfa import app
+from moderation.dfa.instruct.forgery.redraw import REDRAWERS, redrawers
 
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 
@@ -14,7 +15,8 @@ runner = CliRunner()
 
 
 @pytest.mark.parametrize(
-    "command", [["forge"], ["instruct"], ["train", "mini"], ["train", "lora"], ["calibrate"]]
+    "command",
+    [["forge"], ["instruct"], ["train", "mini"], ["train", "redrawers"], ["train", "lora"], ["calibrate"]],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     result = runner.invoke(app, [*command, "--help"])
@@ -36,3 +38,14 @@ def test_forge_writes_a_forgery_its_mask_and_its_facts(tmp_path: Path) -> None:
     assert (tmp_path / "portrait-1.FE.png").is_file()
     assert (tmp_path / "portrait-1.FE.mask.png").is_file()
     assert (tmp_path / "portrait-1.bona_fide.png").is_file()
+
+
+def test_redrawers_are_trained_from_pictures_and_written(tmp_path: Path) -> None:
+    file = tmp_path / "redrawers.safetensors"
+
+    result = runner.invoke(
+        app, ["train", "redrawers", str(SAMPLES / "portrait-1.jpg"), "--steps", "1", "--out", str(file)]
+    )
+
+    assert result.exit_code == 0, result.output
+    assert set(redrawers(file)) == set(REDRAWERS)

@@ -31,7 +31,7 @@ SIZE, UNIT = 224, 1.3 / MARGIN
 GRID = 7
 
 #: Shares of the kinds of twos. Lab forgeries dominate: they are endless, and nothing but the forgery tells them apart.
-KINDS: Mapping[str, float] = {"lab": 0.52, "dfdc": 0.32, "lfw": 0.08, "gan": 0.08}
+KINDS: Mapping[str, float] = {"lab": 0.58, "dfdc": 0.28, "lfw": 0.07, "gan": 0.07}
 #: Shares of the techniques among the lab's forgeries. FR and FE exist nowhere else in the pool.
 TECHNIQUES: Mapping[Technique, float] = {
     Technique.FS: 0.34,

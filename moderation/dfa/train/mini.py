@@ -311,7 +311,7 @@ trusted. DFDC's actors may stand on two sides too.
 ## Scores
 
 On test splits of the training sources, through the served engine, each picture through a random chain of shift,
-light, blur, resizing, noise, JPEG and WebP. Intervals are 95 % bootstrap by pair. Lab results are on the lab's own
+light, blur, resizing, noise, JPEG, WebP and PNG. Intervals are 95 % bootstrap by pair. Lab results are on the lab's own
 kinds of forgery: they say nothing of others.
 
 {scores}

@@ -22,6 +22,7 @@ from moderation.dfa.instruct.forgery.photometry import (
     shifted_colour,
     softened,
 )
+from moderation.dfa.instruct.forgery.redraw import redrawn
 from moderation.dfa.instruct.forgery.swap import laid_onto
 
 #: What an editing tool is asked to change.
@@ -70,19 +71,22 @@ def _edited(
     pixels: np.ndarray, target: Portrait, source: Portrait, patch: np.ndarray, rng: Rng
 ) -> tuple[np.ndarray, Kind]:
     choice = rng.random()
-    if choice < 0.5:
+    if choice < 0.45:
         foreign = matched_colour(laid_onto(target.face, source), pixels, patch)
         if rng.random() < 0.5:
             return seamless(pixels, foreign, patch, rng.uniform(6, 14) * target.face.unit), Kind.REPLACED
         return blended(pixels, shifted_colour(foreign, rng, 0.4), patch), Kind.REPLACED
-    if choice < 0.7:
+    if choice < 0.75:
         return blended(pixels, _redrawn(pixels, target.face, rng), patch), Kind.SMOOTHED
-    if choice < 0.85:
+    if choice < 0.87:
         return blended(pixels, shifted_colour(pixels, rng, rng.uniform(1.0, 2.0)), patch), Kind.COLOUR
     return blended(pixels, sharpened(pixels, rng.uniform(1.5, 3.0)), patch), Kind.SHARPER
 
 
 def _redrawn(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
-    """The same feature without its fine detail, a little lighter or darker, as a small generator redraws it."""
-    smooth = softened(reduced(pixels, rng.uniform(0.15, 0.35)), 0.5 * face.unit)
-    return clipped(smooth.astype(np.float32) + rng.uniform(3, 10) * rng.choice([-1, 1]))
+    """The same feature drawn again or without its fine detail, and a little lighter or darker."""
+    if rng.random() < 0.5:
+        drawn = redrawn(pixels, rng)
+    else:
+        drawn = softened(reduced(pixels, rng.uniform(0.15, 0.35)), 0.5 * face.unit)
+    return clipped(drawn.astype(np.float32) + rng.uniform(3, 10) * rng.choice([-1, 1]))

@@ -1,8 +1,8 @@
 """A bona fide face and its forgery, made to look alike in everything but the forgery.
 
 Both go through the same shift, the same light and the same compression, drawn once per pair. Half of the bona fide
-faces are edited to no effect first (bent and bent back, blended with themselves), or "was processed" would be what
-tells them apart.
+faces are edited to no effect first (bent and bent back, blended with themselves, sharpened), or "was processed" would
+be what tells them apart.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from moderation.dfa.instruct.forgery.photometry import (
     grained,
     recompressed,
     reduced,
+    sharpened,
     shifted_colour,
     softened,
     transformed,
@@ -45,16 +46,22 @@ def forge(technique: Technique, target: Portrait, source: Portrait, rng: Rng) ->
 
 
 def null_edit(target: Portrait, rng: Rng) -> np.ndarray:
-    """A bona fide face that was processed and is still bona fide."""
+    """A bona fide face that was processed as a whole, as cameras and apps do, and is still bona fide."""
     choice = rng.random()
-    if choice < 0.4:
+    if choice < 0.3:
         flow = _gentle_flow(target, rng)
         return displaced(displaced(target.pixels, flow), -flow)
-    if choice < 0.7:
+    if choice < 0.5:
         return blended(target.pixels, softened(target.pixels, 0.3), swap_mask(target.face, rng))
-    return transformed(
-        target.pixels, np.array([[1, 0, rng.uniform(-0.5, 0.5)], [0, 1, rng.uniform(-0.5, 0.5)]])
-    )
+    if choice < 0.7:
+        return transformed(
+            target.pixels, np.array([[1, 0, rng.uniform(-0.5, 0.5)], [0, 1, rng.uniform(-0.5, 0.5)]])
+        )
+    if choice < 0.8:
+        return softened(target.pixels, rng.uniform(0.3, 0.9))
+    if choice < 0.9:
+        return sharpened(target.pixels, rng.uniform(0.2, 1.0))
+    return grained(target.pixels, rng.uniform(1, 4), rng)
 
 
 def _gentle_flow(target: Portrait, rng: Rng) -> np.ndarray:
@@ -117,8 +124,11 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
 
 
 def _drawn_encoding(rng: Rng, subsampling: int, *, gentle: bool) -> Encoding:
-    """JPEG mostly. WebP smooths more at the same quality, and has no subsampling to choose."""
-    if rng.random() < 0.2:
+    """JPEG mostly. WebP smooths more at the same quality, and has no subsampling to choose. PNG keeps even noise."""
+    choice = rng.random()
+    if choice < 0.12:
+        return Encoding("PNG", 100)
+    if choice < 0.3:
         return Encoding("WEBP", int(rng.integers(80 if gentle else 35, 98)), subsampling)
     return Encoding("JPEG", int(rng.integers(80 if gentle else 40, 98)), subsampling)
 

@@ -76,17 +76,19 @@ def grained(pixels: np.ndarray, sigma: float, rng: Rng) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a picture is stored with losses. `subsampling` as in Pillow: 0 keeps all colour, 2 a quarter; JPEG only."""
+    """How a picture is stored; PNG loses nothing. `subsampling` is for JPEG: 0 keeps all colour, 2 a quarter."""
 
-    kind: Literal["JPEG", "WEBP"]
+    kind: Literal["JPEG", "WEBP", "PNG"]
     quality: int
     subsampling: int = 2
 
 
 def encoded_as(pixels: np.ndarray, encoding: Encoding) -> bytes:
-    options = {"subsampling": encoding.subsampling} if encoding.kind == "JPEG" else {}
+    options = {} if encoding.kind == "PNG" else {"quality": encoding.quality}
+    if encoding.kind == "JPEG":
+        options["subsampling"] = encoding.subsampling
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, encoding.kind, quality=encoding.quality, **options)
+    Image.fromarray(pixels).save(buffer, encoding.kind, **options)
     return buffer.getvalue()
 
 

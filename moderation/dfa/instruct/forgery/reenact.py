@@ -1,7 +1,7 @@
 """FR-like forgeries: the same face with another expression. Mouth, jaw, eyes or brows are bent by smooth fields.
 
-A true reenactment draws a new face; here only what bending leaves behind can be learnt: stretched texture, detail
-lost where pixels were spread, an opened mouth filled with what was not there.
+A true reenactment draws a new face from another's movement; here a face is bent and often drawn again: stretched
+texture, detail lost where pixels were spread, a decoder's traces, an opened mouth filled with what was not there.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,9 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, Forgery, Kind, Rng, Touch
-from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, blurred, fill, region_changes
+from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, blurred, fill, region_changes, swap_mask
 from moderation.dfa.instruct.forgery.photometry import blended, displaced, reduced, shifted_colour, softened
+from moderation.dfa.instruct.forgery.redraw import redrawn
 
 #: Below this many grey levels a bent region is not named. Smooth skin may be bent without a trace.
 LEAST_BENT = 2.0
@@ -26,10 +27,11 @@ def reenact(target: Portrait, rng: Rng) -> Forgery:
     flow = sum((MOVES[name](target.face, rng) for name in chosen), np.zeros((*target.pixels.shape[:2], 2)))
     bent = displaced(target.pixels, flow)
     mask = _moved(flow, target.face)
+    if rng.random() < 0.35:  # many draw the whole face anew to move a part of it
+        mask = np.maximum(mask, swap_mask(target.face, rng))
     if "mouth" in chosen and rng.random() < 0.5:
         bent = _mouth_filled(bent, target.face, rng)
-    redrawn = _decoded(bent, target.face, rng)
-    pixels = blended(target.pixels, redrawn, mask)
+    pixels = blended(target.pixels, _decoded(bent, target.face, rng), mask)
     return Forgery(
         pixels, mask, Technique.FR, _facts(target, pixels, chosen), "+".join(sorted(chosen)) + "_bent"
     )
@@ -125,11 +127,15 @@ def _mouth_filled(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
 
 
 def _decoded(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
-    """The detail a small decoder loses, and the slight shift of its colours."""
-    lost = (
-        reduced(pixels, rng.uniform(0.35, 0.75)) if rng.random() < 0.6 else softened(pixels, 0.4 * face.unit)
-    )
-    return shifted_colour(lost, rng, rng.uniform(0, 0.25))
+    """Through a decoder, or only without the detail that one loses; and the slight shift of its colours."""
+    choice = rng.random()
+    if choice < 0.45:
+        drawn = redrawn(pixels, rng)
+    elif choice < 0.8:
+        drawn = reduced(pixels, rng.uniform(0.35, 0.75))
+    else:
+        drawn = softened(pixels, 0.4 * face.unit)
+    return shifted_colour(drawn, rng, rng.uniform(0, 0.25))
 
 
 def _facts(target: Portrait, pixels: np.ndarray, chosen: list[str]) -> tuple[Touch, ...]:

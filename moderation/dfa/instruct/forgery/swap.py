@@ -23,6 +23,7 @@ from moderation.dfa.instruct.forgery.photometry import (
     softened,
     transformed,
 )
+from moderation.dfa.instruct.forgery.redraw import redrawn
 
 #: What a region is beside surroundings that are so.
 OPPOSITES = {Kind.SOFTER: Kind.SHARPER, Kind.SHARPER: Kind.SOFTER}
@@ -63,9 +64,11 @@ def _mismatched(
     amount = rng.uniform(0.2, 1.0) if colour is None else colour
     copy = shifted_colour(pixels, rng, amount)
     choice = rng.random()
-    if choice < 0.35:
+    if choice < 0.25:
+        return redrawn(copy, rng), Kind.SOFTER
+    if choice < 0.45:
         return reduced(copy, rng.uniform(0.25, 0.7)), Kind.SOFTER
-    if choice < 0.55:
+    if choice < 0.6:
         return softened(copy, rng.uniform(0.4, 1.2) * unit), Kind.SOFTER
     if choice < 0.8:
         return sharpened(copy, rng.uniform(0.5, 1.8)), Kind.SHARPER

@@ -1,10 +1,12 @@
 """EFS-like forgeries: a whole frame drawn by something that up-samples. No region is special (UNMAPPED), the grain is.
 
 Real generator pictures are better and come through the pool; these stand in for generators nobody has shown us.
-They carry what transposed convolutions and small decoders leave behind: regular spectra, lost grain, colours pulled
-to a mean (Zhang et al., "Detecting and simulating artifacts in GAN fake images", WIFS 2019; written from the paper).
+Half are drawn again by learnt decoders (`redraw.py`). The others carry by arithmetic what transposed convolutions and
+small decoders leave behind: regular spectra, lost grain, colours pulled to a mean (Zhang et al., "Detecting and
+simulating artifacts in GAN fake images", WIFS 2019; written from the paper).
 """
 
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -15,19 +17,19 @@ from moderation.analysis import Region, Technique
 from moderation.dfa.instruct.forgery.facts import Forgery, Kind, Rng, Touch
 from moderation.dfa.instruct.forgery.masks import Portrait
 from moderation.dfa.instruct.forgery.photometry import clipped, shifted_colour, softened
+from moderation.dfa.instruct.forgery.redraw import redrawn
 
 
 def synthesise(target: Portrait, rng: Rng) -> Forgery:
     """Redraw the whole frame from a smaller one, as a generator's last layers would."""
-    recipes = (_zeros_inserted, _tiles_repeated, _patches_projected)
-    index = int(rng.choice(len(recipes), p=[0.4, 0.3, 0.3]))
-    drawn = recipes[index](target.pixels, rng)
+    names = list(RECIPES)
+    name = names[int(rng.choice(len(names), p=[share for share, _ in RECIPES.values()]))]
+    drawn = RECIPES[name][1](target.pixels, rng)
     pixels = shifted_colour(drawn, rng, rng.uniform(0, 0.3))
     change = np.abs(pixels.astype(np.float32) - target.pixels.astype(np.float32)).mean()
     fact = Touch(Region.UNMAPPED, Kind.PATTERN, min(float(change) / 16, 1.0))
     mask = np.ones(target.pixels.shape[:2], np.float32)
-    names = ("zeros_inserted", "tiles_repeated", "patches_projected")
-    return Forgery(pixels, mask, Technique.EFS, (fact,), names[index])
+    return Forgery(pixels, mask, Technique.EFS, (fact,), name)
 
 
 def _zeros_inserted(pixels: np.ndarray, rng: Rng) -> np.ndarray:
@@ -86,6 +88,15 @@ def _patches_projected(pixels: np.ndarray, rng: Rng) -> np.ndarray:
     folded = F.fold(drawn.reshape(1, 192, -1), image.shape[-2:], 8, stride=8)
     share = rng.uniform(0.5, 0.9)
     return softened(_pixels(folded * share + image * (1 - share)), float(rng.uniform(0.3, 0.7)))
+
+
+#: How often each recipe is drawn, and the recipe.
+RECIPES: Mapping[str, tuple[float, Callable[[np.ndarray, Rng], np.ndarray]]] = {
+    "redrawn": (0.5, redrawn),
+    "zeros_inserted": (0.2, _zeros_inserted),
+    "tiles_repeated": (0.15, _tiles_repeated),
+    "patches_projected": (0.15, _patches_projected),
+}
 
 
 @cache
