@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
 	@echo "make test      every test, on real servers, in two processes (ARGS=-n0 for one)"
-	@echo "make check     what CI runs: format, lint, types, import contracts, tests"
+	@echo "make check     nearly all that CI runs: format, lint, types, import contracts, tests"
 	@echo "make mini      rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"

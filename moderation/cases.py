@@ -154,7 +154,7 @@ class Flag:
 class Refusal:
     """Why a case is ready without an analysis."""
 
-    #: One of the codes of `errors.ImageRejected`, or `attempts_exhausted`: it was tried as often as we try.
+    #: One of the codes of `errors.ImageRejected`, or `attempts_exhausted`: nothing wrong with it is known.
     code: str
     #: A sentence a reviewer understands.
     message: str

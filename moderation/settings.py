@@ -170,7 +170,10 @@ class Settings(BaseSettings):
         description='Cases that one API key\'s platform may submit, as in "1000/minute". Unset: any number.',
     )
     bells_at_most: int = Field(
-        1000, ge=1, description="Messages kept in Redis; the rest of a backlog waits in Postgres alone."
+        1000,
+        ge=1,
+        description="Messages kept in Redis for each lane, and for reruns; "
+        "the rest of a backlog waits in Postgres alone.",
     )
 
     # --- leases and attempts

@@ -315,12 +315,15 @@ def calibrate(
         typer.Argument(help="A CSV with the columns file and label (deepfake, bona_fide), or a manifest."),
     ],
     device: Annotated[
-        str,
-        typer.Option(envvar="BONAFIDE_DEVICE", help="auto, cpu, cuda or cuda:N; the kind that will serve."),
-    ] = "auto",
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N; the kind that will serve. Default: BONAFIDE_DEVICE."),
+    ] = None,
     float8: Annotated[
-        bool, typer.Option("--float8", envvar="BONAFIDE_FLOAT8", help="In eight bits, as it will serve.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--float8/--no-float8", help="In eight bits, as it will serve. Default: BONAFIDE_FLOAT8."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a bundle's probabilities on pictures with known labels, in the numbers that it will serve in."""
@@ -329,7 +332,13 @@ def calibrate(
     if not labels.is_file():
         raise SetupProblem(f"{labels} is missing: a CSV with the columns file and label.")
     today = datetime.datetime.now(datetime.UTC).date()
-    platt, without_face = calibrate_bundle(bundle, labels, today=today, device=device, float8=float8)
+    platt, without_face = calibrate_bundle(
+        bundle,
+        labels,
+        today=today,
+        device=device or settings().device,
+        float8=settings().float8 if float8 is None else float8,
+    )
     _show(
         {"a": platt.a, "b": platt.b, "n": platt.n, "version": platt.version, "without_face": without_face},
         as_json=as_json,
@@ -345,11 +354,11 @@ def bench(
         ),
     ],
     bundle: Annotated[
-        str,
+        str | None,
         typer.Option(
-            envvar="BONAFIDE_BUNDLE", help="A bundle's folder, `mini`, or org/name@revision of a base."
+            help="A bundle's folder, `mini`, or org/name@revision of a base. Default: BONAFIDE_BUNDLE."
         ),
-    ] = "mini",
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and report.html.")] = Path(
         "runs/bench"
     ),
@@ -365,8 +374,8 @@ def bench(
     pictures: Annotated[int | None, typer.Option(help="Score at most so many. Default: all.")] = None,
     grid: Annotated[int, typer.Option(help="Pictures in each robustness cell; 0 leaves the grid out.")] = 200,
     device: Annotated[
-        str, typer.Option(envvar="BONAFIDE_DEVICE", help="auto, cpu, cuda or cuda:N.")
-    ] = "auto",
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -392,11 +401,11 @@ def bench(
     with _console.status("Starting …") as status:
         result = run_bench(
             manifests,
-            bundle,
+            bundle or settings().bundle,
             plan,
             now=datetime.datetime.now(datetime.UTC),
             against=against,
-            device=device,
+            device=device or settings().device,
             progress=lambda words: status.update(f"{words[:1].upper()}{words[1:]} …"),
         )
     write_bench(result, out)

@@ -30,10 +30,10 @@ if (
 _TOGETHER = 32
 
 _Bundle = Annotated[
-    str,
-    typer.Option(envvar="BONAFIDE_BUNDLE", help="A bundle's folder, `mini`, or org/name@revision of a base."),
+    str | None,
+    typer.Option(help="A bundle's folder, `mini`, or org/name@revision of a base. Default: BONAFIDE_BUNDLE."),
 ]
-_Device = Annotated[str, typer.Option(envvar="BONAFIDE_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+_Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def analyze(
     json_: Annotated[
         bool, typer.Option("--json", help="One JSON object a line for each file, in order.")
     ] = False,
-    bundle: _Bundle = "mini",
-    device: _Device = "auto",
+    bundle: _Bundle = None,
+    device: _Device = None,
 ) -> None:
     """Ask the model about pictures, without any service. A file that cannot be analysed is an answer too."""
     detector = _load(bundle, device)
@@ -88,8 +88,8 @@ def chat(
         list[str] | None,
         typer.Option("--question", "-q", help="Ask this and stop. May be given several times."),
     ] = None,
-    bundle: _Bundle = "mini",
-    device: _Device = "auto",
+    bundle: _Bundle = None,
+    device: _Device = None,
 ) -> None:
     """Talk with the model about the largest face of a picture. An empty line ends the conversation."""
     console = Console(highlight=False)
@@ -105,14 +105,16 @@ def chat(
     _converse(console, detector, prepared.crops[0], iter(question) if question else _typed())
 
 
-def _load(bundle: str, device: str) -> "Detector":
+def _load(bundle: str | None, device: str | None) -> "Detector":
     from moderation.dfa.gpt.detector import Detector
     from moderation.dfa.gpt.pixels import decode_picture
     from moderation.serving import limits_of, policy_of
 
     chosen = settings()
     decode = partial(decode_picture, limits=limits_of(chosen))
-    return Detector.load(bundle, device=device, policy=policy_of(chosen), decode=decode)
+    return Detector.load(
+        bundle or chosen.bundle, device=device or chosen.device, policy=policy_of(chosen), decode=decode
+    )
 
 
 def _look(detector: "Detector", files: Iterable[Path]) -> Iterator[_Looked]:
