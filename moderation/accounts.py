@@ -135,11 +135,11 @@ class Accounts:
         log.info("signed_in", action="sign_in", person=str(person.id))
         return signed_in
 
-    def session(self, secret: str) -> Session | None:
-        """Whose cookie this is. None: nobody's, or no longer."""
+    def session(self, secret: str, *, used: bool = True) -> Session | None:
+        """Whose cookie this is. None: nobody's, or no longer. Not `used`: an open page asks by itself."""
         with self._database.transaction() as session:
             found = stored.find_sign_in(
-                session, _digest(secret), idle_seconds=self._settings.session_idle_seconds
+                session, _digest(secret), idle_seconds=self._settings.session_idle_seconds, used=used
             )
         return None if found is None else Session(*found)
 

@@ -166,6 +166,8 @@ class _Child:
             env=_environment(),
             bufsize=0,
         )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
 
     @property
     def ended(self) -> bool:
@@ -200,9 +202,12 @@ class _Child:
     def _ask(self, data: bytes, deadline: float) -> Any:
         requests = self._process.stdin
         assert requests is not None
-        # It reads the whole of it before it does anything else: this cannot block for long.
+        # It reads the whole of it before it does anything else; one that an earlier picture took over may not.
         unsent = memoryview(len(data).to_bytes(8, "big") + data)
         while unsent:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([], [requests], [], left)[1]:
+                raise _Died(None)
             unsent = unsent[requests.write(unsent) or 0 :]
         return json.loads(self._line(deadline))
 

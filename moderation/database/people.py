@@ -99,8 +99,13 @@ def insert_sign_in(
     )
 
 
-def find_sign_in(session: Session, digest: bytes, *, idle_seconds: float) -> tuple[Person, str] | None:
-    """Whose session this is and its CSRF token. None: unknown, ended, idle for too long, or the person is disabled."""
+def find_sign_in(
+    session: Session, digest: bytes, *, idle_seconds: float, used: bool = True
+) -> tuple[Person, str] | None:
+    """Whose session this is and its CSRF token. None: unknown, ended, idle for too long, or the person is disabled.
+
+    What is not `used` goes on being idle.
+    """
     found = session.execute(
         select(PersonRow, SignInRow.csrf, (SignInRow.seen_at < func.now() - seconds(60)).label("stale"))
         .join(SignInRow, SignInRow.person_id == PersonRow.id)
@@ -114,7 +119,7 @@ def find_sign_in(session: Session, digest: bytes, *, idle_seconds: float) -> tup
     if found is None:
         return None
     row, csrf, stale = found
-    if stale:
+    if stale and used:
         # At most once a minute: a page of twenty pictures must not write twenty times.
         session.execute(update(SignInRow).where(SignInRow.digest == digest).values(seen_at=func.now()))
     return _person(row), csrf

@@ -109,19 +109,9 @@ def queue_page(
     """One page. The next one starts after the last one's `place`."""
     sort = _sort(wanted.state)
     page = _found(wanted).add_columns(sort.label("place")).limit(limit)
-    order: tuple[Any, ...] = (CaseRow.id,)
-    match wanted.state:
-        case CaseState.READY:
-            order = (sort, CaseRow.id)
-            beyond = None if after is None else tuple_(*order) > (after.at, after.id)
-        case CaseState.DECIDED:
-            order = (sort.desc(), CaseRow.id.desc())
-            beyond = None if after is None else tuple_(sort, CaseRow.id) < (after.at, after.id)
-        case _:  # ids are in the order of time
-            beyond = None if after is None else CaseRow.id > after.id
-    page = page.order_by(*order)
-    if beyond is not None:
-        page = page.where(beyond)
+    page = page.order_by(*_in_order(wanted.state, sort, CaseRow.id))
+    if after is not None:
+        page = page.where(_beyond(wanted.state, sort, after))
     chosen = page.cte("page")
     row = aliased(CaseRow)
     claim = (
@@ -130,16 +120,36 @@ def queue_page(
         .where(ClaimRow.case_id == row.id, ClaimRow.expires_at > func.now(), row.state == CaseState.READY)
         .lateral("claim")
     )
-    latest_first = wanted.state is CaseState.DECIDED
     found = session.execute(
         select(row, chosen.c.place, AnalysisRow.score, AnalysisRow.calibrated, AnalysisRow.abstain, claim)
         .select_from(chosen)
         .join(row, row.id == chosen.c.id)
         .outerjoin(AnalysisRow, AnalysisRow.id == row.analysis_id)
         .outerjoin(claim, text("true"))
-        .order_by(*(column.desc() if latest_first else column for column in (chosen.c.place, row.id)))
+        .order_by(*_in_order(wanted.state, chosen.c.place, row.id))
     )
     return [_line(case, *others) for case, *others in found]
+
+
+def _in_order(state: CaseState, sort: Any, case_id: Any) -> tuple[Any, ...]:
+    """What a page is cut by and shown in. Of what waits or is analysed, ids are near enough to the order of time."""
+    match state:
+        case CaseState.READY:
+            return sort, case_id
+        case CaseState.DECIDED:
+            return sort.desc(), case_id.desc()
+        case _:
+            return (case_id,)
+
+
+def _beyond(state: CaseState, sort: Any, after: Place) -> ColumnElement[bool]:
+    match state:
+        case CaseState.READY:
+            return tuple_(sort, CaseRow.id) > (after.at, after.id)
+        case CaseState.DECIDED:
+            return tuple_(sort, CaseRow.id) < (after.at, after.id)
+        case _:
+            return CaseRow.id > after.id
 
 
 def _line(

@@ -87,6 +87,24 @@ def test_signing_in_sets_a_cookie_that_scripts_cannot_read_and_leads_where_one_w
     assert visitor.get("/decisions").status_code == 200
 
 
+def test_what_an_open_page_asks_for_by_itself_is_no_use_of_a_session(
+    reviewer: TestClient, database: Database
+) -> None:
+    case_id = ready(database)
+
+    def seen_after(address: str) -> bool:
+        """Whether asking for this was noted as use."""
+        with database.transaction() as session:
+            session.execute(text("UPDATE sign_ins SET seen_at = now() - interval '1 hour'"))
+        assert reviewer.get(address).status_code == 200
+        with database.transaction() as session:
+            return bool(session.scalar(text("SELECT seen_at > now() - interval '1 minute' FROM sign_ins")))
+
+    assert not seen_after("/queue/counts")
+    assert not seen_after(f"/cases/{case_id}/questions")
+    assert seen_after(f"/cases/{case_id}")
+
+
 def test_over_https_the_cookie_is_for_https_alone(settings: Settings, rosa: Person) -> None:
     with TestClient(create_app(settings), base_url="https://testserver", follow_redirects=False) as client:
         reply = _sign_in(client, rosa.email, PASSWORD)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from moderation.cases import CaseState, Refusal
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis, shown_analyses
@@ -41,7 +41,22 @@ def _kinds(database: Database, case_id: UUID) -> list[str]:
     with database.transaction() as session:
         chain = read_chain(session, case_id)
     assert chain.broken_at is None
-    return [event.kind for event in chain.events]
+    return [one.kind for one in chain.events]
+
+
+def test_a_chain_and_its_count_of_moves_are_read_at_one_moment(database: Database) -> None:
+    case_id = accepted(database)
+
+    def move(*_: object) -> None:
+        begun(database, case_id)
+
+    with database.transaction() as session:
+        session.connection()
+        event.listen(database.engine, "after_cursor_execute", move, once=True)
+        chain = read_chain(session, case_id)
+
+    assert chain.broken_at is None
+    assert [one.kind for one in chain.events] == ["accepted"]
 
 
 def test_a_waiting_case_goes_to_one_worker_only(database: Database) -> None:

@@ -256,6 +256,18 @@ def test_a_session_ends_by_idleness_and_by_age(
     assert (accounts.session(opened.secret) is not None) is lives
 
 
+def test_a_page_that_lies_open_keeps_nobody_signed_in(
+    accounts: Accounts, ada: Person, database: Database
+) -> None:
+    opened = signed_in(accounts)
+
+    let_pass(database, 7 * 3600)
+    assert accounts.session(opened.secret, used=False) is not None
+    let_pass(database, 2 * 3600)
+
+    assert accounts.session(opened.secret) is None
+
+
 def test_disabling_somebody_ends_their_sessions_at_once(
     accounts: Accounts, ada: Person, admin: Person
 ) -> None:

@@ -73,6 +73,29 @@ def test_pages_hold_every_case_once(database: Database) -> None:
     assert seen == expected
 
 
+def test_pages_hold_every_case_once_when_ids_and_times_disagree(database: Database) -> None:
+    ids = [accepted(database) for _ in range(5)]
+    with database.transaction() as session:
+        for number, case_id in enumerate(ids):
+            session.execute(
+                text(
+                    "UPDATE cases SET created_at = created_at - make_interval(secs => :back) WHERE id = :id"
+                ),
+                {"back": 10 * number, "id": case_id},
+            )
+    wanted, seen = QueueFilter(state=CaseState.WAITING), list[UUID]()
+    after: Place | None = None
+
+    for _ in ids:
+        with database.transaction() as session:
+            # One more than a page holds, as the console asks: the last one is only there to say that there is more.
+            page = queue_page(session, wanted, after=after, limit=3)[:2]
+        seen += [line.id for line in page]
+        after = page[-1].place if page else after
+
+    assert seen == ids
+
+
 @pytest.mark.parametrize("state", CaseState)
 def test_every_state_has_its_pages(review: Review, database: Database, ada: Person, state: CaseState) -> None:
     make: dict[CaseState, Callable[[], UUID]] = {

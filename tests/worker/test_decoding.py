@@ -123,12 +123,15 @@ def test_a_child_that_somebody_else_ended_costs_no_picture() -> None:
         assert pool.decode(_encoded(64, 66)).pixels.shape == (66, 64, 3)
 
 
-def test_a_decoder_that_hangs_is_stopped_and_its_picture_refused() -> None:
+@pytest.mark.parametrize(
+    "side", [pytest.param(64, id="after it read"), pytest.param(1024, id="more than a pipe holds")]
+)
+def test_a_decoder_that_hangs_is_stopped_and_its_picture_refused(side: int) -> None:
     with _one_child(seconds=1) as (pool, child):
         child.suspend()
 
         with pytest.raises(ImageCorrupt, match="more than 1 seconds"):
-            pool.decode(_encoded(64, 64))
+            pool.decode(_encoded(side, side))
 
         assert not child.is_running()
 

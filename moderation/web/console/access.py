@@ -15,15 +15,22 @@ from moderation.web.sessions import cookie_of
 _FIELDS_AT_MOST = 500
 
 
-def visitor_of(request: Request, services: Services) -> Visitor | None:
-    """Who is signed in here; None when nobody is."""
+def visitor_of(request: Request, services: Services, *, used: bool = True) -> Visitor | None:
+    """Who is signed in here; None when nobody is. Not `used`: a page that was left open asks by itself."""
     secret = cookie_of(request)
-    session = None if secret is None else services.accounts.session(secret)
+    session = None if secret is None else services.accounts.session(secret, used=used)
     return None if session is None else Visitor(session)
 
 
 def _signed_in(request: Request, services: ServicesDep) -> Visitor:
-    visitor = visitor_of(request, services)
+    return _known(request, visitor_of(request, services))
+
+
+def _left_open(request: Request, services: ServicesDep) -> Visitor:
+    return _known(request, visitor_of(request, services, used=False))
+
+
+def _known(request: Request, visitor: Visitor | None) -> Visitor:
     if visitor is None:
         raise SignInNeeded("sign in first")
     request.state.visitor = visitor
@@ -31,6 +38,8 @@ def _signed_in(request: Request, services: ServicesDep) -> Visitor:
 
 
 VisitorDep = Annotated[Visitor, Depends(_signed_in)]
+#: Whose page lies open and asks by itself: that keeps nobody signed in.
+OpenPageDep = Annotated[Visitor, Depends(_left_open)]
 
 
 async def _posted(request: Request, visitor: VisitorDep) -> FormData:

@@ -28,7 +28,7 @@ from moderation.errors import (
 from moderation.people import Person
 from moderation.questions import SUGGESTIONS
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field, member
+from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
 from moderation.web.console.pages import PageRoute, Visitor, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.show import CasePage, log_in_words, read_case
@@ -236,7 +236,7 @@ def ask(
 
 
 @router.get("/cases/{case_id}/questions")
-def show_turns(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
+def show_turns(case_id: UUID, services: ServicesDep, visitor: OpenPageDep) -> Response:
     """The questions and answers alone: asked for again until every question has its answer."""
     return render("turns.html", visitor=visitor, case=_read(services, visitor.person, case_id))
 

@@ -24,7 +24,7 @@ from moderation.database.queue import (
 from moderation.decisions import verdict_is_hidden
 from moderation.people import Act, Person
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field, member
+from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
 from moderation.web.console.pages import PageRoute, go, page, render
 from moderation.web.services import Services, ServicesDep
 
@@ -113,7 +113,7 @@ def show_queue(
 
 
 @router.get("/queue/counts")
-def show_counts(services: ServicesDep, visitor: VisitorDep) -> Response:
+def show_counts(services: ServicesDep, visitor: OpenPageDep) -> Response:
     """The counts alone, for the page that lies open."""
     with services.database.transaction() as session:
         counts = queue_counts(session)
