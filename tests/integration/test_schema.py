@@ -12,11 +12,12 @@ from moderation.cli.main import app
 from moderation.database import schema
 from moderation.database.cases import insert_case
 from moderation.database.connection import Database
+from moderation.database.moves import retry_case
 from moderation.errors import DatabaseUnavailable, SetupProblem
 from moderation.local import as_role
 from moderation.settings import settings as read_settings
 from tests.builders import an_opening
-from tests.integration.conftest import ready
+from tests.integration.conftest import ready, refused
 from worker.lifecycle import _wait_for_schema  # pyright: ignore[reportPrivateUsage]
 
 
@@ -329,6 +330,16 @@ def test_intake_can_open_a_case_with_its_own_role(database_url: str) -> None:
 
     assert opened
     intake.close()
+
+
+def test_a_worker_may_put_a_refused_case_back_into_the_line(database: Database, database_url: str) -> None:
+    case_id = refused(database)
+    worker = Database(as_role(database_url, "bonafide_worker"), pool_size=1)
+
+    with worker.transaction() as session:
+        assert retry_case(session, case_id, actor="operator")
+
+    worker.close()
 
 
 def test_a_database_that_does_not_answer_is_unavailable() -> None:
