@@ -79,6 +79,22 @@ def test_analyze_asks_with_the_policy_of_the_workers(
     assert json.loads(out)["fingerprint"] == fingerprint(tiny, Policy(threshold=0.7))
 
 
+def test_analyze_takes_the_bundle_of_the_workers_unless_told_otherwise(
+    tiny: BundleSpec, portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "stack.env"
+    file.write_text(f"BONAFIDE_BUNDLE={tiny.folder}\nBONAFIDE_DEVICE=cpu\n")
+    monkeypatch.setenv("BONAFIDE_ENV_FILE", str(file))
+    settings.cache_clear()
+
+    _, named = run("analyze", portrait, "--json", "--bundle", tiny.folder, "--device", "cpu")
+    code, out = run("analyze", portrait, "--json")
+    settings.cache_clear()
+
+    assert code == 0
+    assert json.loads(out)["fingerprint"] == json.loads(named)["fingerprint"]
+
+
 def test_analyze_refuses_what_the_workers_refuse(
     tiny: BundleSpec, portrait: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
