@@ -30,6 +30,9 @@ STACK_ENV = Path(".bonafide/stack.env")
 
 
 _PREFIX = "BONAFIDE_"
+#: The longest that a setting may say: a hundred years, and a year. What is longer is a slip, and what Postgres is to
+#: count back from now by it may lie before all its calendar.
+_DAYS_AT_MOST, _SECONDS_AT_MOST = 36_500, 366 * 86_400
 #: Bytes of a secret's file that are read. A longer one is something else.
 _SECRET_AT_MOST = 65_536
 
@@ -178,19 +181,23 @@ class Settings(BaseSettings):
 
     # --- leases and attempts
     lease_seconds: float = Field(
-        60, gt=0.5, description="A worker's hold on a case, renewed every third of it."
+        60, gt=0.5, le=_SECONDS_AT_MOST, description="A worker's hold on a case, renewed every third of it."
     )
     attempts_at_most: int = Field(
-        5, ge=1, description="Leases a case may use up before a person sees it without a verdict."
+        5, ge=1, le=100, description="Leases a case may use up before a person sees it without a verdict."
     )
     patience_seconds: float = Field(
         3600,
         ge=0,
+        le=_SECONDS_AT_MOST,
         description="How long storage or the model may be unavailable before a person sees the case without a verdict.",
     )
     sweep_seconds: float = Field(2, gt=0, description="Between two looks of the sweeper.")
     ring_again_seconds: float = Field(
-        30, gt=0, description="A waiting case whose bell is older than this is rung again."
+        30,
+        gt=0,
+        le=_SECONDS_AT_MOST,
+        description="A waiting case whose bell is older than this and no longer on its queue is rung again.",
     )
 
     retention_days: Annotated[tuple[tuple[str, float], ...], NoDecode] = Field(
@@ -205,10 +212,16 @@ class Settings(BaseSettings):
 
     # --- people
     session_idle_seconds: float = Field(
-        8 * 3600, ge=60, description="Without a request for so long, a person is signed out."
+        8 * 3600,
+        ge=60,
+        le=_SECONDS_AT_MOST,
+        description="Without a request for so long, a person is signed out.",
     )
     session_seconds: float = Field(
-        24 * 3600, ge=60, description="After so long a person signs in again, whatever they did."
+        24 * 3600,
+        ge=60,
+        le=_SECONDS_AT_MOST,
+        description="After so long a person signs in again, whatever they did.",
     )
     oidc_issuer: str | None = Field(
         None, description="An OpenID Connect provider that people may sign in with, by its issuer URL."
@@ -222,16 +235,23 @@ class Settings(BaseSettings):
         description="Send webhooks to private and loopback addresses, and over plain http, too.",
     )
     webhook_log_days: int = Field(
-        30, ge=1, description="Days that the log keeps what was delivered. What was given up stays."
+        30,
+        ge=1,
+        le=_DAYS_AT_MOST,
+        description="Days that the log keeps what was delivered. What was given up stays.",
     )
 
     # --- review
     claim_seconds: float = Field(
-        600, gt=1, description="A reviewer's hold on a case, renewed while they work on its page."
+        600,
+        gt=1,
+        le=_SECONDS_AT_MOST,
+        description="A reviewer's hold on a case, renewed while they work on its page.",
     )
     undo_seconds: float = Field(
         60,
         ge=0,
+        le=_SECONDS_AT_MOST,
         description="How long a decision can be taken back by who made it. Platforms are told afterwards.",
     )
     reason_required: Literal["never", "disagreeing", "always"] = Field(
@@ -259,6 +279,7 @@ class Settings(BaseSettings):
     engine_timeout_seconds: float = Field(
         120,
         gt=0,
+        le=_SECONDS_AT_MOST,
         description="A model step that takes longer, or an image ten times as long, ends the worker process.",
     )
     breaker_failures: int = Field(
@@ -267,7 +288,10 @@ class Settings(BaseSettings):
         description="After so many analyses in a row that fail in the model a worker takes no more work.",
     )
     breaker_seconds: float = Field(
-        60, gt=0, description="Then it tries one case again, after so long; twice as long each time it fails."
+        60,
+        gt=0,
+        le=_SECONDS_AT_MOST,
+        description="Then it tries one case again, after so long; twice as long each time it fails.",
     )
     start_wait_seconds: float = Field(
         30,
@@ -322,6 +346,8 @@ class Settings(BaseSettings):
         # Of no days or fewer every decided case would be past due, and what is erased does not come back.
         if not all(days > 0 for _, days in value):
             raise ValueError("days must be greater than 0; to keep texts for ever, name no days")
+        if not all(days <= _DAYS_AT_MOST for _, days in value):
+            raise ValueError(f"days must be at most {_DAYS_AT_MOST}; to keep texts for ever, name no days")
         if not all(source for source, _ in value):
             raise ValueError("days without a source: `*` stands for all that are not named")
         if len({source for source, _ in value}) < len(value):

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 from prometheus_client import start_http_server
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from moderation import traces
@@ -60,7 +60,10 @@ class Swept:
 
 @dataclass
 class Chore:
-    """Something that is done beside the look, now and again. One that fails keeps no other from being done."""
+    """Something that is done beside the look, now and again. One that fails keeps no other from being done.
+
+    Nor leases from being taken back: whatever Postgres says to it is logged, and it is tried again when it is due.
+    """
 
     name: str
     #: Seconds from one time to the next.
@@ -77,13 +80,10 @@ class Chore:
             self.do()
         except BonafideError as error:
             _log_failure(self.name, error)
-        except ProgrammingError as error:
-            # `bonafide migrate` grants rights: whoever waits for them need not stop taking back leases.
-            if not lacks_rights(error):
-                raise
-            log.warning(
-                "sweep_failed", action=self.name, code="rights_missing", error=str(error.orig).strip()
-            )
+        except DBAPIError as error:
+            # `bonafide migrate` grants rights; anything else is a bug or a setting that nobody thought of.
+            code = "rights_missing" if lacks_rights(error) else "fault"
+            log.error("sweep_failed", action=self.name, code=code, error=str(error.orig).strip())
 
 
 def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
@@ -152,9 +152,10 @@ def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
     doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
     chores = _chores(database, doorbell, chosen)
     while not stop.is_set():
+        swept = _look(database, doorbell, chosen)
         for chore in chores:
             chore.take(time.monotonic())
-        rest(doorbell, _look(database, doorbell, chosen), chosen, stop)
+        rest(doorbell, swept, chosen, stop)
     database.close()
 
 

@@ -156,6 +156,25 @@ def test_what_fails_takes_nothing_else_with_it(
     assert erased == (table == "reruns")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param({"retention_days": (("profiles", 9_999_999.0),)}, id="erasing"),
+        pytest.param({"webhook_log_days": 99_999_999}, id="forgetting deliveries"),
+    ],
+)
+def test_what_postgres_cannot_compute_stops_one_chore_and_not_the_sweeper(
+    database: Database, chosen: Settings, broker: Any, odd: dict[str, Any]
+) -> None:
+    accepted(database, priority=LIVE)
+    workers = Workers(broker, chosen, at_once=0)
+
+    sweep_for_ever(chosen.model_copy(update=odd), workers)
+
+    assert workers.is_set()
+    assert broker.llen(ANALYSIS_QUEUE) == 1
+
+
 def test_a_right_that_is_missing_stops_one_chore_and_not_the_sweeper(
     database: Database, database_url: str, chosen: Settings, broker: Any
 ) -> None:
