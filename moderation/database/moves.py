@@ -260,8 +260,10 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
         changes={
             **_NO_LEASE,
             "expired_leases": CaseRow.expired_leases + 1,
-            # 1, 2, 4 … seconds with jitter, so that what failed together does not come back together.
-            "due_at": func.now() + seconds(func.power(2, CaseRow.attempts - 1) * (0.5 + func.random() / 2)),
+            # 1, 2, 4 … at most 300 seconds with jitter, as `triage.retry_delay`: what failed together does not come
+            # back together.
+            "due_at": func.now()
+            + seconds(func.least(300, func.power(2, CaseRow.attempts - 1)) * (0.5 + func.random() / 2)),
             "rung_at": None,
         },
     )

@@ -115,6 +115,22 @@ def test_a_broker_that_takes_no_bells_is_waited_for(
         assert session.scalar(text("SELECT count(*) FROM cases WHERE rung_at IS NOT NULL")) == 0
 
 
+def test_a_case_whose_leases_ran_out_often_comes_back_within_minutes(
+    database: Database, chosen: Settings, doorbell: Doorbell
+) -> None:
+    case_id = accepted(database)
+    begun(database, case_id)
+    with database.transaction() as session:
+        session.execute(text("UPDATE cases SET attempts = 99"))
+    let_time_pass(database, chosen.lease_seconds + 1)
+
+    returned = sweep(database, doorbell, chosen.model_copy(update={"attempts_at_most": 100})).returned
+    let_time_pass(database, 301)
+
+    assert returned == 1
+    assert begun(database, case_id, alone=True) is not None
+
+
 def test_without_a_broker_leases_are_taken_back_no_less_often(chosen: Settings, broker: Any) -> None:
     nobody = Doorbell("redis://127.0.0.1:9/0", bells_at_most=chosen.bells_at_most)
     workers = Workers(broker, chosen, at_once=0)
