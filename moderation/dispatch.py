@@ -4,6 +4,8 @@ A message may be lost, repeated or late; the row is the truth. The task is dispa
 in anything that rings, imports the worker.
 """
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -112,6 +114,20 @@ class Doorbell:
         with self._ringing() as producer:
             return sum(_depth(producer, queue) for queue in queues or QUEUE_OF.values())
 
+    def without_bell(self, ids: Sequence[UUID], queue: str) -> list[UUID]:
+        """Those of these whose bell is not on the queue; all of them while the broker does not answer.
+
+        A bell that a worker has taken is not on the queue: whether anything came of it the row says.
+        """
+        if not ids:
+            return []
+        try:
+            with self._ringing() as producer:
+                there = _ids_on(producer, queue, at_most=self._bells_at_most)
+        except BrokerUnavailable:
+            return list(ids)
+        return [one for one in ids if one not in there]
+
     def _ring(self, task: str, ids: Sequence[UUID], *, queue: str, at_most: int | None) -> int:
         if time.monotonic() < self._quiet_until:
             return 0
@@ -154,3 +170,16 @@ class Doorbell:
 
 def _depth(producer: Any, queue: str = ANALYSIS_QUEUE) -> int:
     return int(producer.channel.client.llen(queue))
+
+
+def _ids_on(producer: Any, queue: str, *, at_most: int) -> set[UUID | None]:
+    return {_id_of(message) for message in producer.channel.client.lrange(queue, 0, at_most - 1)}
+
+
+def _id_of(message: bytes) -> UUID | None:
+    """The id that a message carries. None: it is none of ours, and a worker keeps it as a dead letter."""
+    try:
+        (only,), *_ = json.loads(base64.b64decode(json.loads(message)["body"]))
+        return UUID(only)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None

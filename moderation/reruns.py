@@ -85,16 +85,15 @@ def ring_reruns(database: Database, doorbell: Doorbell, settings: Settings) -> i
             _held(session),
             limit=room,
             attempts_at_most=ATTEMPTS,
-            # While bells are queued, what was rung for is behind them and not forgotten.
-            ring_again_seconds=settings.ring_again_seconds
-            if queued <= settings.bells_at_most // 10
-            else None,
+            ring_again_seconds=settings.ring_again_seconds,
             stale_after=rerun_seconds(settings),
         )
-    rung = doorbell.ring_reruns(ids) if ids else 0
-    if rung < len(ids):
+    # Of what was rung for, most is still on the queue, behind others: only a bell that was lost is rung again.
+    silent = doorbell.without_bell(ids, RERUN_QUEUE)
+    rung = doorbell.ring_reruns(silent) if silent else 0
+    if rung < len(silent):
         with database.transaction() as session:
-            rows.mark_reruns_unrung(session, ids[rung:])
+            rows.mark_reruns_unrung(session, silent[rung:])
     return rung
 
 

@@ -17,6 +17,7 @@ from moderation import traces
 from moderation.analysis import Analysis
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
+from moderation.database.cases import mark_unrung
 from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, hand_back, must_be_alone
 from moderation.database.reruns import insert_shadow
@@ -60,11 +61,13 @@ def begin(station: Station, case_id: UUID) -> Generator[Begun | None]:
     before it ends.
     """
     if station.draining.is_set():
-        yield None  # its bell is rung again, for another worker
+        _leave_to_others(station, case_id)
+        yield None
         return
     if not station.serving.breaker.allows():
-        # The same, and slowly: whoever answers bells at once and does nothing takes them all from the other workers.
+        # Slowly: whoever answers bells at once and does nothing takes them all from the other workers.
         station.draining.wait(STOPPED_SECONDS)
+        _leave_to_others(station, case_id)
         yield None
         return
     with station.solitude.together():
@@ -102,6 +105,12 @@ def _lease(station: Station, case_id: UUID, *, alone: bool) -> Begun | None:
     waited = (row.lease_expires_at - row.created_at).total_seconds() - station.settings.lease_seconds
     image = ImageRef(row.bucket, row.key, row.version_id)
     return Begun(case_id, row.lease_token, image, row.postponements, waited, pipeline)
+
+
+def _leave_to_others(station: Station, case_id: UUID) -> None:
+    """We took its bell and do nothing for it: the sweeper rings again at its next look."""
+    with station.database.transaction() as session:
+        mark_unrung(session, [case_id])
 
 
 def _leave(station: Station, case_id: UUID, token: int) -> None:

@@ -94,7 +94,10 @@ def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
         if not take_sweep_lock(session):
             return Swept()
         returned, given_up = expire_leases(session, actor="sweeper", attempts_at_most=chosen.attempts_at_most)
-        silent = {lane: _silent(session, lane, queued[lane], room[lane], chosen) for lane in Lane}
+        found = {lane: _not_heard_of(session, lane, room[lane], chosen) for lane in Lane}
+    # While a backlog stands, the bell of a case that waits is most likely still on the queue, behind others: a second
+    # one would only be in the way. One that was lost is not there, however long the backlog.
+    silent = {lane: doorbell.without_bell(ids, QUEUE_OF[lane]) for lane, ids in found.items()}
     # Committed first, rung after: a bell that fails here is rung at the next look.
     rung = {lane: doorbell.dispatch_cases(ids, lane) if ids else 0 for lane, ids in silent.items()}
     unrung = [one for lane, ids in silent.items() for one in ids[rung[lane] :]]
@@ -105,18 +108,15 @@ def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
         lane
         for lane, ids in silent.items()
         # Fewer rung than found: others rang meanwhile; or the broker takes no bells, and then there is no hurry.
-        if len(ids) >= room[lane]
+        if len(found[lane]) >= room[lane]
         and (rung[lane] == len(ids) or _queued(doorbell, lane, chosen) > chosen.bells_at_most // 2)
     ]
     return Swept(returned, given_up, sum(rung.values()), tuple(full))
 
 
-def _silent(session: Session, lane: Lane, queued: int, room: int, chosen: Settings) -> list[UUID]:
-    """The cases of a lane to ring for, as many as it has room for."""
-    # While bells are queued, a case that was rung for is behind them and not forgotten: ringing again would only fill
-    # the queue with repetitions and let the urgent wait behind them.
-    again = chosen.ring_again_seconds if queued <= chosen.bells_at_most // 10 else None
-    return cases_to_ring(session, limit=room, ring_again_seconds=again, lane=lane)
+def _not_heard_of(session: Session, lane: Lane, room: int, chosen: Settings) -> list[UUID]:
+    """Cases of a lane that were never rung for, or long ago, as many as it has room for."""
+    return cases_to_ring(session, limit=room, ring_again_seconds=chosen.ring_again_seconds, lane=lane)
 
 
 def _queued(doorbell: Doorbell, lane: Lane, chosen: Settings) -> int:

@@ -1,8 +1,11 @@
 """The sweeper: as fast as workers take, no faster, and what fails takes nothing else with it."""
 
+import base64
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -11,11 +14,18 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from moderation.database.connection import Database
-from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, Doorbell
+from moderation.database.operations import beat
+from moderation.database.reruns import insert_reruns
+from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, RERUN_QUEUE, Doorbell
 from moderation.local import as_role
+from moderation.reruns import ring_reruns
 from moderation.settings import Settings
 from moderation.triage import Lane
-from tests.integration.conftest import accepted, ready
+from tests.fakes import ScriptedDetector
+from tests.integration.conftest import accepted, begun, let_time_pass, ready
+from worker.analysis import begin
+from worker.lifecycle import close_station, open_station
+from worker.station import Station
 from worker.sweeper import GLANCE_SECONDS, Swept, rest, sweep, sweep_for_ever
 
 LIVE, BACKFILL = 50, 0
@@ -84,6 +94,116 @@ def test_a_lane_is_full_while_more_may_wait_behind_its_bells(
     swept.append(sweep(database, doorbell, chosen))
 
     assert [(one.rung, one.full) for one in swept] == [(11, (Lane.LIVE,)), (0, (Lane.LIVE,)), (2, ())]
+
+
+def _take(broker: Any, queue: str) -> UUID | None:
+    """A worker takes the oldest bell."""
+    message = broker.rpop(queue)
+    return None if message is None else UUID(json.loads(base64.b64decode(json.loads(message)["body"]))[0][0])
+
+
+@pytest.mark.parametrize(
+    ("priority", "queue"), [(LIVE, ANALYSIS_QUEUE), (BACKFILL, BACKFILL_QUEUE)], ids=["live", "backfill"]
+)
+def test_a_bell_that_is_lost_is_rung_again_while_a_backlog_stands(
+    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any, priority: int, queue: str
+) -> None:
+    for _ in range(30):
+        accepted(database, priority=priority)
+    sweep(database, doorbell, chosen)
+    lost = _take(broker, queue)
+
+    taken: list[UUID | None] = []
+    for _ in range(8):  # twenty seconds each, in which workers take a quarter of the queue and more come
+        for _ in range(3):
+            accepted(database, priority=priority)
+            taken.append(_take(broker, queue))
+            assert taken[-1] is not None
+            begun(database, taken[-1])
+        let_time_pass(database, 20)
+        for _ in range(4):
+            sweep(database, doorbell, chosen)
+        assert broker.llen(queue) == chosen.bells_at_most
+
+    # Out of the line after 40 seconds, when it holds ten others.
+    assert lost in taken[3:18]
+    assert len(set(taken)) == len(taken)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(
+            lambda station: station.serving.breaker.failed("a fault"), id="its model fails everything"
+        ),
+        pytest.param(lambda station: station.draining.set(), id="it is about to end"),
+    ],
+)
+def test_a_bell_that_a_stopped_worker_took_is_rung_again_at_the_next_look(
+    database: Database,
+    database_url: str,
+    chosen: Settings,
+    doorbell: Doorbell,
+    broker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[[Station], None],
+) -> None:
+    monkeypatch.setattr("worker.analysis.STOPPED_SECONDS", 0.0)
+    worker = {"database_url": SecretStr(as_role(database_url, "bonafide_worker")), "breaker_failures": 1}
+    station = open_station(chosen.model_copy(update=worker), ScriptedDetector())
+    case_id = accepted(database, priority=LIVE)
+    sweep(database, doorbell, chosen)
+    stop(station)
+
+    assert _take(broker, ANALYSIS_QUEUE) == case_id
+    with begin(station, case_id) as taken:
+        swept = sweep(database, doorbell, chosen)
+    close_station(station, why="the test ended")
+
+    assert (taken, swept.rung) == (None, 1)
+
+
+def test_a_rerun_whose_bell_is_lost_is_rung_again_while_others_wait(
+    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+) -> None:
+    with database.transaction() as session:
+        beat(session, "worker:here:1", {"fingerprint": "new"})
+    cases = [ready(database) for _ in range(10)]
+    with database.transaction() as session:
+        insert_reruns(session, "new", cases, shadow=True, asked_by="operator")
+    ring_reruns(database, doorbell, chosen)
+    broker.ltrim(RERUN_QUEUE, 2, -1)
+    with database.transaction() as session:
+        session.execute(text("UPDATE reruns SET rung_at = rung_at - interval '31 seconds'"))
+
+    rung = sum(ring_reruns(database, doorbell, chosen) for _ in range(5))
+
+    assert rung == 2
+    assert len({_take(broker, RERUN_QUEUE) for _ in range(10)}) == 10
+
+
+def test_a_bell_that_nobody_takes_is_rung_once_however_long(
+    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+) -> None:
+    for _ in range(6):
+        accepted(database, priority=LIVE)
+    sweep(database, doorbell, chosen)
+
+    for _ in range(3):
+        let_time_pass(database, 3600)
+        assert sweep(database, doorbell, chosen).rung == 0
+
+    assert broker.llen(ANALYSIS_QUEUE) == 6
+
+
+def test_what_is_no_bell_of_ours_hides_none(
+    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+) -> None:
+    accepted(database, priority=LIVE)
+    for nonsense in ("{", "[]", "{}", '{"body": 5}', '{"body": "W10="}', '{"body": "W1s1XV0="}', "\xff"):
+        broker.lpush(ANALYSIS_QUEUE, nonsense)
+
+    assert sweep(database, doorbell, chosen).rung == 1
 
 
 def test_a_queue_that_stays_full_is_looked_at_no_more_often_than_an_empty_one(
