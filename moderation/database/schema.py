@@ -1,5 +1,6 @@
 """The schema's life: migrations from empty, the roles, and whether models and migrations agree."""
 
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +28,8 @@ ROLES = (
 )
 #: One migration at a time, however many processes start together. Any constant that nobody else uses will do.
 _MIGRATION_LOCK = 7_301_001
+#: Seconds between two looks whether another migration has ended.
+GLANCE_SECONDS = 0.2
 
 
 def upgrade(database: Database, revision: str = "head") -> str:
@@ -37,8 +40,7 @@ def upgrade(database: Database, revision: str = "head") -> str:
     """
     database.ping()
     with database.engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-        connection.commit()
+        _wait_for_turn(connection)
         try:
             if not _is_later(connection):
                 command.upgrade(_config(connection), revision)
@@ -50,6 +52,18 @@ def upgrade(database: Database, revision: str = "head") -> str:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
             connection.commit()
         return _revision(connection) or "empty"
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Take the lock of migrations, however long another one takes.
+
+    Asked for again and again, and between two times nothing is open: whoever waited within a statement would hold the
+    moment at which it began, for the end of which `CREATE INDEX CONCURRENTLY` of the other waits in turn.
+    """
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _MIGRATION_LOCK}):
+        connection.rollback()
+        time.sleep(GLANCE_SECONDS)
+    connection.commit()
 
 
 def downgrade(database: Database, revision: str) -> None:

@@ -1,4 +1,6 @@
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
@@ -14,9 +16,10 @@ from moderation.database.cases import insert_case
 from moderation.database.connection import Database
 from moderation.database.moves import retry_case
 from moderation.errors import DatabaseUnavailable, SetupProblem
-from moderation.local import as_role
+from moderation.local import Addresses, as_role
 from moderation.settings import settings as read_settings
 from tests.builders import an_opening
+from tests.conftest import fresh_database
 from tests.integration.conftest import ready, refused
 from worker.lifecycle import _wait_for_schema  # pyright: ignore[reportPrivateUsage]
 
@@ -39,6 +42,36 @@ def test_migrations_can_be_taken_back_and_run_again(database: Database) -> None:
 
     assert schema.is_current(database)
     assert schema.drift(database) == []
+
+
+def test_migrations_from_two_places_at_once_both_arrive(servers: Addresses) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(fresh_database(servers.database_url, "template1"))
+        databases = [Database(url, pool_size=1) for _ in range(2)]
+        for database in databases:
+            stack.callback(database.close)
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+
+        arrived = list(threads.map(schema.upgrade, databases))
+
+    assert arrived[0] == arrived[1] != "empty"
+
+
+def test_whoever_waits_for_another_migration_holds_up_none_of_its_indexes(
+    database: Database, database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as first, ThreadPoolExecutor(1) as threads:
+        first.execute("SELECT pg_advisory_lock(7301001)")
+        second = threads.submit(schema.upgrade, database)
+        waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%advisory_lock($1%'"
+        while first.execute(waits + " AND pid <> pg_backend_pid()").fetchone() is None:
+            assert not second.done()
+
+        first.execute("CREATE INDEX CONCURRENTLY beside ON cases (bucket)")
+        first.execute("DROP INDEX beside")
+        first.execute("SELECT pg_advisory_unlock(7301001)")
+
+        assert second.result() != "empty"
 
 
 Command = Callable[..., Result]
