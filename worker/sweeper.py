@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
 from moderation.database.connection import ANSWER_SECONDS, Database, lacks_rights
-from moderation.database.deliveries import forget_delivered
+from moderation.database.deliveries import FORGET_PAGE, forget_delivered
 from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
@@ -38,7 +38,7 @@ from worker.telemetry import LAST_SWEEP, SWEPT, process_name
 PAGE = 1000
 #: Seconds between two glances at how many bells are left, while there is more to ring for.
 GLANCE_SECONDS = 0.1
-#: Seconds between two looks for reruns to give up.
+#: Seconds between two looks for reruns to give up, and for what is to be forgotten.
 GIVE_UP_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -68,6 +68,7 @@ class Chore:
     name: str
     #: Seconds from one time to the next.
     every: float
+    #: What it returns is looked at for one thing: `True` says that there is more, to be done after the next look.
     do: Callable[[], object]
     #: By the monotonic clock.
     due: float = 0.0
@@ -77,7 +78,8 @@ class Chore:
             return
         self.due = now + self.every
         try:
-            self.do()
+            if self.do() is True:
+                self.due = now
         except BonafideError as error:
             _log_failure(self.name, error)
         except DBAPIError as error:
@@ -188,9 +190,9 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         with database.transaction() as session:
             forget_processes(session)
 
-    def forget_deliveries() -> None:
+    def forget_deliveries() -> bool:
         with database.transaction() as session:
-            forget_delivered(session, days=chosen.webhook_log_days)
+            return forget_delivered(session, days=chosen.webhook_log_days) == FORGET_PAGE
 
     often = chosen.sweep_seconds
     return [
@@ -200,7 +202,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, chosen)),
         Chore("retention", often, erase),
         Chore("forget_processes", GIVE_UP_SECONDS, forget),
-        Chore("forget_deliveries", often, forget_deliveries),
+        Chore("forget_deliveries", GIVE_UP_SECONDS, forget_deliveries),
     ]
 
 

@@ -314,21 +314,22 @@ def resend(session: Session, delivery_id: UUID) -> bool:
     return found is not None
 
 
-#: Endpoint by endpoint, so that one index leads to the oldest of each; what was given up stays until it is sent.
+#: An index holds what was delivered, by its age; what was given up stays until it is sent, and is not stepped over.
 FORGET = text("""
     DELETE FROM deliveries USING (
-        SELECT old.id FROM endpoints, LATERAL (
-            SELECT d.id FROM deliveries d
-            WHERE d.endpoint_id = endpoints.id AND d.created_at < now() - make_interval(days => :days)
-              AND d.delivered_at IS NOT NULL
-            ORDER BY d.created_at LIMIT :limit FOR UPDATE SKIP LOCKED
-        ) AS old LIMIT :limit
+        SELECT d.id FROM deliveries d
+        WHERE d.delivered_at IS NOT NULL AND d.created_at < now() - make_interval(days => :days)
+        ORDER BY d.created_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) AS over
     WHERE deliveries.id = over.id RETURNING deliveries.id
 """)
 
 
-def forget_delivered(session: Session, *, days: int, limit: int = 10_000) -> int:
+#: Deliveries forgotten at once: a page, so that one transaction stays short.
+FORGET_PAGE = 10_000
+
+
+def forget_delivered(session: Session, *, days: int, limit: int = FORGET_PAGE) -> int:
     """Delete a page of what was delivered and put in line more than so many days ago; return how many."""
     return len(session.execute(FORGET, {"days": days, "limit": limit}).all())
 

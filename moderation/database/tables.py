@@ -609,6 +609,7 @@ class DeliveryRow(Table):
         ),
         Index("deliveries_endpoint", "endpoint_id", "created_at"),
         Index("deliveries_dead", "created_at", postgresql_where=text("dead_at IS NOT NULL")),
+        Index("deliveries_delivered", "created_at", postgresql_where=text("delivered_at IS NOT NULL")),
         Index("deliveries_case", "case_id"),
         {"comment": "Webhooks to send, and what became of those sent."},
     )

@@ -32,6 +32,7 @@ from moderation.cases import Refusal
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
 from moderation.database.deliveries import (
+    FORGET,
     Delivery,
     DeliveryState,
     Endpoint,
@@ -561,6 +562,23 @@ def test_what_was_delivered_long_ago_is_forgotten_and_what_was_not_stays(
 
     assert forgotten == 1
     assert {one.id for one in webhooks.deliveries(endpoint.id, limit=9)} == {fresh.id, dead.id, waiting.id}
+
+
+def test_forgetting_steps_over_nothing_that_was_given_up(database: Database, endpoint: Endpoint) -> None:
+    analyzed(database)
+    given_up = text("""
+        INSERT INTO deliveries (id, endpoint_id, case_id, kind, body, created_at, dead_at)
+        SELECT gen_random_uuid(), endpoint_id, case_id, kind, body, now() - interval '400 days', now()
+        FROM deliveries, generate_series(1, 20000)
+    """)
+    explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {FORGET.text}"
+    with database.transaction() as session:
+        session.execute(given_up)
+        session.execute(text("ANALYZE deliveries"))
+        plan = session.scalar(text(explained), {"days": 30, "limit": 10_000})
+
+    assert plan is not None
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 50
 
 
 # --- where it may go
