@@ -11,6 +11,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from moderation.cases import CaseState, ImageRef
+from moderation.database import schema
 from moderation.database.connection import Database
 from moderation.database.erasure import PAST, PAST_OF_OTHERS, cases_past, erase_case, erase_past
 from moderation.database.events import read_chain
@@ -184,6 +185,40 @@ def test_what_nobody_will_be_told_holds_no_erasure_up(database: Database) -> Non
 
     with database.transaction() as session:
         assert session.scalar(text("SELECT count(*) FROM deliveries")) == 0  # nor sent without words later
+
+
+#: What an endpoint answered, in part what it was sent, until it was given up.
+_REPEATED = text("UPDATE deliveries SET dead_at = now(), last_status = 422, last_error = :answer")
+
+
+def test_what_a_receiver_repeated_is_erased_too(database: Database) -> None:
+    case_id = _decided(database)
+    _tell(database)
+    with database.transaction() as session:
+        session.execute(_REPEATED, {"answer": f"no user {MARK}"})
+
+    with database.transaction() as session:
+        assert erase_case(session, case_id, actor="operator")
+
+    assert _places(database) == []
+    with database.transaction() as session:
+        assert session.execute(text("SELECT last_status, last_error FROM deliveries")).all() == [(422, None)]
+
+
+def test_what_earlier_releases_left_of_a_receivers_answer_goes_with_the_schema(database: Database) -> None:
+    erased, kept = _decided(database), _decided(database)
+    _tell(database)
+    with database.transaction() as session:
+        session.execute(_REPEATED, {"answer": f"no user {MARK}"})
+    schema.downgrade(database, "0004")
+    with database.transaction() as session:
+        assert erase_case(session, erased, actor="operator")
+
+    schema.upgrade(database)
+
+    left = text("SELECT case_id FROM deliveries WHERE last_error IS NOT NULL")
+    with database.transaction() as session:
+        assert session.scalars(left).all() == [kept]
 
 
 def test_a_decision_that_can_still_be_undone_is_not_erased(database: Database, settings: Settings) -> None:

@@ -1,0 +1,106 @@
+"""A case comes back whatever was asked for while it was away; erasing takes what a receiver's answer repeated.
+
+A rerun that was asked for while its case left for an archive stood in the way of the recorded one for ever.
+"""
+
+from importlib import import_module
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+RESTORE_CASE = """
+CREATE OR REPLACE FUNCTION restore_case(record jsonb) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    part text;
+    lines jsonb;
+    named text;
+BEGIN
+    UPDATE cases SET archive_id = NULL, analysis_id = (record->'case'->>'analysis_id')::uuid
+        WHERE id = (record->'case'->>'id')::uuid AND archive_id IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- What was asked for while it was away ends without an analysis: the case comes back as it was.
+    DELETE FROM reruns WHERE case_id = (record->'case'->>'id')::uuid;
+    FOREACH part IN ARRAY ARRAY['events', 'analyses', 'artifacts', 'artifact_answers', 'blind_judgements', 'skips',
+                                'views', 'questions', 'reruns', 'deliveries'] LOOP
+        lines := record->part;
+        IF part = 'events' THEN
+            SELECT jsonb_agg(e || jsonb_build_object('body', (e->>'body')::jsonb) ORDER BY (e->>'seq')::integer)
+                INTO lines FROM jsonb_array_elements(lines) AS e;
+        ELSIF part = 'deliveries' THEN
+            -- An endpoint that was removed since took its log with it.
+            SELECT jsonb_agg(sent) INTO lines FROM jsonb_array_elements(lines) AS sent
+                WHERE EXISTS (SELECT FROM endpoints WHERE id = (sent->>'endpoint_id')::uuid);
+        END IF;
+        SELECT string_agg(quote_ident(attname), ', ') INTO named FROM pg_attribute
+            WHERE attrelid = part::regclass AND attnum > 0 AND NOT attisdropped AND lines->0 ? attname;
+        IF named IS NOT NULL THEN
+            EXECUTE format('INSERT INTO %1$I (%2$s) OVERRIDING SYSTEM VALUE '
+                           'SELECT %2$s FROM jsonb_populate_recordset(NULL::%1$I, $1)', part, named) USING lines;
+        END IF;
+    END LOOP;
+    RETURN true;
+END $$
+"""
+
+ERASE_CASE = """
+CREATE OR REPLACE FUNCTION erase_case(wanted uuid, who text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    -- Locked before it is looked at: what was committed while we waited is seen.
+    PERFORM FROM cases WHERE id = wanted FOR NO KEY UPDATE;
+    UPDATE cases SET reason = NULL, context = NULL, external_id = NULL, idempotency_key = NULL, request_digest = '',
+                     key = 'erased', version_id = NULL, erased_at = now(), erased_by = who,
+                     refusal_message = CASE WHEN refusal_code IS NOT NULL THEN 'erased' END
+        WHERE id = wanted AND state = 'decided' AND erased_at IS NULL AND archive_id IS NULL
+          AND NOT EXISTS (SELECT FROM decisions WHERE case_id = wanted AND final_at > now())
+          -- What a platform is still to be told, it is told first; after a day of tries that is over as well.
+          AND NOT EXISTS (SELECT FROM deliveries d JOIN endpoints e ON e.id = d.endpoint_id
+                          WHERE d.case_id = wanted AND d.delivered_at IS NULL AND d.dead_at IS NULL
+                            AND e.disabled_at IS NULL);
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM set_config('bonafide.erasing', 'on', true);
+    UPDATE artifacts SET heading = 'erased', text = 'erased', polygon = NULL
+        WHERE analysis_id IN (SELECT id FROM analyses WHERE case_id = wanted);
+    -- A digest of nothing that was: an empty one would make all erased cases look like the same picture.
+    UPDATE analyses SET image_sha256 = sha256(uuid_send(gen_random_uuid())), picture = picture || '{"sha256": ""}',
+                        faces = (SELECT coalesce(jsonb_agg(face || '{"reply": null, "landmarks": null}'), '[]')
+                                 FROM jsonb_array_elements(faces) AS face)
+        WHERE case_id = wanted;
+    UPDATE decisions SET reason = NULL, policy = NULL WHERE case_id = wanted;
+    UPDATE skips SET reason = 'erased' WHERE case_id = wanted;
+    UPDATE appeals SET reason = 'erased', external_id = NULL WHERE case_id = wanted;
+    UPDATE questions SET question = 'erased', answer = CASE WHEN answer IS NOT NULL THEN 'erased' END
+        WHERE case_id = wanted;
+    -- An endpoint that is enabled again would be sent a body without words.
+    DELETE FROM deliveries WHERE case_id = wanted AND delivered_at IS NULL AND dead_at IS NULL;
+    -- An endpoint's answer may repeat what it was sent.
+    UPDATE deliveries SET body = '{"erased": true}', last_error = NULL WHERE case_id = wanted;
+    PERFORM set_config('bonafide.erasing', '', true);
+    RETURN true;
+END $$
+"""
+
+#: Of cases that were erased before. Only what was given up keeps an answer, and of that there is little.
+FORGET_ANSWERS = """
+UPDATE deliveries d SET last_error = NULL
+WHERE d.dead_at IS NOT NULL AND d.last_error IS NOT NULL
+  AND EXISTS (SELECT FROM cases c WHERE c.id = d.case_id AND c.erased_at IS NOT NULL)
+"""
+
+
+def upgrade() -> None:
+    for statement in (RESTORE_CASE, ERASE_CASE, FORGET_ANSWERS):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    restore: str = import_module("migrations.versions.0001_first_schema").RESTORE_CASE
+    op.execute(restore.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+    op.execute(import_module("migrations.versions.0004_erase_words").ERASE_CASE)
