@@ -120,8 +120,9 @@ def insert_reruns(
 ) -> int:
     """Ask for these; return how many are new. One that is done is asked for again; one that waits keeps waiting.
 
-    A shadow that waits becomes one to be shown when that is asked for.
+    A shadow that waits becomes one to be shown when that is asked for. A case that was archived meanwhile is left out.
     """
+    case_ids = _kept_here(session, case_ids)
     if not case_ids:
         return 0
     asked = upsert(RerunRow).values(
@@ -152,6 +153,17 @@ def insert_reruns(
         where=or_(again, RerunRow.shadow & ~asked.excluded.shadow),
     )
     return len(session.execute(statement.returning(RerunRow.id)).all())
+
+
+def _kept_here(session: Session, case_ids: Sequence[UUID]) -> Sequence[UUID]:
+    """Those of these cases that are not archived, and will not be before the transaction ends."""
+    # An archiver locks what it takes FOR UPDATE: this waits for it, and makes it wait, and nobody else.
+    return session.scalars(
+        select(CaseRow.id)
+        .where(CaseRow.id.in_(case_ids), CaseRow.archive_id.is_(None))
+        .order_by(CaseRow.id)
+        .with_for_update(read=True, key_share=True)
+    ).all()
 
 
 # --- taking

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,13 +19,22 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from moderation.analysis import Technique
-from moderation.archive import Archives, Batch, Opened, Place, find_line, pack, read_place, unpack
-from moderation.database.archive import archive_past, cases_to_archive, only_archiver
+from moderation.archive import Archives, Batch, Opened, Place, digest, find_line, pack, read_place, unpack
+from moderation.database.archive import (
+    archive_past,
+    begin_archive,
+    cases_to_archive,
+    lock_cases,
+    move_into_archive,
+    only_archiver,
+    read_records,
+)
 from moderation.database.connection import Database
 from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.erasure import erase_case, erase_past
 from moderation.database.events import read_chain
 from moderation.database.questions import begin_question, insert_question, record_answer
+from moderation.database.reruns import insert_reruns
 from moderation.database.tables import Table
 from moderation.decisions import Answer, Outcome
 from moderation.dispatch import Doorbell
@@ -175,6 +185,96 @@ def test_a_case_comes_back_as_it_was(
     assert _keys(bucket) == []
     with database.transaction() as session:
         assert [read_chain(session, case_id).broken_at for case_id in ids] == [None] * 3
+
+
+def _ask_once_more(database: Database, case_id: UUID) -> int:
+    with database.transaction() as session:
+        return insert_reruns(session, "f2", [case_id], shadow=True, asked_by="operator")
+
+
+def test_a_case_that_leaves_is_not_asked_for_once_more(
+    database: Database, settings: Settings, archives: Archives
+) -> None:
+    case_id = _decided(database, settings)
+    with database.transaction() as session:
+        lines = read_records(session, [case_id])
+        archive_id = begin_archive(session, BUCKET, "cases/x", cases=1, size=1, sha256=digest(lines))
+
+    with ThreadPoolExecutor(1) as threads:
+        with database.transaction() as session:
+            assert lock_cases(session, [case_id])
+            move_into_archive(session, archive_id, [case_id])
+            asking = threads.submit(_ask_once_more, database, case_id)
+            while not (_somebody_waits(database) or asking.done()):
+                pass
+        new = asking.result(timeout=30)
+
+    assert new == 0
+    assert _rows(database)["reruns"] == []
+
+
+def test_a_case_that_is_asked_for_once_more_does_not_leave(
+    database: Database, settings: Settings, archives: Archives
+) -> None:
+    case_id = _decided(database, settings)
+
+    with ThreadPoolExecutor(1) as threads:
+        with database.transaction() as session:
+            assert insert_reruns(session, "f2", [case_id], shadow=True, asked_by="operator") == 1
+            leaving = threads.submit(_may_be_archived, database, case_id)
+            while not (_somebody_waits(database) or leaving.done()):
+                pass
+        may_leave = leaving.result(timeout=30)
+
+    assert not may_leave
+
+
+def _may_be_archived(database: Database, case_id: UUID) -> bool:
+    with database.transaction() as session:
+        return lock_cases(session, [case_id])
+
+
+def _somebody_waits(database: Database) -> bool:
+    """Whether a connection to this database waits for another to let go of a row."""
+    waits = "datname = current_database() AND wait_event_type = 'Lock'"
+    with database.transaction() as session:
+        return bool(session.scalar(text(f"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE {waits})")))
+
+
+#: As releases before left it: asked for while the case left. The first stands in the place of a recorded one.
+_ASKED_MEANWHILE = text("""
+    INSERT INTO reruns (id, case_id, fingerprint, shadow, asked_by)
+    SELECT gen_random_uuid(), id, by, true, 'operator' FROM cases, unnest(ARRAY['f2', 'f3']) AS by
+""")
+
+
+def test_a_case_comes_back_whatever_was_asked_for_meanwhile(
+    database: Database, settings: Settings, archives: Archives
+) -> None:
+    case_id = _decided(database, settings)
+    before = _rows(database)
+    _archive(archives)
+    with database.transaction() as session:
+        session.execute(_ASKED_MEANWHILE)
+
+    archives.restore(case_id)
+
+    assert _rows(database) == before
+
+
+def test_what_was_asked_for_meanwhile_holds_up_no_erasure_and_no_archiver(
+    database: Database, storage: Storage, settings: Settings, archives: Archives
+) -> None:
+    case_id = _decided(database, settings)
+    _archive(archives)
+    with database.transaction() as session:
+        session.execute(_ASKED_MEANWHILE)
+    chosen = settings.model_copy(update={"retention_days": (("*", 300.0),)})
+
+    (batch,) = _archive(Archives(database, storage, chosen))
+
+    assert batch.cases == 1
+    assert stored(database, case_id).flag.image.key == "erased"
 
 
 def test_what_is_taken_out_leaves_the_others_in_a_new_object(
