@@ -41,8 +41,7 @@ def rerun(station: Station, rerun_id: UUID) -> None:
         return
     if not pipeline.breaker.allows():
         return
-    # As with cases: one that ended a worker, or may have, is tried while nothing else is.
-    place = station.solitude.alone() if waiting.attempts else station.solitude.together()
+    place = station.solitude.alone() if waiting.alone else station.solitude.together()
     with place:
         stale_after = rerun_seconds(station.settings)
         with station.database.transaction() as session:

@@ -53,8 +53,8 @@ class Waiting:
     """A rerun that is not done."""
 
     fingerprint: str
-    #: Times that a worker took it and did not come back.
-    attempts: int
+    #: It ended a worker, or may have, or its picture may have before: it is tried while nothing else is.
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def _kept_here(session: Session, case_ids: Sequence[UUID]) -> Sequence[UUID]:
 def find_waiting(session: Session, rerun_id: UUID) -> Waiting | None:
     """None: there is none, or it is done."""
     row = session.execute(
-        select(RerunRow.fingerprint, RerunRow.attempts).where(
-            RerunRow.id == rerun_id, RerunRow.done_at.is_(None)
-        )
+        select(RerunRow.fingerprint, or_(RerunRow.attempts > 0, CaseRow.expired_leases > 0))
+        .join(CaseRow, CaseRow.id == RerunRow.case_id)
+        .where(RerunRow.id == rerun_id, RerunRow.done_at.is_(None))
     ).first()
     return None if row is None else Waiting(*row)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -655,6 +656,24 @@ def test_a_picture_that_is_not_what_it_was_is_recorded_and_the_case_stays(
 
     assert reruns(database)[0].failure == code
     assert (stored(database, case_id), shown(database, case_id)) == (before, OLD)
+
+
+def test_a_picture_that_may_have_ended_a_worker_is_analysed_once_more_while_nothing_else_is(
+    station: Station, database: Database, new: ScriptedDetector, pictures: Pictures
+) -> None:
+    case_id = refused(database, image=pictures.one())
+    with database.transaction() as session:
+        session.execute(text("UPDATE cases SET expired_leases = 1"))
+    (rerun_id,) = ask(database, case_id)
+
+    with ThreadPoolExecutor(1) as threads:
+        with station.solitude.together():
+            rerunning = threads.submit(rerun, station, rerun_id)
+            while not station.solitude._waiting_to_be_alone:  # pyright: ignore[reportPrivateUsage]
+                assert not rerunning.done()
+        rerunning.result(timeout=30)
+
+    assert len(new.groups) == 1
 
 
 @pytest.mark.parametrize(
