@@ -14,9 +14,18 @@ from moderation.cases import Move
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.moves import held, move_cases, now_ready, pinned
 from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow
-from moderation.errors import LeaseLost
+from moderation.errors import ImageRejected, LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
 from moderation.triage import uncertainty
+
+
+class ImageReplaced(ImageRejected):
+    """This pipeline has analysed other bytes for this case: what it said of them is not shown beside these.
+
+    A second analysis by the same pipeline there cannot be, and the first one is never changed.
+    """
+
+    code = "image_changed"
 
 
 def record_analysis(
@@ -29,33 +38,33 @@ def record_analysis(
     new_id: UUID,
     version_id: str | None = None,
 ) -> None:
-    """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost.
+    """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost or ImageReplaced.
 
     `version_id` is that of the image which was fetched: the case is pinned to it.
 
     Only what the holder of the lease writes is kept: the analysis goes first, because the case points at it, and
     LeaseLost takes it back. A second try after an ambiguous commit finds the case ready, hence LeaseLost, and has
-    nothing to do. When this pipeline has analysed the case before, in the shadow, that analysis is shown.
+    nothing to do. When this pipeline has analysed the same bytes for it before, in the shadow, that analysis is shown.
     """
-    verdict = analysis.verdict
     shown = insert_analysis(session, case_id, analysis, new_id=new_id)
+    verdict = shown.analysis.verdict
     moved = move_cases(
         session,
         Move.RECORD,
         *held(case_id, token),
         actor=actor,
         body={
-            "analysis": str(shown),
+            "analysis": str(shown.id),
             "fingerprint": analysis.fingerprint,
             "label": verdict.label,
             "score": verdict.score,
-            "reused_from": analysis.reused_from,
+            "reused_from": shown.analysis.reused_from,
         },
         changes={
             "lease_token": None,
             "lease_owner": None,
             "lease_expires_at": None,
-            "analysis_id": shown,
+            "analysis_id": shown.id,
             "label": verdict.label,
             "technique": verdict.technique,
             **pinned(version_id),
@@ -67,8 +76,11 @@ def record_analysis(
     enqueue(session, Kind.ANALYZED, case_id)
 
 
-def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_id: UUID) -> UUID:
-    """Add the analysis with its artifacts; return its id, or that of the one this pipeline made of the case before."""
+def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_id: UUID) -> "StoredAnalysis":
+    """Add the analysis with its artifacts; return it, or the one that this pipeline made of the same bytes before.
+
+    Raise ImageReplaced when the one before is of other bytes.
+    """
     verdict = analysis.verdict
     written = session.execute(
         upsert(AnalysisRow)
@@ -93,15 +105,18 @@ def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_
         .returning(literal(1))
     ).first()
     if written is None:
-        return session.scalars(
-            select(AnalysisRow.id).where(
-                AnalysisRow.case_id == case_id, AnalysisRow.fingerprint == analysis.fingerprint
+        before = analysis_by(session, case_id, analysis.fingerprint)
+        assert before is not None, "an analysis is never deleted while its case is here"
+        if before.analysis.picture.sha256 != analysis.picture.sha256:
+            raise ImageReplaced(
+                "The image was replaced after this case was first looked at. What was said of the earlier one is not"
+                " shown; please judge this one unaided."
             )
-        ).one()
+        return before
     artifacts = _artifact_rows(new_id, analysis)
     if artifacts:
         session.execute(insert(ArtifactRow), artifacts)
-    return new_id
+    return StoredAnalysis(new_id, case_id, analysis)
 
 
 def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Label, Verdict
 from moderation.cases import CaseState, ImageRef, Move
-from moderation.database.analyses import analysis_by, insert_analysis
+from moderation.database.analyses import ImageReplaced, StoredAnalysis, analysis_by, insert_analysis
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.ids import first_id_at, new_id
 from moderation.database.moves import move_cases, pinned, seconds
@@ -183,7 +183,8 @@ def begin_rerun(session: Session, rerun_id: UUID, *, actor: str, stale_after: fl
     """Take a rerun; None when there is nothing for a model to do.
 
     It is done, or another worker took it less than `stale_after` seconds ago; the case is waiting for its own analysis;
-    or it ends right here: the case was erased or archived, or this pipeline has analysed it already.
+    or it ends right here: the case was erased or archived, or this pipeline has analysed it already. Of a case that
+    shows nothing that analysis may be of another picture: there the picture is read first.
     """
     taken = session.execute(
         update(RerunRow)
@@ -218,7 +219,7 @@ def begin_rerun(session: Session, rerun_id: UUID, *, actor: str, stale_after: fl
         fail_rerun(session, begun, ERASED if row.erased_at is not None else ARCHIVED)
         return None
     made = analysis_by(session, begun.case_id, begun.fingerprint)
-    if made is not None:
+    if made is not None and begun.sha256 is not None:
         record_rerun(session, begun, made.analysis, actor=actor, new_id=made.id)
         return None
     return begun
@@ -238,7 +239,8 @@ def record_rerun(
 ) -> bool:
     """Store the analysis, and show it when it was asked for anew. False: somebody else has ended this rerun.
 
-    `version_id` is that of the image which was fetched: a case that shows the analysis is pinned to it.
+    `version_id` is that of the image which was fetched: the case is pinned to it, in the shadow too, or what was said
+    there might be shown beside another picture later. An analysis of another picture than the case's is thrown away.
     The rerun is locked before its case, here and everywhere. A case that was erased meanwhile gets nothing any more.
     """
     asked = session.execute(
@@ -250,33 +252,51 @@ def record_rerun(
     assert case_row is not None, "a case with a rerun is never deleted"
     if case_row.erased_at is not None:
         return fail_rerun(session, begun, ERASED)
-    analysis_id = insert_analysis(session, begun.case_id, analysis, new_id=new_id)
-    if not asked.shadow and case_row.state in LOOKED_AT and case_row.analysis_id != analysis_id:
-        _show(
-            session,
-            case_row,
-            analysis_id,
-            analysis,
-            actor=actor,
-            asked_by=asked.asked_by,
-            version_id=version_id,
-        )
+    before = None if case_row.analysis_id is None else session.get(AnalysisRow, case_row.analysis_id)
+    if _is_of_another(case_row, before, analysis, version_id):
+        return fail_rerun(session, begun, ImageReplaced.code)
+    try:
+        made = insert_analysis(session, begun.case_id, analysis, new_id=new_id)
+    except ImageReplaced as error:
+        return fail_rerun(session, begun, error.code)
+    _pin(session, case_row, version_id)
+    if not asked.shadow and case_row.state in LOOKED_AT and case_row.analysis_id != made.id:
+        _show(session, case_row, before, made, actor=actor, asked_by=asked.asked_by)
     return _end(session, *_held(begun))
+
+
+def _is_of_another(
+    case_row: CaseRow, before: AnalysisRow | None, analysis: Analysis, version_id: str | None
+) -> bool:
+    """Whether the analysis is of other bytes than the one on show, or of another version than the case names by now."""
+    if before is not None and before.image_sha256.hex() != analysis.picture.sha256:
+        return True
+    return case_row.version_id is not None and version_id not in (None, case_row.version_id)
+
+
+def _pin(session: Session, case_row: CaseRow, version_id: str | None) -> None:
+    """Let the case name the version that was read. Not while a worker analyses it: that one may have read another."""
+    if case_row.state == CaseState.ANALYZING or case_row.version_id is not None or version_id is None:
+        return
+    session.execute(
+        update(CaseRow)
+        .where(CaseRow.id == case_row.id)
+        .values(pinned(version_id))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _show(
     session: Session,
     case_row: CaseRow,
-    analysis_id: UUID,
-    analysis: Analysis,
+    before: AnalysisRow | None,
+    made: StoredAnalysis,
     *,
     actor: str,
     asked_by: str,
-    version_id: str | None,
 ) -> None:
-    """Put this analysis in the place of the one on show. The state stays, and so does what was decided."""
-    verdict = analysis.verdict
-    before = session.get(AnalysisRow, case_row.analysis_id) if case_row.analysis_id is not None else None
+    """Put what was made in the place of what is on show. The state stays, and so does what was decided."""
+    verdict = made.analysis.verdict
     was = 1.0 if before is None else uncertainty(Verdict(Label(before.label), before.score))
     # Its age stays, and what its stage is worth. Nobody has it in front of them, or it would move under their hands.
     gained = seconds(UNCERTAIN_SECONDS * (uncertainty(verdict) - was))
@@ -288,20 +308,19 @@ def _show(
         origin=CaseState(case_row.state),
         actor=actor,
         body={
-            "analysis": str(analysis_id),
+            "analysis": str(made.id),
             "replaces": None if case_row.analysis_id is None else str(case_row.analysis_id),
-            "fingerprint": analysis.fingerprint,
+            "fingerprint": made.analysis.fingerprint,
             "label": verdict.label,
             "score": verdict.score,
             "asked_by": asked_by,
         },
         changes={
-            "analysis_id": analysis_id,
+            "analysis_id": made.id,
             "label": verdict.label,
             "technique": verdict.technique,
             "refusal_code": None,
             "refusal_message": None,
-            **pinned(version_id),
             "queued_at": case((moves_up, CaseRow.queued_at - gained), else_=CaseRow.queued_at),
         },
     )

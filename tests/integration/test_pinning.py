@@ -17,7 +17,8 @@ from sqlalchemy import text
 from moderation.analysis import PictureFacts
 from moderation.cases import CaseState, ImageRef
 from moderation.database.connection import Database
-from moderation.database.reruns import insert_reruns
+from moderation.database.moves import retry_case
+from moderation.database.reruns import Begun, begin_rerun, insert_reruns, record_rerun
 from moderation.dfa.gpt.crops import Prepared
 from moderation.dispatch import Doorbell
 from moderation.errors import ImageCorrupt
@@ -26,10 +27,10 @@ from moderation.local import Addresses, as_role
 from moderation.questions import FAILURES, Questions
 from moderation.settings import Settings
 from moderation.storage import Storage
-from tests.builders import a_flag, an_analysis
+from tests.builders import a_flag, an_analysis, new_id
 from tests.conftest import make_settings
 from tests.fakes import ScriptedDetector, one_face
-from tests.integration.conftest import accepted, ready, refused, stored
+from tests.integration.conftest import accepted, begun, ready, refused, stored
 from worker.analysis import begin
 from worker.answers import answer
 from worker.lifecycle import close_station, open_station
@@ -109,10 +110,25 @@ def _flagged(storage: Storage, database: Database, **fields: object) -> tuple[UU
     return accepted(database, image=ImageRef(BUCKET, KEY), **fields), put
 
 
-def _asked_anew(database: Database, case_id: UUID) -> UUID:
+def _asked_anew(database: Database, case_id: UUID, *, shadow: bool = False) -> UUID:
     with database.transaction() as session:
-        insert_reruns(session, "scripted", [case_id], shadow=False, asked_by="operator")
+        insert_reruns(session, "scripted", [case_id], shadow=shadow, asked_by="operator")
         return session.scalars(text("SELECT id FROM reruns")).one()
+
+
+def _taken(database: Database, case_id: UUID, *, shadow: bool = False) -> Begun:
+    rerun_id = _asked_anew(database, case_id, shadow=shadow)
+    with database.transaction() as session:
+        taken = begin_rerun(session, rerun_id, actor="worker:w1", stale_after=60)
+    assert taken is not None
+    return taken
+
+
+def _recorded(database: Database, taken: Begun, *, version_id: str) -> None:
+    """What a worker made of this version."""
+    with database.transaction() as session:
+        analysis = an_analysis(fingerprint="scripted")
+        record_rerun(session, taken, analysis, actor="worker:w1", new_id=new_id(), version_id=version_id)
 
 
 def test_what_was_analysed_is_what_a_reviewer_and_a_question_see(
@@ -177,6 +193,53 @@ def test_an_analysis_anew_of_what_had_none_pins_the_case_to_what_it_is_of(
     rerun(station, _asked_anew(database, case_id))
 
     assert stored(database, case_id).flag.image == put
+
+
+@pytest.mark.parametrize("again", ["rerun", "retry"])
+def test_what_the_shadow_made_is_shown_beside_the_picture_that_it_read(
+    station: Station, detector: Looking, storage: Storage, database: Database, again: str
+) -> None:
+    case_id = refused(database, image=ImageRef(BUCKET, KEY))
+    put = storage.put_image(KEY, FLAGGED, "image/jpeg")
+    rerun(station, _asked_anew(database, case_id, shadow=True))
+    storage.put_image(KEY, INNOCENT, "image/jpeg")
+
+    if again == "rerun":
+        rerun(station, _asked_anew(database, case_id))
+    else:
+        with database.transaction() as session:
+            assert retry_case(session, case_id, actor="operator")
+        _work_on(station, case_id)
+
+    case = stored(database, case_id)
+    assert (case.state, case.refusal, case.flag.image) == (CaseState.READY, None, put)
+    assert set(detector.seen) == {FLAGGED}
+
+
+def test_an_analysis_of_another_version_than_the_case_names_by_now_is_thrown_away(database: Database) -> None:
+    case_id = refused(database, image=ImageRef(BUCKET, KEY))
+    taken = _taken(database, case_id)
+    with database.transaction() as session:
+        session.execute(text("UPDATE cases SET version_id = 'first'"))
+
+    _recorded(database, taken, version_id="second")
+
+    assert stored(database, case_id).refusal is not None
+    with database.transaction() as session:
+        assert session.scalars(text("SELECT failure FROM reruns")).one() == "image_changed"
+        assert session.scalars(text("SELECT id FROM analyses")).all() == []
+
+
+def test_a_shadow_pins_no_case_whose_own_analysis_is_under_way(database: Database) -> None:
+    case_id = refused(database, image=ImageRef(BUCKET, KEY))
+    taken = _taken(database, case_id, shadow=True)
+    with database.transaction() as session:
+        retry_case(session, case_id, actor="operator")
+    assert begun(database, case_id) is not None  # its worker may have read the second by now
+
+    _recorded(database, taken, version_id="first")
+
+    assert stored(database, case_id).flag.image.version_id is None
 
 
 def test_a_flag_that_is_repeated_after_its_case_was_pinned_is_the_same_flag(

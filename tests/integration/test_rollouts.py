@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from moderation.analysis import FaceAnalysis, Label, Verdict
 from moderation.cases import CaseState, ImageRef, Move
 from moderation.database import rollouts
-from moderation.database.analyses import shown_analyses
+from moderation.database.analyses import insert_analysis, shown_analyses
 from moderation.database.connection import Database
 from moderation.database.deliveries import Kind
 from moderation.database.erasure import erase_case
@@ -63,6 +63,7 @@ from worker.answers import answer
 from worker.lifecycle import close_station, facts_of, open_station
 from worker.reruns import rerun
 from worker.station import Station
+from worker.tasks import _work as end_with_a_task  # pyright: ignore[reportPrivateUsage]
 
 OLD, NEW = "old-pipeline", "new-pipeline"
 #: What each says of every face.
@@ -658,6 +659,62 @@ def test_a_picture_that_is_not_what_it_was_is_recorded_and_the_case_stays(
     assert (stored(database, case_id), shown(database, case_id)) == (before, OLD)
 
 
+@pytest.fixture
+def replaced(station: Station, database: Database, storage: Storage, pictures: Pictures) -> UUID:
+    """A case without a verdict that OLD analysed in the shadow, and whose picture is another one since.
+
+    The store keeps no versions.
+    """
+    image = ImageRef(*dataclasses.astuple(pictures.one())[:2])
+    case_id = refused(database, image=image)
+    rerun(station, ask(database, case_id, shadow=True, by=OLD)[0])
+    assert made(database, case_id) == [OLD]
+    storage.put_image(image.key, b"other bytes", "image/jpeg")
+    return case_id
+
+
+def test_what_the_shadow_made_of_another_picture_is_not_shown(
+    station: Station, database: Database, replaced: UUID
+) -> None:
+    before = stored(database, replaced)
+
+    rerun(station, ask(database, replaced, by=OLD)[0])
+
+    assert [row.failure for row in reruns(database)] == ["image_changed"]
+    assert stored(database, replaced) == before
+
+
+def test_a_retried_case_whose_picture_the_shadow_did_not_see_goes_to_a_person_without_a_verdict(
+    station: Station, database: Database, replaced: UUID
+) -> None:
+    with database.transaction() as session:
+        assert retry_case(session, replaced, actor="operator")
+
+    with begin(station, replaced) as taken:
+        assert taken is not None
+        end_with_a_task(station, taken)
+
+    case = stored(database, replaced)
+    assert (case.state, case.refusal and case.refusal.code) == (CaseState.READY, "image_changed")
+    with database.transaction() as session:
+        assert shown_analyses(session, [replaced]) == {}
+        assert read_chain(session, replaced).broken_at is None
+
+
+def test_an_analysis_of_other_bytes_does_not_take_the_place_of_the_one_on_show(
+    station: Station, database: Database, new: ScriptedDetector, pictures: Pictures
+) -> None:
+    case_id = analyzed(station, database, pictures)
+    with database.transaction() as session:
+        insert_analysis(session, case_id, an_analysis(fingerprint=NEW), new_id=new_id())
+
+    rerun(station, ask(database, case_id)[0])
+
+    assert [row.failure for row in reruns(database)] == ["image_changed"]
+    assert shown(database, case_id) == OLD
+    assert new.groups == []
+
+
 def test_a_picture_that_may_have_ended_a_worker_is_analysed_once_more_while_nothing_else_is(
     station: Station, database: Database, new: ScriptedDetector, pictures: Pictures
 ) -> None:
@@ -920,7 +977,9 @@ def test_erasing_takes_the_texts_of_what_was_never_shown_too(
     case_id = analyzed(station, database, pictures)
     taken = _take(database, ask(database, case_id, shadow=True)[0], settings)
     with database.transaction() as session:
-        record_rerun(session, taken, an_analysis(fingerprint=NEW), actor="worker:w1", new_id=new_id())
+        picture = shown_analyses(session, [case_id])[case_id].analysis.picture
+        analysis = an_analysis(fingerprint=NEW, picture=picture)
+        record_rerun(session, taken, analysis, actor="worker:w1", new_id=new_id())
 
     _erased(database, settings, case_id)
 
