@@ -137,6 +137,12 @@ class TooManyPixels(ImageRejected):
     code = "too_many_pixels"
 
 
+class ImageChanged(ImageRejected):
+    """The key holds other bytes than those that this case was looked at with: the two would not compare."""
+
+    code = "image_changed"
+
+
 class BundleMismatch(BonafideError):
     """The model cannot be trusted to be the one that was asked for. Refuse to start."""
 

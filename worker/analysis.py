@@ -21,7 +21,7 @@ from moderation.database.cases import mark_unrung
 from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, hand_back, must_be_alone
 from moderation.database.reruns import insert_shadow
-from moderation.errors import DatabaseUnavailable, RequestRefused
+from moderation.errors import DatabaseUnavailable, ImageChanged
 from moderation.rollout import shadowed
 from moderation.storage import FetchedImage
 from worker.station import Pipeline, Station
@@ -45,12 +45,6 @@ class Begun:
     pipeline: Pipeline
     #: The version of the image that was fetched. None until then, and where the bucket keeps none.
     version_id: str | None = None
-
-
-class ImageChanged(RequestRefused):
-    """The key holds other bytes than those that the analysis on show was made of: the two would not compare."""
-
-    code = "image_changed"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from moderation.dfa.gpt.conversation import MOST_TURNS, Turn
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
 from moderation.questions import answer_seconds
-from worker.analysis import ImageChanged, fetch_again, write
+from worker.analysis import fetch_again, write
 from worker.station import Pipeline, Station
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ def _work(station: Station, begun: Begun) -> None:
         write(station, lambda session: hand_question_back(session, begun))
         raise
     except (ImageRejected, RequestRefused) as error:
-        code = error.code if isinstance(error, (ImageRejected, ImageChanged, NoFace)) else "question_refused"
+        code = error.code if isinstance(error, (ImageRejected, NoFace)) else "question_refused"
         write(station, lambda session: _fail(session, begun, code))
         return
     except Exception as error:

@@ -19,7 +19,7 @@ from moderation.database.reruns import (
 )
 from moderation.errors import BucketNotRead, DecoderKilled, ImageRejected, Unavailable
 from moderation.reruns import rerun_seconds
-from worker.analysis import ImageChanged, analysis_of, fetch_again, write
+from worker.analysis import analysis_of, fetch_again, write
 from worker.station import Pipeline, Station
 from worker.telemetry import RERUNS
 
@@ -57,7 +57,7 @@ def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:
     try:
         fetched = fetch_again(station, begun.image, begun.sha256)
         analysis = analysis_of(station, pipeline, fetched)
-    except (ImageRejected, ImageChanged, BucketNotRead, DecoderKilled) as error:
+    except (ImageRejected, BucketNotRead, DecoderKilled) as error:
         # The last two would be found so again, and nobody waits for a rerun until they are mended.
         _give_up(station, pipeline, begun, error.code)
         return

@@ -14,18 +14,9 @@ from moderation.cases import Move
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.moves import held, move_cases, now_ready, pinned
 from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow
-from moderation.errors import ImageRejected, LeaseLost
+from moderation.errors import ImageChanged, LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
 from moderation.triage import uncertainty
-
-
-class ImageReplaced(ImageRejected):
-    """This pipeline has analysed other bytes for this case: what it said of them is not shown beside these.
-
-    A second analysis by the same pipeline there cannot be, and the first one is never changed.
-    """
-
-    code = "image_changed"
 
 
 def record_analysis(
@@ -38,7 +29,7 @@ def record_analysis(
     new_id: UUID,
     version_id: str | None = None,
 ) -> None:
-    """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost or ImageReplaced.
+    """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost or ImageChanged.
 
     `version_id` is that of the image which was fetched: the case is pinned to it.
 
@@ -79,7 +70,8 @@ def record_analysis(
 def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_id: UUID) -> "StoredAnalysis":
     """Add the analysis with its artifacts; return it, or the one that this pipeline made of the same bytes before.
 
-    Raise ImageReplaced when the one before is of other bytes.
+    Raise ImageChanged when the one before is of other bytes: a second one by the same pipeline there cannot be, and the
+    first is never changed.
     """
     verdict = analysis.verdict
     written = session.execute(
@@ -108,7 +100,7 @@ def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_
         before = analysis_by(session, case_id, analysis.fingerprint)
         assert before is not None, "an analysis is never deleted while its case is here"
         if before.analysis.picture.sha256 != analysis.picture.sha256:
-            raise ImageReplaced(
+            raise ImageChanged(
                 "The image was replaced after this case was first looked at. What was said of the earlier one is not"
                 " shown; please judge this one unaided."
             )

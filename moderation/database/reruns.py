@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Label, Verdict
 from moderation.cases import CaseState, ImageRef, Move
-from moderation.database.analyses import ImageReplaced, StoredAnalysis, analysis_by, insert_analysis
+from moderation.database.analyses import StoredAnalysis, analysis_by, insert_analysis
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.ids import first_id_at, new_id
 from moderation.database.moves import move_cases, pinned, seconds
 from moderation.database.queue import unclaimed
 from moderation.database.review import lock_case
 from moderation.database.tables import AnalysisRow, CaseRow, RerunRow
+from moderation.errors import ImageChanged
 from moderation.triage import UNCERTAIN_SECONDS, uncertainty
 
 #: The states in which a case has had its own analysis, or the reason that there is none.
@@ -254,10 +255,10 @@ def record_rerun(
         return fail_rerun(session, begun, ERASED)
     before = None if case_row.analysis_id is None else session.get(AnalysisRow, case_row.analysis_id)
     if _is_of_another(case_row, before, analysis, version_id):
-        return fail_rerun(session, begun, ImageReplaced.code)
+        return fail_rerun(session, begun, ImageChanged.code)
     try:
         made = insert_analysis(session, begun.case_id, analysis, new_id=new_id)
-    except ImageReplaced as error:
+    except ImageChanged as error:
         return fail_rerun(session, begun, error.code)
     _pin(session, case_row, version_id)
     if not asked.shadow and case_row.state in LOOKED_AT and case_row.analysis_id != made.id:
