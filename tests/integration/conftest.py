@@ -5,10 +5,12 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+import boto3
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from moto.server import ThreadedMotoServer
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -24,6 +26,26 @@ from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from tests.builders import a_person, an_analysis, an_opening, new_id
+
+
+@pytest.fixture(scope="session")
+def versioned_store() -> Iterator[dict[str, str]]:
+    """The settings of a store whose bucket keeps versions: the embedded one keeps none."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket="versions")
+    client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    yield {
+        "s3_endpoint_url": address,
+        "s3_buckets": "versions",
+        "s3_access_key_id": "test",
+        "s3_secret_access_key": "test",
+    }
+    server.stop()
 
 
 @pytest.fixture

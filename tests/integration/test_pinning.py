@@ -7,10 +7,8 @@ import hashlib
 from collections.abc import Iterator
 from uuid import UUID
 
-import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -42,25 +40,11 @@ BUCKET, KEY = "versions", "avatars/ada.jpg"
 FLAGGED, INNOCENT = b"what was flagged", b"an innocent picture"
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """Address of a store whose bucket keeps versions."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **keys)
-    client.create_bucket(Bucket=BUCKET)
-    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    yield address
-    server.stop()
-
-
 @pytest.fixture
-def settings(database_url: str, broker_url: str, servers: Addresses, store: str) -> Settings:
-    keys = {"s3_access_key_id": "test", "s3_secret_access_key": "test"}
-    return make_settings(database_url, broker_url, servers, s3_endpoint_url=store, s3_buckets=BUCKET, **keys)
+def settings(
+    database_url: str, broker_url: str, servers: Addresses, versioned_store: dict[str, str]
+) -> Settings:
+    return make_settings(database_url, broker_url, servers, **versioned_store)
 
 
 class Looking(ScriptedDetector):

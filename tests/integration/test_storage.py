@@ -7,10 +7,8 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from moderation.cases import ImageRef
 from moderation.errors import (
@@ -97,25 +95,9 @@ def test_a_view_url_shows_the_image_and_a_changed_one_does_not(storage: Storage)
         storage.sign_view(ImageRef("elsewhere", "a.jpg"))
 
 
-@pytest.fixture(scope="module")
-def versioned() -> Iterator[Storage]:
-    """A store that keeps versions: the embedded one does not."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    keys = {"s3_access_key_id": "test", "s3_secret_access_key": "test"}
-    client = boto3.client(
-        "s3",
-        endpoint_url=address,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket="versions")
-    client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
-    yield Storage(Settings.model_validate({"s3_endpoint_url": address, "s3_buckets": "versions", **keys}))
-    server.stop()
+@pytest.fixture
+def versioned(versioned_store: dict[str, str]) -> Storage:
+    return Storage(Settings.model_validate(versioned_store))
 
 
 def test_the_version_that_was_flagged_is_the_one_that_is_read(versioned: Storage) -> None:
