@@ -1,4 +1,5 @@
-"""Erasing takes every word: what a refusal says of the image's place, and the rule that a decision names.
+"""Erasing takes every word: what a refusal says of the image's place, the rule that a decision names, what a
+receiver's answer repeated.
 
 A case whose decision can still be undone is not erased, or the undo would put it before somebody without its picture.
 What waits for an endpoint that is disabled holds nothing up: it is told to nobody any more.
@@ -44,15 +45,24 @@ BEGIN
         WHERE case_id = wanted;
     -- An endpoint that is enabled again would be sent a body without words.
     DELETE FROM deliveries WHERE case_id = wanted AND delivered_at IS NULL AND dead_at IS NULL;
-    UPDATE deliveries SET body = '{"erased": true}' WHERE case_id = wanted;
+    -- An endpoint's answer may repeat what it was sent.
+    UPDATE deliveries SET body = '{"erased": true}', last_error = NULL WHERE case_id = wanted;
     PERFORM set_config('bonafide.erasing', '', true);
     RETURN true;
 END $$
 """
 
+#: Of cases that were erased before. Only what was given up keeps an answer, and of that there is little.
+FORGET_ANSWERS = """
+UPDATE deliveries d SET last_error = NULL
+WHERE d.dead_at IS NOT NULL AND d.last_error IS NOT NULL
+  AND EXISTS (SELECT FROM cases c WHERE c.id = d.case_id AND c.erased_at IS NOT NULL)
+"""
+
 
 def upgrade() -> None:
     op.execute(ERASE_CASE)
+    op.execute(FORGET_ANSWERS)
     op.execute("COMMENT ON COLUMN views.kind IS 'sent, revealed, shown, artifact'")
 
 
