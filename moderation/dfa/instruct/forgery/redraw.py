@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from moderation.dfa.instruct.forgery.facts import Rng
-from moderation.dfa.instruct.forgery.photometry import clipped, grained, seamless, softened
+from moderation.dfa.instruct.forgery.photometry import clipped, grained, seamless, sharpened, softened
 
 WEIGHTS = Path(__file__).with_name("redrawers.safetensors")
 
@@ -114,17 +114,16 @@ def redrawn(pixels: np.ndarray, rng: Rng) -> np.ndarray:
 
 def _as_crisp(drawn: np.ndarray, pixels: np.ndarray, rng: Rng) -> np.ndarray:
     """Give detail back for what was lost, first by sharpening, then as grain: softness must not be what tells."""
-    fine = detail(drawn)
-    own = float(fine.std()) + 0.1
-    wanted = float(detail(pixels).std()) * float(rng.uniform(0.75, 1.15))
+    own = _detail(drawn) + 0.1
+    wanted = _detail(pixels) * float(rng.uniform(0.75, 1.15))
     gain = min(max(wanted / own, 1.0) ** float(rng.uniform(0.5, 1)), MOST_SHARPENED)
     grain = min(max(wanted**2 - (own * gain) ** 2, 0.0) ** 0.5, MOST_GRAIN)
-    return grained(clipped(softened(drawn, 1.0) + fine * gain), grain, rng)
+    return grained(sharpened(drawn, gain - 1), grain, rng)
 
 
-def detail(pixels: np.ndarray) -> np.ndarray:
-    """What is finer than a pixel or two, float32 grey levels."""
-    return pixels.astype(np.float32) - softened(pixels, 1.0)
+def _detail(pixels: np.ndarray) -> float:
+    """Standard deviation, in grey levels, of what is finer than a pixel or two."""
+    return float((pixels.astype(np.float32) - softened(pixels, 1.0)).std())
 
 
 def as_input(pictures: np.ndarray) -> Tensor:
