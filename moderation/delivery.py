@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -35,6 +36,8 @@ from moderation.settings import Settings
 #: Seconds between a failed try and the next: nine tries within 23.6 hours, each wait with a fifth of jitter.
 WAITS = (5, 60, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 8 * 3600, 8 * 3600)
 TRIES = len(WAITS) + 1
+#: Seconds that a receiver may ask for with `Retry-After`: longer would silence it for what a restart of it takes.
+RETRY_AFTER_AT_MOST = 3600.0
 
 #: Seconds for one try, from looking up the name to the end of the answer.
 TIMEOUT = 10.0
@@ -68,17 +71,38 @@ class TryFailed(BonafideError):
 
     code = "delivery_failed"
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        #: Seconds for which the receiver asked to be left alone. None: it asked for nothing.
+        self.retry_after = retry_after
 
 
 # --- rules
 
+#: How a receiver in one's own network is allowed. Said with every refusal of one.
+_ALLOWING_PRIVATE = "an operator allows it for this installation with BONAFIDE_WEBHOOK_PRIVATE_TARGETS=true"
 
-def wait_after(attempt: int, jitter: float) -> float | None:
-    """Seconds until the next try after this one failed; None when it was the last. `jitter` is in [0, 1)."""
-    return None if attempt >= TRIES else WAITS[attempt - 1] * (0.8 + 0.4 * jitter)
+
+def wait_after(attempt: int, jitter: float, *, asked: float | None = None) -> float | None:
+    """Seconds until the next try after this one failed; None when it was the last. `jitter` is in [0, 1).
+
+    A receiver may ask for longer, up to an hour, and not for less: its tries would be used up within its bad minute.
+    """
+    if attempt >= TRIES:
+        return None
+    return max(WAITS[attempt - 1] * (0.8 + 0.4 * jitter), min(asked or 0.0, RETRY_AFTER_AT_MOST))
+
+
+def read_retry_after(value: str, now: datetime) -> float | None:
+    """Seconds that `Retry-After` asks for (RFC 9110, 10.2.3: seconds or a date). None when it cannot be read."""
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        at = parsedate_to_datetime(value)
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    except (ValueError, OverflowError):
+        return None
 
 
 def is_public(address: str) -> bool:
@@ -106,14 +130,24 @@ def check_url(url: str, *, private: bool) -> None:
     if len(url) > URL_AT_MOST or not url.isascii() or not url.isprintable() or " " in url:
         raise EndpointRefused(f"a webhook's URL is at most {URL_AT_MOST} printable ASCII characters")
     if parts.scheme not in ({"http", "https"} if private else {"https"}):
-        raise EndpointRefused("a webhook goes to an https:// URL")
+        plain = f", plain http only where {_ALLOWING_PRIVATE}" if parts.scheme == "http" else ""
+        raise EndpointRefused(f"a webhook goes to an https:// URL{plain}")
     if not host or port == 0 or parts.username is not None or parts.fragment:
         raise EndpointRefused("a webhook's URL names a host, no user and no fragment")
     with contextlib.suppress(ValueError):
         if not private and not is_public(host):
-            raise EndpointRefused(f"{host} is not a public address")
+            raise EndpointRefused(f"{host} is not a public address; {_ALLOWING_PRIVATE}")
     if not private and (host == "localhost" or host.endswith((".localhost", ".local", ".internal"))):
-        raise EndpointRefused(f"{host} is not a public name")
+        raise EndpointRefused(f"{host} is not a public name; {_ALLOWING_PRIVATE}")
+
+
+def target_of(url: str) -> str:
+    """A URL that passed `check_url`, in the one spelling of where it leads."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}{parts.path or '/'}{query}"
 
 
 def sign(claimed: Claimed, body: str, now: datetime) -> dict[str, str]:
@@ -180,7 +214,7 @@ class _Guarded(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         addresses = _look_up(host, port, seconds=self._ends_at - time.monotonic())
         if not self._private and not all(is_public(address) for address in addresses):
-            raise TryFailed("its host has an address that is not public")
+            raise TryFailed(f"its host has an address that is not public; {_ALLOWING_PRIVATE}")
         for number, address in enumerate(addresses[:-1]):
             # One that does not answer at all, as IPv6 that leads nowhere, leaves the others their share of the time.
             with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
@@ -238,9 +272,18 @@ def post(
         raise TryFailed(f"the connection failed: {str(error)[:200] or type(error).__name__}") from error
     if not 200 <= response.status < 300:
         raise TryFailed(
-            f"answered {response.status}{': ' if excerpt else ''}{excerpt}", status=response.status
+            f"answered {response.status}{': ' if excerpt else ''}{excerpt}",
+            status=response.status,
+            retry_after=_asked(response),
         )
     return response.status
+
+
+def _asked(response: httpcore.Response) -> float | None:
+    for name, value in response.headers:
+        if name.lower() == b"retry-after":
+            return read_retry_after(value.decode("latin-1").strip(), datetime.now(UTC))
+    return None
 
 
 def _read(response: httpcore.Response) -> str:
@@ -351,7 +394,8 @@ class Courier:
         )
 
     def _failed(self, claimed: Claimed, failure: TryFailed) -> None:
-        again_in = wait_after(claimed.attempt, random.random())  # noqa: S311  jitter, not a secret
+        jitter = random.random()  # noqa: S311  not a secret
+        again_in = wait_after(claimed.attempt, jitter, asked=failure.retry_after)
         _TRIED.labels("dead" if again_in is None else "failed").inc()
         if again_in is None:
             log.error("delivery_given_up", action="deliver", delivery=str(claimed.id), status=failure.status)
@@ -369,6 +413,15 @@ class Courier:
 # --- looking after endpoints
 
 
+@dataclass(frozen=True)
+class Added:
+    """An endpoint that is told from now on."""
+
+    endpoint: Endpoint
+    #: Verifies signatures. None: it was there already, and its secret was shown then.
+    secret: str | None
+
+
 class Webhooks:
     """Endpoints and their logs. Who may do this is asked at the doors: `people.Act`, or an API key's scope."""
 
@@ -376,15 +429,26 @@ class Webhooks:
         self._database = database
         self._private = settings.webhook_private_targets
 
-    def add(self, url: str, kinds: Sequence[Kind] = tuple(Kind), source: str | None = None) -> Endpoint:
-        """Tell this URL from now on; its first secret is in the answer. Raise EndpointRefused."""
+    def add(self, url: str, kinds: Sequence[Kind] = tuple(Kind), source: str | None = None) -> Added:
+        """Tell this URL from now on. Raise EndpointRefused.
+
+        The same URL for the same source is the same endpoint, so that nothing is told twice: it is enabled, and told of
+        the kinds that were asked for last.
+        """
         check_url(url, private=self._private)
         if not kinds:
             raise EndpointRefused("an endpoint takes at least one kind of webhook")
+        wanted = [kind for kind in Kind if kind in kinds]
+        target = target_of(url)
         with self._database.transaction() as session:
-            return stored.insert_endpoint(
-                session, url=url, kinds=[kind for kind in Kind if kind in kinds], source=source
-            )
+            stored.lock_target(session, target)
+            for known in stored.list_endpoints(session):
+                if known.source == source and target_of(known.url) == target:
+                    values = [kind.value for kind in wanted]
+                    changed = stored.change_endpoint(session, known.id, kinds=values, disabled_at=None)
+                    return Added(_found(changed), None)
+            made = stored.insert_endpoint(session, url=url, kinds=wanted, source=source)
+        return Added(made, made.secrets[0])
 
     def endpoints(self) -> list[Endpoint]:
         with self._database.transaction() as session:

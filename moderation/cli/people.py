@@ -136,14 +136,18 @@ def add_webhook(
     source: Annotated[str | None, typer.Option(help="Only cases of this source. [default: all]")] = None,
     json_: AsJson = False,
 ) -> None:
-    """Tell a URL from now on. Its secret is shown once."""
+    """Tell a URL from now on. Its secret is shown once. The same URL and source again is the same endpoint."""
     with _webhooks() as opened:
-        endpoint = opened.add(url, kind or list(Kind), source)
+        added = opened.add(url, kind or list(Kind), source)
+    endpoint = added.endpoint
     if json_:
-        typer.echo(json.dumps({"id": str(endpoint.id), "url": url, "secret": endpoint.secrets[0]}))
-        return
-    _console.print(f"endpoint {endpoint.id}; its secret, shown once:")
-    typer.echo(endpoint.secrets[0])
+        typer.echo(json.dumps({"id": str(endpoint.id), "url": endpoint.url, "secret": added.secret}))
+    elif added.secret is None:
+        _console.print(f"endpoint {endpoint.id} was there already: its kinds are those of now")
+        _console.print(f"Its secret was shown then; `bonafide webhooks rotate {endpoint.id}` makes another")
+    else:
+        _console.print(f"endpoint {endpoint.id}; its secret, shown once:")
+        typer.echo(added.secret)
 
 
 @webhooks.command("list")

@@ -367,6 +367,13 @@ def new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
+def lock_target(session: Session, target: str) -> None:
+    """Until the transaction ends nobody else adds an endpoint with this target."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:target, 7301004))"), {"target": target}
+    )
+
+
 def insert_endpoint(session: Session, *, url: str, kinds: Sequence[Kind], source: str | None) -> Endpoint:
     row = session.scalars(
         insert(EndpointRow)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from moderation.database.deliveries import Delivery, Endpoint, Kind
 from moderation.web.access import WebhookManager
@@ -29,12 +29,24 @@ _NO_ENDPOINT: dict[int | str, dict[str, Any]] = {
 
 
 @router.post(
-    "/webhooks", status_code=201, response_model=EndpointOut, summary="Be told what happens to cases"
+    "/webhooks",
+    status_code=201,
+    response_model=EndpointOut,
+    responses={200: {"model": EndpointOut, "description": "This URL was told of this source already"}},
+    summary="Be told what happens to cases",
 )
-def post_webhook(body: EndpointIn, services: ServicesDep, key: WebhookManager) -> EndpointOut:
-    """The secret in the answer verifies signatures. It is not to be had again; to change it, rotate it."""
+def post_webhook(
+    body: EndpointIn, response: Response, services: ServicesDep, key: WebhookManager
+) -> EndpointOut:
+    """The secret in the answer verifies signatures. It is not to be had again; to change it, rotate it.
+
+    The same URL and source again is the same endpoint, with the kinds that are asked for now.
+    """
     kinds = [Kind(kind) for kind in body.kinds] if body.kinds else list(Kind)
-    return show_endpoint(services.webhooks.add(body.url, kinds, body.source), with_secret=True)
+    added = services.webhooks.add(body.url, kinds, body.source)
+    if added.secret is None:
+        response.status_code = 200
+    return show_endpoint(added.endpoint, with_secret=added.secret is not None)
 
 
 @router.get("/webhooks", response_model=EndpointList, summary="Read the webhook endpoints")

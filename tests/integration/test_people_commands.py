@@ -101,6 +101,16 @@ def test_webhooks_are_added_rotated_listed_and_removed(bonafide: Command) -> Non
     assert bonafide("webhooks", "list", "--json").stdout == ""
 
 
+def test_a_webhook_added_twice_is_one_and_no_secret_is_shown_again(bonafide: Command) -> None:
+    first = bonafide("webhooks", "add", "https://hooks.example.org/")
+    again = bonafide("webhooks", "add", "https://hooks.example.org/")
+
+    assert first.stdout.startswith("whsec_")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert "rotate" in again.stderr
+    assert len(bonafide("webhooks", "list", "--json").stdout.splitlines()) == 1
+
+
 def test_a_webhook_to_our_own_network_is_refused(bonafide: Command) -> None:
     assert isinstance(bonafide("webhooks", "add", "https://10.0.0.1/").exception, EndpointRefused)
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -44,7 +46,17 @@ from moderation.database.deliveries import (
 )
 from moderation.database.keys import USUAL_SCOPES, add_key
 from moderation.database.moves import expire_leases, refuse_case
-from moderation.delivery import TRIES, WAITS, Courier, TryFailed, Webhooks, check_url, is_public, wait_after
+from moderation.delivery import (
+    TRIES,
+    WAITS,
+    Courier,
+    TryFailed,
+    Webhooks,
+    check_url,
+    is_public,
+    read_retry_after,
+    wait_after,
+)
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.local import as_role
 from moderation.settings import Settings
@@ -78,8 +90,8 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def endpoint(webhooks: Webhooks, receiver: Receiver) -> Endpoint:
     added = webhooks.add(receiver.url)
-    receiver.secret = added.secrets[0]
-    return added
+    receiver.secret = added.secret
+    return added.endpoint
 
 
 def analyzed(database: Database, analysis: Analysis | None = None, **fields: Any) -> UUID:
@@ -197,7 +209,7 @@ def test_an_endpoint_is_told_what_it_asked_for(
     source: str | None,
     told: bool,
 ) -> None:
-    added = webhooks.add(receiver.url, kinds, source)
+    added = webhooks.add(receiver.url, kinds, source).endpoint
 
     analyzed(database)
 
@@ -308,6 +320,61 @@ def test_a_receiver_that_fails_is_tried_again_until_it_answers(
     assert len(ids) == 1
     assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
     assert only(webhooks, endpoint).attempts == 4
+
+
+def test_a_receiver_that_asks_for_time_is_left_alone_for_it(
+    database: Database, webhooks: Webhooks, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(429)
+        handler.send_header("Retry-After", "600")
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    receiver.instead = busy
+    analyzed(database)
+    courier.deliver_due()
+    receiver.instead = None
+
+    let_pass(database, 590)
+    assert courier.deliver_due() == 0
+    let_pass(database, 10)
+    assert courier.deliver_due() == 1
+    assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize(
+    ("attempt", "asked", "waits"),
+    [
+        pytest.param(1, None, 5, id="nothing asked"),
+        pytest.param(1, 90, 90, id="longer than our own wait"),
+        pytest.param(3, 2, 300, id="shorter: our own wait stays"),
+        pytest.param(1, 86_400, 3600, id="an hour at the most"),
+        pytest.param(6, 86_400, 5 * 3600, id="our own wait may be longer"),
+        pytest.param(TRIES, 90, None, id="the last try"),
+    ],
+)
+def test_what_a_receiver_asks_for_has_bounds(attempt: int, asked: float | None, waits: float | None) -> None:
+    assert wait_after(attempt, 0.5, asked=asked) == waits
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        ("0", 0),
+        ("Mon, 23 Nov 2026 04:02:00 GMT", 120),
+        ("Mon, 23 Nov 2026 03:00:00 GMT", 0),
+        ("9" * 400, 999_999_999),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("٣", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
+    assert read_retry_after(value, datetime(2026, 11, 23, 4, tzinfo=UTC)) == seconds
 
 
 def test_after_the_last_try_it_is_dead_listed_and_can_be_sent_again(
@@ -643,6 +710,69 @@ def test_an_endpoint_elsewhere_than_on_the_internet_is_refused(url: str) -> None
         check_url(url, private=False)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.org/",
+        "http://localhost:9000/hook",
+        "https://127.0.0.1/",
+        "https://[fd00::1]:8443/x",
+        "https://localhost/",
+        "https://db.internal/",
+    ],
+)
+def test_whoever_tries_it_at_home_is_told_which_setting_allows_that(url: str) -> None:
+    with pytest.raises(EndpointRefused, match="BONAFIDE_WEBHOOK_PRIVATE_TARGETS=true"):
+        check_url(url, private=False)
+    check_url(url, private=True)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "https://hooks.example.org/x",
+        "https://hooks.example.org:443/x",
+        "HTTPS://Hooks.Example.ORG/x",
+    ],
+)
+def test_the_same_target_twice_is_one(webhooks: Webhooks, again: str) -> None:
+    first = webhooks.add("https://hooks.example.org/x", [Kind.ANALYZED])
+    webhooks.disable(first.endpoint.id)
+
+    second = webhooks.add(again, [Kind.DECIDED])
+
+    assert (second.endpoint.id, second.secret) == (first.endpoint.id, None)
+    (only_one,) = webhooks.endpoints()
+    assert (only_one.kinds, only_one.disabled_at) == ((Kind.DECIDED,), None)
+    assert list(only_one.secrets) == [first.secret]
+
+
+def test_a_target_that_is_added_by_several_at_once_is_one(webhooks: Webhooks) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(lambda _: webhooks.add("https://hooks.example.org/x"), range(8)))
+
+    assert len({one.endpoint.id for one in added}) == 1
+    assert sum(one.secret is not None for one in added) == 1
+
+
+def test_another_place_or_another_source_is_another_target(webhooks: Webhooks) -> None:
+    targets = [
+        ("https://hooks.example.org", None),
+        ("https://hooks.example.org/x", None),
+        ("https://hooks.example.org/X", None),
+        ("https://hooks.example.org/?x", None),
+        ("https://hooks.example.org:8443/", None),
+        ("http://hooks.example.org/", None),
+        ("https://hooks.example.org/", "avatars"),
+        ("https://[::1]/", None),
+    ]
+
+    ids = {webhooks.add(url, source=source).endpoint.id for url, source in targets}
+
+    assert len(ids) == len(targets)
+    assert webhooks.add("https://hooks.example.org/").secret is None
+
+
 def test_an_endpoint_on_the_internet_is_taken() -> None:
     check_url("https://hooks.example.org:8443/bona-fide?team=7", private=False)
 
@@ -839,6 +969,15 @@ def test_an_endpoint_that_will_not_do_is_refused_by_the_api(
     answer = api.post("/v1/webhooks", json=body)
 
     assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_an_endpoint_added_twice_by_the_api_is_one_and_its_secret_is_not_told_again(api: TestClient) -> None:
+    body = {"url": "https://hooks.example.org/x"}
+
+    first, again = api.post("/v1/webhooks", json=body), api.post("/v1/webhooks", json=body)
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == {**first.json(), "secret": None}
 
 
 def test_a_key_that_may_only_submit_and_read_does_not_see_webhooks(

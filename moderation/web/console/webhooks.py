@@ -28,10 +28,12 @@ def add_endpoint(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> R
     require(visitor.person, Act.MANAGE_WEBHOOKS)
     kinds = [kind for kind in Kind if kind.value in form.getlist("kind")]
     try:
-        endpoint = services.webhooks.add(field(form, "url") or "", kinds, field(form, "source", at_most=200))
+        added = services.webhooks.add(field(form, "url") or "", kinds, field(form, "source", at_most=200))
     except EndpointRefused as error:
         return _webhooks(services, visitor, refused=str(error), status=422)
-    return _webhooks(services, visitor, secret_of=endpoint.url, secret=endpoint.secrets[0])
+    if added.secret is None:  # it was told already
+        return go(f"/webhooks/{added.endpoint.id}")
+    return _webhooks(services, visitor, secret_of=added.endpoint.url, secret=added.secret)
 
 
 @router.get("/webhooks/{endpoint_id}")
