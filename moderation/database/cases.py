@@ -123,6 +123,12 @@ def find_case(session: Session, case_id: UUID) -> Case | None:
     return None if row is None else case_of(row)
 
 
+def find_cases(session: Session, case_ids: Sequence[UUID]) -> list[Case]:
+    """Those of these cases that there are, in this order."""
+    found = {row.id: case_of(row) for row in session.scalars(select(CaseRow).where(CaseRow.id.in_(case_ids)))}
+    return [found[case_id] for case_id in case_ids if case_id in found]
+
+
 def case_of(row: Any) -> Case:
     """The domain's case from a row of the table, or of a statement that returned one."""
     lease = None if row.lease_token is None else Lease(row.lease_token, row.lease_owner, row.lease_expires_at)

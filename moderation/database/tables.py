@@ -19,6 +19,7 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -117,6 +118,18 @@ class CaseRow(Table):
         Index("cases_to_archive", "id", postgresql_where=text("state = 'decided' AND archive_id IS NULL")),
         Index("cases_archived", "archive_id", postgresql_where=text("archive_id IS NOT NULL")),
         Index("cases_source", "source", "id"),
+        # What people search by. Keys are long: of a hash index an entry is four bytes.
+        Index("cases_id_end", text("right(CAST(id AS text), 8)")),
+        Index("cases_key", "key", postgresql_using="hash", postgresql_where=text("erased_at IS NULL")),
+        Index(
+            "cases_context",
+            literal_column(
+                """jsonb_path_query_array(context, 'strict $.** ? (@.type() == "string" || @.type() == "number")')"""
+            ).label("values_within"),
+            postgresql_using="gin",
+            postgresql_ops={"values_within": "jsonb_path_ops"},
+            postgresql_where=text("context IS NOT NULL"),
+        ),
         {
             "comment": "One flagged image each, from flag to decision. The row is the truth; messages only ring."
         },
