@@ -12,7 +12,6 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from moderation.database.connection import Database
 from moderation.database.deliveries import Claimed, Delivery, Endpoint, Kind
 from moderation.errors import BonafideError, DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.settings import Settings
+from moderation.turns import TRIES_AT_ONCE, Turns
 
 #: Seconds between a failed try and the next: nine tries within 23.6 hours, each wait with a fifth of jitter.
 WAITS = (5, 60, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 8 * 3600, 8 * 3600)
@@ -46,9 +46,8 @@ ANSWER_AT_MOST = 64 * 2**10
 #: Seconds after which a delivery whose sender was not heard of is tried again.
 HOLD = 60.0
 
-#: Tries at once in one process, and of them to one endpoint.
-SENDERS = 8
-SENDERS_EACH = 2
+#: Connections to Postgres of one courier. A sender holds one for as long as it writes down how its try ended.
+CONNECTIONS = 8
 #: Seconds between two looks for what is due.
 POLL = 1.0
 
@@ -314,9 +313,9 @@ class Courier:
         self._private = settings.webhook_private_targets
         self._timeout = timeout
         self._tls = httpcore.default_ssl_context()
-        self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="courier")
+        self._pool = ThreadPoolExecutor(TRIES_AT_ONCE, thread_name_prefix="courier")
         self._lock = threading.Lock()
-        self._trying: Counter[UUID] = Counter()
+        self._turns = Turns()
         self._news = threading.Event()
 
     def deliver_due(self) -> int:
@@ -341,30 +340,27 @@ class Courier:
         self._pool.shutdown(cancel_futures=True)
 
     def _start(self) -> list[_Try]:
+        """Begin what may begin now: see `turns`."""
         with self._lock:
-            room = SENDERS - self._trying.total()
-            busy = [endpoint for endpoint, count in self._trying.items() if count >= SENDERS_EACH]
-        if room <= 0:
-            return []
+            turn = self._turns.next(now=time.monotonic())
         with self._database.transaction() as session:
-            claimed = stored.claim_due(session, limit=room, each=SENDERS_EACH, hold_seconds=HOLD, busy=busy)
+            claimed = [
+                *stored.claim_due(session, limit=turn.room, each=1, hold_seconds=HOLD, busy=turn.wait),
+                *stored.claim_due(session, limit=turn.slow_room, each=1, hold_seconds=HOLD, among=turn.slow),
+            ]
         with self._lock:
-            self._trying.update(one.endpoint_id for one in claimed)
-        return [_Try(one, self._pool.submit(self._try, one)) for one in claimed]
+            numbers = [self._turns.begin(one.endpoint_id, now=time.monotonic()) for one in claimed]
+        return [
+            _Try(one, self._pool.submit(self._try, one, number))
+            for one, number in zip(claimed, numbers, strict=True)
+        ]
 
-    def _try(self, claimed: Claimed) -> None:
+    def _try(self, claimed: Claimed, number: int) -> None:
+        answered_at = time.monotonic()
         try:
-            if claimed.attempt > TRIES:
-                self._failed(claimed, TryFailed("the process that tried it last was not heard of again"))
-                return
-            try:
-                status = self._send(claimed)
-            except TryFailed as failure:
-                self._failed(claimed, failure)
-            else:
-                _TRIED.labels("delivered").inc()
-                with self._database.transaction() as session:
-                    stored.record_delivered(session, claimed.id, status=status)
+            ended = self._sent(claimed)
+            answered_at = time.monotonic()  # writing it down is no time of the receiver's
+            self._write_down(claimed, ended)
         except BonafideError as error:
             # Not written down: it is due again when the hold ends, and the receiver knows it by its webhook-id.
             log.warning("delivery_not_recorded", action="deliver", delivery=str(claimed.id), error=str(error))
@@ -373,9 +369,25 @@ class Courier:
             raise
         finally:
             with self._lock:
-                self._trying[claimed.endpoint_id] -= 1
-                self._trying += Counter[UUID]()  # drops those at zero
+                self._turns.end(number, answered_at=answered_at)
             self._news.set()
+
+    def _sent(self, claimed: Claimed) -> int | TryFailed:
+        """The status of the answer, or how the try failed."""
+        if claimed.attempt > TRIES:
+            return TryFailed("the process that tried it last was not heard of again")
+        try:
+            return self._send(claimed)
+        except TryFailed as failure:
+            return failure
+
+    def _write_down(self, claimed: Claimed, ended: int | TryFailed) -> None:
+        if isinstance(ended, TryFailed):
+            self._failed(claimed, ended)
+            return
+        _TRIED.labels("delivered").inc()
+        with self._database.transaction() as session:
+            stored.record_delivered(session, claimed.id, status=ended)
 
     def _send(self, claimed: Claimed) -> int:
         body = json.dumps(claimed.body, separators=(",", ":"))

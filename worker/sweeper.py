@@ -24,7 +24,7 @@ from moderation.database.deliveries import FORGET_PAGE, forget_delivered
 from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
-from moderation.delivery import SENDERS, Courier
+from moderation.delivery import CONNECTIONS, Courier
 from moderation.dispatch import QUEUE_OF, Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.logs import configure_logs
@@ -209,7 +209,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
 def deliver_for_ever(chosen: Settings, stop: threading.Event) -> None:
     """Send webhooks as they become due, until `stop`. Every sweeper does: each takes what no other has taken."""
     database = Database(
-        chosen.database_url.get_secret_value(), pool_size=SENDERS + 1, answer_seconds=ANSWER_SECONDS
+        chosen.database_url.get_secret_value(), pool_size=CONNECTIONS, answer_seconds=ANSWER_SECONDS
     )
     try:
         Courier(database, chosen).run(stop)

@@ -9,6 +9,7 @@ from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from moderation import traces
@@ -97,6 +98,8 @@ class Database:
                 yield session
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
+        except PoolTimeout as error:
+            raise DatabaseUnavailable("every connection to Postgres is in use, and none came free") from error
         except DBAPIError as error:
             # A server that may only be read is one that was just demoted: the next connection finds the new one.
             if error.connection_invalidated or isinstance(error.orig, ReadOnlySqlTransaction):

@@ -223,11 +223,18 @@ def claim_due(
     each: int,
     hold_seconds: float,
     busy: Collection[UUID] = (),
+    among: Collection[UUID] | None = None,
 ) -> list[Claimed]:
-    """Take up to `limit` deliveries that are due, at most `each` per endpoint and none of those that are `busy`.
+    """Take up to `limit` deliveries that are due, at most `each` per endpoint.
 
-    The try counts from here. When whoever took it is not heard of for `hold_seconds`, it is due again.
+    None of endpoints that are `busy`; where `among` names some, of these alone. The try counts from here. When whoever
+    took it is not heard of for `hold_seconds`, it is due again.
     """
+    if limit <= 0 or (among is not None and not among):
+        return []
+    whose = [EndpointRow.disabled_at.is_(None), EndpointRow.id.not_in(busy)]
+    if among is not None:
+        whose.append(EndpointRow.id.in_(among))
     # Endpoint by endpoint: one that hangs, with ten thousand waiting for it, does not stand before the others.
     of_one = (
         select(DeliveryRow.id, DeliveryRow.due_at)
@@ -241,7 +248,7 @@ def claim_due(
         select(of_one.c.id)
         .select_from(EndpointRow)
         .join(of_one, true())
-        .where(EndpointRow.disabled_at.is_(None), EndpointRow.id.not_in(busy))
+        .where(*whose)
         .order_by(of_one.c.due_at)
         .limit(limit)
     ).all()
