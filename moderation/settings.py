@@ -157,6 +157,23 @@ class Settings(BaseSettings):
         gt=0,
         description="A picture whose decoding takes longer is refused as `image_corrupt`. In children only.",
     )
+    evidence: bool = Field(
+        default=True,
+        description="Gather facts beside the verdict: where a picture says it comes from, what its file shows."
+        " In child processes only.",
+    )
+    evidence_trust_lists: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated PEM files: whose Content Credentials count as signed by somebody known."
+        " Unset: nobody's.",
+    )
+    evidence_private: bool = Field(
+        default=False,
+        description="Keep the place and the people's names that a file holds. Off: only that it holds some.",
+    )
+    evidence_seconds: float = Field(
+        5, gt=0, le=600, description="Gathering evidence of one picture ends after so long, without evidence."
+    )
     view_url_seconds: int = Field(
         300, ge=10, le=3600, description="How long a signed URL for viewing lives, in seconds."
     )
@@ -321,7 +338,7 @@ class Settings(BaseSettings):
         description="Where traces go, as `http://collector:4318`, with the extra `traces` installed. Unset: nowhere.",
     )
 
-    @field_validator("s3_buckets", mode="before")
+    @field_validator("s3_buckets", "evidence_trust_lists", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

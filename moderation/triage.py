@@ -30,6 +30,8 @@ def lane_of(priority: int) -> Lane:
 PRIORITY_SECONDS = 864
 #: Seconds of age that the most uncertain verdict is worth: where the model cannot tell, a person says most.
 UNCERTAIN_SECONDS = 3600
+#: Seconds of age that it is worth when what a picture is declared to be and its verdict do not fit together.
+CONFLICT_SECONDS = 4 * 3600
 #: Seconds of age that a stage is worth. Somebody waits for the answer to an appeal; an escalation was looked at once.
 STAGE_SECONDS: Mapping[Stage, int] = {
     Stage.FIRST: 0,
@@ -39,12 +41,16 @@ STAGE_SECONDS: Mapping[Stage, int] = {
 }
 
 
-def head_start(priority: int, uncertainty: float, stage: Stage = Stage.FIRST) -> float:
+def head_start(
+    priority: int, uncertainty: float, stage: Stage = Stage.FIRST, *, conflict: bool = False
+) -> float:
     """Seconds that a case is put before others which became ready at the same time.
 
     All cases age alike, so the order of two never changes while they wait: one stored time is the place of each.
+    `conflict` says that the evidence and the verdict do not fit together.
     """
-    return PRIORITY_SECONDS * priority + UNCERTAIN_SECONDS * uncertainty + STAGE_SECONDS[stage]
+    doubt = UNCERTAIN_SECONDS * uncertainty + CONFLICT_SECONDS * conflict
+    return PRIORITY_SECONDS * priority + doubt + STAGE_SECONDS[stage]
 
 
 def uncertainty(verdict: Verdict | None) -> float:

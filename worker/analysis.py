@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from moderation import traces
-from moderation.analysis import Analysis
+from moderation.analysis import Analysis, Verdict
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.cases import mark_unrung
@@ -22,6 +22,8 @@ from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, hand_back, must_be_alone
 from moderation.database.reruns import insert_shadow
 from moderation.errors import DatabaseUnavailable, ImageChanged
+from moderation.evidence.rows import evidence_of, record_evidence
+from moderation.evidence.words import Evidence, contradicts
 from moderation.rollout import shadowed
 from moderation.storage import FetchedImage
 from worker.station import Pipeline, Station
@@ -45,6 +47,23 @@ class Begun:
     pipeline: Pipeline
     #: The version of the image that was fetched. None until then, and where the bucket keeps none.
     version_id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What became of one image: what the model says, and what was found beside it."""
+
+    analysis: Analysis
+    #: None: none was gathered.
+    evidence: Evidence | None
+
+    @property
+    def conflict(self) -> bool:
+        """Whether what the image is declared to be and the verdict do not fit together."""
+        return self.conflicts(self.analysis.verdict)
+
+    def conflicts(self, verdict: Verdict) -> bool:
+        return self.evidence is not None and contradicts(self.evidence, verdict)
 
 
 @contextmanager
@@ -126,8 +145,8 @@ def analyze(station: Station, begun: Begun) -> None:
         fetched = station.storage.fetch_image(begun.image)
     begun.version_id = fetched.version_id
     fetch = time.monotonic() - started
-    analysis = analysis_of(station, begun.pipeline, fetched)
-    analysis = dataclasses.replace(analysis, seconds={"fetch": fetch, **analysis.seconds})
+    seen = analysis_of(station, begun.pipeline, fetched)
+    analysis = dataclasses.replace(seen.analysis, seconds={"fetch": fetch, **seen.analysis.seconds})
     analysis_id = new_id()
     shadow = _shadow(station, begun)
 
@@ -140,13 +159,22 @@ def analyze(station: Station, begun: Begun) -> None:
             actor=station.actor,
             new_id=analysis_id,
             version_id=fetched.version_id,
+            conflict=seen.conflict,
         )
+        record_beside(station, session, begun.case_id, seen)
         if shadow is not None:
             insert_shadow(session, begun.case_id, shadow)
 
     with STAGE_SECONDS.labels("record").time(), traces.span("record"):
         write(station, record)
     count_analysis(analysis)
+
+
+def record_beside(station: Station, session: Session, case_id: UUID, seen: Seen) -> None:
+    """Store the evidence in the transaction that stored the analysis."""
+    if seen.evidence is None or station.gatherer is None:
+        return
+    record_evidence(session, case_id, seen.analysis.picture.sha256, seen.evidence, gatherer=station.gatherer)
 
 
 def _shadow(station: Station, begun: Begun) -> str | None:
@@ -181,21 +209,34 @@ def fetch_again(station: Station, image: ImageRef, sha256: str | None) -> Fetche
     return fetched
 
 
-def analysis_of(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis:
+def analysis_of(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen:
     """What this pipeline says of the image; what it said before of the very same bytes is said again."""
     return _reused(station, pipeline, fetched) or _made(station, pipeline, fetched)
 
 
-def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis | None:
+def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen | None:
     """The analysis that this very pipeline made of these very bytes, marked as reused. A likeness is never enough."""
     with station.database.reading() as session:
         known = find_analysis_of_bytes(session, fetched.sha256, pipeline.fingerprint)
+        beside = None if known is None else evidence_of(session, [known.case_id]).get(known.case_id)
     if known is None:
         return None
-    return dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
+    analysis = dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
+    if beside is not None and beside.gatherer == station.gatherer:
+        return Seen(analysis, beside.evidence)
+    return Seen(analysis, _gathered(station, fetched))
 
 
-def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analysis:
+def _gathered(station: Station, fetched: FetchedImage) -> Evidence | None:
+    """What is found beside the pixels of an image that no model need look at again."""
+    if station.decode is None:
+        return None
+    with station.cores:
+        found = station.decode(fetched.data).evidence
+    return found if isinstance(found, Evidence) else None
+
+
+def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen:
     with station.cores, traces.span("prepare"):
         prepared = pipeline.analyzer.prepare(fetched.data)
     started = time.monotonic()
@@ -211,6 +252,6 @@ def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Analys
     pipeline.breaker.answered(faces)
     queued = max((face.waited for face in asked), default=0.0)
     analysis = pipeline.analyzer.conclude(prepared, faces)
-    return dataclasses.replace(
-        analysis, seconds={**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
-    )
+    seconds = {**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
+    evidence = prepared.evidence if isinstance(prepared.evidence, Evidence) else None
+    return Seen(dataclasses.replace(analysis, seconds=seconds), evidence)

@@ -1,10 +1,11 @@
 """A process that decodes pictures for a worker and can do nothing else. `worker.decoding` starts and ends it.
 
-    python -m worker.decode_child PIXELS_FD MEMORY SECONDS LIMITS
+    python -m worker.decode_child PIXELS_FD MEMORY SECONDS LIMITS [EVIDENCE]
 
 Requests come on standard input, each eight bytes of length and a file. Answers go to standard output, one line of
-JSON each, after a line that says `ready`. Pixels go into the file behind PIXELS_FD, which the worker reads. The end of
-standard input is the end of the process.
+JSON each, after a line that says `ready`. Pixels go into the file behind PIXELS_FD, which the worker reads. With
+EVIDENCE a second line follows the first of every picture that decoded: the facts beside its pixels. The end of standard
+input is the end of the process.
 
 Whatever a parser does to this process, it has no secret, no connection and no file to take: its environment is empty,
 it may open no more files and start no process, and its memory and its seconds per picture are bounded by the kernel.
@@ -23,8 +24,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
+from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
 from moderation.errors import ImageRejected, TooManyPixels
+from moderation.evidence.gather import Gatherer
+from moderation.evidence.options import Options
+from moderation.evidence.words import evidence_json
 
 
 def main() -> None:
@@ -33,6 +37,8 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the worker decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    options = Options.from_json(sys.argv[5]) if len(sys.argv) > 5 else None
+    gatherer = None if options is None else Gatherer(options)
     _warm(heic=limits.heic)
     _confine(memory, threads=limits.heic)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -40,8 +46,16 @@ def main() -> None:
     answers.flush()
     while (data := _request(requests)) is not None:
         _allow_seconds(seconds)
-        answers.write(json.dumps(_answer(data, limits, pixels)).encode() + b"\n")
-        answers.flush()
+        answer, picture = _answer(data, limits, pixels)
+        _say(answers, answer)
+        if picture is not None and gatherer is not None and options is not None:
+            _allow_seconds(options.seconds)
+            _say(answers, _evidence(gatherer, data, picture))
+
+
+def _say(answers: BinaryIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer).encode() + b"\n")
+    answers.flush()
 
 
 def _warm(*, heic: bool) -> None:
@@ -84,17 +98,24 @@ def _request(requests: BinaryIO) -> bytes | None:
     return data if len(data) == size else None
 
 
-def _answer(data: bytes, limits: PixelLimits, pixels: int) -> dict[str, Any]:
+def _answer(data: bytes, limits: PixelLimits, pixels: int) -> tuple[dict[str, Any], Picture | None]:
     try:
         picture = decode_picture(data, limits)
     except ImageRejected as error:
-        return {"refused": error.code, "words": str(error)}
+        return {"refused": error.code, "words": str(error)}, None
     except MemoryError:
-        return {"refused": TooManyPixels.code, "words": "Decoding the picture takes too much memory."}
+        return {"refused": TooManyPixels.code, "words": "Decoding the picture takes too much memory."}, None
     except Exception as error:  # noqa: BLE001  the worker raises it again, for its log
-        return {"fault": f"{type(error).__name__}: {error}"[:500]}
+        return {"fault": f"{type(error).__name__}: {error}"[:500]}, None
     _put(pixels, np.ascontiguousarray(picture.pixels).data.cast("B"))
-    return {"facts": dataclasses.asdict(picture.facts)}
+    return {"facts": dataclasses.asdict(picture.facts)}, picture
+
+
+def _evidence(gatherer: Gatherer, data: bytes, picture: Picture) -> dict[str, Any]:
+    try:
+        return {"evidence": evidence_json(gatherer.gather(data, picture))}
+    except MemoryError:
+        return {"fault": "MemoryError"}
 
 
 def _put(file: int, data: memoryview) -> None:

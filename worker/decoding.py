@@ -3,6 +3,8 @@
 One child per core, each with one picture at a time. A child that dies or takes too long is replaced, and its picture
 is refused as `image_corrupt`: what does that to a decoder is not a picture that anybody can judge. Where the kernel
 kills for want of memory, no picture is to blame: it is tried again, and then waits.
+
+Evidence is gathered by the same child once the pixels are here. What kills the child then costs the evidence alone.
 """
 
 import dataclasses
@@ -28,6 +30,8 @@ import moderation
 from moderation.analysis import PictureFacts
 from moderation.dfa.gpt.pixels import Picture, PixelLimits
 from moderation.errors import DecoderKilled, EngineUnavailable, ImageCorrupt, ImageRejected
+from moderation.evidence.options import Options
+from moderation.evidence.words import Evidence, Fact, Kind, Status, Strength, evidence_from_json
 
 #: Bytes of memory that a child may map besides its pictures: Python, NumPy and Pillow.
 _BASE = 1 << 30
@@ -61,10 +65,20 @@ class DecodePool:
     """Children that decode. Safe to share between threads; `close` ends them."""
 
     def __init__(
-        self, limits: PixelLimits, *, children: int, seconds: float, memory: int | None = None
+        self,
+        limits: PixelLimits,
+        *,
+        children: int,
+        seconds: float,
+        memory: int | None = None,
+        evidence: Options | None = None,
     ) -> None:
-        """`memory` is what a child may map, in bytes; what the largest picture needs when None."""
+        """`memory` is what a child may map, in bytes; what the largest picture needs when None.
+
+        Without `evidence` none is gathered.
+        """
         self._limits = limits
+        self._evidence = evidence
         self._seconds = seconds
         self._memory = memory or _BASE + _PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes
         #: Idle children, the last used first: its memory is warm. None stands for one that is yet to be started.
@@ -80,7 +94,10 @@ class DecodePool:
             self._idle.put(place or self._start())
 
     def decode(self, data: bytes) -> Picture:
-        """As `pixels.decode_picture`: the same pixels and the same refusals. Waits while all children are busy."""
+        """As `pixels.decode_picture`: the same pixels and the same refusals, and evidence beside them.
+
+        Waits while all children are busy.
+        """
         child = self._idle.get()
         keep = None
         try:
@@ -122,7 +139,7 @@ class DecodePool:
     def _start(self) -> "_Child":
         """A child that takes pictures. Raise EngineUnavailable when there can be none now."""
         try:
-            child = _Child(self._limits, self._seconds, self._memory)
+            child = _Child(self._limits, self._seconds, self._memory, self._evidence)
         except OSError as error:
             raise EngineUnavailable(f"no decoder could be started: {error}") from error
         with self._lock:
@@ -154,10 +171,13 @@ def _refusal(death: _Died, seconds: float) -> ImageCorrupt | DecoderFault:
 class _Child:
     """One process, and the file that its pixels come in. Not safe to share between threads."""
 
-    def __init__(self, limits: PixelLimits, seconds: float, memory: int) -> None:
+    def __init__(self, limits: PixelLimits, seconds: float, memory: int, evidence: Options | None) -> None:
         self._pixels = _memory_file()
         self._max_pixels = limits.max_pixels
+        self._evidence = evidence
         arguments = [self._pixels, memory, seconds, json.dumps(dataclasses.asdict(limits))]
+        if evidence is not None:
+            arguments.append(evidence.to_json())
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", "worker.decode_child", *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -185,11 +205,31 @@ class _Child:
             raise _Died(self._process.wait()) from None
         match answer:
             case {"facts": dict(facts)}:
-                return self._picture(facts, data)
+                picture = self._picture(facts, data)
+                return dataclasses.replace(picture, evidence=self._gathered())
             case {"refused": str(code), "words": str(words)}:
                 raise _REFUSALS.get(code, ImageCorrupt)(words)
             case _:
                 raise DecoderFault(str(answer))
+
+    def _gathered(self) -> Evidence | None:
+        """What the child found beside the pixels. A child that ends over it is replaced before the next picture."""
+        if self._evidence is None:
+            return None
+        try:
+            answer = json.loads(self._line(time.monotonic() + self._evidence.seconds))
+            return evidence_from_json(answer["evidence"])
+        except _Died as death:
+            why = "it took too long" if death.status is None else "its answer cannot be read"
+        except EOFError:
+            why = "it ended the process that looked"
+        except (ValueError, KeyError, TypeError):
+            why = "its answer cannot be read"
+        # It may have been taken over, or still be at it: the next picture gets another child.
+        self._process.kill()
+        self._process.wait()
+        log.warning("evidence_lost", action="decode", why=why)
+        return Evidence((Fact(Kind.GATHERING, Strength.CONTEXT, {"why": why}, status=Status.UNREADABLE),))
 
     def end(self) -> None:
         self._process.kill()

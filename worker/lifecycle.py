@@ -26,6 +26,7 @@ from moderation.database.rollouts import note_bundles
 from moderation.database.schema import is_current
 from moderation.dfa.gpt.pixels import Picture, decode_picture
 from moderation.errors import BonafideError, SetupProblem
+from moderation.evidence.options import Options, gatherer, read_trust_lists
 from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
@@ -70,7 +71,13 @@ def station() -> Station:
     return _station
 
 
-def open_station(chosen: Settings, own: Analyzer, candidate: Analyzer | None = None) -> Station:
+def open_station(
+    chosen: Settings,
+    own: Analyzer,
+    candidate: Analyzer | None = None,
+    *,
+    decode: Callable[[bytes], Picture] | None = None,
+) -> Station:
     """Connections, an engine thread for each bundle, and a lease keeper for one process, all running."""
     # Each task thread may want one connection, and the lease keeper must never wait behind them.
     database = Database(
@@ -80,6 +87,7 @@ def open_station(chosen: Settings, own: Analyzer, candidate: Analyzer | None = N
     )
     _wait_for_schema(database, chosen.start_wait_seconds)
     owner = process_name()
+    options = evidence_options(chosen)
     analyzers = [own]
     if candidate is not None and candidate.fingerprint == own.fingerprint:
         log.warning("candidate_is_own", action="start", bundle=candidate.bundle_name)
@@ -97,6 +105,8 @@ def open_station(chosen: Settings, own: Analyzer, candidate: Analyzer | None = N
         solitude=Solitude(),
         draining=threading.Event(),
         cores=threading.Semaphore(usable_cores()),
+        decode=decode,
+        gatherer=None if options is None else gatherer(options),
     )
     with database.transaction() as session:
         note_bundles(session, {analyzer.fingerprint: analyzer.bundle_name for analyzer in analyzers})
@@ -161,7 +171,12 @@ def load(sender: Any, **_: Any) -> None:
         traces.start(chosen, "bonafide-worker")
         follow_messages()
         # The model first: it takes longest, and in a system that is being started the migrations run meanwhile.
-        _station = open_station(chosen, load_analyzer(chosen), load_candidate(chosen))
+        _station = open_station(
+            chosen,
+            load_analyzer(chosen),
+            load_candidate(chosen),
+            decode=open_decoder(chosen),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
+        )
         if chosen.metrics_port is not None:
             start_http_server(chosen.metrics_port)
     except BonafideError as error:
@@ -231,9 +246,24 @@ def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
     # They end with this process: nothing keeps their standard input open then.
     # No more than may be asked for at once.
     children = min(usable_cores(), chosen.worker_threads)
-    pool = DecodePool(limits, children=children, seconds=chosen.image_decode_seconds)
+    pool = DecodePool(
+        limits, children=children, seconds=chosen.image_decode_seconds, evidence=evidence_options(chosen)
+    )
     pool.warm()
     return pool.decode
+
+
+def evidence_options(chosen: Settings) -> Options | None:
+    """What children are told of evidence. None: none is gathered. Raise SetupProblem for a trust list that is none."""
+    if not chosen.evidence or not chosen.image_decode_children:
+        return None
+    options = Options(
+        tuple(str(path) for path in chosen.evidence_trust_lists),
+        chosen.evidence_private,
+        chosen.evidence_seconds,
+    )
+    read_trust_lists(options.trust_lists)
+    return options
 
 
 def _refuse_other_pools(worker: Any) -> None:

@@ -19,7 +19,7 @@ from moderation.database.reruns import (
 )
 from moderation.errors import BucketNotRead, DecoderKilled, ImageRejected, Unavailable
 from moderation.reruns import rerun_seconds
-from worker.analysis import analysis_of, fetch_again, write
+from worker.analysis import analysis_of, fetch_again, record_beside, write
 from worker.station import Pipeline, Station
 from worker.telemetry import RERUNS
 
@@ -56,7 +56,7 @@ def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:
         return
     try:
         fetched = fetch_again(station, begun.image, begun.sha256)
-        analysis = analysis_of(station, pipeline, fetched)
+        seen = analysis_of(station, pipeline, fetched)
     except (ImageRejected, BucketNotRead, DecoderKilled) as error:
         # The last two would be found so again, and nobody waits for a rerun until they are mended.
         _give_up(station, pipeline, begun, error.code)
@@ -75,11 +75,13 @@ def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:
         record_rerun(
             session,
             begun,
-            analysis,
+            seen.analysis,
             actor=station.actor,
             new_id=analysis_id,
             version_id=fetched.version_id,
+            conflicts=seen.conflicts,
         )
+        record_beside(station, session, begun.case_id, seen)
 
     write(station, record)
     RERUNS.labels(pipeline.analyzer.bundle_name, "analyzed").inc()

@@ -1,7 +1,7 @@
 """What one worker process has: connections, models, leases. Made at the start, shared by all its threads."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,6 +9,7 @@ import structlog
 
 from moderation.database.connection import Database
 from moderation.database.rollouts import in_force
+from moderation.dfa.gpt.pixels import Picture
 from moderation.rollout import Rollout, chosen, main_of
 from moderation.settings import Settings
 from moderation.storage import Storage
@@ -76,6 +77,10 @@ class Station:
     #: As many as there are cores: decoding and finding faces by more threads at once only makes them wait for each
     #: other.
     cores: threading.Semaphore
+    #: How pictures are decoded when nothing but their evidence is wanted, and what the facts depend on beside the bytes
+    #: (`options.gatherer`). None: no evidence is gathered.
+    decode: Callable[[bytes], Picture] | None = None
+    gatherer: str | None = None
 
     @property
     def actor(self) -> str:

@@ -28,10 +28,12 @@ def record_analysis(
     actor: str,
     new_id: UUID,
     version_id: str | None = None,
+    conflict: bool = False,
 ) -> None:
     """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost or ImageChanged.
 
-    `version_id` is that of the image which was fetched: the case is pinned to it.
+    `version_id` is that of the image which was fetched: the case is pinned to it. `conflict`: what the image is
+    declared to be does not fit the verdict, so a person is to see it sooner.
 
     Only what the holder of the lease writes is kept: the analysis goes first, because the case points at it, and
     LeaseLost takes it back. A second try after an ambiguous commit finds the case ready, hence LeaseLost, and has
@@ -59,7 +61,7 @@ def record_analysis(
             "label": verdict.label,
             "technique": verdict.technique,
             **pinned(version_id),
-            **now_ready(uncertainty(verdict)),
+            **now_ready(uncertainty(verdict), conflict=conflict),
         },
     )
     if not moved:

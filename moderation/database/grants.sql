@@ -24,6 +24,7 @@ GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_worker;
 GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
               refusal_code, refusal_message, ready_at, queued_at, analysis_id, label, technique, version_id)
     ON cases TO bonafide_worker;
+GRANT INSERT, UPDATE ON evidence TO bonafide_worker;
 GRANT INSERT ON analyses, artifacts, dead_letters, deliveries, reruns TO bonafide_worker;
 GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;
@@ -60,7 +61,7 @@ GRANT EXECUTE ON FUNCTION erase_case(uuid, text) TO bonafide_sweeper;
 -- Archives: what old cases consist of leaves for an object and comes back from it, by these functions and in no other
 -- way. An archived case is erased by whoever can take it out of its object.
 GRANT USAGE ON SCHEMA public TO bonafide_archiver;
-GRANT SELECT ON cases, events, analyses, artifacts, decisions, artifact_answers, blind_judgements, appeals, questions,
+GRANT SELECT ON cases, events, analyses, artifacts, evidence, decisions, artifact_answers, blind_judgements, appeals, questions,
                 skips, views, deliveries, reruns, archives, alembic_version TO bonafide_archiver;
 GRANT INSERT, UPDATE, DELETE ON archives TO bonafide_archiver;
 -- What waits for an endpoint that is disabled keeps no case here.

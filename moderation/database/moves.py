@@ -75,19 +75,22 @@ def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
     return flat
 
 
-def now_ready(uncertain: float) -> dict[str, Any]:
+def now_ready(uncertain: float, *, conflict: bool = False) -> dict[str, Any]:
     """What changes when a case becomes ready: since when it is, and its place in the reviewers' queue.
 
     By the stage it has: one that is tried again may have come to an appeal.
     """
-    by_stage = case({stage.value: head_start_of(uncertain, stage) for stage in Stage}, value=CaseRow.stage)
+    starts = {stage.value: head_start_of(uncertain, stage, conflict=conflict) for stage in Stage}
+    by_stage = case(starts, value=CaseRow.stage)
     return {"ready_at": func.now(), "queued_at": func.now() - seconds(by_stage)}
 
 
-def head_start_of(uncertain: float, stage: Stage) -> ColumnElement[Any]:
+def head_start_of(uncertain: float, stage: Stage, *, conflict: bool = False) -> ColumnElement[Any]:
     """`triage.head_start` of the case of the statement at this stage, by its priority."""
     # As a whole number: a small one, as the column is, overflows.
-    return head_start(0, uncertain, stage) + PRIORITY_SECONDS * cast(CaseRow.priority, Integer)
+    return head_start(0, uncertain, stage, conflict=conflict) + PRIORITY_SECONDS * cast(
+        CaseRow.priority, Integer
+    )
 
 
 def held(case_id: UUID, token: int) -> tuple[ColumnElement[bool], ...]:

@@ -4,7 +4,7 @@ A rerun is a row as a question is one: taken by a worker under a number, ended o
 Nothing that becomes of it changes the case, but for an analysis anew that was made: that one is shown.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,8 @@ from moderation.database.queue import unclaimed
 from moderation.database.review import lock_case
 from moderation.database.tables import AnalysisRow, CaseRow, RerunRow
 from moderation.errors import ImageChanged
-from moderation.triage import UNCERTAIN_SECONDS, uncertainty
+from moderation.presentation import verdict_from_json
+from moderation.triage import head_start, uncertainty
 
 #: The states in which a case has had its own analysis, or the reason that there is none.
 LOOKED_AT = (CaseState.READY, CaseState.DECIDED)
@@ -237,11 +238,13 @@ def record_rerun(
     actor: str,
     new_id: UUID,
     version_id: str | None = None,
+    conflicts: Callable[[Verdict], bool] = lambda _: False,
 ) -> bool:
     """Store the analysis, and show it when it was asked for anew. False: somebody else has ended this rerun.
 
     `version_id` is that of the image which was fetched: the case is pinned to it, in the shadow too, or what was said
     there might be shown beside another picture later. An analysis of another picture than the case's is thrown away.
+    `conflicts` says whether what the picture is declared to be does not fit a verdict: see `triage.head_start`.
     The rerun is locked before its case, here and everywhere. A case that was erased meanwhile gets nothing any more.
     """
     asked = session.execute(
@@ -262,7 +265,7 @@ def record_rerun(
         return fail_rerun(session, begun, error.code)
     _pin(session, case_row, version_id)
     if not asked.shadow and case_row.state in LOOKED_AT and case_row.analysis_id != made.id:
-        _show(session, case_row, before, made, actor=actor, asked_by=asked.asked_by)
+        _show(session, case_row, before, made, conflicts, actor=actor, asked_by=asked.asked_by)
     return _end(session, *_held(begun))
 
 
@@ -292,15 +295,16 @@ def _show(
     case_row: CaseRow,
     before: AnalysisRow | None,
     made: StoredAnalysis,
+    conflicts: Callable[[Verdict], bool],
     *,
     actor: str,
     asked_by: str,
 ) -> None:
     """Put what was made in the place of what is on show. The state stays, and so does what was decided."""
     verdict = made.analysis.verdict
-    was = 1.0 if before is None else uncertainty(Verdict(Label(before.label), before.score))
+    was = _doubt(None if before is None else verdict_from_json(before.verdict), conflicts)
     # Its age stays, and what its stage is worth. Nobody has it in front of them, or it would move under their hands.
-    gained = seconds(UNCERTAIN_SECONDS * (uncertainty(verdict) - was))
+    gained = seconds(_doubt(verdict, conflicts) - was)
     moves_up = (CaseRow.state == CaseState.READY) & unclaimed()
     move_cases(
         session,
@@ -326,6 +330,11 @@ def _show(
         },
     )
     enqueue(session, Kind.ANALYZED, case_row.id)
+
+
+def _doubt(verdict: Verdict | None, conflicts: Callable[[Verdict], bool]) -> float:
+    """Seconds of `triage.head_start` that come from the verdict."""
+    return head_start(0, uncertainty(verdict), conflict=verdict is not None and conflicts(verdict))
 
 
 def fail_rerun(session: Session, begun: Begun, code: str) -> bool:

@@ -263,6 +263,25 @@ class ArtifactRow(Table):
     )
 
 
+class EvidenceRow(Table):
+    __tablename__ = "evidence"
+    __table_args__ = (
+        CheckConstraint("declared IN ('synthetic', 'captured')", name="evidence_declared_known"),
+        CheckConstraint("(declared IS NULL) = (strength IS NULL)", name="evidence_declared_whole"),
+        {"comment": "Facts about each case's picture that no model gave: see moderation.evidence."},
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    gatherer: Mapped[str] = mapped_column(
+        comment="What the facts depend on beside the bytes: code and trust lists"
+    )
+    declared: Mapped[str | None] = mapped_column(comment="What the strongest fact declares the picture to be")
+    strength: Mapped[str | None] = mapped_column(comment="Of that fact: cryptographic or declared")
+    facts: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, comment="See moderation.evidence.words.Fact")
+    seconds: Mapped[float] = mapped_column(comment="Of CPU, spent on gathering them")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
 class EventRow(Table):
     __tablename__ = "events"
     __table_args__ = (

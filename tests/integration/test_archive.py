@@ -120,6 +120,13 @@ def _decided(database: Database, settings: Settings, **fields: Any) -> UUID:
             {"id": new_id(), "endpoint": _endpoint(database), "case": case_id, "body": f'"{MARK}"'},
         )
         session.execute(text("UPDATE deliveries SET delivered_at = now()"))
+        session.execute(
+            text(
+                "INSERT INTO evidence (case_id, gatherer, declared, strength, facts, seconds)"
+                " VALUES (:case, '1', 'synthetic', 'declared', '[{\"kind\": \"camera\"}]', 0.01)"
+            ),
+            {"case": case_id},
+        )
         # Decisions of this very moment are final from the next on.
         session.execute(text("UPDATE cases SET decided_at = decided_at - interval '400 days'"))
     return case_id
@@ -420,6 +427,7 @@ _LEFT = (
     "questions",
     "reruns",
     "deliveries",
+    "evidence",
 )
 
 

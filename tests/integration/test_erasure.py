@@ -58,6 +58,10 @@ _STATEMENTS = (
         " VALUES (:q, :case, 'platform:x', :mark, :mark, now())"
     ),
     "INSERT INTO skips (id, case_id, person_id, reason) VALUES (:q, :case, :person, :mark)",
+    (
+        "INSERT INTO evidence (case_id, gatherer, facts, seconds)"
+        " VALUES (:case, '1', jsonb_build_array(CAST(:mark AS text)), 0)"
+    ),
 )
 
 
@@ -115,7 +119,16 @@ def test_no_text_is_left_and_the_chain_still_holds(database: Database) -> None:
     with database.transaction() as session:
         assert erase_case(session, case_id, actor="operator")
 
-    assert {"cases", "analyses", "artifacts", "decisions", "appeals", "questions", "skips"} <= set(before)
+    assert {
+        "cases",
+        "analyses",
+        "artifacts",
+        "decisions",
+        "appeals",
+        "questions",
+        "skips",
+        "evidence",
+    } <= set(before)
     assert _places(database) == []
     with database.transaction() as session:
         assert read_chain(session, case_id) == events

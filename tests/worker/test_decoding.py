@@ -197,7 +197,7 @@ def test_only_a_decoder_that_ends_itself_accuses_its_picture(
 def test_a_child_that_lies_about_whose_bytes_it_decoded_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lie = 'answer["facts"] |= {"sha256": "f" * 64, "size": 7}'
+    lie = 'answer[0]["facts"] |= {"sha256": "f" * 64, "size": 7}'
     _let_children_be(lie, tmp_path, monkeypatch)
     pool = DecodePool(PixelLimits(), children=1, seconds=20)
     data = _encoded(64, 64)

@@ -26,3 +26,5 @@ class Prepared:
     judged: tuple[FaceAnalysis, ...] = ()
     #: Seconds spent: decode, faces, crop.
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    #: As it came with the picture: see `pixels.Picture`.
+    evidence: object = None

@@ -195,7 +195,7 @@ class Detector:
             FaceAnalysis(face, undetermined(reason)) for face, reason in reasons if reason is not None
         )
         seconds = {"decode": decoded - began, "faces": found - decoded, "crop": time.perf_counter() - found}
-        return Prepared(facts=picture.facts, crops=crops, judged=judged, seconds=seconds)
+        return Prepared(picture.facts, crops, judged, seconds, picture.evidence)
 
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis:
         """The analysis of a picture from those of its faces: the ones the model saw and the ones nobody could judge."""

@@ -70,6 +70,9 @@ class Picture:
 
     pixels: np.ndarray  # (H, W, 3) uint8 RGB
     facts: PictureFacts
+    #: Facts that were gathered beside the pixels (`moderation.evidence`), for whoever records them. Not looked at here.
+    #: None: none were gathered.
+    evidence: object = None
 
 
 def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:

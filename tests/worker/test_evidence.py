@@ -1,0 +1,64 @@
+"""Evidence is gathered by the child that decoded. Whatever happens to it there, the picture is judged all the same."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from moderation.dfa.gpt.pixels import PixelLimits
+from moderation.evidence.options import Options
+from moderation.evidence.words import Evidence, Kind, Status
+from worker.decoding import DecodePool
+
+
+@pytest.fixture
+def pool() -> Iterator[DecodePool]:
+    opened = DecodePool(PixelLimits(), children=1, seconds=20, evidence=Options())
+    yield opened
+    opened.close()
+
+
+def a_file(size: tuple[int, int] = (64, 64), kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 80).convert("RGB").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def gathered(pool: DecodePool, data: bytes) -> Evidence:
+    evidence = pool.decode(data).evidence
+    assert isinstance(evidence, Evidence)
+    return evidence
+
+
+def test_evidence_comes_with_the_pixels(pool: DecodePool) -> None:
+    picture = pool.decode(a_file())
+
+    assert isinstance(picture.evidence, Evidence)
+    assert picture.pixels.shape == (64, 64, 3)
+
+
+def test_without_options_none_is_gathered() -> None:
+    pool = DecodePool(PixelLimits(), children=1, seconds=20)
+
+    picture = pool.decode(a_file())
+
+    pool.close()
+    assert picture.evidence is None
+
+
+def test_gathering_that_takes_too_long_costs_the_evidence_and_not_the_picture() -> None:
+    pool = DecodePool(PixelLimits(), children=1, seconds=20, evidence=Options(seconds=1e-6))
+
+    first, second = pool.decode(a_file()), pool.decode(a_file((80, 64)))
+
+    pool.close()
+    assert (first.facts.width, second.facts.width) == (64, 80)
+    for picture in (first, second):
+        assert isinstance(picture.evidence, Evidence)
+        (fact,) = picture.evidence.facts
+        assert (fact.kind, fact.status, fact.data["why"]) == (
+            Kind.GATHERING,
+            Status.UNREADABLE,
+            "it took too long",
+        )
