@@ -14,7 +14,7 @@ from typing import Any
 from moderation.analysis import Region, Technique
 from moderation.errors import BundleMismatch
 
-#: The newest set: what a new bundle is made with.
+#: The set of a bundle that names none. Set 2 is for small language models that speak ChatML, and is named by theirs.
 PROMPTS_VERSION = 1
 
 _HERE = Path(__file__).parent
