@@ -2,13 +2,19 @@
 
 The wording of an artifact depends on its region, its kind and whether it is strong; the picture's own facts choose
 all three. No sentence says more than the facts do.
+
+Here are the ten sentences of prompt set 1 and what both sets share; set 2's are in `sentences.py` and `talk.py`.
 """
 
 from collections.abc import Mapping, Sequence
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.prompts import PromptSet
+from moderation.dfa.instruct import talk
 from moderation.dfa.instruct.forgery.facts import Kind, Rng, Touch
+from moderation.dfa.instruct.questions import every
+from moderation.dfa.instruct.sentences import worded
+from moderation.dfa.instruct.talk import Known, Shown
 
 #: From this strength a change is called clear.
 CLEAR = 0.35
@@ -75,11 +81,18 @@ def sentence(touch: Touch) -> str:
 
 def artifacts(facts: Sequence[Touch], prompts: PromptSet) -> list[tuple[str, str]]:
     """(heading, sentence) for each region that was touched: a seam, then by strength; each region once."""
+    named = told(facts)
+    if prompts.version == 1:
+        return [(prompts.headings[touch.region][0], sentence(touch)) for touch in named]
+    return [(prompts.headings[touch.region][0], worded(touch, named)) for touch in named]
+
+
+def told(facts: Sequence[Touch]) -> list[Touch]:
+    """The changes that an answer tells of, in its order."""
     strongest: dict[Region, Touch] = {}
     for touch in sorted(facts, key=lambda touch: (touch.kind is not Kind.SEAM, -touch.strength)):
         strongest.setdefault(touch.region, touch)
-    named = list(strongest.values())[:MOST_ARTIFACTS]
-    return [(prompts.headings[touch.region][0], sentence(touch)) for touch in named]
+    return list(strongest.values())[:MOST_ARTIFACTS]
 
 
 def description(facts: Sequence[Touch], prompts: PromptSet) -> str:
@@ -120,6 +133,29 @@ def _about(
     return f"I see no artifact in the {NAMES[region]}."
 
 
+def free_turns(
+    deepfake: bool,  # noqa: FBT001  what is known, in the order of `dialogue`
+    technique: Technique | None,
+    facts: Sequence[Touch] | None,
+    prompts: PromptSet,
+    rng: Rng,
+    turns: int,
+) -> list[tuple[str, str]]:
+    """FC alone: questions as people put them, answered from the facts. Of set 1, none where the facts are unknown."""
+    if prompts.version == 1:
+        return [] if facts is None else conversation(technique, facts, prompts, rng, turns)
+    return talk.conversation(known(deepfake=deepfake, technique=technique, facts=facts), prompts, rng, turns)
+
+
+def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:
+    """What a conversation may say of a face."""
+    if facts is None:
+        return Known(deepfake, technique, None)
+    named = told(facts)
+    shown = tuple(Shown(touch, worded(touch, named)) for touch in named)
+    return Known(deepfake, technique, shown, frozenset(touch.region for touch in facts if touch not in named))
+
+
 def dialogue(
     *,
     deepfake: bool,
@@ -138,6 +174,10 @@ def dialogue(
         turns.append((_asked(prompts.classification, rng), prompts.technique_answers[technique]))
     if facts is not None and rng.random() < (0.95 if deepfake else 0.6):
         turns.append((_asked(prompts.description, rng), description(facts, prompts)))
+    if prompts.version != 1:
+        return _with_free_turns(
+            turns, deepfake=deepfake, technique=technique, facts=facts, prompts=prompts, rng=rng
+        )
     if facts is not None and rng.random() < 0.3:
         turns += conversation(technique, facts, prompts, rng, turns=1 + int(rng.random() < 0.3))
     if facts is not None and rng.random() < 0.08:
@@ -145,12 +185,44 @@ def dialogue(
     return turns
 
 
+#: Shares of the conversations of set 2 in which questions follow the served turns, and in which they come first.
+FOLLOWED, ALONE = 0.32, 0.08
+
+
+def _with_free_turns(
+    turns: list[tuple[str, str]],
+    *,
+    deepfake: bool,
+    technique: Technique | None,
+    facts: Sequence[Touch] | None,
+    prompts: PromptSet,
+    rng: Rng,
+) -> list[tuple[str, str]]:
+    drawn = rng.random()
+    if drawn >= FOLLOWED + ALONE:
+        return turns
+    free = free_turns(
+        deepfake, technique, facts, prompts, rng, turns=1 + int(rng.choice(3, p=[0.5, 0.3, 0.2]))
+    )
+    return free if drawn < ALONE else turns + free
+
+
 def _asked(wordings: Sequence[str], rng: Rng) -> str:
     return wordings[0] if rng.random() < 0.75 else wordings[int(rng.integers(len(wordings)))]
 
 
 def texts(prompts: PromptSet) -> list[str]:
-    """Every sentence that the facts can be put into: what a small tokenizer is trained on, beside the prompt set."""
-    touches = [Touch(region, kind, strength) for region in NAMES for kind in Kind for strength in (0.0, 1.0)]
+    """What the facts are put into, and what is asked: what a small tokenizer is trained on, beside the prompt set."""
+    touches = [
+        Touch(region, kind, strength)
+        for region in NAMES
+        for kind in Kind
+        for strength in (0.0, 0.4, 0.7, 1.0)
+    ]
+    if prompts.version != 1:
+        answers = [text for family in talk.UNKNOWABLE.values() for text in family]
+        asked = [question.text for question in every()]
+        return [*prompts.texts(), *(worded(touch, [touch]) for touch in touches), *answers, *asked]
     free = [f"I see no artifact in the {name}." for name in NAMES.values()]
-    return [*prompts.texts(), *map(sentence, touches), *free, *map(prompts.ask, ASKED)]
+    ends = [touch for touch in touches if touch.strength in {0.0, 1.0}]
+    return [*prompts.texts(), *map(sentence, ends), *free, *map(prompts.ask, ASKED)]

@@ -1,0 +1,248 @@
+"""Prompt set 2: artifacts that follow the facts, and conversations that say no more and nothing else."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from jinja2 import Environment
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.instruct.filters import LEAKS, leaks, supported
+from moderation.dfa.instruct.forgery.facts import Kind, Touch
+from moderation.dfa.instruct.forgery.pairs import forge
+from moderation.dfa.instruct.questions import Question, as_typed, every, families
+from moderation.dfa.instruct.sentences import BANDS, NOUNS, worded
+from moderation.dfa.instruct.talk import SHARES, UNKNOWABLE, Known, answer
+from moderation.dfa.instruct.wording import artifacts, description, dialogue, free_turns, known, told
+from tests.dfa.drawn_faces import a_portrait
+
+PROMPTS = load_prompts(2)
+
+#: What transformers finds in SmolLM2-135M-Instruct, without the system prompt of its makers.
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+SEAM = Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.5)
+SOFT_NOSE = Touch(Region.NOSE, Kind.SOFTER, 0.7)
+FACES = {
+    "bona fide": (False, None, ()),
+    "a swap": (True, Technique.FS, (SEAM, SOFT_NOSE, Touch(Region.MOUTH, Kind.SOFTER, 0.4))),
+    "an edit": (True, Technique.FE, (Touch(Region.EYES, Kind.SMOOTHED, 0.2),)),
+    "a synthesis": (True, Technique.EFS, (Touch(Region.UNMAPPED, Kind.PATTERN, 0.5),)),
+    "a swap without facts": (True, Technique.FS, None),
+    "a deepfake of no known technique": (True, None, None),
+}
+
+
+def seen(name: str) -> Known:
+    deepfake, technique, facts = FACES[name]
+    return known(deepfake=deepfake, technique=technique, facts=facts)
+
+
+def test_a_conversation_is_written_as_the_language_model_was_trained_to_read_it() -> None:
+    turns = [("Is this face a deepfake?", "Yes."), ("Where are artifacts visible?", "No artifacts.")]
+    messages = [{"role": "system", "content": PROMPTS.system}]
+    for index, (question, said) in enumerate(turns):
+        messages.append({"role": "user", "content": ("" if index else "<image>\n") + question})
+        messages.append({"role": "assistant", "content": said})
+
+    template = Environment(autoescape=False).from_string(CHATML)
+
+    assert PROMPTS.dialogue(turns) + "\n" == template.render(messages=messages)
+    opening = template.render(messages=messages[:2], add_generation_prompt=True)
+    assert PROMPTS.open(turns[0][0]) == opening
+
+
+@pytest.mark.parametrize("region", list(NOUNS))
+def test_an_artifact_is_read_back_as_the_region_it_was_written_for(region: Region) -> None:
+    reply = read_reply(description([Touch(region, Kind.SOFTER, 0.5)], PROMPTS))
+
+    assert reply is not None
+    assert [artifact.regions for artifact in reply.artifacts] == [(region,)]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("region", list(NOUNS))
+def test_words_of_strength_follow_the_strength(region: Region, kind: Kind) -> None:
+    strengths = (0.0, *BANDS)
+
+    sentences = [worded(Touch(region, kind, strength), []) for strength in strengths]
+
+    assert len(set(sentences)) == len(strengths)
+    assert sentences[0] == worded(Touch(region, kind, BANDS[0] - 0.01), [])
+
+
+def test_what_a_seam_parts_is_what_the_regions_show() -> None:
+    assert "softer" in worded(SEAM, [SEAM, SOFT_NOSE])
+    assert "sharper" in worded(SEAM, [SEAM, Touch(Region.NOSE, Kind.SHARPER, 0.5)])
+    assert worded(SEAM, [SEAM]) == "A seam runs around the face."
+
+
+def test_a_swapped_region_is_held_against_what_was_left_and_an_edited_one_against_its_face() -> None:
+    assert "outside the seam" in worded(SOFT_NOSE, [SEAM, SOFT_NOSE])
+    assert "the face around it" in worded(SOFT_NOSE, [SOFT_NOSE])
+
+
+def test_a_hundred_forged_faces_are_not_described_with_ten_sentences() -> None:
+    rng = np.random.default_rng(1)
+    target, source = a_portrait(1), a_portrait(2)
+    techniques = rng.choice(list(Technique), size=100, p=[0.34, 0.25, 0.25, 0.16])
+
+    sentences = [
+        text
+        for technique in techniques
+        for _, text in artifacts(
+            supported(forge(Technique(technique), target, source, rng), target.face), PROMPTS
+        )
+    ]
+
+    assert len(set(sentences)) >= 60
+
+
+def test_the_same_facts_are_worded_alike() -> None:
+    _, _, facts = FACES["a swap"]
+    assert facts is not None
+
+    assert description(facts, PROMPTS) == description(facts[::-1], PROMPTS)
+
+
+def test_thousands_of_different_questions_are_asked() -> None:
+    texts = {question.text for question in every()}
+
+    assert len(texts) > 50_000
+    assert not [text for text in texts if re.search(r"[(){}|*]|\s\s", text)]
+    assert all(text[0].isupper() for text in texts)
+
+
+def test_every_family_is_asked() -> None:
+    assert set(SHARES) == set(families())
+    assert set(UNKNOWABLE) < set(SHARES)
+
+
+def sampled(each: int = 40) -> Iterator[Question]:
+    """Some questions of every wording."""
+    asked = Counter[tuple[str, str, int]]()
+    for question in every():
+        asked[question.family, question.form, question.wording] += 1
+        if asked[question.family, question.form, question.wording] <= each:
+            yield question
+
+
+@pytest.mark.parametrize("name", list(FACES))
+def test_every_question_has_a_short_plain_answer(name: str) -> None:
+    face = seen(name)
+
+    for question in sampled():
+        said = answer(question, face, PROMPTS)
+
+        assert re.fullmatch(r"[A-Z][^{}*_#<>\n]+\.", said), (question.text, said)
+        assert len(said.split()) <= 40, said
+        assert not leaks(said), (said, LEAKS)
+
+
+def named(text: str) -> set[Region]:
+    """The parts of a face that a text names."""
+    return {
+        region
+        for region, noun in NOUNS.items()
+        if region not in {Region.UNMAPPED, Region.LIGHTING} and re.search(rf"\b{noun.word}\b", text)
+    }
+
+
+@pytest.mark.parametrize("name", list(FACES))
+def test_an_answer_names_no_region_but_those_asked_about_and_those_that_show_artifacts(name: str) -> None:
+    face = seen(name)
+    there = {shown.touch.region for shown in face.artifacts or ()}
+
+    for question in sampled():
+        if question.family == "technique_meant":
+            continue
+        about = {question.region, question.other and question.other[0]}
+        about |= {"boundary": {Region.FACE_BOUNDARY}, "skin": {Region.SKIN}}.get(question.family, set())
+        said = answer(question, face, PROMPTS)
+
+        assert named(said) <= there | about, (question.text, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "start"),
+    [
+        pytest.param("bona fide", "fake", "No, ", id="a bona fide face is no fake"),
+        pytest.param("bona fide", "real", "Yes, ", id="and is real"),
+        pytest.param("a swap", "fake", "Yes, ", id="a deepfake is a fake"),
+        pytest.param("a swap", "real", "No, ", id="and not real"),
+        pytest.param("a synthesis", "fake", "Yes, ", id="a synthesis is a fake"),
+        pytest.param(
+            "a deepfake of no known technique", "real", "No, ", id="one of which little is known too"
+        ),
+    ],
+)
+def test_an_answer_agrees_with_the_verdict(name: str, form: str, start: str) -> None:
+    asked = [question for question in every() if (question.family, question.form) == ("verdict", form)]
+
+    answers = [answer(question, seen(name), PROMPTS) for question in asked]
+
+    assert asked
+    assert all(said.startswith(start) for said in answers)
+
+
+@pytest.mark.parametrize("form", ["natural", "forged"])
+def test_a_region_is_answered_as_it_was_described(form: str) -> None:
+    face = seen("a swap")
+    nose = next(shown.sentence for shown in face.artifacts or () if shown.touch.region is Region.NOSE)
+
+    for question in sampled():
+        if question.family == "region" and question.form == form:
+            said = answer(question, face, PROMPTS)
+            if question.region is Region.NOSE:
+                assert said == ("No, " if form == "natural" else "Yes, ") + nose[0].lower() + nose[1:]
+            elif question.region is Region.HAIRLINE:
+                assert "at the edge of the face, in the nose and in the mouth" in said
+
+
+@pytest.mark.parametrize("name", ["a swap without facts", "a deepfake of no known technique"])
+def test_where_nothing_is_known_no_region_is_pointed_to(name: str) -> None:
+    for question in sampled():
+        if question.family in {"places", "reasons", "summary"}:
+            assert "cannot point to one region" in answer(question, seen(name), PROMPTS)
+
+
+def test_nobody_is_asked_about_what_was_touched_and_not_told() -> None:
+    facts = (SEAM, SOFT_NOSE, Touch(Region.MOUTH, Kind.SOFTER, 0.5), Touch(Region.EYES, Kind.SOFTER, 0.45))
+    assert Region.EYES not in {touch.region for touch in told(facts)}
+
+    turns = free_turns(True, Technique.FS, facts, PROMPTS, np.random.default_rng(0), 400)
+
+    assert not [said for _, said in turns if "artifact in the eye" in said]
+
+
+def test_two_in_five_conversations_hold_free_questions() -> None:
+    rng = np.random.default_rng(4)
+    served = {*PROMPTS.detection, *PROMPTS.classification, *PROMPTS.description}
+    deepfake, technique, facts = FACES["a swap"]
+
+    talks = [
+        dialogue(deepfake=deepfake, technique=technique, facts=facts, prompts=PROMPTS, rng=rng)
+        for _ in range(600)
+    ]
+
+    free = [sum(question not in served for question, _ in turns) for turns in talks]
+    assert 0.35 < np.mean([count > 0 for count in free]) < 0.45
+    assert max(free) == 3
+    assert any(turns[0][0] not in served for turns in talks)
+
+
+def test_people_in_a_hurry_ask_the_same() -> None:
+    rng = np.random.default_rng(2)
+    text = "Does the mouth look forged?"
+
+    typed = {as_typed(text, rng) for _ in range(300)}
+
+    assert len(typed) > 50
+    assert all(sum(letter in "mouthforged" for letter in each.lower()) > 15 for each in typed)
