@@ -232,10 +232,14 @@ def test_two_in_five_conversations_hold_free_questions() -> None:
         for _ in range(600)
     ]
 
-    free = [sum(question not in served for question, _ in turns) for turns in talks]
+    given = {"Yes.", *PROMPTS.technique_answers.values(), description(facts or (), PROMPTS)}
+    free = [sum(said not in given for _, said in turns) for turns in talks]
     assert 0.35 < np.mean([count > 0 for count in free]) < 0.45
     assert max(free) == 3
     assert any(turns[0][0] not in served for turns in talks)
+    again = {said for turns in talks for question, said in turns[1:] if question in PROMPTS.detection}
+    assert again
+    assert all(said.startswith("Yes, ") for said in again)
 
 
 def test_people_in_a_hurry_ask_the_same() -> None:

@@ -84,6 +84,17 @@ def conversation(known: Known, prompts: PromptSet, rng: Rng, turns: int) -> list
     return said
 
 
+def asked_again(known: Known, prompts: PromptSet, rng: Rng) -> tuple[str, str]:
+    """A question that was served before, asked again as talk: now it is answered in a sentence."""
+    wordings, family, form = (
+        (prompts.detection, "verdict", "fake"),
+        (prompts.classification, "technique", "open"),
+    )[int(rng.integers(2))]
+    index = int(rng.integers(len(wordings)))
+    question = Question(wordings[index], family, form, index)
+    return question.text, answer(question, known, prompts)
+
+
 def _asked(known: Known, rng: Rng) -> Question:
     """A question that the facts can answer, or that no picture can."""
     names = list(SHARES)

@@ -187,6 +187,8 @@ def dialogue(
 
 #: Shares of the conversations of set 2 in which questions follow the served turns, and in which they come first.
 FOLLOWED, ALONE = 0.32, 0.08
+#: Share of the former in which a served question is asked once more.
+AGAIN = 0.15
 
 
 def _with_free_turns(
@@ -204,7 +206,12 @@ def _with_free_turns(
     free = free_turns(
         deepfake, technique, facts, prompts, rng, turns=1 + int(rng.choice(3, p=[0.5, 0.3, 0.2]))
     )
-    return free if drawn < ALONE else turns + free
+    if drawn < ALONE:
+        return free
+    if rng.random() < AGAIN:
+        face = known(deepfake=deepfake, technique=technique, facts=facts)
+        free[-1] = talk.asked_again(face, prompts, rng)
+    return turns + free
 
 
 def _asked(wordings: Sequence[str], rng: Rng) -> str:
