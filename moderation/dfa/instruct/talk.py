@@ -61,9 +61,9 @@ SHARES: Mapping[str, float] = {
 
 #: What a form of the region family asks for, and the kinds that answer it with yes.
 PROPERTIES: Mapping[str, tuple[str, frozenset[Kind]]] = {
-    "blur": ("blur", frozenset({Kind.SOFTER, Kind.SMOOTHED})),
+    "blur": ("blur", frozenset({Kind.SOFTER})),
     "sharpness": ("excess of sharpness", frozenset({Kind.SHARPER})),
-    "smoothing": ("smoothing", frozenset({Kind.SMOOTHED, Kind.SOFTER})),
+    "smoothing": ("smoothing", frozenset({Kind.SMOOTHED})),
     "distortion": ("distortion", frozenset({Kind.WARPED})),
     "colour": ("wrong colour", frozenset({Kind.COLOUR})),
     "replacement": ("trace of another face", frozenset({Kind.REPLACED})),
@@ -163,7 +163,8 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             colours = _of_kinds(known, frozenset({Kind.COLOUR}))
             return _region(question, known, Noun("colours", plural=True), colours)
         case "skin":
-            skin = [shown for shown in known.artifacts or () if shown.touch.region in _SKINS]
+            surface = _of_kinds(known, frozenset(Kind) - {Kind.WARPED})
+            skin = [shown for shown in surface if shown.touch.region in _SKINS]
             return _region(question, known, NOUNS[Region.SKIN], skin)
         case "verdict":
             return _verdict(question, known)
@@ -527,7 +528,7 @@ def _places(question: Question, known: Known) -> str:
             )
         case "count":
             number = len(known.artifacts)
-            return f"I see {_COUNTED[number]}: {where}."
+            return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
         case _:
             return _worded(
                 question, f"Beside the artifacts {where}, I see none.", f"I see artifacts only {where}."
