@@ -175,6 +175,8 @@ class _Child:
         self._pixels = _memory_file()
         self._max_pixels = limits.max_pixels
         self._evidence = evidence
+        #: What it said and nobody has read yet.
+        self._unread = b""
         arguments = [self._pixels, memory, seconds, json.dumps(dataclasses.asdict(limits))]
         if evidence is not None:
             arguments.append(evidence.to_json())
@@ -199,6 +201,8 @@ class _Child:
 
     def decode(self, data: bytes, seconds: float) -> Picture:
         deadline = time.monotonic() + seconds
+        # Whatever it may have said unasked is no answer to this.
+        self._unread = b""
         try:
             answer = self._ask(data, deadline)
         except (BrokenPipeError, EOFError):
@@ -254,17 +258,20 @@ class _Child:
     def _line(self, deadline: float) -> bytes:
         answers = self._process.stdout
         assert answers is not None
-        line = b""
-        while not line.endswith(b"\n"):
+        while b"\n" not in self._unread:
+            if len(self._unread) > _LONGEST_LINE:
+                raise _Died(0)
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([answers], [], [], left)[0]:
                 raise _Died(None)
             part = answers.read(65_536)
             if not part:
                 raise EOFError
-            line += part
-            if len(line) > _LONGEST_LINE:
-                raise _Died(0)
+            self._unread += part
+        # The evidence may have come with the picture's line: it is asked for next.
+        line, _, self._unread = self._unread.partition(b"\n")
+        if len(line) > _LONGEST_LINE:
+            raise _Died(0)
         return line
 
     def _picture(self, facts: dict[str, Any], data: bytes) -> Picture:

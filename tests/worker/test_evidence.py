@@ -1,7 +1,9 @@
 """Evidence is gathered by the child that decoded. Whatever happens to it there, the picture is judged all the same."""
 
 import io
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -36,6 +38,40 @@ def test_evidence_comes_with_the_pixels(pool: DecodePool) -> None:
 
     assert isinstance(picture.evidence, Evidence)
     assert picture.pixels.shape == (64, 64, 3)
+
+
+_TELLS_BOTH_AT_ONCE = """#!{python}
+import sys
+sys.argv = sys.argv[2:]
+from worker import decode_child
+held = []
+def say(answers, answer):
+    held.append(decode_child.json.dumps(answer).encode() + b"\\n")
+    if "facts" not in answer:
+        answers.write(b"".join(held))
+        answers.flush()
+        held.clear()
+decode_child._say = say
+decode_child.main()
+"""
+
+
+def test_evidence_that_comes_in_one_piece_with_the_pictures_line_is_read_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "child"
+    child.write_text(_TELLS_BOTH_AT_ONCE.format(python=sys.executable))
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    pool = DecodePool(PixelLimits(), children=1, seconds=20, evidence=Options())
+
+    found = [pool.decode(a_file((side, 64))) for side in (64, 80)]
+
+    pool.close()
+    assert [picture.facts.width for picture in found] == [64, 80]
+    for picture in found:
+        assert isinstance(picture.evidence, Evidence)
+        assert picture.evidence.fact(Kind.GATHERING) is None
 
 
 def test_without_options_none_is_gathered() -> None:
