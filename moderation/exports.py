@@ -4,10 +4,12 @@ Feedback as JSON lines is DFA-Instruct-ready: LLaVA conversations about faces, w
 Reviewers are named by id, never by name or email.
 """
 
+import codecs
 import csv
 import enum
 import io
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -88,14 +90,18 @@ def export(
     *,
     since: datetime | None = None,
     until: datetime | None = None,
+    mark: bool = False,
 ) -> int:
     """Write what was made from `since` to before `until`; return the number of rows.
 
+    `mark` begins CSV with a byte-order mark: without one Excel takes UTF-8 for the code page of its machine.
     Raise SetupProblem for Parquet without the extra `export`.
     """
     if form is Format.PARQUET:
         with queries.stream(database, _QUERIES[what], since=since, until=until) as rows:
             return _write_parquet(rows, COLUMNS[what], out)
+    if mark and form is Format.CSV:
+        out.write(codecs.BOM_UTF8)
     written = 0
     for line in _lines(database, what, form, since=since, until=until):
         out.write(line)
@@ -144,17 +150,22 @@ def _csv_line(values: Iterable[Any]) -> bytes:
     return line.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
-    """A cell that a spreadsheet reads as text: one that begins like a formula gets an apostrophe before it.
+#: Where a spreadsheet begins to read a formula: at the start of a cell, of a line, or of what becomes a cell where the
+#: list separator is `;` or a tab, as in half of Europe; white space and a quote before it are dropped. The signs have
+#: full-width forms that are taken for them. OWASP, "CSV Injection".
+_FORMULA = re.compile(r"""(^|[;\t\r\n])([\s"']*)(?=[=+\-@＝＋－＠])""")
 
-    OWASP, "CSV Injection". A platform's id and a reviewer's reason are anybody's text.
+
+def _cell(value: Any) -> Any:
+    """A cell that a spreadsheet reads as text: what would be taken for a formula gets an apostrophe before it.
+
+    A platform's id and a reviewer's reason are anybody's text.
     """
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str) and value.startswith(
-        ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-    ):
-        return "'" + value
+    if isinstance(value, str):
+        text = _FORMULA.sub(r"\1\2'", value)
+        return f"'{text}" if text.startswith(("\t", "\r", "\n")) else text
     return value
 
 

@@ -228,20 +228,30 @@ def export_(
     ] = None,
     until: Annotated[datetime | None, typer.Option(help="Made before this time, UTC.", formats=_WHEN)] = None,
     out: Annotated[Path | None, typer.Option(help="A file. [default: standard output]")] = None,
+    bom: Annotated[
+        bool | None,
+        typer.Option(
+            "--bom/--no-bom",
+            help="Begin CSV with a byte-order mark, by which Excel knows UTF-8. [default: in files]",
+        ),
+    ] = None,
 ) -> None:
     """Write decisions, analyses or feedback. Feedback as jsonl is DFA-Instruct-ready conversations."""
+    if bom is not None and form is not Format.CSV:
+        raise typer.BadParameter("only CSV has a byte-order mark", param_hint="--bom")
     period = {"since": _utc(since), "until": _utc(until)}
+    mark = bom if bom is not None else out is not None
     with closing(open_database()) as database:
         if out is None:
             if form is Format.PARQUET and sys.stdout.isatty():
                 raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
-            rows = export(database, what, form, sys.stdout.buffer, **period)
+            rows = export(database, what, form, sys.stdout.buffer, mark=mark, **period)
             sys.stdout.buffer.flush()
         else:
             # Written beside and moved: half an export is never taken for a whole one.
             part = out.with_name(out.name + ".part")
             with part.open("wb") as file:
-                rows = export(database, what, form, file, **period)
+                rows = export(database, what, form, file, mark=mark, **period)
             part.replace(out)
     _console.print(f"{rows:,} rows of {what}")
 

@@ -1,7 +1,9 @@
 """Exports of what real reviewers decided, read back with other people's readers."""
 
+import codecs
 import csv
 import io
+import itertools
 import json
 import tracemalloc
 from datetime import UTC, datetime, timedelta
@@ -47,7 +49,7 @@ def review(database: Database, settings: Settings) -> Review:
     return a_review(database, settings)
 
 
-def exported(database: Database, what: What, form: Format, **period: datetime) -> bytes:
+def exported(database: Database, what: What, form: Format, **period: Any) -> bytes:
     out = io.BytesIO()
     export(database, what, form, out, **period)
     return out.getvalue()
@@ -104,7 +106,10 @@ def test_analyses_hold_their_numbers(database: Database) -> None:
     assert (row["width"], row["height"], row["image_sha256"]) == (640, 480, "ab" * 32)
 
 
-@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r"])
+FORMULA_SIGNS = ["=", "+", "-", "@", "＝", "＋", "－", "＠"]  # full width: Excel takes them too
+
+
+@pytest.mark.parametrize("begins", [*FORMULA_SIGNS, "\t", "\r", "\n"])
 def test_a_cell_never_begins_a_formula(database: Database, begins: str) -> None:
     ready(database, external_id=f"{begins}HYPERLINK(1)", source="=cmd")
 
@@ -113,6 +118,50 @@ def test_a_cell_never_begins_a_formula(database: Database, begins: str) -> None:
     assert row["external_id"] == f"'{begins}HYPERLINK(1)"
     assert row["source"] == "'=cmd"
     assert lines(database, What.ANALYSES)[0]["source"] == "=cmd"  # JSON is no spreadsheet
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_spreadsheet_of_another_list_separator_finds_no_formula_either(
+    database: Database, separator: str
+) -> None:
+    befores = ["a;", ";", "a\t", "a\r\n", "a; ", 'a;"', "a;'", "a;;\u00a0"]
+    for before, sign in itertools.product(befores, FORMULA_SIGNS):
+        ready(database, external_id=f"{before}{sign}HYPERLINK(1)")
+
+    written = exported(database, What.ANALYSES, Format.CSV).decode()
+
+    cells = [cell for row in csv.reader(io.StringIO(written), delimiter=separator) for cell in row]
+    # Programs drop white space, and quotes that they take for a cell's own, before they look.
+    read = [cell.strip().strip('"').strip() for cell in cells]
+    assert sum("HYPERLINK" in cell for cell in read) == len(befores) * len(FORMULA_SIGNS)
+    assert not [cell for cell in read if cell.startswith(tuple(FORMULA_SIGNS)) and not _is_number(cell)]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("prose", ["one; two", "a+b=c", "well-known", "x - y", "mail@example.org", "a ; b"])
+def test_prose_with_signs_in_it_is_left_as_it_is(database: Database, prose: str) -> None:
+    ready(database, external_id=prose)
+
+    assert table(database, What.ANALYSES)[0]["external_id"] == prose
+
+
+def test_a_mark_for_excel_is_put_before_csv_alone(database: Database) -> None:
+    ready(database)
+    marked, plain = io.BytesIO(), io.BytesIO()
+
+    rows = export(database, What.ANALYSES, Format.CSV, marked, mark=True)
+    export(database, What.ANALYSES, Format.JSONL, plain, mark=True)
+
+    assert rows == 1
+    assert marked.getvalue() == codecs.BOM_UTF8 + exported(database, What.ANALYSES, Format.CSV)
+    assert plain.getvalue().startswith(b"{")
 
 
 def test_a_negative_number_stays_a_number(database: Database) -> None:

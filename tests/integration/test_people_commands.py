@@ -1,5 +1,6 @@
 """What an admin types on the server, against a real Postgres."""
 
+import codecs
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -129,3 +130,31 @@ def test_data_goes_to_a_file_or_to_standard_output(
     assert json.loads(to_output.stdout)["case"] == str(case_id)
     assert bonafide("export", "analyses", "--until", "2020-01-01").stdout == ""
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("options", "marked"),
+    [
+        pytest.param(["--out", "FILE"], True, id="a file"),
+        pytest.param(["--out", "FILE", "--no-bom"], False, id="a file without"),
+        pytest.param([], False, id="standard output"),
+        pytest.param(["--bom"], True, id="standard output with"),
+    ],
+)
+def test_csv_begins_with_a_mark_where_excel_may_open_it(
+    bonafide: Command, database: Database, tmp_path: Path, options: list[str], marked: bool
+) -> None:
+    ready(database)
+    file = tmp_path / "analyses.csv"
+
+    ended = bonafide(
+        "export", "analyses", "--format", "csv", *(str(file) if o == "FILE" else o for o in options)
+    )
+
+    written = file.read_bytes() if file.exists() else ended.stdout_bytes
+    assert written.removeprefix(codecs.BOM_UTF8).startswith(b"analysis,case,")
+    assert written.startswith(codecs.BOM_UTF8) is marked
+
+
+def test_a_mark_is_refused_where_there_is_none(bonafide: Command) -> None:
+    assert bonafide("export", "analyses", "--bom").exit_code == 2
