@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -18,9 +18,17 @@ from moderation.decisions import Outcome
 CONTEXT_AT_MOST = 4096
 
 # Postgres cannot hold a NUL in text, and a control character in a name is a mistake or an attack.
-_Text = StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")
+_TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+_Text = StringConstraints(pattern=_TEXT)
 # A name is one line: it goes into logs, headers and file names.
-_Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
+_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+_Line = StringConstraints(pattern=_LINE)
+_MEDIA_TYPE = r"^image/[a-z0-9.+-]{1,60}$"
+_SHA256 = r"^[0-9a-f]{64}$"
+#: What a query may look for.
+SOUGHT = r"^[^\x00]*$"
+#: Of the header Idempotency-Key.
+PRINTABLE = r"^[\x20-\x7e]+$"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Line]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
 # Half of a surrogate pair is no character either. In a field that is text pydantic refuses it by itself.
@@ -70,11 +78,11 @@ class CaseIn(Wire):
         try:
             size = len(json.dumps(value, separators=(",", ":"), allow_nan=False))
         except ValueError as error:
-            raise ValueError("context holds a number that is not finite, which JSON does not know") from error
+            raise ValueError("holds a number that is not finite, which JSON does not know") from error
         if size > CONTEXT_AT_MOST:
-            raise ValueError(f"context takes {size} bytes as JSON; at most {CONTEXT_AT_MOST} are kept")
+            raise ValueError(f"takes {size} bytes as JSON; at most {CONTEXT_AT_MOST} are kept")
         if any(_UNSTORABLE.search(text) for text in _texts(value)):
-            raise ValueError("context holds a NUL or half of a surrogate pair, which cannot be stored")
+            raise ValueError("holds a NUL or half of a surrogate pair, which cannot be stored")
         return value
 
     def flag(self, default_source: str) -> Flag:
@@ -127,7 +135,7 @@ class Problem(Answer):
     code: str
     detail: str
     request_id: str | None = None
-    #: For `invalid_request`: where and what, per field.
+    #: For `invalid_request`: for each field its `pointer` (RFC 6901, into the body), or `parameter` and `in`; `detail`.
     errors: list[dict[str, Any]] | None = None
     #: For `stale_case`: what happened since the version that was named, oldest first.
     changes: list[ChangeOut] | None = None
@@ -157,8 +165,8 @@ class BatchOut(Answer):
 
 
 class UploadIn(Wire):
-    media_type: Annotated[str, StringConstraints(pattern=r"^image/[a-z0-9.+-]{1,60}$")] = "image/jpeg"
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    media_type: Annotated[str, StringConstraints(pattern=_MEDIA_TYPE)] = "image/jpeg"
+    sha256: Annotated[str, StringConstraints(pattern=_SHA256)] | None = Field(
         None,
         description="Of the bytes you will PUT: the same bytes then have the same key, and may be flagged again.",
     )
@@ -462,3 +470,54 @@ class StatementOut(Answer):
         description="Fields of the EU's transparency database. Null: the decision restricts nothing."
     )
     to_check: dict[str, str] = Field(description="Fields for you to complete or confirm.")
+
+
+# --- what is wrong with a request, in words
+
+#: Of a field's text that does not fit its pattern, which means nothing to whoever filled it in.
+_MISFITS = {
+    _TEXT: "holds a control character",
+    _LINE: "holds a control character or more than one line",
+    _MEDIA_TYPE: "is not the media type of an image, as image/jpeg is",
+    _SHA256: "is not a sha256 in 64 hexadecimal digits, small letters",
+    SOUGHT: "holds a NUL",
+    PRINTABLE: "is not printable ASCII",
+}
+#: What pydantic says, by its type of error, where it would speak of Python or of our classes.
+_SAID = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "model_attributes_type": "should be an object",
+    "model_type": "should be an object",
+    "dict_type": "should be an object",
+    "list_type": "should be a list",
+    "string_type": "should be text",
+    "int_type": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "bool_parsing": "should be true or false",
+    "timezone_aware": "needs its time zone, as in 2026-11-23T04:00:00Z",
+    "string_unicode": "holds half of a surrogate pair, which is no character",
+}
+
+
+def field_name(place: Sequence[str | int]) -> str:
+    """A field as whoever sent it calls it: `image.key`, `feedback[2].face`. Empty for the whole."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def what_is_wrong(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors, as the rest of a sentence that begins with the field's name."""
+    given: Mapping[str, Any] = error.get("ctx") or {}
+    if error["type"] == "string_pattern_mismatch":
+        return _MISFITS.get(given["pattern"], f"does not fit {given['pattern']}")
+    if error["type"] == "value_error":
+        return str(given["error"])
+    if error["type"] == "json_invalid":
+        return f"is not JSON: {given['error']}"
+    if error["type"] == "string_too_short" and given["min_length"] == 1:
+        return "is empty"
+    if error["type"] == "too_short":
+        return f"should have at least {given['min_length']} item{'' if given['min_length'] == 1 else 's'}"
+    message = str(error["msg"])
+    return _SAID.get(error["type"], message.removeprefix("Input ").removeprefix("String "))

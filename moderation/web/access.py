@@ -1,10 +1,12 @@
-"""Who calls: API keys of platforms, as bearer tokens."""
+"""Who calls, and whether the call is one that we know: API keys of platforms as bearer tokens, and parameters."""
 
 import threading
 import time
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from moderation.database.keys import Key, find_key, touch_key
@@ -70,3 +72,29 @@ Submitter = Annotated[Key, _scoped("submit")]
 Reader = Annotated[Key, _scoped("read")]
 Reviewer = Annotated[Key, _scoped("review")]
 WebhookManager = Annotated[Key, _scoped("webhooks")]
+
+
+def _only_known_parameters(request: Request, key: Annotated[Key, Depends(_caller)]) -> None:
+    """Refuse a parameter that this call does not have, as a field of a body is refused: `sorce=x` would find all.
+
+    One that comes twice is refused too, for only one of them would count. Whoever has no key is told that first.
+    """
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)
+    call = request.app.openapi()["paths"][route.path_format][request.method.lower()]
+    known = [one["name"] for one in call.get("parameters", ()) if one["in"] == "query"]
+    given = [name for name, _ in request.query_params.multi_items()]
+    errors = [
+        {"type": "extra_forbidden", "loc": ("query", name), "msg": "", "input": None}
+        for name in dict.fromkeys(given)
+        if name not in known
+    ] + [
+        {"type": "given_twice", "loc": ("query", name), "msg": "is given more than once", "input": None}
+        for name in known
+        if given.count(name) > 1
+    ]
+    if errors:
+        raise RequestValidationError(errors)
+
+
+OnlyKnownParameters = Depends(_only_known_parameters)

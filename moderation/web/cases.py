@@ -17,10 +17,12 @@ from moderation.decisions import Decision
 from moderation.errors import CaseNotFound, CursorUnreadable, RequestRefused
 from moderation.intake import Accepted, Submission
 from moderation.presentation import artifact_json, decision_json, face_json, verdict_json
-from moderation.web.access import Reader, Submitter
+from moderation.web.access import OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
+    PRINTABLE,
+    SOUGHT,
     BatchIn,
     BatchOut,
     BatchOutcome,
@@ -35,7 +37,7 @@ from moderation.wire import (
     UploadOut,
 )
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
 IdempotencyKey = Annotated[
     str | None,
@@ -43,7 +45,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        pattern=r"^[\x20-\x7e]+$",
+        pattern=PRINTABLE,
         description="Any text of yours. The same key with the same body answers the same case.",
     ),
 ]
@@ -157,8 +159,8 @@ def get_cases(
     services: ServicesDep,
     key: Reader,
     state: CaseState | None = None,
-    source: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
-    external_id: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
+    source: Annotated[str | None, Query(max_length=200, pattern=SOUGHT)] = None,
+    external_id: Annotated[str | None, Query(max_length=200, pattern=SOUGHT)] = None,
     since: Annotated[
         AwareDatetime | None, Query(description="Opened at or after this time, RFC 3339, with its zone.")
     ] = None,
@@ -243,7 +245,8 @@ def _read_item(item: Any) -> CaseIn | BatchOutcome:
     try:
         return CaseIn.model_validate(item)
     except ValidationError as error:
-        return BatchOutcome(status=422, problem=invalid(error.errors(include_url=False)))
+        places = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        return BatchOutcome(status=422, problem=invalid(places))
 
 
 def _outcome(received: Accepted | RequestRefused) -> BatchOutcome:

@@ -9,12 +9,12 @@ from pydantic import JsonValue, ValidationError
 from moderation.errors import RequestRefused
 from moderation.intake import Submission
 from moderation.notifications import Created, created_objects
-from moderation.web.access import Submitter
+from moderation.web.access import OnlyKnownParameters, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY
 from moderation.web.services import ServicesDep
 from moderation.wire import Answer, CaseIn, ImageIn
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
 
 class NotificationOut(Answer):

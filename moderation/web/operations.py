@@ -18,7 +18,7 @@ from moderation.database.schema import is_current
 from moderation.errors import BonafideError
 from moderation.intervals import Measure
 from moderation.triage import QueueStats
-from moderation.web.access import Reader
+from moderation.web.access import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES, sentence_of
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import StatsOut
@@ -34,7 +34,13 @@ log = structlog.get_logger()
 router = APIRouter()
 
 
-@router.get("/v1/queue/stats", response_model=StatsOut, responses=RESPONSES, summary="How the line stands")
+@router.get(
+    "/v1/queue/stats",
+    response_model=StatsOut,
+    responses=RESPONSES,
+    dependencies=[OnlyKnownParameters],
+    summary="How the line stands",
+)
 def get_stats(services: ServicesDep, key: Reader) -> StatsOut:
     stats = read_stats(services)
     return StatsOut(**vars(stats), estimated_wait_seconds=stats.estimated_wait_seconds)

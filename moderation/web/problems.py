@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem details: a stable `code` for machines, a sentence for people, nothing of our insides."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -33,10 +33,13 @@ from moderation.errors import (
     Unavailable,
 )
 from moderation.errors import RequestRefused as _Refused
-from moderation.wire import ChangeOut, Problem
+from moderation.wire import ChangeOut, Problem, field_name, what_is_wrong
 
 #: Seconds after which a client may try again when something of ours does not answer.
 RETRY_AFTER = 5
+
+#: Errors of one request that are put into one sentence. All of them are listed beside it.
+SAID_AT_ONCE = 3
 
 #: What every call may answer, for the OpenAPI document.
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -133,21 +136,32 @@ def problem_of(error: BonafideError, request_id: str | None = None) -> Problem:
 
 
 def invalid(errors: Sequence[Any], request_id: str | None = None) -> Problem:
-    """A request whose fields cannot be read: each with a JSON pointer (RFC 6901) to the place."""
-    places = [{"pointer": _pointer(e["loc"]), "detail": e["msg"]} for e in errors]
-    first = places[0] if places else {"pointer": "", "detail": "unreadable"}
+    """A request that cannot be read: each place by the name it has for whoever sent it, with what is wrong there."""
+    places = [_place(error) for error in errors]
     return Problem(
         title="Invalid request",
         status=422,
         code="invalid_request",
-        detail=f"{first['pointer'] or 'the request'}: {first['detail']}",
+        detail="; ".join(f"{name} {where['detail']}" for name, where in places[:SAID_AT_ONCE]),
         request_id=request_id,
-        errors=places,
+        errors=[where for _, where in places],
     )
 
 
-def _pointer(place: Sequence[str | int]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place if part != "body")
+#: How the parts of a request beside its body are called, by FastAPI's name of them.
+_PARAMETERS = {"query": "the parameter", "path": "the part of the path", "header": "the header"}
+
+
+def _place(error: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """What a place is called in a sentence; and a JSON pointer (RFC 6901) into the body, or the name of a parameter."""
+    part, *rest = error["loc"] or ("body",)
+    said = what_is_wrong(error)
+    if part in _PARAMETERS:
+        name = str(rest[0]) if rest else str(part)
+        return f"{_PARAMETERS[part]} {name}", {"parameter": name, "in": part, "detail": said}
+    inside = [] if error["type"] == "json_invalid" else rest  # what stands there is the number of a character
+    pointer = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in inside)
+    return field_name(inside) or "the body", {"pointer": pointer, "detail": said}
 
 
 def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:

@@ -15,7 +15,7 @@ from moderation.decisions import ArtifactAnswer, Judgement
 from moderation.errors import PersonNotFound, StaleCase
 from moderation.people import Person
 from moderation.presentation import appeal_json, decision_json
-from moderation.web.access import Reader, Reviewer, Submitter
+from moderation.web.access import OnlyKnownParameters, Reader, Reviewer, Submitter
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import (
@@ -32,7 +32,7 @@ from moderation.wire import (
     ReviewerIn,
 )
 
-router = APIRouter(prefix="/v1/cases/{case_id}", responses=RESPONSES)
+router = APIRouter(prefix="/v1/cases/{case_id}", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
 _NOT_FOUND: dict[str, Any] = {"model": Problem, "description": "No case, or no reviewer, is known by this"}
 _CONFLICT: dict[str, Any] = {

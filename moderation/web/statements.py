@@ -10,12 +10,12 @@ from moderation.database.review import standing_decisions
 from moderation.decisions import Decision
 from moderation.errors import CaseNotFound, NothingDecided
 from moderation.statements import Draft, Harm, Origin, Restriction, statement
-from moderation.web.access import Reader
+from moderation.web.access import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import Problem, StatementOut
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
 
 @router.get(

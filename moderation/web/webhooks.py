@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from moderation.database.deliveries import Delivery, Endpoint, Kind
-from moderation.web.access import WebhookManager
+from moderation.web.access import OnlyKnownParameters, WebhookManager
 from moderation.web.problems import RESPONSES
 from moderation.web.services import ServicesDep
 from moderation.wire import (
@@ -19,7 +19,7 @@ from moderation.wire import (
     WebhookOut,
 )
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 #: For the `webhooks` section of the OpenAPI document: what is sent, not what is called.
 told = APIRouter()
 

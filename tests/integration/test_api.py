@@ -92,6 +92,91 @@ def test_a_request_that_cannot_be_read_says_where(api: TestClient, body: object,
     assert reply.json()["errors"][0]["pointer"] == pointer
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param({"image": {"bucket": "flagged"}}, "image.key is missing", id="missing"),
+        pytest.param({"image": IMAGE, "url": "http://x"}, "url is not known here", id="unknown"),
+        pytest.param({"image": IMAGE, "priority": "high"}, "priority should be a whole number", id="type"),
+        pytest.param(
+            {"image": IMAGE, "source": "a\nb"},
+            "source holds a control character or more than one line",
+            id="pattern",
+        ),
+        pytest.param({"image": IMAGE, "reason": ""}, "reason is empty", id="empty"),
+        pytest.param(
+            {"image": IMAGE, "context": {"x": "y" * 5000}},
+            "context takes 5008 bytes as JSON; at most 4096 are kept",
+            id="of our own",
+        ),
+        pytest.param({"image": "s3://a/b"}, "image should be an object", id="not an object"),
+        pytest.param([], "the body should be an object", id="the whole"),
+        pytest.param(
+            {"image": {}, "url": 1},
+            "image.bucket is missing; image.key is missing; url is not known here",
+            id="several",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_senders_words(api: TestClient, body: object, said: str) -> None:
+    assert api.post("/v1/cases", json=body).json()["detail"] == said
+
+
+def test_what_is_no_json_is_said_to_be_none(api: TestClient) -> None:
+    problem = api.post("/v1/cases", content='{"image": ', headers=AS_JSON).json()
+
+    assert problem["detail"].startswith("the body is not JSON: ")
+    assert problem["errors"][0]["pointer"] == ""
+
+
+def test_an_item_of_a_batch_is_told_of_in_the_same_words(api: TestClient) -> None:
+    reply = api.post("/v1/cases/batch", json={"cases": [{"image": IMAGE, "query": 1}]})
+
+    problem = reply.json()["outcomes"][0]["problem"]
+    assert problem["detail"] == "query is not known here"
+    assert problem["errors"] == [{"pointer": "/query", "detail": "is not known here"}]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "said"),
+    [
+        ("limit=0", "limit", "the parameter limit should be greater than or equal to 1"),
+        ("since=2026-11-23T04:00", "since", "needs its time zone"),
+        ("source=%00", "source", "the parameter source holds a NUL"),
+        ("sorce=x", "sorce", "the parameter sorce is not known here"),
+        ("source=a&source=b", "source", "the parameter source is given more than once"),
+    ],
+)
+def test_a_parameter_is_called_one(api: TestClient, query: str, parameter: str, said: str) -> None:
+    reply = api.get(f"/v1/cases?{query}")
+
+    assert _problem(reply) == (422, "invalid_request")
+    assert said in reply.json()["detail"]
+    (error,) = reply.json()["errors"]
+    assert (error["parameter"], error["in"]) == (parameter, "query")
+
+
+def test_no_call_takes_a_parameter_that_it_does_not_know(api: TestClient) -> None:
+    calls = [
+        (method.upper(), re.sub(r"\{\w+\}", str(new_id()), path))
+        for path, methods in api.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        if path.startswith("/v1/")
+    ]
+
+    replies = {call: api.request(*call, params={"surprise": "1"}, json={}) for call in calls}
+
+    assert len(replies) > 15
+    for call, reply in replies.items():
+        assert (reply.status_code, "the parameter surprise" in reply.text) == (422, True), call
+
+
+def test_whoever_has_no_key_is_told_that_before_anything_else(api: TestClient) -> None:
+    reply = api.get("/v1/cases?surprise=1", headers={"Authorization": ""})
+
+    assert _problem(reply) == (401, "unauthenticated")
+
+
 def test_a_batch_answers_for_every_item_in_order(api: TestClient) -> None:
     items = [
         {"image": IMAGE},
