@@ -2,10 +2,8 @@
 
 import csv
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,10 +13,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from moderation.cli import lists
 from moderation.cli.cases import object_at, open_client
 from moderation.client import BATCH, ApiProblem, BonaFide
 from moderation.errors import SetupProblem
-from moderation.wire import CaseIn
+from moderation.wire import CaseIn, field_name, what_is_wrong
 
 _console = Console(stderr=True, highlight=False)
 
@@ -37,7 +36,9 @@ class Line:
 def bulk(
     file: Annotated[
         Path,
-        typer.Argument(help="JSON lines, or a .csv with a header; - reads JSON lines from standard input."),
+        typer.Argument(
+            help="JSON lines, or a .csv or .tsv with a header; - reads JSON lines from standard input."
+        ),
     ],
     source: Annotated[
         str | None, typer.Option(help="For lines that name none. [default: the key's name]")
@@ -55,9 +56,8 @@ def bulk(
     """
     usual = {"source": source, "reason": reason, "priority": priority}
     counts = {"opened": 0, "known": 0, "refused": 0}
-    opened = nullcontext(sys.stdin) if str(file) == "-" else _opened(file)
-    with open_client() as client, opened as lines, _console.status("Flagging …") as status:
-        read = _read_csv(lines, usual) if file.suffix.lower() == ".csv" else _read_json(lines, usual)
+    with open_client() as client, lists.opened(file) as lines, _console.status("Flagging …") as status:
+        read = _read(lines, file, usual)
         while page := _page(read, file):
             for line, told in _flagged(client, page):
                 counts[told["became"]] += 1
@@ -68,18 +68,21 @@ def bulk(
         raise typer.Exit(1)
 
 
-def _opened(file: Path) -> IO[str]:
-    try:
-        return file.open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise SetupProblem(f"{file} cannot be read: {error.strerror}") from error
-
-
 def _page(read: Iterator[Line], file: Path) -> list[Line]:
     try:
         return list(islice(read, BATCH))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SetupProblem(f"{file} cannot be read as UTF-8 text: {error}") from error
+    except UnicodeError as error:
+        raise SetupProblem(
+            f"{file} cannot be read as UTF-8 or UTF-16 text: {error}; a spreadsheet saves it as “CSV UTF-8”"
+        ) from error
+    except csv.Error as error:
+        raise SetupProblem(f"{file} cannot be read as CSV: {error}") from error
+
+
+def _read(lines: IO[str], file: Path, usual: Mapping[str, Any]) -> Iterator[Line]:
+    if file.suffix.lower() in (".csv", ".tsv"):
+        return (_line(number, cells, usual) for number, cells in lists.rows(lines, file))
+    return _read_json(lines, usual)
 
 
 def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
@@ -93,13 +96,6 @@ def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
             yield _line(number, fields, usual)
 
 
-def _read_csv(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
-    table = csv.DictReader(lines)
-    for fields in table:
-        # An empty cell says nothing; what stands behind the last column has no name.
-        yield _line(table.line_num, {name: cell for name, cell in fields.items() if name and cell}, usual)
-
-
 def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
     if not isinstance(fields, dict):
         return Line(number, str(fields)[:80], None, "not an object")
@@ -109,17 +105,20 @@ def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
         return Line(
             number, named, None, "external_id is missing: without it another run opens the case again"
         )
+    image = known.get("image")
+    if isinstance(image, str) and not image.startswith("s3://"):
+        return Line(number, named, None, "image is not s3://bucket/key")
     try:
-        flag = CaseIn.model_validate({**usual, **known, "image": _image(known.get("image"))})
+        flag = CaseIn.model_validate({**usual, **known, "image": _image(image)})
     except ValidationError as error:
-        first = error.errors()[0]
-        return Line(number, named, None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        first = error.errors(include_url=False)[0]
+        return Line(number, named, None, f"{field_name(first['loc'])} {what_is_wrong(first)}")
     return Line(number, named, flag)
 
 
 def _image(image: object) -> object:
-    """As `CaseIn` takes it. What is neither s3://bucket/key nor an object is left for it to refuse."""
-    return asdict(object_at(image)) if isinstance(image, str) and image.startswith("s3://") else image
+    """As `CaseIn` takes it. What is no object either is left for it to refuse."""
+    return asdict(object_at(image)) if isinstance(image, str) else image
 
 
 def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:

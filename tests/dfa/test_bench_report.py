@@ -214,6 +214,15 @@ def test_the_verdict_of_a_whole_picture_is_the_workers(tiny: BundleSpec, tmp_pat
     assert row.verdict.label is analysis.verdict.label
 
 
+def test_a_list_that_excel_saved_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "labels.csv").write_text("file,label\r\na.jpg,fake\r\n", encoding="utf-8-sig")
+
+    (item,) = read_manifest(tmp_path / "labels.csv")
+
+    assert (item.file, item.deepfake) == (tmp_path / "a.jpg", True)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

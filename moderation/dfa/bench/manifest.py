@@ -102,7 +102,7 @@ def _worded(touches: Sequence[Touch] | None, prompts: int) -> str | None:
 
 
 def _from_csv(file: Path) -> Iterator[Item]:
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8-sig") as lines:  # Excel begins "CSV UTF-8" with a mark
         for row in csv.DictReader(lines):
             deepfake = _is_deepfake(row["label"])
             technique = row.get("technique") or row.get("type") or ""
