@@ -1,7 +1,8 @@
 """What an S3 store says when an object is created, in the shapes that are in use. Nothing here talks to anybody.
 
 Amazon S3 to a queue (`Records`), MinIO and other S3-compatible stores by webhook (the same, with a little around it),
-Amazon S3 by EventBridge (`detail-type`), and each of them wrapped by SNS (`Type: Notification`).
+Amazon S3 by EventBridge (`detail-type`), each of them wrapped by SNS (`Type: Notification`), and Cloudflare R2
+(`action`).
 """
 
 import hashlib
@@ -16,6 +17,10 @@ from moderation.errors import NotificationUnreadable
 
 #: Envelopes within envelopes that are opened. SNS in front of EventBridge in front of S3 is two.
 DEPTH_AT_MOST = 3
+#: How Ceph's records name their source.
+CEPH = "ceph:s3"
+#: What creates an object in Cloudflare R2.
+R2_CREATES = {"PutObject", "CopyObject", "CompleteMultipartUpload"}
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,24 @@ def _opened(body: Any, depth: int) -> Iterator[Created]:
             for record in records:
                 # Amazon says "ObjectCreated:Put", MinIO "s3:ObjectCreated:Put".
                 if "ObjectCreated:" in record["eventName"]:
-                    # In this shape, and only in this one, keys are URL-encoded.
+                    # In this shape, and only in this one, keys are URL-encoded; but not by Ceph.
                     thing = record["s3"]["object"]
-                    key = unquote_plus(thing["key"], errors="strict")
+                    raw = record.get("eventSource") == CEPH
+                    key = thing["key"] if raw else unquote_plus(thing["key"], errors="strict")
                     yield _created(record["s3"]["bucket"]["name"], key, thing.get("versionId"), thing)
         case {"detail-type": "Object Created", "detail": dict(detail)}:
             thing = detail["object"]
             yield _created(detail["bucket"]["name"], thing["key"], thing.get("version-id"), thing)
+        case {"action": str(action), "bucket": str(bucket), "object": dict(thing)}:
+            if action in R2_CREATES:
+                # R2 has no versions and says no order: the tag and the time tell two objects of one key apart.
+                told_apart = {"sequencer": f"{thing.get('eTag', '')} {body.get('eventTime', '')}"}
+                yield _created(bucket, thing["key"], None, told_apart)
         # What S3 sends when the notification is set up, and any other event on the same bus.
         case {"Event": "s3:TestEvent"} | {"detail-type": _}:
             return
         case _:
-            raise ValueError("neither Records nor detail-type")
+            raise ValueError("neither Records nor detail-type nor action")
 
 
 def _created(bucket: str, key: str, version_id: str | None, thing: dict[str, Any]) -> Created:

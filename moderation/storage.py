@@ -8,6 +8,7 @@ image is at fault and `errors.StorageUnavailable` when the store is.
 
 import hashlib
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from uuid import uuid4
 import boto3
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from moderation.cases import ImageRef
@@ -24,18 +26,22 @@ from moderation.errors import (
     ArchiveBroken,
     BucketNotAllowed,
     BucketNotRead,
+    ImageCorrupt,
     ImageMissing,
     ImageTooLarge,
+    RequestRefused,
     SetupProblem,
     StorageTooSlow,
     StorageUnavailable,
+    UnsupportedFormat,
 )
 from moderation.settings import Settings
 
 #: Bytes read at a time, so that a file over the limit is given up early.
 CHUNK = 256 * 1024
 
-#: The store says that there is nothing (more) to fetch: asking again changes nothing.
+#: The store says that there is nothing (more) to fetch: asking again changes nothing. A code of three digits is the
+#: status of an answer in which there was no code, as of one in HTML.
 _GONE = {
     *(
         "NoSuchKey",
@@ -45,7 +51,19 @@ _GONE = {
     *("MethodNotAllowed", "405"),  # the version is a delete marker
     "InvalidObjectState",  # archived
     *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can be
+    "XMinioInvalidObjectName",  # the same in MinIO's words
 }
+
+#: Of a key with steps. What nobody can be shown nobody has analysed either.
+_NOBODY_SEES_IT = (
+    "the key has a `.` or `..` between slashes: browsers leave it out and would ask for another object, so that nobody "
+    "could be shown this one"
+)
+#: How an object may be compressed on its way, as browsers undo it. What else is said there (`aws-chunked`, `utf-8`) is
+#: no compression, and browsers take no notice of it.
+_GZIP = {"gzip", "x-gzip"}
+#: Those that browsers undo and we do not.
+_NOT_UNDONE = {"deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"}
 
 
 @dataclass(frozen=True)
@@ -98,20 +116,24 @@ class Storage:
             raise BucketNotRead(
                 f"this worker may not read the bucket {image.bucket!r}: BONAFIDE_S3_BUCKETS does not name it"
             )
+        if _has_steps(image):
+            raise ImageMissing(_NOBODY_SEES_IT)
         limit = self._settings.image_max_bytes
         deadline = time.monotonic() + self._settings.image_fetch_seconds
         try:
             reply = self._client.get_object(Bucket=image.bucket, Key=image.key, **_version(image))
-            length = int(reply["ContentLength"])
-            if length > limit:
+            # Some stores send a body in pieces, or until they hang up, and say no length.
+            length = reply.get("ContentLength")
+            if length is not None and length > limit:
                 raise ImageTooLarge(f"the file has {length:,} bytes; at most {limit:,} are read")
             data = _read(reply["Body"], limit, deadline)
         except ClientError as error:
             raise _named(error, image) from error
-        except (BotoCoreError, HTTPError) as error:
+        except (BotoCoreError, HTTPError, ResponseParserError) as error:
             raise StorageUnavailable(f"storage does not answer: {error}") from error
-        if len(data) != length:
+        if length is not None and len(data) != length:
             raise StorageUnavailable(f"storage sent {len(data):,} of {length:,} bytes")
+        data = _uncompressed(data, reply.get("ContentEncoding") or "", limit)
         return FetchedImage(data, hashlib.sha256(data).hexdigest(), reply.get("VersionId"))
 
     def put_image(self, key: str, data: bytes, media_type: str, *, bucket: str | None = None) -> ImageRef:
@@ -141,8 +163,13 @@ class Storage:
         return Upload(ImageRef(bucket, key), url, {"Content-Type": media_type}, expires_at)
 
     def sign_view(self, image: ImageRef) -> str:
-        """A URL that shows this image for minutes. Made when somebody looks, never stored."""
+        """A URL that shows this image for minutes. Made when somebody looks, never stored.
+
+        Raise RequestRefused for a key for which a browser would ask by another name.
+        """
         self.allow(image)
+        if _has_steps(image):
+            raise RequestRefused(_NOBODY_SEES_IT)
         return self._signer.generate_presigned_url(
             "get_object",
             Params={"Bucket": image.bucket, "Key": image.key, **_version(image)},
@@ -169,7 +196,7 @@ class Storage:
             if _code(error) in ("NoSuchKey", "404"):
                 raise ArchiveBroken(f"s3://{bucket}/{key} is gone") from error
             raise StorageUnavailable(f"storage answered {_code(error)} for {bucket}/{key}") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             raise StorageUnavailable(f"storage does not answer: {error}") from error
 
     def remove_archive(self, bucket: str, key: str) -> None:
@@ -212,7 +239,7 @@ def _require_credentials(settings: Settings) -> None:
 
 def _open_client(settings: Settings, endpoint: str | None, connections: int) -> Any:
     secret = settings.s3_secret_access_key
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name=settings.s3_region,
@@ -220,6 +247,14 @@ def _open_client(settings: Settings, endpoint: str | None, connections: int) -> 
         aws_secret_access_key=None if secret is None else secret.get_secret_value(),
         config=_client_config(connections, path_style=endpoint is not None),
     )
+    client.meta.events.register("before-parse.s3.GetObject", _leave_dates_out)
+    return client
+
+
+def _leave_dates_out(response_dict: dict[str, Any], **_: Any) -> None:
+    """Nobody here reads them, and botocore stumbles over one that is written in another way."""
+    for name in ("Last-Modified", "Expires", "x-amz-object-lock-retain-until-date"):
+        response_dict["headers"].pop(name, None)
 
 
 def _client_config(connections: int, *, path_style: bool) -> Config:
@@ -259,9 +294,40 @@ def _read(body: Any, limit: int, deadline: float) -> bytes:
     return b"".join(parts)
 
 
+def _has_steps(image: ImageRef) -> bool:
+    """Whether browsers cannot ask for the key: to them `.` and `..` between slashes are steps in a path."""
+    return not {".", ".."}.isdisjoint(image.key.split("/"))
+
+
+def _uncompressed(data: bytes, encoding: str, limit: int) -> bytes:
+    """The image as browsers show it, when the store says that it is compressed.
+
+    Raise ImageTooLarge, ImageCorrupt, or UnsupportedFormat for a compression that is not undone here.
+    """
+    named = {part.strip().lower() for part in encoding.split(",")}
+    if named & _NOT_UNDONE:
+        raise UnsupportedFormat(f"the store sends the file compressed as {encoding}: only gzip is undone")
+    if not named & _GZIP:
+        return data
+    undo = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        plain = undo.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ImageCorrupt("the store says that the file is compressed as gzip, and it is not") from error
+    if len(plain) > limit:
+        raise ImageTooLarge(f"the file has more than {limit:,} bytes, which are as many as are read")
+    if not undo.eof:
+        raise ImageCorrupt("the file is compressed as gzip, and ends in the middle")
+    return plain
+
+
 def _code(error: ClientError) -> str:
+    """The store's own code, or else the status of its answer."""
     answer: Mapping[str, Any] = error.response
-    return str(answer.get("Error", {}).get("Code", ""))
+    named = answer.get("Error", {}).get("Code") or answer.get("ResponseMetadata", {}).get(
+        "HTTPStatusCode", ""
+    )
+    return str(named)
 
 
 def _named(error: ClientError, image: ImageRef) -> Exception:
