@@ -20,6 +20,7 @@ from kombu.messaging import Producer
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
+from moderation.addresses import read_broker
 from moderation.errors import BrokerUnavailable
 from moderation.triage import Lane
 
@@ -73,11 +74,12 @@ class Doorbell:
     """
 
     def __init__(self, broker_url: str, *, bells_at_most: int) -> None:
+        """Raise SetupProblem for an address that cannot be read."""
         self._bells_at_most = bells_at_most
         self._quiet_until = 0.0
         self._held = threading.Lock()
         self._producer: Producer | None = None
-        self._app = Celery("bonafide-doorbell", broker=broker_url)
+        self._app = Celery("bonafide-doorbell", broker=read_broker(broker_url).kombu_url)
         self._app.conf.update(
             task_default_queue=ANALYSIS_QUEUE,
             task_serializer="json",

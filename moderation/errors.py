@@ -91,6 +91,12 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
+class DatabaseNotUtf8(DatabaseUnavailable):
+    """It answers, and cannot hold what people write. Cases wait until the address leads to another one."""
+
+    code = "database_not_utf8"
+
+
 class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
 

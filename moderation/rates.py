@@ -12,8 +12,10 @@ import structlog
 from limits import RateLimitItem, parse
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from redis import ConnectionPool
 from redis.exceptions import RedisError
 
+from moderation.addresses import read_broker
 from moderation.errors import TooManyCases
 
 #: Seconds that a caller waits for Redis, and for how long it is not asked again after it did not answer.
@@ -33,7 +35,8 @@ class Rates:
                 "socket_timeout": ANSWERS_WITHIN,
                 "socket_connect_timeout": ANSWERS_WITHIN,
             }
-            storage = RedisStorage(broker_url, wrap_exceptions=False, **timeouts)
+            pool = ConnectionPool.from_url(read_broker(broker_url).redis_url, **timeouts)
+            storage = RedisStorage("redis://", connection_pool=pool, wrap_exceptions=False)
             self._limiter = SlidingWindowCounterRateLimiter(storage)
 
     def take(self, platform: str, cases: int) -> None:

@@ -7,12 +7,15 @@ a variable in the environment always wins. A secret may come from a file: `BONAF
 """
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from moderation.addresses import read_broker, read_database
 from moderation.errors import SetupProblem
 
 #: Where `bonafide up` leaves the addresses of its servers. Relative to the folder a command runs in.
@@ -35,6 +39,19 @@ _PREFIX = "BONAFIDE_"
 _DAYS_AT_MOST, _SECONDS_AT_MOST = 36_500, 366 * 86_400
 #: Bytes of a secret's file that are read. A longer one is something else.
 _SECRET_AT_MOST = 65_536
+#: Variables of ours that are no settings: the file of settings, the annotator's key (`bonafide dfa instruct`) and those
+#: of tests. And what Kubernetes tells every pod of services whose names begin with ours.
+_NO_SETTINGS = re.compile(
+    r"BONAFIDE_(ENV_FILE|ANNOTATOR_KEY|TEST_.*|.*_SERVICE_HOST|.*_SERVICE_PORT(_.*)?|.*_PORT_\d+_[A-Z]+(_[A-Z]+)?)"
+)
+#: Addresses that are shown and logged, so that no password may stand in them.
+_WEB_ADDRESSES = (
+    "s3_endpoint_url",
+    "s3_public_endpoint_url",
+    "oidc_issuer",
+    "otlp_endpoint",
+    "bridge_queue_url",
+)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -82,15 +99,26 @@ def _read_secret(variable: str, path: Path) -> str:
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        # What is refused may be a password, and errors end up in logs.
+        hide_input_in_errors=True,
+    )
+
+    _unknown: tuple["UnknownSetting", ...] = PrivateAttr(())
 
     # --- where things are
     database_url: SecretStr = Field(
-        SecretStr("postgresql://localhost/bonafide"), description="Postgres, the truth. A libpq URL."
+        SecretStr("postgresql://localhost/bonafide"),
+        description="Postgres, the truth. A libpq URL, of several hosts too, or libpq's keywords.",
     )
     broker_url: SecretStr = Field(
         SecretStr("redis://localhost:6379/0"),
-        description="Redis or Valkey, the doorbell. Losing it loses nothing.",
+        description="Redis or Valkey, the doorbell: redis://, valkey://, over TLS rediss://, by a socket unix://. "
+        "Losing it loses nothing.",
     )
     s3_endpoint_url: str | None = Field(None, description="An S3-compatible store. Unset: AWS.")
     s3_public_endpoint_url: str | None = Field(
@@ -385,14 +413,28 @@ class Settings(BaseSettings):
             raise ValueError('it is one rate of at least one case, as in "1000/minute"')
         return value
 
-    @field_validator("broker_url")
+    @field_validator("database_url", "broker_url")
     @classmethod
-    def _one_server(cls, value: SecretStr) -> SecretStr:
-        if "sentinel" in value.get_secret_value().partition("://")[0].lower():
-            raise ValueError(
-                "Sentinel is not supported: name one Redis or Valkey server, as redis:// or rediss://"
-            )
+    def _readable(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        """Every address is read at the start: what is wrong with it is said then, and not when it is used."""
+        read = read_database if info.field_name == "database_url" else read_broker
+        try:
+            read(value.get_secret_value())
+        except SetupProblem as refused:
+            raise ValueError(str(refused)) from None
         return value
+
+    @field_validator(*_WEB_ADDRESSES)
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
+            return None  # set to nothing, as `${STORE:-}` does where nobody chose one
+        found = re.match(r"https?://([^/?#]+)", value.strip(), re.IGNORECASE)
+        if found is None:
+            raise ValueError("it is no address of the form https://HOST or http://HOST:PORT")
+        if "@" in found[1]:
+            raise ValueError("it holds a user or a password, which are not for an address that is shown")
+        return value.strip()
 
     @classmethod
     def settings_customise_sources(
@@ -415,15 +457,56 @@ class Settings(BaseSettings):
         )
 
     @property
+    def unknown(self) -> tuple["UnknownSetting", ...]:
+        """Variables that look like settings and are none: nothing reads them."""
+        return self._unknown
+
+    @property
     def upload_bucket(self) -> str | None:
         return self.s3_upload_bucket or (self.s3_buckets[0] if self.s3_buckets else None)
+
+
+@dataclass(frozen=True)
+class UnknownSetting:
+    """A variable that is named like a setting."""
+
+    name: str
+    nearest: str | None  # None when no setting has a name like it
+
+    def __str__(self) -> str:
+        return f"{self.name} is no setting" + (f": did you mean {self.nearest}?" if self.nearest else "")
+
+
+def _unknown_settings(variables: Mapping[str, str | None]) -> tuple[UnknownSetting, ...]:
+    known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
+    files = {
+        f"{_PREFIX}{name}_FILE".upper() for name, field in Settings.model_fields.items() if _is_secret(field)
+    }
+    strangers = [
+        name
+        for name, value in ((name.upper(), value or "") for name, value in variables.items())
+        if name.startswith(_PREFIX)
+        and name not in known | files
+        and not _NO_SETTINGS.fullmatch(name)
+        and not (name.endswith("_PORT") and "://" in value)
+    ]
+    return tuple(
+        UnknownSetting(
+            name, next(iter(get_close_matches(name, sorted(known | files), n=1, cutoff=0.8)), None)
+        )
+        for name in sorted(set(strangers))
+    )
 
 
 def read_settings(env_file: Path | None = None) -> Settings:
     """Read the environment once. Raise SetupProblem naming each variable that cannot be used."""
     chosen = env_file or Path(os.environ.get("BONAFIDE_ENV_FILE", STACK_ENV))
+    file = chosen if chosen.is_file() else None
     try:
-        return Settings(_env_file=chosen if chosen.is_file() else None)  # pyright: ignore[reportCallIssue]
+        made = Settings(_env_file=file)  # pyright: ignore[reportCallIssue]
+        in_file = DotEnvSettingsSource(Settings, env_file=file).env_vars
+        made._unknown = _unknown_settings({**in_file, **os.environ})  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return made
     except ValidationError as error:
         named = "; ".join(
             f"BONAFIDE_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"

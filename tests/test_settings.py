@@ -35,10 +35,11 @@ def test_the_secrets_are_known() -> None:
 @pytest.mark.parametrize("name", SECRETS)
 def test_every_secret_may_come_from_a_file(name: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = nowhere.with_name("secret")
-    file.write_text("redis://:s3cret@host/0\n")
+    secret = "postgresql://u:s3cret@host/d" if name == "database_url" else "redis://:s3cret@host/0"
+    file.write_text(f"{secret}\n")
     monkeypatch.setenv(f"BONAFIDE_{name.upper()}_FILE", str(file))
 
-    assert _secret(read_settings(nowhere), name) == "redis://:s3cret@host/0"
+    assert _secret(read_settings(nowhere), name) == secret
 
 
 def test_a_secret_that_is_there_twice_stops_the_process(

@@ -23,7 +23,7 @@ from moderation import traces
 from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.database.operations import beat
 from moderation.database.rollouts import note_bundles
-from moderation.database.schema import is_current
+from moderation.database.schema import SCHEMA_BEHIND, is_current
 from moderation.dfa.gpt.pixels import Picture, decode_picture
 from moderation.errors import BonafideError, SetupProblem
 from moderation.evidence.options import Options, gatherer, read_trust_lists
@@ -143,7 +143,7 @@ def _wait_for_schema(database: Database, at_most: float) -> None:
             database.ping()
             if is_current(database):
                 return
-            raise SetupProblem("the database schema is not that of this release: run `bonafide migrate`")
+            raise SetupProblem(SCHEMA_BEHIND)
         except BonafideError:
             if time.monotonic() >= deadline:
                 raise

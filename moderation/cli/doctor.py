@@ -11,6 +11,7 @@ import redis
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import ProgrammingError
 
+from moderation.addresses import read_broker
 from moderation.database.connection import Database, lacks_rights
 from moderation.database.health import SILENT_AFTER
 from moderation.database.keys import list_keys
@@ -35,33 +36,45 @@ class Finding:
     part: str
     ok: bool
     words: str
+    #: False: something before it has to be mended first. Nothing is wrong with the part itself, as far as is known.
+    looked_at: bool = True
 
 
 def examine(chosen: Settings, *, now: datetime | None = None) -> list[Finding]:
     """What is right and what is wrong, part by part. Nothing is changed."""
     database = Database(chosen.database_url.get_secret_value(), pool_size=1, connect_timeout=3)
-    looks: list[tuple[str, Callable[[], str]]] = [
-        ("database", lambda: _database(database)),
-        ("schema", lambda: _schema(database)),
-        ("roles", lambda: _roles(database)),
-        ("clock", lambda: _clock(database, now or datetime.now(UTC))),
-        ("connections", lambda: _connections(database, chosen)),
-        ("broker", lambda: _broker(chosen)),
-        ("broker memory", lambda: _broker_memory(chosen)),
-        ("storage", lambda: _storage(chosen)),
-        ("uploads", lambda: _uploads(chosen)),
-        ("bundle", lambda: _bundle(chosen)),
-        ("times", lambda: _times(chosen)),
-        ("keys", lambda: _keys(database)),
-        ("traces", lambda: _traces(chosen)),
-        ("workers", lambda: _alive(database, "worker", "bonafide worker")),
-        ("bundles", lambda: _bundles(database)),
-        ("sweeper", lambda: _alive(database, "sweeper", "bonafide sweeper")),
+    looks: list[tuple[str, Sequence[str], Callable[[], str]]] = [
+        ("settings", [], lambda: _settings(chosen)),
+        ("database", [], lambda: _database(database)),
+        ("schema", ["database"], lambda: _schema(database)),
+        ("roles", ["database", "schema"], lambda: _roles(database)),
+        ("clock", ["database"], lambda: _clock(database, now or datetime.now(UTC))),
+        ("connections", ["database", "schema"], lambda: _connections(database, chosen)),
+        ("broker", [], lambda: _broker(chosen)),
+        ("broker memory", ["broker"], lambda: _broker_memory(chosen)),
+        ("storage", [], lambda: _storage(chosen)),
+        ("uploads", [], lambda: _uploads(chosen)),
+        ("bundle", [], lambda: _bundle(chosen)),
+        ("times", [], lambda: _times(chosen)),
+        ("keys", ["database", "schema"], lambda: _keys(database)),
+        ("traces", [], lambda: _traces(chosen)),
+        ("workers", ["database", "schema"], lambda: _alive(database, "worker", "bonafide worker")),
+        ("bundles", ["database", "schema"], lambda: _bundles(database)),
+        ("sweeper", ["database", "schema"], lambda: _alive(database, "sweeper", "bonafide sweeper")),
     ]
+    found: dict[str, Finding] = {}
     try:
-        return [_look(part, look) for part, look in looks]
+        for part, needs, look in looks:
+            # What is wrong is said once, where it is, and not by every part that it stands before.
+            lacking = next((need for need in needs if not found[need].ok), None)
+            found[part] = (
+                _look(part, look)
+                if lacking is None
+                else Finding(part, ok=True, words=f"unknown until the {lacking} is mended", looked_at=False)
+            )
     finally:
         database.close()
+    return list(found.values())
 
 
 class _ToMend(BonafideError):
@@ -79,13 +92,18 @@ def _look(part: str, look: Callable[[], str]) -> Finding:
         return Finding(part, ok=True, words="not for the eyes of this role")
 
 
+def _settings(chosen: Settings) -> str:
+    if chosen.unknown:
+        raise _ToMend("; ".join(str(one) for one in chosen.unknown))
+    return "all are known"
+
+
 def _database(database: Database) -> str:
     database.ping()
     return "answers"
 
 
 def _schema(database: Database) -> str:
-    database.ping()
     if not is_current(database):
         raise _ToMend("not that of this release: run `bonafide migrate`")
     return (
@@ -96,7 +114,6 @@ def _schema(database: Database) -> str:
 
 
 def _roles(database: Database) -> str:
-    database.ping()
     if missing_roles(database):
         return "not made: every process may do what its own user may"
     without = tables_without_rights(database)
@@ -138,7 +155,9 @@ def _connections(database: Database, chosen: Settings) -> str:
 
 def _broker_memory(chosen: Settings) -> str:
     client = redis.Redis.from_url(
-        chosen.broker_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3
+        read_broker(chosen.broker_url.get_secret_value()).redis_url,
+        socket_timeout=3,
+        socket_connect_timeout=3,
     )
     try:
         facts: dict[str, object] = client.info()  # pyright: ignore[reportAssignmentType]
@@ -207,9 +226,6 @@ def _traces(chosen: Settings) -> str:
 
 
 def _bundles(database: Database) -> str:
-    database.ping()
-    if not is_current(database):
-        return "unknown until the migrations have run"
     with database.transaction() as session:
         rollout, workers = in_force(session), live_workers(session)
         names = {one.fingerprint: one.name for one in list_bundles(session)}

@@ -1,16 +1,18 @@
 """Puts the commands together, and turns our errors into one sentence and an exit code."""
 
 import sys
+from contextlib import closing
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 
 from moderation.cli import archive, bridge, bulk, bundles, cases, dfa, model, operate, people, stack
 from moderation.client import ApiProblem
-from moderation.database.connection import lacks_rights
-from moderation.errors import BonafideError, BundleMismatch, SetupProblem
+from moderation.database.connection import first_line, lacks_rights, lacks_tables
+from moderation.database.schema import SCHEMA_BEHIND, is_current
+from moderation.errors import BonafideError, BundleMismatch, DatabaseUnavailable, SetupProblem
 
 app = typer.Typer(
     name="bonafide",
@@ -56,13 +58,30 @@ def main() -> None:
     except (BonafideError, ApiProblem, TimeoutError) as error:
         _say(error)
         sys.exit(1)
+    except (OperationalError, InterfaceError) as error:
+        _say(DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}"))
+        sys.exit(1)
     except ProgrammingError as error:
-        if not lacks_rights(error):
+        problem = _problem_of(error)
+        if problem is None:
             raise
-        _say(SetupProblem(f"the user that BONAFIDE_DATABASE_URL names may not do that: {error.orig}".strip()))
+        _say(problem)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)  # the reader of our output has seen enough
+
+
+def _problem_of(error: ProgrammingError) -> SetupProblem | None:
+    """What an operator has to mend before Postgres does what was asked for. None: it is a bug of ours."""
+    if lacks_rights(error):
+        return SetupProblem(
+            f"the user that BONAFIDE_DATABASE_URL names may not do that: {error.orig}".strip()
+        )
+    if lacks_tables(error):
+        with closing(operate.open_database()) as database:
+            if not is_current(database):
+                return SetupProblem(SCHEMA_BEHIND)
+    return None
 
 
 def _say(error: Exception) -> None:

@@ -80,6 +80,7 @@ def sweeper() -> None:
 
 
 def _become(command: list[str]) -> None:
+    settings()  # what cannot be used is said here, in a sentence
     # Not a child: signals, exit code and process id are then those of the program itself.
     os.execv(command[0], command)
 
@@ -121,9 +122,8 @@ def doctor(json_: AsJson = False) -> None:
     else:
         table = Table("part", "", "what was found")
         for finding in findings:
-            table.add_row(
-                finding.part, "[green]ok[/]" if finding.ok else "[red]mend[/]", escape(finding.words)
-            )
+            mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
+            table.add_row(finding.part, mark if finding.looked_at else "?", escape(finding.words))
         Console().print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

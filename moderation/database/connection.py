@@ -5,15 +5,22 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
+from psycopg.errors import (
+    InsufficientPrivilege,
+    ReadOnlySqlTransaction,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedTable,
+)
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from moderation import traces
-from moderation.errors import DatabaseUnavailable
+from moderation.addresses import read_database
+from moderation.errors import DatabaseNotUtf8, DatabaseUnavailable
 
 #: A statement that takes longer has met a lock or a lost index: better to fail and try again.
 STATEMENT_TIMEOUT = "15s"
@@ -50,10 +57,14 @@ class Database:
         connect_timeout: int = 5,
         answer_seconds: float | None = None,
     ) -> None:
-        """`answer_seconds`: ANSWER_SECONDS for what serves; None for commands whose statements may take long."""
+        """`answer_seconds`: ANSWER_SECONDS for what serves; None for commands whose statements may take long.
+
+        Raise SetupProblem for an address that cannot be read.
+        """
         self._answer_seconds = answer_seconds
         self.engine: Engine = create_engine(
-            make_url(url).set(drivername="postgresql+psycopg"),
+            # Where it is, psycopg is told by `connect_args`: SQLAlchemy would read the address in its own way.
+            "postgresql+psycopg://",
             pool_size=pool_size,
             max_overflow=5,
             pool_timeout=10,
@@ -69,6 +80,9 @@ class Database:
                 "keepalives_count": 3,
                 # A Postgres that vanished without a word is noticed in the middle of a statement too. Milliseconds.
                 "tcp_user_timeout": 30_000,
+                **read_database(url),
+                # Whatever PGCLIENTENCODING says: texts come and go as Unicode.
+                "client_encoding": "utf8",
             },
         )
         event.listen(self.engine, "do_connect", self._connect)
@@ -97,17 +111,25 @@ class Database:
             with made.begin() as session:
                 yield session
         except (OperationalError, InterfaceError) as error:
-            raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
+            raise DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}") from error
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to Postgres is in use, and none came free") from error
         except DBAPIError as error:
             # A server that may only be read is one that was just demoted: the next connection finds the new one.
             if error.connection_invalidated or isinstance(error.orig, ReadOnlySqlTransaction):
-                raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
+                raise DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}") from error
             raise
 
     def _connect(self, _dialect: Any, _record: Any, args: Any, options: Any) -> _Answering:
         connection = _Answering.connect(*args, **options)
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding not in (None, "UTF8"):  # None: a pooler between does not say
+            name = connection.info.dbname
+            connection.close()
+            raise DatabaseNotUtf8(
+                f"the database {name} is in {encoding} and must be in UTF8: make another one with "
+                "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name that"
+            )
         connection.answer_seconds = self._answer_seconds
         return connection
 
@@ -125,6 +147,12 @@ def lacks_rights(error: BaseException) -> bool:
     return isinstance(error, ProgrammingError) and isinstance(error.orig, InsufficientPrivilege)
 
 
+def lacks_tables(error: BaseException) -> bool:
+    """Whether Postgres refused because what was asked for is not there: the migrations have not run, or it is a bug."""
+    undefined = (UndefinedTable, UndefinedColumn, UndefinedFunction)
+    return isinstance(error, ProgrammingError) and isinstance(error.orig, undefined)
+
+
 def _prepare(connection: object, _record: object) -> None:
     cursor = connection.cursor()  # pyright: ignore[reportAttributeAccessIssue]
     cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'")
@@ -135,5 +163,8 @@ def _prepare(connection: object, _record: object) -> None:
     cursor.close()
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().split("\n")[0]
+def first_line(error: DBAPIError) -> str:
+    """What was said, on one line. Of several hosts, what each of them said."""
+    lines = str(error.orig).strip().split("\n")
+    of_each = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    return "; ".join(of_each or lines[:1])

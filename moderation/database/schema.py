@@ -26,6 +26,8 @@ ROLES = (
     "bonafide_web",
     "bonafide_archiver",
 )
+#: What is said where the migrations of this release have not run.
+SCHEMA_BEHIND = "the database schema is not that of this release: run `bonafide migrate`"
 #: One migration at a time, however many processes start together. Any constant that nobody else uses will do.
 _MIGRATION_LOCK = 7_301_001
 #: Seconds between two looks whether another migration has ended.
