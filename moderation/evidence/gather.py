@@ -4,36 +4,84 @@ It runs in the child that decoded the picture, right after the pixels were hande
 picture is judged all the same, and the child may be killed. Nothing is fetched and no file is opened.
 """
 
+import codecs
+import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from moderation.dfa.gpt.pixels import Picture
-from moderation.evidence.options import Options
+from PIL import Image
+
+from moderation.dfa.gpt.pixels import Picture, decode_picture
+from moderation.evidence.containers import Container, opened
+from moderation.evidence.credentials import Credentials
+from moderation.evidence.declarations import declarations
+from moderation.evidence.jpeg import jpeg_facts
+from moderation.evidence.options import Options, read_trust_lists
+from moderation.evidence.thumbnail import thumbnail_facts
+from moderation.evidence.traces import traces
 from moderation.evidence.words import Evidence, Fact, Kind, Status, Strength
-
-#: Looks at one picture for one kind of fact.
-Look = Callable[[bytes, Picture], Iterator[Fact]]
 
 
 class Gatherer:
-    """All that looks, loaded while files may still be opened."""
+    """All that looks, loaded while files may still be opened. Raise SetupProblem for a trust list that is none."""
 
     def __init__(self, options: Options) -> None:
-        self._looks: tuple[Look, ...] = ()
+        self._private = options.private
+        self._credentials = Credentials(read_trust_lists(options.trust_lists), private=options.private)
+        _warm(self)
 
     def gather(self, data: bytes, picture: Picture) -> Evidence:
         """All facts about one picture. A parser that trips over the file costs its own facts and no others."""
         began = time.process_time()
-        facts = [fact for look in self._looks for fact in _looked(look, data, picture)]
+        facts = [
+            *_looked("credentials", lambda: self._credentials(data, picture)),
+            *self._in_file(data, picture),
+        ]
         return Evidence(tuple(facts), time.process_time() - began)
 
+    def _in_file(self, data: bytes, picture: Picture) -> Iterator[Fact]:
+        container = None
+        try:
+            # Pillow does not read HEIC, and the library that does keeps its words to itself.
+            container = None if picture.facts.format == "HEIC" else opened(data, picture)
+        except Exception as error:  # noqa: BLE001  parsers raise whatever they trip over
+            yield _tripped("file", error)
+        if container is not None:
+            yield from _looked("words", lambda: declarations(container, private=self._private))
+            yield from _looked("thumbnail", lambda: thumbnail_facts(container, picture))
+            yield from _looked("tables", lambda: jpeg_facts(data, container))
+        yield from _looked("traces", lambda: traces(picture, luminance_of(container)))
 
-def _looked(look: Look, data: bytes, picture: Picture) -> list[Fact]:
+
+def _warm(gatherer: Gatherer) -> None:
+    """Look once at a picture that has something of everything: what is loaded with its first use is loaded now."""
+    for letters in ("utf-16-le", "utf-16-be", "latin-1"):
+        codecs.lookup(letters)
+    noise = Image.effect_noise((256, 256), 64).convert("RGB")
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0131] = "make", "program"
+    for kind in ("JPEG", "PNG", "WEBP"):
+        buffer = io.BytesIO()
+        noise.save(buffer, kind, exif=exif, xmp=b"<a/>")
+        gatherer.gather(buffer.getvalue(), decode_picture(buffer.getvalue()))
+
+
+def luminance_of(container: Container | None) -> Sequence[int] | None:
+    """The luminance table of a JPEG, row by row. None: the file is none."""
+    tables = {} if container is None else getattr(container.image, "quantization", {})
+    return tables.get(0)
+
+
+def _looked(what: str, look: Callable[[], Iterator[Fact]]) -> list[Fact]:
+    """What was found until the end, or until a parser tripped."""
+    found = list[Fact]()
     try:
-        return list(look(data, picture))
+        found.extend(look())
     except Exception as error:  # noqa: BLE001  parsers raise whatever they trip over
-        return [failed(f"{look.__name__}: {type(error).__name__}")]
+        found.append(_tripped(what, error))
+    return found
 
 
-def failed(why: str) -> Fact:
-    return Fact(Kind.GATHERING, Strength.CONTEXT, {"why": why}, status=Status.UNREADABLE)
+def _tripped(what: str, error: Exception) -> Fact:
+    data = {"why": f"{what}: {type(error).__name__}"}
+    return Fact(Kind.GATHERING, Strength.CONTEXT, data, status=Status.UNREADABLE)

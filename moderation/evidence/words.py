@@ -134,24 +134,24 @@ def declared(evidence: Evidence) -> Fact | None:
     return pointing[0] if pointing else None
 
 
-def conflicts(origin: Origin | None, strength: Strength | None, verdict: Verdict | None) -> bool:
+def conflicts(origin: Origin | None, strength: Strength | None, label: Label | None) -> bool:
     """Whether what the picture is declared to be and what the model says of it do not fit: a person should look soon.
 
     Declared AI-made and called bona fide, whoever declares it. Signed as captured, by somebody on the trust list, and
     called a deepfake: unsigned words that it was captured are worth nothing here.
     """
-    if verdict is None:
-        return False
     if origin is Origin.SYNTHETIC:
-        return verdict.label is Label.BONA_FIDE
+        return label is Label.BONA_FIDE
     signed = origin is Origin.CAPTURED and strength is Strength.CRYPTOGRAPHIC
-    return signed and verdict.label is Label.DEEPFAKE
+    return signed and label is Label.DEEPFAKE
 
 
 def contradicts(evidence: Evidence, verdict: Verdict | None) -> bool:
     """`conflicts`, for what was gathered."""
     strongest = declared(evidence)
-    return strongest is not None and conflicts(strongest.points_to, strongest.strength, verdict)
+    if strongest is None or verdict is None:
+        return False
+    return conflicts(strongest.points_to, strongest.strength, verdict.label)
 
 
 # --- as JSON: from the child that decoded, and in the database

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from moderation.dfa.gpt.pixels import Picture, PixelLimits
 from moderation.errors import ImageRejected
+from moderation.evidence.options import Options
+from moderation.evidence.words import Evidence, Kind
 from tests.fuzz.corpus import mutated, seeds
 from worker.decoding import DecodePool
 
@@ -62,7 +64,17 @@ def _try(kind: str, data: bytes, number: int, pool: DecodePool) -> _Outcome:
         return _Outcome(seconds, refusal=error.code, bad=bad)
     except Exception as error:  # noqa: BLE001  nothing else may come out
         return _Outcome(time.monotonic() - began, bad=f"{kind} {number}: {type(error).__name__}: {error}")
-    return _Outcome(time.monotonic() - began, picture=picture)
+    lost = _lost(picture)
+    bad = None if lost is None else f"{kind} {number}: evidence: {lost}"
+    return _Outcome(time.monotonic() - began, picture=picture, bad=bad)
+
+
+def _lost(picture: Picture) -> str | None:
+    """Why the whole evidence is missing. A parser that tripped over its own part of the file is no finding."""
+    assert isinstance(picture.evidence, Evidence)
+    missing = picture.evidence.fact(Kind.GATHERING)
+    whole = missing is not None and len(picture.evidence.facts) == 1 and ":" not in str(missing.data["why"])
+    return str(missing.data["why"]) if missing is not None and whole else None
 
 
 def _count(tally: Tally, outcome: _Outcome, keep: int) -> None:
@@ -80,6 +92,7 @@ def _count(tally: Tally, outcome: _Outcome, keep: int) -> None:
 
 def open_pool(children: int = 2, *, seconds: float = 20) -> DecodePool:
     """As workers have it, where all kinds are asked for."""
-    pool = DecodePool(PixelLimits(heic=True), children=children, seconds=seconds)
+    limits, evidence = PixelLimits(heic=True), Options(seconds=seconds)
+    pool = DecodePool(limits, children=children, seconds=seconds, evidence=evidence)
     pool.warm()
     return pool

@@ -1,0 +1,185 @@
+"""Content Credentials: what a C2PA manifest says, and who signed it (https://spec.c2pa.org, by the kept `c2pa-python`).
+
+Offline for good: no manifest, no certificate status and no trust list is fetched, whatever the file asks for. The
+process that this runs in could not open a connection anyway.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from c2pa import C2paError, Context, Reader, Settings
+
+from moderation.dfa.gpt.pixels import Picture
+from moderation.evidence.words import Fact, Kind, Origin, Status, Strength, Value, text, texts
+
+_MIME: Mapping[str, str] = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "AVIF": "image/avif",
+    "HEIC": "image/heic",
+    "GIF": "image/gif",
+    "TIFF": "image/tiff",
+}
+
+#: Characters of a manifest store as JSON. Cameras and editors write some thousand.
+_LONGEST_STORE = 4_000_000
+#: Manifests of one store that are read: a picture that was edited so often has more history than anybody reads.
+_MOST_MANIFESTS = 100
+
+#: IPTC's digital source types, and C2PA's own, by the last part of their address
+#: (https://cv.iptc.org/newscodes/digitalsourcetype). The others, as digital art by a person, point to neither.
+SYNTHETIC_TYPES = frozenset(
+    (
+        "trainedAlgorithmicMedia",
+        "compositeWithTrainedAlgorithmicMedia",
+        "compositeSynthetic",
+        "algorithmicMedia",
+        "trainedAlgorithmicData",
+        "virtualRecording",
+    )
+)
+CAPTURED_TYPES = frozenset(
+    ("digitalCapture", "computationalCapture", "compositeCapture", "negativeFilm", "positiveFilm", "print")
+)
+
+
+def origin_of(types: Iterable[str]) -> Origin | None:
+    """What these source types say of the picture. One synthetic part makes it synthetic."""
+    named = set(types)
+    if named & SYNTHETIC_TYPES:
+        return Origin.SYNTHETIC
+    return Origin.CAPTURED if named & CAPTURED_TYPES else None
+
+
+def source_type(said: str) -> str:
+    """The last part of an address: "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"."""
+    return text(said).rstrip("/").rpartition("/")[2]
+
+
+class Credentials:
+    """Reads manifests against one trust list."""
+
+    __name__ = "credentials"
+
+    def __init__(self, trust_list: str, *, private: bool) -> None:
+        """`trust_list` is PEM. Without one nobody's signature is known, and the best that is said is "valid"."""
+        self._private = private
+        self._trust_list = sha256(trust_list.encode()).hexdigest()[:12] if trust_list else ""
+        settings: dict[str, Any] = {
+            "version": 1,
+            "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+            "core": {"allowed_network_hosts": []},
+        }
+        if trust_list:
+            settings["trust"] = {"user_anchors": trust_list}
+        self._context = Context(Settings.from_dict(settings))
+
+    def __call__(self, data: bytes, picture: Picture) -> Iterator[Fact]:
+        mime = _MIME.get(picture.facts.format)
+        if mime is None:
+            return
+        try:
+            reader = Reader.try_create(mime, io.BytesIO(data), context=self._context)
+            if reader is None:
+                return
+            with reader:
+                state, said = str(reader.get_validation_state()), reader.json()
+        except C2paError as error:
+            yield _unread(str(error))
+            return
+        if len(said) > _LONGEST_STORE:
+            yield _unread("TooLong")
+            return
+        yield self._fact(state, json.loads(said))
+
+    def _fact(self, state: str, store: Mapping[str, Any]) -> Fact:
+        manifests: Mapping[str, Mapping[str, Any]] = store["manifests"]
+        active = manifests.get(store.get("active_manifest", ""), {})
+        others = [manifest for manifest in manifests.values() if manifest is not active][:_MOST_MANIFESTS]
+        own, inherited = _source_types([active]), _source_types(others)
+        trusted = state == "Trusted"
+        signer: Mapping[str, Any] = active.get("signature_info") or {}
+        found: dict[str, Value] = {
+            "state": state.lower(),
+            "signer": text(str(signer.get("issuer", ""))),
+            "made_with": _generators([active]),
+            "made_before_with": _generators(others),
+            "actions": texts([action.get("action", "") for action in _actions(active)]),
+            "source_types": texts(own),
+            "source_types_before": texts(inherited),
+            "ingredients": len(active.get("ingredients") or ()),
+            "failures": texts(_failures(store)),
+            "trust_list": self._trust_list,
+        }
+        # Of whoever signs for themselves it is anybody's text, and often somebody's name.
+        if trusted or self._private:
+            found["signer_name"] = text(str(signer.get("common_name", "")))
+        if signer.get("time"):
+            found["signed_at"] = text(str(signer["time"]))
+        origin = origin_of([*own, *inherited])
+        if state == "Invalid":
+            return Fact(Kind.CONTENT_CREDENTIALS, Strength.ANOMALY, _kept(found))
+        # Whoever signed an edit vouches for it, and not for what an ingredient says of itself.
+        vouched = trusted and origin is origin_of(own)
+        strength = Strength.CRYPTOGRAPHIC if vouched else Strength.DECLARED
+        return Fact(Kind.CONTENT_CREDENTIALS, strength, _kept(found), origin)
+
+
+def _kept(found: Mapping[str, Value]) -> dict[str, Value]:
+    """Without what the manifest does not say."""
+    return {name: value for name, value in found.items() if value not in ("", ())}
+
+
+def _unread(error: str) -> Fact:
+    """`Remote: must fetch remote manifests from url …`: the address is kept as a word, and never followed."""
+    why, _, rest = error.partition(":")
+    data: dict[str, Value] = {"why": text(why)[:40]}
+    if why == "Remote" and "url " in rest:
+        data["remote_url"] = text(rest.partition("url ")[2])
+    return Fact(Kind.CONTENT_CREDENTIALS, Strength.CONTEXT, data, status=Status.UNREADABLE)
+
+
+def _actions(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [
+        action
+        for assertion in _list(manifest.get("assertions"))
+        if str(assertion.get("label", "")).startswith("c2pa.actions")
+        for action in _list((assertion.get("data") or {}).get("actions"))
+    ]
+
+
+def _source_types(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    types = [
+        source_type(str(action["digitalSourceType"]))
+        for manifest in manifests
+        for action in _actions(manifest)
+        if action.get("digitalSourceType")
+    ]
+    return list(dict.fromkeys(types))
+
+
+def _generators(manifests: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Programs that made the claims, with their versions."""
+    return texts(
+        [
+            f"{info.get('name', '')} {info.get('version') or ''}"
+            for manifest in manifests
+            for info in _list(manifest.get("claim_generator_info"))
+        ]
+    )
+
+
+def _failures(store: Mapping[str, Any]) -> list[str]:
+    """Codes of what did not hold, of the manifest that counts."""
+    results = (store.get("validation_results") or {}).get("activeManifest") or {}
+    return [str(failure.get("code", "")) for failure in _list(results.get("failure"))]
+
+
+def _list(value: object) -> list[Any]:
+    """The items that are objects: assertions of others may hold anything."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

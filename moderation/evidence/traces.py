@@ -1,0 +1,139 @@
+"""Traces in the pixels themselves: of a JPEG of another quality before, of enlarging, of a platform's size.
+
+Measured by `benchmarks/evidence.py` beside what they are to find and beside forgeries of the lab. They tell of files,
+not of faces: none of them finds a forged face, and each is there for bona fide pictures that were saved twice.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from moderation.dfa.gpt.pixels import Picture
+from moderation.evidence.words import Fact, Kind, Strength
+
+#: Pixels of the middle that are looked at: enough for a statistic, and a large picture costs no more than a small one.
+_SIDE = 512
+#: Shorter sides than this hold too few blocks, or too few periods, for a statistic.
+_LEAST = 128
+
+#: From this score on it is said: of a hundred pictures that were not treated so it is said of two or fewer, on those of
+#: the benchmark.
+RECOMPRESSED_FROM = 1.4
+ENLARGED_FROM = 8.5
+
+#: Longer sides that platforms give to what is uploaded there, in pixels, as seen in 2024 to 2026. They change without
+#: notice, and anybody can make a picture of that size.
+PLATFORM_SIDES: dict[int, tuple[str, ...]] = {
+    720: ("Facebook",),
+    960: ("Facebook",),
+    1080: ("Instagram",),
+    1280: ("Telegram",),
+    1350: ("Instagram",),
+    1440: ("Instagram",),
+    1600: ("WhatsApp",),
+    2048: ("Facebook", "X"),
+    2560: ("Telegram",),
+    4096: ("X",),
+}
+
+
+def traces(picture: Picture, luminance: Sequence[int] | None) -> Iterator[Fact]:
+    """`luminance` is the JPEG's table in row order; None where the file is none."""
+    yield from _platform(picture)
+    grey = middle(picture)
+    if grey is None:
+        return
+    enlarged = enlarging(grey)
+    if enlarged >= ENLARGED_FROM:
+        yield Fact(Kind.RESAMPLING, Strength.CONTEXT, {"score": round(enlarged, 2)})
+    # Turning the picture moved its blocks, unless its sides are whole numbers of them.
+    if luminance is not None and "rotated" not in picture.facts.notes:
+        twice = recompression(grey, luminance)
+        if twice >= RECOMPRESSED_FROM:
+            yield Fact(Kind.RECOMPRESSION, Strength.CONTEXT, {"score": round(twice, 2)})
+
+
+def middle(picture: Picture) -> np.ndarray | None:
+    """Luminance of the middle, (h, w) float32, cut on the borders of JPEG's blocks. None: too small."""
+    height, width = picture.pixels.shape[:2]
+    if min(height, width) < _LEAST:
+        return None
+    top, left = ((side - min(side, _SIDE)) // 2 // 8 * 8 for side in (height, width))
+    cut = picture.pixels[top : top + _SIDE, left : left + _SIDE]
+    cut = cut[: cut.shape[0] // 8 * 8, : cut.shape[1] // 8 * 8]
+    return cut @ np.array((0.299, 0.587, 0.114), dtype=np.float32)
+
+
+def _platform(picture: Picture) -> Iterator[Fact]:
+    width, height = picture.facts.width, picture.facts.height
+    names = PLATFORM_SIDES.get(max(width, height), ())
+    if names:
+        yield Fact(Kind.PLATFORM, Strength.CONTEXT, {"platforms": names, "longer_side": max(width, height)})
+
+
+# --- enlarged
+
+
+def enlarging(grey: np.ndarray) -> float:
+    """How periodic the curvature of the rows and columns is: interpolated pixels are smoother than their neighbours.
+
+    Gallagher, "Detection of linear and cubic interpolation in JPEG compressed images" (CRV 2005). The periods of JPEG's
+    own blocks are left out, and with them enlarging to twice or four thirds of the size. Strong compression afterwards
+    hides the rest. The larger the more: highest peak over the median of its spectrum.
+    """
+    return max(_peak(grey), _peak(grey.T))
+
+
+def _peak(grey: np.ndarray) -> float:
+    # Capped: a few strong edges must not outweigh all that is flat.
+    curvature = np.minimum(np.abs(np.diff(grey, n=2, axis=1)), 4).mean(axis=0)  # (w - 2,)
+    # What changes slowly along the picture is its content.
+    smooth = np.convolve(np.pad(curvature, 8, mode="reflect"), np.ones(17) / 17, mode="valid")
+    spectrum = np.abs(np.fft.rfft((curvature - smooth) * np.hanning(len(curvature))))
+    frequency = np.fft.rfftfreq(len(curvature))
+    nearest_block = np.abs(frequency * 8 - np.round(frequency * 8)) / 8
+    looked_at = (frequency > 0.1) & (nearest_block > 3 / len(curvature))
+    return float(spectrum[looked_at].max() / (np.median(spectrum[looked_at]) + 1e-9))
+
+
+# --- compressed before
+
+
+#: The cosine transform of eight samples (ITU-T T.81, A.3.3), (8, 8).
+_COSINES = np.array(
+    [
+        [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * n + 1) * k * np.pi / 16) for n in range(8)]
+        for k in range(8)
+    ],
+    dtype=np.float32,
+)
+#: Coefficients that are looked at: row and column in a block. The higher ones are mostly nought.
+_MODES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0))
+#: Bins of a coefficient's histogram on each side of nought.
+_BINS = 32
+
+
+def recompression(grey: np.ndarray, luminance: Sequence[int]) -> float:
+    """How periodic the histograms of the coefficients are: quantized twice, every few bins are empty or too full.
+
+    Popescu and Farid, "Statistical tools for digital forensics" (IH 2004). It sees that the first quality was another,
+    mostly a lower one, with the same blocks; not what was cropped or scaled in between. The larger the more.
+    """
+    height, width = grey.shape
+    blocks = (grey - 128).reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3)  # (H/8, W/8, 8, 8)
+    coefficients = _COSINES @ blocks @ _COSINES.T
+    scores = []
+    for row, column in _MODES:
+        step = luminance[8 * row + column]
+        values = np.rint(coefficients[..., row, column].ravel() / step)
+        scores.append(_periodic(values))
+    return float(np.mean(sorted(scores)[-4:]))
+
+
+def _periodic(values: np.ndarray) -> float:
+    counts, _ = np.histogram(values, bins=2 * _BINS + 1, range=(-_BINS - 0.5, _BINS + 0.5))
+    counts[_BINS] = (counts[_BINS - 1] + counts[_BINS + 1]) // 2  # nought is its own peak always
+    root = np.sqrt(counts.astype(np.float32))
+    smooth = np.convolve(np.pad(root, 3, mode="reflect"), np.ones(7) / 7, mode="valid")
+    spectrum = np.abs(np.fft.rfft(root - smooth))
+    return float(spectrum[8:].max() / (smooth.sum() / 8 + 1))
