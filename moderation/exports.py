@@ -27,6 +27,8 @@ from moderation.database import exports as queries
 from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
 from moderation.errors import SetupProblem
+from moderation.evidence.sentences import disclosed, sentence
+from moderation.evidence.words import Origin, Strength, conflicts, fact_from_json
 
 Row = Mapping[str, Any]
 Kind = Literal["text", "number", "whole", "boolean", "time"]
@@ -35,6 +37,8 @@ Kind = Literal["text", "number", "whole", "boolean", "time"]
 class What(enum.StrEnum):
     DECISIONS = "decisions"
     ANALYSES = "analyses"
+    #: One row for each fact beside a verdict, by the time of its case.
+    EVIDENCE = "evidence"
     #: As JSON lines conversations for training, otherwise one row for each artifact that was answered to.
     FEEDBACK = "feedback"
 
@@ -61,6 +65,21 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
         *("answer_mass", "calibrated", "technique", "abstain", "faces", "artifacts", "image_sha256"),
         *("format", "width", "height", "size", "reused_from", "created_at"),
     ),
+    What.EVIDENCE: (
+        *(
+            "case",
+            "source",
+            "external_id",
+            "kind",
+            "status",
+            "strength",
+            "points_to",
+            "says",
+            "disclosable",
+            "data",
+        ),
+        *("declared", "label", "conflict", "gatherer", "created_at"),
+    ),
     What.FEEDBACK: (
         *("decision", "case", "analysis", "face", "ordinal", "heading", "regions", "text", "answer"),
         *("outcome", "technique", "verdict", "blind_outcome", "bundle", "fingerprint", "created_at"),
@@ -71,13 +90,14 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("score", "seconds", "margin", "answer_mass"), "number"),
     **dict.fromkeys(("faces", "artifacts", "width", "height", "size", "face", "ordinal"), "whole"),
-    **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed"), "boolean"),
+    **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed", "conflict"), "boolean"),
     **dict.fromkeys(("created_at", "final_at", "undone_at"), "time"),
 }
 
 _QUERIES: Mapping[What, TextClause] = {
     What.DECISIONS: queries.DECISIONS,
     What.ANALYSES: queries.ANALYSES,
+    What.EVIDENCE: queries.EVIDENCE,
     What.FEEDBACK: queries.ANSWERS,
 }
 
@@ -99,7 +119,7 @@ def export(
     """
     if form is Format.PARQUET:
         with queries.stream(database, _QUERIES[what], since=since, until=until) as rows:
-            return _write_parquet(rows, COLUMNS[what], out)
+            return _write_parquet(_completed(what, rows), COLUMNS[what], out)
     if mark and form is Format.CSV:
         out.write(codecs.BOM_UTF8)
     written = 0
@@ -120,7 +140,8 @@ def _lines(
     """What is written, line by line; CSV begins with its header."""
     conversing = (what, form) == (What.FEEDBACK, Format.JSONL)
     query = queries.LABELLED if conversing else _QUERIES[what]
-    with queries.stream(database, query, since=since, until=until) as rows:
+    with queries.stream(database, query, since=since, until=until) as found:
+        rows = _completed(what, found)
         if conversing:
             wording = read_wording()
             for row in rows:
@@ -130,6 +151,25 @@ def _lines(
         else:
             yield _csv_line(COLUMNS[what])
             yield from (_csv_line([row[name] for name in COLUMNS[what]]) for row in rows)
+
+
+def _completed(what: What, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows with what is not in the database: of evidence the words, and whether it fits the verdict."""
+    return map(_fact_row, rows) if what is What.EVIDENCE else rows
+
+
+def _fact_row(row: Row) -> Row:
+    fact = fact_from_json(row["fact"])
+    origin = None if row["declared"] is None else Origin(row["declared"])
+    strength = None if row["declared_strength"] is None else Strength(row["declared_strength"])
+    label = None if row["label"] is None else Label(row["label"])
+    return {
+        **row,
+        "says": sentence(fact),
+        "disclosable": disclosed(fact),
+        "data": json.dumps(row["fact"]["data"], ensure_ascii=False, sort_keys=True),
+        "conflict": conflicts(origin, strength, label),
+    }
 
 
 def _json_line(record: Row) -> bytes:

@@ -7,7 +7,7 @@ Fields and values: https://transparency.dsa.ec.europa.eu/page/api-documentation,
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -109,10 +109,11 @@ class Draft:
     to_check: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def facts(decision: Decision) -> str:
-    """What happened, in fixed sentences: `decision_facts`."""
+def facts(decision: Decision, evidence: Sequence[str] = ()) -> str:
+    """What happened, in fixed sentences: `decision_facts`. `evidence` are those of what may be disclosed of it."""
     sentences = [
         "An image was flagged for review.",
+        *evidence,
         _ANALYSIS[decision.verdict],
         _REVIEW[decision.stage],
         _OUTCOME[decision.outcome],
@@ -129,10 +130,11 @@ def statement(
     restriction: Restriction = Restriction.LABELLED,
     harm: Harm = Harm.TERMS,
     origin: Origin = Origin.VOLUNTARY,
+    evidence: Sequence[str] = (),
 ) -> Draft:
     """The draft for one decision. Only a deepfake is restricted; for any other outcome there is nothing to state."""
     if decision.outcome is not Outcome.DEEPFAKE:
-        return Draft(facts(decision), None)
+        return Draft(facts(decision, evidence), None)
     category, keyword = CATEGORIES[harm]
     analysed = decision.verdict is not None
     fields: dict[str, Any] = {
@@ -147,7 +149,7 @@ def statement(
         "content_type": ["CONTENT_TYPE_IMAGE", "CONTENT_TYPE_SYNTHETIC_MEDIA"],
         "content_date": f"{flagged_at:%Y-%m-%d}",
         "application_date": f"{decision.created_at:%Y-%m-%d}",
-        "decision_facts": facts(decision),
+        "decision_facts": facts(decision, evidence),
         "source_type": SOURCES[origin],
         "automated_detection": "Yes" if decision.verdict is Label.DEEPFAKE else "No",
         "automated_decision": "AUTOMATED_DECISION_PARTIALLY"

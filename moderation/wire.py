@@ -228,6 +228,39 @@ class PictureOut(Answer):
     notes: list[str]
 
 
+class FactOut(Answer):
+    """One fact about the picture that no model gave."""
+
+    kind: str = Field(description="What it is about: `content_credentials`, `generator`, `jpeg` …")
+    status: str = Field(description="`found`, or `unreadable`: it is there and cannot be read.")
+    strength: str = Field(
+        description="`cryptographic`: signed by somebody known. `declared`: anybody can write it. `anomaly`: something "
+        "does not fit. `context`: it points nowhere by itself."
+    )
+    points_to: str | None = Field(description="`synthetic` or `captured`. Null: to neither.")
+    data: dict[str, Any] = Field(
+        description="Its values. Texts are the file's own: show them as text, never as markup."
+    )
+    says: str = Field(description="The same as a sentence, for a person.")
+    cannot_tell: str = Field(description="What must not be read into it.")
+    disclosable: str | None = Field(
+        description="A fixed sentence that you may pass on to the uploader. Null: do not pass this fact on."
+    )
+
+
+class EvidenceOut(Answer):
+    """What is known beside the verdict. No score comes from it, and it never makes a verdict."""
+
+    declared: str | None = Field(
+        description="What the strongest fact declares the picture to be: `synthetic` or `captured`."
+    )
+    strength: str | None = Field(description="Of that fact.")
+    conflict: bool = Field(
+        description="Whether that and the verdict do not fit: a person looks at it sooner."
+    )
+    facts: list[FactOut] = Field(description="The strongest first. What is not among them was not found.")
+
+
 class DecisionOut(Answer):
     """What a person decided."""
 
@@ -279,6 +312,10 @@ class CaseOut(Answer):
     decision: DecisionOut | None = Field(description="What stands. Null until the case is decided.")
     archived: ArchivedOut | None = Field(
         None, description="Where all of it lies but the label, the technique and the decision. Null: here."
+    )
+    evidence: EvidenceOut | None = Field(
+        None,
+        description="Null until the picture was decoded, where none is gathered, and once archived or erased.",
     )
     erased_at: datetime | None = Field(
         None,

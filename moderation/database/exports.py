@@ -41,6 +41,16 @@ ANALYSES = text("""
     ORDER BY a.id
 """)
 
+#: One row for each fact about a picture whose analysis is on show.
+EVIDENCE = text("""
+    SELECT e.case_id AS case, c.source, c.external_id, f.fact->>'kind' AS kind, f.fact->>'status' AS status,
+           f.fact->>'strength' AS strength, f.fact->>'points_to' AS points_to, f.fact AS fact,
+           e.declared, e.strength AS declared_strength, c.label, e.gatherer, e.created_at
+    FROM evidence e JOIN cases c ON c.id = e.case_id, jsonb_array_elements(e.facts) WITH ORDINALITY AS f(fact, place)
+    WHERE e.case_id >= :first AND e.case_id < :last
+    ORDER BY e.case_id, f.place
+""")
+
 #: One row for each artifact that a reviewer answered to.
 ANSWERS = text("""
     SELECT d.id AS decision, d.case_id AS case, said.analysis_id AS analysis, said.face, said.ordinal, r.heading,

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime, ValidationError
 
+from moderation.analysis import Analysis
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, shown_analyses
 from moderation.database.archive import Archived, archived_cases
@@ -15,6 +16,9 @@ from moderation.database.cases import Filter, find_case, page_of_cases
 from moderation.database.review import standing_decisions
 from moderation.decisions import Decision
 from moderation.errors import CaseNotFound, CursorUnreadable, RequestRefused
+from moderation.evidence.rows import StoredEvidence, evidence_of
+from moderation.evidence.sentences import evidence_view
+from moderation.evidence.words import contradicts
 from moderation.intake import Accepted, Submission
 from moderation.presentation import artifact_json, decision_json, face_json, verdict_json
 from moderation.web.access import OnlyKnownParameters, Reader, Submitter
@@ -142,15 +146,17 @@ def get_case(
         case = find_case(session, case_id)
         if case is None:
             raise CaseNotFound(f"no case has the id {case_id}")
-        # Neither erasing nor archiving is a move of the case: its version stays.
+        # Neither erasing nor archiving is a move of the case, nor is evidence gathered anew: its version stays.
+        beside = evidence_of(session, [case_id]).get(case_id)
         kept = ("-erased" if case.erased_at else "") + ("-archived" if case.archive_id else "")
+        kept += f"-{beside.gatherer}" if beside is not None else ""
         tag = f'"{case.version}{kept}"'
         if if_none_match == tag:
             return Response(status_code=304, headers={"ETag": tag})
         analysis = shown_analyses(session, [case_id]).get(case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
         archived = archived_cases(session, [case]).get(case_id)
-    shown = show_case(case, analysis, decision, archived).model_dump_json()
+    shown = show_case(case, analysis, decision, archived, beside).model_dump_json()
     return Response(shown, media_type="application/json", headers={"ETag": tag})
 
 
@@ -174,11 +180,17 @@ def get_cases(
         cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
         ids = [case.id for case in cases]
         analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
-        archived = archived_cases(session, cases)
+        archived, evidence = archived_cases(session, cases), evidence_of(session, ids)
     more = len(cases) == limit
     return CasePage(
         cases=[
-            show_case(case, analyses.get(case.id), decisions.get(case.id), archived.get(case.id))
+            show_case(
+                case,
+                analyses.get(case.id),
+                decisions.get(case.id),
+                archived.get(case.id),
+                evidence.get(case.id),
+            )
             for case in cases
         ],
         next_cursor=_cursor(cases[-1].id) if more else None,
@@ -190,6 +202,7 @@ def show_case(
     stored: StoredAnalysis | None,
     decision: Decision | None = None,
     archived: Archived | None = None,
+    beside: StoredEvidence | None = None,
 ) -> CaseOut:
     """A case as platforms see it. A case that is not ready shows no analysis, even if it had one before."""
     analysis = stored.analysis if stored is not None and case.refusal is None else None
@@ -222,10 +235,16 @@ def show_case(
         "stage": case.stage,
         "decision": None if decision is None else decision_json(decision),
         "archived": None if archived is None else {"at": archived.at, "place": archived.place},
+        "evidence": None if beside is None else _evidence(beside, analysis),
         "erased_at": case.erased_at,
         "links": {"self": _link(case.id)},
     }
     return CaseOut.model_validate(shown)
+
+
+def _evidence(beside: StoredEvidence, analysis: Analysis | None) -> dict[str, Any]:
+    conflict = analysis is not None and contradicts(beside.evidence, analysis.verdict)
+    return evidence_view(beside.evidence, conflict=conflict)
 
 
 def _kept_verdict(archived: Archived | None) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from moderation.database.cases import find_case
 from moderation.database.review import standing_decisions
 from moderation.decisions import Decision
 from moderation.errors import CaseNotFound, NothingDecided
+from moderation.evidence.rows import evidence_of
+from moderation.evidence.sentences import statement_sentences
 from moderation.statements import Draft, Harm, Origin, Restriction, statement
 from moderation.web.access import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES
@@ -55,9 +57,17 @@ def draft_of(
     with services.database.transaction() as session:
         case = find_case(session, case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
+        beside = evidence_of(session, [case_id]).get(case_id)
     if case is None:
         raise CaseNotFound(f"no case has the id {case_id}")
     if decision is None:
         raise NothingDecided("nothing is decided about this case")
-    draft = statement(decision, flagged_at=case.created_at, restriction=restriction, harm=harm, origin=origin)
+    draft = statement(
+        decision,
+        flagged_at=case.created_at,
+        restriction=restriction,
+        harm=harm,
+        origin=origin,
+        evidence=statement_sentences(beside and beside.evidence),
+    )
     return decision, draft

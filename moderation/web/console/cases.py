@@ -124,6 +124,25 @@ def show_picture(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> R
     return RedirectResponse(url, status_code=302)
 
 
+@router.get("/cases/{case_id}/picture/bytes")
+def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """The picture's file from here instead of from its store: what a script of ours may read pixels of.
+
+    As bytes of no kind, so that a browser shows it as nothing by itself.
+    """
+    with services.database.transaction() as session:
+        case = find_case(session, case_id)
+        if case is None or case.erased_at is not None:
+            raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+        insert_sending(session, case_id, visitor.person.id)
+    fetched = services.storage.fetch_image(case.flag.image)
+    return Response(
+        fetched.data,
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
+    )
+
+
 @router.post("/cases/{case_id}/reveal")
 def reveal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
     """Note that somebody looks. A script says what at; without one the page is shown again, unblurred."""

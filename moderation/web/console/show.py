@@ -26,6 +26,9 @@ from moderation.database.review import (
 )
 from moderation.decisions import Appeal, Decision, Outcome, ReasonPolicy, may_review
 from moderation.errors import BonafideError, CaseNotFound
+from moderation.evidence.rows import evidence_of
+from moderation.evidence.sentences import CAVEATS, KIND_WORDS, STRENGTH_WORDS, disclosed, sentence
+from moderation.evidence.words import contradicts, declared, ordered
 from moderation.people import Act, Person, may
 from moderation.questions import FAILURES
 from moderation.review import Sight
@@ -116,6 +119,29 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
+class Known:
+    """A fact in words."""
+
+    title: str
+    strength: str
+    says: str
+    cannot_tell: str
+    disclosable: bool
+    #: `synthetic`, `captured` or neither.
+    tone: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The evidence card."""
+
+    facts: tuple[Known, ...]
+    #: Whether what the picture is declared to be does not fit the verdict. False while the verdict is hidden.
+    conflict: bool
+    headline: str
+
+
+@dataclass(frozen=True)
 class CasePage:
     """Everything that `case.html` needs. What is hidden from this person is not in here."""
 
@@ -156,6 +182,8 @@ class CasePage:
     worker_away: bool
     open_outcomes: tuple[Outcome, ...]
     reason_words: str
+    #: What is known beside the verdict. None: nothing was gathered.
+    evidence: Beside | None = None
     #: What the person had filled in when a form came back with a complaint.
     kept: Mapping[str, str] = field(default_factory=dict[str, str])
     complaint: str | None = None
@@ -169,6 +197,14 @@ class CasePage:
     @property
     def size(self) -> PictureFacts | None:
         return self.picture
+
+    @property
+    def region(self) -> str:
+        """What the aids look at: the first face, or the whole picture. Left, top, width and height in pixels."""
+        if self.picture is None:
+            return ""
+        box = self.faces[0] if self.faces else Box(0, 0, self.picture.width, self.picture.height)
+        return f"{box.left:.0f} {box.top:.0f} {box.width:.0f} {box.height:.0f}"
 
     @property
     def outlined(self) -> bool:
@@ -340,6 +376,7 @@ def read_case(
         events=tuple(_logged(event, names, plain=judge_first or earlier_hidden) for event in chain.events),
         related=() if judge_first else _elsewhere(session, case_id),
         questions=() if judge_first else tuple(_turn(one) for one in questions_of(session, case_id)),
+        evidence=_beside(session, case_id, shown),
         worker_away=worker_away,
         open_outcomes=_open_outcomes(case.stage),
         reason_words=_REASON_WORDS[reason_policy],
@@ -351,6 +388,29 @@ def log_in_words(session: Session, case_id: UUID, since: int) -> list[Logged]:
     events = [event for event in read_chain(session, case_id).events if event.seq > since]
     names = names_of(session, _people_in(events, ()))
     return [_logged(event, names, plain=True) for event in events]
+
+
+def _beside(session: Session, case_id: UUID, shown: Analysis | None) -> Beside | None:
+    """Whether it fits the verdict is only said to whom the verdict is shown."""
+    stored = evidence_of(session, [case_id]).get(case_id)
+    if stored is None:
+        return None
+    conflict = shown is not None and contradicts(stored.evidence, shown.verdict)
+    return Beside(
+        facts=tuple(
+            Known(
+                title=KIND_WORDS[fact.kind],
+                strength=STRENGTH_WORDS[fact.strength],
+                says=sentence(fact),
+                cannot_tell=CAVEATS[fact.kind],
+                disclosable=disclosed(fact) is not None,
+                tone=fact.points_to or "",
+            )
+            for fact in ordered(stored.evidence.facts)
+        ),
+        conflict=conflict,
+        headline=words.declared_words(declared(stored.evidence)),
+    )
 
 
 def _kept_headline(archived: Archived | None) -> str:

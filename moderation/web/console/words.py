@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from moderation.analysis import Label, Technique, Verdict
 from moderation.cases import CaseState, Move, Refusal, Stage
 from moderation.decisions import Outcome
+from moderation.evidence.words import Fact, Origin, Strength
 
 #: Of the outcomes, with the key that chooses each (`docs/reviewers.md`).
 OUTCOMES = (
@@ -96,6 +97,14 @@ def score_words(verdict: Verdict) -> str:
         else "very unsure"
     )
     return f"calibrated probability of a deepfake; {said}"
+
+
+def declared_words(fact: Fact | None) -> str:
+    """What the strongest fact declares the picture to be."""
+    if fact is None or fact.points_to is None:
+        return "Nothing declares where this picture comes from. Most pictures have nothing that does."
+    how = "Signed as" if fact.strength is Strength.CRYPTOGRAPHIC else "Declared"
+    return f"{how} {'AI-made, wholly or in part' if fact.points_to is Origin.SYNTHETIC else 'captured by a camera'}."
 
 
 def decided_words(outcome: Outcome, technique: Technique | None) -> str:
