@@ -51,6 +51,7 @@ def main() -> None:
         if picture is not None and gatherer is not None and options is not None:
             _allow_seconds(options.seconds)
             _say(answers, _evidence(gatherer, data, picture))
+        del picture  # or it would lie beside the next one, which may be as large
 
 
 def _say(answers: BinaryIO, answer: dict[str, Any]) -> None:
