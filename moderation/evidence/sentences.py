@@ -55,7 +55,7 @@ CAVEATS: Mapping[Kind, str] = {
     Kind.JPEG: "Platforms compress all pictures anew. Low quality hides traces, and the model is less sure.",
     Kind.RECOMPRESSION: "Every picture that was saved twice shows it. It finds no forged face.",
     Kind.RESAMPLING: "Every picture that was enlarged may show it. It finds no forged face.",
-    Kind.PLATFORM: "Anybody can make a picture of this size.",
+    Kind.PLATFORM: "Pictures of any origin are cut and scaled to such sizes.",
     Kind.GATHERING: "The picture was decoded and judged all the same.",
 }
 
@@ -247,7 +247,14 @@ def _resampling(_: Fact, data: Mapping[str, Value]) -> str:
 
 def _platform(_: Fact, data: Mapping[str, Value]) -> str:
     names = " and ".join(str(name) for name in _many(data.get("platforms")))
-    return f"Its longer side, {data.get('longer_side')} pixels, is one that {names} gives to pictures."
+    shape = f" Its shape is {data['shape']}." if "shape" in data else ""
+    made = " Generators make pictures of this size." if data.get("generators") else ""
+    given = (
+        f"Its longer side, {data.get('longer_side')} pixels, is one that {names} gives to pictures."
+        if names
+        else ""
+    )
+    return f"{given}{made}{shape}".strip()
 
 
 def _gathering(_: Fact, data: Mapping[str, Value]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from moderation.dfa.gpt.pixels import Picture
-from moderation.evidence.words import Fact, Kind, Strength
+from moderation.evidence.words import Fact, Kind, Strength, Value
 
 #: Pixels of the middle that are looked at: enough for a statistic, and a large picture costs no more than a small one.
 _SIDE = 512
@@ -35,6 +35,19 @@ PLATFORM_SIDES: dict[int, tuple[str, ...]] = {
     2560: ("Telegram",),
     4096: ("X",),
 }
+
+
+#: Shapes that feeds and stories ask for, width over height.
+SHAPES = ((1, 1), (4, 5), (5, 4), (9, 16), (16, 9), (3, 4), (4, 3), (2, 3), (3, 2))
+
+#: Sizes, shorter side first, in which generators make pictures unless they are told otherwise: Stable Diffusion 1 and
+#: 2, the buckets of SDXL (arXiv 2307.01952, appendix I), and those of OpenAI's image models.
+GENERATOR_SIZES = frozenset(
+    (
+        *((512, 512), (768, 768), (1024, 1024), (832, 1216), (896, 1152), (768, 1344), (640, 1536)),
+        *((1024, 1536), (1024, 1792)),
+    )
+)
 
 
 def traces(picture: Picture, luminance: Sequence[int] | None) -> Iterator[Fact]:
@@ -66,9 +79,18 @@ def middle(picture: Picture) -> np.ndarray | None:
 
 def _platform(picture: Picture) -> Iterator[Fact]:
     width, height = picture.facts.width, picture.facts.height
-    names = PLATFORM_SIDES.get(max(width, height), ())
-    if names:
-        yield Fact(Kind.PLATFORM, Strength.CONTEXT, {"platforms": names, "longer_side": max(width, height)})
+    shorter, longer = sorted((width, height))
+    platforms, generators = PLATFORM_SIDES.get(longer, ()), (shorter, longer) in GENERATOR_SIZES
+    if not platforms and not generators:
+        return
+    found: dict[str, Value] = {"longer_side": longer, "platforms": platforms, "generators": generators}
+    # Within a pixel: sides are whole numbers.
+    shapes = [
+        f"{across}:{down}"
+        for across, down in SHAPES
+        if abs(width * down - height * across) <= max(across, down)
+    ]
+    yield Fact(Kind.PLATFORM, Strength.CONTEXT, found | ({"shape": shapes[0]} if shapes else {}))
 
 
 # --- enlarged

@@ -48,7 +48,7 @@ class Kind(enum.StrEnum):
     RECOMPRESSION = "recompression"
     #: Signs that its pixels were enlarged.
     RESAMPLING = "resampling"
-    #: A size that a known platform gives to what is uploaded there.
+    #: A size that a known platform gives to what is uploaded there, or that generators make.
     PLATFORM = "platform"
     #: Looking for evidence failed or took too long. The picture itself was decoded.
     GATHERING = "gathering"

@@ -340,6 +340,30 @@ def test_an_enlarged_picture_is_told_and_one_that_was_not_is_not() -> None:
     assert fact_of(encoded(grain, "PNG"), Kind.RESAMPLING) is None
 
 
+@pytest.mark.parametrize(
+    ("size", "platforms", "generators", "shape"),
+    [
+        pytest.param((1080, 1350), ("Instagram",), False, "4:5", id="a post"),
+        pytest.param((1201, 1600), ("WhatsApp",), False, "3:4", id="within a pixel"),
+        pytest.param((1216, 832), (), True, None, id="as SDXL makes it, lying"),
+        pytest.param((1024, 1024), (), True, "1:1", id="a square"),
+    ],
+)
+def test_a_size_that_platforms_give_or_generators_make_is_told(
+    size: tuple[int, int], platforms: tuple[str, ...], generators: bool, shape: str | None
+) -> None:
+    fact = fact_of(encoded(Image.new("RGB", size)), Kind.PLATFORM)
+
+    assert fact is not None
+    assert fact.points_to is None
+    told = (fact.data["platforms"], fact.data["generators"], fact.data.get("shape"))
+    assert told == (platforms, generators, shape)
+
+
+def test_an_ordinary_size_is_told_nothing_of() -> None:
+    assert fact_of(encoded(Image.new("RGB", (1000, 700))), Kind.PLATFORM) is None
+
+
 # --- in the child
 
 

@@ -384,5 +384,5 @@ def test_an_export_of_many_rows_takes_the_memory_of_a_few(database: Database) ->
 
 
 def test_an_empty_installation_exports_nothing(database: Database) -> None:
-    assert [lines(database, what) for what in What] == [[], [], []]
-    assert [parquet(database, what) for what in What] == [[], [], []]
+    assert [lines(database, what) for what in What] == [[]] * len(What)
+    assert [parquet(database, what) for what in What] == [[]] * len(What)
