@@ -5,10 +5,11 @@ verdict, and no sentence is searched for words such as "real": "unreal" holds on
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moderation.analysis import Artifact, Region
+from moderation.dfa.gpt.claims import claims, is_plain, parts_named, sharpness_claimed, verdict_stated
 
 _LINE = re.compile(
     r"""^\s*
@@ -131,3 +132,62 @@ def regions_of(heading: str) -> tuple[Region, ...]:
     words = re.findall(r"[a-z]+", heading.lower())
     named = dict.fromkeys(_WORDS[word] for word in words if word in _WORDS)
     return tuple(named) or (Region.UNMAPPED,)
+
+
+# --- what of a reply is shown ---
+
+#: What a text may name beside its own region: surfaces that every part has, and parts that another one borders on.
+_EVERYWHERE = frozenset(
+    {Region.SKIN, Region.LIGHTING, Region.BACKGROUND, Region.FACE_BOUNDARY, Region.UNMAPPED}
+)
+_BORDERS: Mapping[Region, frozenset[Region]] = {
+    Region.FACE_BOUNDARY: frozenset(
+        {Region.FOREHEAD, Region.HAIRLINE, Region.CHEEKS, Region.JAWLINE, Region.EARS, Region.NECK}
+    ),
+    Region.HAIRLINE: frozenset({Region.FOREHEAD}),
+    # What is wrong with these is seen in all parts.
+    **{region: frozenset(Region) for region in _EVERYWHERE - {Region.FACE_BOUNDARY}},
+}
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The artifacts of one face that may be shown, and how many may not."""
+
+    artifacts: tuple[Artifact, ...]
+    dropped: int
+
+
+def sound(artifacts: Sequence[Artifact]) -> Sound:
+    """Leave out what a reviewer could not rely on, whoever wrote it.
+
+    That is: markup, a text about another region than its heading names, a text that finds nothing or calls the face
+    bona fide, a region that was named before, and what contradicts an artifact before it.
+    """
+    kept: list[Artifact] = []
+    for artifact in artifacts:
+        if _about_itself(artifact) and not any(_clash(artifact, other) for other in kept):
+            kept.append(artifact)
+    return Sound(tuple(kept), len(artifacts) - len(kept))
+
+
+def _about_itself(artifact: Artifact) -> bool:
+    own = frozenset(artifact.regions)
+    allowed = own.union(_EVERYWHERE, *(_BORDERS.get(region, frozenset[Region]()) for region in own))
+    said = claims(artifact.text)
+    denied = any(claim.finds is False for claim in said) and not any(claim.finds for claim in said)
+    return (
+        is_plain(artifact.text)
+        and parts_named(artifact.text) <= allowed
+        and not denied
+        and verdict_stated(artifact.text) is not False
+    )
+
+
+def _clash(artifact: Artifact, other: Artifact) -> bool:
+    """The same region again; or sharper than what lies outside the seam, where another is softer than that."""
+    if set(artifact.regions) & set(other.regions):
+        return True
+    sides = sharpness_claimed(artifact.text), sharpness_claimed(other.text)
+    outside = all(re.search(r"\b(?:in|out)side\b", each.text, re.I) for each in (artifact, other))
+    return outside and sides in {(1, -1), (-1, 1)}
