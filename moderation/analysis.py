@@ -174,6 +174,8 @@ class FaceAnalysis:
     rationale: tuple[Artifact, ...] = ()
     #: The artifact description as the model wrote it. None when it was not asked.
     reply: str | None = None
+    #: Artifacts of the reply that are not shown, because they contradict themselves or one another.
+    rationale_dropped: int = 0
 
 
 @dataclass(frozen=True)

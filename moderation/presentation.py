@@ -83,6 +83,7 @@ def face_json(face: FaceAnalysis) -> dict[str, Any]:
         "verdict": verdict_json(face.verdict),
         "rationale": [artifact_json(artifact) for artifact in face.rationale],
         "reply": face.reply,
+        "rationale_dropped": face.rationale_dropped,
     }
 
 
@@ -94,6 +95,7 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
         verdict=verdict_from_json(data["verdict"]),
         rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
         reply=data.get("reply"),
+        rationale_dropped=data.get("rationale_dropped", 0),
     )
 
 

@@ -213,6 +213,9 @@ class FaceOut(Answer):
     verdict: VerdictOut
     rationale: list[ArtifactOut]
     reply: str | None
+    rationale_dropped: int = Field(
+        0, description="Artifacts of the reply that are left out: they contradict themselves or one another."
+    )
 
 
 class PictureOut(Answer):

@@ -33,6 +33,7 @@ def test_faces_survive_the_way_through_json() -> None:
             Artifact("Overall", "Odd.", (Region.UNMAPPED,), None),
         ),
         reply="1. **Cheek and Jawline**: A seam.",
+        rationale_dropped=2,
     )
     unread = FaceAnalysis(
         Face(Box(0, 0, 9, 9), 0.5), Verdict(Label.UNDETERMINED, abstain=Abstain.TOO_BLURRED), reply=None

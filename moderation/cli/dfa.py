@@ -373,6 +373,7 @@ def bench(
     split: Annotated[str, typer.Option(help="The split that is scored.")] = "test",
     pictures: Annotated[int | None, typer.Option(help="Score at most so many. Default: all.")] = None,
     grid: Annotated[int, typer.Option(help="Pictures in each robustness cell; 0 leaves the grid out.")] = 200,
+    questions: Annotated[int, typer.Option(help="Questions of free conversation; 0 leaves them out.")] = 200,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")
     ] = None,
@@ -394,6 +395,7 @@ def bench(
         split=split,
         pictures=pictures,
         grid=grid,
+        questions=questions,
         quick=quick,
         baselines=BaselinePlan(seed=seed) if baselines else None,
         seed=seed,

@@ -12,13 +12,14 @@ from transformers import LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
 from moderation.cli.dfa import app
-from moderation.dfa.bench.ask import judge
+from moderation.dfa.bench.ask import judge, talk
 from moderation.dfa.bench.baselines import BaselinePlan
 from moderation.dfa.bench.manifest import chosen, read_manifest
 from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, BenchPlan, as_json, run_bench
+from moderation.dfa.bench.talk import conversation_table
 from moderation.dfa.gpt.bundle import BundleSpec
-from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.detector import Detector, Policy
 from moderation.dfa.gpt.engine.kv import SlotKV
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
@@ -30,7 +31,7 @@ SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 TABLES = {
     "summary", "detection", "shortcuts", "comparison", "techniques", "confusion_told", "normalisations", "description",
     "description_by_technique", "invented", "gates", "calibration", "reliability", "robustness", "abstention",
-    "abstain_codes",
+    "abstain_codes", "conversation",
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_t
         engines.append(sum(isinstance(one, SlotKV) and bool(one.k) for one in new))
         models[words] = sum(isinstance(one, LlavaForConditionalGeneration) for one in new)
 
-    plan = BenchPlan(pictures=8, grid=2, quick=True)
+    plan = BenchPlan(pictures=8, grid=2, questions=2, quick=True)
     gc.disable()
     run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu", progress=progress)
     gc.enable()
@@ -276,3 +277,21 @@ def test_the_command_writes_the_report(manifest: Path, tiny: BundleSpec, tmp_pat
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["bundle"] == "tiny 0-untrained"
     assert (tmp_path / "report.html").is_file()
+
+
+def test_every_question_is_about_a_face_with_a_verdict_and_a_model_that_babbles_is_no_good(
+    manifest: Path, tiny: BundleSpec
+) -> None:
+    policy = Policy(minimum_mass=0.0, band=0.0, max_new_tokens=6)  # it knows nothing, and is to say so
+    detector = Detector.load(tiny.folder, device="cpu", policy=policy)
+    items = chosen(read_manifest(manifest), "test")[:2]
+
+    talked = talk(detector, items, 5)
+    again = talk(detector, items, 5)
+    detector.close()
+
+    assert len({each.asked.family for each in talked}) == 5
+    assert {each.item for each in talked} == set(items)
+    assert [each.written for each in talked] == [each.written for each in again]
+    assert not any(each.scored.good for each in talked)
+    assert conversation_table(talked).rows[0][:2] == ("all", 5)

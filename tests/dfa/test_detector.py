@@ -179,10 +179,21 @@ def test_a_deepfake_without_artifacts_stays_one(detector: Detector) -> None:
     assert face.rationale == ()
 
 
-def test_what_the_model_writes_holds_no_control_characters(detector: Detector) -> None:
-    face = with_policy(detector).judge(FACE, said(detector, "Nose: It \x1b[31mleans\x07."))
+def test_artifacts_that_contradict_themselves_are_counted_and_not_shown(detector: Detector) -> None:
+    face = with_policy(detector).judge(
+        FACE,
+        said(detector, "Eyes: The nose is too smooth.\nMouth: The mouth is bent.\nLips: The lips are sharp."),
+    )
 
-    assert face.rationale[0].text == "It [31mleans."
+    assert [artifact.heading for artifact in face.rationale] == ["Mouth"]
+    assert face.rationale_dropped == 2
+    assert face.reply is not None
+
+
+def test_what_the_model_writes_holds_no_control_characters(detector: Detector) -> None:
+    face = with_policy(detector).judge(FACE, said(detector, "Nose: It \x1bleans\x07."))
+
+    assert face.rationale[0].text == "It leans."
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from moderation.analysis import (
     image_verdict,
     undetermined,
 )
+from moderation.dfa.bench.conversation import Asked, Scored, as_said, in_turn, score
 from moderation.dfa.bench.manifest import Item
+from moderation.dfa.gpt.conversation import answer_or_none, served_turns
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
@@ -72,6 +74,17 @@ class Told:
     sums: Mapping[Technique, float]
     regions: frozenset[str]
     text: str
+
+
+@dataclass(frozen=True)
+class Talked:
+    """One question about one picture, and how its answer was judged."""
+
+    item: Item
+    asked: Asked
+    #: As it was written.
+    written: str
+    scored: Scored
 
 
 def regions_in(artifacts: Iterable[Artifact]) -> frozenset[str]:
@@ -159,6 +172,57 @@ def called_deepfake(judged: Judged, threshold: float) -> bool:
 
 def abstained(judged: Judged) -> bool:
     return judged.verdict.label is Label.UNDETERMINED
+
+
+#: Tokens of one answer: more than any that was trained.
+LONGEST_ANSWER = 64
+
+
+def talk(
+    detector: Detector,
+    items: Sequence[Item],
+    answers: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Talked]:
+    """Ask so many questions, family by family in turn, each about the next picture that has a verdict.
+
+    The model goes on from what it said of the face, as in the console; what a reviewer is shown is what is judged.
+    """
+    talked: list[Talked] = []
+    faces = itertools.cycle(_faces_with_verdicts(detector, items, answers))
+    for asked, found in zip(in_turn(answers, seed=seed), faces, strict=False):
+        item, crop, face = found
+        said = as_said(face)
+        words = detector.converse(
+            crop,
+            [],
+            asked.text,
+            served=served_turns(detector.bundle.prompts, face),
+            max_new_tokens=LONGEST_ANSWER,
+        )
+        written = "".join(words).strip()
+        shown = answer_or_none(written, deepfake=said.deepfake, artifacts=said.artifacts)
+        talked.append(Talked(item, asked, written, score(asked, said, shown)))
+        progress(len(talked))
+    return talked
+
+
+def _faces_with_verdicts(
+    detector: Detector, items: Sequence[Item], most: int
+) -> list[tuple[Item, FaceCrop, FaceAnalysis]]:
+    """The first face of each picture, where the model tells whether it is a deepfake."""
+    outcomes = [
+        (item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in items[:most]
+    ]
+    asked = [(item, out[0][0]) for item, out in outcomes if not isinstance(out, Judged) and out[0]]
+    faces = detector.analyze([crop for _, crop in asked])
+    return [
+        (item, crop, face)
+        for (item, crop), face in zip(asked, faces, strict=True)
+        if face.verdict.label is not Label.UNDETERMINED
+    ]
 
 
 def verdicts_only(detector: Detector) -> Detector:

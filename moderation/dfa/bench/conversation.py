@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from moderation.analysis import Artifact, Region, Technique
+import numpy as np
+
+from moderation.analysis import Artifact, FaceAnalysis, Label, Region, Technique
 from moderation.dfa.gpt.claims import (
     Claim,
     claims,
@@ -92,6 +94,27 @@ def questions() -> tuple[Asked, ...]:
         for family, table in tables.items()
         for row in table["asked"]
     )
+
+
+def in_turn(count: int, *, seed: int) -> list[Asked]:
+    """So many questions, one of each family in turn, in an order of chance; all of a family before one comes again."""
+    rng = np.random.default_rng(seed)
+    families: dict[str, list[Asked]] = {}
+    for index in rng.permutation(len(questions())):
+        families.setdefault(questions()[index].family, []).append(questions()[index])
+    chosen: list[Asked] = []
+    for turn in range(count):
+        for family in families.values():
+            if len(chosen) == count:
+                return chosen
+            chosen.append(family[turn % len(family)])
+    return chosen
+
+
+def as_said(face: FaceAnalysis) -> Face:
+    """What the model said of a face that it has a verdict on."""
+    verdict = face.verdict
+    return Face(verdict.label is Label.DEEPFAKE, verdict.technique, face.rationale)
 
 
 def score(asked: Asked, face: Face, answer: str | None) -> Scored:

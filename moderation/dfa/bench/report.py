@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moderation.analysis import Technique
-from moderation.dfa.bench.ask import Judged, Told, judge, tell, verdicts_only
+from moderation.dfa.bench.ask import Judged, Talked, Told, judge, talk, tell, verdicts_only
 from moderation.dfa.bench.baselines import BaselinePlan, baselines
 from moderation.dfa.bench.calibration import (
     abstain_codes,
@@ -34,12 +34,13 @@ from moderation.dfa.bench.estimates import Estimate, auc, estimate
 from moderation.dfa.bench.manifest import Item, chosen, read_manifest, sampled
 from moderation.dfa.bench.robustness import robustness_table
 from moderation.dfa.bench.tables import Cell, Table
+from moderation.dfa.bench.talk import conversation_table
 from moderation.dfa.gpt.detector import Detector
 
 #: Raised when the same answers can give other numbers.
 BENCH_VERSION = 1
-#: Pictures and cells that `quick` leaves.
-QUICK_PICTURES, QUICK_GRID = 160, 48
+#: Pictures, pictures in a cell and questions that `quick` leaves.
+QUICK_PICTURES, QUICK_GRID, QUICK_QUESTIONS = 160, 48, 30
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class BenchPlan:
     pictures: int | None = None
     #: Pictures in every cell of the robustness grid; 0 leaves the grid out.
     grid: int = 200
+    #: Questions of free conversation; 0 leaves them out.
+    questions: int = 200
     quick: bool = False
     #: None leaves the baselines out.
     baselines: BaselinePlan | None = None
@@ -94,6 +97,7 @@ class _Asked:
     #: The robustness grid. None when the plan leaves it out.
     grid: Table | None
     told: list[Told]
+    talked: list[Talked]
     #: What the DF-C answers score on a grey picture.
     grey: Mapping[Technique, float]
 
@@ -136,6 +140,7 @@ def run_bench(
         description,
         description_by_technique(told, training),
         invented_table(judged),
+        *([conversation_table(asked.talked)] if plan.questions else []),
         calibration,
         reliability_table(judged),
         *([] if asked.grid is None else [asked.grid]),
@@ -179,6 +184,14 @@ def _ask(
         detector, items, progress=lambda done: progress(f"asking: {done} of {len(items)} pictures")
     )
     rivals = _rivals(detector, training, items, plan, progress)
+    questions = min(plan.questions, QUICK_QUESTIONS) if plan.quick else plan.questions
+    talked = talk(
+        detector,
+        sampled(items, questions, seed=plan.seed + 2),
+        questions,
+        seed=plan.seed,
+        progress=lambda done: progress(f"talking: {done} of {questions} questions"),
+    )
     verdicts = verdicts_only(detector)
     grid_items = sampled(items, min(plan.grid, QUICK_GRID) if plan.quick else plan.grid, seed=plan.seed + 1)
     grid = (
@@ -200,6 +213,7 @@ def _ask(
         rivals=rivals,
         grid=grid,
         told=told,
+        talked=talked,
         grey=grey,
     )
 

@@ -34,7 +34,7 @@ from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, R
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
-from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.gpt.replies import read_reply, sound
 from moderation.dfa.gpt.scoring import Normalisation, TechniqueShares, technique_shares
 from moderation.dfa.gpt.tower import TowerConfig
 from moderation.errors import BonafideError, BundleMismatch
@@ -42,7 +42,7 @@ from moderation.errors import BonafideError, BundleMismatch
 K = TypeVar("K")
 
 #: Raised with every change of this code after which the same bundle and picture can give another analysis.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Detector:
 
         A rationale that cannot be read makes the verdict UNDETERMINED: the model was not doing what it was trained
         for. Artifacts written for a bona fide face contradict its verdict: the reply is kept, but they are not shown as
-        if they explained it.
+        if they explained it. Nor are artifacts that contradict themselves or one another; these are counted.
         """
         verdict = self._verdict(answers)
         if answers.rationale is None:
@@ -277,10 +277,11 @@ class Detector:
         if reply is None:
             unread = replace(verdict, label=Label.UNDETERMINED, technique=None, abstain=Abstain.UNPARSED)
             return FaceAnalysis(face, unread, reply=text)
-        explains = verdict.label is not Label.BONA_FIDE
-        return FaceAnalysis(
-            face, verdict, with_outlines(reply.artifacts, face) if explains else (), reply=text
-        )
+        if verdict.label is Label.BONA_FIDE:
+            return FaceAnalysis(face, verdict, reply=text)
+        kept = sound(reply.artifacts)
+        shown = with_outlines(kept.artifacts, face)
+        return FaceAnalysis(face, verdict, shown, reply=text, rationale_dropped=kept.dropped)
 
     def _verdict(self, answers: Answers) -> Verdict:
         policy, score = self.policy, self.score(answers.margin)
@@ -318,14 +319,22 @@ class Detector:
     # Free conversation
 
     def converse(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, max_new_tokens: int = 256
+        self,
+        crop: FaceCrop,
+        turns: Sequence[Turn],
+        question: str,
+        *,
+        served: Sequence[Turn] = (),
+        max_new_tokens: int = 256,
     ) -> Iterator[str]:
         """Answer a question about one face, piece by piece. The model sees the face and the earlier turns only.
 
+        `served` is what it said of the face when it was analysed (`served_turns`); these turns come first.
         Raise RequestRefused for a question it does not take, EngineUnavailable when there is no memory for it.
         """
         bundle = self._bundle
-        asked = ask(bundle.prompts, bundle.codec, bundle.model.config.image_token_id, turns, question)
+        token = bundle.model.config.image_token_id
+        asked = ask(bundle.prompts, bundle.codec, token, turns, question, served=served)
         tokens: list[int] = []
         shown = ""
         longest = min(max_new_tokens, LONGEST_REPLY)

@@ -1,0 +1,49 @@
+"""FC in numbers: the share of answers that a reviewer can use, by what was asked."""
+
+from collections.abc import Sequence
+
+from moderation.dfa.bench.ask import Talked
+from moderation.dfa.bench.conversation import UNKNOWABLE
+from moderation.dfa.bench.estimates import mean_estimate
+from moderation.dfa.bench.tables import Cell, Table
+
+
+def conversation_table(talked: Sequence[Talked]) -> Table:
+    """All answers, then those that the picture has, those that no picture has, and family by family."""
+    families = dict.fromkeys(sorted(each.asked.family for each in talked))
+    unknowable = [each for each in talked if each.asked.family in UNKNOWABLE]
+    knowable = [each for each in talked if each.asked.family not in UNKNOWABLE]
+    parts = [
+        _row("what a picture can answer", knowable),
+        _row("what no picture can answer", unknowable),
+        *(
+            _row(f"– {family}", [each for each in talked if each.asked.family == family])
+            for family in families
+        ),
+    ]
+    return Table(
+        name="conversation",
+        title="FC: answers that a reviewer can use",
+        note=(
+            "Questions of `bench/questions.toml`, none worded as in training, after what the model said of the face. "
+            "`Good` is a plain sentence on the point, consistent with the verdict and the artifacts that were given, "
+            "and honest where nothing can be known. It is judged by words: whether the answer is true is not."
+        ),
+        columns=("questions", "n", "good", "on the point", "consistent", "honest"),
+        rows=[_row("all", talked), *(row for row in parts if row[1])],
+    )
+
+
+def _row(name: str, talked: Sequence[Talked]) -> Sequence[Cell]:
+    groups = [each.item.group for each in talked]
+    if not talked:
+        return (name, 0, None, None, None, None)
+    scored = [each.scored for each in talked]
+    return (
+        name,
+        len(talked),
+        mean_estimate([each.good for each in scored], groups),
+        mean_estimate([each.on_point for each in scored], groups),
+        mean_estimate([each.consistent for each in scored], groups),
+        mean_estimate([each.honest for each in scored], groups),
+    )
