@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -21,6 +21,10 @@ from moderation.errors import SetupProblem
 from moderation.local import BUCKET, Addresses, Stack, open_folder
 from moderation.settings import Settings
 from moderation.storage import Storage
+from tests.browser import FLAGS, find_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _TEMPLATE = "bonafide_test_template"
 
@@ -115,6 +119,29 @@ def make_settings(database_url: str, broker_url: str, servers: Addresses, **othe
 @pytest.fixture
 def storage(settings: Settings) -> Storage:
     return Storage(settings)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is. Missing, its tests are skipped, and in CI they fail."""
+    found = find_chromium()
+    if found is None:
+        said = "no Chromium here: `.ci/browser` installs Debian's, or name one with BONAFIDE_TEST_CHROMIUM"
+        if os.environ.get("CI"):
+            pytest.fail(said)
+        pytest.skip(said)
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator["Browser"]:
+    # Here: most tests need no browser, and run where there is no driver of one.
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

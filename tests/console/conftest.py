@@ -2,14 +2,12 @@
 
 import dataclasses
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sqlalchemy import text
 
 from moderation.accounts import Accounts
@@ -42,18 +40,6 @@ from moderation.web.sessions import COOKIE
 from tests.acceptance.flood import QUICK
 from tests.builders import new_id
 
-#: In a container there is no user namespace to put the browser into, and no network that it should look for.
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
 BLIND_SHARE, SECOND_SHARE = 0.25, 0.25
 #: Milliseconds, as Playwright counts: a laden machine takes long, and a page that never comes fails all the same.
 PATIENCE = 30_000
@@ -63,29 +49,6 @@ PASSWORD = "a long enough password"
 
 #: Fingerprint of the bundle on trial. No worker holds it: its analyses are the tests' own.
 ON_TRIAL = "scripted, on trial"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Where the browser is. Missing, its tests are skipped, and in CI they fail."""
-    named = os.environ.get("BONAFIDE_TEST_CHROMIUM")
-    found = (
-        named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    )
-    if found is None:
-        said = "no Chromium here: `.ci/browser` installs Debian's, or name one with BONAFIDE_TEST_CHROMIUM"
-        if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
-    return found
-
-
-@pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="session")

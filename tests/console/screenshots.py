@@ -19,7 +19,7 @@ from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.web.sessions import COOKIE
 from moderation.wire import CaseOut
-from tests.console.conftest import FLAGS
+from tests.browser import FLAGS
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE = {"width": 1440, "height": 900}

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Face, PictureFacts
+from moderation.dfa.gpt.shown import Place, Shown, as_shown, gif_frames
 from moderation.errors import (
     ImageCorrupt,
     ImageTooLarge,
@@ -31,7 +32,7 @@ from moderation.errors import (
 )
 
 #: Part of every fingerprint. Raised when the same bytes can give other pixels or another crop.
-PREPROCESSING_VERSION: int = 1
+PREPROCESSING_VERSION: int = 2
 
 #: What we decode, by Pillow's names. A JPEG may turn out to be an MPO: several in one, as many phones write.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
@@ -56,9 +57,7 @@ class PixelLimits:
     min_side: int = 8
     #: Passes over the pixels that one JPEG may ask for. Cameras and web encoders write 1 to 10.
     max_scans: int = 100
-    #: EXIF blocks of one JPEG. Cameras write one; the largest metadata fill a few.
-    max_exif_blocks: int = 64
-    #: Frames of an animation that are counted. Only the first is decoded.
+    #: Frames of an animation that are counted. Only the first that is shown is decoded.
     max_frames: int = 1_000
     #: Whether HEIC is decoded, by pillow-heif when that is installed. Off: libheif has a long record of faults.
     heic: bool = False
@@ -76,14 +75,16 @@ class Picture:
 
 
 def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
-    """The first frame of a file, upright and in RGB; transparent parts are laid on white.
+    """What a browser shows of a file, or its first frame: upright and in RGB; transparent parts are laid on white.
 
     Safe to call from many threads. Raises `NotAnImage`, `ImageCorrupt`, `UnsupportedFormat`, `TooManyPixels`
     or `ImageTooLarge` with a sentence for the reviewer.
     """
-    image = _opened(data, limits)
-    facts = _facts(data, image, limits)
-    return _picture(image, facts)
+    kind = _kind_within(data, limits)
+    shown = as_shown(data, kind, max_scans=limits.max_scans)
+    image = _opened(shown, kind, limits)
+    facts = _facts(data, image, shown, limits)
+    return _picture(image, facts, shown)
 
 
 def crop_face(picture: Picture, face: Face, size: int, margin: float = 1.3) -> np.ndarray:
@@ -117,36 +118,39 @@ def _reflected(start: int, stop: int, length: int) -> np.ndarray:
 # --- opening: nothing below this line has decoded a pixel yet ---
 
 
-def _opened(data: bytes, limits: PixelLimits) -> Image.Image:
-    """The file with its header read and every limit checked."""
+def _kind_within(data: bytes, limits: PixelLimits) -> str:
+    """Its format: one of `FORMATS`, or HEIC where that is asked for. Raise for what is not decoded."""
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
     kind = _kind(data)
-    if kind == "HEIC":
-        image = _opened_heic(data, limits)
-    else:
-        if kind == "JPEG" and data.count(b"\xff\xda") > limits.max_scans:
-            raise TooManyPixels(f"The JPEG asks for more than {limits.max_scans} passes over its pixels.")
-        # Pillow joins them one by one: the time grows with the square of their number (31 MB of them: half a minute).
-        if kind == "JPEG" and data.count(b"Exif\0\0") > limits.max_exif_blocks:
-            raise ImageCorrupt(f"The JPEG repeats its EXIF block more than {limits.max_exif_blocks} times.")
-        image = _opened_by_pillow(data, kind)
-    _check_size(image, limits)
+    if kind == "HEIC" and not limits.heic:
+        raise UnsupportedFormat("HEIC pictures are not decoded here unless the installation asks for them.")
+    return kind
+
+
+def _opened(shown: Shown, kind: str, limits: PixelLimits) -> Image.Image:
+    """The file with its header read and every limit checked."""
+    if shown.place is not None:
+        _check_size((shown.place.width, shown.place.height), limits)
+        return _opened_by_pillow(shown.data, kind)
+    image = _opened_heic(shown.data, limits) if kind == "HEIC" else _opened_by_pillow(shown.data, kind)
+    _check_size(image.size, limits)
     return image
 
 
 def _opened_by_pillow(data: bytes, kind: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=(kind,))
+        image = Image.open(io.BytesIO(data), formats=(kind,))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise TooManyPixels("The picture has more pixels than are decoded.") from error
     except Exception as error:  # a plugin raises whatever its parser trips over
         raise ImageCorrupt(f"The {kind} file is damaged: its header cannot be read.") from error
+    # Pillow would believe what XMP says about a TIFF's orientation. Nobody else does.
+    image.info.pop("xmp", None)
+    return image
 
 
 def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:
-    if not limits.heic:
-        raise UnsupportedFormat("HEIC pictures are not decoded here unless the installation asks for them.")
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -156,7 +160,7 @@ def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:
         _ = heif.size  # of a file that names no picture there is none
     except Exception as error:  # libheif's faults come in many classes
         raise ImageCorrupt("The HEIC file is damaged: its header cannot be read.") from error
-    _check_size(heif, limits)
+    _check_size(heif.size, limits)
     try:
         image = heif.to_pillow()
     except Exception as error:  # as above
@@ -165,8 +169,8 @@ def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:
     return image
 
 
-def _check_size(image: Image.Image, limits: PixelLimits) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], limits: PixelLimits) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise TooManyPixels(
             f"The picture is {width:,} × {height:,} pixels; at most {limits.max_pixels:,} are decoded."
@@ -177,7 +181,7 @@ def _check_size(image: Image.Image, limits: PixelLimits) -> None:
 
 #: How the files that we decode begin.
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8", "JPEG"),
+    (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG", "PNG"),
     (b"GIF8", "GIF"),
     (b"II*\x00", "TIFF"),
@@ -257,9 +261,9 @@ def _kind_in_boxes(data: bytes) -> str:
 # --- facts ---
 
 
-def _facts(data: bytes, image: Image.Image, limits: PixelLimits) -> PictureFacts:
+def _facts(data: bytes, image: Image.Image, shown: Shown, limits: PixelLimits) -> PictureFacts:
     """What the header says. Width, height and notes are completed once the pixels are upright."""
-    frames = _frame_count(data, image, limits)
+    frames = _frame_count(data, image, limits) if shown.frames is None else shown.frames
     return PictureFacts(
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
@@ -278,46 +282,19 @@ _MANY = {"TIFF": "pages", "MPO": "several_views"}
 def _frame_count(data: bytes, image: Image.Image, limits: PixelLimits) -> int:
     """How many frames the file holds, counted up to `max_frames` where the header does not say it."""
     if image.format == "GIF":
-        return _counted_up_to(_gif_frames(data), limits.max_frames)
+        return _counted_up_to(gif_frames(data), limits.max_frames)
     if image.format == "TIFF":
         return _counted_up_to(_tiff_pages(image), limits.max_frames)
     return max(int(getattr(image, "n_frames", 1)), 1)
 
 
-def _counted_up_to(frames: Iterator[None], most: int) -> int:
+def _counted_up_to(frames: Iterator[object], most: int) -> int:
     count = 0
     for _ in frames:
         count += 1
         if count == most:
             break
     return max(count, 1)
-
-
-def _gif_frames(data: bytes) -> Iterator[None]:
-    """One item per image block (GIF89a, sections 17 to 27). Pillow's own count cannot be told to stop."""
-    at = 13 + _gif_palette(data, 10)
-    while at < len(data):
-        block = data[at]
-        if block == 0x2C:
-            yield
-            at = _gif_after_blocks(data, at + 11 + _gif_palette(data, at + 9))
-        elif block == 0x21:
-            at = _gif_after_blocks(data, at + 2)
-        else:
-            return
-
-
-def _gif_palette(data: bytes, at: int) -> int:
-    """Bytes of the colour table that the flags at this offset announce."""
-    flags = data[at] if at < len(data) else 0
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def _gif_after_blocks(data: bytes, at: int) -> int:
-    """The offset after a chain of sub-blocks, each led by its length and the last of length 0."""
-    while at < len(data) and data[at]:
-        at += data[at] + 1
-    return at + 1
 
 
 def _tiff_pages(image: Image.Image) -> Iterator[None]:
@@ -337,10 +314,11 @@ def _tiff_pages(image: Image.Image) -> Iterator[None]:
 # --- pixels ---
 
 
-def _picture(image: Image.Image, facts: PictureFacts) -> Picture:
+def _picture(image: Image.Image, facts: PictureFacts, shown: Shown) -> Picture:
     """One frame as a picture: load, turn upright, make RGB."""
     loaded = _loaded(image, facts)
-    upright, turned = _upright(loaded)
+    whole = loaded if shown.place is None else _on_canvas(loaded, shown.place)
+    upright, turned = _upright(whole, shown)
     rgb, converted = _rgb(upright)
     pixels = np.array(rgb)  # (H, W, 3)
     notes = (*facts.notes, *turned, *converted)
@@ -350,8 +328,6 @@ def _picture(image: Image.Image, facts: PictureFacts) -> Picture:
 def _loaded(image: Image.Image, facts: PictureFacts) -> Image.Image:
     """The chosen frame, decoded."""
     try:
-        if facts.frames > 1:
-            image.seek(facts.frame)
         image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise TooManyPixels("A frame of the picture has more pixels than are decoded.") from error
@@ -372,14 +348,21 @@ TURNS: dict[int, Image.Transpose] = {
 }
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture as it is meant to be seen. A malformed EXIF block means: leave it as it is stored."""
-    try:
-        orientation = image.getexif().get(0x0112)
-    except Exception:  # noqa: BLE001  EXIF is read by a TIFF parser that raises whatever it trips over
-        return image, ("unreadable_exif",)
+def _on_canvas(frame: Image.Image, place: Place) -> Image.Image:
+    """A frame of an animation where it is shown; around it the canvas is transparent."""
+    if frame.size == (place.width, place.height):
+        return frame
+    canvas = Image.new("RGBA", (place.width, place.height))
+    canvas.paste(frame.convert("RGBA"), (place.left, place.top))
+    return canvas
+
+
+def _upright(image: Image.Image, shown: Shown) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture as it is meant to be seen."""
+    # Pillow says of an AVIF, whose metadata are put aside, how its boxes turn it. A TIFF it turns while loading it, and
+    # libheif a HEIC.
+    orientation = image.getexif().get(0x0112) if image.format == "AVIF" else shown.orientation
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    # Pillow turns a TIFF upright while loading it, and then forgets the tag.
     return (image, ()) if turn is None else (image.transpose(turn), ("rotated",))
 
 

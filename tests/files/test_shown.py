@@ -1,0 +1,104 @@
+"""What decoding follows of a file, without a browser beside it: the cases that were judged otherwise than they look."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
+from moderation.errors import TooManyPixels
+from tests.files import animated, burdened, turned
+
+TURNED = dict(turned.files())
+ANIMATED = dict(animated.files())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jpeg, xmp alone",
+        "jpeg, xmp that is only words",
+        "jpeg, exif 6 as LONG",
+        "jpeg, exif in two segments",
+        "png, xmp alone",
+        "png, eXIf after the pixels",
+        "png, raw profile exif",
+        "webp, EXIF 6",
+        "avif, exif 6 and no irot",
+        "avif, xmp alone",
+        "gif, xmp alone",
+    ],
+)
+def test_a_picture_that_browsers_do_not_turn_is_not_turned(name: str) -> None:
+    picture = decode_picture(TURNED[name])
+
+    assert turned.position(picture.pixels) == 1
+    assert "rotated" not in picture.facts.notes
+
+
+@pytest.mark.parametrize(
+    "name", ["jpeg, exif 6", "jpeg, exif with another padding", "png, eXIf 6", "avif, irot and imir 6"]
+)
+def test_a_picture_that_browsers_turn_is_turned(name: str) -> None:
+    picture = decode_picture(TURNED[name])
+
+    assert turned.position(picture.pixels) == 6
+    assert "rotated" in picture.facts.notes
+
+
+def test_xmp_turns_no_tiff() -> None:
+    buffer = io.BytesIO()
+    turned.stored().save(buffer, "TIFF", tiffinfo={700: turned.xmp(6)})
+
+    assert turned.position(decode_picture(buffer.getvalue()).pixels) == 1
+
+
+def test_the_cover_that_no_browser_shows_is_not_judged() -> None:
+    picture = decode_picture(ANIMATED["apng, hidden cover, two frames"])
+
+    assert (picture.pixels == animated.GREEN).all()
+    assert (picture.facts.frames, picture.facts.frame) == (2, 0)
+
+
+def test_a_frame_lies_on_a_white_page_where_it_is_shown() -> None:
+    pixels = decode_picture(ANIMATED["apng, frame smaller than the canvas"]).pixels
+
+    expected = np.full((turned.HEIGHT, turned.WIDTH, 3), 255)
+    expected[6:14, 5:15] = animated.GREEN
+    assert (pixels == expected).all()
+
+
+def test_a_canvas_of_too_many_pixels_is_refused_however_small_its_frame_is() -> None:
+    data = ANIMATED["apng, frame smaller than the canvas"]
+    huge = data.replace(animated.HEADER, animated.header(60_000, 60_000))
+
+    with pytest.raises(TooManyPixels):
+        decode_picture(huge)
+
+
+def test_scans_are_counted_where_they_are_scans() -> None:
+    buffer = io.BytesIO()
+    turned.stored().save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+
+    assert decode_picture(data + burdened.MANY_SCANS).facts.format == "JPEG"
+    with pytest.raises(TooManyPixels, match="passes"):
+        decode_picture(data[:-2] + burdened.MANY_SCANS + data[-2:])
+    with pytest.raises(TooManyPixels, match="passes"):
+        decode_picture(data, PixelLimits(max_scans=3))
+
+
+def test_what_a_jpeg_holds_beside_its_first_view_is_counted() -> None:
+    views = dict(burdened.files())["jpeg, several views"]
+    layered = views.replace(
+        turned.jpeg()[:2], turned.jpeg()[:2] + turned.segment(0xE1, b' hdrgm:Version="1.0"'), 1
+    )
+
+    assert decode_picture(views).facts.notes == ("several_views",)
+    assert decode_picture(layered).facts.frames == 1
+
+
+def test_every_file_that_is_fine_decodes() -> None:
+    for name, data in burdened.files():
+        assert Image.fromarray(decode_picture(data).pixels).size == (turned.WIDTH, turned.HEIGHT), name
