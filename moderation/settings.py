@@ -170,7 +170,7 @@ class Settings(BaseSettings):
         description="An image that storage sends in longer than this goes back into the line.",
     )
     image_max_pixels: int = Field(
-        50_000_000, ge=4096, description="A larger picture is refused as `too_many_pixels`."
+        2**26, ge=4096, description="A larger picture is refused as `too_many_pixels`."
     )
     image_heic: bool = Field(
         default=False,

@@ -69,7 +69,9 @@ def _warm(*, heic: bool) -> None:
         with contextlib.suppress(ImportError):  # then each such picture is refused, with that reason
             importlib.import_module("pillow_heif")
     Image.init()
-    Image.new("RGB", (8, 8)).convert("L")
+    # What Pillow imports where it is needed: colours by name, LAB by the colour management, the tags of a TIFF, views.
+    for name in ("ImageCms", "ImageColor", "ImageOps", "ImagePalette", "MpoImagePlugin", "TiffImagePlugin"):
+        importlib.import_module(f"PIL.{name}")
 
 
 def _confine(memory: int, *, threads: bool = False) -> None:

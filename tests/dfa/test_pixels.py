@@ -245,7 +245,7 @@ def test_every_colour_mode_becomes_rgb(
         pytest.param(b"\xff\xd8\xff\xe0", ImageCorrupt, "damaged", id="only-a-signature"),
         pytest.param(encoded(a_gradient(), "JPEG")[:-200], ImageCorrupt, "cut off", id="truncated-jpeg"),
         pytest.param(encoded(a_gradient())[:-80], ImageCorrupt, "PNG", id="truncated-png"),
-        pytest.param(a_png_header(8_000, 8_000), TooManyPixels, "8,000 × 8,000", id="64-megapixels"),
+        pytest.param(a_png_header(8_200, 8_200), TooManyPixels, "8,200 × 8,200", id="67-megapixels"),
         pytest.param(
             a_png_header(13_000, 13_000), TooManyPixels, "pixels", id="where-pillow-would-only-warn"
         ),
@@ -271,7 +271,7 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("a pixel was decoded"))
 
     with pytest.raises(TooManyPixels):
-        decode_picture(a_png_header(7_100, 7_100))
+        decode_picture(a_png_header(8_193, 8_192))
 
 
 def test_a_jpeg_of_very_many_scans_is_refused() -> None:

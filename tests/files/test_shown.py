@@ -10,6 +10,9 @@ from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
 from moderation.errors import TooManyPixels
 from tests.files import animated, burdened, turned
 
+# pytest puts its own filters before ours: see the top of pixels.py.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
 TURNED = dict(turned.files())
 ANIMATED = dict(animated.files())
 

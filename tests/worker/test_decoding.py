@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[DecodePool]:
-    opened = DecodePool(PixelLimits(), children=2, seconds=20)
+    opened = DecodePool(PixelLimits(), children=2, seconds=60)
     yield opened
     opened.close()
 
@@ -89,7 +89,7 @@ def test_a_child_refuses_in_the_same_words(pool: DecodePool, data: bytes, error:
 
 
 def test_the_largest_picture_fits_into_a_childs_memory(pool: DecodePool) -> None:
-    side = 7000  # 49 megapixels, which are laid on white and turned
+    side = 8191  # 67 megapixels, which are laid on white and turned
     exif = Image.Exif()
     exif[0x0112] = 5
     buffer = io.BytesIO()

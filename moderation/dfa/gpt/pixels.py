@@ -51,8 +51,8 @@ class PixelLimits:
 
     #: Bytes of the file as sent.
     max_bytes: int = 32 * 2**20
-    #: Pixels of one frame: 150 MB once decoded. The largest phone cameras that we meet give 50 megapixels.
-    max_pixels: int = 50_000_000
+    #: Pixels of one frame: 201 MB once decoded. Phones write 8,192 × 6,144, and 9,280 × 6,944 when they are asked to.
+    max_pixels: int = 2**26
     #: Shorter side in pixels. Below it a file is a spacer or a tracker, and shows nobody.
     min_side: int = 8
     #: Passes over the pixels that one JPEG may ask for. Cameras and web encoders write 1 to 10.
