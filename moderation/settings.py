@@ -176,6 +176,18 @@ class Settings(BaseSettings):
         default=False,
         description="Decode HEIC, with the extra `heic` installed. Off: libheif has a long record of faults.",
     )
+    image_renditions: bool = Field(
+        default=True,
+        description="Keep a thumbnail of each case's picture in Postgres, and of TIFF and HEIC a copy that browsers"
+        " show.",
+    )
+    image_rendition_days: int = Field(
+        90,
+        ge=1,
+        le=_DAYS_AT_MOST,
+        description="Days from a case's decision after which these are forgotten. Erasing and archiving take them at"
+        " once.",
+    )
     image_decode_children: bool = Field(
         default=True,
         description="Decode in child processes, so that a file which crashes or hangs a decoder harms no other.",

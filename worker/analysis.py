@@ -20,7 +20,10 @@ from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.cases import mark_unrung
 from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, hand_back, must_be_alone
+from moderation.database.renditions import Renditions, record_renditions, renditions_of
 from moderation.database.reruns import insert_shadow
+from moderation.dfa.gpt.crops import Prepared
+from moderation.dfa.gpt.pixels import Picture
 from moderation.errors import DatabaseUnavailable, ImageChanged
 from moderation.evidence.rows import evidence_of, record_evidence
 from moderation.evidence.words import Evidence, contradicts
@@ -47,6 +50,8 @@ class Begun:
     pipeline: Pipeline
     #: The version of the image that was fetched. None until then, and where the bucket keeps none.
     version_id: str | None = None
+    #: Of the picture that was decoded. None until then, and where none are made.
+    renditions: Renditions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Seen:
     analysis: Analysis
     #: None: none was gathered.
     evidence: Evidence | None
+    #: None: none are made.
+    renditions: Renditions | None = None
 
     @property
     def conflict(self) -> bool:
@@ -145,7 +152,7 @@ def analyze(station: Station, begun: Begun) -> None:
         fetched = station.storage.fetch_image(begun.image)
     begun.version_id = fetched.version_id
     fetch = time.monotonic() - started
-    seen = analysis_of(station, begun.pipeline, fetched)
+    seen = analysis_of(station, begun.pipeline, fetched, begun)
     analysis = dataclasses.replace(seen.analysis, seconds={"fetch": fetch, **seen.analysis.seconds})
     analysis_id = new_id()
     shadow = _shadow(station, begun)
@@ -171,10 +178,12 @@ def analyze(station: Station, begun: Begun) -> None:
 
 
 def record_beside(station: Station, session: Session, case_id: UUID, seen: Seen) -> None:
-    """Store the evidence in the transaction that stored the analysis."""
-    if seen.evidence is None or station.gatherer is None:
-        return
-    record_evidence(session, case_id, seen.analysis.picture.sha256, seen.evidence, gatherer=station.gatherer)
+    """Store the evidence and the renditions in the transaction that stored the analysis."""
+    sha256 = seen.analysis.picture.sha256
+    if seen.evidence is not None and station.gatherer is not None:
+        record_evidence(session, case_id, sha256, seen.evidence, gatherer=station.gatherer)
+    if seen.renditions is not None:
+        record_renditions(session, case_id, seen.renditions, sha256=sha256)
 
 
 def _shadow(station: Station, begun: Begun) -> str | None:
@@ -209,9 +218,14 @@ def fetch_again(station: Station, image: ImageRef, sha256: str | None) -> Fetche
     return fetched
 
 
-def analysis_of(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen:
-    """What this pipeline says of the image; what it said before of the very same bytes is said again."""
-    return _reused(station, pipeline, fetched) or _made(station, pipeline, fetched)
+def analysis_of(
+    station: Station, pipeline: Pipeline, fetched: FetchedImage, begun: Begun | None = None
+) -> Seen:
+    """What this pipeline says of the image; what it said before of the very same bytes is said again.
+
+    `begun` learns of the renditions as soon as there are some: the model may still fail.
+    """
+    return _reused(station, pipeline, fetched) or _made(station, pipeline, fetched, begun)
 
 
 def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen | None:
@@ -219,26 +233,35 @@ def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen
     with station.database.reading() as session:
         known = find_analysis_of_bytes(session, fetched.sha256, pipeline.fingerprint)
         beside = None if known is None else evidence_of(session, [known.case_id]).get(known.case_id)
+        rendered = None if known is None else renditions_of(session, known.case_id)
     if known is None:
         return None
     analysis = dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
-    if beside is not None and beside.gatherer == station.gatherer:
-        return Seen(analysis, beside.evidence)
-    return Seen(analysis, _gathered(station, fetched))
-
-
-def _gathered(station: Station, fetched: FetchedImage) -> Evidence | None:
-    """What is found beside the pixels of an image that no model need look at again."""
-    if station.decode is None:
-        return None
+    evidence = beside.evidence if beside is not None and beside.gatherer == station.gatherer else None
+    lacking = (evidence is None and station.gatherer is not None) or (
+        rendered is None and station.settings.image_renditions
+    )
+    if station.decode is None or not lacking:
+        return Seen(analysis, evidence, rendered)
+    # The image is decoded again for what lies beside its pixels, although no model need look at them.
     with station.cores:
-        found = station.decode(fetched.data).evidence
-    return found if isinstance(found, Evidence) else None
+        picture = station.decode(fetched.data)
+    return Seen(analysis, _evidence(picture), _renditions(picture))
 
 
-def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen:
+def _evidence(found: Picture | Prepared) -> Evidence | None:
+    return found.evidence if isinstance(found.evidence, Evidence) else None
+
+
+def _renditions(found: Picture | Prepared) -> Renditions | None:
+    return found.renditions if isinstance(found.renditions, Renditions) else None
+
+
+def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage, begun: Begun | None) -> Seen:
     with station.cores, traces.span("prepare"):
         prepared = pipeline.analyzer.prepare(fetched.data)
+    if begun is not None:
+        begun.renditions = _renditions(prepared)
     started = time.monotonic()
     asked = [
         pipeline.batcher.submit(crop, timeout=station.settings.engine_timeout_seconds)
@@ -253,5 +276,4 @@ def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen:
     queued = max((face.waited for face in asked), default=0.0)
     analysis = pipeline.analyzer.conclude(prepared, faces)
     seconds = {**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
-    evidence = prepared.evidence if isinstance(prepared.evidence, Evidence) else None
-    return Seen(dataclasses.replace(analysis, seconds=seconds), evidence)
+    return Seen(dataclasses.replace(analysis, seconds=seconds), _evidence(prepared), _renditions(prepared))

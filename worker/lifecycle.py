@@ -35,6 +35,7 @@ from worker.breaker import Breaker
 from worker.cores import usable_cores
 from worker.decoding import DecodePool
 from worker.leases import LeaseKeeper
+from worker.renditions import with_renditions
 from worker.solitude import Solitude
 from worker.station import Orders, Pipeline, Station
 from worker.telemetry import (
@@ -241,8 +242,9 @@ def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
     from moderation.serving import limits_of
 
     limits = limits_of(chosen)
+    added = with_renditions if chosen.image_renditions else _as_it_is
     if not chosen.image_decode_children:
-        return functools.partial(decode_picture, limits=limits)
+        return added(functools.partial(decode_picture, limits=limits))
     # They end with this process: nothing keeps their standard input open then.
     # No more than may be asked for at once.
     children = min(usable_cores(), chosen.worker_threads)
@@ -250,7 +252,11 @@ def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
         limits, children=children, seconds=chosen.image_decode_seconds, evidence=evidence_options(chosen)
     )
     pool.warm()
-    return pool.decode
+    return added(pool.decode)
+
+
+def _as_it_is(decode: Callable[[bytes], Picture]) -> Callable[[bytes], Picture]:
+    return decode
 
 
 def evidence_options(chosen: Settings) -> Options | None:

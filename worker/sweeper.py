@@ -24,6 +24,8 @@ from moderation.database.deliveries import FORGET_PAGE, forget_delivered
 from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
+from moderation.database.renditions import FORGET_PAGE as RENDITIONS_PAGE
+from moderation.database.renditions import forget_renditions
 from moderation.delivery import CONNECTIONS, Courier
 from moderation.dispatch import QUEUE_OF, Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
@@ -194,6 +196,10 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         with database.transaction() as session:
             return forget_delivered(session, days=chosen.webhook_log_days) == FORGET_PAGE
 
+    def forget_pictures() -> bool:
+        with database.transaction() as session:
+            return forget_renditions(session, days=chosen.image_rendition_days) == RENDITIONS_PAGE
+
     often = chosen.sweep_seconds
     return [
         Chore("beat", often, say_alive),
@@ -203,6 +209,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         Chore("retention", often, erase),
         Chore("forget_processes", GIVE_UP_SECONDS, forget),
         Chore("forget_deliveries", GIVE_UP_SECONDS, forget_deliveries),
+        Chore("forget_renditions", GIVE_UP_SECONDS, forget_pictures),
     ]
 
 

@@ -5,8 +5,11 @@ from contextlib import suppress
 from uuid import UUID
 
 import structlog
+from sqlalchemy.orm import Session
 
+from moderation.cases import Refusal
 from moderation.database.moves import hand_back, refuse_case
+from moderation.database.renditions import record_renditions
 from moderation.dispatch import ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE
 from moderation.errors import BonafideError, LeaseLost
 from worker.analysis import Begun, analyze, begin, write
@@ -122,16 +125,18 @@ def _end(here: Station, begun: Begun, error: BaseException) -> None:
         LEASES_LOST.inc()
 
 
+def _refuse(session: Session, here: Station, begun: Begun, refusal: Refusal) -> None:
+    """The case goes to a person without a verdict, and with what can be shown of its picture."""
+    refuse_case(session, begun.case_id, begun.token, refusal, actor=here.actor, version_id=begun.version_id)
+    if begun.renditions is not None:
+        record_renditions(session, begun.case_id, begun.renditions)
+
+
 def _do(here: Station, begun: Begun, what: HandBack | Refuse | Forget) -> None:
     held = begun.case_id, begun.token
     match what:
         case Refuse(refusal):
-            write(
-                here,
-                lambda session: refuse_case(
-                    session, *held, refusal, actor=here.actor, version_id=begun.version_id
-                ),
-            )
+            write(here, lambda session: _refuse(session, here, begun, refusal))
             REFUSALS.labels(refusal.code).inc()
         case HandBack(why, due_in):
             write(here, lambda session: hand_back(session, *held, actor=here.actor, why=why, due_in=due_in))

@@ -6,6 +6,9 @@ REVOKE SELECT ON api_keys FROM bonafide_worker, bonafide_sweeper, bonafide_revie
 REVOKE SELECT ON people, sign_ins, sign_in_failures FROM bonafide_intake, bonafide_worker, bonafide_sweeper;
 -- Which reviewer an API key acts for: nothing that they sign in with.
 GRANT SELECT (id, email, name, role, preferences, created_at, disabled_at) ON people TO bonafide_intake;
+-- Nobody needs to see a picture who neither shows nor copies it.
+REVOKE SELECT ON renditions FROM bonafide_intake, bonafide_sweeper;
+GRANT SELECT (case_id, created_at), DELETE ON renditions TO bonafide_sweeper;
 -- Whoever tells of a move must know who is to be told. Only who delivers, or shows the settings, knows the secrets.
 REVOKE SELECT ON endpoints FROM bonafide_intake, bonafide_worker;
 GRANT SELECT (id, kinds, source, disabled_at) ON endpoints TO bonafide_intake, bonafide_worker;
@@ -24,7 +27,7 @@ GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_worker;
 GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_token, lease_owner, lease_expires_at,
               refusal_code, refusal_message, ready_at, queued_at, analysis_id, label, technique, version_id)
     ON cases TO bonafide_worker;
-GRANT INSERT, UPDATE ON evidence TO bonafide_worker;
+GRANT INSERT, UPDATE ON evidence, renditions TO bonafide_worker;
 GRANT INSERT ON analyses, artifacts, dead_letters, deliveries, reruns TO bonafide_worker;
 GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;

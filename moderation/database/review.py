@@ -225,15 +225,18 @@ def insert_view(session: Session, case_id: UUID, person_id: UUID, kind: str) -> 
     session.execute(insert(ViewRow).values(case_id=case_id, person_id=person_id, kind=kind))
 
 
-def insert_sending(session: Session, case_id: UUID, person_id: UUID) -> None:
-    """Note that the picture went to somebody's browser, blurred or not: `sent`. A minute of loading it is one view."""
+def insert_sending(session: Session, case_id: UUID, person_id: UUID, *, kind: str = "sent") -> None:
+    """Note that the picture went to somebody's browser, blurred or not. A minute of loading it is one view.
+
+    `sent`, or `thumbnail` when it was that.
+    """
     lately = exists().where(
         ViewRow.case_id == case_id,
         ViewRow.person_id == person_id,
-        ViewRow.kind == "sent",
+        ViewRow.kind == kind,
         ViewRow.at > func.now() - seconds(60),
     )
-    noted = select(literal(case_id), literal(person_id), literal("sent")).where(~lately)
+    noted = select(literal(case_id), literal(person_id), literal(kind)).where(~lately)
     session.execute(insert(ViewRow).from_select(["case_id", "person_id", "kind"], noted))
 
 

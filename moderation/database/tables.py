@@ -246,6 +246,22 @@ class AnalysisRow(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
+class RenditionRow(Table):
+    __tablename__ = "renditions"
+    __table_args__ = (
+        Index("renditions_age", "created_at"),
+        {
+            "comment": "Small pictures for lists, and pictures that browsers show of kinds that they do not. Gone with"
+            " what a case says about somebody."
+        },
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    thumbnail: Mapped[bytes] = mapped_column(comment="JPEG, 192 pixels at its longer side")
+    shown: Mapped[bytes | None] = mapped_column(comment="JPEG; null: browsers show the file itself")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
 class ArtifactRow(Table):
     __tablename__ = "artifacts"
     __table_args__ = ({"comment": "The parts of a rationale: what looks wrong and where."},)
@@ -614,7 +630,7 @@ class ViewRow(Table):
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
     at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    kind: Mapped[str] = mapped_column(comment="sent, revealed, shown, artifact")
+    kind: Mapped[str] = mapped_column(comment="sent, thumbnail, revealed, shown, artifact")
 
 
 class EndpointRow(Table):

@@ -219,6 +219,10 @@ def test_what_is_written_stays_written_even_for_the_owner(
         pytest.param("bonafide_worker", "DELETE FROM cases", id="a worker deletes nothing"),
         pytest.param("bonafide_worker", "UPDATE events SET actor = 'x'", id="a worker rewrites no history"),
         pytest.param("bonafide_web", "INSERT INTO evidence DEFAULT VALUES", id="the web gathers no evidence"),
+        pytest.param("bonafide_intake", "SELECT thumbnail FROM renditions", id="intake sees no picture"),
+        pytest.param(
+            "bonafide_reviewer", "UPDATE renditions SET shown = ''", id="a reviewer edits no picture"
+        ),
         pytest.param("bonafide_intake", "INSERT INTO analyses DEFAULT VALUES", id="intake gives no verdict"),
         pytest.param("bonafide_intake", "UPDATE cases SET state = 'ready'", id="intake moves no case"),
         pytest.param(

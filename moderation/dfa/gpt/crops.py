@@ -26,5 +26,6 @@ class Prepared:
     judged: tuple[FaceAnalysis, ...] = ()
     #: Seconds spent: decode, faces, crop.
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    #: As it came with the picture: see `pixels.Picture`.
+    #: As they came with the picture: see `pixels.Picture`.
     evidence: object = None
+    renditions: object = None

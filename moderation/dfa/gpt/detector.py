@@ -195,7 +195,7 @@ class Detector:
             FaceAnalysis(face, undetermined(reason)) for face, reason in reasons if reason is not None
         )
         seconds = {"decode": decoded - began, "faces": found - decoded, "crop": time.perf_counter() - found}
-        return Prepared(picture.facts, crops, judged, seconds, picture.evidence)
+        return Prepared(picture.facts, crops, judged, seconds, picture.evidence, picture.renditions)
 
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis:
         """The analysis of a picture from those of its faces: the ones the model saw and the ones nobody could judge."""

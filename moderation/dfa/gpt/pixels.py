@@ -72,6 +72,8 @@ class Picture:
     #: Facts that were gathered beside the pixels (`moderation.evidence`), for whoever records them. Not looked at here.
     #: None: none were gathered.
     evidence: object = None
+    #: Pictures of it for people, in the same way.
+    renditions: object = None
 
 
 def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:

@@ -12,6 +12,7 @@ from starlette.datastructures import FormData
 
 from moderation.analysis import Technique
 from moderation.database.cases import find_case
+from moderation.database.renditions import find_shown, find_thumbnail
 from moderation.database.review import find_holder, insert_sending, insert_view
 from moderation.decisions import Answer, ArtifactAnswer, Judgement, Outcome
 from moderation.errors import (
@@ -113,14 +114,25 @@ def _page(
 
 
 @router.get("/cases/{case_id}/picture")
-def show_picture(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """The picture itself, by a URL that is signed now and good for minutes, and a note of whom it was signed for."""
+def show_picture(
+    case_id: UUID,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    original: bool = False,  # noqa: FBT001, FBT002  a query parameter
+) -> Response:
+    """The picture itself, by a URL that is signed now and good for minutes, and a note of whom it was signed for.
+
+    Of a kind that browsers do not show: what the worker made of it, unless the file is asked for.
+    """
     with services.database.transaction() as session:
         case = find_case(session, case_id)
         if case is None or case.erased_at is not None:
             raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+        shown = None if original else find_shown(session, case_id)
         url = services.storage.sign_view(case.flag.image)
         insert_sending(session, case_id, visitor.person.id)
+    if shown is not None:
+        return Response(shown, media_type="image/jpeg")
     return RedirectResponse(url, status_code=302)
 
 
@@ -141,6 +153,17 @@ def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Res
         media_type="application/octet-stream",
         headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
     )
+
+
+@router.get("/cases/{case_id}/thumbnail")
+def show_thumbnail(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """A small picture for lists, and a note of whom it was sent to."""
+    with services.database.transaction() as session:
+        thumbnail = find_thumbnail(session, case_id)
+        if thumbnail is None:
+            raise CaseNotFound(f"no case that has a thumbnail has the id {case_id}")
+        insert_sending(session, case_id, visitor.person.id, kind="thumbnail")
+    return Response(thumbnail, media_type="image/jpeg")
 
 
 @router.post("/cases/{case_id}/reveal")

@@ -17,6 +17,7 @@ from moderation.database.cases import find_case
 from moderation.database.console import names_of
 from moderation.database.events import Chain, Event, read_chain
 from moderation.database.questions import Question, questions_of
+from moderation.database.renditions import is_rendered
 from moderation.database.review import (
     appeals_of,
     decisions_of,
@@ -189,6 +190,8 @@ class CasePage:
     complaint: str | None = None
     #: Why a question was not put.
     question_refused: str = ""
+    #: Whether a copy is shown in the place of a file that browsers do not show.
+    rendered: bool = False
 
     @property
     def verdict(self) -> Verdict | None:
@@ -380,6 +383,7 @@ def read_case(
         worker_away=worker_away,
         open_outcomes=_open_outcomes(case.stage),
         reason_words=_REASON_WORDS[reason_policy],
+        rendered=is_rendered(session, case_id),
     )
 
 

@@ -186,7 +186,10 @@
 
   function cropOf(item) {
     if (!item.dataset.crop) return null;
-    const [x, y, width, height] = item.dataset.crop.split(" ").map(Number);
+    // Told in pixels of the file. What is shown may be a smaller copy of it.
+    const whole = one("svg[viewBox]", stage)?.viewBox.baseVal.width;
+    const share = whole && image.naturalWidth ? image.naturalWidth / whole : 1;
+    const [x, y, width, height] = item.dataset.crop.split(" ").map((pixels) => Number(pixels) * share);
     return { x, y, width, height };
   }
 

@@ -1,0 +1,106 @@
+"""Renditions in the database: a thumbnail of each case's picture, and where browsers do not show it one that they do.
+
+They lie in Postgres and not in the bucket. Erasing a case and archiving it take them away in the same transaction, by a
+trigger on the case: nothing is left over that another process must remove, and no older version of it in a bucket that
+keeps them. And no worker needs the right to write where platforms keep their images.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, literal, select, text
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from moderation.database.tables import AnalysisRow, CaseRow, RenditionRow
+
+
+@dataclass(frozen=True)
+class Renditions:
+    """Of one picture, upright and as the model saw it."""
+
+    #: JPEG, 192 pixels at its longer side.
+    thumbnail: bytes
+    #: JPEG. None: browsers show the file itself.
+    shown: bytes | None
+
+
+def record_renditions(
+    session: Session, case_id: UUID, renditions: Renditions, *, sha256: str | None = None
+) -> None:
+    """Store them, in the transaction that stores what became of the picture. The last to come stay.
+
+    Nothing happens when the case is erased or archived, or when its analyses are of other bytes than those with this
+    digest. None: it has none.
+    """
+    same = (
+        AnalysisRow.case_id == CaseRow.id,
+        *(() if sha256 is None else (AnalysisRow.image_sha256 != bytes.fromhex(sha256),)),
+    )
+    here = select(
+        CaseRow.id, literal(renditions.thumbnail), literal(renditions.shown, RenditionRow.shown.type)
+    ).where(
+        CaseRow.id == case_id,
+        CaseRow.erased_at.is_(None),
+        CaseRow.archive_id.is_(None),
+        ~select(AnalysisRow.id).where(*same).exists(),
+    )
+    insert = upsert(RenditionRow).from_select(["case_id", "thumbnail", "shown"], here)
+    session.execute(
+        insert.on_conflict_do_update(
+            index_elements=[RenditionRow.case_id],
+            set_={
+                "thumbnail": insert.excluded.thumbnail,
+                "shown": insert.excluded.shown,
+                "created_at": func.now(),
+            },
+        )
+    )
+
+
+def renditions_of(session: Session, case_id: UUID) -> Renditions | None:
+    """None: there are none, or none any more."""
+    row = session.get(RenditionRow, case_id)
+    return None if row is None else Renditions(row.thumbnail, row.shown)
+
+
+def find_thumbnail(session: Session, case_id: UUID) -> bytes | None:
+    """JPEG. None: there is none."""
+    return session.scalar(select(RenditionRow.thumbnail).where(RenditionRow.case_id == case_id))
+
+
+def find_shown(session: Session, case_id: UUID) -> bytes | None:
+    """JPEG. None: browsers show the file itself, or there is none."""
+    return session.scalar(select(RenditionRow.shown).where(RenditionRow.case_id == case_id))
+
+
+def is_rendered(session: Session, case_id: UUID) -> bool:
+    """Whether a rendition is shown in the place of the file."""
+    found = select(RenditionRow.case_id).where(
+        RenditionRow.case_id == case_id, RenditionRow.shown.is_not(None)
+    )
+    return session.scalar(found) is not None
+
+
+def with_thumbnails(session: Session, case_ids: Collection[UUID]) -> set[UUID]:
+    """Those of these cases that have a thumbnail: `/cases/ID/thumbnail` shows it."""
+    found = select(RenditionRow.case_id).where(RenditionRow.case_id.in_(case_ids))
+    return set(session.scalars(found))
+
+
+#: Renditions forgotten at once: a page, so that one transaction stays short.
+FORGET_PAGE = 1000
+_FORGET = text("""
+    DELETE FROM renditions WHERE case_id IN (
+        SELECT r.case_id FROM renditions r JOIN cases c ON c.id = r.case_id
+        WHERE r.created_at < now() - make_interval(days => :days)
+          AND c.state = 'decided' AND c.decided_at < now() - make_interval(days => :days)
+        ORDER BY r.created_at LIMIT :limit
+    ) RETURNING case_id
+""")
+
+
+def forget_renditions(session: Session, *, days: int, limit: int = FORGET_PAGE) -> int:
+    """Delete a page of those of cases that were decided more than so many days ago; return how many."""
+    return len(session.execute(_FORGET, {"days": days, "limit": limit}).all())
