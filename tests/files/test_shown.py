@@ -15,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 TURNED = dict(turned.files())
 ANIMATED = dict(animated.files())
+TIMED = dict(animated.timed())
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,31 @@ def test_a_canvas_of_too_many_pixels_is_refused_however_small_its_frame_is() -> 
 
     with pytest.raises(TooManyPixels):
         decode_picture(huge)
+
+
+@pytest.mark.parametrize("kind", ["gif", "apng", "webp", "avif"])
+def test_a_cover_that_nobody_has_time_to_see_is_not_judged(kind: str) -> None:
+    picture = decode_picture(TIMED[f"{kind}, a cover that nobody has time to see"])
+
+    assert (picture.facts.frames, picture.facts.frame) == (2, 1)
+    assert np.abs(picture.pixels.astype(int) - animated.GREEN).max() < 5
+
+
+def test_of_an_animation_of_very_many_frames_no_frame_is_chosen() -> None:
+    frames = [animated.Frame(animated.RED, 100)]
+    one = animated.gif(frames, 0)
+    block = one[one.index(b"\x21\xf9") : -1]
+
+    assert decode_picture(one[:-1] + block * 9_999 + b";").facts.frames == 10_000
+    with pytest.raises(TooManyPixels, match="10,000 frames"):
+        decode_picture(one[:-1] + block * 10_000 + b";")
+
+
+def test_a_frame_that_comes_after_too_many_pixels_is_refused() -> None:
+    data = TIMED["gif, a cover that nobody has time to see"]
+
+    with pytest.raises(TooManyPixels, match="seen longest"):
+        decode_picture(data, PixelLimits(max_frame_pixels=2 * turned.WIDTH * turned.HEIGHT - 1))
 
 
 def test_scans_are_counted_where_they_are_scans() -> None:

@@ -11,6 +11,7 @@ Colour profiles are not applied: the pixels are the stored ones, as in every tra
 
 import hashlib
 import io
+import itertools
 import logging
 import math
 import warnings
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Face, PictureFacts
-from moderation.dfa.gpt.shown import Place, Shown, as_shown, gif_frames
+from moderation.dfa.gpt.shown import Disposal, Layer, Shown, as_shown
 from moderation.errors import (
     ImageCorrupt,
     ImageTooLarge,
@@ -57,8 +58,10 @@ class PixelLimits:
     min_side: int = 8
     #: Passes over the pixels that one JPEG may ask for. Cameras and web encoders write 1 to 10.
     max_scans: int = 100
-    #: Frames of an animation that are counted. Only the first that is shown is decoded.
+    #: Pages of a TIFF that are counted. Only the first is decoded.
     max_frames: int = 1_000
+    #: Pixels of all frames of an animation up to the one that is seen longest.
+    max_frame_pixels: int = 2**27
     #: Whether HEIC is decoded, by pillow-heif when that is installed. Off: libheif has a long record of faults.
     heic: bool = False
 
@@ -77,7 +80,9 @@ class Picture:
 
 
 def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
-    """What a browser shows of a file, or its first frame: upright and in RGB; transparent parts are laid on white.
+    """What a browser shows of a file: upright and in RGB; transparent parts are laid on white.
+
+    Of an animation the frame that is seen longest.
 
     Safe to call from many threads. Raises `NotAnImage`, `ImageCorrupt`, `UnsupportedFormat`, `TooManyPixels`
     or `ImageTooLarge` with a sentence for the reviewer.
@@ -132,12 +137,21 @@ def _kind_within(data: bytes, limits: PixelLimits) -> str:
 
 def _opened(shown: Shown, kind: str, limits: PixelLimits) -> Image.Image:
     """The file with its header read and every limit checked."""
-    if shown.place is not None:
-        _check_size((shown.place.width, shown.place.height), limits)
-        return _opened_by_pillow(shown.data, kind)
+    if shown.layers:
+        _check_size(shown.canvas, limits)
     image = _opened_heic(shown.data, limits) if kind == "HEIC" else _opened_by_pillow(shown.data, kind)
     _check_size(image.size, limits)
+    _check_frames(image, shown, limits)
     return image
+
+
+def _check_frames(image: Image.Image, shown: Shown, limits: PixelLimits) -> None:
+    """What is drawn before the frame that is seen longest is decoded too."""
+    drawn = sum(layer.width * layer.height for layer in shown.layers)
+    if not shown.layers:
+        drawn = (shown.frame + 1) * image.width * image.height
+    if shown.frame and drawn > limits.max_frame_pixels:
+        raise TooManyPixels("The frame of the animation that is seen longest comes after too many others.")
 
 
 def _opened_by_pillow(data: bytes, kind: str) -> Image.Image:
@@ -265,7 +279,7 @@ def _kind_in_boxes(data: bytes) -> str:
 
 def _facts(data: bytes, image: Image.Image, shown: Shown, limits: PixelLimits) -> PictureFacts:
     """What the header says. Width, height and notes are completed once the pixels are upright."""
-    frames = _frame_count(data, image, limits) if shown.frames is None else shown.frames
+    frames = _frame_count(image, limits) if shown.frames is None else shown.frames
     return PictureFacts(
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
@@ -273,6 +287,7 @@ def _facts(data: bytes, image: Image.Image, shown: Shown, limits: PixelLimits) -
         width=image.width,
         height=image.height,
         frames=frames,
+        frame=shown.frame,
         notes=(_MANY.get(image.format or "", "animated"),) if frames > 1 else (),
     )
 
@@ -281,22 +296,11 @@ def _facts(data: bytes, image: Image.Image, shown: Shown, limits: PixelLimits) -
 _MANY = {"TIFF": "pages", "MPO": "several_views"}
 
 
-def _frame_count(data: bytes, image: Image.Image, limits: PixelLimits) -> int:
+def _frame_count(image: Image.Image, limits: PixelLimits) -> int:
     """How many frames the file holds, counted up to `max_frames` where the header does not say it."""
-    if image.format == "GIF":
-        return _counted_up_to(gif_frames(data), limits.max_frames)
     if image.format == "TIFF":
-        return _counted_up_to(_tiff_pages(image), limits.max_frames)
+        return max(sum(1 for _ in itertools.islice(_tiff_pages(image), limits.max_frames)), 1)
     return max(int(getattr(image, "n_frames", 1)), 1)
-
-
-def _counted_up_to(frames: Iterator[object], most: int) -> int:
-    count = 0
-    for _ in frames:
-        count += 1
-        if count == most:
-            break
-    return max(count, 1)
 
 
 def _tiff_pages(image: Image.Image) -> Iterator[None]:
@@ -318,9 +322,8 @@ def _tiff_pages(image: Image.Image) -> Iterator[None]:
 
 def _picture(image: Image.Image, facts: PictureFacts, shown: Shown) -> Picture:
     """One frame as a picture: load, turn upright, make RGB."""
-    loaded = _loaded(image, facts)
-    whole = loaded if shown.place is None else _on_canvas(loaded, shown.place)
-    upright, turned = _upright(whole, shown)
+    loaded = _drawn(shown, facts) if shown.layers else _loaded(image, facts)
+    upright, turned = _upright(loaded, shown)
     rgb, converted = _rgb(upright)
     pixels = np.array(rgb)  # (H, W, 3)
     notes = (*facts.notes, *turned, *converted)
@@ -330,12 +333,51 @@ def _picture(image: Image.Image, facts: PictureFacts, shown: Shown) -> Picture:
 def _loaded(image: Image.Image, facts: PictureFacts) -> Image.Image:
     """The chosen frame, decoded."""
     try:
+        if facts.frame:
+            image.seek(facts.frame)
         image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise TooManyPixels("A frame of the picture has more pixels than are decoded.") from error
     except Exception as error:  # a plugin raises whatever its parser trips over
         raise ImageCorrupt(f"The {facts.format} file is damaged or cut off.") from error
     return image
+
+
+def _drawn(shown: Shown, facts: PictureFacts) -> Image.Image:
+    """An animation's canvas once the last of these layers is drawn."""
+    canvas = Image.new("RGBA", shown.canvas)
+    *earlier, last = shown.layers
+    for layer in earlier:
+        place = (layer.left, layer.top, layer.left + layer.width, layer.top + layer.height)
+        before = canvas.crop(place) if layer.disposal is Disposal.RESTORE else None
+        _draw(canvas, layer, facts)
+        if before is not None:
+            canvas.paste(before, (layer.left, layer.top))
+        elif layer.disposal is Disposal.CLEAR:
+            canvas.paste((0, 0, 0, 0), place)
+    _draw(canvas, last, facts)
+    return canvas
+
+
+def _draw(canvas: Image.Image, layer: Layer, facts: PictureFacts) -> None:
+    frame = _with_alpha(_loaded(_opened_layer(layer, facts), replace(facts, frame=0)))
+    if layer.over:
+        canvas.alpha_composite(frame, (layer.left, layer.top))
+    else:
+        canvas.paste(frame, (layer.left, layer.top))
+
+
+def _with_alpha(frame: Image.Image) -> Image.Image:
+    if frame.mode.startswith("I;16"):
+        return _from_sixteen_bit(np.array(frame)).convert("RGBA")
+    return frame.convert("RGBA")
+
+
+def _opened_layer(layer: Layer, facts: PictureFacts) -> Image.Image:
+    frame = _opened_by_pillow(layer.data, facts.format)
+    if frame.size != (layer.width, layer.height):
+        raise ImageCorrupt(f"The {facts.format} file is damaged: a frame has another size than it says.")
+    return frame
 
 
 #: EXIF tag 0x0112: what to do to the stored pixels to see them as the camera was held (EXIF 2.32, 4.6.4).
@@ -348,15 +390,6 @@ TURNS: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def _on_canvas(frame: Image.Image, place: Place) -> Image.Image:
-    """A frame of an animation where it is shown; around it the canvas is transparent."""
-    if frame.size == (place.width, place.height):
-        return frame
-    canvas = Image.new("RGBA", (place.width, place.height))
-    canvas.paste(frame.convert("RGBA"), (place.left, place.top))
-    return canvas
 
 
 def _upright(image: Image.Image, shown: Shown) -> tuple[Image.Image, tuple[str, ...]]:

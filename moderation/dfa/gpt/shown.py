@@ -1,15 +1,16 @@
-"""Of a file, what a browser shows: the parts that make its picture, which way up, and which frame comes first.
+"""Of a file, what a browser shows: the parts that make its picture, which way up, and the frame that is seen longest.
 
 People judge what their browser shows them, and so do we. Whatever else a file carries is not read at all: a text or a
 profile that is damaged, huge or hostile spoils no picture, and a word about the orientation in a place where browsers
 do not look turns none. `tests/files` compares this with Chromium, case by case.
 """
 
+import enum
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from moderation.errors import ImageCorrupt, TooManyPixels
 
@@ -18,15 +19,26 @@ _ORIENTATION, _EXIF_DIRECTORY = 0x0112, 0x8769
 _SHORT, _LONG = 3, 4
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a frame lies on the canvas of its animation. The rest of the canvas is transparent."""
+class Disposal(enum.Enum):
+    """What becomes of a frame's place before the next one is drawn."""
 
+    KEEP = enum.auto()
+    CLEAR = enum.auto()
+    RESTORE = enum.auto()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One frame of an animation as a file of its own, and where it is drawn. May reach beyond the canvas."""
+
+    data: bytes
     left: int
     top: int
-    #: Of the canvas.
     width: int
     height: int
+    disposal: Disposal = Disposal.KEEP
+    #: Drawn over what is there, or in its place.
+    over: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,25 +50,55 @@ class Shown:
     orientation: int = 1
     #: Of an animation. None: a decoder knows.
     frames: int | None = None
-    #: None: the picture is the canvas.
-    place: Place | None = None
+    #: The one that is seen longest, from 0.
+    frame: int = 0
+    #: Width and height of what the layers are drawn on, one after the other; at first it is transparent.
+    canvas: tuple[int, int] = (0, 0)
+    #: All up to that frame. None: the data are a picture that a decoder reads.
+    layers: Sequence[Layer] = field(default=())
 
 
 def as_shown(data: bytes, kind: str, *, max_scans: int) -> Shown:
-    """Raise ImageCorrupt for an animation that no browser shows, TooManyPixels for a JPEG of too many scans."""
+    """Raise ImageCorrupt for an animation that no browser shows, TooManyPixels for too many frames or scans."""
     match kind:
         case "JPEG":
             return _jpeg(data, max_scans)
         case "PNG":
             return _png(data)
         case "AVIF" | "HEIC":
-            return Shown(_without_metadata(data))
+            return _in_boxes(data, animated=data[8:12] == b"avis")
         case "GIF":
             return _gif(data)
         case "WEBP":
-            return Shown(_with_clear_canvas(data))
+            return _webp(data)
         case _:
             return Shown(data)
+
+
+# --- time
+
+
+#: Frames of an animation whose time is looked at.
+_FRAMES_AT_MOST = 10_000
+#: Seconds that browsers take a delay of up to the first for.
+_TOO_SHORT, _INSTEAD = 0.01, 0.1
+
+
+def seen_longest(seconds: Sequence[float], *, ends: bool) -> int:
+    """Which frame of an animation people have before them longest: the first of those, and the last of one that ends.
+
+    An animation may begin with a picture that nobody has time to see.
+    """
+    if not seconds or ends:
+        return max(len(seconds) - 1, 0)
+    seen = [_INSTEAD if delay <= _TOO_SHORT else delay for delay in seconds]
+    return seen.index(max(seen))
+
+
+def _check_count(frames: int) -> None:
+    """Raise TooManyPixels: which of so many is seen longest is not looked for."""
+    if frames >= _FRAMES_AT_MOST:
+        raise TooManyPixels(f"The animation has more than {_FRAMES_AT_MOST:,} frames.")
 
 
 # --- EXIF
@@ -179,6 +221,14 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]
         at = end + 4
 
 
+@dataclass
+class _Frame:
+    """A control chunk and the pixels that follow it."""
+
+    control: bytes
+    pixels: list[bytes] = field(default_factory=list[bytes])
+
+
 class _Png:
     """What the chunks that were read so far make."""
 
@@ -187,16 +237,14 @@ class _Png:
         self.pixels: list[memoryview] = []
         self.end: list[memoryview] = []
         self.exif: bytes | None = None
-        #: As many as the animation says. None: it is none.
-        self.said: int | None = None
-        self.frames = 0
-        #: Of the first frame: the last control chunk before its pixels.
-        self.control: bytes | None = None
-        #: Whether the pixels of every viewer without animation are the first frame too.
+        #: As many frames as the animation says, and how often it plays; 0: for ever. None: it is none.
+        self.said: tuple[int, int] | None = None
+        self.frames: list[_Frame] = []
+        #: Whether the picture of every viewer without animation is the first frame too.
         self.starts_with_default = False
-        self.first: list[bytes] = []
         self.sequence = 0
-        self.broken = False
+        #: Frames before the one at which the sequence breaks. None: it holds.
+        self.broken: int | None = None
 
     def take(self, name: bytes, body: memoryview, whole: memoryview, *, intact: bool) -> None:
         match name:
@@ -205,73 +253,121 @@ class _Png:
             case b"tRNS" if intact and not self.pixels and len(body) >= self._transparency_bytes():
                 self.head.append(whole)
             case b"IDAT":
-                if not self.pixels:
-                    self.starts_with_default = self.control is not None
-                self.pixels.append(whole)
-                self.broken = self.broken or bool(self.first)
+                self._default_pixels(whole)
             case b"IEND":
                 self.end.append(whole)
             case b"eXIf" if intact and not self.pixels and self.exif is None:
                 self.exif = bytes(body)
             case b"acTL" if intact and not self.pixels and self.said is None and len(body) == 8:
-                said = int.from_bytes(body[:4], "big")
-                self.said = said if 0 < said <= _MOST_FRAMES else None
+                frames, plays = struct.unpack(">II", body)
+                self.said = (frames, plays) if 0 < frames <= _MOST_FRAMES else None
             case b"fcTL" if intact:
                 self._control(bytes(body))
-            case b"fdAT" if self.frames < 2 and not self.starts_with_default:
-                self._frame_data(bytes(body))
+            case b"fdAT":
+                self._frame_pixels(bytes(body))
             case _:
                 pass
 
     def _transparency_bytes(self) -> int:
         """What a transparent colour takes, by the header's kind of colour."""
-        kind = self.head[0][17] if self.head and len(self.head[0]) > 17 else None
-        return {0: 2, 2: 6}.get(kind or 0, 1)
+        kind = self.head[0][17] if self.head and len(self.head[0]) > 17 else 0
+        return {0: 2, 2: 6}.get(kind, 1)
+
+    def _default_pixels(self, whole: memoryview) -> None:
+        if not self.pixels:
+            self.starts_with_default = bool(self.frames)
+            if any(frame.pixels for frame in self.frames):
+                self.broken = 0
+        self.pixels.append(whole)
+        if self.starts_with_default:
+            self.frames[0].pixels.append(bytes(whole[8:-4]))
 
     def _control(self, body: bytes) -> None:
-        if not self.first and not self.starts_with_default:
-            self.control = body
-            self._in_sequence(body)
-            self.frames = 1
+        self._follow(body, after=len(self.frames))
+        if self.frames and not self.frames[-1].pixels:
+            # The last one before its pixels counts.
+            self.frames[-1] = _Frame(body)
         else:
-            self.frames += 1
+            _check_count(len(self.frames))
+            self.frames.append(_Frame(body))
 
-    def _frame_data(self, body: bytes) -> None:
-        self._in_sequence(body)
-        self.first.append(body[4:])
+    def _frame_pixels(self, body: bytes) -> None:
+        self._follow(body, after=max(len(self.frames) - 1, 0))
+        if self.frames:
+            self.frames[-1].pixels.append(body[4:])
+        else:
+            self.broken = 0
 
-    def _in_sequence(self, body: bytes) -> None:
-        self.broken = self.broken or int.from_bytes(body[:4], "big") != self.sequence
+    def _follow(self, body: bytes, *, after: int) -> None:
+        """`after` so many frames the animation breaks, when this is not next in its sequence."""
+        if int.from_bytes(body[:4], "big") != self.sequence and self.broken is None:
+            self.broken = after
         self.sequence += 1
 
     def shown(self, signature: bytes) -> Shown:
         orientation = exif_orientation(self.exif or b"")
+        still = b"".join([signature, *self.head, *self.pixels, *self.end])
         if self.said is None:
-            return Shown(b"".join([signature, *self.head, *self.pixels, *self.end]), orientation, frames=1)
-        place = self._place()
-        frames = min(self.said, self.frames)
-        if self.starts_with_default:
-            return Shown(b"".join([signature, *self.head, *self.pixels, *self.end]), orientation, frames)
-        assert self.control is not None
-        width, height = struct.unpack_from(">II", self.control, 4)
-        header = struct.pack(">II", width, height) + bytes(self.head[0][16:21])
-        parts = [_chunk(b"IHDR", header), *self.head[1:], _chunk(b"IDAT", b"".join(self.first)), *self.end]
-        return Shown(b"".join([signature, *parts]), orientation, frames, place)
+            return Shown(still, orientation, frames=1)
+        said, plays = self.said
+        frames = self.frames[:said]
+        delays = [_delay(frame.control) for frame in frames]
+        longest = seen_longest(delays, ends=plays > 0)
+        if longest == 0 and self.starts_with_default:
+            self._canvas_of(frames[:1])
+            return Shown(still, orientation, frames=len(frames))
+        canvas = self._canvas_of(frames[: longest + 1])
+        layers = tuple(self._layer(signature, frame) for frame in frames[: longest + 1])
+        return Shown(still, orientation, len(frames), longest, canvas, layers)
 
-    def _place(self) -> Place:
-        """Where the first frame lies. Raise ImageCorrupt when no browser would show it."""
-        control, head = self.control or b"", bytes(self.head[0][8:]) if self.head else b""
-        named = bool(self.head) and self.head[0][4:8] == b"IHDR"
-        if not self.pixels or self.broken or not named or len(control) != 26 or len(head) < 13:
+    def _canvas_of(self, frames: Sequence[_Frame]) -> tuple[int, int]:
+        """Its size. Raise ImageCorrupt when no browser would show these frames on it."""
+        head = (
+            self.head[0] if self.head and self.head[0][4:8] == b"IHDR" and len(self.head[0]) >= 21 else None
+        )
+        holds = self.broken is None or self.broken >= len(frames)
+        if head is None or not self.pixels or not frames or not holds:
             raise ImageCorrupt("The PNG file's animation is damaged: browsers do not show it.")
-        width, height, left, top = struct.unpack_from(">IIII", control, 4)
-        canvas = struct.unpack_from(">II", head)
-        inside = 0 < width <= canvas[0] - left and 0 < height <= canvas[1] - top
-        whole = (width, height) == canvas or not self.starts_with_default
-        drawn = bool(self.first) or self.starts_with_default
-        if not inside or not whole or not drawn or control[24] > 2 or control[25] > 1:
-            raise ImageCorrupt("The PNG file's animation is damaged: browsers do not show it.")
-        return Place(left, top, *canvas)
+        canvas = struct.unpack_from(">II", head, 8)
+        for number, frame in enumerate(frames):
+            whole = number == 0 and self.starts_with_default
+            if not frame.pixels or not _fits(frame.control, canvas, whole=whole):
+                raise ImageCorrupt("The PNG file's animation is damaged: browsers do not show it.")
+        return canvas
+
+    def _layer(self, signature: bytes, frame: _Frame) -> Layer:
+        width, height, left, top = struct.unpack_from(">IIII", frame.control, 4)
+        header = struct.pack(">II", width, height) + bytes(self.head[0][16:21])
+        parts = [_chunk(b"IHDR", header), *self.head[1:], _chunk(b"IDAT", b"".join(frame.pixels)), *self.end]
+        return Layer(
+            b"".join([signature, *parts]),
+            left,
+            top,
+            width,
+            height,
+            _PNG_DISPOSALS[frame.control[24]],
+            over=frame.control[25] == 1,
+        )
+
+
+_PNG_DISPOSALS = (Disposal.KEEP, Disposal.CLEAR, Disposal.RESTORE)
+
+
+def _delay(control: bytes) -> float:
+    """Seconds. Of a chunk that is too short: none."""
+    if len(control) < 24:
+        return 0.0
+    numerator, denominator = struct.unpack_from(">HH", control, 20)
+    return numerator / (denominator or 100)
+
+
+def _fits(control: bytes, canvas: tuple[int, int], *, whole: bool) -> bool:
+    if len(control) != 26 or control[24] >= len(_PNG_DISPOSALS) or control[25] > 1:
+        return False
+    width, height, left, top = struct.unpack_from(">IIII", control, 4)
+    if whole and (width, height) != canvas:
+        return False
+    return 0 < width <= canvas[0] - left and 0 < height <= canvas[1] - top
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
@@ -281,35 +377,85 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 # --- GIF, as of 1989
 
 
+@dataclass(frozen=True)
+class _Block:
+    """An image block, and the control that lies before it."""
+
+    at: int
+    end: int
+    #: Where its control extension lies. None: it has none.
+    control: int | None
+
+
 def _gif(data: bytes) -> Shown:
-    """With a canvas as large as its first frame. Where that does not reach browsers show nothing, no background."""
-    at = next(gif_frames(data), None)
-    if at is None or at + 9 > len(data):
+    """On a canvas that is transparent where no frame was drawn: browsers show no background."""
+    blocks, ends = _gif_blocks(data)
+    if not blocks:
         return Shown(data)
-    canvas = struct.unpack_from("<HH", data, 6)
-    left, top, width, height = struct.unpack_from("<HHHH", data, at + 1)
-    # One that reaches beyond the canvas makes it larger.
-    place = Place(left, top, max(canvas[0], left + width), max(canvas[1], top + height))
-    if (width, height) == (place.width, place.height) == canvas:
-        return Shown(data)
-    alone = bytearray(data)
-    struct.pack_into("<HH", alone, 6, width, height)
-    struct.pack_into("<HH", alone, at + 1, 0, 0)
-    return Shown(bytes(alone), place=place)
+    frame = seen_longest([_gif_delay(data, block) for block in blocks], ends=ends)
+    left, top, width, height = struct.unpack_from("<HHHH", data, blocks[0].at + 1)
+    said = struct.unpack_from("<HH", data, 6)
+    # A first frame that reaches beyond the canvas makes it larger.
+    canvas = max(said[0], left + width), max(said[1], top + height)
+    if frame == 0 and (width, height) == canvas == said:
+        return Shown(data, frames=len(blocks))
+    layers = tuple(_gif_layer(data, block) for block in blocks[: frame + 1])
+    return Shown(data, 1, len(blocks), frame, canvas, layers)
 
 
-def gif_frames(data: bytes) -> Iterator[int]:
-    """Where each image block begins (GIF89a, sections 17 to 27)."""
+def _gif_blocks(data: bytes) -> tuple[list[_Block], bool]:
+    """All image blocks, and whether the animation ends: it does unless it says that it plays for ever."""
     at = 13 + _gif_palette(data, 10)
-    while at < len(data):
+    blocks: list[_Block] = []
+    control, ends = None, True
+    while at + 9 < len(data):
         block = data[at]
         if block == 0x2C:
-            yield at
-            at = _gif_after_blocks(data, at + 11 + _gif_palette(data, at + 9))
+            end = _gif_after_blocks(data, at + 11 + _gif_palette(data, at + 9))
+            _check_count(len(blocks))
+            blocks.append(_Block(at, end, control))
+            control = None
         elif block == 0x21:
-            at = _gif_after_blocks(data, at + 2)
+            end = _gif_after_blocks(data, at + 2)
+            if data[at + 1 : at + 3] == b"\xf9\x04":
+                control = at
+            elif data[at + 3 : at + 14] in _LOOPS and data[at + 14 : at + 16] == b"\x03\x01":
+                ends = data[at + 16 : at + 18] != b"\0\0"
         else:
-            return
+            break
+        at = end
+    return blocks, ends
+
+
+_LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+_GIF_DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE}
+
+
+def _gif_delay(data: bytes, block: _Block) -> float:
+    """Seconds."""
+    return (
+        0.0
+        if block.control is None
+        else int.from_bytes(data[block.control + 4 : block.control + 6], "little") / 100
+    )
+
+
+def _gif_layer(data: bytes, block: _Block) -> Layer:
+    """The same block in a file whose canvas it covers."""
+    left, top, width, height = struct.unpack_from("<HHHH", data, block.at + 1)
+    palette = data[13 : 13 + _gif_palette(data, 10)]
+    control = b"" if block.control is None else data[block.control : block.control + 8]
+    place = struct.pack("<HHHH", 0, 0, width, height)
+    parts = (
+        b"GIF89a" + place[4:] + data[10:13] + palette,
+        control,
+        b"\x2c" + place + data[block.at + 9 : block.end],
+        b";",
+    )
+    disposal = Disposal.KEEP
+    if control:
+        disposal = _GIF_DISPOSALS.get(control[3] >> 2 & 7, Disposal.KEEP)
+    return Layer(b"".join(parts), left, top, width, height, disposal)
 
 
 def _gif_palette(data: bytes, at: int) -> int:
@@ -331,47 +477,85 @@ _WEBP_FLAGS = 20
 _ANIMATED, _HAS_ALPHA = 0x02, 0x10
 
 
-def _with_clear_canvas(data: bytes) -> bytes:
-    """An animation whose canvas is transparent where its first frame does not reach, whatever its header says."""
+def _webp(data: bytes) -> Shown:
+    """An animation's canvas is transparent where no frame was drawn, whatever its header says."""
     if data[12:16] != b"VP8X" or not data[_WEBP_FLAGS : _WEBP_FLAGS + 1] or not data[_WEBP_FLAGS] & _ANIMATED:
-        return data
-    return data[:_WEBP_FLAGS] + bytes([data[_WEBP_FLAGS] | _HAS_ALPHA]) + data[_WEBP_FLAGS + 1 :]
+        return Shown(data)
+    delays, ends, at = list[float](), False, 12
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name == b"ANIM":
+            ends = data[at + 12 : at + 14] != b"\0\0"
+        elif name == b"ANMF":
+            _check_count(len(delays))
+            delays.append(int.from_bytes(data[at + 20 : at + 23], "little") / 1000)
+        at += 8 + size + size % 2
+    clear = data[:_WEBP_FLAGS] + bytes([data[_WEBP_FLAGS] | _HAS_ALPHA]) + data[_WEBP_FLAGS + 1 :]
+    return Shown(clear, frame=seen_longest(delays, ends=ends))
 
 
 # --- AVIF and HEIC: boxes (ISO 14496-12)
 
 #: Boxes that hold boxes, and the bytes of their own before these. Those of `iinf` depend on its version.
-_HOLDERS = {b"moov": 0, b"trak": 0, b"meta": 4, b"iinf": 6}
+_HOLDERS = {b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"meta": 4, b"iinf": 6}
+#: As deep as the boxes lie that we look at.
+_DEPTH = 6
 #: Items that are no picture: EXIF, and XMP among others.
 _METADATA = (b"Exif", b"mime")
 
 
-def _without_metadata(data: bytes) -> bytes:
-    """The same boxes, in which metadata are items of a kind that nobody knows: the picture's own boxes turn it."""
-    places = list(_metadata_items(data, 0, len(data), depth=5))
-    if not places:
-        return data
-    changed = bytearray(data)
-    for at in places:
-        changed[at : at + 4] = b"none"
-    return bytes(changed)
+def _in_boxes(data: bytes, *, animated: bool) -> Shown:
+    """With metadata made items of a kind that nobody knows: the picture's own boxes turn it.
+
+    A file whose first brand does not say that it is a sequence is shown as a still picture.
+    """
+    changed, delays, scale = bytearray(data), list[float](), 1
+    for name, start, end in _boxes(data, 0, len(data), depth=_DEPTH):
+        match name:
+            case b"infe":
+                _hide_metadata(changed, start, end)
+            case b"mdhd" if end - start >= 32:
+                # A later version counts in eight bytes.
+                scale = int.from_bytes(
+                    data[start + 20 : start + 24] if data[start] else data[start + 12 : start + 16], "big"
+                )
+            case b"stts" if not delays:
+                delays = _delays(data[start:end], scale or 1)
+            case _:
+                pass
+    return Shown(bytes(changed), frame=seen_longest(delays, ends=False) if animated else 0)
 
 
-def _metadata_items(data: bytes, at: int, stop: int, *, depth: int) -> Iterator[int]:
-    """Where the kinds of such items are written."""
-    while at + 8 <= stop and depth:
+def _hide_metadata(data: bytearray, start: int, end: int) -> None:
+    if data[start] in (2, 3):
+        # Version and flags, an id of two or four bytes, protection, kind.
+        kind = start + 4 + (2 if data[start] == 2 else 4) + 2
+        if bytes(data[kind : kind + 4]) in _METADATA and kind + 4 <= end:
+            data[kind : kind + 4] = b"none"
+
+
+def _delays(body: bytes, scale: int) -> list[float]:
+    """Seconds of each frame of a track: how many frames, and how long each of these is."""
+    delays: list[float] = []
+    for at in range(8, len(body) - 7, 8):
+        count, long = struct.unpack_from(">II", body, at)
+        _check_count(len(delays) + count)
+        delays += [long / scale] * count
+    return delays
+
+
+def _boxes(data: bytes, at: int, stop: int, *, depth: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, and where its content begins and ends, of each box that holds no other. Those are gone through."""
+    while at + 8 < stop and depth:
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         start, end = at + 8, at + size if size else stop
         if size == 1:
             start, end = at + 16, at + int.from_bytes(data[at + 8 : at + 16], "big")
-        if end < start or end > stop:
+        if end <= start or end > stop:
             return
-        if name == b"infe" and data[start : start + 1] in (b"\x02", b"\x03"):
-            # Version and flags, an id of two or four bytes, protection, kind.
-            kind = start + 4 + (2 if data[start] == 2 else 4) + 2
-            if data[kind : kind + 4] in _METADATA and kind + 4 <= end:
-                yield kind
-        elif name in _HOLDERS:
-            own = _HOLDERS[name] + (2 if name == b"iinf" and data[start : start + 1] != b"\0" else 0)
-            yield from _metadata_items(data, start + own, end, depth=depth - 1)
+        if name in _HOLDERS:
+            own = _HOLDERS[name] + (2 if name == b"iinf" and data[start] else 0)
+            yield from _boxes(data, start + own, end, depth=depth - 1)
+        else:
+            yield name, start, end
         at = end
