@@ -356,6 +356,10 @@ class Courier:
         ]
 
     def _try(self, claimed: Claimed, number: int) -> None:
+        with structlog.contextvars.bound_contextvars(case=str(claimed.case_id), delivery=str(claimed.id)):
+            self._try_once(claimed, number)
+
+    def _try_once(self, claimed: Claimed, number: int) -> None:
         answered_at = time.monotonic()
         try:
             ended = self._sent(claimed)
@@ -363,9 +367,9 @@ class Courier:
             self._write_down(claimed, ended)
         except BonafideError as error:
             # Not written down: it is due again when the hold ends, and the receiver knows it by its webhook-id.
-            log.warning("delivery_not_recorded", action="deliver", delivery=str(claimed.id), error=str(error))
+            log.warning("delivery_not_recorded", action="deliver", error=str(error))
         except Exception as error:
-            log.error("delivery_broke", action="deliver", delivery=str(claimed.id), exc_info=error)
+            log.error("delivery_broke", action="deliver", exc_info=error)
             raise
         finally:
             with self._lock:
@@ -410,7 +414,7 @@ class Courier:
         again_in = wait_after(claimed.attempt, jitter, asked=failure.retry_after)
         _TRIED.labels("dead" if again_in is None else "failed").inc()
         if again_in is None:
-            log.error("delivery_given_up", action="deliver", delivery=str(claimed.id), status=failure.status)
+            log.error("delivery_given_up", action="deliver", status=failure.status)
         with self._database.transaction() as session:
             stored.record_failure(
                 session,

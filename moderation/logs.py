@@ -1,13 +1,34 @@
-"""Structured logs with the case's id on every line. No picture, signed URL, text or name of a person is logged."""
+"""Structured logs with the case's id on every line. No picture, signed URL, text or name of a person is logged.
+
+As JSON a line is one object, whoever speaks: we, Celery, uvicorn, a library, a warning, an exception nobody caught.
+"""
 
 import contextlib
 import io
 import logging
 import sys
+import threading
+from types import TracebackType
 
 import structlog
 
+from moderation.errors import BonafideError
 from moderation.settings import Settings
+
+#: Loggers to which others give handlers and formats of their own.
+_OTHERS = (
+    "uvicorn",
+    "uvicorn.access",
+    "uvicorn.error",
+    "uvicorn.asgi",
+    "celery",
+    "celery.task",
+    "celery.redirected",
+)
+
+
+#: Variables that this process has named already.
+_named: set[str] = set()
 
 
 class _Lenient(io.TextIOBase):
@@ -24,7 +45,10 @@ class _Lenient(io.TextIOBase):
 
 
 def configure_logs(settings: Settings) -> None:
-    """Send this process's logs to standard error, for people or as JSON lines for machines."""
+    """Send this process's logs to standard error, for people or as JSON lines for machines.
+
+    Safe to call again. The first time each variable that looks like a setting and is none is named.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -43,14 +67,55 @@ def configure_logs(settings: Settings) -> None:
     traceback = structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     )
-    last = [traceback, renderer] if as_json else [renderer]
+    last: list[structlog.typing.Processor] = [traceback, renderer] if as_json else [renderer]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(_Lenient()),  # pyright: ignore[reportArgumentType]  all that print needs
+        # A line and its end are written at once: two threads never share a line.
+        logger_factory=structlog.WriteLoggerFactory(_Lenient()),  # pyright: ignore[reportArgumentType]  all that it needs
         cache_logger_on_first_use=False,
     )
     # Libraries speak through the same renderer; theirs is chatter below a warning.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    handler = logging.StreamHandler(_Lenient())
+    remove_ours = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[remove_ours, *last],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+        )
+    )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name in _OTHERS:
+        other = logging.getLogger(name)
+        other.handlers.clear()
+        other.propagate = True
+    if as_json:
+        _turn_all_into_lines()
+    for one in settings.unknown:
+        if one.name in _named:
+            continue
+        _named.add(one.name)
+        structlog.get_logger().warning("setting_unknown", action="start", setting=one.name, words=str(one))
+
+
+def _turn_all_into_lines() -> None:
+    """What Python itself would write over several lines: warnings, and exceptions that nobody caught."""
+    logging.captureWarnings(capture=True)
+    logging.raiseExceptions = (
+        False  # a message that cannot be formatted is dropped, and not told of in plain text
+    )
+    log = structlog.get_logger()
+
+    def ended(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+        if isinstance(error, BonafideError):
+            log.critical("process_ends", action="end", code=error.code, error=str(error))
+        elif not isinstance(error, KeyboardInterrupt):
+            log.critical("process_ends", action="end", exc_info=error)
+
+    def thread_ended(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            name = None if args.thread is None else args.thread.name
+            log.critical("thread_ends", action="end", thread=name, exc_info=args.exc_value)
+
+    sys.excepthook = ended
+    threading.excepthook = thread_ended

@@ -27,6 +27,7 @@ from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, 
 from moderation.questions import answer_seconds
 from worker.analysis import fetch_again, write
 from worker.station import Pipeline, Station
+from worker.telemetry import about_case
 
 log = structlog.get_logger()
 
@@ -54,7 +55,8 @@ def answer(station: Station, question_id: UUID) -> None:
         with station.database.transaction() as session:
             begun = begin_question(session, question_id, stale_after=stale_after)
         if begun is not None:
-            _work(station, begun)
+            with about_case(str(begun.case_id)):
+                _work(station, begun)
 
 
 def _work(station: Station, begun: Begun) -> None:

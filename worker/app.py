@@ -3,16 +3,23 @@
 Every setting is here with its reason; `docs/reliability.md` says what holds when something breaks.
 """
 
-from celery import Celery
+from typing import Any
+
+from celery import Celery, signals
+from celery.apps import worker as celery_worker
 from kombu.entity import Queue
 
+from moderation.addresses import read_broker
 from moderation.dispatch import ANALYSIS_QUEUE, LANES, broker_options
+from moderation.logs import configure_logs
 from moderation.settings import settings
 
 _settings = settings()
 
 app = Celery(
-    "bonafide", broker=_settings.broker_url.get_secret_value(), include=["worker.tasks", "worker.lifecycle"]
+    "bonafide",
+    broker=read_broker(_settings.broker_url.get_secret_value()).kombu_url,
+    include=["worker.tasks", "worker.lifecycle"],
 )
 app.conf.update(
     task_default_queue=ANALYSIS_QUEUE,
@@ -44,8 +51,29 @@ app.conf.update(
         **broker_options(visibility_timeout=3600),
         "queue_order_strategy": "worker.lanes:LaneCycle",
     },
-    # Our own logs are structured; Celery's would print arguments.
+    # Celery speaks through our logs: `configure_logs` below. Standard output and error stay what they are.
     worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
     worker_send_task_events=False,
     worker_enable_remote_control=False,
 )
+
+
+@signals.setup_logging.connect
+def _speak_through_our_logs(**_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Whoever listens to this signal sets the logs up, and Celery does not."""
+    configure_logs(_settings)
+
+
+@signals.celeryd_init.connect
+def _begin_in_our_words(instance: Any, **_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Celery warns of some users before it sets the logs up, and its banner and its last words are plain text."""
+    configure_logs(_settings)
+    if _settings.log_format == "json":
+        instance.quiet = True
+        # Written past all logs, by a signal's handler. `worker_drains` says the same.
+        celery_worker.safe_say = _say_nothing
+
+
+def _say_nothing(*_: Any) -> None:
+    pass

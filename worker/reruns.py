@@ -21,7 +21,7 @@ from moderation.errors import BucketNotRead, DecoderKilled, ImageRejected, Unava
 from moderation.reruns import rerun_seconds
 from worker.analysis import analysis_of, fetch_again, record_beside, write
 from worker.station import Pipeline, Station
-from worker.telemetry import RERUNS
+from worker.telemetry import RERUNS, about_case
 
 log = structlog.get_logger()
 
@@ -47,7 +47,8 @@ def rerun(station: Station, rerun_id: UUID) -> None:
         with station.database.transaction() as session:
             begun = begin_rerun(session, rerun_id, actor=station.actor, stale_after=stale_after)
         if begun is not None:
-            _work(station, pipeline, begun)
+            with about_case(str(begun.case_id)):
+                _work(station, pipeline, begun)
 
 
 def _work(station: Station, pipeline: Pipeline, begun: Begun) -> None:

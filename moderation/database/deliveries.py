@@ -99,6 +99,7 @@ class Claimed:
 
     id: UUID
     endpoint_id: UUID
+    case_id: UUID
     kind: str
     body: dict[str, Any]
     attempt: int  # this one, from 1
@@ -261,6 +262,7 @@ def claim_due(
         .returning(
             DeliveryRow.id,
             DeliveryRow.endpoint_id,
+            DeliveryRow.case_id,
             DeliveryRow.kind,
             DeliveryRow.body,
             DeliveryRow.attempts,
@@ -269,7 +271,19 @@ def claim_due(
         )
         .execution_options(synchronize_session=False)
     ).all()
-    return [Claimed(*row[:-1], secrets=tuple(row[-1])) for row in rows]
+    return [
+        Claimed(
+            id=row.id,
+            endpoint_id=row.endpoint_id,
+            case_id=row.case_id,
+            kind=row.kind,
+            body=row.body,
+            attempt=row.attempts,
+            url=row.url,
+            secrets=tuple(row.secrets),
+        )
+        for row in rows
+    ]
 
 
 def record_delivered(session: Session, delivery_id: UUID, *, status: int) -> None:

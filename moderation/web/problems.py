@@ -173,6 +173,12 @@ def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     )
 
 
+def about(request: Request) -> dict[str, str]:
+    """The case that a request is about, for its line in the log."""
+    case_id = request.path_params.get("case_id")
+    return {} if case_id is None else {"case": str(case_id)}
+
+
 def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -> None:
     """Make every error of this app a problem.
 
@@ -184,7 +190,12 @@ def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -
         problem = problem_of(error, _request_id(request))
         if problem.status >= 500:
             log.error(
-                "request_failed", action="request", path=request.url.path, code=error.code, error=str(error)
+                "request_failed",
+                action="request",
+                path=request.url.path,
+                code=error.code,
+                error=str(error),
+                **about(request),
             )
         headers = {"Retry-After": str(RETRY_AFTER)} if problem.status == 503 else {}
         if isinstance(error, SignInThrottled | TooManyCases):
@@ -207,7 +218,7 @@ def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -
         return page(request, problem) or answer(problem, dict(error.headers or {}))
 
     def on_bug(request: Request, error: Exception) -> Response:
-        log.error("request_failed", action="request", path=request.url.path, exc_info=error)
+        log.error("request_failed", action="request", path=request.url.path, exc_info=error, **about(request))
         problem = Problem(
             title="Internal error",
             status=500,

@@ -24,7 +24,7 @@ from moderation.database.console import latest_undoable
 from moderation.errors import BonafideError, NotAllowed, SignInThrottled
 from moderation.people import Act, Person, Preferences, may
 from moderation.web.console import words
-from moderation.web.problems import sentence_of, status_of
+from moderation.web.problems import about, sentence_of, status_of
 from moderation.web.services import Services
 
 #: The pages at the top: path, words, and what one must be allowed to do to see it.
@@ -191,7 +191,14 @@ def _answer_error(request: Request, error: BonafideError) -> Response:
         return go(door)
     status = status_of(error)
     if status >= 500:
-        log.error("page_failed", action="page", path=request.url.path, code=error.code, exc_info=error)
+        log.error(
+            "page_failed",
+            action="page",
+            path=request.url.path,
+            code=error.code,
+            exc_info=error,
+            **about(request),
+        )
     titles = {
         403: "Not allowed",
         404: "Not found",
