@@ -53,7 +53,9 @@ def test_the_card_says_each_fact_with_what_it_cannot_tell_and_a_conflict_with_th
     expect(first).to_contain_text("The file says that it was made by a generative model.")
     expect(first).to_contain_text("One edit of the file's text writes it or takes it away.")
     expect(first).to_contain_text("may be disclosed")
-    expect(card).to_contain_text("JPEG of quality 85, written by an ordinary encoder.")
+    expect(card.get_by_text("JPEG of quality 85")).to_be_hidden()
+    card.get_by_text("About the file 2").click()
+    expect(card.get_by_text("JPEG of quality 85, written by an ordinary encoder.")).to_be_visible()
     expect(card).to_contain_text("<img src=x")
     assert page.title() != "owned"
     assert page.locator("img[src=x]").count() == 0
@@ -78,6 +80,7 @@ def test_the_views_of_a_region_are_made_on_request_and_called_aids(
     case_id = declared_ai_made(cases, owner, source)
     page = sit(team.rosa).open(f"/cases/{case_id}")
     card = page.get_by_role("region", name="Evidence")
+    card.get_by_text("Two views, as aids").click()
     expect(card.locator("canvas")).to_be_hidden()
 
     for name in ("Noise", "Error levels"):

@@ -29,7 +29,7 @@ from moderation.decisions import Appeal, Decision, Outcome, ReasonPolicy, may_re
 from moderation.errors import BonafideError, CaseNotFound
 from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import CAVEATS, KIND_WORDS, STRENGTH_WORDS, disclosed, sentence
-from moderation.evidence.words import contradicts, declared, ordered
+from moderation.evidence.words import Fact, Strength, contradicts, declared, ordered
 from moderation.people import Act, Person, may
 from moderation.questions import FAILURES
 from moderation.review import Sight
@@ -136,7 +136,10 @@ class Known:
 class Beside:
     """The evidence card."""
 
-    facts: tuple[Known, ...]
+    #: The strongest first: what is signed, declared, or does not fit.
+    strong: tuple[Known, ...]
+    #: What points nowhere by itself.
+    context: tuple[Known, ...]
     #: Whether what the picture is declared to be does not fit the verdict. False while the verdict is hidden.
     conflict: bool
     headline: str
@@ -400,20 +403,23 @@ def _beside(session: Session, case_id: UUID, shown: Analysis | None) -> Beside |
     if stored is None:
         return None
     conflict = shown is not None and contradicts(stored.evidence, shown.verdict)
+    facts = ordered(stored.evidence.facts)
     return Beside(
-        facts=tuple(
-            Known(
-                title=KIND_WORDS[fact.kind],
-                strength=STRENGTH_WORDS[fact.strength],
-                says=sentence(fact),
-                cannot_tell=CAVEATS[fact.kind],
-                disclosable=disclosed(fact) is not None,
-                tone=fact.points_to or "",
-            )
-            for fact in ordered(stored.evidence.facts)
-        ),
+        strong=tuple(_known(fact) for fact in facts if fact.strength is not Strength.CONTEXT),
+        context=tuple(_known(fact) for fact in facts if fact.strength is Strength.CONTEXT),
         conflict=conflict,
         headline=words.declared_words(declared(stored.evidence)),
+    )
+
+
+def _known(fact: Fact) -> Known:
+    return Known(
+        title=KIND_WORDS[fact.kind],
+        strength=STRENGTH_WORDS[fact.strength],
+        says=sentence(fact),
+        cannot_tell=CAVEATS[fact.kind],
+        disclosable=disclosed(fact) is not None,
+        tone=fact.points_to or "",
     )
 
 
