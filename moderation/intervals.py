@@ -22,6 +22,34 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
+def at_most(count: int, of: int, doubt: float) -> float:
+    """The share that is not exceeded but with a chance of `doubt` (Clopper and Pearson 1934, upper bound).
+
+    Where the true share is larger, so few of so many are seen with a chance of at most `doubt`, whatever the share is:
+    it never promises too much. 1 of nothing.
+    """
+    if of == 0 or count >= of:
+        return 1.0
+    low, high = count / of, 1.0
+    for _ in range(60):  # halved until a float cannot tell the two apart
+        middle = (low + high) / 2
+        low, high = (middle, high) if _chance_of_so_few(count, of, middle) > doubt else (low, middle)
+    return high
+
+
+def _chance_of_so_few(count: int, of: int, share: float) -> float:
+    """Of `of` with this true share, that no more than `count` are seen."""
+    if share >= 1:
+        return 0.0
+    logs = [
+        math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1)
+        + k * math.log(share) + (of - k) * math.log1p(-share)
+        for k in range(count + 1)
+    ] if share > 0 else [0.0]  # fmt: skip
+    top = max(logs)
+    return min(1.0, math.exp(top) * math.fsum(math.exp(one - top) for one in logs))
+
+
 @dataclass(frozen=True)
 class Share:
     """So many of so many, with Wilson's 95 % interval. All three are None of nothing."""

@@ -1,0 +1,175 @@
+"""Whether certificates keep their promise, on simulated traffic whose truth is known.
+
+    python -m benchmarks.certify [--runs 1000] [--json]
+
+Each run draws an installation's blind labels, certifies, and holds the zone's true error against the promise: at most
+1 % with 95 % confidence. "kept" is the part of all runs in which no certificate promised too much; it has to be 0.95
+or more in each kind of traffic. The kinds: a good model, a weak one, few deepfakes among much, and the hardest there
+is, where every zone errs a hair more than promised, so that each certificate is a broken one. "Chosen by the mean" is
+what a certificate would be without the test: the widest threshold whose labels happened to err no more than promised.
+
+Then certificates that hold are audited: one case in five of the zone goes on being judged blind, in lots of
+twenty-five. Where nothing changes, how many zone cases pass until it is revoked without need, as far as they are
+followed; where the zone's error triples, how many until it is revoked. Times do not enter: nothing here is measured by
+the clock.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.show import report
+from moderation.evidence.certify import GRID, Judged, Promise, certify, holds
+
+PROMISE = Promise(error=0.01, confidence=0.95)
+#: Labels of one installation: three weeks of 250 a day, a tenth of them judged blind, are 525 a week or so.
+LABELS = 1600
+#: One case in so many of a zone is judged blind, so many at a look.
+AUDITED, LOT = 5, 25
+#: Zone cases that a certificate is followed for.
+FOLLOWED = 20_000
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Scores and truth of an installation: a logit for each kind of picture, and what the model makes of it."""
+
+    name: str
+    prevalence: float
+    #: Means of the margins of bona fide pictures and of deepfakes, both with deviation 1.
+    bona_fide: float
+    deepfake: float
+
+    def draw(self, n: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Scores in [0, 1], and which are deepfakes."""
+        truth = draw.random(n) < self.prevalence
+        margin = draw.normal(np.where(truth, self.deepfake, self.bona_fide), 1.0)
+        return 1 / (1 + np.exp(-margin)), truth
+
+
+class Hardest(Traffic):
+    """The error is the same below every threshold, and a hair too large."""
+
+    def draw(self, n: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return draw.random(n) * 0.5, draw.random(n) < 1.02 * PROMISE.error
+
+
+KINDS = (
+    Traffic("good model, 20 % deepfakes", 0.2, -3.5, 2.0),
+    Traffic("weak model, 20 % deepfakes", 0.2, -1.5, 0.5),
+    Traffic("good model, 2 % deepfakes", 0.02, -3.5, 1.0),
+    Hardest("every zone a hair beyond the promise", 0.0, 0.0, 0.0),
+)
+
+
+def true_errors(kind: Traffic, draw: np.random.Generator) -> dict[float, float]:
+    """The true error below each threshold, from two million cases."""
+    if isinstance(kind, Hardest):
+        return dict.fromkeys(GRID, 1.02 * PROMISE.error)
+    scores, truth = kind.draw(2_000_000, draw)
+    return {reach: float(truth[scores < reach].mean()) if (scores < reach).any() else 0.0 for reach in GRID}
+
+
+def labels(kind: Traffic, draw: np.random.Generator) -> list[Judged]:
+    scores, truth = kind.draw(LABELS, draw)
+    return [Judged(float(s), bool(t), not t) for s, t in zip(scores, truth, strict=True)]
+
+
+def by_the_mean(judged: list[Judged]) -> float | None:
+    """The widest threshold whose labels err no more than promised: what not to do."""
+    found = None
+    for reach in GRID:
+        chosen = [one.deepfake for one in judged if one.score < reach]
+        if chosen and sum(chosen) / len(chosen) <= PROMISE.error:
+            found = reach
+    return found
+
+
+def audit(
+    n: int, errors: int, error: Callable[[int], float], draw: np.random.Generator, *, window: int
+) -> int | None:
+    """Zone cases until a certificate with these labels is revoked; None: not while it is followed.
+
+    What bears it out are the newest `window` labels, those of the certification among them while they last.
+    """
+    known = np.zeros(n, dtype=bool)
+    known[:errors] = True
+    known = draw.permutation(known)
+    for seen in range(AUDITED * LOT, FOLLOWED + 1, AUDITED * LOT):
+        known = np.concatenate([known, draw.random(LOT) < error(seen)])[-window:]
+        if not holds(len(known), int(known.sum()), PROMISE):
+            return seen
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    draw = np.random.default_rng(18)
+    rows: list[tuple[str, str, str]] = []
+    figures: dict[str, float | None] = {}
+    for number, kind in enumerate(KINDS):
+        truth = true_errors(kind, draw)
+        issued, broken, naive_broken = 0, 0, 0
+        widest: list[float] = []
+        for _ in range(asked.runs):
+            judged = labels(kind, draw)
+            found = certify(judged, PROMISE).certified
+            if found is not None:
+                issued += 1
+                widest.append(found.n / LABELS)
+                broken += truth[found.threshold] > PROMISE.error
+            naive = by_the_mean(judged)
+            naive_broken += naive is not None and truth[naive] > PROMISE.error
+        kept = 1 - broken / asked.runs
+        naive_kept = 1 - naive_broken / asked.runs
+        zone = statistics.median(widest) if widest else 0.0
+        rows.append(
+            (
+                kind.name,
+                f"kept in {kept:.1%}",
+                f"issued in {issued / asked.runs:.0%}: {zone:.0%} of traffic; by the mean: kept in {naive_kept:.1%}",
+            )
+        )
+        figures |= {
+            f"kept_{number}": round(kept, 4),
+            f"issued_{number}": round(issued / asked.runs, 4),
+            f"zone_{number}": round(zone, 4),
+            f"kept_by_the_mean_{number}": round(naive_kept, 4),
+        }
+    for name, key, error in (
+        ("audited, the zone errs in .1 % as ever", "steady", lambda _: 0.001),
+        ("audited, the zone's error triples to 3 %", "tripled", lambda _: 0.03),
+    ):
+        ends = [audit(1000, 1, error, draw, window=1000) for _ in range(asked.runs)]
+        ended = sorted(end for end in ends if end is not None)
+        middle = statistics.median(end if end is not None else FOLLOWED for end in ends)
+        rows.append(
+            (
+                name,
+                f"revoked in {len(ended) / asked.runs:.1%}",
+                f"half of all within {middle:,.0f} zone cases",
+            )
+        )
+        figures |= {
+            f"revoked_{key}": round(len(ended) / asked.runs, 4),
+            f"zone_cases_until_revoked_{key}": middle,
+            f"zone_cases_95_{key}": ended[int(0.95 * len(ended))] if ended else None,
+        }
+    figures["kept_at_least"] = min(
+        value
+        for name, value in figures.items()
+        if name.startswith("kept_") and name[5:].isdigit() and value is not None
+    )
+    report("Certificates: is the promise kept?", rows, {"certify": figures}, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    main()
