@@ -167,6 +167,7 @@ class Archives:
         self._database = database
         self._storage = storage
         self._retention = settings.retention_days
+        self._keep_hashes = settings.keep_hashes
         self._clock = clock
 
     def count(self, decided_before: datetime, *, limit: int | None = None) -> int:
@@ -305,7 +306,9 @@ class Archives:
                     raise ArchiveBusy(f"case {case_id} was brought back meanwhile")
                 if read_chain(session, case_id).broken_at is not None:
                     raise ArchiveBroken(f"the chain of case {case_id} does not come back as it was")
-                if erase_as is not None and not erase_case(session, case_id, actor=erase_as):
+                if erase_as is not None and not erase_case(
+                    session, case_id, actor=erase_as, keep_hash=self._keep_hashes
+                ):
                     kept.append(case_id)
             if new_id is None:
                 rows.abandon_archive(session, archive.id)

@@ -37,6 +37,8 @@ class Act(enum.StrEnum):
     #: Send a webhook once more.
     RESEND = "resend"
     MANAGE_WEBHOOKS = "manage_webhooks"
+    #: Let a certificate move cases in the queue, or stop it.
+    USE_CERTIFICATES = "use_certificates"
     MANAGE_PEOPLE = "manage_people"
 
 
@@ -53,7 +55,7 @@ _LEAD = _REVIEWER | {
 ALLOWED: Mapping[Role, frozenset[Act]] = {
     Role.REVIEWER: _REVIEWER,
     Role.LEAD: _LEAD,
-    Role.ADMIN: _LEAD | {Act.MANAGE_WEBHOOKS, Act.MANAGE_PEOPLE},
+    Role.ADMIN: _LEAD | {Act.MANAGE_WEBHOOKS, Act.USE_CERTIFICATES, Act.MANAGE_PEOPLE},
 }
 
 

@@ -262,6 +262,11 @@ class Settings(BaseSettings):
         description="Days that a decided case's texts are kept, per source: `profiles=90,*=365`. Unset: for ever.",
     )
 
+    keep_hashes: bool = Field(
+        default=False,
+        description="Keep what an erased picture looks like (its PDQ hash), so that copies of it are still found.",
+    )
+
     archive: str | None = Field(
         None,
         description="Where `bonafide archive` puts old cases: `BUCKET/PREFIX`, in a bucket that no image is read from.",

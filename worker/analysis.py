@@ -25,8 +25,12 @@ from moderation.database.reruns import insert_shadow
 from moderation.dfa.gpt.crops import Prepared
 from moderation.dfa.gpt.pixels import Picture
 from moderation.errors import DatabaseUnavailable, ImageChanged
+from moderation.evidence.pdq import with_faces
+from moderation.evidence.related import likeness_of, record_likeness
 from moderation.evidence.rows import evidence_of, record_evidence
 from moderation.evidence.words import Evidence, contradicts
+from moderation.evidence.zones import apply_certificates
+from moderation.likeness import Likeness
 from moderation.rollout import shadowed
 from moderation.storage import FetchedImage
 from worker.station import Pipeline, Station
@@ -43,6 +47,7 @@ class Begun:
     case_id: UUID
     token: int
     image: ImageRef
+    source: str
     postponements: int
     #: Seconds from acceptance to this lease.
     waited: float
@@ -63,6 +68,8 @@ class Seen:
     evidence: Evidence | None
     #: None: none are made.
     renditions: Renditions | None = None
+    #: What it looks like. None: evidence is not gathered, or there is too little in the picture.
+    likeness: Likeness | None = None
 
     @property
     def conflict(self) -> bool:
@@ -124,7 +131,7 @@ def _lease(station: Station, case_id: UUID, *, alone: bool) -> Begun | None:
     ATTEMPTS.observe(row.attempts)
     waited = (row.lease_expires_at - row.created_at).total_seconds() - station.settings.lease_seconds
     image = ImageRef(row.bucket, row.key, row.version_id)
-    return Begun(case_id, row.lease_token, image, row.postponements, waited, pipeline)
+    return Begun(case_id, row.lease_token, image, row.source, row.postponements, waited, pipeline)
 
 
 def _leave_to_others(station: Station, case_id: UUID) -> None:
@@ -169,6 +176,9 @@ def analyze(station: Station, begun: Begun) -> None:
             conflict=seen.conflict,
         )
         record_beside(station, session, begun.case_id, seen)
+        apply_certificates(
+            session, begun.case_id, begun.source, analysis, blind_share=station.settings.blind_first_share
+        )
         if shadow is not None:
             insert_shadow(session, begun.case_id, shadow)
 
@@ -178,10 +188,12 @@ def analyze(station: Station, begun: Begun) -> None:
 
 
 def record_beside(station: Station, session: Session, case_id: UUID, seen: Seen) -> None:
-    """Store the evidence and the renditions in the transaction that stored the analysis."""
+    """Store the evidence, the likeness and the renditions in the transaction that stored the analysis."""
     sha256 = seen.analysis.picture.sha256
     if seen.evidence is not None and station.gatherer is not None:
         record_evidence(session, case_id, sha256, seen.evidence, gatherer=station.gatherer)
+        if seen.likeness is not None:
+            record_likeness(session, case_id, seen.likeness)
     if seen.renditions is not None:
         record_renditions(session, case_id, seen.renditions, sha256=sha256)
 
@@ -234,6 +246,7 @@ def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen
         known = find_analysis_of_bytes(session, fetched.sha256, pipeline.fingerprint)
         beside = None if known is None else evidence_of(session, [known.case_id]).get(known.case_id)
         rendered = None if known is None else renditions_of(session, known.case_id)
+        likeness = None if known is None else likeness_of(session, known.case_id)
     if known is None:
         return None
     analysis = dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
@@ -242,11 +255,12 @@ def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Seen
         rendered is None and station.settings.image_renditions
     )
     if station.decode is None or not lacking:
-        return Seen(analysis, evidence, rendered)
+        return Seen(analysis, evidence, rendered, likeness)
     # The image is decoded again for what lies beside its pixels, although no model need look at them.
     with station.cores:
         picture = station.decode(fetched.data)
-    return Seen(analysis, _evidence(picture), _renditions(picture))
+    evidence = _evidence(picture)
+    return Seen(analysis, evidence, _renditions(picture), likeness or (evidence and evidence.likeness))
 
 
 def _evidence(found: Picture | Prepared) -> Evidence | None:
@@ -267,6 +281,10 @@ def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage, begun: Be
         pipeline.batcher.submit(crop, timeout=station.settings.engine_timeout_seconds)
         for crop in prepared.crops
     ]
+    evidence = _evidence(prepared)
+    likeness = evidence and evidence.likeness
+    if likeness is not None:  # while the engine is at it
+        likeness = with_faces(likeness, (crop.pixels for crop in prepared.crops))
     # Without a limit of its own: an engine or an image that is stuck ends the process (`watchdog.py`), so that the
     # attempt counts and the next one is made alone. A timeout here would hand the picture to the next worker to hang.
     with traces.span("engine", attributes={"bonafide.faces": len(asked)}):
@@ -276,4 +294,6 @@ def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage, begun: Be
     queued = max((face.waited for face in asked), default=0.0)
     analysis = pipeline.analyzer.conclude(prepared, faces)
     seconds = {**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
-    return Seen(dataclasses.replace(analysis, seconds=seconds), _evidence(prepared), _renditions(prepared))
+    return Seen(
+        dataclasses.replace(analysis, seconds=seconds), _evidence(prepared), _renditions(prepared), likeness
+    )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -29,6 +30,7 @@ from moderation.database.renditions import forget_renditions
 from moderation.delivery import CONNECTIONS, Courier
 from moderation.dispatch import QUEUE_OF, Doorbell
 from moderation.errors import BonafideError, BrokerUnavailable
+from moderation.evidence.zones import audit
 from moderation.logs import configure_logs
 from moderation.questions import ring_waiting
 from moderation.reruns import give_up_reruns, ring_reruns
@@ -42,6 +44,8 @@ PAGE = 1000
 GLANCE_SECONDS = 0.1
 #: Seconds between two looks for reruns to give up, and for what is to be forgotten.
 GIVE_UP_SECONDS = 60.0
+#: Seconds between two audits of the certificates that are used.
+AUDIT_SECONDS = 600.0
 
 log = structlog.get_logger()
 
@@ -184,9 +188,17 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
 
     def erase() -> None:
         with database.transaction() as session:
-            erased = erase_past(session, chosen.retention_days, actor="sweeper")
+            erased = erase_past(
+                session, chosen.retention_days, actor="sweeper", keep_hashes=chosen.keep_hashes
+            )
         if erased:
             log.info("cases_erased", action="retention", erased=erased)
+
+    def audit_certificates() -> None:
+        with database.transaction() as session:
+            revoked = audit(session, now=datetime.now(UTC))
+        for one in revoked:
+            log.error("certificate_revoked", action="audit", certificate=one.id, source=one.source)
 
     def forget() -> None:
         with database.transaction() as session:
@@ -207,6 +219,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         Chore("reruns", often, lambda: ring_reruns(database, doorbell, chosen)),
         Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, chosen)),
         Chore("retention", often, erase),
+        Chore("certificates", AUDIT_SECONDS, audit_certificates),
         Chore("forget_processes", GIVE_UP_SECONDS, forget),
         Chore("forget_deliveries", GIVE_UP_SECONDS, forget_deliveries),
         Chore("forget_renditions", GIVE_UP_SECONDS, forget_pictures),

@@ -8,7 +8,20 @@ from rich.console import Console
 from rich.markup import escape
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 
-from moderation.cli import archive, bridge, bulk, bundles, cases, dfa, model, operate, people, stack
+from moderation.cli import (
+    archive,
+    bridge,
+    bulk,
+    bundles,
+    cases,
+    certify,
+    dfa,
+    hashes,
+    model,
+    operate,
+    people,
+    stack,
+)
 from moderation.client import ApiProblem
 from moderation.database.connection import first_line, lacks_rights, lacks_tables
 from moderation.database.schema import SCHEMA_BEHIND, is_current
@@ -35,6 +48,8 @@ for command in (
     operate.doctor,
     operate.retry,
     operate.erase,
+    certify.certify,
+    certify.drift,
 ):
     app.command(rich_help_panel="Operators")(command)
 app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")
@@ -42,6 +57,7 @@ app.add_typer(operate.keys, name="keys", rich_help_panel="Operators")
 app.add_typer(archive.app, name="archive", rich_help_panel="Operators")
 app.add_typer(bundles.app, name="bundles", rich_help_panel="Operators")
 app.add_typer(bridge.app, name="bridge", rich_help_panel="Operators")
+app.add_typer(hashes.app, name="hashes", rich_help_panel="Operators")
 app.add_typer(people.users, name="users", rich_help_panel="Operators")
 app.add_typer(people.webhooks, name="webhooks", rich_help_panel="Operators")
 app.command("export", rich_help_panel="Operators")(people.export_)

@@ -147,7 +147,7 @@ def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None
     database = open_database()
     with database.transaction() as session:
         archived = archive_of(session, case) is not None
-        done = not archived and erase_case(session, case, actor="operator")
+        done = not archived and erase_case(session, case, actor="operator", keep_hash=settings().keep_hashes)
     if archived:
         Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
     elif not done:

@@ -18,13 +18,16 @@ from moderation.database.questions import ERASED, end_questions_of
 _DAY = 86_400
 
 
-def erase_case(session: Session, case_id: UUID, *, actor: str) -> bool:
+def erase_case(session: Session, case_id: UUID, *, actor: str, keep_hash: bool = False) -> bool:
     """Erase a decided case, once and for ever.
 
     False: there is none, it is not decided, its decision can still be undone, it is erased already, lies in an archive,
     or a platform is still to be told of it. What is asked about it and not answered yet ends here, and so does what
     waits for an endpoint that is disabled.
+
+    What the picture looks like goes too, unless `keep_hash`: then a copy that comes again is still found to be one.
     """
+    session.execute(select(func.set_config("bonafide.keep_hashes", "on" if keep_hash else "", True)))  # noqa: FBT003  for this transaction
     erased = bool(session.scalar(select(func.erase_case(case_id, actor))))
     if erased:
         end_questions_of(session, case_id, ERASED)
@@ -95,12 +98,14 @@ def cases_past(
     return session.scalars(PAST[archived], {**values, "source": source}).all()
 
 
-def erase_past(session: Session, retention: Sequence[tuple[str, float]], *, actor: str) -> int:
+def erase_past(
+    session: Session, retention: Sequence[tuple[str, float]], *, actor: str, keep_hashes: bool = False
+) -> int:
     """Erase a page of the cases whose time is over; return how many. `retention` is source and days, `*` for others."""
     named = [source for source, _ in retention if source != "*"]
     erased = 0
     for source, days in retention:
         wanted = None if source == "*" else source
         for case_id in cases_past(session, days, source=wanted, but=named):
-            erased += erase_case(session, case_id, actor=actor)
+            erased += erase_case(session, case_id, actor=actor, keep_hash=keep_hashes)
     return erased

@@ -28,6 +28,15 @@ GRANT UPDATE (state, version, attempts, postponements, due_at, rung_at, lease_to
               refusal_code, refusal_message, ready_at, queued_at, analysis_id, label, technique, version_id)
     ON cases TO bonafide_worker;
 GRANT INSERT, UPDATE ON evidence, renditions TO bonafide_worker;
+-- And what the picture looks like: one line for all cases that look exactly so, which it locks by writing it anew.
+GRANT INSERT, UPDATE (hash, leader) ON hashes TO bonafide_worker;
+GRANT INSERT ON case_hashes TO bonafide_worker;
+GRANT UPDATE (campaign) ON cases TO bonafide_worker;
+
+-- A certificate moves a case in the queue when it becomes ready. An admin turns it on and off; the sweeper revokes it.
+GRANT UPDATE (certificate_id) ON cases TO bonafide_worker;
+GRANT UPDATE (used_since, used_by) ON certificates TO bonafide_reviewer;
+GRANT UPDATE (audited_n, audited_errors, audited_at, revoked_at, revoked_because) ON certificates TO bonafide_sweeper;
 GRANT INSERT ON analyses, artifacts, dead_letters, deliveries, reruns TO bonafide_worker;
 GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;

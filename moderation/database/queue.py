@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, exists, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select, text, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from moderation.analysis import Label, Technique
@@ -45,6 +45,10 @@ class QueueFilter:
     claimed_by: UUID | None = None
     #: Claimed by nobody.
     unclaimed: bool = False
+    #: Of pictures that look like one: the hash that leads them.
+    campaign: int | None = None
+    #: Of each campaign only the first case that fits. For READY; elsewhere nothing is collapsed.
+    collapsed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class QueuedCase:
     abstain: str | None
     #: Why there is no verdict: a code.
     refusal: str | None
+    #: The hash that leads the pictures that look like its own. None: it was not hashed.
+    campaign: int | None
     #: Who has it in front of them. None when nobody has.
     claimed_by: UUID | None
     claimed_by_name: str | None
@@ -112,6 +118,8 @@ def queue_page(
     page = page.order_by(*_in_order(wanted.state, sort, CaseRow.id))
     if after is not None:
         page = page.where(_beyond(wanted.state, sort, after))
+    if wanted.collapsed and wanted.state is CaseState.READY:
+        page = page.where(_first_of_campaign(wanted))
     chosen = page.cte("page")
     row = aliased(CaseRow)
     claim = (
@@ -180,6 +188,7 @@ def _line(
         calibrated=bool(calibrated),
         abstain=abstain,
         refusal=case.refusal_code,
+        campaign=case.campaign,
         claimed_by=claimed_by,
         claimed_by_name=claimed_by_name,
     )
@@ -208,6 +217,7 @@ def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
         CaseRow.label: wanted.label,
         CaseRow.technique: wanted.technique,
         CaseRow.stage: wanted.stage,
+        CaseRow.campaign: wanted.campaign,
     }
     conditions += [column == value for column, value in columns.items() if value is not None]
     if wanted.priority_at_least is not None:
@@ -222,6 +232,26 @@ def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
     if wanted.unclaimed:
         conditions.append(unclaimed())
     return conditions
+
+
+def _first_of_campaign(wanted: QueueFilter) -> ColumnElement[bool]:
+    """No case that fits as well and looks alike stands before it. One look into a small index for each case."""
+    earlier = aliased(CaseRow, name="earlier")
+    alike = select(earlier.id).where(
+        text("earlier.state = 'ready' AND earlier.campaign = cases.campaign"),
+        tuple_(earlier.queued_at, earlier.id) < tuple_(CaseRow.queued_at, CaseRow.id),
+        *(
+            column == value
+            for column, value in (
+                (earlier.source, wanted.source),
+                (earlier.label, wanted.label),
+                (earlier.technique, wanted.technique),
+                (earlier.stage, wanted.stage),
+            )
+            if value is not None
+        ),
+    )
+    return or_(CaseRow.campaign.is_(None), ~alike.correlate(CaseRow).exists())
 
 
 def unclaimed() -> ColumnElement[bool]:

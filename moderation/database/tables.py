@@ -8,6 +8,8 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Column,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
@@ -22,9 +24,11 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import Table as SqlTable
+from sqlalchemy.dialects.postgresql import ARRAY, BIT, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from moderation import likeness
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Move, Stage
 from moderation.decisions import Answer, Outcome
@@ -98,6 +102,13 @@ class CaseRow(Table):
             "queued_at",
             "id",
             postgresql_where=text("state = 'ready'"),
+        ),
+        Index(
+            "cases_queue_campaign",
+            "campaign",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'ready' AND campaign IS NOT NULL"),
         ),
         Index("cases_ready_age", "ready_at", postgresql_where=text("state = 'ready'")),
         Index("cases_decided", "decided_at", "id", postgresql_where=text("state = 'decided'")),
@@ -182,6 +193,12 @@ class CaseRow(Table):
     analysis_id: Mapped[UUID | None] = mapped_column(comment="The analysis on show; null: there is none")
     label: Mapped[str | None] = mapped_column(comment="Of the verdict on show, to find cases by")
     technique: Mapped[str | None] = mapped_column(comment="Of the verdict on show, to find cases by")
+    campaign: Mapped[int | None] = mapped_column(
+        comment="The leading hash of the pictures that look like its own; null: not hashed"
+    )
+    certificate_id: Mapped[int | None] = mapped_column(
+        comment="By which certificate its place in the queue was moved; null: by none"
+    )
     decided_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None] = mapped_column(
         comment="When its texts and the place of its image were taken away"
@@ -296,6 +313,118 @@ class EvidenceRow(Table):
     facts: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, comment="See moderation.evidence.words.Fact")
     seconds: Mapped[float] = mapped_column(comment="Of CPU, spent on gathering them")
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+#: What pictures look like, each hash once however many cases have it. See `moderation.likeness` for its words.
+HASHES = SqlTable(
+    "hashes",
+    _metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("hash", BIT(likeness.BITS), nullable=False, comment="PDQ, of a whole picture"),
+    Column(
+        "leader",
+        Integer,
+        comment="The hash whose campaign it belongs to, near to it; null: it leads one, perhaps alone",
+    ),
+    *(
+        Column(
+            f"word_{number}",
+            Integer,
+            Computed(f"(substring(hash, {band.first + 1}, {band.width}))::integer", persisted=True),
+        )
+        for number, band in enumerate(likeness.BANDS)
+    ),
+    UniqueConstraint("hash", name="hashes_once"),
+    *(
+        Index(
+            f"hashes_word_{number}",
+            f"word_{number}",
+            postgresql_include=[f"word_{likeness.partner(number)}", "id"],
+        )
+        for number in range(len(likeness.BANDS))
+    ),
+    comment="What pictures look like: of cases, and of lists that others made.",
+)
+
+
+class CaseHashRow(Table):
+    __tablename__ = "case_hashes"
+    __table_args__ = (
+        Index("case_hashes_alike", "hash_id", "case_id"),
+        {"comment": "What the picture of each case looks like. No verdict follows from a likeness."},
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    hash_id: Mapped[int] = mapped_column(ForeignKey("hashes.id"))
+    mirrored: Mapped[str] = mapped_column(BIT(likeness.BITS), comment="Of the picture as a mirror shows it")
+    quality: Mapped[int] = mapped_column(SmallInteger, comment="0 to 100: how much there is in the picture")
+    faces: Mapped[list[str]] = mapped_column(
+        comment="PDQ of the faces that were looked at, the largest first, in hexadecimal"
+    )
+
+
+class HashListRow(Table):
+    __tablename__ = "hash_lists"
+    __table_args__ = (
+        UniqueConstraint("name", name="hash_lists_name"),
+        {"comment": "Lists of hashes that others made, and what they are lists of."},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    name: Mapped[str]
+    note: Mapped[str | None] = mapped_column(comment="What it is a list of, for people")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class ListedHashRow(Table):
+    __tablename__ = "listed_hashes"
+    __table_args__ = (
+        Index("listed_hashes_hash", "hash_id"),
+        {"comment": "The hashes of each list."},
+    )
+
+    list_id: Mapped[int] = mapped_column(ForeignKey("hash_lists.id"), primary_key=True)
+    hash_id: Mapped[int] = mapped_column(ForeignKey("hashes.id"), primary_key=True)
+    reference: Mapped[str | None] = mapped_column(comment="What its list calls it")
+
+
+class CertificateRow(Table):
+    __tablename__ = "certificates"
+    __table_args__ = (
+        CheckConstraint("zone IN ('clear', 'likely')", name="certificates_zone_known"),
+        CheckConstraint(
+            "(revoked_at IS NULL) = (revoked_because IS NULL)", name="certificates_revoked_whole"
+        ),
+        CheckConstraint("(used_since IS NULL) = (used_by IS NULL)", name="certificates_used_whole"),
+        {"comment": "What the model may be trusted with: see moderation.evidence.certify."},
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    source: Mapped[str | None] = mapped_column(comment="Whose cases; null: all")
+    fingerprint: Mapped[str] = mapped_column(comment="Of the pipeline whose scores were judged")
+    zone: Mapped[str] = mapped_column(comment="clear: below the threshold; likely: above it")
+    threshold: Mapped[float]
+    error: Mapped[float] = mapped_column(comment="The part of the zone that may be wrong")
+    confidence: Mapped[float]
+    n: Mapped[int] = mapped_column(comment="Pictures inside the zone that were judged blind")
+    errors: Mapped[int]
+    bound: Mapped[float] = mapped_column(comment="The error is not larger, as sure as was asked")
+    since: Mapped[datetime] = mapped_column(comment="When its labels were given: from")
+    until: Mapped[datetime] = mapped_column(comment="And to")
+    issued_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    issued_by: Mapped[str]
+    expires_at: Mapped[datetime]
+    used_since: Mapped[datetime | None] = mapped_column(
+        comment="When an admin turned it on; null: it is not used"
+    )
+    used_by: Mapped[str | None]
+    audited_n: Mapped[int | None] = mapped_column(
+        comment="At the last look: judged blind inside the zone lately"
+    )
+    audited_errors: Mapped[int | None]
+    audited_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None] = mapped_column(comment="For good: a new one is issued instead")
+    revoked_because: Mapped[str | None]
 
 
 class EventRow(Table):

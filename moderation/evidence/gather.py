@@ -17,9 +17,11 @@ from moderation.evidence.credentials import Credentials
 from moderation.evidence.declarations import declarations
 from moderation.evidence.jpeg import jpeg_facts
 from moderation.evidence.options import Options, read_trust_lists
+from moderation.evidence.pdq import look_at
 from moderation.evidence.thumbnail import thumbnail_facts
 from moderation.evidence.traces import traces
 from moderation.evidence.words import Evidence, Fact, Kind, Status, Strength
+from moderation.likeness import Likeness
 
 
 class Gatherer:
@@ -37,7 +39,8 @@ class Gatherer:
             *_looked("credentials", lambda: self._credentials(data, picture)),
             *self._in_file(data, picture),
         ]
-        return Evidence(tuple(facts), time.process_time() - began)
+        likeness = _likeness(picture, facts)
+        return Evidence(tuple(facts), time.process_time() - began, likeness)
 
     def _in_file(self, data: bytes, picture: Picture) -> Iterator[Fact]:
         container = None
@@ -70,6 +73,14 @@ def luminance_of(container: Container | None) -> Sequence[int] | None:
     """The luminance table of a JPEG, row by row. None: the file is none."""
     tables = {} if container is None else getattr(container.image, "quantization", {})
     return tables.get(0)
+
+
+def _likeness(picture: Picture, facts: list[Fact]) -> Likeness | None:
+    try:
+        return look_at(picture.pixels)
+    except Exception as error:  # noqa: BLE001  as for any other look
+        facts.append(_tripped("likeness", error))
+        return None
 
 
 def _looked(what: str, look: Callable[[], Iterator[Fact]]) -> list[Fact]:

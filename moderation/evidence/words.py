@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moderation.analysis import Label, Verdict
+from moderation.likeness import ENOUGH_QUALITY, Likeness, from_hex, to_hex
 
 #: Raised when the same bytes can give other facts. Part of what `gatherer` says.
 VERSION = 1
@@ -97,6 +98,8 @@ class Evidence:
     facts: tuple[Fact, ...] = ()
     #: CPU seconds spent on it.
     seconds: float = 0.0
+    #: What the picture looks like. It is no fact: it is stored where it is searched. None: there is too little in it.
+    likeness: Likeness | None = None
 
     def fact(self, kind: Kind) -> Fact | None:
         return next((fact for fact in self.facts if fact.kind is kind), None)
@@ -158,7 +161,28 @@ def contradicts(evidence: Evidence, verdict: Verdict | None) -> bool:
 
 
 def evidence_json(evidence: Evidence) -> dict[str, Any]:
-    return {"facts": [fact_json(fact) for fact in evidence.facts], "seconds": evidence.seconds}
+    return {
+        "facts": [fact_json(fact) for fact in evidence.facts],
+        "seconds": evidence.seconds,
+        "likeness": None if evidence.likeness is None else likeness_json(evidence.likeness),
+    }
+
+
+def likeness_json(likeness: Likeness) -> dict[str, Any]:
+    """Without its faces: they are looked at elsewhere."""
+    return {
+        "frame": to_hex(likeness.frame),
+        "mirrored": to_hex(likeness.mirrored),
+        "quality": likeness.quality,
+    }
+
+
+def likeness_from_json(data: Mapping[str, Any]) -> Likeness:
+    """Raise ValueError, KeyError or TypeError for what is not of this form."""
+    quality = int(data["quality"])
+    if not ENOUGH_QUALITY <= quality <= 100:
+        raise ValueError("a picture with too little in it, or with more than all")
+    return Likeness(from_hex(data["frame"]), from_hex(data["mirrored"]), quality)
 
 
 def fact_json(fact: Fact) -> dict[str, Any]:
@@ -178,11 +202,13 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
     try:
         facts = tuple(fact_from_json(fact) for fact in data["facts"][: _MOST_FACTS + 1])
         seconds = float(data["seconds"])
+        alike = data.get("likeness")
+        likeness = None if alike is None else likeness_from_json(alike)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not evidence: {type(error).__name__}") from error
     if len(facts) > _MOST_FACTS:
         raise ValueError("more facts than are ever gathered")
-    return Evidence(facts, seconds)
+    return Evidence(facts, seconds, likeness)
 
 
 def fact_from_json(data: Mapping[str, Any]) -> Fact:

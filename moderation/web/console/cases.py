@@ -90,6 +90,7 @@ def _read(services: Services, person: Person, case_id: UUID) -> CasePage:
             sight=sight,
             worker_away=not services.questions.worker_is_there(),
             reason_policy=services.settings.reason_required,
+            blind_share=services.settings.blind_first_share,
         )
 
 

@@ -32,6 +32,7 @@ NAVIGATION: tuple[tuple[str, str, Act | None], ...] = (
     ("/queue", "Queue", None),
     ("/insight", "Insight", Act.SEE_INSIGHT),
     ("/bundles", "Bundles", Act.SEE_INSIGHT),
+    ("/certificates", "Certificates", Act.SEE_INSIGHT),
     ("/webhooks", "Webhooks", Act.RESEND),
     ("/people", "People", Act.MANAGE_PEOPLE),
 )

@@ -1,5 +1,6 @@
 """The queue: what is there, who has it, and the next case for me."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -22,6 +23,7 @@ from moderation.database.queue import (
     sources_in_queue,
 )
 from moderation.decisions import verdict_is_hidden
+from moderation.evidence.related import campaigns_of
 from moderation.people import Act, Person
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
@@ -74,7 +76,10 @@ def show_queue(
     chosen = {name: value for name, value in request.query_params.items() if name in _NAMES and value}
     wanted = read_filter(chosen, visitor.person)
     with services.database.transaction() as session:
-        found = queue_page(session, wanted, after=read_cursor(cursor) if cursor else None, limit=PAGE + 1)
+        # One line for a picture that was flagged many times, unless it is what was asked for.
+        collapsed = dataclasses.replace(wanted, collapsed=wanted.campaign is None)
+        found = queue_page(session, collapsed, after=read_cursor(cursor) if cursor else None, limit=PAGE + 1)
+        campaigns = campaigns_of(session, [case.campaign for case in found if case.campaign is not None])
         counts = queue_counts(session)
         sources = sources_in_queue(session)
         judged = judged_by(session, visitor.person.id, [case.id for case in found])
@@ -108,6 +113,7 @@ def show_queue(
         holders=HOLDERS,
         may_bulk=visitor.may(Act.BULK_DECIDE) and wanted.state is CaseState.READY,
         outcomes=words.OUTCOMES,
+        alike={one: campaign.ready for one, campaign in campaigns.items() if campaign.ready > 1},
         nothing=request.query_params.get("nothing"),
     )
 
@@ -137,7 +143,7 @@ def next_case(services: Services, person: Person, query: str) -> str:
     return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(chosen)})}" if chosen else "")
 
 
-_NAMES = ("state", "source", "verdict", "technique", "stage", "priority", "older", "held")
+_NAMES = ("state", "source", "verdict", "technique", "stage", "priority", "older", "held", "campaign")
 
 
 def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
@@ -153,6 +159,7 @@ def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
         older_than_seconds=3600.0 * (_number(hours) or 0) or None,
         claimed_by=person.id if chosen.get("held") == "me" else None,
         unclaimed=chosen.get("held") == "nobody",
+        campaign=_campaign(chosen.get("campaign")),
     )
 
 
@@ -163,6 +170,11 @@ def _number(value: str | None) -> int | None:
 def _priority(value: str | None) -> int | None:
     number = _number(value)
     return None if number is None else min(number, PRIORITY_AT_MOST)
+
+
+def _campaign(value: str | None) -> int | None:
+    """An id is an integer of Postgres."""
+    return int(value) if value and value.isdecimal() and len(value) < 10 else None
 
 
 def _text(value: str | None) -> str | None:

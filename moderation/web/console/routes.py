@@ -3,8 +3,10 @@
 from fastapi import FastAPI
 
 from moderation.web.console import (
+    alike,
     bundles,
     cases,
+    certificates,
     decisions,
     insight,
     people,
@@ -24,10 +26,12 @@ def install(app: FastAPI) -> None:
         sign_in,
         queue,
         cases,
+        alike,
         decisions,
         statements,
         insight,
         bundles,
+        certificates,
         people,
         webhooks,
         preferences,

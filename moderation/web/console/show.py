@@ -34,6 +34,7 @@ from moderation.people import Act, Person, may
 from moderation.questions import FAILURES
 from moderation.review import Sight
 from moderation.web.console import words
+from moderation.web.console.alike import Likenesses, read_alike
 from moderation.web.console.marks import Mark, marks
 
 #: Characters of a file's name.
@@ -182,6 +183,8 @@ class CasePage:
     erased_at: datetime | None
     events: tuple[Logged, ...]
     related: tuple[Elsewhere, ...]
+    #: By a likeness, not by their bytes. Empty while the verdict is hidden: what became of a copy gives it away.
+    alike: Likenesses
     questions: tuple[Turn, ...]
     worker_away: bool
     open_outcomes: tuple[Outcome, ...]
@@ -315,6 +318,7 @@ def read_case(
     sight: Sight,
     worker_away: bool,
     reason_policy: ReasonPolicy,
+    blind_share: float,
 ) -> CasePage:
     """Raise CaseNotFound. `sight` is what `Review.sight` says that this person may see."""
     judge_first, blind = sight.judge_first, sight.blind
@@ -381,6 +385,9 @@ def read_case(
         erased_at=case.erased_at,
         events=tuple(_logged(event, names, plain=judge_first or earlier_hidden) for event in chain.events),
         related=() if judge_first else _elsewhere(session, case_id),
+        alike=Likenesses()
+        if judge_first or earlier_hidden
+        else read_alike(session, person, case_id, blind_share=blind_share),
         questions=() if judge_first else tuple(_turn(one) for one in questions_of(session, case_id)),
         evidence=_beside(session, case_id, shown),
         worker_away=worker_away,

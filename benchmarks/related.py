@@ -1,0 +1,202 @@
+"""How quickly the pictures that look like one are found, among ten thousand hashes and among a million.
+
+    python -m benchmarks.related [--small 10000] [--large 1000000] [--rounds 1000] [--json]
+
+Two databases of one Postgres hold the real schema; two thousand of the hashes are those of cases, the others of lists.
+A search is `near_hashes` for a hash that is up to 31 bits away from a stored one, which must be among what is found;
+every twentieth answer is held against a look at all hashes. A "panel" is what the page of a case asks for: the hash
+and its mirror image, and the cases behind what is found. The databases take turns, so that a machine that slows down
+slows both. Postgres gets a gigabyte for its buffers: the index of a million hashes takes half of that. Times are by
+the clock and of CPU, in Postgres and here together. On a machine that does other things besides, the clock says
+little: what else runs comes in between.
+"""
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from benchmarks.show import report
+from moderation.database import schema
+from moderation.database.connection import Database
+from moderation.evidence.related import related_to
+from moderation.likeness import BITS, NEAR, to_bits
+from moderation.local import Stack, scratch_folder
+
+#: Hashes are the digests of their numbers: even, as those of unlike pictures are. Foreign keys stay silent meanwhile.
+_FILL = """
+SET LOCAL session_replication_role = replica;
+SET LOCAL statement_timeout = 0;
+INSERT INTO hashes (hash) SELECT ('x' || encode(sha256(n::text::bytea), 'hex'))::bit(256)
+FROM generate_series(1, {count}) AS n;
+INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version, ready_at, campaign)
+SELECT uuidv7(), 'source-' || id % 10, '\\x00', 'flagged', id || '.jpg', 0, 'decided', 3, now(), id
+FROM hashes ORDER BY id LIMIT 2000;
+INSERT INTO case_hashes (case_id, hash_id, mirrored, quality, faces)
+SELECT c.id, h.id, ('x' || encode(sha256((-h.id)::text::bytea), 'hex'))::bit(256), 100, '{{}}'
+FROM cases c JOIN hashes h ON h.id = c.campaign;
+"""
+
+
+@dataclass(frozen=True)
+class Filled:
+    count: int
+    database: Database
+    cases: Sequence[UUID]
+
+
+@contextmanager
+def server() -> Generator[str]:
+    """A Postgres with room for the whole index in its buffers."""
+    with scratch_folder() as folder:
+        with Stack(folder) as stack:
+            url = stack.start_servers().database_url
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET shared_buffers = '1GB'")
+        with Stack(folder) as stack:
+            yield stack.start_servers().database_url
+
+
+def fill(server_url: str, count: int) -> Filled:
+    name = f"related_{count}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = server_url.rsplit("/", 1)[0] + f"/{name}"
+    database = Database(url, pool_size=1)
+    schema.upgrade(database)
+    with psycopg.connect(url) as connection:
+        # Built afterwards they take seconds, and minutes while every hash goes into each of them.
+        indexes = connection.execute(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'hashes_word_%'"
+        ).fetchall()
+        for index, _ in indexes:
+            connection.execute(f"DROP INDEX {index}".encode())
+        connection.execute(_FILL.format(count=count).encode())
+        for _, definition in indexes:
+            connection.execute(definition.encode())
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET statement_timeout = 0")
+        connection.execute("VACUUM (ANALYZE)")
+        rows = connection.execute("SELECT case_id FROM case_hashes LIMIT 1000").fetchall()
+    return Filled(count, database, [row[0] for row in rows])
+
+
+@dataclass(frozen=True)
+class Took:
+    """Milliseconds of one query: by the clock, and of CPU, in Postgres and here."""
+
+    clock: float
+    cpu: float
+
+
+class Watch:
+    """Times one query: what it takes is its CPU; what it got, on a machine that does other things too, is the clock."""
+
+    def __init__(self, filled: Filled, session: Session) -> None:
+        self._server = Path(f"/proc/{session.scalar(text('SELECT pg_backend_pid()'))}/schedstat")
+        self._filled = filled
+
+    def __enter__(self) -> Self:
+        self._cpu, self._clock = self._spent(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        clock = time.perf_counter() - self._clock
+        self.took = Took(1000 * clock, 1000 * (self._spent() - self._cpu))
+
+    def _spent(self) -> float:
+        """Seconds on a CPU so far: the server's process for this connection, and this thread."""
+        return int(self._server.read_text().split()[0]) / 1e9 + time.thread_time()
+
+
+def search(filled: Filled, draw: random.Random) -> Took:
+    """One search. Raise AssertionError when it misses what it must find."""
+    number = draw.randint(1, filled.count)
+    query = text("SELECT hash_id, distance FROM near_hashes(CAST(:hash AS bit(256)))")
+    with filled.database.reading() as session:
+        stored = int(str(session.scalar(text("SELECT hash FROM hashes WHERE id = :id"), {"id": number})), 2)
+        flipped = draw.sample(range(BITS), draw.randint(0, NEAR))
+        wanted = to_bits(stored ^ sum(1 << bit for bit in flipped))
+        with Watch(filled, session) as watch:
+            found = {row.hash_id: row.distance for row in session.execute(query, {"hash": wanted})}
+        assert found[number] == len(flipped)
+        if draw.random() < 0.05:
+            everything = text(
+                "SELECT id, bit_count(hash # CAST(:hash AS bit(256))) FROM hashes"
+                f" WHERE bit_count(hash # CAST(:hash AS bit(256))) <= {NEAR}"
+            )
+            assert found == {row[0]: row[1] for row in session.execute(everything, {"hash": wanted})}
+    return watch.took
+
+
+def panel(filled: Filled, draw: random.Random) -> Took:
+    """The cases beside one."""
+    case_id = draw.choice(filled.cases)
+    with filled.database.reading() as session, Watch(filled, session) as watch:
+        related_to(session, case_id)
+    return watch.took
+
+
+def p99(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--small", type=int, default=10_000)
+    parser.add_argument("--large", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=1000, help="of each kind at each size")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    works: dict[str, Callable[[Filled, random.Random], Took]] = {"search": search, "panel": panel}
+    spent: dict[tuple[str, int], list[Took]] = {}
+    draw = random.Random(18)
+    with server() as url:
+        sizes = [fill(url, count) for count in (asked.small, asked.large)]
+        with sizes[1].database.reading() as session:
+            size = session.scalar(text("SELECT pg_total_relation_size('hashes')"))
+        for turn in range(-20, asked.rounds):
+            for (name, work), filled in itertools.product(works.items(), sizes):
+                took = work(filled, draw)
+                if turn >= 0:  # those before warm everything up
+                    spent.setdefault((name, filled.count), []).append(took)
+        for filled in sizes:
+            filled.database.close()
+    rows: list[tuple[str, str, str]] = []
+    figures: dict[str, float] = {"bytes_per_hash": round(int(size or 0) / asked.large)}
+    for name in works:
+        for kind in ("clock", "cpu"):
+            values = {
+                count: [getattr(took, kind) for took in spent[name, count]]
+                for count in (asked.small, asked.large)
+            }
+            for count, measured in values.items():
+                middle = statistics.median(measured)
+                what = f"{name}, {count:,} hashes, {kind}"
+                rows.append((what, f"p50 {middle:.1f} ms", f"p99 {p99(measured):.1f} ms"))
+                figures[f"{name}_{kind}_p50_ms_{count}"] = round(middle, 2)
+                figures[f"{name}_{kind}_p99_ms_{count}"] = round(p99(measured), 2)
+            for part, of in (("p50", statistics.median), ("p99", p99)):
+                ratio = of(values[asked.large]) / of(values[asked.small])
+                figures[f"{name}_{kind}_{part}_ratio"] = round(ratio, 3)
+            p50, tail = (figures[f"{name}_{kind}_{part}_ratio"] for part in ("p50", "p99"))
+            rows.append((f"{name}, ratio, {kind}", f"p50 × {p50}", f"p99 × {tail}"))
+    rows.append(("on disk", f"{figures['bytes_per_hash']} bytes a hash", "table and indexes"))
+    report("Related cases: who looks like this picture", rows, {"related": figures}, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""Certificates in the database: the labels they are made of, what they do while an admin lets them, and their end.
+
+A certificate that is used moves the cases of its zone in the reviewers' queue: what is clear comes later, what is
+likely comes sooner. It decides nothing: only people do, and no case is passed over, for all age alike. The cases that
+are judged before their verdict is shown (`BONAFIDE_BLIND_FIRST_SHARE`) it never touches: they are its audit, and as
+soon as they do not bear it out any more the sweeper revokes it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.orm import Session
+
+from moderation.analysis import Analysis
+from moderation.cases import CaseState
+from moderation.database.moves import seconds
+from moderation.database.review import in_blind_share
+from moderation.database.tables import AnalysisRow, BlindJudgementRow, CaseRow, CertificateRow
+from moderation.decisions import BLIND_STAGES, Outcome, is_blind_first
+from moderation.errors import RequestRefused
+from moderation.evidence.certify import Found, Judged, Promise, Zone, certify, holds, inside
+
+#: Seconds of age that a case of a certified zone loses or gains: half a day.
+MOVED_SECONDS = 12 * 3600
+#: A certificate speaks of traffic like that of its days: after so long it has to be asked for anew.
+VALID = timedelta(days=90)
+#: A case that was drawn to be judged blind and waits for longer counts as left undecided.
+PATIENCE = timedelta(days=3)
+#: Labels of an audit at the most: the newest. Those of long ago say nothing of today.
+AUDITED_AT_MOST = 1000
+
+#: One judgement for each picture and for all that look like it: the first. Where another person said otherwise of the
+#: case later, by an appeal or a second reading, that is the truth.
+_JUDGED = text("""
+    SELECT DISTINCT ON (coalesce(c.campaign::text, c.id::text)) a.score, d.created_at,
+           coalesce(later.outcome, d.blind_outcome) AS outcome
+    FROM decisions d
+    JOIN cases c ON c.id = d.case_id
+    JOIN analyses a ON a.id = d.analysis_id
+    LEFT JOIN LATERAL (
+        SELECT t.outcome FROM decisions t
+        WHERE t.case_id = d.case_id AND t.person_id <> d.person_id AND t.created_at > d.created_at
+          AND t.undone_at IS NULL AND t.outcome IN ('deepfake', 'bona_fide')
+        ORDER BY t.created_at DESC, t.id DESC LIMIT 1
+    ) AS later ON true
+    WHERE d.created_at >= :since AND d.created_at < :until AND d.undone_at IS NULL AND d.blind_outcome IS NOT NULL
+      AND d.stage = 'first' AND a.fingerprint = :fingerprint AND a.score IS NOT NULL
+      AND (CAST(:source AS text) IS NULL OR c.source = :source)
+    ORDER BY coalesce(c.campaign::text, c.id::text), d.created_at
+""")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A promise that was found to hold, and what became of it."""
+
+    id: int
+    source: str | None
+    fingerprint: str
+    promise: Promise
+    threshold: float
+    n: int
+    errors: int
+    bound: float
+    since: datetime
+    until: datetime
+    issued_at: datetime
+    issued_by: str
+    expires_at: datetime
+    used_since: datetime | None
+    audited_n: int | None
+    audited_errors: int | None
+    audited_at: datetime | None
+    revoked_at: datetime | None
+    revoked_because: str | None
+
+    @property
+    def words(self) -> str:
+        """The promise as a sentence."""
+        low = self.promise.zone is Zone.CLEAR
+        where = f"scored {'below' if low else 'above'} {self.threshold:g}"
+        wrong = "are not bona fide" if low else "are no deepfakes"
+        whose = "all sources" if self.source is None else self.source
+        return (
+            f"Of cases of {whose} {where}, at most {100 * self.promise.error:g} % {wrong},"
+            f" with {100 * self.promise.confidence:g} % confidence."
+        )
+
+
+def read_judged(
+    session: Session, fingerprint: str, source: str | None, since: datetime, until: datetime
+) -> list[Judged]:
+    """What people said before they saw the verdict, the oldest first."""
+    values = {"fingerprint": fingerprint, "source": source, "since": since, "until": until}
+    rows = sorted(session.execute(_JUDGED, values), key=lambda row: row.created_at)
+    return [
+        Judged(row.score, row.outcome == Outcome.DEEPFAKE, row.outcome == Outcome.BONA_FIDE) for row in rows
+    ]
+
+
+def count_undecided(
+    session: Session,
+    fingerprint: str,
+    source: str | None,
+    since: datetime,
+    until: datetime,
+    *,
+    blind_share: float,
+) -> int:
+    """Cases that were drawn to be judged blind, became ready in these days, and wait for their judgement for long."""
+    judged = select(BlindJudgementRow.case_id).where(BlindJudgementRow.case_id == CaseRow.id).exists()
+    conditions = [
+        CaseRow.state == CaseState.READY,
+        CaseRow.stage.in_(BLIND_STAGES),
+        CaseRow.ready_at >= since,
+        CaseRow.ready_at < until - PATIENCE,
+        AnalysisRow.fingerprint == fingerprint,
+        AnalysisRow.score.is_not(None),
+        in_blind_share(CaseRow.id, blind_share),
+        ~judged,
+    ]
+    if source is not None:
+        conditions.append(CaseRow.source == source)
+    counted = (
+        select(func.count())
+        .select_from(CaseRow)
+        .join(AnalysisRow, AnalysisRow.id == CaseRow.analysis_id)
+        .where(*conditions)
+    )
+    return session.scalar(counted) or 0
+
+
+def seek(
+    session: Session,
+    fingerprint: str,
+    source: str | None,
+    promise: Promise,
+    *,
+    since: datetime,
+    until: datetime,
+    blind_share: float,
+) -> Found:
+    """What the labels of these days bear out. Nothing is stored."""
+    judged = read_judged(session, fingerprint, source, since, until)
+    undecided = count_undecided(session, fingerprint, source, since, until, blind_share=blind_share)
+    return certify(judged, promise, undecided=undecided)
+
+
+def issue(
+    session: Session,
+    fingerprint: str,
+    source: str | None,
+    found: Found,
+    *,
+    since: datetime,
+    until: datetime,
+    actor: str,
+) -> int:
+    """Store a certificate; return its id. It does nothing until an admin turns it on. Raise RequestRefused."""
+    if found.certified is None:
+        raise RequestRefused(found.refused)
+    return session.scalars(
+        insert(CertificateRow)
+        .values(
+            source=source,
+            fingerprint=fingerprint,
+            zone=found.promise.zone,
+            threshold=found.certified.threshold,
+            error=found.promise.error,
+            confidence=found.promise.confidence,
+            n=found.certified.n,
+            errors=found.certified.errors,
+            bound=found.certified.bound,
+            since=since,
+            until=until,
+            issued_by=actor,
+            expires_at=until + VALID,
+        )
+        .returning(CertificateRow.id)
+    ).one()
+
+
+def certificates(session: Session, *, at_most: int = 50) -> list[Certificate]:
+    """The newest first, those that were revoked too."""
+    rows = session.scalars(
+        select(CertificateRow)
+        .order_by(CertificateRow.id.desc())
+        .limit(at_most)
+        .execution_options(populate_existing=True)
+    )
+    return [_certificate(row) for row in rows]
+
+
+def _certificate(row: CertificateRow) -> Certificate:
+    return Certificate(
+        row.id,
+        row.source,
+        row.fingerprint,
+        Promise(Zone(row.zone), row.error, row.confidence),
+        row.threshold,
+        row.n,
+        row.errors,
+        row.bound,
+        row.since,
+        row.until,
+        row.issued_at,
+        row.issued_by,
+        row.expires_at,
+        row.used_since,
+        row.audited_n,
+        row.audited_errors,
+        row.audited_at,
+        row.revoked_at,
+        row.revoked_because,
+    )
+
+
+def use(session: Session, certificate_id: int, *, actor: str, blind_share: float) -> None:
+    """Let a certificate move cases from now on. Raise RequestRefused where it may not."""
+    if blind_share <= 0:
+        raise RequestRefused(
+            "nothing is judged blind here (BONAFIDE_BLIND_FIRST_SHARE is 0), so a certificate could not be audited"
+        )
+    used = session.execute(
+        update(CertificateRow)
+        .where(
+            CertificateRow.id == certificate_id,
+            CertificateRow.revoked_at.is_(None),
+            CertificateRow.expires_at > func.now(),
+        )
+        .values(
+            used_since=func.coalesce(CertificateRow.used_since, func.now()),
+            used_by=func.coalesce(CertificateRow.used_by, actor),
+        )
+        .returning(CertificateRow.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if used is None:
+        raise RequestRefused("this certificate was revoked, or its time is over: ask for a new one")
+
+
+def stop_using(session: Session, certificate_id: int) -> None:
+    """Nothing is moved by it any more. What was moved stays where it is."""
+    session.execute(
+        update(CertificateRow)
+        .where(CertificateRow.id == certificate_id)
+        .values(used_since=None, used_by=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _in_use(session: Session) -> list[Certificate]:
+    rows = session.scalars(
+        select(CertificateRow)
+        .where(
+            CertificateRow.used_since.is_not(None),
+            CertificateRow.revoked_at.is_(None),
+            CertificateRow.expires_at > func.now(),
+        )
+        .order_by(CertificateRow.id)
+        .execution_options(populate_existing=True)
+    )
+    return [_certificate(row) for row in rows]
+
+
+def apply_certificates(
+    session: Session, case_id: UUID, source: str, analysis: Analysis, *, blind_share: float
+) -> int | None:
+    """Move a case that just became ready, if its verdict lies in a zone that is used; return by which certificate.
+
+    That of its own source goes before that of all. A case of the audit is left where it is.
+    """
+    score = analysis.verdict.score
+    if score is None or is_blind_first(case_id, blind_share):
+        return None
+    fit = [
+        one
+        for one in _in_use(session)
+        if one.fingerprint == analysis.fingerprint
+        and one.source in (None, source)
+        and inside(one.promise.zone, score, one.threshold)
+    ]
+    if not fit:
+        return None
+    chosen = max(fit, key=lambda one: (one.source is not None, one.id))
+    later = MOVED_SECONDS if chosen.promise.zone is Zone.CLEAR else -MOVED_SECONDS
+    session.execute(
+        update(CaseRow)
+        .where(CaseRow.id == case_id)
+        .values(queued_at=CaseRow.queued_at + seconds(later), certificate_id=chosen.id)
+        .execution_options(synchronize_session=False)
+    )
+    return chosen.id
+
+
+def audit(session: Session, *, now: datetime) -> list[Certificate]:
+    """Hold every certificate that is used against what was judged blind lately; return those revoked by it.
+
+    Lately: since its own labels began, the newest `AUDITED_AT_MOST`. One whose time is over is revoked as well.
+    """
+    revoked: list[Certificate] = []
+    rows = session.scalars(
+        select(CertificateRow)
+        .where(CertificateRow.used_since.is_not(None), CertificateRow.revoked_at.is_(None))
+        .order_by(CertificateRow.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for one in [_certificate(row) for row in rows]:
+        judged = read_judged(session, one.fingerprint, one.source, one.since, now)
+        seen = [case for case in judged if inside(one.promise.zone, case.score, one.threshold)]
+        seen = seen[-AUDITED_AT_MOST:]
+        errors = sum(case.errs(one.promise.zone) for case in seen)
+        found: dict[str, Any] = {"audited_n": len(seen), "audited_errors": errors, "audited_at": func.now()}
+        because = _because(one, len(seen), errors, now)
+        if because is not None:
+            found |= {"revoked_at": func.now(), "revoked_because": because}
+            revoked.append(one)
+        session.execute(
+            update(CertificateRow)
+            .where(CertificateRow.id == one.id)
+            .values(**found)
+            .execution_options(synchronize_session=False)
+        )
+    return revoked
+
+
+def _because(one: Certificate, n: int, errors: int, now: datetime) -> str | None:
+    if now >= one.expires_at:
+        return "its time is over"
+    if not holds(n, errors, one.promise):
+        return (
+            f"of {n} pictures judged blind in its zone lately {errors} were errors: the bound does not hold"
+        )
+    return None
