@@ -44,6 +44,10 @@ class Abstain(enum.StrEnum):
     NO_FACE = "no_face"
     FACE_TOO_SMALL = "face_too_small"
     TOO_BLURRED = "too_blurred"
+    #: A face about as large as the largest was found and not judged: there were more than are judged.
+    FACES_NOT_JUDGED = "faces_not_judged"
+    #: The picture is unlike those that models here are trained on: two tones, all white, all black.
+    UNLIKE_TRAINING = "unlike_training"
     #: Reserved. Platforms may read it, and nothing gives it yet.
     TEXT_HEAVY = "text_heavy"
     #: "Yes" and "No" together hold too little probability: the model was not answering the question.
@@ -61,6 +65,8 @@ ABSTAIN_WORDS: Mapping[Abstain, str] = {
     Abstain.NO_FACE: "no face was found",
     Abstain.FACE_TOO_SMALL: "the face is too small to judge",
     Abstain.TOO_BLURRED: "the face is too blurred to judge",
+    Abstain.FACES_NOT_JUDGED: "there are more faces than were judged",
+    Abstain.UNLIKE_TRAINING: "the picture is unlike those the model was trained on",
     Abstain.TEXT_HEAVY: "the image is mostly text",
     Abstain.LOW_ANSWER_MASS: "the model did not answer the question",
     Abstain.NEAR_THRESHOLD: "the score is too close to the threshold",
@@ -176,6 +182,13 @@ class FaceAnalysis:
     reply: str | None = None
     #: Artifacts of the reply that are not shown, because they contradict themselves or one another.
     rationale_dropped: int = 0
+    #: Nobody judged this face, and it is much smaller than another one: it does not count for the picture.
+    background: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether the model was asked about it."""
+        return self.verdict.score is not None
 
 
 @dataclass(frozen=True)
@@ -210,12 +223,36 @@ class Analysis:
     #: Of the case whose analysis was reused because its bytes and fingerprint are the same. None when it was made.
     reused_from: str | None = None
 
+    @property
+    def faces_found(self) -> int:
+        """All faces that were found, also those that nobody judged."""
+        return len(self.faces)
+
+    @property
+    def faces_judged(self) -> int:
+        """How many of them the model was asked about."""
+        return sum(face.judged for face in self.faces)
+
+
+#: A face is in the background when its longer side is less than this share of the largest one's.
+BACKGROUND = 0.5
+
+
+def in_background(face: Face, faces: Sequence[Face]) -> bool:
+    """Whether it is much smaller than the largest face of its picture."""
+    return longer_side(face) < BACKGROUND * max(longer_side(other) for other in faces)
+
+
+def longer_side(face: Face) -> float:
+    return max(face.box.width, face.box.height)
+
 
 def image_verdict(faces: Sequence[FaceAnalysis]) -> tuple[Verdict, tuple[FaceAnalysis, ...]]:
     """One verdict for an image of several faces, and the faces with the deciding one first.
 
     A deepfaked face makes the image one. Without one, a face the model could not judge leaves the image
     undetermined: the face nobody could read may be the forged one. Only when every face is bona fide is the image.
+    Small faces in the background that nobody judged come last, and change nothing.
     """
     if not faces:
         return undetermined(Abstain.NO_FACE), ()
@@ -223,6 +260,6 @@ def image_verdict(faces: Sequence[FaceAnalysis]) -> tuple[Verdict, tuple[FaceAna
     return ordered[0].verdict, ordered
 
 
-def _deciding_order(face: FaceAnalysis) -> tuple[int, float]:
+def _deciding_order(face: FaceAnalysis) -> tuple[bool, int, float]:
     rank = {Label.DEEPFAKE: 2, Label.UNDETERMINED: 1, Label.BONA_FIDE: 0}[face.verdict.label]
-    return rank, face.verdict.score if face.verdict.score is not None else 0.0
+    return not face.background, rank, face.verdict.score if face.verdict.score is not None else 0.0

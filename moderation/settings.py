@@ -147,7 +147,9 @@ class Settings(BaseSettings):
         "mini", description="A bundle folder, `mini` (shipped), or a hub id with a pinned revision."
     )
     device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one.")
-    faces_at_most: int = Field(8, ge=1, le=64, description="Faces analysed per image, the largest first.")
+    faces_at_most: int = Field(
+        32, ge=1, le=64, description="Faces judged per image, the largest first. All that are found are counted."
+    )
     early_exit: float = Field(
         0.3, ge=0, le=1, description="A face whose score is lower is asked for no technique and no rationale."
     )

@@ -1,5 +1,6 @@
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ pytest.importorskip("torch")
 import torch
 from PIL import Image, ImageFilter
 
-from moderation.analysis import Abstain, Box, Face, PictureFacts
+from moderation.analysis import Abstain, Box, Face, PictureFacts, Region
 from moderation.dfa.gpt import mtcnn
 from moderation.dfa.gpt.faces import find_faces, unjudgeable
-from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
+from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture, roll
+from moderation.dfa.gpt.regions import outline
 from moderation.errors import BundleMismatch
 
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
@@ -210,3 +212,126 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(BundleMismatch, match="mtcnn"):
         mtcnn._arrays("pnet")
+
+
+# --- faces that do not stand upright
+
+
+def turned(picture: Picture, degrees: int) -> Picture:
+    """Clockwise, with the corners filled by what lies at the edges."""
+    reach = max(picture.pixels.shape) // 3
+    wide = Image.fromarray(np.pad(picture.pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge"))
+    return a_picture(wide.rotate(-degrees, Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("degrees", [30, 45, 90, 135, 180, 200, 270])
+@pytest.mark.parametrize("sample", ["portrait-1", "portrait-2", "forged-swap-2"])
+def test_a_face_is_found_at_any_roll_and_its_crop_stands_upright(sample: str, degrees: int) -> None:
+    upright = decode_picture((SAMPLES / f"{sample}.jpg").read_bytes())
+    (before,) = find_faces(turned(upright, 0))
+
+    (face,) = find_faces(turned(upright, degrees))
+
+    assert face.landmarks is not None
+    assert before.landmarks is not None
+    away = (roll(face.landmarks) - roll(before.landmarks) - degrees + 180) % 360 - 180
+    assert abs(away) < 12
+    crop = crop_face(turned(upright, degrees), face, 112, upright=True)
+    (again,) = find_faces(a_picture(Image.fromarray(crop)))
+    assert again.landmarks is not None
+    assert abs(roll(again.landmarks)) < 15
+
+
+@pytest.mark.parametrize(
+    ("change", "mirrored"),
+    [
+        pytest.param(Image.Transpose.FLIP_TOP_BOTTOM, True, id="mirrored-upside-down"),
+        pytest.param(Image.Transpose.ROTATE_180, False, id="upside-down"),
+        pytest.param(Image.Transpose.ROTATE_90, False, id="on-its-side"),
+        pytest.param(Image.Transpose.ROTATE_270, False, id="on-the-other-side"),
+    ],
+)
+def test_the_crop_of_a_picture_on_its_side_is_nearly_that_of_the_upright_one(
+    change: Image.Transpose, mirrored: bool
+) -> None:
+    portrait = a_portrait()
+    other = a_picture(Image.fromarray(portrait.pixels).transpose(change))
+    (face,), (moved,) = find_faces(portrait), find_faces(other)
+
+    expected = crop_face(portrait, face, 112, upright=True).astype(int)
+    crop = crop_face(other, moved, 112, upright=True).astype(int)
+
+    assert np.abs((expected[:, ::-1] if mirrored else expected) - crop).mean() < 14
+
+
+def test_a_turned_face_beside_an_upright_one_of_its_size_is_found() -> None:
+    page = Image.new("RGB", (800, 420), "gray")
+    page.paste(Image.fromarray(a_portrait(1).pixels), (0, 0))
+    page.paste(Image.fromarray(a_portrait(3).pixels).transpose(Image.Transpose.ROTATE_90), (390, 20))
+
+    faces = find_faces(a_picture(page))
+
+    assert sorted(round(abs(roll(face.landmarks or ())), -1) for face in faces) == [0, 90]
+
+
+@pytest.mark.parametrize("tilt", [0, 12])
+def test_a_head_that_is_hardly_tilted_keeps_its_crop_to_the_byte(tilt: int) -> None:
+    picture = turned(a_portrait(), tilt)
+    (face,) = find_faces(picture)
+
+    assert np.array_equal(crop_face(picture, face, 112, upright=True), crop_face(picture, face, 112))
+
+
+def test_polygons_of_a_turned_face_lie_on_it() -> None:
+    picture = a_picture(Image.fromarray(a_portrait().pixels).transpose(Image.Transpose.ROTATE_180))
+    (face,) = find_faces(picture)
+
+    forehead, mouth = outline([Region.FOREHEAD], face), outline([Region.MOUTH], face)
+
+    assert forehead is not None
+    assert mouth is not None
+    assert min(point.y for point in forehead) > max(point.y for point in mouth)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param(lambda p: p, None, id="as-it-is"),
+        pytest.param(lambda p: p.convert("L"), None, id="greyscale"),
+        pytest.param(lambda p: p.point(lambda value: value // 4), None, id="dim"),
+        pytest.param(lambda p: p.convert("1"), Abstain.UNLIKE_TRAINING, id="two-tone"),
+        pytest.param(lambda p: p.quantize(8), Abstain.UNLIKE_TRAINING, id="eight-colours"),
+        pytest.param(lambda p: p.point(lambda value: value * 4), Abstain.UNLIKE_TRAINING, id="burnt-out"),
+        pytest.param(lambda p: p.point(lambda value: value // 16), Abstain.UNLIKE_TRAINING, id="black"),
+    ],
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_face_shown_as_no_training_set_shows_it_is_not_judged(
+    number: int, change: Callable[[Image.Image], Image.Image], reason: Abstain | None
+) -> None:
+    portrait = a_portrait(number)
+    (face,) = find_faces(portrait)
+
+    changed = a_picture(change(Image.fromarray(portrait.pixels)).convert("RGB"))
+
+    assert unjudgeable(changed, face) is reason
+
+
+def test_a_two_tone_jpeg_is_not_judged_either() -> None:
+    portrait = a_portrait()
+    (face,) = find_faces(portrait)
+    data = io.BytesIO()
+    Image.fromarray(portrait.pixels).convert("1").save(data, "JPEG", quality=80)
+
+    assert unjudgeable(decode_picture(data.getvalue()), face) is Abstain.UNLIKE_TRAINING
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_gives_what_torch_gives(window: int, layout: torch.memory_format) -> None:
+    for height in range(3, 12):
+        cells = torch.randn(2, 4, height, 7).contiguous(memory_format=layout)
+
+        pooled = mtcnn._pooled(cells, window)
+
+        assert torch.equal(pooled, torch.nn.functional.max_pool2d(cells, window, 2, ceil_mode=True))

@@ -24,6 +24,7 @@ from moderation.analysis import (
     Technique,
     Verdict,
     image_verdict,
+    in_background,
     undetermined,
 )
 from moderation.dfa.gpt.bundle import Bundle, BundleSpec, load_bundle, resolve_bundle
@@ -65,8 +66,8 @@ class Policy:
     max_new_tokens: int = 120
     #: Take the decoder's products in eight bits. Changes scores: calibrate again.
     float8: bool = False
-    #: Faces of one picture that are looked at, largest first.
-    max_faces: int = 8
+    #: Faces of one picture that are judged, largest first. All that are found are counted.
+    max_faces: int = 32
 
 
 class Detector:
@@ -183,16 +184,11 @@ class Detector:
         began = time.perf_counter()
         picture = self._decode(data)
         decoded = time.perf_counter()
-        faces = find_faces(picture, at_most=self.policy.max_faces)
-        reasons = [(face, unjudgeable(picture, face)) for face in faces]
+        faces = find_faces(picture)
+        asked, judged = chosen(picture, faces, at_most=self.policy.max_faces)
         found = time.perf_counter()
         crops = tuple(
-            FaceCrop(face, crop_face(picture, face, self.image_size))
-            for face, reason in reasons
-            if reason is None
-        )
-        judged = tuple(
-            FaceAnalysis(face, undetermined(reason)) for face, reason in reasons if reason is not None
+            FaceCrop(face, crop_face(picture, face, self.image_size, upright=True)) for face in asked
         )
         seconds = {"decode": decoded - began, "faces": found - decoded, "crop": time.perf_counter() - found}
         return Prepared(picture.facts, crops, judged, seconds, picture.evidence, picture.renditions)
@@ -346,6 +342,22 @@ class Detector:
             if len(text) > len(shown) and text.startswith(shown) and not decoded.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+
+
+def chosen(
+    picture: Picture, faces: Sequence[Face], *, at_most: int
+) -> tuple[list[Face], tuple[FaceAnalysis, ...]]:
+    """The faces to ask about, largest first, and the others with the reason why nobody judges them."""
+    asked: list[Face] = []
+    others: list[FaceAnalysis] = []
+    for face in faces:
+        reason = unjudgeable(picture, face)
+        if reason is None and len(asked) < at_most:
+            asked.append(face)
+        else:
+            verdict = undetermined(reason or Abstain.FACES_NOT_JUDGED)
+            others.append(FaceAnalysis(face, verdict, background=in_background(face, faces)))
+    return asked, tuple(others)
 
 
 def fingerprint(spec: BundleSpec, policy: Policy) -> str:

@@ -4,11 +4,16 @@ The cascade of MTCNN (arXiv 1604.02878): a pyramid of small copies is scanned fo
 nets judge at 24 and 48 pixels. Its weights come inside an installable package (`mtcnn.py`). How often it finds
 what is there, and what it costs, is measured by `benchmarks/faces.py`.
 
+The nets know faces that stand upright, or nearly. Others are found in turned copies of the picture, and told from
+upright ones by the score: a face gets its highest the right way up.
+
 Pictures that are mostly text are not recognised here yet.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,25 +21,26 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from moderation.analysis import Abstain, Box, Face, Point
+from moderation.analysis import BACKGROUND, Abstain, Box, Face, Point, longer_side
 from moderation.dfa.gpt.mtcnn import Nets, nets
-from moderation.dfa.gpt.pixels import Picture, crop_face
+from moderation.dfa.gpt.pixels import Picture, crop_face, roll
+from moderation.dfa.gpt.unlike_training import unlike_training
 
 # N candidates, L = 5 landmarks. A table of candidates is (N, 5): left, top, right, bottom in pixels of the
 # picture, and a score in [0, 1].
 
 #: Part of every fingerprint. Raised when the same pixels can give other faces or another abstention.
-FACES_VERSION: int = 1
+FACES_VERSION: int = 2
 
-#: The smallest face that is looked for, in pixels of the longer side of its box.
-SMALLEST_FACE = 24
-#: Longer side in pixels of the finest copy that is scanned. Larger pictures are looked at for larger faces only:
-#: in a picture of 4,000 pixels, for faces from 94.
-LONGEST_SCAN = 512
 #: The window of the proposal net, and its step, in pixels.
 WINDOW, STEP = 12, 2
 #: Border around every copy, in its own pixels: a face that is cut by the frame, or fills it, gets a surround.
 BORDER = 8
+#: Sides of a framed copy, in pixels, are multiples of this: torch prepares itself for every new shape, for as long as
+#: it then computes.
+SIDES = 32
+#: Patches that a net judges at once, for the same reason; what is missing is black.
+PATCHES_REFINED, PATCHES_JUDGED = 8, 2
 #: What a border is made of, as the nets see it: black.
 BLACK = -127.5 / 128
 
@@ -56,6 +62,11 @@ class Look:
     proposed: float
     refined: float
     found: float
+    #: The smallest face that is looked for, in pixels of the longer side of its box.
+    smallest: float = 24
+    #: Longer side in pixels of the finest copy that is scanned. Larger pictures are looked at for larger faces only:
+    #: in a picture of 4,000 pixels, for faces from 94.
+    longest: int = 512
 
 
 #: The thresholds of the package that the weights come from; each copy has half the pixels of the one before.
@@ -68,15 +79,144 @@ SECOND_LOOK = Look(shrink=0.84, proposed=0.3, refined=0.1, found=0.3)
 #: Share of the picture's shorter side that a box of the second look must have.
 FILLS_THE_FRAME = 0.4
 
+#: Degrees clockwise by which a picture is turned to look for faces that do not stand upright.
+QUARTERS = (90, 180, 270)
+EIGHTHS = (45, 90, 135, 180, 225, 270, 315)
+#: For faces that do not stand upright. In a picture of 1,000 pixels or less, for faces from 48; smaller ones are
+#: hardly judged. Surer than the first look, because it looks many times.
+TURNED_LOOK = replace(FIRST_LOOK, found=0.95, smallest=48, longest=256)
+#: Beside a face that is beyond doubt. Dearer candidates: most pictures then end with the first net.
+FURTHER_LOOK = replace(TURNED_LOOK, proposed=0.85)
+#: Longer side in pixels of the copy that is turned.
+LONGEST_TURNED = 1024
+#: The score from which a face is upright beyond doubt. Of faces turned by 30 degrees at most, 19 in 20 get it; upside
+#: down none of them does (`benchmarks/faces.py` turns them).
+CONVINCING = 0.995
+#: Degrees of roll at which the nets are as good as upright.
+NEARLY_UPRIGHT = 30
+#: The score that the second look takes of a face that does not stand upright.
+CLEARLY_THERE = 0.6
+
 #: Candidates that go on from one stage, best first. A picture of noise or of a crowd costs no more than this.
 MOST_CANDIDATES = 256
 
 
-def find_faces(picture: Picture, *, at_most: int = 8) -> list[Face]:
-    """The faces of a picture, largest first, in upright pixels. Many threads may call this at once."""
+def find_faces(picture: Picture, *, at_most: int | None = None) -> list[Face]:
+    """The faces of a picture, largest first, in upright pixels; all of them, or as many as are asked for.
+
+    Many threads may call this at once.
+    """
     with torch.inference_mode():
-        faces = _search(picture, FIRST_LOOK) or _filling(picture, _search(_stretched(picture), SECOND_LOOK))
+        faces = _at_any_roll(picture) or _filling(picture)
     return sorted(faces, key=lambda face: face.box.width * face.box.height, reverse=True)[:at_most]
+
+
+def _at_any_roll(picture: Picture) -> list[Face]:
+    """Faces that stand upright, and others: all of them, or when one is beyond doubt those about as large as it."""
+    upright = _search(picture, FIRST_LOOK)
+    doubtful = [
+        face for face in upright if face.confidence < CONVINCING and longer_side(face) >= SMALLEST_JUDGED
+    ]
+    faces = _right_way_up(
+        picture, upright, [other for face in doubtful for other in _around(picture, face, EIGHTHS)]
+    )
+    sure = [face for face in faces if face.confidence >= CONVINCING]
+    if not sure:
+        return _right_way_up(picture, upright, _turned(picture, EIGHTHS, TURNED_LOOK))
+    smallest = max(TURNED_LOOK.smallest, BACKGROUND * max(longer_side(face) for face in sure))
+    others = _turned(_without(picture, sure), QUARTERS, replace(FURTHER_LOOK, smallest=smallest))
+    return _right_way_up(picture, faces, others) if others else faces
+
+
+def _without(picture: Picture, faces: Sequence[Face]) -> Picture:
+    """The picture with these faces painted over: nothing more is looked for there."""
+    image = Image.fromarray(picture.pixels)
+    for face in faces:
+        image.paste("gray", tuple(round(edge) for edge in face.box))
+    return Picture(np.array(image), picture.facts)
+
+
+def _right_way_up(picture: Picture, upright: Sequence[Face], turned: Sequence[Face]) -> list[Face]:
+    """Of what was found in one place the surest, once each was looked at the way up that it claims.
+
+    Upside down and a little tilted, a face can look like one that is tilted a little. Turned by what it seems to be
+    tilted, it does so no more.
+    """
+    ranked = [(face, face.confidence) for face in upright]
+    tilted = [face for face in (*upright, *turned) if not _nearly_upright(face)]
+    again = [found for face in tilted for found in _around(picture, face, [-_roll(face)])]
+    # Where the nets are as good as upright, the picture as it is says it better.
+    ranked += [(face, face.confidence - _nearly_upright(face)) for face in (*again, *turned)]
+    if not ranked:
+        return []
+    table = np.array([[*face.box, rank] for face, rank in ranked])
+    return [ranked[index][0] for index in _kept(table, 0.5, of_smaller=True)]
+
+
+def _nearly_upright(face: Face) -> bool:
+    return abs(_roll(face)) < NEARLY_UPRIGHT
+
+
+def _roll(face: Face) -> float:
+    return 0.0 if face.landmarks is None else roll(face.landmarks)
+
+
+def _around(picture: Picture, face: Face, turns: Sequence[float]) -> list[Face]:
+    """What is found in the place of this face when that is turned clockwise by these degrees."""
+    reach = longer_side(face)
+    left, top = max(int(face.box.left - reach / 2), 0), max(int(face.box.top - reach / 2), 0)
+    right, bottom = math.ceil(face.box.right + reach / 2), math.ceil(face.box.bottom + reach / 2)
+    part = Picture(picture.pixels[top:bottom, left:right], picture.facts)
+    found = _turned(part, turns, replace(TURNED_LOOK, smallest=reach * BACKGROUND))
+    return [_moved_by(again, left, top) for again in found]
+
+
+def _moved_by(face: Face, x: float, y: float) -> Face:
+    assert face.landmarks is not None
+    left_eye, right_eye, nose, left_mouth, right_mouth = (Point(at.x + x, at.y + y) for at in face.landmarks)
+    box = Box(face.box.left + x, face.box.top + y, face.box.right + x, face.box.bottom + y)
+    return Face(box, face.confidence, (left_eye, right_eye, nose, left_mouth, right_mouth))
+
+
+def _turned(picture: Picture, turns: Sequence[float], look: Look) -> list[Face]:
+    """The faces of the picture turned clockwise, where they are in the picture as it is."""
+    whole = Image.fromarray(picture.pixels)
+    by = min(LONGEST_TURNED / max(whole.size), 1.0)
+    size = (max(round(whole.width * by), 1), max(round(whole.height * by), 1))
+    smaller = whole if by == 1.0 else whole.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    images = [smaller.rotate(-degrees, Image.Resampling.BILINEAR, expand=True) for degrees in turns]
+    found = _search_all(images, replace(look, smallest=look.smallest * by))
+    return [
+        _turned_back(face, degrees, image.size, whole.size, by)
+        for degrees, image, faces in zip(turns, images, found, strict=True)
+        for face in faces
+    ]
+
+
+def _turned_back(
+    face: Face, degrees: float, turned: tuple[int, int], whole: tuple[int, int], by: float
+) -> Face:
+    """The box keeps its sides, and lies around the same place of the face."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+    def back(x: float, y: float) -> Point:
+        across, down = (x - turned[0] / 2) / by, (y - turned[1] / 2) / by
+        return Point(
+            across * cosine + down * sine + whole[0] / 2, down * cosine - across * sine + whole[1] / 2
+        )
+
+    box = face.box
+    x, y = back((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+    width, height = box.width / by, box.height / by
+    if 45 < degrees % 180 < 135:
+        width, height = height, width
+    assert face.landmarks is not None
+    left_eye, right_eye, nose, left_mouth, right_mouth = (back(*point) for point in face.landmarks)
+    return Face(
+        Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2),
+        face.confidence,
+        (left_eye, right_eye, nose, left_mouth, right_mouth),
+    )
 
 
 def _stretched(picture: Picture) -> Picture:
@@ -85,20 +225,27 @@ def _stretched(picture: Picture) -> Picture:
     return Picture(np.array(image), picture.facts)
 
 
-def _filling(picture: Picture, faces: Sequence[Face]) -> list[Face]:
-    """The likeliest of the faces that fill the frame, or none."""
+def _filling(picture: Picture) -> list[Face]:
+    """The likeliest of the faces that fill the frame, or none, in the picture with its contrast stretched."""
+    stretched = _stretched(picture)
     enough = FILLS_THE_FRAME * min(picture.pixels.shape[:2])
+    look = replace(SECOND_LOOK, smallest=max(enough / 2, SECOND_LOOK.smallest))
+    faces = [*_search(stretched, look), *_turned(stretched, EIGHTHS, replace(look, found=CLEARLY_THERE))]
     filling = [face for face in faces if min(face.box.width, face.box.height) >= enough]
     return sorted(filling, key=lambda face: face.confidence, reverse=True)[:1]
 
 
 def _search(picture: Picture, look: Look) -> list[Face]:
+    return _search_all([Image.fromarray(picture.pixels)], look)[0]
+
+
+def _search_all(images: Sequence[Image.Image], look: Look) -> list[list[Face]]:
+    """The faces in each of the images. The nets see all of them at once: a call costs more than a small image does."""
     cascade = nets()
-    copies = _copies(picture, look)
-    candidates = _proposed(cascade, copies, look)
-    candidates = _refined(cascade, copies, candidates, look)
-    found, landmarks = _judged(cascade, copies, candidates, look)
-    return [_face(row, points) for row, points in zip(found.tolist(), landmarks.tolist(), strict=True)]
+    views = [_copies(image, look) for image in images]
+    candidates = _proposed(cascade, views, look)
+    candidates = _refined(cascade, views, candidates, look)
+    return _judged(cascade, views, candidates, look)
 
 
 def unjudgeable(picture: Picture, face: Face) -> Abstain | None:
@@ -107,6 +254,8 @@ def unjudgeable(picture: Picture, face: Face) -> Abstain | None:
         return Abstain.FACE_TOO_SMALL
     if sharpness(picture, face) < SHARPEST_HOPELESS:
         return Abstain.TOO_BLURRED
+    if unlike_training(picture, face):
+        return Abstain.UNLIKE_TRAINING
     return None
 
 
@@ -132,17 +281,17 @@ def _face(row: list[float], landmarks: list[list[float]]) -> Face:
 
 @dataclass(frozen=True)
 class Copy:
-    """The picture, or a smaller copy of it."""
+    """An image, or a smaller copy of it."""
 
     image: Image.Image
-    scale: float  # pixels of the copy per pixel of the picture
+    scale: float  # pixels of the copy per pixel of the image
 
 
-def _copies(picture: Picture, look: Look) -> list[Copy]:
-    """The picture, then smaller and smaller copies until a face that fills the frame fits into one window."""
-    whole = Copy(Image.fromarray(picture.pixels), 1.0)
+def _copies(image: Image.Image, look: Look) -> list[Copy]:
+    """The image, then smaller and smaller copies until a face that fills the frame fits into one window."""
+    whole = Copy(image, 1.0)
     longer = max(whole.image.size)
-    scale = min(WINDOW / SMALLEST_FACE, LONGEST_SCAN / longer)
+    scale = min(WINDOW / look.smallest, look.longest / longer)
     copies = [whole]
     while len(copies) == 1 or longer * scale >= WINDOW:
         copies.append(_smaller(copies[-1], scale / copies[-1].scale))
@@ -160,46 +309,97 @@ def _smaller(copy: Copy, by: float) -> Copy:
 # --- the three stages ---
 
 
-def _proposed(cascade: Nets, copies: Sequence[Copy], look: Look) -> np.ndarray:
-    """Windows of every copy that may hold a face, as squares."""
-    tables = [_scanned(cascade, copy, look) for copy in copies[1:]]
-    candidates = np.concatenate([table[_kept(table, 0.5)] for table in tables])
-    return _squared(candidates[_kept(candidates, 0.7)])
+def _proposed(cascade: Nets, views: Sequence[Sequence[Copy]], look: Look) -> list[np.ndarray]:
+    """Windows that may hold a face, as squares, for each view."""
+    tables = iter(_scanned(cascade, [copy for copies in views for copy in copies[1:]], look))
+    found: list[np.ndarray] = []
+    for copies in views:
+        own = [table[_kept(table, 0.5)] for table in islice(tables, len(copies) - 1)]
+        candidates = np.concatenate(own)
+        found.append(_squared(candidates[_kept(candidates, 0.7)]))
+    return found
 
 
-def _scanned(cascade: Nets, copy: Copy, look: Look) -> np.ndarray:
-    """The windows of one copy that the proposal net likes, moved as it says."""
-    framed = functional.pad(_seen([copy.image]), (BORDER, BORDER, BORDER, BORDER), value=BLACK)
-    scores, offsets = (each.numpy() for each in cascade.propose(framed))  # (H, W), (H, W, 4)
+def _scanned(cascade: Nets, copies: Sequence[Copy], look: Look) -> list[np.ndarray]:
+    """The windows of each copy that the proposal net likes, moved as it says."""
+    sheet, places = _sheet(copies)
+    scores, offsets = (each.numpy() for each in cascade.propose(_seen([sheet])))  # (H, W), (H, W, 4)
     rows, columns = np.nonzero(scores > look.proposed)
-    corners = np.stack([columns, rows], axis=1) * STEP - BORDER  # (N, 2)
-    windows = np.concatenate([corners, corners + WINDOW], axis=1) + offsets[rows, columns] * WINDOW
-    return np.concatenate([windows / copy.scale, scores[rows, columns, None]], axis=1)
+    corners = np.stack([columns, rows], axis=1) * STEP  # (N, 2)
+    moved = offsets[rows, columns] * WINDOW
+    likely = scores[rows, columns, None]
+    tables: list[np.ndarray] = []
+    for copy, place in zip(copies, places, strict=True):
+        corner = corners - place
+        farthest = np.array(copy.image.size) + BORDER - WINDOW
+        own = ((corner >= -BORDER) & (corner <= farthest)).all(axis=1)
+        windows = np.concatenate([corner[own], corner[own] + WINDOW], axis=1) + moved[own]
+        tables.append(np.concatenate([windows / copy.scale, likely[own]], axis=1))
+    return tables
 
 
-def _refined(cascade: Nets, copies: Sequence[Copy], candidates: np.ndarray, look: Look) -> np.ndarray:
-    if not len(candidates):
-        return candidates
-    scores, offsets = (each.numpy() for each in cascade.refine(_patches(copies, candidates, 24)))
-    likely = scores > look.refined
-    moved = _moved(candidates, offsets, scores)[likely]
-    return _squared(moved[_kept(moved, 0.7)])
+def _sheet(copies: Sequence[Copy]) -> tuple[Image.Image, list[tuple[int, int]]]:
+    """All copies on one black sheet, each with a border, and the place of each."""
+    framed = [tuple(side + side % 2 + 2 * BORDER for side in copy.image.size) for copy in copies]
+    width = max(each for each, _ in framed)
+    places: list[tuple[int, int]] = [(0, 0)] * len(copies)
+    left = top = tallest = 0
+    for index in sorted(range(len(copies)), key=lambda index: -framed[index][1]):
+        across, down = framed[index]
+        if left + across > width:
+            left, top, tallest = 0, top + tallest, 0
+        places[index] = (left + BORDER, top + BORDER)
+        left, tallest = left + across, max(tallest, down)
+    sheet = Image.new("RGB", (width + -width % SIDES, top + tallest + -(top + tallest) % SIDES))
+    for copy, place in zip(copies, places, strict=True):
+        sheet.paste(copy.image, place)
+    return sheet, places
+
+
+def _refined(
+    cascade: Nets, views: Sequence[Sequence[Copy]], candidates: Sequence[np.ndarray], look: Look
+) -> list[np.ndarray]:
+    patches = _patches(views, candidates, 24)
+    if not len(patches):
+        return list(candidates)
+    scores, offsets = _in_groups(cascade.refine, patches, PATCHES_REFINED)
+    found: list[np.ndarray] = []
+    for own, before in zip(_split(candidates), candidates, strict=True):
+        likely = scores[own] > look.refined
+        moved = _moved(before, offsets[own], scores[own])[likely]
+        found.append(_squared(moved[_kept(moved, 0.7)]))
+    return found
 
 
 def _judged(
-    cascade: Nets, copies: Sequence[Copy], candidates: np.ndarray, look: Look
-) -> tuple[np.ndarray, np.ndarray]:
-    """The faces, (N, 5), and their landmarks, (N, L, 2)."""
-    if not len(candidates):
-        return candidates, np.zeros((0, 5, 2))
-    patches = _patches(copies, candidates, 48)
-    scores, offsets, landmarks = (each.numpy() for each in cascade.judge(patches))
-    sides = (candidates[:, 2:4] - candidates[:, 0:2])[:, None]
-    points = candidates[:, None, 0:2] + landmarks * sides
-    moved = _moved(candidates, offsets, scores)
-    found = np.flatnonzero(scores > look.found)
-    found = found[_kept(moved[found], 0.7, of_smaller=True)]
-    return moved[found], points[found]
+    cascade: Nets, views: Sequence[Sequence[Copy]], candidates: Sequence[np.ndarray], look: Look
+) -> list[list[Face]]:
+    patches = _patches(views, candidates, 48)
+    if not len(patches):
+        return [[] for _ in views]
+    scores, offsets, landmarks = _in_groups(cascade.judge, patches, PATCHES_JUDGED)
+    faces: list[list[Face]] = []
+    for own, before in zip(_split(candidates), candidates, strict=True):
+        points = before[:, None, 0:2] + landmarks[own] * (before[:, 2:4] - before[:, 0:2])[:, None]
+        moved = _moved(before, offsets[own], scores[own])
+        found = np.flatnonzero(scores[own] > look.found)
+        found = found[_kept(moved[found], 0.7, of_smaller=True)]
+        faces.append([_face(moved[index].tolist(), points[index].tolist()) for index in found])
+    return faces
+
+
+def _split(tables: Sequence[np.ndarray]) -> list[slice]:
+    """Where the rows of each table lie when all are one."""
+    ends = np.cumsum([len(table) for table in tables]).tolist()
+    return [slice(end - len(table), end) for end, table in zip(ends, tables, strict=True)]
+
+
+def _in_groups(net: Callable[[Tensor], Sequence[Tensor]], patches: Tensor, of: int) -> Sequence[np.ndarray]:
+    """What the net says of each patch, in groups of one size."""
+    missing = -len(patches) % of
+    whole = functional.pad(patches, (0, 0, 0, 0, 0, 0, 0, missing))
+    said = [net(group) for group in whole.split(of)]
+    return [torch.cat(each)[: len(patches)].numpy() for each in zip(*said, strict=True)]
 
 
 # --- candidates ---
@@ -211,8 +411,13 @@ def _seen(images: Sequence[Image.Image]) -> Tensor:
     return ((pixels.float() - 127.5) / 128).permute(0, 3, 1, 2)
 
 
-def _patches(copies: Sequence[Copy], candidates: np.ndarray, size: int) -> Tensor:
-    return _seen([_patch(copies, square, size) for square in candidates[:, :4].tolist()])
+def _patches(views: Sequence[Sequence[Copy]], candidates: Sequence[np.ndarray], size: int) -> Tensor:
+    patches = [
+        _patch(copies, square, size)
+        for copies, own in zip(views, candidates, strict=True)
+        for square in own[:, :4].tolist()
+    ]
+    return _seen(patches) if patches else torch.zeros(0, 3, size, size)
 
 
 def _patch(copies: Sequence[Copy], square: list[float], size: int) -> Image.Image:

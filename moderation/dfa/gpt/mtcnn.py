@@ -17,7 +17,6 @@ import joblib
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
 from moderation.errors import BundleMismatch
 
@@ -32,21 +31,43 @@ WEIGHTS = {
 
 
 class ProposalNet(nn.Module):
-    """Slides a window of 12 pixels in steps of 2 over a picture of any size."""
+    """Slides a window of 12 pixels in steps of 2 over a picture of any size with even sides.
+
+    What the first layers and the pooling after them give, they give in one go here: see `_with_its_neighbours`. The
+    plain layers take three times as long, for the same numbers.
+    """
 
     def __init__(self, arrays: Iterator[np.ndarray]) -> None:
         super().__init__()
-        self.conv1, self.prelu1 = _conv(arrays), _prelu(arrays)
+        self.conv1, self.prelu1 = _with_its_neighbours(_conv(arrays), _prelu(arrays))
         self.conv2, self.prelu2 = _conv(arrays), _prelu(arrays)
         self.conv3, self.prelu3 = _conv(arrays), _prelu(arrays)
-        self.offsets, self.scores = _conv(arrays), _conv(arrays)
+        offsets, scores = _conv(arrays), _conv(arrays)
+        self.offsets, self.scores = _per_cell(offsets), _per_cell(scores)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(1, 3, h, w) to scores (H, W) in [0, 1] and box offsets (H, W, 4) in windows."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 2, 2, ceil_mode=True)
-        x = self.prelu2(self.conv2(x))
+        upper, lower = self.prelu1(self.conv1(x)).chunk(2, dim=1)
+        left, right = torch.maximum(upper, lower).chunk(2, dim=1)
+        x = self.prelu2(self.conv2(torch.maximum(left, right)))
         x = self.prelu3(self.conv3(x))
-        return self.scores(x).softmax(dim=1)[0, 1], self.offsets(x)[0].permute(1, 2, 0)
+        cells = x[0].permute(1, 2, 0)  # (H, W, 32)
+        return _likely(self.scores(cells)), self.offsets(cells)
+
+
+def _with_its_neighbours(conv: nn.Conv2d, prelu: nn.PReLU) -> tuple[nn.Conv2d, nn.PReLU]:
+    """A layer that gives each second cell and, as further maps, the three beside it that are pooled with it."""
+    maps, inputs, height, width = conv.weight.shape
+    kernel = torch.zeros(4, maps, inputs, height + 1, width + 1)
+    for at, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+        kernel[at, :, :, down : down + height, right : right + width] = conv.weight.data
+    layer = nn.Conv2d(inputs, 4 * maps, (height + 1, width + 1), stride=2)
+    assert conv.bias is not None
+    layer.weight.data, bias = kernel.flatten(0, 1), conv.bias.data.repeat(4)
+    layer.bias = nn.Parameter(bias)
+    slopes = nn.PReLU(4 * maps)
+    slopes.weight.data = prelu.weight.data.repeat(4)
+    return layer, slopes
 
 
 class RefineNet(nn.Module):
@@ -62,11 +83,11 @@ class RefineNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 24, 24) to scores (B,) in [0, 1] and box offsets (B, 4) in patches."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)
-        x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2)
+        x = _pooled(self.prelu1(self.conv1(x)), 3)
+        x = _pooled(self.prelu2(self.conv2(x)), 3)
         x = self.prelu3(self.conv3(x))
         x = self.prelu4(self.hidden(_flat(x)))
-        return self.scores(x).softmax(dim=1)[:, 1], self.offsets(x)
+        return _likely(self.scores(x)), self.offsets(x)
 
 
 class OutputNet(nn.Module):
@@ -83,13 +104,13 @@ class OutputNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, 48, 48) to scores (B,), box offsets (B, 4) and landmarks (B, L, 2), both in patches."""
-        x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)
-        x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2)
-        x = F.max_pool2d(self.prelu3(self.conv3(x)), 2, 2, ceil_mode=True)
+        x = _pooled(self.prelu1(self.conv1(x)), 3)
+        x = _pooled(self.prelu2(self.conv2(x)), 3)
+        x = _pooled(self.prelu3(self.conv3(x)), 2)
         x = self.prelu4(self.conv4(x))
         x = self.prelu5(self.hidden(_flat(x)))
         landmarks = self.landmarks(x).view(-1, 2, 5).transpose(1, 2)
-        return self.scores(x).softmax(dim=1)[:, 1], self.offsets(x), landmarks
+        return _likely(self.scores(x)), self.offsets(x), landmarks
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ def nets() -> Nets:
 def _loaded_nets() -> Nets:
     found = Nets(ProposalNet(_arrays("pnet")), RefineNet(_arrays("rnet")), OutputNet(_arrays("onet")))
     for net in (found.propose, found.refine, found.judge):
-        net.eval().requires_grad_(requires_grad=False)
+        net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
     return found
 
 
@@ -140,6 +161,18 @@ def _conv(arrays: Iterator[np.ndarray]) -> nn.Conv2d:
     return layer
 
 
+def _likely(scores: Tensor) -> Tensor:
+    """The second of the two scores' shares, (…, 2) to (…,)."""
+    return (scores[..., 1] - scores[..., 0]).sigmoid()
+
+
+def _per_cell(conv: nn.Conv2d) -> nn.Linear:
+    """A convolution that sees one cell at a time."""
+    layer = nn.Linear(conv.in_channels, conv.out_channels)
+    layer.weight.data, layer.bias = conv.weight.data.flatten(1), conv.bias
+    return layer
+
+
 def _linear(arrays: Iterator[np.ndarray]) -> nn.Linear:
     kernel, bias = torch.from_numpy(next(arrays)), torch.from_numpy(next(arrays))
     layer = nn.Linear(kernel.shape[0], kernel.shape[1])
@@ -152,6 +185,26 @@ def _prelu(arrays: Iterator[np.ndarray]) -> nn.PReLU:
     layer = nn.PReLU(len(slopes))
     layer.weight.data = slopes
     return layer
+
+
+def _pooled(x: Tensor, window: int) -> Tensor:
+    """The largest of `window` × `window` cells at every second place; windows at the end may be cut.
+
+    What `max_pool2d` gives, to the bit. That one takes up to ten times as long on maps of so few channels, and took
+    half of the time of the whole search.
+    """
+    return _pooled_along(_pooled_along(x, window, 2), window, 3)
+
+
+def _pooled_along(x: Tensor, window: int, dim: int) -> Tensor:
+    length = x.shape[dim]
+    places = max(-(-(length - window) // 2), 0) + 1
+    found = x.narrow(dim, 0, length)[(slice(None),) * dim + (slice(0, 2 * places - 1, 2),)].clone()
+    for offset in range(1, window):
+        others = x[(slice(None),) * dim + (slice(offset, offset + 2 * places - 1, 2),)]
+        within = found.narrow(dim, 0, min(places, others.shape[dim]))
+        torch.maximum(within, others.narrow(dim, 0, within.shape[dim]), out=within)
+    return found
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from moderation.analysis import Face, PictureFacts
+from moderation.analysis import Face, PictureFacts, Point
 from moderation.dfa.gpt.shown import Disposal, Layer, Shown, as_shown
 from moderation.errors import (
     ImageCorrupt,
@@ -94,7 +94,9 @@ def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
     return _picture(image, facts, shown)
 
 
-def crop_face(picture: Picture, face: Face, size: int, margin: float = 1.3) -> np.ndarray:
+def crop_face(
+    picture: Picture, face: Face, size: int, margin: float = 1.3, *, upright: bool = False
+) -> np.ndarray:
     """The face as a square of `size` pixels, (size, size, 3) uint8: the one crop that every model here sees.
 
     The square lies around the centre of the box and its side is `margin` times the box's longer side (1.3 as in
@@ -102,7 +104,46 @@ def crop_face(picture: Picture, face: Face, size: int, margin: float = 1.3) -> n
     grain and the compression of the picture, where repeated edge pixels draw streaks and a flat border draws a
     line, and both can be learnt as artifacts. Resampled once, bicubic with antialiasing; the same input gives
     the same bytes.
+
+    `upright` turns a face that lies on its side or stands on its head, by its landmarks. One that is tilted by no
+    more than `TILTED` degrees stays as it is, to the byte.
     """
+    quarters, rest = _turn(face) if upright else (0, 0.0)
+    if not rest:
+        return np.ascontiguousarray(np.rot90(_straight(picture, face, size, margin), quarters))
+    # Twice as fine, and as wide as the diagonal: what turns into the corners is picture too.
+    wide = Image.fromarray(_straight(picture, face, 3 * size, 1.5 * margin)).rotate(
+        rest, Image.Resampling.BICUBIC
+    )
+    inner = (0.5 * size, 0.5 * size, 2.5 * size, 2.5 * size)
+    return np.rot90(np.array(wide.resize((size, size), Image.Resampling.BICUBIC, box=inner)), quarters).copy()
+
+
+#: Degrees by which a head may be tilted before its crop is turned. Heads are tilted in every training set; beyond
+#: this, scores of bona fide faces begin to rise.
+TILTED = 15
+
+
+def _turn(face: Face) -> tuple[int, float]:
+    """Quarters, then degrees, by which the face is turned against the clock to stand upright."""
+    if face.landmarks is None:
+        return 0, 0.0
+    degrees = roll(face.landmarks)
+    quarters = round(degrees / 90)
+    rest = degrees - 90 * quarters
+    return quarters % 4, rest if abs(rest) > TILTED else 0.0
+
+
+def roll(landmarks: Sequence[Point]) -> float:
+    """Degrees by which a face is turned clockwise in its picture, in [-180, 180]."""
+    left, right, _, mouth_left, mouth_right = landmarks
+    down_x = (mouth_left.x + mouth_right.x - left.x - right.x) / 2
+    down_y = (mouth_left.y + mouth_right.y - left.y - right.y) / 2
+    # The line of the eyes, and the one from them to the mouth turned by a quarter: the longer counts for more.
+    return math.degrees(math.atan2(right.y - left.y - down_x, right.x - left.x + down_y))
+
+
+def _straight(picture: Picture, face: Face, size: int, margin: float) -> np.ndarray:
     side = max(margin * max(face.box.width, face.box.height), 1.0)
     left = (face.box.left + face.box.right - side) / 2
     top = (face.box.top + face.box.bottom - side) / 2
