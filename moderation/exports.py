@@ -22,7 +22,7 @@ from uuid import UUID
 
 from sqlalchemy import TextClause
 
-from moderation.analysis import Abstain, Label, Technique
+from moderation.analysis import Label, Technique
 from moderation.database import exports as queries
 from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
@@ -63,7 +63,7 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
     What.ANALYSES: (
         *("analysis", "case", "source", "external_id", "bundle", "fingerprint", "label", "score", "margin"),
         *("answer_mass", "calibrated", "technique", "abstain", "faces", "artifacts", "image_sha256"),
-        *("format", "width", "height", "size", "reused_from", "created_at"),
+        *("format", "width", "height", "size", "reused_from", "created_at", "faces_found", "faces_judged"),
     ),
     What.EVIDENCE: (
         *(
@@ -89,7 +89,10 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
 #: Columns that are not text.
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("score", "seconds", "margin", "answer_mass"), "number"),
-    **dict.fromkeys(("faces", "artifacts", "width", "height", "size", "face", "ordinal"), "whole"),
+    **dict.fromkeys(
+        ("faces", "faces_found", "faces_judged", "artifacts", "width", "height", "size", "face", "ordinal"),
+        "whole",
+    ),
     **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed", "conflict"), "boolean"),
     **dict.fromkeys(("created_at", "final_at", "undone_at"), "time"),
 }
@@ -239,9 +242,6 @@ def _arrow(value: Any) -> Any:
 
 # --- conversations for training
 
-#: Faces that the model was never shown.
-UNSEEN = (Abstain.FACE_TOO_SMALL, Abstain.TOO_BLURRED)
-
 
 @dataclass(frozen=True)
 class Wording:
@@ -292,8 +292,8 @@ def conversations(row: Row, wording: Wording) -> Iterator[dict[str, Any]]:
         if said["answer"] == Answer.AGREE:
             agreed.setdefault(said["face"], []).append((said["heading"], said["text"]))
     for index, face in enumerate(faces):
-        if face["verdict"].get("abstain") in UNSEEN:
-            continue
+        if face["verdict"].get("score") is None:
+            continue  # the model was never shown it
         named = index == 0 and row["verdict"] == Label.DEEPFAKE
         if deepfake and not (index in agreed or len(faces) == 1 or named):
             continue

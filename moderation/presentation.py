@@ -74,7 +74,10 @@ def artifact_from_json(data: Mapping[str, Any]) -> Artifact:
 
 
 def face_json(face: FaceAnalysis) -> dict[str, Any]:
-    """One face, whole: `box` is [left, top, right, bottom] pixels of the upright picture, `reply` the model's words."""
+    """One face, whole: `box` is [left, top, right, bottom] pixels of the upright picture, `reply` the model's words.
+
+    `background`: it is small, nobody judged it, and it does not count for the picture.
+    """
     landmarks = face.face.landmarks
     return {
         "box": list(face.face.box),
@@ -84,6 +87,7 @@ def face_json(face: FaceAnalysis) -> dict[str, Any]:
         "rationale": [artifact_json(artifact) for artifact in face.rationale],
         "reply": face.reply,
         "rationale_dropped": face.rationale_dropped,
+        "background": face.background,
     }
 
 
@@ -96,6 +100,7 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
         rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
         reply=data.get("reply"),
         rationale_dropped=data.get("rationale_dropped", 0),
+        background=data.get("background", False),
     )
 
 

@@ -216,6 +216,10 @@ class FaceOut(Answer):
     rationale_dropped: int = Field(
         0, description="Artifacts of the reply that are left out: they contradict themselves or one another."
     )
+    background: bool = Field(
+        default=False,
+        description="Nobody judged it, and it is much smaller than another face: it does not count.",
+    )
 
 
 class PictureOut(Answer):
@@ -303,7 +307,13 @@ class CaseOut(Answer):
         description="Null until ready, and when the image could not be analysed: see refusal."
     )
     rationale: list[ArtifactOut] = Field(description="Of the face that decided the verdict.")
-    faces: list[FaceOut] = Field(description="The deciding one first.")
+    faces: list[FaceOut] = Field(
+        description="All that were found, the deciding one first, those in the background last."
+    )
+    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
+    faces_judged: int | None = Field(
+        None, description="How many of them the model was asked about. Null: no analysis is here."
+    )
     picture: PictureOut | None
     refusal: str | None = Field(description="Why there is no verdict: a code.")
     refusal_message: str | None

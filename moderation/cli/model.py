@@ -54,6 +54,8 @@ class _Looked:
             "refusal_message": self.refusal and self.refusal.message,
             "verdict": None if analysis is None else verdict_json(analysis.verdict),
             "faces": [] if analysis is None else [face_json(face) for face in analysis.faces],
+            "faces_found": None if analysis is None else analysis.faces_found,
+            "faces_judged": None if analysis is None else analysis.faces_judged,
             "fingerprint": analysis and analysis.fingerprint,
             "seconds": round(sum(timings.values()), 4),
             "timings": {stage: round(value, 4) for stage, value in timings.items()},
@@ -217,9 +219,15 @@ def _cells(row: _Looked) -> tuple[str, ...]:
         _words(verdict),
         _score(verdict),
         verdict.technique.words if verdict.technique else "",
-        str(len(row.analysis.faces)),
+        _faces(row.analysis),
         f"{sum(row.analysis.seconds.values()):.2f}",
     )
+
+
+def _faces(analysis: Analysis) -> str:
+    """How many were found; and how many of them judged, when that is not all."""
+    found, judged = analysis.faces_found, analysis.faces_judged
+    return str(found) if found == judged else f"{found}, {judged} judged"
 
 
 def _words(verdict: Verdict) -> str:

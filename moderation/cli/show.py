@@ -56,7 +56,16 @@ def _cells(case: CaseOut) -> tuple[str, str, str, str]:
     word = f"[{_COLOURS[verdict.label]}]{verdict.label.replace('_', ' ')}[/]"
     score = _score(verdict)
     technique = "" if verdict.technique is None else verdict.technique.words
-    if verdict.abstain is not None:
-        return word, score, technique, verdict.abstain.words
     first = case.rationale[0] if case.rationale else None
-    return word, score, technique, "" if first is None else escape(f"{first.region}: {first.text}")
+    if verdict.abstain is not None:
+        said = verdict.abstain.words
+    else:
+        said = "" if first is None else escape(f"{first.region}: {first.text}")
+    return word, score, technique, said + _not_all_faces(case, said)
+
+
+def _not_all_faces(case: CaseOut, said: str) -> str:
+    """How many faces the model was asked about. Nothing when it was asked about all that were found."""
+    if case.faces_found is None or case.faces_found == case.faces_judged:
+        return ""
+    return f"{' · ' if said else ''}{case.faces_judged} of {case.faces_found} faces judged"

@@ -92,6 +92,8 @@ def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_
             abstain=verdict.abstain,
             verdict=verdict_json(verdict),
             faces=[face_json(face) | {"rationale": []} for face in analysis.faces],
+            faces_found=analysis.faces_found,
+            faces_judged=analysis.faces_judged,
             seconds=dict(analysis.seconds),
             reused_from=None if analysis.reused_from is None else UUID(analysis.reused_from),
         )

@@ -181,7 +181,13 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
         )
     ).one()
     analysis = session.execute(
-        select(AnalysisRow.verdict, AnalysisRow.fingerprint, AnalysisRow.bundle)
+        select(
+            AnalysisRow.verdict,
+            AnalysisRow.faces_found,
+            AnalysisRow.faces_judged,
+            AnalysisRow.fingerprint,
+            AnalysisRow.bundle,
+        )
         .join(CaseRow, CaseRow.analysis_id == AnalysisRow.id)
         .where(CaseRow.id == case_id)
     ).first()
@@ -195,6 +201,8 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
         "created_at": case.created_at.isoformat(),
         "ready_at": None if case.ready_at is None else case.ready_at.isoformat(),
         "verdict": None if analysis is None else analysis.verdict,
+        "faces_found": None if analysis is None else analysis.faces_found,
+        "faces_judged": None if analysis is None else analysis.faces_judged,
         "fingerprint": None if analysis is None else analysis.fingerprint,
         "bundle": None if analysis is None else analysis.bundle,
         "refusal": case.refusal_code,

@@ -31,7 +31,10 @@ DECISIONS = text("""
 ANALYSES = text("""
     SELECT a.id AS analysis, a.case_id AS case, c.source, c.external_id, a.bundle, a.fingerprint, a.label, a.score,
            (a.verdict->>'margin')::float8 AS margin, (a.verdict->>'answer_mass')::float8 AS answer_mass,
-           a.calibrated, a.technique, a.abstain, jsonb_array_length(to_jsonb(a.faces)) AS faces,
+           a.calibrated, a.technique, a.abstain, jsonb_array_length(a.faces) AS faces,
+           jsonb_array_length(a.faces) AS faces_found,
+           coalesce(a.faces_judged, (SELECT count(*) FROM jsonb_array_elements(a.faces) face
+                                     WHERE jsonb_typeof(face->'verdict'->'score') = 'number')) AS faces_judged,
            (SELECT count(*) FROM artifacts r WHERE r.analysis_id = a.id) AS artifacts,
            encode(a.image_sha256, 'hex') AS image_sha256, a.picture->>'format' AS format,
            (a.picture->>'width')::int AS width, (a.picture->>'height')::int AS height,

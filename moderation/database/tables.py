@@ -256,6 +256,10 @@ class AnalysisRow(Table):
     faces: Mapped[list[dict[str, Any]]] = mapped_column(
         JSONB, comment="Per face: box, landmarks, verdict, reply"
     )
+    faces_found: Mapped[int | None] = mapped_column(SmallInteger, comment="Null before 0010: count `faces`")
+    faces_judged: Mapped[int | None] = mapped_column(
+        SmallInteger, comment="How many of them the model was asked about"
+    )
     seconds: Mapped[dict[str, Any]] = mapped_column(comment="Spent per stage")
     reused_from: Mapped[UUID | None] = mapped_column(
         comment="The analysis of the same bytes that this one repeats"

@@ -225,6 +225,8 @@ def show_case(
         "verdict": _kept_verdict(archived) if analysis is None else verdict_json(analysis.verdict),
         "rationale": [] if first is None else [artifact_json(artifact) for artifact in first.rationale],
         "faces": faces,
+        "faces_found": None if analysis is None else analysis.faces_found,
+        "faces_judged": None if analysis is None else analysis.faces_judged,
         "picture": None if analysis is None else vars(analysis.picture),
         "refusal": None if case.refusal is None else case.refusal.code,
         "refusal_message": None if case.refusal is None else case.refusal.message,

@@ -15,12 +15,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from moderation.analysis import Technique
+from moderation.analysis import Abstain, Technique
 from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import read_llava
-from moderation.exports import COLUMNS, UNSEEN, Format, What, export, read_wording
+from moderation.exports import COLUMNS, Format, What, export, read_wording
 from moderation.people import Person
 from moderation.review import Review
 from moderation.settings import Settings
@@ -263,7 +263,8 @@ def test_only_faces_whose_label_is_settled_are_taught(
 def test_a_face_that_the_model_was_never_shown_is_not_taught(
     database: Database, review: Review, ada: Person
 ) -> None:
-    faces = (a_face_analysis(), *(with_verdict(undecided(why, score=None)) for why in UNSEEN))
+    never_shown = (Abstain.FACE_TOO_SMALL, Abstain.FACES_NOT_JUDGED)
+    faces = (a_face_analysis(), *(with_verdict(undecided(why, score=None)) for why in never_shown))
     case_id = ready(database, analysis=an_analysis(faces=faces))
     decide(review, database, ada, case_id, BONA_FIDE)
 

@@ -265,8 +265,12 @@ class CasePage:
         """What was said about each face, when there are several. The first decides for the picture."""
         if self.analysis is None or not self.several_faces:
             return ""
-        said = [f"face {n}: {_face_words(face)}" for n, face in enumerate(self.analysis.faces, start=1)]
-        return f"{len(said)} faces. " + "; ".join(said) + "."
+        faces = self.analysis.faces
+        said = [f"face {n}: {_face_words(face)}" for n, face in enumerate(faces, 1) if not face.background]
+        small = sum(face.background for face in faces)
+        behind = f" In the background: {small} smaller, not judged." if small else ""
+        found, judged = self.analysis.faces_found, self.analysis.faces_judged
+        return f"{found} faces found, {judged} judged. " + "; ".join(said) + "." + behind
 
     @property
     def picture_notes(self) -> tuple[str, ...]:
