@@ -3,7 +3,8 @@
     python benchmarks/faces.py FOLDER [--each 200] [--portraits congress_portraits] [--json]
 
 FOLDER holds one folder per source: pictures directly in it, or in `real/` and `fake/` below it. From the source
-named by --portraits further pictures are made: faces of known size on a large canvas, tight crops, blurred ones.
+named by --portraits further pictures are made: faces of known size on a large canvas, tight crops, blurred ones, and
+pictures that were turned.
 With dlib installed (`pip install dlib-bin`) its frontal detector is measured on the same pictures.
 """
 
@@ -32,6 +33,10 @@ SMALL_FACES = (20, 32, 48, 64, 96)
 BLURS = (0.01, 0.02, 0.04, 0.06, 0.08)
 
 
+#: Degrees clockwise.
+TURNS = (20, 45, 90, 135, 180, 225, 270, 315)
+
+
 @dataclass(frozen=True)
 class Row:
     pictures: str
@@ -41,6 +46,8 @@ class Row:
     #: Share of the pictures whose largest face was called too small or too blurred.
     too_small: float
     too_blurred: float
+    #: Share of the pictures whose largest face was called unlike what models are trained on.
+    unlike: float
     #: CPU seconds per picture, on one thread.
     seconds: float
     #: Share in which dlib's frontal detector found a face, and its CPU seconds. None when it is not installed.
@@ -103,6 +110,8 @@ def _made_of(portraits: Sequence[Picture]) -> Iterator[tuple[str, list[Picture]]
     for share in BLURS:
         yield f"  blur of {share:.0%}", [made for each in portraits if (made := _blurred(each, share))]
     yield "  box only", [made for each in portraits if (made := _tight(each))]
+    for degrees in TURNS:
+        yield f"  turned by {degrees}", [_turned(each, degrees) for each in portraits]
 
 
 def _small(portrait: Picture, side: int) -> Picture | None:
@@ -133,6 +142,14 @@ def _tight(portrait: Picture) -> Picture | None:
     return Picture(crop_face(portrait, faces[0], 224, margin=1.0), portrait.facts) if faces else None
 
 
+def _turned(portrait: Picture, degrees: int) -> Picture:
+    """Turned with its frame, the corners filled by what lies at the edges."""
+    reach = max(portrait.pixels.shape) // 4
+    wide = np.pad(portrait.pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    turned = Image.fromarray(wide).rotate(-degrees, Image.Resampling.BICUBIC)
+    return Picture(np.array(turned), portrait.facts)
+
+
 # --- measuring ---
 
 
@@ -149,6 +166,7 @@ def _measured(name: str, pictures: Sequence[Picture], other: Callable[[Picture],
         recall=sum(1 for faces in found if faces) / len(pictures),
         too_small=reasons.count(Abstain.FACE_TOO_SMALL) / len(pictures),
         too_blurred=reasons.count(Abstain.TOO_BLURRED) / len(pictures),
+        unlike=reasons.count(Abstain.UNLIKE_TRAINING) / len(pictures),
         seconds=seconds,
     )
     return row if other is None else _compared(row, pictures, other)
@@ -177,11 +195,13 @@ def _bordered(pixels: np.ndarray) -> np.ndarray:
 
 
 def _print_head() -> None:
-    print(f"{'pictures':<26}{'n':>5}{'recall':>8}{'small':>8}{'blurred':>9}{'s':>8}{'dlib':>8}{'dlib s':>8}")
+    names = f"{'recall':>8}{'small':>8}{'blurred':>9}{'unlike':>8}{'s':>8}{'dlib':>8}{'dlib s':>8}"
+    print(f"{'pictures':<26}{'n':>5}{names}")
 
 
 def _print_row(row: Row) -> None:
-    line = f"{row.pictures:<26}{row.n:>5}{row.recall:>8.3f}{row.too_small:>8.3f}{row.too_blurred:>9.3f}"
+    line = f"{row.pictures:<26}{row.n:>5}{row.recall:>8.3f}{row.too_small:>8.3f}"
+    line += f"{row.too_blurred:>9.3f}{row.unlike:>8.3f}"
     compared = "" if row.dlib_recall is None else f"{row.dlib_recall:>8.3f}{row.dlib_seconds:>8.3f}"
     print(f"{line}{row.seconds:>8.3f}{compared}", flush=True)
 
