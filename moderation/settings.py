@@ -148,7 +148,10 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one.")
     faces_at_most: int = Field(
-        32, ge=1, le=64, description="Faces judged per image, the largest first. All that are found are counted."
+        32,
+        ge=1,
+        le=64,
+        description="Faces judged per image, the largest first. All that are found are counted.",
     )
     early_exit: float = Field(
         0.3, ge=0, le=1, description="A face whose score is lower is asked for no technique and no rationale."

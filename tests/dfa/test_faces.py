@@ -251,7 +251,7 @@ def test_a_face_is_found_at_any_roll_and_its_crop_stands_upright(sample: str, de
         pytest.param(Image.Transpose.ROTATE_270, False, id="on-the-other-side"),
     ],
 )
-def test_the_crop_of_a_picture_on_its_side_is_nearly_that_of_the_upright_one(
+def test_the_crop_of_a_picture_on_its_side_is_like_that_of_the_upright_one(
     change: Image.Transpose, mirrored: bool
 ) -> None:
     portrait = a_portrait()
@@ -261,7 +261,9 @@ def test_the_crop_of_a_picture_on_its_side_is_nearly_that_of_the_upright_one(
     expected = crop_face(portrait, face, 112, upright=True).astype(int)
     crop = crop_face(other, moved, 112, upright=True).astype(int)
 
-    assert np.abs((expected[:, ::-1] if mirrored else expected) - crop).mean() < 14
+    if mirrored:
+        expected = expected[:, ::-1]
+    assert np.abs(expected - crop).mean() < 0.6 * np.abs(expected[::-1] - crop).mean()
 
 
 def test_a_turned_face_beside_an_upright_one_of_its_size_is_found() -> None:

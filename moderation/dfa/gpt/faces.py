@@ -90,13 +90,13 @@ TURNED_LOOK = replace(FIRST_LOOK, found=0.98, smallest=48, longest=256)
 FURTHER_LOOK = replace(TURNED_LOOK, proposed=0.85)
 #: Longer side in pixels of the copy that is turned.
 LONGEST_TURNED = 1024
-#: The score from which a face is upright beyond doubt. Of faces turned by 30 degrees at most, 19 in 20 get it; upside
-#: down none of them does (`benchmarks/faces.py` turns them).
-CONVINCING = 0.99
+#: The score from which a face is there beyond doubt, and the one from which it stands upright beyond doubt: below it is
+#: looked at another way up. Most that stand upright get both. Upside down a face can get the first.
+CONVINCING, UPRIGHT = 0.99, 0.998
 #: Degrees of roll at which the nets are as good as upright.
 NEARLY_UPRIGHT = 30
-#: The score that the second look takes of a face that does not stand upright. With less, 27 of 100 pictures of necks,
-#: hands and backgrounds showed a face; so 10 do, as many as the upright look alone sees.
+#: The score that the second look takes of a face that does not stand upright. With less, many pictures of necks, hands
+#: and backgrounds show a face that is not there.
 CLEARLY_THERE = 0.9
 
 #: Candidates that go on from one stage, best first. A picture of noise or of a crowd costs no more than this.
@@ -128,9 +128,7 @@ def _at_any_roll(picture: Picture) -> list[Face]:
 
 def _other_ways_up(picture: Picture, faces: Sequence[Face]) -> list[Face]:
     """What doubtful faces are when they look more like faces another way up."""
-    doubtful = [
-        face for face in faces if face.confidence < CONVINCING and longer_side(face) >= SMALLEST_JUDGED
-    ]
+    doubtful = [face for face in faces if face.confidence < UPRIGHT and longer_side(face) >= SMALLEST_JUDGED]
     if not doubtful:
         return []
     image = Image.fromarray(picture.pixels)
@@ -156,7 +154,8 @@ def _without(picture: Picture, faces: Sequence[Face]) -> Picture:
     """The picture with these faces painted over: nothing more is looked for there."""
     image = Image.fromarray(picture.pixels)
     for face in faces:
-        image.paste("gray", tuple(round(edge) for edge in face.box))
+        left, top, right, bottom = (round(edge) for edge in face.box)
+        image.paste("gray", (left, top, right, bottom))
     return Picture(np.array(image), picture.facts)
 
 

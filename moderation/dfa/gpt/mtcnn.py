@@ -135,7 +135,8 @@ def nets() -> Nets:
 def _loaded_nets() -> Nets:
     found = Nets(ProposalNet(_arrays("pnet")), RefineNet(_arrays("rnet")), OutputNet(_arrays("onet")))
     for net in (found.propose, found.refine, found.judge):
-        net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+        net.eval().requires_grad_(requires_grad=False)
+        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return found
 
 
@@ -169,7 +170,8 @@ def _likely(scores: Tensor) -> Tensor:
 def _per_cell(conv: nn.Conv2d) -> nn.Linear:
     """A convolution that sees one cell at a time."""
     layer = nn.Linear(conv.in_channels, conv.out_channels)
-    layer.weight.data, layer.bias = conv.weight.data.flatten(1), conv.bias
+    assert conv.bias is not None
+    layer.weight.data, layer.bias.data = conv.weight.data.flatten(1), conv.bias.data
     return layer
 
 
