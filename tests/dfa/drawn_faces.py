@@ -1,5 +1,9 @@
 """Faces drawn on the spot, so that the lab is tested without anybody's picture."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -71,3 +75,11 @@ def a_pool(people: int = 12) -> Pool:
         )
         crops.append(a_portrait(number).pixels)
     return Pool(np.stack(crops), tuple(rows))
+
+
+def write_pool(pool: Pool, folder: Path) -> Path:
+    """A pool on disk, as training reads it."""
+    np.save(folder / "crops.npy", pool.crops)
+    lines = "".join(json.dumps(asdict(row)) + "\n" for row in pool.rows)
+    (folder / "pool.jsonl").write_text(lines, encoding="utf-8")
+    return folder

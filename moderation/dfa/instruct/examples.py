@@ -1,20 +1,21 @@
-"""What the small model is shown: faces with everything that is known about them, drawn afresh at every step.
+"""What a model is shown: faces with everything that is known about them, drawn afresh at every step.
 
-Bona fide and forged always come in twos that share one chain of shift, light and compression: forgeries of the lab
-with the face they were made from, DFDC crops with the crop of the same moment, generated faces with bona fide ones of
-the same origin. So in every batch the label is the only thing that the two halves differ in on purpose.
+Bona fide and forged always come in twos that share one quality and one chain of shift, light and compression:
+forgeries of the lab with the face they were made from, pairs of one moment, generated faces with bona fide ones of a
+like origin (`sources.toml`). So in every batch the label is the only thing that the two halves differ in on purpose.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from moderation.analysis import Label, Region, Technique
 from moderation.dfa.instruct.filters import supported, visible
-from moderation.dfa.instruct.forgery.facts import Forgery, Kind, Rng, Touch
-from moderation.dfa.instruct.forgery.masks import Portrait, geometry
+from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, LEAST_CHANGE, Forgery, Kind, Rng, Touch
+from moderation.dfa.instruct.forgery.masks import Portrait, blurred, geometry, part_mask, region_changes
 from moderation.dfa.instruct.forgery.pairs import (
     Chain,
     delivered,
@@ -23,34 +24,26 @@ from moderation.dfa.instruct.forgery.pairs import (
     mask_through,
     null_edit,
 )
+from moderation.dfa.instruct.forgery.photometry import softened
 from moderation.dfa.instruct.pool import CROP, MARGIN, Pool, Pooled
+from moderation.dfa.instruct.quality import same_light, same_sharpness
+from moderation.dfa.instruct.sources import KindOfTwo, kinds_of_two
+from moderation.errors import SetupProblem
 
 #: The model's picture, pixels, and the share of a pooled crop that its 1.3 margin covers.
 SIZE, UNIT = 224, 1.3 / MARGIN
-#: Side of the grid on which masks are learnt: one cell per visual token of the small tower.
-GRID = 7
+#: Side of the grid on which masks are learnt: one cell for each patch of 16 pixels.
+GRID = 14
 
-#: Shares of the kinds of twos. Lab forgeries dominate: they are endless, and nothing but the forgery tells them apart.
-KINDS: Mapping[str, float] = {"lab": 0.58, "dfdc": 0.28, "lfw": 0.07, "gan": 0.07}
-#: Shares of the techniques among the lab's forgeries. FR and FE exist nowhere else in the pool.
+#: Shares of the techniques among the lab's forgeries. Reenactment exists nowhere else in the pool.
 TECHNIQUES: Mapping[Technique, float] = {
-    Technique.FS: 0.34,
-    Technique.FR: 0.25,
-    Technique.FE: 0.25,
-    Technique.EFS: 0.16,
+    Technique.FS: 0.26,
+    Technique.FR: 0.30,
+    Technique.FE: 0.18,
+    Technique.EFS: 0.26,
 }
-#: Shares of the sources whose bona fide faces are forged.
-TARGETS: Mapping[str, float] = {
-    "dfdc_faces224": 0.40,
-    "lfw_faceswap": 0.25,
-    "congress_portraits": 0.20,
-    "ifg_gan_faces": 0.15,
-}
-#: Which bona fide origin a generated one is shown with.
-GAN_TWOS: Mapping[str, str] = {
-    "ifg_gan_faces/celebahq_gan": "ifg_gan_faces/celebahq",
-    "ifg_gan_faces/stylegan_tight": "ifg_gan_faces/lfw_tight",
-}
+#: From this mean change in grey levels on, a place of an aligned pair counts as changed, and fully so from the second.
+CHANGED = (3.0, 14.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,57 +64,77 @@ class Example:
 
 
 class Examples:
-    """Draws twos of examples from one split of a pool. The same seed draws the same."""
+    """Draws twos of examples from one split of a pool. The same random numbers draw the same."""
 
-    def __init__(
-        self, pool: Pool, split: str, *, kinds: Mapping[str, float] = KINDS, without: Sequence[str] = ()
-    ) -> None:
-        """`without` leaves out sources by folder name, and lab recipes by technique ("FS")."""
-        rows = [row for row in pool.where(split=split) if row.found and row.source not in without]
+    def __init__(self, pool: Pool, split: str | None, *, without: Collection[str] = ()) -> None:
+        """`split` of None takes all. `without` leaves out sources by folder, and lab techniques ("lab/FS")."""
+        rows = [
+            row
+            for row in (pool.rows if split is None else pool.where(split=split))
+            if row.found and row.source not in without
+        ]
         self.crops = pool.crops
-        self.kinds = {kind: share for kind, share in kinds.items() if _available(kind, rows)}
-        self.techniques = {name: share for name, share in TECHNIQUES.items() if name not in without}
-        self.bona_fide = _by(rows, Label.BONA_FIDE, "source")
-        self.bona_fide_origins = _by(rows, Label.BONA_FIDE, "origin")
-        self.forged_origins = _by(rows, Label.DEEPFAKE, "origin")
-        self.pairs = _pairs(rows)
+        self.techniques = {name: share for name, share in TECHNIQUES.items() if f"lab/{name}" not in without}
+        self.bona_fide = _by_place(rows, Label.BONA_FIDE)
+        self.forged = _by_place(rows, Label.DEEPFAKE)
+        self.by_file = {row.file: row for row in rows if row.label is Label.BONA_FIDE}
+        self.pairs = {kind: self._pairs(kind) for kind in kinds_of_two() if kind.paired}
+        self.kinds = {kind: kind.share for kind in kinds_of_two() if self._can_make(kind)}
+        if not self.kinds:
+            raise SetupProblem("The pool holds nothing that a two can be made of.")
         #: Forgeries drawn again because nothing could be seen, and facts left out because the mask did not reach.
         self.invisible = 0
         self.unsupported = 0
 
+    def _can_make(self, kind: KindOfTwo) -> bool:
+        if kind.forged is None:
+            return bool(self.techniques) and any(name in self.bona_fide for name in kind.lab)
+        if kind.paired:
+            return bool(self.pairs[kind])
+        return kind.forged in self.forged and any(name in self.bona_fide for name in kind.beside)
+
+    def _pairs(self, kind: KindOfTwo) -> list[Pooled]:
+        """The forged pictures of a kind whose bona fide one is here too."""
+        return [row for row in self.forged.get(kind.forged or "", []) if row.paired in self.by_file]
+
     def two(self, rng: Rng) -> tuple[Example, Example]:
-        """A bona fide example and a forged one that share their chain."""
-        kind = _drawn(self.kinds, rng)
+        """A bona fide example and a forged one that share their quality and their chain."""
+        return self.two_of(_drawn(self.kinds, rng), rng)
+
+    def two_of(self, kind: KindOfTwo, rng: Rng) -> tuple[Example, Example]:
         chain = drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT)
-        if kind == "lab":
-            return self._lab_two(chain, rng)
-        if kind == "dfdc":
-            return self._pooled_two(*self.pairs[rng.integers(len(self.pairs))], chain, rng)
-        if kind == "lfw":
-            origin = partner = "lfw_faceswap"
-        else:
-            origin = _drawn({name: 1.0 for name in GAN_TWOS if name in self.forged_origins}, rng)
-            partner = GAN_TWOS[origin]
-        bona_fide, forged = self.bona_fide_origins[partner], self.forged_origins[origin]
-        return self._pooled_two(
-            bona_fide[rng.integers(len(bona_fide))], forged[rng.integers(len(forged))], chain, rng
-        )
+        if kind.forged is None:
+            return self._lab_two(chain, rng, kind.lab)
+        if kind.paired:
+            pairs = self.pairs[kind]
+            forged = pairs[rng.integers(len(pairs))]
+            return self._pooled_two(self.by_file[forged.paired or ""], forged, chain, rng, kind)
+        rows = self.forged[kind.forged]
+        beside = self.bona_fide[_drawn({name: 1.0 for name in kind.beside if name in self.bona_fide}, rng)]
+        bona_fide, forged = beside[rng.integers(len(beside))], rows[rng.integers(len(rows))]
+        return self._pooled_two(bona_fide, forged, chain, rng, kind)
 
     def lab_two(self, technique: Technique, rng: Rng) -> tuple[Example, Example]:
         """A two of the lab by one technique, for evaluation."""
-        return self._lab_two(drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT), rng, technique)
+        (shares,) = (kind.lab for kind in kinds_of_two() if kind.forged is None)
+        return self._lab_two(drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT), rng, shares, technique)
 
-    def _lab_two(self, chain: Chain, rng: Rng, technique: Technique | None = None) -> tuple[Example, Example]:
+    def _lab_two(
+        self, chain: Chain, rng: Rng, sources: Mapping[str, float], technique: Technique | None = None
+    ) -> tuple[Example, Example]:
         technique = technique or _drawn(self.techniques, rng)
-        rows = self.bona_fide[_drawn({name: TARGETS[name] for name in self.bona_fide}, rng)]
+        rows = self.bona_fide[
+            _drawn({name: share for name, share in sources.items() if name in self.bona_fide}, rng)
+        ]
         row, other = rows[rng.integers(len(rows))], rows[rng.integers(len(rows))]
         target, source = self._portrait(row), self._portrait(other)
         forgery = self._visible_forgery(technique, target, source, rng)
         facts = supported(forgery, target.face)
         self.unsupported += len(forgery.facts) - len(facts)
         pixels = null_edit(target, rng) if rng.random() < 0.5 else target.pixels
+        bona_fide, drawn = same_sharpness(pixels, forgery.pixels)
         forged = Example(
-            pixels=delivered(chain, forgery.pixels, SIZE),
+            pixels=delivered(chain, drawn, SIZE),
             deepfake=True,
             technique=technique,
             grid=_cells(mask_through(chain, forgery.mask, SIZE)),
@@ -129,7 +142,7 @@ class Examples:
             origin=f"lab/{technique}/{forgery.recipe}",
             group=row.group,
         )
-        return self._bona_fide(pixels, row, chain), forged
+        return self._bona_fide(bona_fide, row, chain), forged
 
     def _visible_forgery(self, technique: Technique, target: Portrait, source: Portrait, rng: Rng) -> Forgery:
         """What nobody can see teaches that bona fide is forged: such a draw is drawn again, a few times."""
@@ -142,17 +155,28 @@ class Examples:
         return forgery
 
     def _pooled_two(
-        self, bona_fide: Pooled, forged: Pooled, chain: Chain, rng: Rng
+        self, bona_fide: Pooled, forged: Pooled, chain: Chain, rng: Rng, kind: KindOfTwo
     ) -> tuple[Example, Example]:
         target = self._portrait(bona_fide)
-        pixels = null_edit(target, rng) if rng.random() < 0.25 else target.pixels
-        whole = forged.technique is Technique.EFS
+        pixels, drawn = target.pixels, np.asarray(self.crops[forged.row])
+        grid, facts = None, None
+        if forged.technique is Technique.EFS:
+            grid = np.ones((GRID, GRID), np.float32)
+            facts = (Touch(Region.UNMAPPED, Kind.PATTERN, 0.5),)
+        elif kind.aligned:
+            mask = changed(pixels, drawn)
+            grid, facts = _cells(mask_through(chain, mask, SIZE)), facts_of_pair(target, drawn) or None
+        if not kind.aligned and rng.random() < 0.25:
+            pixels = null_edit(target, rng)
+        if not kind.paired and rng.random() < 0.7:
+            pixels, drawn = same_light(pixels, drawn, rng)
+        pixels, drawn = same_sharpness(pixels, drawn)
         example = Example(
-            pixels=delivered(chain, np.asarray(self.crops[forged.row]), SIZE),
+            pixels=delivered(chain, drawn, SIZE),
             deepfake=True,
             technique=forged.technique,
-            grid=np.ones((GRID, GRID), np.float32) if whole else None,
-            facts=(Touch(Region.UNMAPPED, Kind.PATTERN, 0.5),) if whole else None,
+            grid=grid,
+            facts=facts,
             origin=forged.origin,
             group=forged.group,
         )
@@ -190,28 +214,47 @@ def pooled_examples(pool: Pool, split: str, rng: Rng) -> Iterator[Example]:
             )
 
 
-def _available(kind: str, rows: Sequence[Pooled]) -> bool:
-    if kind == "gan":
-        return any(row.origin in GAN_TWOS for row in rows)
-    return kind == "lab" or any(row.source.startswith(kind) for row in rows)
+def as_served(crop: np.ndarray) -> np.ndarray:
+    """A pooled crop as the worker would cut it, (SIZE, SIZE, 3): the middle, at the model's own margin."""
+    side = crop.shape[0]
+    inset = side * (1 - UNIT) / 2
+    box = (inset, inset, side - inset, side - inset)
+    return np.asarray(Image.fromarray(np.asarray(crop)).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box))
 
 
-def _by(rows: Sequence[Pooled], label: Label, key: str) -> dict[str, list[Pooled]]:
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where two aligned pictures differ, (S, S) float32 in [0, 1]."""
+    difference = np.abs(softened(before, 1.5).astype(np.float32) - softened(after, 1.5)).mean(axis=2)
+    least, most = CHANGED
+    return blurred(np.clip((difference - least) / (most - least), 0, 1), 2.0)
+
+
+def facts_of_pair(target: Portrait, after: np.ndarray) -> tuple[Touch, ...]:
+    """What an aligned pair differs in, strongest first: another colour, or another texture."""
+    changes = region_changes(target.pixels, after, target.face)
+    shift = softened(after, 4.0).astype(np.float32) - softened(target.pixels, 4.0)
+    touches: list[Touch] = []
+    for region, change in changes.items():
+        if change < LEAST_CHANGE:
+            continue
+        mask = part_mask(target.face, region)[..., None]
+        moved = float(np.abs((shift * mask).sum(axis=(0, 1)) / max(float(mask.sum()), 1.0)).mean())
+        kind = Kind.COLOUR if moved > 0.6 * change else Kind.REPLACED
+        touches.append(Touch(region, kind, min(change / FULL_CHANGE, 1.0)))
+    return tuple(sorted(touches, key=lambda touch: -touch.strength))
+
+
+def _by_place(rows: Sequence[Pooled], label: Label) -> dict[str, list[Pooled]]:
+    """By source, and by origin where that is finer."""
     groups: dict[str, list[Pooled]] = {}
     for row in rows:
         if row.label is label:
-            groups.setdefault(getattr(row, key), []).append(row)
+            for place in {row.source, row.origin}:
+                groups.setdefault(place, []).append(row)
     return groups
 
 
-def _pairs(rows: Sequence[Pooled]) -> list[tuple[Pooled, Pooled]]:
-    """DFDC's pairs: a bona fide crop and the forged one of the same moment."""
-    bona_fide = {row.group: row for row in rows if row.label is Label.BONA_FIDE}
-    forged = [row for row in rows if row.label is Label.DEEPFAKE and row.source == "dfdc_faces224"]
-    return [(bona_fide[row.group], row) for row in forged if row.group in bona_fide]
-
-
-Name = TypeVar("Name", bound=str)
+Name = TypeVar("Name")
 
 
 def _drawn(shares: Mapping[Name, float], rng: Rng) -> Name:

@@ -24,6 +24,7 @@ from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
 from moderation.dfa.instruct.forgery.masks import CANONICAL
 from moderation.dfa.instruct.forgery.photometry import Encoding, recompressed
+from moderation.dfa.instruct.sources import Source, kinds_of_two, source
 from moderation.errors import SetupProblem
 
 #: Side of a pooled crop in pixels, and its margin. The model's own crop (224 pixels at 1.3) fits inside with room
@@ -36,22 +37,6 @@ QUALITIES = (75, 93)
 TIGHT_SIDE = 112
 #: Shares of the groups that stand in each split.
 SHARES = {"train": 0.78, "calibration": 0.07, "test": 0.15}
-
-
-@dataclass(frozen=True)
-class Source:
-    """One folder of the pool and the terms of its pictures."""
-
-    folder: str
-    terms: str
-
-
-SOURCES: tuple[Source, ...] = (
-    Source("dfdc_faces224", "Meta's DFDC agreement; consenting paid actors; redistribution not granted"),
-    Source("lfw_faceswap", "LFW: research; news photographs of public figures"),
-    Source("ifg_gan_faces", "CelebA-HQ and derived GANs: non-commercial research; LFW: research"),
-    Source("congress_portraits", "public domain (works of the US government)"),
-)
 
 
 @dataclass(frozen=True)
@@ -69,6 +54,10 @@ class Listed:
     terms: str
     #: The origin mixes resolutions by label and is reduced to `TIGHT_SIDE`.
     tight: bool = False
+    #: The bona fide file that a forged one was made of, relative to the data folder. None when it is not known.
+    paired: str | None = None
+    #: It was made of it pixel for pixel: its face is where the bona fide face is.
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,46 +80,41 @@ class Pooled:
     face_side: float
     #: False when no face was found and the picture was taken for a tight crop.
     found: bool
+    #: The bona fide file that a forged one was made of. None when it is not known, or when this is bona fide.
+    paired: str | None = None
 
 
 def listed(data: Path) -> Iterator[Listed]:
-    """Every picture of the pool's folders, as their labels.csv say."""
-    for source in SOURCES:
-        table = data / source.folder / "labels.csv"
-        if not table.is_file():
-            raise SetupProblem(f"{table} is missing: give the folder that holds {source.folder}.")
+    """Every picture of every folder in `data` that has a labels.csv, as it says."""
+    tables = sorted(data.glob("*/labels.csv"))
+    if not tables:
+        raise SetupProblem(f"No folder in {data} has a labels.csv.")
+    aligned = {kind.forged for kind in kinds_of_two() if kind.aligned}
+    for table in tables:
+        about = source(table.parent.name)
         with table.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
-                yield _listed(source, row)
+                yield _listed(about, row, aligned=about.folder in aligned)
 
 
-def _listed(source: Source, row: dict[str, str]) -> Listed:
+def _listed(about: Source, row: dict[str, str], *, aligned: bool) -> Listed:
     name = Path(row["file"]).name
     forged = row["label"] == "fake"
     technique = Technique(row["type"]) if row["type"] in set(Technique) else None
-    origin = _origin(source.folder, row.get("origin", ""))
+    origin = about.origin(row.get("origin", ""))
+    paired = row.get("paired_real") or None
     return Listed(
-        file=f"{source.folder}/{row['file']}",
-        source=source.folder,
+        file=f"{about.folder}/{row['file']}",
+        source=about.folder,
         origin=origin,
         label=Label.DEEPFAKE if forged else Label.BONA_FIDE,
         technique=technique,
-        group=f"{source.folder}/{row.get('paired_real') or name}",
-        terms=source.terms,
-        tight=origin.endswith("_tight"),
+        group=f"{about.folder}/{row.get('group') or paired or name}",
+        terms=about.terms,
+        tight=about.is_tight(origin),
+        paired=f"{about.folder}/real/{Path(paired).name}" if forged and paired else None,
+        aligned=aligned and forged and paired is not None,
     )
-
-
-def _origin(folder: str, words: str) -> str:
-    """The four inferred origins of ifg_gan_faces; elsewhere the folder itself."""
-    lowered = words.lower()
-    if not lowered:
-        return folder
-    if lowered.startswith("stylegan"):
-        return f"{folder}/stylegan_tight"
-    if "lfw" in lowered:
-        return f"{folder}/lfw_tight"
-    return f"{folder}/celebahq_gan" if "gan" in lowered else f"{folder}/celebahq"
 
 
 def split_of(group: str) -> str:
@@ -197,11 +181,14 @@ def _one_thread() -> None:
 
 def _read_and_normalise(data: Path, seed: int, numbered: tuple[int, Listed]) -> tuple[np.ndarray, Pooled]:
     row, picture = numbered
-    return normalised((data / picture.file).read_bytes(), picture, row=row, seed=seed)
+    twin = (data / picture.paired).read_bytes() if picture.aligned and picture.paired else None
+    return normalised((data / picture.file).read_bytes(), picture, row=row, seed=seed, twin=twin)
 
 
-def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple[np.ndarray, Pooled]:
-    """One picture in the pool's normal form."""
+def normalised(
+    content: bytes, picture: Listed, *, row: int, seed: int, twin: bytes | None = None
+) -> tuple[np.ndarray, Pooled]:
+    """One picture in the pool's normal form. The face is looked for in its `twin` where it has one."""
     digest = hashlib.sha256(content).hexdigest()
     rng = np.random.default_rng([seed, int(digest[:8], 16)])
     decoded = decode_picture(content)
@@ -211,7 +198,7 @@ def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple
     encoding = Encoding("JPEG", int(rng.integers(*QUALITIES)), subsampling=int(rng.choice([0, 2])))
     pixels = recompressed(pixels, encoding)
     even = Picture(pixels, _sized(decoded.facts, pixels))
-    face, found = _face(even)
+    face, found = _face(even if twin is None else decode_picture(twin))
     crop = crop_face(even, face, CROP, MARGIN)
     side = max(face.box.width, face.box.height)
     pooled = Pooled(
@@ -228,6 +215,7 @@ def normalised(content: bytes, picture: Listed, *, row: int, seed: int) -> tuple
         landmarks=landmarks_in_crop(face),
         face_side=side,
         found=found,
+        paired=picture.paired,
     )
     return crop, pooled
 

@@ -18,6 +18,7 @@ from moderation.dfa.instruct.forgery.photometry import (
     RESAMPLINGS,
     Encoding,
     blended,
+    clipped,
     decoded,
     displaced,
     encoded_as,
@@ -88,6 +89,25 @@ class Chain:
     up: int  # index into RESAMPLINGS
     grain: float  # standard deviation in grey levels, 0 none
     encodings: tuple[Encoding, ...]  # in order
+    #: What some pictures have been through as a whole, one of `MISTREATMENTS`. None: nothing.
+    mistreated: str | None = None
+
+
+#: How often each, beside the others: most of what is not in colour is plainly grey.
+MISTREATMENTS = ("grey", "grey", "grey", "grey", "burnt", "dark", "two_tone", "upside_down")
+
+
+def mistreated(pixels: np.ndarray, how: str) -> np.ndarray:
+    """What a whole picture may have been through, and says nothing of forgery."""
+    values = pixels.astype(np.float32)
+    grey = np.repeat(values @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, axis=2)
+    return {
+        "grey": lambda: clipped(grey),
+        "two_tone": lambda: clipped((grey > np.median(grey)) * 255.0),
+        "burnt": lambda: clipped(values * 1.9 + 25),
+        "dark": lambda: clipped(values * 0.35),
+        "upside_down": pixels[::-1].copy,
+    }[how]()
 
 
 def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
@@ -98,7 +118,9 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
     """
     side = crop * unit * rng.uniform(0.8, 1.06)
     scale = side / size
-    turn = np.deg2rad(rng.normal(0, 4))
+    turn = np.deg2rad(rng.normal(0, 6))
+    if rng.random() < 0.06:  # a picture on its side, or a tilted head, is no forgery
+        turn = np.deg2rad(rng.uniform(-180, 180))
     cos, sin = scale * np.cos(turn), scale * np.sin(turn)
     centre = crop / 2 + rng.uniform(-0.03, 0.03, 2) * crop
     middle = size / 2
@@ -120,6 +142,7 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
         # Even on a scale of factors: most noise is faint, but the model must have seen what a night's is like.
         grain=float(np.exp(rng.uniform(0, np.log(16)))) if rng.random() < 0.3 * rough else 0.0,
         encodings=tuple(_drawn_encoding(rng, subsampling, gentle=gentle) for _ in range(encodings)),
+        mistreated=str(rng.choice(MISTREATMENTS)) if rng.random() < 0.12 else None,
     )
 
 
@@ -142,6 +165,8 @@ def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
     if chain.flip:
         result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawn = np.asarray(result)
+    if chain.mistreated:
+        drawn = mistreated(drawn, chain.mistreated)
     if chain.light:
         drawn = shifted_colour(drawn, rng, chain.light)
     if chain.blur:
@@ -172,4 +197,6 @@ def mask_through(chain: Chain, mask: np.ndarray, size: int) -> np.ndarray:
     result = image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
     if chain.flip:
         result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if chain.mistreated == "upside_down":
+        result = result.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return np.asarray(result, dtype=np.float32) / 255

@@ -10,7 +10,15 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, Forgery, Kind, Rng, Touch
-from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, blurred, fill, region_changes, swap_mask
+from moderation.dfa.instruct.forgery.masks import (
+    Geometry,
+    Portrait,
+    blurred,
+    deformed_polygon,
+    fill,
+    region_changes,
+    swap_mask,
+)
 from moderation.dfa.instruct.forgery.photometry import blended, displaced, reduced, shifted_colour, softened
 from moderation.dfa.instruct.forgery.redraw import redrawn
 
@@ -19,7 +27,9 @@ LEAST_BENT = 2.0
 
 
 def reenact(target: Portrait, rng: Rng) -> Forgery:
-    """Bend one or two parts of a face, then lose detail there as a generator's decoder does."""
+    """Bend one or two parts of a face, then lose detail there as a generator's decoder does; or only let it speak."""
+    if rng.random() < 0.35:
+        return speak(target, rng)
     names = list(MOVES)
     chosen = [
         names[index] for index in rng.choice(len(names), size=1 + int(rng.random() < 0.35), replace=False)
@@ -35,6 +45,47 @@ def reenact(target: Portrait, rng: Rng) -> Forgery:
     return Forgery(
         pixels, mask, Technique.FR, _facts(target, pixels, chosen), "+".join(sorted(chosen)) + "_bent"
     )
+
+
+def speak(target: Portrait, rng: Rng) -> Forgery:
+    """Lips alone: the mouth is drawn again, opened or closed, by a small generator; nothing else is touched.
+
+    Lip synchronisers draw the lower half of a face at a size of theirs, 96 pixels often, and paste it back (Prajwal
+    et al., "A Lip Sync Expert Is All You Need", ACM MM 2020).
+    """
+    face = target.face
+    bent = displaced(target.pixels, _mouth(face, rng) * rng.uniform(0.3, 1.2))
+    if rng.random() < 0.4:
+        bent = _mouth_filled(bent, face, rng)
+    side = target.pixels.shape[0]
+    if rng.random() < 0.75:  # drawn at the generator's size
+        bent = reduced(bent, min(rng.uniform(80, 170) / (112 * face.unit), 1.0))
+    if rng.random() < 0.7:
+        bent = redrawn(bent, rng)
+    bent = shifted_colour(bent, rng, rng.uniform(0, 0.15))
+    shape = MOUTH_SHAPES[rng.integers(len(MOUTH_SHAPES))]
+    mask = blurred(
+        fill([deformed_polygon(face.place(shape), 0.06, rng)], side), rng.uniform(0.4, 3) * face.unit
+    )
+    pixels = blended(target.pixels, bent, mask)
+    change = region_changes(target.pixels, pixels, face)[Region.MOUTH]
+    kind = Kind.SOFTER if _detail(pixels, mask) < 0.85 * _detail(target.pixels, mask) else Kind.WARPED
+    fact = Touch(Region.MOUTH, kind, min(change / FULL_CHANGE, 1.0))
+    return Forgery(pixels, mask, Technique.FR, (fact,), "lips_redrawn")
+
+
+def _detail(pixels: np.ndarray, mask: np.ndarray) -> float:
+    """Mean fine detail under a mask, grey levels."""
+    fine = np.abs(pixels.astype(np.float32) - softened(pixels, 1.0)).mean(axis=2)
+    return float((fine * mask).sum() / max(float(mask.sum()), 1.0))
+
+
+#: What lip synchronisers paste, canonical pixels: the mouth, or the lower half of the face.
+MOUTH_SHAPES = (
+    ((34, 84), (44, 78), (68, 78), (78, 84), (80, 96), (70, 108), (42, 108), (32, 96)),
+    ((28, 74), (84, 74), (86, 96), (74, 116), (38, 116), (26, 96)),
+    ((20, 66), (92, 66), (92, 120), (20, 120)),
+)
 
 
 def _bump(face: Geometry, centre: tuple[float, float], push: tuple[float, float], reach: float) -> np.ndarray:
