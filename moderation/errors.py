@@ -155,6 +155,12 @@ class BundleMismatch(BonafideError):
     code = "bundle_mismatch"
 
 
+class BaseMissing(BundleMismatch):
+    """The base that a bundle stands on is not here and cannot be had: fetch it, or take the bundle `mini`."""
+
+    code = "base_missing"
+
+
 class RequestRefused(BonafideError):
     """The caller asked for something we will not do. Nothing was changed."""
 

@@ -20,6 +20,7 @@ from moderation.cli.operate import AsJson, open_database
 from moderation.database import rollouts
 from moderation.database.reruns import LOOKED_AT, Backlog, Wanted, rerun_backlog
 from moderation.database.rollouts import find_bundle, list_bundles, live_workers, rollout_log
+from moderation.dfa.gpt.base import BASE_DIGEST, PACKAGED, base_of
 from moderation.reruns import ask_for_reruns
 from moderation.rollout import Rollout
 
@@ -41,6 +42,29 @@ class States(enum.StrEnum):
     READY = "ready"
     DECIDED = "decided"
     ALL = "all"
+
+
+# --- fetching
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str, typer.Argument(help="A shipped bundle, a bundle's folder, or the packaged base itself.")
+    ] = PACKAGED,
+    json_: AsJson = False,
+) -> None:
+    """Bring the base that a bundle stands on into this user's cache, digests checked. Done once."""
+    digest = BASE_DIGEST
+    if name != PACKAGED:
+        from moderation.dfa.gpt.bundle import resolve_bundle
+
+        digest = resolve_bundle(name).packaged
+    folder = None if digest is None else base_of(digest)
+    if json_:
+        typer.echo(json.dumps({"name": name, "base": digest, "folder": folder and str(folder)}))
+    else:
+        typer.echo(f"{name}: {'complete in itself' if folder is None else f'its base is in {folder}'}")
 
 
 # --- looking

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, trainers
 
 from moderation.analysis import Technique
@@ -24,6 +25,7 @@ from moderation.dfa.gpt.bundle import (
     write_card,
 )
 from moderation.dfa.gpt.calibration import Platt, save_platt
+from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import SPECIAL_TOKENS, layout, random_bundle, random_model, train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import BundleMismatch
@@ -330,6 +332,127 @@ def test_an_adapter_without_safetensors_is_refused(scaled_llava: BundleSpec, tmp
 
     with pytest.raises(BundleMismatch, match="safetensors is missing"):
         load_bundle(spec, device=CPU, dtype=torch.float32)
+
+
+def _kept(keep: Callable[[str], bool]) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    return lambda tensors: {name: value for name, value in tensors.items() if keep(name)}
+
+
+HALF_ADAPTERS = [
+    pytest.param(_kept(lambda _: False), "lacks", id="no tensors"),
+    pytest.param(_kept(lambda name: "layers.0" not in name), "lacks", id="a layer missing"),
+    pytest.param(_kept(lambda name: "lora_A" in name), "lacks", id="lora_A alone"),
+    pytest.param(_kept(lambda name: "projector" not in name), "lacks", id="a projector that was to come"),
+    pytest.param(
+        lambda tensors: {
+            **tensors,
+            **{
+                name.replace("lora_A", "lora_extra"): value.clone()
+                for name, value in tensors.items()
+                if "q_proj.lora_A" in name
+            },
+        },
+        "no place",
+        id="tensors of another kind",
+    ),
+    pytest.param(
+        lambda tensors: {
+            name.replace("multi_modal_projector.linear_1", "mm_projector.0"): value
+            for name, value in tensors.items()
+        },
+        "names",
+        id="LLaVA's first names",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), HALF_ADAPTERS)
+def test_half_an_adapter_is_refused(
+    scaled_llava: BundleSpec,
+    tmp_path: Path,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    words: str,
+) -> None:
+    folder = copy_of(scaled_llava, tmp_path / "bundle")
+    an_adapter(scaled_llava, folder / "adapter", projector=True)
+    file = folder / "adapter" / "adapter_model.safetensors"
+    save_file(change(load_file(file)), file)
+    spec = write_card(replace(read_bundle(folder), adapter="adapter"))
+
+    with pytest.raises(BundleMismatch, match=words):
+        load_bundle(spec, device=CPU, dtype=torch.float32)
+
+
+def test_tensors_that_the_configuration_does_not_name_are_refused(
+    scaled_llava: BundleSpec, tmp_path: Path
+) -> None:
+    folder = copy_of(scaled_llava, tmp_path / "bundle")
+    an_adapter(scaled_llava, folder / "adapter", projector=True)
+    rewrite(folder / "adapter" / "adapter_config.json", lambda data: data.update(modules_to_save=None))
+    spec = write_card(replace(read_bundle(folder), adapter="adapter"))
+
+    with pytest.raises(BundleMismatch, match="does not name"):
+        load_bundle(spec, device=CPU, dtype=torch.float32)
+
+
+def test_an_adapter_of_another_kind_is_refused(scaled_llava: BundleSpec, tmp_path: Path) -> None:
+    folder = copy_of(scaled_llava, tmp_path / "bundle")
+    an_adapter(scaled_llava, folder / "adapter", projector=False)
+    rewrite(folder / "adapter" / "adapter_config.json", lambda data: data.update(peft_type="LOHA"))
+    spec = write_card(replace(read_bundle(folder), adapter="adapter"))
+
+    with pytest.raises(BundleMismatch, match="LOHA"):
+        load_bundle(spec, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param({"sliding_window": 128}, "sliding window of 128", id="sliding window"),
+        pytest.param({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic", id="dynamic rope"),
+        pytest.param({"rope_parameters": {"rope_type": "longrope"}}, "longrope", id="long rope"),
+        pytest.param({"quantization_config": {"quant_method": "awq"}}, "quantised", id="quantised"),
+    ],
+)
+def test_a_configuration_that_the_engine_does_not_follow_is_refused(
+    scaled_llava: BundleSpec, tmp_path: Path, text: dict[str, Any], words: str
+) -> None:
+    folder = copy_of(scaled_llava, tmp_path / "bundle")
+
+    def change(data: dict[str, Any]) -> None:
+        for name in ("rope_parameters", "rope_scaling"):
+            data["text_config"].pop(name, None)
+        data["text_config"].update(text)
+
+    rewrite(folder / "config.json", change)
+    spec = write_card(read_bundle(folder))
+
+    with pytest.raises(BundleMismatch, match=words):
+        load_bundle(spec, device=CPU, dtype=torch.float32)
+
+
+def test_a_window_that_is_switched_off_is_no_reason_to_refuse(
+    scaled_llava: BundleSpec, tmp_path: Path
+) -> None:
+    folder = copy_of(scaled_llava, tmp_path / "bundle")
+    window = {"sliding_window": 128, "use_sliding_window": False}
+    rewrite(folder / "config.json", lambda data: data["text_config"].update(window))
+
+    load_bundle(write_card(read_bundle(folder)), device=CPU, dtype=torch.float32)
+
+
+def test_heads_come_with_a_bundle_and_those_of_another_tower_are_refused(tmp_path: Path) -> None:
+    made = random_bundle(tmp_path / "bundle", "small-tiny")
+    for layers, fits in ((2, True), (3, False)):
+        save_file(Heads(layers, 32).state_dict(), made.folder / "heads.safetensors")
+        spec = write_card(replace(made, heads="heads.safetensors"))
+
+        if fits:
+            assert load_bundle(spec, device=CPU, dtype=torch.float32).heads is not None
+            assert spec.digest != made.digest
+        else:
+            with pytest.raises(BundleMismatch, match="another tower"):
+                load_bundle(spec, device=CPU, dtype=torch.float32)
 
 
 def test_a_calibration_is_part_of_the_bundle_and_of_its_digest(tiny: BundleSpec, tmp_path: Path) -> None:

@@ -17,21 +17,27 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from moderation.analysis import Technique
+from moderation.dfa.gpt.base import BASE_DIGEST, PACKAGED, base_of, check_base
 from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
+from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
 from moderation.dfa.gpt.script import Codec, Script, write_script
 from moderation.dfa.gpt.tower import Tower, fold_batch_norms
 from moderation.errors import BundleMismatch
 
 BUNDLE_FILE = "bundle.toml"
-#: The bundle that is shipped with the package.
-MINI = Path(__file__).parents[1] / "bundles" / "mini"
+#: The bundles that are shipped with the package, by name.
+SHIPPED: Mapping[str, Path] = {
+    file.parent.name: file.parent for file in (Path(__file__).parents[1] / "bundles").glob(f"*/{BUNDLE_FILE}")
+}
+MINI = SHIPPED["mini"]
 
 #: CLIP's constants (openai/clip-vit-large-patch14-336, preprocessor_config.json), used by LLaVA-1.5.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -39,6 +45,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 #: Files that are, or may hold, pickles or code. A bundle has none, used or not.
 _FORBIDDEN = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".msgpack", ".h5"})
+#: How haotian-liu/LLaVA names what transformers calls multi_modal_projector and language_model.layers.
+_OLD_NAME = re.compile(r"\bmm_projector\b|^model\.layers\.\d")
 _HUB_ID = re.compile(r"(?P<base>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
 transformers_logging.disable_progress_bar()
@@ -73,14 +81,17 @@ class BundleSpec:
     card: BundleCard
     folder: Path
     image: ImageSpec
-    #: A hub id. None when the base lies in the folder.
+    #: A hub id. None when the base lies in the folder, or is packaged.
     base: str | None = None
     revision: str | None = None  # None when `base` is
+    #: Digest of the tensors of a base that is assembled from packages (`base.py`). None for every other base.
+    packaged: str | None = None
     #: A subfolder with a peft adapter. None when the base is complete.
     adapter: str | None = None
     prompts: int = PROMPTS_VERSION
     order: tuple[Technique, ...] = tuple(Technique)
     calibration: str | None = None  # a file in the folder
+    heads: str | None = None  # a file in the folder: what reads the tower beside the language model
     #: sha256 of each file, by its path in the folder.
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -88,7 +99,7 @@ class BundleSpec:
     def digest(self) -> str:
         """Equal for two bundles that give the same verdicts; the card is for people and is left out."""
         parts = {
-            "base": [self.base, self.revision],
+            "base": [self.base, self.revision] if self.packaged is None else [PACKAGED, self.packaged],
             "adapter": self.adapter,
             "image": [self.image.size, *self.image.mean, *self.image.std],
             "prompts": self.prompts,
@@ -109,19 +120,27 @@ class Bundle:
     prompts: PromptSet
     script: Script
     calibration: Platt | None  # None: scores only order
+    #: None for a bundle without: there is no evidence map then, and nothing to check the verdict against.
+    heads: Heads | None = None
 
 
 def resolve_bundle(name: str | Path) -> BundleSpec:
-    """The bundle that a setting names: a folder, `mini`, or `org/name@revision` for a base without an adapter."""
-    if name == "mini":
-        return read_bundle(MINI)
+    """The bundle that a setting names: a folder, a shipped one, or a base without an adapter.
+
+    Such a base is `org/name@revision` on the hub, or the name of the packaged one (`base.PACKAGED`).
+    """
+    if name in SHIPPED:
+        return read_bundle(SHIPPED[str(name)])
+    if name == PACKAGED:
+        return packaged_base()
     hub = _HUB_ID.fullmatch(str(name))
     if hub is not None:
         return _base_from_hub(hub["base"], hub["revision"])
     if not Path(name).is_dir():
         raise BundleMismatch(
-            f"There is no bundle {str(name)!r}: name a folder with a {BUNDLE_FILE}, `mini`, or a base on the hub with "
-            "its full revision, as org/name@0123456789abcdef0123456789abcdef01234567."
+            f"There is no bundle {str(name)!r}: name a folder with a {BUNDLE_FILE}, "
+            f"{', '.join(sorted(SHIPPED))}, or a base on the hub with its full revision, as "
+            "org/name@0123456789abcdef0123456789abcdef01234567."
         )
     return read_bundle(Path(name))
 
@@ -150,9 +169,11 @@ def read_bundle(folder: Path) -> BundleSpec:
 
 def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
     base: str = data["base"]["source"]
-    hub = None if base == "." else _HUB_ID.fullmatch(base)
-    if base != "." and hub is None:
-        raise ValueError(f"base.source {base!r} is neither '.' nor org/name@ with a full 40-digit revision")
+    hub = _HUB_ID.fullmatch(base)
+    if base not in {".", PACKAGED} and hub is None:
+        raise ValueError(
+            f"base.source {base!r} is neither '.', {PACKAGED!r} nor org/name@ with a full 40-digit revision"
+        )
     mean, std = (tuple(float(value) for value in data["image"][key]) for key in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3:
         raise ValueError("image.mean and image.std have three values each")
@@ -173,11 +194,31 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
         ),
         base=hub and hub["base"],
         revision=hub and hub["revision"],
+        packaged=str(data["base"]["digest"]) if base == PACKAGED else None,
         adapter=data.get("adapter", {}).get("folder"),
         prompts=int(data["prompts"]["version"]),
         order=tuple(Technique(name) for name in data["prompts"]["order"]),
         calibration=data.get("calibration", {}).get("file"),
+        heads=data.get("heads", {}).get("file"),
         digests=dict(data["digests"]),
+    )
+
+
+def packaged_base(digest: str | None = None) -> BundleSpec:
+    """The base that is assembled from packages, without an adapter: what training begins with."""
+    return BundleSpec(
+        card=BundleCard(
+            name=PACKAGED,
+            version="1",
+            description="CLIP ViT-B/16 and SmolLM2-135M-Instruct with a random projector: it never saw a deepfake.",
+            licence="MIT (CLIP), Apache-2.0 (SmolLM2)",
+            training_data="see the models' own pages",
+            trained=False,
+        ),
+        folder=base_of(digest or BASE_DIGEST, fetch=False),
+        image=ImageSpec(224),
+        packaged=digest or BASE_DIGEST,
+        prompts=2,
     )
 
 
@@ -214,6 +255,8 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
     """Check every file, load the base, merge the adapter, fold what can be folded, tokenise the prompts."""
     check_files(spec)
     prompts = _ordered(load_prompts(spec.prompts), spec)
+    if spec.packaged is not None:
+        check_base(base_folder(spec), spec.packaged)
     model = _load_base(spec, dtype)
     if spec.adapter is not None:
         model = _merge_adapter(model, spec)
@@ -228,7 +271,25 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
         prompts=prompts,
         script=write_script(prompts, codec, image_token=image_token),
         calibration=None if spec.calibration is None else load_platt(spec.folder / spec.calibration),
+        heads=None if spec.heads is None else load_heads(spec.folder / spec.heads, model).to(device),
     )
+
+
+def base_folder(spec: BundleSpec) -> Path:
+    """Where config.json and the base's weights lie, unless the base is on the hub. Raise BaseMissing."""
+    return spec.folder if spec.packaged is None else base_of(spec.packaged, fetch=False)
+
+
+def load_heads(file: Path, model: LlavaForConditionalGeneration) -> Heads:
+    """Heads that read this model's tower. Raise BundleMismatch when they were made for another."""
+    config: Any = model.config
+    layers = config.vision_feature_layer
+    heads = Heads(1 if isinstance(layers, int) else len(layers), config.vision_config.hidden_size)
+    try:
+        heads.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BundleMismatch(f"{file} holds heads for another tower: {error}") from error
+    return heads.float().eval().requires_grad_(requires_grad=False)
 
 
 def check_files(spec: BundleSpec) -> None:
@@ -276,7 +337,7 @@ def _ordered(prompts: PromptSet, spec: BundleSpec) -> PromptSet:
 
 def _load_base(spec: BundleSpec, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     _require_llava(spec)
-    source = str(spec.folder) if spec.base is None else spec.base
+    source = str(base_folder(spec)) if spec.base is None else spec.base
     try:
         loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             source,
@@ -302,13 +363,12 @@ def _load_base(spec: BundleSpec, dtype: torch.dtype) -> LlavaForConditionalGener
 
 
 def _require_llava(spec: BundleSpec) -> None:
-    if spec.base is None and not (spec.folder / "config.json").is_file():
-        raise BundleMismatch(f"{spec.folder / 'config.json'} is missing: copy the whole bundle again.")
-    file = (
-        spec.folder / "config.json"
-        if spec.base is None
-        else _hub_file(spec.base, spec.revision or "", "config.json")
-    )
+    if spec.base is None:
+        file = base_folder(spec) / "config.json"
+        if not file.is_file():
+            raise BundleMismatch(f"{file} is missing: copy the whole bundle again.")
+    else:
+        file = _hub_file(spec.base, spec.revision or "", "config.json")
     config: Any = json.loads(file.read_text(encoding="utf-8"))
     if config.get("model_type") != "llava":
         raise BundleMismatch(
@@ -317,10 +377,36 @@ def _require_llava(spec: BundleSpec) -> None:
         )
     if "auto_map" in config:
         raise BundleMismatch(f"{file} asks for code of its own (auto_map); no code is loaded from a bundle.")
+    _require_followed(config, file)
+
+
+#: Kinds of rotary embedding whose angles do not depend on how long a conversation has become.
+_STEADY_ROPES = frozenset({"default", "linear", "llama3", "yarn"})
+
+
+def _require_followed(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse what the engine would ignore: it runs the decoder's layers itself, over slots of its own."""
+    text: Mapping[str, Any] = config.get("text_config", {})
+    if "quantization_config" in config or "quantization_config" in text:
+        raise BundleMismatch(
+            f"{file} asks for quantised weights (quantization_config), which the engine does not follow: give the "
+            "weights as they were before."
+        )
+    if text.get("sliding_window") and text.get("use_sliding_window", True):
+        raise BundleMismatch(
+            f"{file} has a sliding window of {text['sliding_window']} tokens, and the engine sees all of them."
+        )
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in _STEADY_ROPES:
+        raise BundleMismatch(
+            f"{file} has {kind!r} rotary embeddings, whose angles change with the length of a conversation; the "
+            f"engine follows {', '.join(sorted(_STEADY_ROPES))}."
+        )
 
 
 def _load_tokenizer(spec: BundleSpec) -> Tokenizer:
-    file = spec.folder / "tokenizer.json"
+    file = base_folder(spec) / "tokenizer.json"
     if spec.base is not None and not file.is_file():
         file = _hub_file(spec.base, spec.revision or "", "tokenizer.json")
     if not file.is_file():
@@ -337,20 +423,44 @@ def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> Ll
     Unmerged, each linear costs three launches instead of one (measured on CPU: 2.5 times the decode time).
     """
     # Only a bundle with an adapter pays for the two seconds that this import takes.
-    from peft import PeftModel
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     folder = spec.folder / cast("str", spec.adapter)
     _require_fit(model, spec, folder)
+    file = folder / "adapter_model.safetensors"
     try:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 in words that will be renamed.
             warnings.simplefilter("ignore", FutureWarning)
+            config = cast("LoraConfig", LoraConfig.from_pretrained(str(folder)))
+            config.base_model_name_or_path = model.name_or_path  # compared above, where the base has a name
             # Else peft keeps float32 copies beside a bfloat16 base and casts in every layer.
-            adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+            adapted = get_peft_model(cast("Any", model), config, autocast_adapter_dtype=False)
+        _require_whole(adapted, file)
+        set_peft_model_state_dict(adapted, load_file(file))
         merged = cast("Any", adapted).merge_and_unload(safe_merge=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise BundleMismatch(f"The adapter in {folder} does not merge into its base: {error}") from error
     return merged
+
+
+def _require_whole(adapted: Any, file: Path) -> None:
+    """Every tensor that the adapter's configuration calls for, and no other: half an adapter is another model."""
+    from peft import get_peft_model_state_dict
+
+    wanted = set(get_peft_model_state_dict(adapted))
+    with safe_open(file, framework="pt") as tensors:
+        held = set(tensors.keys())
+    if missing := sorted(wanted - held):
+        raise BundleMismatch(
+            f"{file} lacks {missing[0]} and {len(missing) - 1} more that adapter_config.json calls for, so the adapter "
+            "would be partly untrained: copy it again."
+        )
+    if unknown := sorted(held - wanted):
+        raise BundleMismatch(
+            f"{file} holds {unknown[0]} and {len(unknown) - 1} more that adapter_config.json does not name, so they "
+            "would be left out: save the adapter with its own configuration."
+        )
 
 
 def _require_fit(model: LlavaForConditionalGeneration, spec: BundleSpec, folder: Path) -> None:
@@ -365,6 +475,10 @@ def _require_fit(model: LlavaForConditionalGeneration, spec: BundleSpec, folder:
     if spec.base is not None and trained_on not in {spec.base, None}:
         raise BundleMismatch(
             f"{config_file} was trained on {trained_on}, not on {spec.base}: name that base in {BUNDLE_FILE}."
+        )
+    if config.get("peft_type") != "LORA":
+        raise BundleMismatch(
+            f"{config_file} is a {config.get('peft_type')!r} adapter; LORA is what can be merged."
         )
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
     with safe_open(weights, framework="pt") as tensors:
@@ -382,6 +496,11 @@ def _require_place(key: str, shape: Sequence[int], shapes: Mapping[str, Sequence
         or (".lora_A" in name and shape[1] == weight[1])
         or (".lora_B" in name and shape[0] == weight[0])
     )
+    if not fits and _OLD_NAME.search(name):
+        raise BundleMismatch(
+            f"{file} holds {key}: a name of LLaVA's first code (mm_projector, model.layers), which transformers' LLaVA "
+            "writes otherwise. Convert the adapter to transformers' names, or save it from a model loaded by them."
+        )
     if not fits:
         raise BundleMismatch(
             f"{file} holds {key} of shape {list(shape)}, for which the base has no place: it was trained on another "
@@ -431,7 +550,7 @@ def write_card(spec: BundleSpec) -> BundleSpec:
 
 def _toml(spec: BundleSpec) -> str:
     card, quoted = spec.card, json.dumps  # a JSON string is a TOML string
-    source = "." if spec.base is None else f"{spec.base}@{spec.revision}"
+    source = PACKAGED if spec.packaged else "." if spec.base is None else f"{spec.base}@{spec.revision}"
     lines = [
         f"name = {quoted(card.name)}",
         f"version = {quoted(card.version)}",
@@ -440,10 +559,12 @@ def _toml(spec: BundleSpec) -> str:
         f"training_data = {quoted(card.training_data, ensure_ascii=False)}",
         f"trained = {str(card.trained).lower()}",
         f"\n[base]\nsource = {quoted(source)}",
+        *([f"digest = {quoted(spec.packaged)}"] if spec.packaged else []),
         *([f"\n[adapter]\nfolder = {quoted(spec.adapter)}"] if spec.adapter else []),
         f"\n[prompts]\nversion = {spec.prompts}\norder = {quoted([name.value for name in spec.order])}",
         f"\n[image]\nsize = {spec.image.size}\nmean = {list(spec.image.mean)}\nstd = {list(spec.image.std)}",
         *([f"\n[calibration]\nfile = {quoted(spec.calibration)}"] if spec.calibration else []),
+        *([f"\n[heads]\nfile = {quoted(spec.heads)}"] if spec.heads else []),
         "\n[digests]",
         *(f"{quoted(name)} = {quoted(digest)}" for name, digest in spec.digests.items()),
     ]

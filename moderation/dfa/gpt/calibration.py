@@ -32,6 +32,8 @@ class Platt:
     n: int
     #: Of the margins and labels it was fitted on, in hexadecimal.
     digest: str
+    #: On what, for people: "sources left out of training: …". It is a probability on pictures like those alone.
+    basis: str = "labelled cases"
 
     def probability(self, margin: float) -> float:
         return sigmoid(self.a * margin + self.b)
@@ -101,6 +103,7 @@ def load_platt(file: Path) -> Platt:
             version=str(data["version"]),
             n=int(data["n"]),
             digest=str(data["digest"]),
+            basis=str(data.get("basis", "labelled cases")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleMismatch(

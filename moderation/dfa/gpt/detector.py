@@ -27,7 +27,7 @@ from moderation.analysis import (
     in_background,
     undetermined,
 )
-from moderation.dfa.gpt.bundle import Bundle, BundleSpec, load_bundle, resolve_bundle
+from moderation.dfa.gpt.bundle import Bundle, BundleSpec, base_folder, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
@@ -37,7 +37,6 @@ from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face,
 from moderation.dfa.gpt.regions import with_outlines, within
 from moderation.dfa.gpt.replies import read_reply, sound
 from moderation.dfa.gpt.scoring import Normalisation, TechniqueShares, technique_shares
-from moderation.dfa.gpt.tower import TowerConfig
 from moderation.errors import BonafideError, BundleMismatch
 
 K = TypeVar("K")
@@ -101,6 +100,7 @@ class Detector:
                 max_batch=max_batch,
             ),
             choose=lambda sums: self._shares(sums).technique,
+            heads=bundle.heads,
         )
         #: What each DF-C answer scores on a grey picture. None unless the policy takes it away.
         self._prior: Mapping[Technique, float] | None = None
@@ -391,11 +391,19 @@ def _device(name: str) -> torch.device:
     return device
 
 
+#: Width of a decoder below which float32 is quick anyway, and small towers' batch norms fold exactly.
+SMALL = 256
+
+
 def precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA, but float32 for the small tower: it is quick anyway, and its batch norms fold exactly."""
-    if device.type != "cuda":
+    """bfloat16 on CUDA and on processors that multiply in it, float32 elsewhere and for very small models."""
+    file = base_folder(spec) / "config.json" if spec.base is None else None
+    config: Any = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+    if config.get("text_config", {}).get("hidden_size", SMALL) < SMALL:
         return torch.float32
-    file = spec.folder / "config.json"
-    config: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    small = config.get("vision_config", {}).get("model_type") == TowerConfig.model_type
-    return torch.float32 if small else torch.bfloat16
+    return torch.bfloat16 if device.type == "cuda" or multiplies_bfloat16() else torch.float32
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has tiles for bfloat16 (AMX), where products take a quarter of float32's time."""
+    return torch.cpu._is_amx_tile_supported()  # noqa: SLF001  torch tells it nowhere else

@@ -39,6 +39,8 @@ class Layout:
     layers: int
     heads: int
     tied: bool = False
+    #: Hidden states that the projector takes side by side, with the class token. None: the usual ones of the tower.
+    reads: tuple[int, ...] | None = None
 
     def config(self, vocabulary: int) -> LlavaConfig:
         """As LLaVA-1.5 takes it: CLIP's last layer but one without its class token; our tower as it is."""
@@ -61,8 +63,8 @@ class Layout:
             text_config=text,
             image_token_index=4,
             image_seq_length=self.patches,
-            vision_feature_layer=-2 if clip else -1,
-            vision_feature_select_strategy="default" if clip else "full",
+            vision_feature_layer=list(self.reads) if self.reads else -2 if clip else -1,
+            vision_feature_select_strategy="default" if clip and not self.reads else "full",
             tie_word_embeddings=self.tied,
         )
         config.image_token_id = 4
@@ -70,7 +72,7 @@ class Layout:
 
 
 def layout(name: str) -> Layout:
-    """`tiny` and `small` with our tower, `llava-1.5-7b` at its true size, `llava-1.5-tiny` as that scaled down."""
+    """The form of a bundle: `mini` with our tower, `small`, `llava-1.5-7b`; each with a tiny one of the same form."""
     return {entry.name: entry for entry in _layouts()}[name]
 
 
@@ -97,7 +99,7 @@ def _layouts() -> Iterable[Layout]:
         heads=4,
     )
     yield Layout(
-        name="small",
+        name="mini",
         image=ImageSpec(224, LITE_MEAN, LITE_STD),
         vision=TowerConfig(hidden_size=256, image_size=224, patch_size=16),
         patches=196,
@@ -107,6 +109,48 @@ def _layouts() -> Iterable[Layout]:
         layers=6,
         heads=8,
         tied=True,
+    )
+    yield Layout(
+        name="small",
+        image=ImageSpec(224, CLIP_MEAN, CLIP_STD),
+        vision=CLIPVisionConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            image_size=224,
+            patch_size=16,
+            projection_dim=512,
+        ),
+        patches=197,
+        vocabulary=49153,
+        width=576,
+        inner=1536,
+        layers=30,
+        heads=9,
+        tied=True,
+        reads=(6, 8, 10, 12),
+    )
+    yield Layout(
+        name="small-tiny",
+        image=ImageSpec(224, CLIP_MEAN, CLIP_STD),
+        vision=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=224,
+            patch_size=16,
+            projection_dim=32,
+        ),
+        patches=197,
+        vocabulary=1024,
+        width=64,
+        inner=172,
+        layers=3,
+        heads=4,
+        tied=True,
+        reads=(2, 4),
     )
     yield Layout(
         name="llava-1.5-tiny",

@@ -32,6 +32,7 @@ from moderation.dfa.gpt.bundle import ImageSpec
 from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
+from moderation.dfa.gpt.heads import Heads, Seen
 from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.gpt.script import Script, Tokens
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
@@ -68,6 +69,20 @@ class Answers:
     rationale: Tokens | None
     #: False when the rationale was cut off at its longest length.
     complete: bool = True
+    #: What the heads say of the tower's features. None for a bundle without heads.
+    seen: "Look | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the tower sees in one face, beside what the language model says of it."""
+
+    #: The verdict head's logit: what the margin was taught.
+    opinion: float
+    #: (G, G) float32 in [0, 1], rows from the top of the crop: how foreign the pixels of each place look.
+    foreign: np.ndarray
+    #: How far the face lies from those the tower learnt on, in spreads of theirs. None when heads know no such measure.
+    strangeness: float | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,7 @@ class _Face(Generic[K]):
     route: Route = Route.LEAVE
     options: dict[Technique, float] | None = None
     written: list[int] | None = None
+    seen: Look | None = None
 
     def answers(self, end: int) -> Answers:
         written = self.written
@@ -133,6 +149,7 @@ class _Face(Generic[K]):
             options=self.options,
             rationale=None if written is None else tuple(token for token in written if token != end),
             complete=complete,
+            seen=self.seen,
         )
 
 
@@ -148,6 +165,7 @@ class Engine:
         route: Callable[[float, float], Route],
         plan: Plan,
         choose: Callable[[Mapping[Technique, float]], Technique] | None = None,
+        heads: Heads | None = None,
     ) -> None:
         """Attach to the model, size the slots and read the system prefix into each of them.
 
@@ -159,6 +177,7 @@ class Engine:
             plan: what is asked, and how much at once.
             choose: the technique that is said for a face, from the sums of its answers' log-probabilities; the
                 likeliest by the token when None.
+            heads: what reads the tower's features beside the language model.
         """
         self.model = model
         self.script = script
@@ -166,6 +185,7 @@ class Engine:
         self.route = route
         self.choose = choose or self._likeliest
         self.plan = plan
+        self.reader = None if heads is None else TowerReader(model, heads)
         self.heartbeat = Heartbeat()
         self._lock = threading.RLock()
         self.device = next(model.parameters()).device
@@ -199,6 +219,8 @@ class Engine:
         """
         self._graphs = None
         self._current.step = None
+        if self.reader is not None:
+            self.reader.close()
         self.kv.release()
 
     def warm(self, sizes: Sequence[int] | None = None) -> None:
@@ -372,6 +394,9 @@ class Engine:
 
     def _detect(self, group: Sequence[_Face[K]]) -> None:
         patches = self._see([face.pixels for face in group])  # (B, P, D)
+        looks = [None] * len(group) if self.reader is None else self.reader.looks()
+        for face, look in zip(group, looks, strict=True):
+            face.seen = look
         question = self._words(self.script.detect).expand(len(group), -1, -1)
         log_p = self._forward(torch.cat([patches, question], dim=1), group)[:, -1].log_softmax(-1)  # (B, V)
         pair = log_p[:, [self.script.yes, self.script.no]].tolist()
@@ -599,6 +624,37 @@ def visual_tokens(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tenso
     seen: Any = model.get_image_features(pixel_values=cast("Any", pixels))
     seen = getattr(seen, "pooler_output", seen)
     return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
+
+
+class TowerReader:
+    """Heads that look at the hidden states of every forward of a tower, which is computed once for both."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, heads: Heads) -> None:
+        self.heads = heads
+        self._layers: list[int] = np.atleast_1d(cast("Any", model.config.vision_feature_layer)).tolist()
+        self._states: tuple[Tensor, ...] = ()
+        self._hook = cast("Any", model.model.vision_tower).register_forward_hook(self._keep)
+
+    def _keep(self, _module: object, _inputs: object, output: Any) -> None:
+        self._states = output.hidden_states
+
+    def read(self) -> Seen:
+        """What the heads say of the pictures that the tower saw last."""
+        return self.heads(torch.stack([self._states[layer] for layer in self._layers], dim=2).float())
+
+    def looks(self) -> list[Look]:
+        seen = self.read()
+        self._states = ()
+        side = round(seen.grid.shape[1] ** 0.5)
+        maps = seen.grid.sigmoid().view(-1, side, side).cpu().numpy()
+        strange = [None] * len(maps) if seen.strangeness is None else seen.strangeness.tolist()
+        return [
+            Look(opinion, foreign, strangeness)
+            for opinion, foreign, strangeness in zip(seen.verdict.tolist(), maps, strange, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._hook.remove()
 
 
 @dataclass(frozen=True)
