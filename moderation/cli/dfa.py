@@ -5,7 +5,7 @@ torch is imported inside the commands: `bonafide --help` answers at once.
 
 import datetime
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Data = Annotated[
     Path,
-    typer.Option(help="The folder with dfdc_faces224, lfw_faceswap, ifg_gan_faces and congress_portraits."),
+    typer.Option(help="A folder of folders of labelled pictures, each with a labels.csv (docs/models.md)."),
 ]
 
 _console = Console(stderr=True, highlight=False)
@@ -102,6 +102,7 @@ def instruct(
         typer.Option(envvar="BONAFIDE_ANNOTATOR_KEY", help="Its key; better given by the environment."),
     ] = None,
     annotator_parallel: Annotated[int, typer.Option(min=1, help="Calls at once.")] = 4,
+    prompts: Annotated[int, typer.Option(help="The prompt set: 1 for LLaVA-1.5, 2 for `small`.")] = 2,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -125,7 +126,7 @@ def instruct(
         counts = build(
             open_pool(kept),
             out,
-            load_prompts(),
+            load_prompts(prompts),
             split=split,
             twos=pairs,
             seed=seed,
@@ -168,7 +169,7 @@ def collect(
 
 
 @train.command()
-def mini(
+def small(
     data: Data,
     out: Annotated[
         Path | None, typer.Option(help="Where the bundle is written. Default: where the shipped one lies.")
@@ -176,37 +177,55 @@ def mini(
     work: Annotated[
         Path,
         typer.Option(help="Where the pool and the checkpoints are kept; a later run goes on from there."),
-    ] = Path("runs/mini"),
-    sight: Annotated[float, typer.Option(help="Minutes for the tower.")] = 180,
-    speech: Annotated[float, typer.Option(help="Minutes for the language model.")] = 60,
-    lora_pairs: Annotated[int, typer.Option(help="Twos of DFA-Instruct for LoRA on top.")] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 2,
+    ] = Path("runs/small"),
+    steps_without: Annotated[int, typer.Option(help="Steps of the tower without some sources.")] = 320,
+    steps: Annotated[int, typer.Option(help="Steps of the tower with everything, after that.")] = 450,
+    twos: Annotated[int, typer.Option(help="Twos of DFA-Instruct for the language model.")] = 3200,
     loaders: Annotated[int, typer.Option(help="Processes that forge.")] = 1,
     version: Annotated[str, typer.Option(help="The bundle's version, for people.")] = "1",
-    after: Annotated[
-        Path | None, typer.Option(help="A bundle of the same layout whose tower goes on learning.")
-    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Rebuild the shipped bundle: pool, tower, language model, calibration, report and model card."""
-    from moderation.dfa.gpt.bundle import MINI
-    from moderation.dfa.train.mini import MiniPlan, train_mini
+    """Build the shipped bundle: base, pool, sight, speech, calibration, report and model card."""
+    from moderation.dfa.gpt.bundle import SHIPPED
     from moderation.dfa.train.report import as_text
-    from moderation.dfa.train.sight import SightPlan
-    from moderation.dfa.train.speech import SpeechPlan
+    from moderation.dfa.train.small import SmallPlan, train_small
 
-    plan = MiniPlan(
-        sight=SightPlan(seconds=60 * sight, threads=threads, loaders=loaders, seed=seed),
-        speech=SpeechPlan(seconds=60 * speech, threads=threads, loaders=loaders, seed=seed),
-        lora_twos=lora_pairs,
+    usual = SmallPlan()
+    plan = replace(
+        usual,
+        without=replace(usual.without, steps=steps_without, loaders=loaders, seed=seed),
+        sight=replace(usual.sight, steps=steps, loaders=loaders, seed=seed + 1),
+        twos=twos,
         version=version,
-        after=after,
     )
-    spec, result = train_mini(
-        data, work, out or MINI, plan, now=datetime.datetime.now(datetime.UTC), say=_console.print
+    spec, result = train_small(
+        data, work, out or SHIPPED["small"], plan, now=datetime.datetime.now(datetime.UTC), say=_console.print
     )
     typer.echo(as_text(result))
     typer.echo(f"bundle: {spec.folder}")
+
+
+@train.command()
+def sight(
+    pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints are kept; a later run goes on from there.")],
+    after: Annotated[Path | None, typer.Option(help="An earlier run whose tower goes on learning.")] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="A source, or a technique of the lab as lab/FS, to leave out; may be repeated."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps in all.")] = 1000,
+    twos: Annotated[int, typer.Option(help="Twos of one step, over all processes.")] = 8,
+    loaders: Annotated[int, typer.Option(help="Processes that forge, for each that trains.")] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Tune the tower of the packaged base; by `accelerate launch -m moderation.cli.main …` on many devices."""
+    from moderation.dfa.gpt.base import BASE_DIGEST, base_of
+    from moderation.dfa.train.sight import SightPlan, train_sight
+
+    plan = SightPlan(steps=steps, twos=twos, loaders=loaders, seed=seed, without=tuple(without or ()))
+    train_sight(base_of(BASE_DIGEST), pool, out, plan, after=after)
+    typer.echo(f"sight: {out}")
 
 
 @train.command()
@@ -231,33 +250,34 @@ def redrawers(
 
 @train.command()
 def sources_out(
-    data: Data,
-    work: Annotated[Path, typer.Option(help="Where the pool and the runs are kept.")] = Path("runs/mini"),
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A folder of the pool or a technique of the lab; may be repeated. Default: each in turn."
-        ),
-    ] = None,
-    minutes: Annotated[float, typer.Option(help="For each run of the tower.")] = 30,
-    threads: Annotated[int, typer.Option(help="CPU threads of the model.")] = 2,
-    seed: Seed = 0,
+    pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
+    run: Annotated[Path, typer.Option(help="A run of `dfa train sight` that left sources out.")],
+    most: Annotated[int, typer.Option(help="Pictures of each origin and label, at the most.")] = 300,
     as_json: AsJson = False,
 ) -> None:
-    """Train the tower without one source at a time and judge it on that source: what strangers would see."""
-    from moderation.dfa.instruct.pool import build_pool
-    from moderation.dfa.train import sources_out as runs
-    from moderation.dfa.train.mini import fresh_tower
-    from moderation.dfa.train.sight import SightPlan
+    """Judge a tower on the sources that it was trained without: what strangers would see."""
+    from moderation.dfa.gpt.base import BASE_DIGEST, base_of
+    from moderation.dfa.gpt.detector import multiplies_bfloat16
+    from moderation.dfa.instruct.pool import open_pool
+    from moderation.dfa.train import sources_out as judging
+    from moderation.dfa.train.sight import load_sight
 
-    pool = work / "pool"
-    if not (pool / "losses.json").is_file():
-        build_pool(data, pool, processes=threads)
-    plan = SightPlan(seconds=60 * minutes, threads=threads, seed=seed)
-    results = runs.leave_out(
-        fresh_tower, pool, work / "sources-out", plan, without or runs.LEFT_OUT, say=_console.print
-    )
-    typer.echo(json.dumps(runs.as_json(results)) if as_json else runs.as_table(results))
+    names = json.loads((run / "sight.json").read_text(encoding="utf-8"))["plan"]["without"]
+    if not names:
+        raise SetupProblem(f"{run} left no source out: it says nothing of strangers.")
+    tower = load_sight(base_of(BASE_DIGEST), run)
+    if multiplies_bfloat16():
+        tower.lighten()
+    opened = open_pool(pool)
+    looked = judging.look_at(tower, opened, judging.left_out(opened, names, most=most))
+    found = judging.strangers(looked, judging.calibrated(looked, version="now"))
+    kept = {name: vars(value) for name, value in judging.honesty(looked).items()}
+    if as_json:
+        typer.echo(json.dumps({"strangers": judging.as_json(found), "honesty": kept}))
+        return
+    typer.echo(judging.as_table(found))
+    for name, value in judging.honesty(looked).items():
+        typer.echo(f"{name}, each source calibrated on the others: {value}")
 
 
 @train.command()

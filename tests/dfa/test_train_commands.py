@@ -16,7 +16,16 @@ runner = CliRunner()
 
 @pytest.mark.parametrize(
     "command",
-    [["forge"], ["instruct"], ["train", "mini"], ["train", "redrawers"], ["train", "lora"], ["calibrate"]],
+    [
+        ["forge"],
+        ["instruct"],
+        ["train", "small"],
+        ["train", "sight"],
+        ["train", "sources-out"],
+        ["train", "redrawers"],
+        ["train", "lora"],
+        ["calibrate"],
+    ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     result = runner.invoke(app, [*command, "--help"])

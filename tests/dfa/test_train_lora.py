@@ -1,6 +1,9 @@
 """The paper's recipe on a small LLaVA of random weights: it learns, resumes, merges, and touches nothing else."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundle
+from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundle, read_bundle
+from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.train.lora import (
     PROJECTOR,
+    TUNED_NORMS,
     LoraPlan,
     adapted,
     lora_bundle,
@@ -26,6 +31,7 @@ from moderation.dfa.train.lora import (
     train_lora,
     write_adapter_bundle,
 )
+from moderation.dfa.train.small import begin_projector, sight_features, tower_states
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_portrait
 
@@ -200,3 +206,67 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
 )
 def test_steps(conversations: int, plan: LoraPlan, steps: int) -> None:
     assert planned_steps(conversations, plan) == steps
+
+
+# --- a tower that learnt to see before
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny base whose heads hold an opinion, and whose projector begins with what they look at."""
+    folder = random_bundle(tmp_path_factory.mktemp("seeing"), "small-tiny").folder
+    torch.manual_seed(1)
+    heads = Heads(2, 32)
+    torch.nn.init.normal_(heads.verdict, std=0.2)
+    bundle = replace(loaded(read_bundle(folder)), heads=heads.eval().requires_grad_(requires_grad=False))
+    faces = [a_portrait(number, size=224).pixels for number in range(50)]
+    with torch.inference_mode():
+        heads.know(sight_features(bundle, heads, faces).clone())
+    heads.verdict.copy_(torch.randn(heads.verdict.shape) * 0.2)
+    begin_projector(bundle, heads, faces)
+    return bundle
+
+
+def test_the_projector_begins_with_what_the_heads_look_at(seeing: Bundle) -> None:
+    faces = [a_portrait(number, size=224).pixels for number in range(60, 80)]
+    states = tower_states(seeing, faces)
+    assert seeing.heads is not None
+
+    with torch.inference_mode():
+        opinions = seeing.heads(states).verdict
+        first: Any = seeing.model.model.multi_modal_projector.linear_1
+        unit = first(states[:, 0].flatten(1))[:, 0]  # of the class token
+
+    assert np.corrcoef(opinions.numpy(), unit.numpy())[0, 1] > 0.95
+
+
+def test_the_verdict_is_learnt_from_what_the_tower_sees(
+    seeing: Bundle, conversations: Path, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, epochs=12, batch=8, rate=1e-2, projector_rate=1e-3)
+
+    train_lora(seeing, conversations, tmp_path, plan)
+
+    told = [json.loads(line) for line in (tmp_path / "lora.jsonl").read_text().splitlines()][1:]
+    assert told[-1]["taught"] < 0.8 * told[0]["taught"]
+    stored = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    norms = {name for name in stored if "vision_tower" in name}
+    assert {name.rsplit(".", 2)[-2] for name in norms} == set(TUNED_NORMS)
+
+
+def test_two_processes_give_the_losses_of_one(conversations: Path, tmp_path: Path) -> None:
+    base = random_bundle(tmp_path / "base", "llava-1.5-tiny")
+    plan = replace(PLAN, most_steps=3)
+    train_lora(loaded(base), conversations, tmp_path / "one", plan)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tests.dfa.speak_in_two", str(base.folder), str(conversations), str(tmp_path / "two")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "lora.jsonl").read_text().splitlines()[1:]]
+        for name in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-2)

@@ -1,91 +1,94 @@
-"""What a run without a source is judged by, and what is taught of what is seen."""
+"""What a tower is chosen by: sources that it never saw."""
 
-from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from moderation.analysis import Region, Technique
-from moderation.dfa.bench.estimates import Estimate
-from moderation.dfa.instruct.forgery.facts import Kind, Touch
-from moderation.dfa.instruct.pool import Pool
-from moderation.dfa.train.report import Judged, detection, examples_to_judge
-from moderation.dfa.train.sight import REGIONS, Heads, as_batch, losses
-from moderation.dfa.train.sources_out import as_table, look_at
-from moderation.dfa.train.speech import seen_facts
+from moderation.analysis import Label, Technique
+from moderation.dfa.gpt.calibration import sigmoid
+from moderation.dfa.gpt.layouts import random_bundle
+from moderation.dfa.instruct.pool import Pooled
+from moderation.dfa.train.sight import Sight
+from moderation.dfa.train.sources_out import (
+    Looked,
+    as_table,
+    calibrated,
+    honesty,
+    left_out,
+    look_at,
+    strangers,
+)
 from tests.dfa.drawn_faces import a_pool
-from tests.dfa.test_train_sight import a_tower
-
-LAB = 2
 
 
-@pytest.fixture(scope="module")
-def looked() -> list[Judged]:
-    """A random tower's look at a test split made of the drawn pool."""
-    examples = list(examples_to_judge(_in_test(a_pool()), split="test", lab=LAB, pooled=3, seed=1))
+def a_look(shift: float, *, each: int = 60, seed: int = 0) -> Looked:
+    """Three sources whose forged faces score `shift` above the bona fide ones, in spreads."""
+    rng = np.random.default_rng(seed)
+    rows, logits = [], []
+    template = a_pool(4).rows[0]
+    for source in ("one", "two", "three"):
+        for label in (Label.BONA_FIDE, Label.DEEPFAKE):
+            for number in range(each):
+                rows.append(_row(template, source, label, number))
+                logits.append(rng.normal() + (shift if label is Label.DEEPFAKE else 0))
+    count = len(rows)
+    return Looked(tuple(rows), np.array(logits), np.zeros((count, 2)), {"side": rng.normal(size=count)})
+
+
+def _row(template: Pooled, source: str, label: Label, number: int) -> Pooled:
+    fields: dict[str, Any] = {**vars(template), "source": source, "origin": source, "label": label}
+    fields |= {"technique": Technique.FS if label is Label.DEEPFAKE else None, "group": f"{source}/{number}"}
+    return Pooled(**fields)
+
+
+def test_one_who_knows_the_label_has_an_auc_of_one_and_one_who_guesses_half() -> None:
+    knowing, guessing = (strangers(a_look(shift)) for shift in (50, 0))
+
+    assert [each.auc.value for each in knowing] == [1.0, 1.0, 1.0]
+    assert np.mean([each.auc.value for each in guessing]) == pytest.approx(0.5, abs=0.08)
+    assert all(each.auc.low <= 0.5 <= each.auc.high for each in guessing)
+
+
+def test_probabilities_fitted_on_strangers_are_honest_where_sources_are_alike() -> None:
+    looked = a_look(2.0, each=300)
+
+    platt, kept = calibrated(looked, version="test"), honesty(looked)
+
+    assert platt.a > 0
+    assert platt.probability(1.0) == pytest.approx(0.5, abs=0.05)  # half way between the two
+    assert kept["ECE"].value < 0.05
+    assert kept["false positive rate"].value == pytest.approx(0.16, abs=0.04)  # a normal spread beyond one
+
+
+def test_a_source_that_scores_otherwise_shows_in_the_error() -> None:
+    looked = a_look(2.0, each=300)
+    moved = looked.logits + np.array([3.0 if row.source == "three" else 0.0 for row in looked.rows])
+
+    there = honesty(Looked(looked.rows, moved, looked.features, looked.shortcuts))
+
+    assert there["ECE"].value > honesty(looked)["ECE"].value + 0.05
+
+
+def test_the_table_has_a_line_for_each_and_their_mean() -> None:
+    lines = as_table(strangers(a_look(1.0))).splitlines()
+
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["one", "three", "two", "mean over 3"]
+
+
+def test_a_tower_looks_at_what_was_left_out_and_the_batch_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    sight = Sight(random_bundle(tmp_path_factory.mktemp("base"), "small-tiny").folder).eval()
     torch.manual_seed(0)
-    tower = a_tower().eval()
-    return look_at(tower, Heads(tower.config.hidden_size).eval(), examples, batch=5)
+    torch.nn.init.normal_(sight.heads.verdict)
+    pool = a_pool()
+    rows = left_out(pool, ["ifg_gan_faces"])
 
+    one, other = (look_at(sight, pool, rows, batch=batch) for batch in (2, 64))
 
-def test_the_batch_changes_nothing(looked: list[Judged]) -> None:
-    torch.manual_seed(0)
-    tower = a_tower().eval()
-    heads = Heads(tower.config.hidden_size).eval()
-
-    again = look_at(tower, heads, [judged.example for judged in looked], batch=64)
-
-    assert [j.margin for j in again] == pytest.approx([j.margin for j in looked], abs=1e-5)
-    assert len({j.margin for j in looked}) > 1
-
-
-def test_one_who_knows_the_label_has_an_auc_of_one_and_its_opposite_of_nought(looked: list[Judged]) -> None:
-    knowing, contrary = (
-        detection([replace(j, margin=sign * float(j.example.deepfake)) for j in looked], lab=LAB)
-        for sign in (1, -1)
-    )
-
-    assert {"lab FS", "lab FR", "lab FE", "lab EFS", "ifg_gan_faces/celebahq_gan"} <= knowing.keys()
-    assert {estimate.value for estimate in knowing.values()} == {1.0}
-    assert {estimate.value for estimate in contrary.values()} == {0.0}
-
-
-def test_the_table_sets_what_was_left_out_beside_the_whole() -> None:
-    whole = {"lab FR": Estimate(0.8, 0.7, 0.9, 80), "lfw_faceswap": Estimate(0.9, 0.8, 1.0, 80)}
-    without = {"lab FR": Estimate(0.6, 0.5, 0.7, 80), "lfw_faceswap": Estimate(0.9, 0.8, 1.0, 80)}
-
-    table = as_table({"": whole, Technique.FR: without})
-
-    assert "| lab FR | 0.800 [0.700, 0.900], n 80 | 0.600 [0.500, 0.700], n 80 |" in table
-    assert "lfw" not in table
-
-
-def test_the_order_within_a_two_is_what_costs() -> None:
-    def order(verdicts: list[float]) -> float:
-        """Bona fide, forged, bona fide, forged."""
-        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = (
-            torch.tensor(verdicts, dtype=torch.float32),
-            torch.zeros(4, 4),
-            torch.zeros(4, len(REGIONS)),
-            torch.zeros(4, 49),
-        )
-        drawn = list(examples_to_judge(_in_test(a_pool()), split="test", lab=1, pooled=0, seed=0))[:4]
-        return losses(outputs, as_batch(drawn))["order"].item()
-
-    assert order([0, 1, 5, 6]) == pytest.approx(order([-3, -2, 0, 1]))
-    assert order([0, 1, 5, 6]) < order([1, 0, 6, 5])
-
-
-def _in_test(pool: Pool) -> Pool:
-    return Pool(pool.crops, tuple(replace(row, split="test") for row in pool.rows))
-
-
-def test_only_what_the_tower_sees_is_talked_about() -> None:
-    facts = (Touch(Region.EYES, Kind.SOFTER, 0.9), Touch(Region.MOUTH, Kind.COLOUR, 0.4))
-    chances = [0.6 if region is Region.EYES else 0.1 for region in REGIONS]
-
-    assert seen_facts(facts, chances, least=0.25) == facts[:1]
-    assert seen_facts(facts, chances, least=0.0) == facts
-    assert seen_facts(facts, chances, least=0.7) == ()
-    assert seen_facts(None, chances, least=0.25) is None
+    assert {row.source for row in one.rows} == {"ifg_gan_faces"}
+    np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
+    assert len(set(one.logits.tolist())) > 1
+    assert all(0 < sigmoid(logit) < 1 for logit in one.logits)

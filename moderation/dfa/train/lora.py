@@ -3,7 +3,12 @@
 The defaults are those of LLaVA-1.5's task recipe (haotian-liu/LLaVA, scripts/v1_5/finetune_task_lora.sh), because the
 paper states none. Every one is a flag. It ends in a bundle: the base by reference or by copy, and the adapter.
 
-B sequences, T tokens, P visual tokens, V vocabulary.
+A tower that learnt to see before (`sight.py`) brings its tuned norms along, and its heads teach the verdict: what the
+language model says is then what the tower sees, on pictures of any source.
+
+One process or many, on CPUs or GPUs, with one command: `accelerate launch -m moderation.cli.main dfa train lora …`.
+
+B sequences, T tokens, P visual tokens, V vocabulary, D width.
 """
 
 import json
@@ -17,7 +22,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
@@ -32,6 +39,7 @@ from moderation.dfa.gpt.bundle import (
     resolve_bundle,
     write_card,
 )
+from moderation.dfa.gpt.engine.engine import TowerReader, visual_tokens
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.builder import read_llava, read_picture
@@ -65,6 +73,8 @@ class LoraPlan:
     save_every: int = 200
     #: Stop after this many steps, whatever `epochs` says. None: run to the end.
     most_steps: int | None = None
+    #: Weight of the verdict that the tower's heads teach, beside the mean of all words. Needs a bundle with heads.
+    taught: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,17 +85,23 @@ class Told:
     sequence: Tokenised
 
 
-def adapted(model: LlavaForConditionalGeneration, plan: LoraPlan) -> PeftModel:
-    """The base with fresh LoRA matrices and a projector that learns; everything else stands still."""
+def adapted(model: LlavaForConditionalGeneration, plan: LoraPlan, *, norms: Sequence[str] = ()) -> PeftModel:
+    """The base with fresh LoRA matrices and a projector that learns; everything else stands still.
+
+    `norms` names parts of the tower that were tuned before: the adapter carries them as they are.
+    """
     config = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
         lora_dropout=plan.dropout,
         target_modules=TARGETS,
-        modules_to_save=[PROJECTOR],
+        modules_to_save=[PROJECTOR, *norms],
         task_type="CAUSAL_LM",
     )
     model_with = cast("PeftModel", get_peft_model(cast("Any", model), config))
+    for name, weight in model_with.named_parameters():
+        if "vision_tower" in name:
+            weight.requires_grad = False
     # peft keeps the projector in the base's type: in bfloat16 a step of 2e-5 is smaller than the grain of its weights.
     for weight in model_with.parameters():
         if weight.requires_grad:
@@ -110,8 +126,12 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
     """Train an adapter for a loaded base and save it under `out`. Resumes from there. Returns the losses.
 
     `out/adapter` holds the adapter as peft saves it; `out/lora.jsonl` the metrics, one step a line. Raise SetupProblem
-    when there is nothing to learn from, or `out` was begun with another plan.
+    when there is nothing to learn from, `out` was begun with another plan, or so many processes cannot share a batch.
     """
+    accelerator = Accelerator()
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if plan.batch % world:
+        raise SetupProblem(f"A batch of {plan.batch} cannot be shared by {world} processes alike.")
     torch.manual_seed(plan.seed)
     base = bundle.model
     data, too_long = told(
@@ -125,37 +145,117 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
     if not data:
         raise SetupProblem(f"{conversations} holds no conversation of at most {plan.longest} tokens.")
     out.mkdir(parents=True, exist_ok=True)
-    model = adapted(base, plan)
+    model = adapted(base, plan, norms=TUNED_NORMS if bundle.heads is not None else ())
     if plan.checkpointing:
         base.gradient_checkpointing_enable()
         base.enable_input_require_grads()
     steps = planned_steps(len(data), plan)
     optimiser = torch.optim.AdamW(_groups(model, plan), weight_decay=0.0)
     start = _resume(model, optimiser, out, plan)
+    reader = Reader(model, bundle)
+    prepared, optimiser = accelerator.prepare(reader, optimiser)
     losses: list[float] = []
     model.train()
     cast("Any", base.model.vision_tower).eval()
     began = time.monotonic()
-    with (out / "lora.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"conversations": len(data), "too_long": too_long, "steps": steps}) + "\n")
-        for step, rows in enumerate(_draws(len(data), steps, plan)):
-            if step < start:
-                continue  # drawn again so that a resumed run sees what an unbroken one would
-            factor = schedule(step, steps, plan)
-            for group in optimiser.param_groups:
-                group["lr"] = group["rate"] * factor
-            torch.manual_seed(plan.seed + step)  # a resumed run drops what an unbroken one would
-            loss = _step(model, optimiser, [[data[row] for row in part] for part in rows], bundle)
-            losses.append(loss)
-            seconds = round(time.monotonic() - began, 2)
-            log.write(
-                json.dumps({"step": step + 1, "loss": loss, "factor": factor, "seconds": seconds}) + "\n"
-            )
-            log.flush()
+    if accelerator.is_main_process:
+        _log(out, {"conversations": len(data), "too_long": too_long, "steps": steps})
+    for step, parts in enumerate(_draws([len(entry.sequence.tokens) for entry in data], steps, plan)):
+        if step < start:
+            continue  # drawn again so that a resumed run sees what an unbroken one would
+        factor = schedule(step, steps, plan)
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * factor
+        torch.manual_seed(plan.seed + step + 7919 * rank)  # a resumed run drops what an unbroken one would
+        words = verdicts = 0.0
+        for rows in parts:
+            whole = [data[row] for row in rows]
+            total = sum(sum(entry.sequence.weights) for entry in whole) * len(parts) / world
+            seen = max(sum(entry.sequence.verdict is not None for entry in whole), 1) * len(parts) / world
+            said, judged = prepared(*reader.batch(whole[rank::world]))
+            accelerator.backward(said / total + plan.taught * judged / seen)
+            words, verdicts = words + said.item() / total, verdicts + judged.item() / seen
+        accelerator.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        shared = cast(
+            "Tensor", accelerator.reduce(torch.tensor([words, verdicts], device=accelerator.device), "mean")
+        )
+        losses.append(shared[0].item())
+        if accelerator.is_main_process:
+            entry = {"loss": shared[0].item(), "taught": shared[1].item(), "factor": factor}
+            _log(out, {"step": step + 1, **entry, "seconds": round(time.monotonic() - began, 2)})
             if (step + 1) % plan.save_every == 0:
                 _save(model, optimiser, out, step=step + 1, plan=plan)
-    _save(model, optimiser, out, step=steps, plan=plan)
+    if accelerator.is_main_process:
+        _save(model, optimiser, out, step=steps, plan=plan)
+    accelerator.wait_for_everyone()
     return losses
+
+
+def _log(out: Path, entry: dict[str, Any]) -> None:
+    with (out / "lora.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(entry) + "\n")
+
+
+class Reader(nn.Module):
+    """An adapted model that reads conversations: what it is charged for their words, and for its verdicts."""
+
+    def __init__(self, model: nn.Module, bundle: Bundle) -> None:
+        super().__init__()
+        self.model = model
+        self.base, self.heads, self.image = bundle.model, bundle.heads, bundle.spec.image
+        text = bundle.model.config.get_text_config()
+        self.padding: int = text.pad_token_id if text.pad_token_id is not None else text.eos_token_id
+        self.answers = (bundle.script.yes, bundle.script.no)
+        self.tower = None if self.heads is None else TowerReader(self.base, self.heads)
+
+    def batch(self, part: Sequence[Told]) -> tuple[Tensor, Padded]:
+        """Pictures as the model's input, and the conversations about them."""
+        pixels = normalised([entry.picture for entry in part], self.image)
+        return pixels, pad([entry.sequence for entry in part], padding=self.padding)
+
+    def forward(self, pixels: Tensor, padded: Padded) -> tuple[Tensor, Tensor]:
+        """The sum of the answers' cross-entropies, by their weights, and that of the taught verdicts'.
+
+        Logits are taken where an answer is predicted, and nowhere else: most of a step would go into the vocabulary.
+        """
+        weight = self.base.lm_head.weight
+        tokens, mask = padded.tokens.to(weight.device), padded.mask.to(weight.device)
+        with _mixed(weight), disable_input_dtype_casting(self.model):
+            seen = visual_tokens(self.base, pixels.to(weight.device, weight.dtype))
+            embedded: Tensor = cast("Any", self.base.get_input_embeddings())(tokens)
+            places = (tokens == self.base.config.image_token_id)[..., None].expand_as(embedded)
+            embedded = embedded.masked_scatter(places, seen.to(embedded.dtype))
+            hidden = cast("Any", self.base.model.language_model)(
+                inputs_embeds=embedded, attention_mask=mask, use_cache=False
+            ).last_hidden_state
+            charged = padded.weights[:, 1:].to(weight.device)
+            if self.heads is not None and len(padded.rows):
+                charged = charged.clone()
+                charged[padded.rows, padded.verdicts] = 0  # learnt from the tower, below
+            there = charged > 0
+            logits = self.base.lm_head(hidden[:, :-1][there]).float()
+            costs = F.cross_entropy(logits, tokens[:, 1:][there], reduction="none")
+            said = (costs * charged[there]).sum()
+            if self.heads is None or not len(padded.rows):
+                return said, said.new_zeros(())
+            verdicts = self.base.lm_head(hidden[padded.rows, padded.verdicts]).float()
+        return said, self._taught(verdicts, padded)
+
+    def _taught(self, logits: Tensor, padded: Padded) -> Tensor:
+        """Cross-entropy of the two answer words against the tower's opinion, and the margin's distance from it."""
+        assert self.tower is not None
+        with torch.no_grad():
+            opinion = self.tower.read().verdict[padded.rows]
+        logs = logits.log_softmax(dim=-1)[:, list(self.answers)]  # (V, 2)
+        wanted = torch.stack([opinion.sigmoid(), (-opinion).sigmoid()], dim=-1)
+        margin = logits[:, self.answers[0]] - logits[:, self.answers[1]]
+        return -(wanted * logs).sum() + 0.2 * F.smooth_l1_loss(margin, opinion, reduction="sum")
+
+
+#: What `sight.py` tunes in a CLIP tower, by the ends of the names.
+TUNED_NORMS = ("layer_norm1", "layer_norm2", "pre_layrnorm")
 
 
 def patches_of(model: LlavaForConditionalGeneration, image: ImageSpec) -> int:
@@ -185,18 +285,25 @@ def schedule(step: int, steps: int, plan: LoraPlan) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _draws(count: int, steps: int, plan: LoraPlan) -> Iterator[list[list[int]]]:
-    """Rows of every step, `accumulate` parts each: each epoch is shuffled anew."""
+#: Batches among which conversations of like length are put together: less padding.
+SORTED_TOGETHER = 8
+
+
+def _draws(lengths: Sequence[int], steps: int, plan: LoraPlan) -> Iterator[list[list[int]]]:
+    """Rows of every step, `accumulate` parts each: each epoch is shuffled anew, then ordered in stretches."""
     rng = np.random.default_rng(plan.seed)
     order: list[int] = []
+    ready: list[list[int]] = []
     for _ in range(steps):
-        parts: list[list[int]] = []
-        for _ in range(plan.accumulate):
-            while len(order) < plan.batch:
-                order += rng.permutation(count).tolist()
-            parts.append(order[: plan.batch])
-            del order[: plan.batch]
-        yield parts
+        while len(ready) < plan.accumulate:
+            while len(order) < plan.batch * SORTED_TOGETHER:
+                order += rng.permutation(len(lengths)).tolist()
+            stretch = sorted(order[: plan.batch * SORTED_TOGETHER], key=lambda row: lengths[row])
+            del order[: plan.batch * SORTED_TOGETHER]
+            groups = [stretch[at : at + plan.batch] for at in range(0, len(stretch), plan.batch)]
+            ready += [groups[index] for index in rng.permutation(len(groups))]
+        yield ready[: plan.accumulate]
+        del ready[: plan.accumulate]
 
 
 def _groups(model: PeftModel, plan: LoraPlan) -> list[dict[str, Any]]:
@@ -209,39 +316,12 @@ def _groups(model: PeftModel, plan: LoraPlan) -> list[dict[str, Any]]:
     ]
 
 
-def _step(
-    model: PeftModel, optimiser: torch.optim.Optimizer, parts: Sequence[Sequence[Told]], bundle: Bundle
-) -> float:
-    total = 0.0
-    for part in parts:
-        loss = loss_of(model, part, bundle) / len(parts)
-        loss.backward()
-        total += loss.item()
-    nn.utils.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return total
-
-
 def loss_of(model: nn.Module, part: Sequence[Told], bundle: Bundle) -> Tensor:
-    """Mean cross-entropy of the answers' tokens."""
-    text = bundle.model.config.get_text_config()
-    padding = text.pad_token_id if text.pad_token_id is not None else text.eos_token_id
-    padded = pad([entry.sequence for entry in part], padding=padding)
-    weight = bundle.model.lm_head.weight
-    pixels = normalised([entry.picture for entry in part], bundle.spec.image).to(weight.device, weight.dtype)
-    tokens, mask = padded.tokens.to(weight.device), padded.mask.to(weight.device)
-    with _mixed(weight):
-        logits = model(input_ids=tokens, attention_mask=mask, pixel_values=pixels, use_cache=False).logits
-    return answer_loss(logits, padded)
-
-
-def answer_loss(logits: Tensor, padded: Padded) -> Tensor:
-    """(B, T, V) against the tokens that carry weight: nothing that a person says is learnt."""
-    weights = padded.weights[:, 1:].to(logits.device)
-    wanted = padded.tokens[:, 1:].to(logits.device)
-    costs = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
-    return (costs * weights).sum() / weights.sum()
+    """Mean cross-entropy of the answers' tokens, verdicts as they are labelled."""
+    reader = Reader(model, replace(bundle, heads=None))
+    pixels, padded = reader.batch(part)
+    said, _ = reader(pixels, padded)
+    return said / padded.weights[:, 1:].sum()
 
 
 def normalised(pictures: Sequence[Path], image: ImageSpec) -> Tensor:

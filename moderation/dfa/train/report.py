@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
 from moderation.dfa.instruct.pool import Pool
+from moderation.dfa.instruct.sources import kinds_of_two
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Judged:
     mass: float
     technique: Technique | None  # the highest DF-C answer; None when not asked
     regions: frozenset[str] | None  # None when the reply could not be read, or was not asked for
+    #: The verdict head's logit. None for a bundle without heads.
+    opinion: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Report:
     shortcuts: dict[str, Estimate]
     #: Median seconds per face on this machine, detection alone and full analysis.
     seconds: dict[str, float]
+    #: DF-D AUC by what was judged: of the language model's margin, and of the tower's own head.
+    spoken_and_seen: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
 
 
 def judge(
@@ -78,6 +83,7 @@ def judge(
         bundle.spec.image,
         route=lambda margin, _: _route(margin > threshold) if describe else Route.LEAVE,
         plan=Plan(max_batch=16, slots=32),
+        heads=bundle.heads,
     )
     answered = engine.answer([example.pixels for example in examples])
     return [_judged(bundle, example, answers) for example, answers in zip(examples, answered, strict=True)]
@@ -98,7 +104,8 @@ def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
         reply = read_reply(bundle.codec.decode(answers.rationale), complete=answers.complete)
         if reply is not None:
             regions = frozenset(region for artifact in reply.artifacts for region in artifact.regions)
-    return Judged(example, answers.margin, answers.mass, technique, regions)
+    opinion = None if answers.seen is None else answers.seen.opinion
+    return Judged(example, answers.margin, answers.mass, technique, regions, opinion)
 
 
 def examples_to_judge(
@@ -116,13 +123,6 @@ def examples_to_judge(
         counts[key] = counts.get(key, 0) + 1
         if pooled is None or counts[key] <= pooled:
             yield example
-
-
-#: Which bona fide pictures a source's forged ones are judged against.
-BONA_FIDE_OF = {
-    "ifg_gan_faces/celebahq_gan": "ifg_gan_faces/celebahq",
-    "ifg_gan_faces/stylegan_tight": "ifg_gan_faces/lfw_tight",
-}
 
 
 def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dict[str, float]) -> Report:
@@ -145,7 +145,16 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
         unread_replies=sum(j.regions is None for j in judged),
         shortcuts=_shortcuts(judged),
         seconds=seconds,
+        spoken_and_seen=_spoken_and_seen(judged, lab=lab),
     )
+
+
+def _spoken_and_seen(judged: Sequence[Judged], *, lab: int) -> dict[str, tuple[float, float]]:
+    """Does the language model say what the tower sees? Nothing for a bundle without heads."""
+    if any(j.opinion is None for j in judged):
+        return {}
+    seen = detection([replace(j, margin=j.opinion or 0.0) for j in judged], lab=lab)
+    return {name: (value.value, seen[name].value) for name, value in detection(judged, lab=lab).items()}
 
 
 def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
@@ -159,8 +168,14 @@ def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
     if lab:
         result["lab all"] = _auc(lab_judged)
     for origin in sorted({j.example.origin for j in pooled if j.example.deepfake}):
-        partner = BONA_FIDE_OF.get(origin, origin)
-        rows = [j for j in pooled if j.example.origin == (origin if j.example.deepfake else partner)]
+        beside = {
+            place for kind in kinds_of_two() if kind.forged == origin for place in (*kind.beside, origin)
+        }
+        rows = [
+            j
+            for j in pooled
+            if j.example.origin == origin or (not j.example.deepfake and j.example.origin in beside)
+        ]
         result[origin] = _auc(rows)
     if pooled:
         result["pool all"] = _auc(pooled)
@@ -303,6 +318,11 @@ def as_text(result: Report) -> str:
     ]
     lines += [f"| shortcut AUC of {name} alone | {value} |" for name, value in result.shortcuts.items()]
     lines += [f"| seconds per face, {name} | {value:.3f} |" for name, value in result.seconds.items()]
+    if result.spoken_and_seen:
+        lines += ["", "| DF-D AUC | of the answer | of the tower's head |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {said:.3f} | {seen:.3f} |" for name, (said, seen) in result.spoken_and_seen.items()
+        ]
     names = [str(technique) for technique in Technique]
     lines += ["", f"| DF-C truth ╲ answer | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     lines += [
