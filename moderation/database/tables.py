@@ -256,7 +256,7 @@ class AnalysisRow(Table):
     faces: Mapped[list[dict[str, Any]]] = mapped_column(
         JSONB, comment="Per face: box, landmarks, verdict, reply"
     )
-    faces_found: Mapped[int | None] = mapped_column(SmallInteger, comment="Null before : count `faces`")
+    faces_found: Mapped[int | None] = mapped_column(SmallInteger, comment="Null before 0013: count `faces`")
     faces_judged: Mapped[int | None] = mapped_column(
         SmallInteger, comment="How many of them the model was asked about"
     )

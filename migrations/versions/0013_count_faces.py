@@ -6,13 +6,13 @@ Null in the analyses of the release before, which kept eight faces at most: the 
 import sqlalchemy as sa
 from alembic import op
 
-revision = ""
+revision = "0013"
 down_revision = "0012"
 
 
 def upgrade() -> None:
     op.add_column(
-        "analyses", sa.Column("faces_found", sa.SmallInteger(), comment="Null before : count `faces`")
+        "analyses", sa.Column("faces_found", sa.SmallInteger(), comment="Null before 0013: count `faces`")
     )
     op.add_column(
         "analyses",
