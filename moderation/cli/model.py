@@ -90,11 +90,13 @@ def chat(
         list[str] | None,
         typer.Option("--question", "-q", help="Ask this and stop. May be given several times."),
     ] = None,
+    face: Annotated[int, typer.Option(min=1, help="Which face: 1 is the largest.")] = 1,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line for each question.")] = False,
     bundle: _Bundle = None,
     device: _Device = None,
 ) -> None:
-    """Talk with the model about the largest face of a picture. An empty line ends the conversation."""
-    console = Console(highlight=False)
+    """Talk with the model about one face of a picture. An empty line ends the conversation."""
+    console = Console(highlight=False, stderr=json_)
     detector = _load(bundle, device)
     try:
         prepared = detector.prepare(file.read_bytes())
@@ -104,7 +106,16 @@ def chat(
     if not prepared.crops:
         console.print(escape(f"{file}: no face was found that the model could judge."))
         raise typer.Exit(1)
-    _converse(console, detector, prepared.crops[0], iter(question) if question else _typed())
+    if face > len(prepared.crops):
+        raise typer.BadParameter(
+            f"the model can judge {len(prepared.crops)} of the faces in {file.name}", param_hint="--face"
+        )
+    questions = iter(question) if question else _typed(prompt="" if json_ else "> ")
+    for said in _converse(console, detector, prepared.crops[face - 1], questions):
+        if json_:
+            typer.echo(json.dumps({**said.as_json(), "face": face}, ensure_ascii=False))
+        else:
+            console.print(escape(said.answer or "The model has no answer to this."))
 
 
 def _load(bundle: str | None, device: str | None) -> "Detector":
@@ -250,27 +261,58 @@ def _rationale(row: _Looked) -> Iterator[str]:
         yield from (f"  {artifact.heading}: {artifact.text}" for artifact in face.rationale)
 
 
-def _converse(console: Console, detector: "Detector", crop: "FaceCrop", questions: Iterator[str]) -> None:
-    from moderation.dfa.gpt.conversation import Turn
+@dataclass(frozen=True)
+class _Said:
+    """What became of one question."""
 
+    question: str
+    #: In the model's words. None: its reply could not be read, or the question was refused.
+    answer: str | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "question": self.question,
+            "answer": self.answer,
+            "answered": self.answer is not None,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def _converse(
+    console: Console, detector: "Detector", crop: "FaceCrop", questions: Iterator[str]
+) -> Iterator[_Said]:
+    """Each question with its answer. What could not be read is no part of the conversation that follows.
+
+    The model goes on from what it says of the face, as in the console.
+    """
+    from moderation.dfa.gpt.conversation import Turn, answer_or_none, served_turns
+
+    (analysis,) = detector.analyze([crop])
+    known = analysis.verdict.label is not Label.UNDETERMINED
+    served = served_turns(detector.bundle.prompts, analysis)
     turns: list[Turn] = []
     for question in questions:
-        answer = ""
+        began = time.perf_counter()
         try:
-            for piece in detector.converse(crop, turns, question):
-                answer += piece
-                console.print(escape(piece), end="")
+            reply = "".join(detector.converse(crop, turns, question, served=served))
         except RequestRefused as error:
             console.print(escape(str(error)))
-            continue
-        console.print()
-        turns.append(Turn(question, answer))
+            reply = ""
+        answer = answer_or_none(
+            reply,
+            deepfake=analysis.verdict.label is Label.DEEPFAKE if known else None,
+            artifacts=analysis.rationale if known else None,
+        )
+        if answer is not None:
+            turns.append(Turn(question, answer))
+        yield _Said(question, answer, time.perf_counter() - began)
 
 
-def _typed() -> Iterator[str]:
+def _typed(*, prompt: str) -> Iterator[str]:
     """Lines from the terminal until an empty one or the end of input."""
     while True:
-        sys.stdout.write("> ")
+        sys.stdout.write(prompt)
         sys.stdout.flush()
         line = sys.stdin.readline().strip()
         if not line:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from moderation.cli.main import app
@@ -139,6 +140,54 @@ def test_chat_refuses_an_empty_question_and_goes_on(tiny: BundleSpec, portrait: 
 
     assert code == 0
     assert "1 to 500 characters" in out
+
+
+def test_chat_prints_one_object_for_each_question(tiny: BundleSpec, portrait: Path) -> None:
+    asked = ["Is the mouth odd?", " ", "Why?"]
+    words = [word for question in asked for word in ("-q", question)]
+
+    code, out = run("chat", portrait, *words, "--json", "--bundle", tiny.folder)
+
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["question"] for row in rows] == asked
+    for row in rows:
+        assert set(row) == {"question", "answer", "answered", "face", "seconds"}
+        assert row["answered"] is (row["answer"] is not None)
+        assert (row["face"], row["seconds"] >= 0) == (1, True)
+    assert rows[1]["answered"] is False
+
+
+def test_chat_reads_questions_from_its_input(tiny: BundleSpec, portrait: Path) -> None:
+    words = ["chat", str(portrait), "--json", "--bundle", str(tiny.folder)]
+
+    result = CliRunner().invoke(app, words, input="Is it odd?\nWhy?\n\nnever asked\n")
+
+    assert [json.loads(line)["question"] for line in result.stdout.splitlines()] == ["Is it odd?", "Why?"]
+
+
+def test_chat_is_about_the_face_that_is_named(tiny: BundleSpec, portrait: Path, tmp_path: Path) -> None:
+    sides = [Image.open(SAMPLES / name).resize((400, 500)) for name in ("portrait-1.jpg", "portrait-3.jpg")]
+    both = Image.new("RGB", (800, 500))
+    for left, side in zip((0, 400), sides, strict=True):
+        both.paste(side, (left, 0))
+    group = tmp_path / "group.png"
+    both.save(group)
+
+    code, out = run("chat", group, "-q", "Why?", "--json", "--face", "2", "--bundle", tiny.folder)
+    too_high, _ = run("chat", portrait, "-q", "Why?", "--face", "99", "--bundle", tiny.folder)
+
+    assert (code, json.loads(out)["face"]) == (0, 2)
+    assert too_high == 2
+
+
+def test_chat_says_on_standard_error_why_there_is_nothing_to_print(tiny: BundleSpec, junk: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["chat", str(junk), "-q", "Why?", "--json", "--bundle", str(tiny.folder)]
+    )
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert junk.name in result.stderr.replace("\n", "")
 
 
 def test_chat_needs_a_face_and_a_picture(tiny: BundleSpec, junk: Path) -> None:
