@@ -108,6 +108,25 @@ def disable_user(email: Annotated[str, typer.Argument(help="Whose access ends, a
     typer.echo(f"{email} is shut out")
 
 
+@users.command("enable")
+def enable_user(email: Annotated[str, typer.Argument(help="Who may sign in again.")]) -> None:
+    """Let somebody in again who was shut out, with the password of before."""
+    with _accounts() as accounts:
+        accounts.enable(None, accounts.find_person(email).id)
+    typer.echo(f"{email} may sign in again")
+
+
+@users.command("set-role")
+def set_role(
+    email: Annotated[str, typer.Argument(help="Whose role it is.")],
+    role: Annotated[Role, typer.Argument(help="What they may do from now on.")],
+) -> None:
+    """Give somebody another role. There is always somebody left who may manage people."""
+    with _accounts() as accounts:
+        accounts.set_role(None, accounts.find_person(email).id, role)
+    typer.echo(f"{email} is {role} now")
+
+
 @users.command("reset-password")
 def reset_password(email: Annotated[str, typer.Argument(help="Who cannot sign in any more.")]) -> None:
     """Make a new first password, shown once. Every session of that person ends."""

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 from moderation.accounts import Accounts
 from moderation.cli.main import app
 from moderation.database.connection import Database
-from moderation.errors import EndpointRefused, PersonExists, SignInRefused
+from moderation.errors import EndpointRefused, NotAllowed, PersonExists, PersonNotFound, SignInRefused
+from moderation.people import Role
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
 from tests.integration.conftest import ready
@@ -69,6 +70,35 @@ def test_the_list_shows_no_password_and_disabling_shuts_out(bonafide: Command, a
     assert "password" not in listed[0]
     with pytest.raises(SignInRefused):
         accounts.sign_in("ada@example.org", password, address="192.0.2.1")
+
+
+def test_somebody_who_was_shut_out_is_let_in_again_and_given_a_role(
+    bonafide: Command, accounts: Accounts
+) -> None:
+    accounts.add_person("root@example.org", "Root", Role.ADMIN, None)
+    accounts.add_person("ada@example.org", "Ada", Role.REVIEWER, "a phrase of mine")
+    bonafide("users", "disable", "ada@example.org")
+
+    enabled = bonafide("users", "enable", "ada@example.org")
+    promoted = bonafide("users", "set-role", "ada@example.org", "lead")
+
+    assert (enabled.exit_code, promoted.exit_code) == (0, 0)
+    signed_in = accounts.sign_in("ada@example.org", "a phrase of mine", address="192.0.2.1")
+    assert signed_in.person.role is Role.LEAD
+
+
+def test_somebody_is_left_who_may_manage_people(bonafide: Command, accounts: Accounts) -> None:
+    accounts.add_person("root@example.org", "Root", Role.ADMIN, None)
+
+    demoted = bonafide("users", "set-role", "root@example.org", "reviewer")
+
+    assert isinstance(demoted.exception, NotAllowed)
+    assert accounts.find_person("root@example.org").role is Role.ADMIN
+
+
+def test_nobody_of_this_email_is_enabled_or_given_a_role(bonafide: Command) -> None:
+    for words in (["enable", "nobody@example.org"], ["set-role", "nobody@example.org", "lead"]):
+        assert isinstance(bonafide("users", *words).exception, PersonNotFound)
 
 
 def test_a_second_person_of_the_same_email_is_refused(bonafide: Command) -> None:
