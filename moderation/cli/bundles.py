@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.orm import Session
@@ -17,6 +16,7 @@ from moderation.bundles import Standing, read_standings
 from moderation.cases import CaseState
 from moderation.cli.compare import compare
 from moderation.cli.operate import AsJson, open_database
+from moderation.cli.show import print_table
 from moderation.database import rollouts
 from moderation.database.reruns import LOOKED_AT, Backlog, Wanted, rerun_backlog
 from moderation.database.rollouts import find_bundle, list_bundles, live_workers, rollout_log
@@ -95,7 +95,7 @@ def list_(json_: AsJson = False) -> None:
             f"{line['analyses']:,}",
             f"{line['reruns']['anew']:,} anew, {line['reruns']['shadow']:,} shadow",
         )
-    Console(highlight=False).print(table)
+    print_table(table)
     if found.obeying < found.workers:
         typer.echo(
             f"{found.obeying} of {found.workers} workers have read the newest order: the rest do in seconds"
@@ -147,7 +147,7 @@ def log(json_: AsJson = False) -> None:
             f"{rollout.shadow:g}",
             escape(entry.note or ""),
         )
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 # --- rolling out

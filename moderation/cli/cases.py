@@ -1,5 +1,6 @@
 """What a platform engineer does: submit, look, wait. All of it through the API, as a platform would."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -8,7 +9,8 @@ import typer
 from rich.console import Console
 
 from moderation.cases import CaseState, ImageRef
-from moderation.cli.show import print_json_lines, verdict_table
+from moderation.cli.pictures import none_in, pictures_of
+from moderation.cli.show import print_case, print_cases, print_json_lines, verdict_table
 from moderation.client import ApiProblem, BonaFide
 from moderation.errors import SetupProblem
 from moderation.settings import settings
@@ -42,7 +44,7 @@ def submit(
     json_: AsJson = False,
 ) -> None:
     """Flag images: files are uploaded first, s3:// images are read where they lie."""
-    found = [place for image in images for place in _places(image)]
+    found, empty = _places(images)
     if external_id is not None and len(found) != 1:
         raise typer.BadParameter("an external id names one image", param_hint="--external-id")
     flag: dict[str, Any] = {
@@ -52,29 +54,46 @@ def submit(
         "priority": priority,
     }
     opened: dict[UUID, str] = {}
-    failed = False
+    refused = 0
     with open_client() as client:
         for place in found:
             try:
-                opened[_submit_one(client, place, flag)] = str(place)
+                case = _submit_one(client, place, flag)
             except ApiProblem as problem:
-                failed = True
+                refused += 1
                 typer.echo(f"bonafide: {place}: {problem} ({problem.code})", err=True)
-        done = [client.wait(case, timeout=timeout) if wait else client.case(case) for case in opened]
-    _show(done, opened, as_json=json_)
-    if failed:
+                continue
+            opened[case] = str(place)
+            if not json_:
+                typer.echo(f"{case}  {place}")
+        if wait or json_:
+            done = [client.wait(case, timeout=timeout) if wait else client.case(case) for case in opened]
+            _show_submitted(done, opened, as_json=json_)
+    if opened and not wait and not json_:
+        some = next(iter(opened))
+        typer.echo(
+            f"Follow a case with `bonafide status {some} --wait`; `bonafide cases` lists them all.", err=True
+        )
+    if refused:
+        typer.echo(f"bonafide: {refused} of {len(found)} images were refused", err=True)
+    if refused or empty:
         raise typer.Exit(1)
 
 
-def _places(image: str) -> list[Path | str]:
-    if image.startswith("s3://"):
-        return [image]
-    path = Path(image)
-    if path.is_dir():
-        return [child for child in sorted(path.iterdir()) if child.is_file()]
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file {image}")
-    return [path]
+def _places(images: Iterable[str]) -> tuple[list[Path | str], bool]:
+    """What is to be flagged, and whether a folder held nothing."""
+    found: list[Path | str] = []
+    empty = False
+    for image in images:
+        if image.startswith("s3://"):
+            found.append(image)
+            continue
+        if not Path(image).exists():
+            raise typer.BadParameter(f"there is no file {image}")
+        inside = pictures_of(Path(image))
+        found += inside
+        empty = none_in(image, inside) or empty
+    return found, empty
 
 
 def _submit_one(client: BonaFide, place: Path | str, flag: dict[str, Any]) -> UUID:
@@ -98,7 +117,10 @@ def status(
     """Show one case."""
     with open_client() as client:
         found = client.wait(case, timeout=timeout) if wait else client.case(case)
-    _show([found], {}, as_json=json_)
+    if json_:
+        print_json_lines([found])
+    else:
+        print_case(found)
 
 
 def cases(
@@ -112,11 +134,16 @@ def cases(
         found = [
             case for _, case in zip(range(limit), client.cases(state=state, source=source), strict=False)
         ]
-    _show(found, {}, as_json=json_)
+    if json_:
+        print_json_lines(found)
+    elif found:
+        print_cases(found)
+    else:
+        typer.echo("bonafide: no case fits", err=True)
 
 
-def _show(found: list[CaseOut], names: dict[UUID, str], *, as_json: bool) -> None:
+def _show_submitted(done: list[CaseOut], names: dict[UUID, str], *, as_json: bool) -> None:
     if as_json:
-        print_json_lines(found, names or None)
-        return
-    Console().print(verdict_table(found, first_column="picture" if names else "case", names=names))
+        print_json_lines(done, names)
+    elif done:
+        Console(highlight=False).print(verdict_table(done, first_column="picture", names=names))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from moderation.analysis import Label
 from moderation.bundles import USUAL_DAYS, SideBySide, side_by_side
@@ -239,7 +239,9 @@ def _people(seen: SideBySide) -> Table:
 def _disagreements(seen: SideBySide) -> Table:
     found = seen.comparison
     shown = found.disagreements[:_SHOWN]
-    table = Table("case", escape(seen.first.name), escape(seen.second.name), "shift", "decided")
+    table = Table(
+        Column("case", no_wrap=True), escape(seen.first.name), escape(seen.second.name), "shift", "decided"
+    )
     for pair in shown:
         table.add_row(
             str(pair.case_id),

@@ -2,6 +2,8 @@
 
 import sys
 from contextlib import closing
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -34,6 +36,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001  typer calls it
+    if asked:
+        typer.echo(f"bonafide {version('bonafide')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    """Flagged images in, verdicts with rationales out, people decide."""
+
+
 for command in (stack.up, stack.demo):
     app.command(rich_help_panel="Everything on this machine")(command)
 for command in (cases.submit, bulk.bulk, cases.status, cases.cases):

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
+from moderation.cli.pictures import none_in, pictures_of
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
 from moderation.presentation import face_json, verdict_json
 from moderation.settings import settings
@@ -64,7 +65,7 @@ class _Looked:
 
 def analyze(
     files: Annotated[
-        list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, help="Pictures.")
+        list[Path], typer.Argument(exists=True, readable=True, help="Pictures, or folders of them.")
     ],
     *,
     json_: Annotated[
@@ -73,14 +74,38 @@ def analyze(
     bundle: _Bundle = None,
     device: _Device = None,
 ) -> None:
-    """Ask the model about pictures, without any service. A file that cannot be analysed is an answer too."""
-    detector = _load(bundle, device)
-    rows = _look(detector, files)
-    if json_:
-        for row in rows:
-            print(json.dumps(row.as_json(), ensure_ascii=False), flush=True)
-    else:
-        _print_table(rows, detector.bundle_name)
+    """Ask the model about pictures, without any service.
+
+    A file that cannot be analysed is an answer too; the command then ends with 1.
+    """
+    found, empty = _pictures(files)
+    refused = 0
+    if found:
+        detector = _load(bundle, device)
+        seen: list[_Looked] = []
+        for row in _look(detector, found):
+            refused += row.refusal is not None
+            if json_:
+                print(json.dumps(row.as_json(), ensure_ascii=False), flush=True)
+            else:
+                seen.append(row)
+        if not json_:
+            _print_table(seen, detector.bundle_name)
+    if refused:
+        typer.echo(f"bonafide: {refused} of {len(found)} files could not be analysed", err=True)
+    if refused or empty:
+        raise typer.Exit(1)
+
+
+def _pictures(files: Iterable[Path]) -> tuple[list[Path], bool]:
+    """What is to be looked at, and whether a folder held nothing."""
+    found: list[Path] = []
+    empty = False
+    for file in files:
+        inside = pictures_of(file)
+        found += inside
+        empty = none_in(file, inside) or empty
+    return found, empty
 
 
 def chat(
@@ -206,16 +231,19 @@ def _refused(file: Path, error: BonafideError) -> _Looked:
     return _Looked(file, refusal=Refusal(error.code, str(error)))
 
 
-def _print_table(rows: Iterable[_Looked], bundle: str) -> None:
+def _print_table(rows: Sequence[_Looked], bundle: str) -> None:
     console = Console(highlight=False)
     table = Table(title=escape(f"Verdicts of {bundle}: a model's opinion, not a decision"))
-    for name in ("file", "verdict", "score", "technique", "faces", "seconds"):
-        table.add_column(name, justify="right" if name in {"score", "faces", "seconds"} else "left")
-    seen = list(rows)
-    for row in seen:
-        table.add_row(*(escape(cell) for cell in _cells(row)))
+    table.add_column("file", overflow="fold")
+    table.add_column("verdict", min_width=22)
+    for name in ("faces", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        file, words, score, technique, faces, seconds = (escape(cell) for cell in _cells(row))
+        verdict = "\n".join(filter(None, (f"{words} {score}".rstrip(), technique)))
+        table.add_row(file, verdict, faces, seconds)
     console.print(table)
-    for row in seen:
+    for row in rows:
         for line in _rationale(row):
             console.print(escape(line))
 

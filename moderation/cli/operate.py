@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation.archive import Archives
 from moderation.cli.doctor import examine
+from moderation.cli.show import print_table
 from moderation.database import schema
 from moderation.database.archive import archive_of
 from moderation.database.cases import find_case
@@ -177,7 +178,7 @@ def list_(json_: AsJson = False) -> None:
             escape(letter.error),
             escape(letter.body[:80]),
         )
-    Console().print(table)
+    print_table(table)
 
 
 @dead_letters.command()
@@ -268,7 +269,7 @@ def list_keys_(json_: AsJson = False) -> None:
             f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.last_used_at, key.revoked_at)
         ]
         table.add_row(key.prefix, escape(key.name), " ".join(key.scopes), *moments)
-    Console().print(table)
+    print_table(table)
 
 
 @keys.command()

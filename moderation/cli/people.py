@@ -17,6 +17,7 @@ from rich.table import Table
 
 from moderation.accounts import PASSWORD_AT_LEAST, Accounts, new_password
 from moderation.cli.operate import AsJson, open_database
+from moderation.cli.show import print_table
 from moderation.database.deliveries import Delivery, Kind
 from moderation.delivery import Webhooks
 from moderation.exports import Format, What, export
@@ -287,4 +288,4 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+    print_table(table)

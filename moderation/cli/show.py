@@ -1,16 +1,23 @@
-"""How cases look in a terminal: one table for people, one JSON object a line for machines."""
+"""How cases and lists look in a terminal of eighty columns: for people, and one JSON object a line for machines."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from moderation.analysis import Abstain, Label
 from moderation.wire import CaseOut, VerdictOut
+
+#: Letters of an id, which is never cut.
+ID_WIDTH = 36
 
 _COLOURS = {Label.DEEPFAKE: "red", Label.BONA_FIDE: "green", Label.UNDETERMINED: "yellow"}
 
@@ -26,15 +33,117 @@ def _with_file(case: CaseOut, file: str | None) -> str:
     return json.dumps({"file": file, **case.model_dump(mode="json")})
 
 
+def print_table(table: Table) -> None:
+    """A table where the terminal is wide enough for it, otherwise its rows one below the other: no id is ever cut."""
+    console = Console(highlight=False)
+    natural = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    if natural <= console.width:
+        console.print(table)
+        return
+    for number, cells in enumerate(zip(*(column.cells for column in table.columns), strict=True)):
+        console.print("", end="\n" if number else "")
+        named = zip((column.header for column in table.columns), cells, strict=True)
+        console.print(_record((header, cell) for header, cell in named if cell != ""))
+    if table.caption:
+        console.print(f"[dim]{table.caption}[/]")
+
+
+def _record(fields: Iterable[tuple[RenderableType, RenderableType]]) -> Table:
+    """Names and values, one below the other. What is too long for a line goes on in the next."""
+    record = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2))
+    for name, value in fields:
+        record.add_row(name, value)
+    return record
+
+
+def print_cases(cases: Iterable[CaseOut]) -> None:
+    """Two lines a case: its id, state, verdict and decision; where it came from and when."""
+    table = Table(
+        Column("case", width=ID_WIDTH, overflow="fold"),
+        Column("state", no_wrap=True),
+        "verdict",
+        "decision",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
+    for case in cases:
+        came = escape(" · ".join(filter(None, (_moment(case.created_at), case.source, case.external_id))))
+        verdict, technique = _verdict_lines(case)
+        known = "" if case.verdict is None and case.refusal is None else verdict
+        table.add_row(str(case.id), case.state, known, "" if case.decision is None else _decided(case))
+        table.add_row(f"[dim]{came}[/]", "", f"[dim]{technique}[/]", "")
+    Console(highlight=False).print(table)
+
+
+def print_case(case: CaseOut) -> None:
+    """All that a person wants to know of one case."""
+    Console(highlight=False).print(_record(_fields(case)))
+
+
+def _fields(case: CaseOut) -> Iterator[tuple[str, str]]:
+    yield "case", str(case.id)
+    since = "" if case.ready_at is None else f", first before a person at {_moment(case.ready_at)}"
+    yield "state", f"{case.state}{since}"
+    yield "source", escape(case.source)
+    for name, value in (("external id", case.external_id), ("reason", case.reason)):
+        if value is not None:
+            yield name, escape(value)
+    yield "flagged", f"{_moment(case.created_at)}, priority {case.priority}"
+    yield "image", escape(f"s3://{case.image.bucket}/{case.image.key}")
+    verdict, technique = _verdict_lines(case)
+    word, _, _, said = _cells(case)
+    if case.verdict is None:
+        yield "verdict", f"none: {word}" + (f", {said}" if said else "")
+    else:
+        why = said if case.verdict.abstain is not None else technique
+        uncalibrated = "; not calibrated: the score only orders" if "~" in verdict else ""
+        yield "verdict", f"{verdict}{f', {why}' if why else ''}{uncalibrated}"
+    for artifact in case.rationale:
+        yield "", escape(f"{artifact.region}: {artifact.text}")
+    if case.bundle is not None:
+        yield "bundle", escape(case.bundle)
+    decision = case.decision
+    yield "decision", "none yet" if decision is None else f"{_decided(case)}, {_moment(decision.decided_at)}"
+    if decision is not None and decision.reason:
+        yield "", escape(decision.reason)
+    if case.archived is not None:
+        yield "archived", escape(case.archived.place)
+    if case.erased_at is not None:
+        yield "erased", _moment(case.erased_at)
+
+
+def _decided(case: CaseOut) -> str:
+    assert case.decision is not None
+    technique = case.decision.technique
+    return case.decision.outcome.replace("_", " ") + (f" {technique}" if technique else "")
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M}"
+
+
 def verdict_table(cases: Iterable[CaseOut], *, first_column: str, names: dict[Any, str]) -> Table:
-    """Picture, verdict, score, technique, first artifact: what a person wants to see at a glance."""
-    first = Column(first_column, no_wrap=True)
-    table = Table(first, "verdict", "score", "technique", "first artifact, or why there is no verdict")
+    """Picture, verdict with score and technique, first artifact: what a person wants to see at a glance."""
+    table = Table(
+        Column(first_column, overflow="fold"),
+        Column("verdict", min_width=18),
+        "first artifact, or why there is no verdict",
+    )
     for case in cases:
         if case.verdict is not None and not case.verdict.calibrated and case.verdict.score is not None:
             table.caption = "~ not calibrated: the score only orders"
-        table.add_row(escape(Path(names.get(case.id, str(case.id))).name), *_cells(case))
+        verdict, technique = _verdict_lines(case)
+        *_, said = _cells(case)
+        lines = "\n".join(filter(None, (verdict, technique)))
+        table.add_row(escape(Path(names.get(case.id, str(case.id))).name), lines, said)
     return table
+
+
+def _verdict_lines(case: CaseOut) -> tuple[str, str]:
+    """The verdict with its score, and its technique in words."""
+    word, score, technique, _ = _cells(case)
+    return f"{word} {score}".rstrip(), technique
 
 
 def _score(verdict: VerdictOut) -> str:

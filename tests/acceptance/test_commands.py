@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,28 @@ def test_pictures_are_submitted_waited_for_and_listed(env: dict[str, str], sampl
     assert {"verdict", "rationale", "refusal", "fingerprint"} <= set(listed[0])
     shown = _run("status", done[1]["id"], env=env)
     assert "image corrupt" in shown.stdout
+
+
+def test_whoever_submits_is_told_the_ids_and_how_to_follow_them(
+    env: dict[str, str], samples: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    pictures = [str(samples / "portrait-1.jpg"), str(samples / "no-face.jpg")]
+
+    submitted = _run("submit", *pictures, "--source", "told", env={**env, "COLUMNS": "80"})
+    waited = _run("submit", pictures[0], "--wait", env={**env, "COLUMNS": "80"})
+    listed = _run("cases", "--source", "told", env={**env, "COLUMNS": "80"})
+    nothing = _run("submit", str(tmp_path / "empty"), env=env)
+
+    told = [line.split("  ", 1) for line in submitted.stdout.splitlines()]
+    assert [place for _, place in told] == pictures
+    assert f"bonafide status {told[0][0]}" in submitted.stderr
+    assert "portrait-1.jpg" in waited.stdout.splitlines()[0]
+    for case, _ in told:
+        assert case in listed.stdout
+        assert case in _run("status", case, env={**env, "COLUMNS": "80"}).stdout
+    assert max(map(len, (listed.stdout + waited.stdout).splitlines())) <= 80 + len(str(samples))
+    assert (nothing.returncode, "there is no picture in" in nothing.stderr) == (1, True)
 
 
 def test_a_case_without_a_verdict_is_retried(env: dict[str, str], client: BonaFide, samples: Path) -> None:
@@ -232,6 +255,10 @@ def test_a_call_that_cannot_be_done_says_why(
     assert ended.returncode == code
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert _run("--version").stdout == f"bonafide {version('bonafide')}\n"
 
 
 def test_without_a_stack_or_a_key_the_client_commands_say_what_is_missing(tmp_path: Path) -> None:

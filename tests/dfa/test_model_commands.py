@@ -37,7 +37,7 @@ def test_analyze_prints_one_object_a_line_in_order(tiny: BundleSpec, portrait: P
     code, out = run("analyze", portrait, junk, portrait, "--json", "--bundle", tiny.folder, "--device", "cpu")
 
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0
+    assert code == 1  # one of them was refused
     assert [row["file"] for row in rows] == [str(portrait), str(junk), str(portrait)]
     assert rows[0].keys() == rows[1].keys()
     assert {row["state"] for row in rows} == {"ready"}
@@ -46,11 +46,12 @@ def test_analyze_prints_one_object_a_line_in_order(tiny: BundleSpec, portrait: P
     )
 
 
-def test_a_refused_file_is_an_answer(tiny: BundleSpec, junk: Path) -> None:
-    code, out = run("analyze", junk, "--json", "--bundle", tiny.folder)
+def test_a_refused_file_is_an_answer_and_is_counted_at_the_end(tiny: BundleSpec, junk: Path) -> None:
+    result = CliRunner().invoke(app, ["analyze", str(junk), "--json", "--bundle", str(tiny.folder)])
 
-    row = json.loads(out)
-    assert code == 0
+    row = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert "1 of 1 files could not be analysed" in result.stderr
     assert row["refusal"] == "not_an_image"
     assert row["refusal_message"]
     assert row["verdict"] is None
@@ -111,9 +112,29 @@ def test_analyze_refuses_what_the_workers_refuse(
 def test_people_get_a_table(tiny: BundleSpec, portrait: Path, junk: Path) -> None:
     code, out = run("analyze", portrait, junk, "--bundle", tiny.folder)
 
-    assert code == 0
+    assert code == 1
     assert "not a decision" in out
     assert "undetermined" in out
+
+
+def test_a_folder_is_looked_through_for_pictures(tiny: BundleSpec, portrait: Path, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("b.JPG", "inner/a.jpeg"):
+        (tmp_path / name).write_bytes(portrait.read_bytes())
+    (tmp_path / "notes.txt").write_text("no picture")
+
+    code, out = run("analyze", tmp_path, "--json", "--bundle", tiny.folder)
+
+    assert code == 0
+    names = [json.loads(line)["file"] for line in out.splitlines()]
+    assert names == [str(tmp_path / "b.JPG"), str(tmp_path / "inner/a.jpeg")]
+
+
+def test_an_empty_folder_gets_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["analyze", str(tmp_path)])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no picture in {tmp_path}" in result.stderr
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(tiny: BundleSpec) -> None:
