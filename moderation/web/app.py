@@ -15,7 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from moderation import traces
 from moderation.logs import configure_logs
 from moderation.settings import Settings, settings
-from moderation.web import cases, notifications, oidc, operations, problems, reviews, statements, webhooks
+from moderation.web import (
+    cases,
+    notifications,
+    oidc,
+    operations,
+    problems,
+    reference,
+    reviews,
+    statements,
+    webhooks,
+)
 from moderation.web.console import routes as console
 from moderation.web.console.astray import page_of_problem
 from moderation.web.services import WEB_THREADS, open_services
@@ -49,7 +59,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
         summary="Flag images, get verdicts and decisions back.",
         version=version("bonafide"),
         lifespan=lifespan,
-        # The interactive pages load scripts from a CDN; the document itself is at /openapi.json.
+        # FastAPI's pages load scripts from a CDN: `reference` makes one of ours.
         docs_url=None,
         redoc_url=None,
     )
@@ -57,6 +67,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.include_router(cases.router)
     app.include_router(notifications.router)
     app.include_router(operations.router)
+    app.include_router(reference.router)
     app.include_router(reviews.router)
     app.include_router(oidc.router)
     app.include_router(statements.router)
