@@ -25,9 +25,10 @@ import httpx
 from pydantic import BaseModel
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from moderation.analysis import Technique
+from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, ImageRef
 from moderation.decisions import Outcome
+from moderation.statements import Harm, Origin, Restriction
 from moderation.wire import (
     AppealOut,
     ArtifactAnswerIn,
@@ -38,11 +39,17 @@ from moderation.wire import (
     CasePage,
     ClaimOut,
     DecisionOut,
+    DeliveryOut,
+    DeliveryPage,
+    EndpointList,
+    EndpointOut,
     ImageIn,
     QuestionList,
     QuestionOut,
+    StatementOut,
     StatsOut,
     UploadOut,
+    WebhookKind,
 )
 
 #: Answers that say "not now": everything else is final.
@@ -65,6 +72,8 @@ class ApiProblem(Exception):
 
     #: Seconds after which the API wants to be asked again. None: it said nothing of that.
     retry_after: float | None = None
+    #: Of `invalid_request`: each field or parameter with what is wrong with it.
+    errors: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, status: int, code: str, detail: str, request_id: str | None = None) -> None:
         super().__init__(detail)
@@ -177,27 +186,55 @@ class BonaFide:
         source: str | None = None,
         external_id: str | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
+        verdict: Label | str | None = None,
+        technique: Technique | str | None = None,
+        outcome: Outcome | str | None = None,
+        decided_since: datetime | None = None,
+        decided_until: datetime | None = None,
     ) -> Iterator[CaseOut]:
         """All cases that fit, the newest first, fetched page by page as you go on.
 
-        A `since` without a zone is a time of this machine's.
+        `verdict="none"` are those that ended without one. With `outcome`, `decided_since` or `decided_until` those that
+        were decided last come first. A time without a zone is a time of this machine's.
         """
-        query = _without_none(
-            {
-                "state": state,
-                "source": source,
-                "external_id": external_id,
-                "since": None if since is None else since.astimezone(UTC).isoformat(),
-                "limit": 200,
-            }
-        )
-        cursor: str | None = None
-        while True:
-            page = self._read(CasePage, "GET", "/v1/cases", params=_without_none({**query, "cursor": cursor}))
-            yield from page.cases
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        query = {
+            "state": state,
+            "source": source,
+            "external_id": external_id,
+            "since": _utc(since),
+            "until": _utc(until),
+            "verdict": verdict,
+            "technique": technique,
+            "outcome": outcome,
+            "decided_since": _utc(decided_since),
+            "decided_until": _utc(decided_until),
+        }
+        return self._pages("/v1/cases", query)
+
+    def search(self, text: str, *, field: str | None = None, source: str | None = None) -> Iterator[CaseOut]:
+        """Cases by what is known of them, the newest first.
+
+        An id or its beginning, your own id, the image's key, the sha256 of its bytes, a source, or a text of the
+        context; `field` says which of these it is.
+        """
+        return self._pages("/v1/search", {"q": text, "field": field, "source": source})
+
+    def statement(
+        self,
+        case_id: UUID | str,
+        *,
+        restriction: Restriction | str | None = None,
+        harm: Harm | str | None = None,
+        origin: Origin | str | None = None,
+    ) -> StatementOut:
+        """The draft of a statement of reasons for the decision that stands. Raise ApiProblem: `nothing_decided`."""
+        query = _without_none({"restriction": restriction, "harm": harm, "origin": origin})
+        return self._read(StatementOut, "GET", f"/v1/cases/{case_id}/statement", params=query)
+
+    def erase(self, case_id: UUID | str) -> CaseOut:
+        """Take a decided case's texts and the place of its image away, for ever. The second time nothing happens."""
+        return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/erase")
 
     def wait(self, case_id: UUID | str, *, timeout: float = 300, every: float = 0.5) -> CaseOut:
         """The case once it is ready, with a verdict or with the reason there is none. Raise TimeoutError."""
@@ -265,6 +302,42 @@ class BonaFide:
         """What was asked about a case, and what was answered."""
         return self._read(QuestionList, "GET", f"/v1/cases/{case_id}/questions")
 
+    # --- webhooks
+
+    def add_webhook(
+        self, url: str, *, kinds: Sequence[WebhookKind] | None = None, source: str | None = None
+    ) -> EndpointOut:
+        """Be told from now on. `secret` verifies signatures, and is there when the endpoint is new alone."""
+        body = _without_none({"url": url, "kinds": None if kinds is None else list(kinds), "source": source})
+        return self._read(EndpointOut, "POST", "/v1/webhooks", json=body)
+
+    def webhooks(self) -> list[EndpointOut]:
+        """The endpoints, without their secrets."""
+        return self._read(EndpointList, "GET", "/v1/webhooks").webhooks
+
+    def remove_webhook(self, endpoint_id: UUID | str) -> None:
+        """Be told no more; what is in line for it, and its log, are gone."""
+        self._call("DELETE", f"/v1/webhooks/{endpoint_id}")
+
+    def rotate_webhook(self, endpoint_id: UUID | str) -> EndpointOut:
+        """A new secret, in the answer. The one before it signs beside it until the next rotation."""
+        return self._read(EndpointOut, "POST", f"/v1/webhooks/{endpoint_id}/rotate", repeatable=False)
+
+    def deliveries(self, endpoint_id: UUID | str) -> Iterator[DeliveryOut]:
+        """What was sent to an endpoint, the newest first, fetched page by page as you go on."""
+        cursor: UUID | None = None
+        while True:
+            query = _without_none({"limit": 200, "cursor": cursor})
+            page = self._read(DeliveryPage, "GET", f"/v1/webhooks/{endpoint_id}/deliveries", params=query)
+            yield from page.deliveries
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def resend(self, delivery_id: UUID | str) -> DeliveryOut:
+        """Send once more, under the same webhook-id."""
+        return self._read(DeliveryOut, "POST", f"/v1/deliveries/{delivery_id}/resend")
+
     # --- the line
 
     def queue_stats(self) -> StatsOut:
@@ -272,6 +345,16 @@ class BonaFide:
         return self._read(StatsOut, "GET", "/v1/queue/stats")
 
     # --- underneath
+
+    def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[CaseOut]:
+        cursor: str | None = None
+        while True:
+            params = _without_none({**query, "limit": 200, "cursor": cursor})
+            page = self._read(CasePage, "GET", path, params=params)
+            yield from page.cases
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def _read(self, shape: type[_Read], method: str, path: str, **kwargs: Any) -> _Read:
         return shape.model_validate_json(self._call(method, path, **kwargs).content)
@@ -337,6 +420,7 @@ def _checked(reply: httpx.Response) -> httpx.Response:
     try:
         body = reply.json()
         problem = ApiProblem(reply.status_code, body["code"], body["detail"], body.get("request_id"))
+        problem.errors = body.get("errors") or ()
     except (ValueError, KeyError, TypeError):
         problem = ApiProblem(reply.status_code, "http_error", f"HTTP {reply.status_code}: {reply.text[:200]}")
     after = reply.headers.get("Retry-After", "")
@@ -350,6 +434,10 @@ def _image(image: ImageRef | ImageIn | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(image, Mapping):
         return dict(image)
     return _without_none({"bucket": image.bucket, "key": image.key, "version_id": image.version_id})
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import or_, select, text, tuple_, update
+from sqlalchemy import Select, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
+from moderation.analysis import Label, Technique
 from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal, Stage
 from moderation.database.ids import first_id_at
-from moderation.database.tables import CaseRow
+from moderation.database.tables import CaseRow, DecisionRow
+from moderation.decisions import Outcome
 from moderation.triage import LIVE_FROM, Lane, QueueStats
 
 #: Seconds that are allowed for clocks that disagree: ids are made by our hosts, `created_at` by Postgres.
@@ -166,29 +168,86 @@ class Filter:
     state: CaseState | None = None
     source: str | None = None
     external_id: str | None = None
+    #: Opened at or after, and before.
     since: datetime | None = None
+    until: datetime | None = None
+    #: Of the verdict on show.
+    label: Label | None = None
+    technique: Technique | None = None
+    #: Only those that ended before a person without a verdict.
+    without_verdict: bool = False
+    #: Of the decision that stands.
+    outcome: Outcome | None = None
+    #: Decided at or after, and before.
+    decided_since: datetime | None = None
+    decided_until: datetime | None = None
+
+    @property
+    def by_decision(self) -> bool:
+        """Whether it asks for decided cases by what, or when, was decided: their page is in that order."""
+        return (self.outcome, self.decided_since, self.decided_until) != (None, None, None)
 
 
 def page_of_cases(session: Session, wanted: Filter, *, older_than: UUID | None, limit: int) -> list[Case]:
     """The newest cases first. The next page starts from the last one's id: UUIDv7 orders by time."""
-    query = select(CaseRow).order_by(CaseRow.id.desc()).limit(limit)
+    query = _fitting(wanted).order_by(CaseRow.id.desc()).limit(limit)
+    if older_than is not None:
+        query = query.where(CaseRow.id < older_than)
+    return [case_of(row) for row in session.scalars(query)]
+
+
+def page_of_decided(
+    session: Session, wanted: Filter, *, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Case]:
+    """Those that were decided last first. The next page starts from the last one's time and id."""
+    query = _fitting(wanted).where(CaseRow.state == CaseState.DECIDED).limit(limit)
+    query = query.order_by(CaseRow.decided_at.desc(), CaseRow.id.desc())
+    if wanted.decided_since is not None:
+        query = query.where(CaseRow.decided_at >= wanted.decided_since)
+    if wanted.decided_until is not None:
+        query = query.where(CaseRow.decided_at < wanted.decided_until)
+    if wanted.outcome is not None:
+        standing = (
+            select(DecisionRow.outcome)
+            .where(DecisionRow.case_id == CaseRow.id, DecisionRow.undone_at.is_(None))
+            .order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc())
+            .limit(1)
+            .correlate(CaseRow)
+            .scalar_subquery()
+        )
+        query = query.where(standing == wanted.outcome)
+    if after is not None:
+        query = query.where(tuple_(CaseRow.decided_at, CaseRow.id) < after)
+    return [case_of(row) for row in session.scalars(query)]
+
+
+def _fitting(wanted: Filter) -> Select[CaseRow]:
+    """The cases that fit, whatever was decided about them."""
+    query = select(CaseRow)
     if wanted.state is not None:
         query = query.where(CaseRow.state == wanted.state)
     if wanted.state not in (None, CaseState.DECIDED):
-        query = query.where(
-            CaseRow.state != CaseState.DECIDED
-        )  # says to the planner that the small index serves
+        # Says to the planner that the small index serves.
+        query = query.where(CaseRow.state != CaseState.DECIDED)
     if wanted.source is not None:
         query = query.where(CaseRow.source == wanted.source)
     if wanted.external_id is not None:
         query = query.where(CaseRow.external_id == wanted.external_id)
+    if wanted.label is not None:
+        query = query.where(CaseRow.label == wanted.label)
+    if wanted.technique is not None:
+        query = query.where(CaseRow.technique == wanted.technique)
+    if wanted.without_verdict:
+        ended = CaseRow.state.in_((CaseState.READY, CaseState.DECIDED))
+        query = query.where(CaseRow.label.is_(None), ended)
+    # By its id too: ids are ordered by time, and have an index.
     if wanted.since is not None:
-        query = query.where(
-            CaseRow.created_at >= wanted.since, CaseRow.id >= first_id_at(wanted.since, allow=CLOCKS_DISAGREE)
-        )
-    if older_than is not None:
-        query = query.where(CaseRow.id < older_than)
-    return [case_of(row) for row in session.scalars(query)]
+        first = first_id_at(wanted.since, allow=CLOCKS_DISAGREE)
+        query = query.where(CaseRow.created_at >= wanted.since, CaseRow.id >= first)
+    if wanted.until is not None:
+        last = first_id_at(wanted.until, allow=-CLOCKS_DISAGREE)
+        query = query.where(CaseRow.created_at < wanted.until, CaseRow.id < last)
+    return query
 
 
 #: Sources take turns: first the most urgent case of each, then the second of each, and so on. They are stepped through

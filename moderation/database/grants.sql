@@ -62,13 +62,14 @@ GRANT INSERT, UPDATE, DELETE ON claims TO bonafide_reviewer;
 GRANT INSERT ON decisions, blind_judgements, artifact_answers, skips, appeals, questions, views TO bonafide_reviewer;
 GRANT UPDATE (undone_at) ON decisions TO bonafide_reviewer;
 GRANT UPDATE (resolved_by) ON appeals TO bonafide_reviewer;
-GRANT UPDATE (rung_at) ON questions TO bonafide_reviewer;
+-- What is asked about a case that a platform has erased ends there.
+GRANT UPDATE (rung_at, failure, answered_at) ON questions TO bonafide_reviewer;
 GRANT INSERT, UPDATE ON people TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON sign_ins, sign_in_failures TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON endpoints, deliveries TO bonafide_reviewer;
 
--- Retention: the one way to take a text away, for a decided case and nothing else.
-GRANT EXECUTE ON FUNCTION erase_case(uuid, text) TO bonafide_sweeper;
+-- Retention, and a platform that asks for it: the one way to take a text away, for a decided case and nothing else.
+GRANT EXECUTE ON FUNCTION erase_case(uuid, text) TO bonafide_sweeper, bonafide_reviewer;
 
 -- Archives: what old cases consist of leaves for an object and comes back from it, by these functions and in no other
 -- way. An archived case is erased by whoever can take it out of its object.

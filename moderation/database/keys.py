@@ -14,7 +14,7 @@ from moderation.database.ids import new_id
 from moderation.database.tables import KeyRow
 
 #: What a platform may do with its key.
-SCOPES = ("submit", "read", "review", "webhooks")
+SCOPES = ("submit", "read", "review", "webhooks", "erase")
 
 #: What it may do unless it was asked for more.
 USUAL_SCOPES = ("submit", "read")

@@ -71,6 +71,7 @@ def _scoped(scope: str) -> object:
 Submitter = Annotated[Key, _scoped("submit")]
 Reader = Annotated[Key, _scoped("read")]
 Reviewer = Annotated[Key, _scoped("review")]
+Eraser = Annotated[Key, _scoped("erase")]
 WebhookManager = Annotated[Key, _scoped("webhooks")]
 
 

@@ -2,26 +2,32 @@
 
 import base64
 import binascii
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime, ValidationError
+from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis
+from moderation.analysis import Analysis, Label, Technique
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, shown_analyses
 from moderation.database.archive import Archived, archived_cases
-from moderation.database.cases import Filter, find_case, page_of_cases
+from moderation.database.cases import Filter, find_case, find_cases, page_of_cases, page_of_decided
+from moderation.database.erasure import erase_case
+from moderation.database.queue import Place
+from moderation.database.queue import read_cursor as read_place
 from moderation.database.review import standing_decisions
-from moderation.decisions import Decision
-from moderation.errors import CaseNotFound, CursorUnreadable, RequestRefused
+from moderation.database.search import Search, SearchField, search_cases
+from moderation.decisions import Decision, Outcome
+from moderation.errors import CaseArchived, CaseNotFound, CursorUnreadable, RequestRefused, TransitionRefused
 from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
 from moderation.intake import Accepted, Submission
 from moderation.presentation import artifact_json, decision_json, face_json, verdict_json
-from moderation.web.access import OnlyKnownParameters, Reader, Submitter
+from moderation.web.access import Eraser, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
@@ -160,40 +166,147 @@ def get_case(
     return Response(shown, media_type="application/json", headers={"ETag": tag})
 
 
+_Sought = Annotated[str | None, Query(max_length=200, pattern=SOUGHT)]
+_Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
+_Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
+
+
+def _moment(meaning: str) -> Any:
+    return Query(description=f"{meaning} this time, RFC 3339, with its zone.")
+
+
 @router.get("/cases", response_model=CasePage, summary="Read a page of cases, the newest first")
 def get_cases(
     services: ServicesDep,
     key: Reader,
     state: CaseState | None = None,
-    source: Annotated[str | None, Query(max_length=200, pattern=SOUGHT)] = None,
-    external_id: Annotated[str | None, Query(max_length=200, pattern=SOUGHT)] = None,
-    since: Annotated[
-        AwareDatetime | None, Query(description="Opened at or after this time, RFC 3339, with its zone.")
+    source: _Sought = None,
+    external_id: _Sought = None,
+    since: Annotated[AwareDatetime | None, _moment("Opened at or after")] = None,
+    until: Annotated[AwareDatetime | None, _moment("Opened before")] = None,
+    verdict: Annotated[
+        Label | Literal["none"] | None,
+        Query(description="What the model says; `none`: it ended without a verdict."),
     ] = None,
-    cursor: Annotated[str | None, Query(max_length=100)] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    technique: Annotated[Technique | None, Query(description="Of the verdict.")] = None,
+    outcome: Annotated[Outcome | None, Query(description="Of the decision that stands.")] = None,
+    decided_since: Annotated[AwareDatetime | None, _moment("Decided at or after")] = None,
+    decided_until: Annotated[AwareDatetime | None, _moment("Decided before")] = None,
+    cursor: _Cursor = None,
+    limit: _Limit = 50,
 ) -> CasePage:
-    # An external id is unique within its source: yours, unless you name another.
-    where = key.name if external_id is not None and source is None else source
-    wanted = Filter(state, where, external_id, since)
+    """With `outcome`, `decided_since` or `decided_until` only decided cases, and those that were decided last first."""
+    wanted = Filter(
+        state=state,
+        # An external id is unique within its source: yours, unless you name another.
+        source=key.name if external_id is not None and source is None else source,
+        external_id=external_id,
+        since=since,
+        until=until,
+        label=None if verdict == "none" else verdict,
+        technique=technique,
+        without_verdict=verdict == "none",
+        outcome=outcome,
+        decided_since=decided_since,
+        decided_until=decided_until,
+    )
     with services.database.transaction() as session:
-        cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
-        ids = [case.id for case in cases]
-        analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
-        archived, evidence = archived_cases(session, cases), evidence_of(session, ids)
-    more = len(cases) == limit
-    return CasePage(
-        cases=[
-            show_case(
-                case,
-                analyses.get(case.id),
-                decisions.get(case.id),
-                archived.get(case.id),
-                evidence.get(case.id),
-            )
-            for case in cases
-        ],
-        next_cursor=_cursor(cases[-1].id) if more else None,
+        if wanted.by_decision:
+            place = None if cursor is None else read_place(cursor)
+            after = None if place is None else (place.at, place.id)
+            cases = page_of_decided(session, wanted, after=after, limit=limit)
+        else:
+            cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+        shown = _show_cases(session, cases)
+    more = cases[-1] if len(cases) == limit else None
+    return CasePage(cases=shown, next_cursor=None if more is None else _cursor_after(more, wanted))
+
+
+def _cursor_after(last: Case, wanted: Filter) -> str:
+    if not wanted.by_decision:
+        return _cursor(last.id)
+    assert last.decided_at is not None, "it is on a page of decided cases"
+    return Place(last.decided_at, last.id).cursor()
+
+
+@router.get("/search", response_model=CasePage, summary="Find cases by what is known of them")
+def get_found(
+    services: ServicesDep,
+    key: Reader,
+    q: Annotated[
+        str,
+        Query(
+            min_length=1,
+            max_length=1024,
+            pattern=SOUGHT,
+            description="A case's id or its beginning, your own id, the image's key or `s3://bucket/key`, the sha256 "
+            "of its bytes or its beginning, a source, or a text or number of the context.",
+        ),
+    ],
+    field: Annotated[
+        SearchField | None, Query(description="Only as this. Unset: as all that it could be.")
+    ] = None,
+    source: Annotated[
+        str | None, Query(max_length=200, pattern=SOUGHT, description="Only of this source.")
+    ] = None,
+    cursor: _Cursor = None,
+    limit: _Limit = 50,
+) -> CasePage:
+    """The newest first. What was erased is found by its case's id alone."""
+    wanted = Search(q, field, source)
+    with services.database.transaction() as session:
+        ids = search_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+        shown = _show_cases(session, find_cases(session, ids))
+    return CasePage(cases=shown, next_cursor=_cursor(ids[-1]) if len(ids) == limit else None)
+
+
+def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
+    ids = [case.id for case in cases]
+    analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
+    archived, evidence = archived_cases(session, cases), evidence_of(session, ids)
+    return [
+        show_case(
+            case,
+            analyses.get(case.id),
+            decisions.get(case.id),
+            archived.get(case.id),
+            evidence.get(case.id),
+        )
+        for case in cases
+    ]
+
+
+@router.post(
+    "/cases/{case_id}/erase",
+    response_model=CaseOut,
+    responses={
+        404: {"model": Problem, "description": "No case has this id"},
+        409: {
+            "model": Problem,
+            "description": "It cannot be erased yet, or not from here: the detail says why",
+        },
+    },
+    summary="Take a decided case's texts and the place of its image away, for ever",
+)
+def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
+    """The verdict, the outcome and the log of events stay. The second time nothing happens."""
+    with services.database.transaction() as session:
+        erase_case(session, case_id, actor=f"platform:{key.name}")
+        case = find_case(session, case_id)
+        if case is None:
+            raise CaseNotFound(f"no case has the id {case_id}")
+        if case.erased_at is None:
+            raise _not_erased(case)
+        return _show_cases(session, [case])[0]
+
+
+def _not_erased(case: Case) -> TransitionRefused:
+    if case.archive_id is not None:
+        return CaseArchived("this case is archived: an operator erases it with `bonafide erase`")
+    if case.state is not CaseState.DECIDED:
+        return TransitionRefused(f"this case is {case.state}: it can be erased once it is decided")
+    return TransitionRefused(
+        "this case's decision can still be undone, or a webhook about it is still to be sent: try again later"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,16 +11,23 @@ import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
-from moderation.client import BonaFide
+from moderation.analysis import Technique
+from moderation.client import ApiProblem, BonaFide
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
-from moderation.database.keys import add_key, revoke_key
+from moderation.database.erasure import erase_case
+from moderation.database.keys import USUAL_SCOPES, add_key, revoke_key
+from moderation.database.questions import insert_question
+from moderation.decisions import Outcome
+from moderation.local import as_role
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
-from tests.builders import a_face_analysis, an_analysis, new_id
-from tests.integration.conftest import accepted, begun, serving
+from tests.builders import a_face_analysis, an_analysis, bona_fide, new_id, undecided, with_verdict
+from tests.integration.conftest import accepted, begun, enrolled, ready, refused, serving
+from tests.integration.deciding import a_review, decide
 
+BONA_FIDE, CANNOT_TELL, DEEPFAKE = Outcome.BONA_FIDE, Outcome.CANNOT_TELL, Outcome.DEEPFAKE
 IMAGE = {"bucket": "flagged", "key": "a.jpg"}
 #: For bodies that httpx would not write.
 AS_JSON = {"Content-Type": "application/json"}
@@ -296,6 +304,188 @@ def test_filters_show_what_fits(api: TestClient, database: Database) -> None:
     assert _problem(api.get("/v1/cases", params={"cursor": "!"})) == (422, "cursor_unreadable")
 
 
+def _ids(api: TestClient, query: str) -> list[str]:
+    reply = api.get(f"/v1/cases?{query}")
+    assert reply.status_code == 200, reply.text
+    return [case["id"] for case in reply.json()["cases"]]
+
+
+def test_cases_are_found_by_verdict_and_technique(api: TestClient, database: Database) -> None:
+    forged = str(ready(database))
+    genuine = str(ready(database, analysis=an_analysis(faces=(with_verdict(bona_fide()),))))
+    unclear = str(ready(database, analysis=an_analysis(faces=(with_verdict(undecided()),))))
+    without = str(refused(database))
+    accepted(database)
+
+    assert _ids(api, "verdict=deepfake") == [forged]
+    assert _ids(api, "verdict=bona_fide") == [genuine]
+    assert _ids(api, "verdict=undetermined") == [unclear]
+    assert _ids(api, "verdict=none") == [without]  # one that waits is none of these
+    technique = api.get(f"/v1/cases/{forged}").json()["verdict"]["technique"]
+    assert _ids(api, f"technique={technique}") == [forged]
+    assert api.get("/v1/cases?verdict=fake").status_code == 422
+
+
+def test_cases_are_found_by_outcome_and_by_when_they_were_decided(
+    api: TestClient, database: Database, settings: Settings
+) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    first, second, third = (ready(database) for _ in range(3))
+    ready(database)
+    # Not in the order in which they were opened.
+    for case_id, outcome in ((third, BONA_FIDE), (first, BONA_FIDE), (second, CANNOT_TELL)):
+        decide(review, database, ada, case_id, outcome)
+    ids = [str(case_id) for case_id in (second, first, third)]
+    between = api.get(f"/v1/cases/{first}").json()["decision"]["decided_at"].replace("+", "%2B")
+
+    assert _ids(api, "decided_since=2020-01-01T00:00:00Z") == ids
+    assert _ids(api, f"decided_since={between}") == ids[:2]
+    assert _ids(api, f"decided_until={between}") == ids[2:]
+    assert _ids(api, "outcome=bona_fide") == ids[1:]
+    assert _ids(api, "outcome=cannot_tell&state=decided") == ids[:1]
+    assert _ids(api, "outcome=bona_fide&state=ready") == []
+    assert _ids(api, f"outcome=bona_fide&until={between}") == ids[1:]
+
+
+def test_what_was_decided_otherwise_since_counts_as_that(
+    api: TestClient, database: Database, settings: Settings
+) -> None:
+    review = a_review(database, settings)
+    ada, grace = enrolled(database), enrolled(database, "Grace")
+    case_id = ready(database)
+    decide(review, database, ada, case_id, BONA_FIDE)
+    review.appeal(case_id, "it is my picture", actor="platform:testers")
+    decide(review, database, grace, case_id, CANNOT_TELL)
+
+    assert _ids(api, "outcome=bona_fide") == []
+    assert _ids(api, "outcome=cannot_tell") == [str(case_id)]
+
+
+def test_pages_of_decided_cases_hold_each_once(
+    api: TestClient, database: Database, settings: Settings
+) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    for _ in range(5):
+        decide(review, database, ada, ready(database), BONA_FIDE)
+
+    seen, cursor = list[str](), ""
+    while True:
+        page = api.get(f"/v1/cases?outcome=bona_fide&limit=2{cursor}").json()
+        seen += [case["id"] for case in page["cases"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+        wrong_kind = api.get(f"/v1/cases?cursor={page['next_cursor']}")
+        assert _problem(wrong_kind) == (422, "cursor_unreadable")
+
+    assert len(seen) == len(set(seen)) == 5
+    assert seen == _ids(api, "outcome=bona_fide")
+
+
+def test_cases_are_searched_for(api: TestClient, database: Database) -> None:
+    one = str(accepted(database, external_id="photo-1", context={"user": "u-77"}))
+    other = str(accepted(database, external_id="photo-2"))
+
+    def found(**query: str) -> list[str]:
+        reply = api.get("/v1/search", params=query)
+        assert reply.status_code == 200, reply.text
+        return [case["id"] for case in reply.json()["cases"]]
+
+    assert found(q="photo-1") == [one]
+    assert found(q=other) == [other]
+    assert found(q="u-77") == [one]
+    assert found(q="u-77", field="external_id") == []
+    assert found(q="photo-1", source="elsewhere") == []
+    assert _problem(api.get("/v1/search?q=x&field=colour")) == (422, "invalid_request")
+    assert api.get("/v1/search").json()["detail"] == "the parameter q is missing"
+
+
+def test_pages_of_a_search_hold_each_once(api: TestClient, database: Database) -> None:
+    cases = {str(accepted(database, source="avatars")) for _ in range(5)}
+
+    seen, cursor = list[str](), dict[str, str]()
+    while True:
+        page = api.get("/v1/search", params={"q": "avatars", "limit": 2, **cursor}).json()
+        seen += [case["id"] for case in page["cases"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+
+    assert len(seen) == 5
+    assert set(seen) == cases
+
+
+def test_a_decided_case_is_erased_by_a_platform_that_may(
+    api: TestClient, database: Database, settings: Settings
+) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    case_id = ready(database, external_id="photo-1", reason="user report")
+    early = api.post(f"/v1/cases/{case_id}/erase")
+    decide(review, database, ada, case_id, BONA_FIDE)
+
+    erased, again = (api.post(f"/v1/cases/{case_id}/erase") for _ in range(2))
+
+    assert _problem(early) == (409, "transition_refused")
+    assert "once it is decided" in early.json()["detail"]
+    assert (erased.status_code, again.status_code) == (200, 200)
+    shown = again.json()
+    assert (shown["external_id"], shown["reason"], shown["image"]["key"]) == (None, None, "erased")
+    assert (shown["erased_at"], shown["decision"]["outcome"]) == (erased.json()["erased_at"], "bona_fide")
+    assert _problem(api.post(f"/v1/cases/{new_id()}/erase")) == (404, "case_not_found")
+
+
+def test_only_a_key_for_it_erases(api: TestClient, database: Database) -> None:
+    with database.transaction() as session:
+        key = add_key(session, "another", USUAL_SCOPES)
+
+    reply = api.post(f"/v1/cases/{new_id()}/erase", headers={"Authorization": f"Bearer {key}"})
+
+    assert _problem(reply) == (403, "scope_missing")
+
+
+def test_the_process_that_serves_may_erase_with_its_own_role(
+    database: Database, database_url: str, settings: Settings
+) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    case_id = ready(database)
+    decide(review, database, ada, case_id, BONA_FIDE)
+    with closing(Database(as_role(database_url, "bonafide_web"), pool_size=1)) as web:
+        with web.transaction() as session:
+            insert_question(session, case_id, asked_by="platform:testers", question="Why?")
+
+        with web.transaction() as session:
+            assert erase_case(session, case_id, actor="platform:testers")
+
+
+def test_the_client_reads_what_the_api_answers(settings: Settings, database: Database) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    case_id = ready(database, external_id="photo-1")
+    decide(review, database, ada, case_id, DEEPFAKE, Technique.FS)
+    with database.transaction() as session:
+        key = add_key(session, "testers")
+
+    with serving(create_app(settings)) as url, BonaFide(url, key) as bonafide:
+        decided = list(bonafide.cases(outcome=DEEPFAKE, decided_since=datetime(2020, 1, 1)))  # noqa: DTZ001
+        found = list(bonafide.search("photo-1", field="external_id"))
+        draft = bonafide.statement(case_id, restriction="removed")
+        added = bonafide.add_webhook("https://hooks.example.org/x", kinds=["case.decided"])
+        again = bonafide.add_webhook("https://hooks.example.org/x")
+        rotated = bonafide.rotate_webhook(added.id)
+        listed, log = bonafide.webhooks(), list(bonafide.deliveries(added.id))
+        bonafide.remove_webhook(added.id)
+        erased = bonafide.erase(case_id)
+        with pytest.raises(ApiProblem) as refused_:
+            list(bonafide.search(""))
+
+        assert [case.id for case in decided] == [case.id for case in found] == [case_id]
+        assert draft.statement is not None
+        assert (added.secret is None, again.secret, rotated.secret is None) == (False, None, False)
+        assert [one.id for one in listed] == [added.id] == [again.id]
+        assert (log, bonafide.webhooks()) == ([], [])
+        assert erased.erased_at is not None
+        assert refused_.value.errors[0]["parameter"] == "q"
+
+
 def test_the_client_sends_a_time_with_its_zone(settings: Settings, database: Database) -> None:
     case_id = accepted(database)
     with database.transaction() as session:
@@ -417,6 +607,23 @@ def test_where_our_servers_are_is_for_the_log_alone(settings: Settings) -> None:
         "request_failed",
         "page_failed",
     }
+
+
+def test_the_reference_is_a_page_under_the_strict_policy_and_names_every_call(api: TestClient) -> None:
+    reply = api.get("/docs", headers={"Authorization": ""})
+
+    assert reply.status_code == 200
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?!/static/)", reply.text)
+    document = api.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in reply.text
+    links, places = (set(re.findall(found, reply.text)) for found in (r'href="#([\w-]+)"', r'id="([\w-]+)"'))
+    assert set(document["components"]["schemas"]) <= places
+    assert links <= places
 
 
 def test_the_document_of_the_interface_names_every_call(api: TestClient) -> None:
