@@ -1,5 +1,6 @@
 """Documents that can be wrong are held to the code."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moderation.settings import Settings
+from moderation.wire import BatchIn, BatchOut, CaseIn, CaseOut, UploadIn, UploadOut
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +25,19 @@ def test_the_capacity_model_is_what_its_script_computes() -> None:
     from benchmarks.capacity import tables
 
     assert tables() in (ROOT / "docs/scale.md").read_text()
+
+
+def test_the_examples_of_the_interface_are_what_it_takes_and_answers() -> None:
+    page = (ROOT / "docs/platform.md").read_text()
+    examples = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shapes = (BatchIn, BatchOut, UploadIn, UploadOut, CaseOut)
+
+    for shape, example in zip(shapes, examples, strict=True):
+        known = set(shape.model_fields)
+        assert set(json.loads(example)) <= known
+        shape.model_validate_json(example)
+    for item in json.loads(examples[0])["cases"][:2]:
+        CaseIn.model_validate(item)
 
 
 def test_the_documents_name_files_that_exist() -> None:
