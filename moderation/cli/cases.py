@@ -1,6 +1,7 @@
 """What a platform engineer does: submit, look, wait. All of it through the API, as a platform would."""
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -8,13 +9,18 @@ from uuid import UUID
 import typer
 from rich.console import Console
 
+from moderation.analysis import Label
 from moderation.cases import CaseState, ImageRef
 from moderation.cli.pictures import none_in, pictures_of
 from moderation.cli.show import print_case, print_cases, print_json_lines, verdict_table
 from moderation.client import ApiProblem, BonaFide
+from moderation.decisions import Outcome
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 from moderation.wire import CaseOut
+
+#: What a verdict may be asked for by.
+_VERDICTS = (*Label, "none")
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -126,14 +132,31 @@ def status(
 def cases(
     state: Annotated[CaseState | None, typer.Option(help="Only cases in this state.")] = None,
     source: Annotated[str | None, typer.Option(help="Only cases of this source.")] = None,
+    verdict: Annotated[
+        str | None, typer.Option(help=f"Only with this verdict: {', '.join(_VERDICTS)}.")
+    ] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="Only those that were decided so.")] = None,
+    find: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what this finds: an id or its beginning, a key, a sha256, a word of the context."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 1000,
     json_: AsJson = False,
 ) -> None:
     """List cases, the newest first."""
+    if verdict is not None and verdict not in _VERDICTS:
+        raise typer.BadParameter(f"it is one of {', '.join(_VERDICTS)}", param_hint="--verdict")
+    if find is not None and (state, verdict, outcome) != (None, None, None):
+        raise typer.BadParameter("what is found is narrowed by --source alone", param_hint="--find")
     with open_client() as client:
-        found = [
-            case for _, case in zip(range(limit), client.cases(state=state, source=source), strict=False)
-        ]
+        fitting = (
+            client.cases(state=state, source=source, verdict=verdict, outcome=outcome)
+            if find is None
+            else client.search(find, source=source)
+        )
+        found = list(islice(fitting, limit))
     if json_:
         print_json_lines(found)
     elif found:

@@ -82,6 +82,23 @@ def test_whoever_submits_is_told_the_ids_and_how_to_follow_them(
     assert (nothing.returncode, "there is no picture in" in nothing.stderr) == (1, True)
 
 
+def test_cases_are_listed_by_verdict_and_found_by_what_is_known_of_them(
+    env: dict[str, str], client: BonaFide, samples: Path
+) -> None:
+    case = client.wait(client.submit_file(samples / "truncated.jpg", external_id="lost-and-found").id)
+
+    found = _lines(_run("cases", "--find", "lost-and-found", "--json", env=env))
+    without = _lines(_run("cases", "--verdict", "none", "--json", env=env))
+    decided = _lines(_run("cases", "--outcome", "deepfake", "--json", env=env))
+    nothing = _run("cases", "--find", "nobody-knows-this", env=env)
+
+    assert [one["id"] for one in found] == [str(case.id)]
+    assert str(case.id) in {one["id"] for one in without}
+    assert str(case.id) not in {one["id"] for one in decided}
+    assert (nothing.returncode, nothing.stdout, "no case fits" in nothing.stderr) == (0, "", True)
+    assert _run("cases", "--verdict", "fake", env=env).returncode == 2
+
+
 def test_a_case_without_a_verdict_is_retried(env: dict[str, str], client: BonaFide, samples: Path) -> None:
     case = client.wait(client.submit_file(samples / "truncated.jpg").id)
 
