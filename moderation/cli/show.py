@@ -65,6 +65,7 @@ def print_cases(cases: Iterable[CaseOut]) -> None:
         "decision",
         box=box.SIMPLE_HEAD,
         show_edge=False,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     for case in cases:
@@ -83,18 +84,21 @@ def print_case(case: CaseOut) -> None:
 
 def _fields(case: CaseOut) -> Iterator[tuple[str, str]]:
     yield "case", str(case.id)
-    since = "" if case.ready_at is None else f", first before a person at {_moment(case.ready_at)}"
-    yield "state", f"{case.state}{since}"
+    yield "state", case.state
     yield "source", escape(case.source)
     for name, value in (("external id", case.external_id), ("reason", case.reason)):
         if value is not None:
             yield name, escape(value)
     yield "flagged", f"{_moment(case.created_at)}, priority {case.priority}"
+    if case.ready_at is not None:
+        yield "ready", _moment(case.ready_at)
     yield "image", escape(f"s3://{case.image.bucket}/{case.image.key}")
     verdict, technique = _verdict_lines(case)
     word, _, _, said = _cells(case)
-    if case.verdict is None:
+    if case.refusal is not None:
         yield "verdict", f"none: {word}" + (f", {said}" if said else "")
+    elif case.verdict is None:
+        yield "verdict", "none yet"
     else:
         why = said if case.verdict.abstain is not None else technique
         uncalibrated = "; not calibrated: the score only orders" if "~" in verdict else ""
