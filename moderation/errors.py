@@ -183,6 +183,17 @@ class CursorUnreadable(RequestRefused):
     code = "cursor_unreadable"
 
 
+class TextTooLong(RequestRefused):
+    """Somebody wrote more than is kept. Nothing is cut off: they shorten it."""
+
+    code = "text_too_long"
+
+    def __init__(self, field: str, length: int, at_most: int) -> None:
+        super().__init__(f"the {field} has {length:,} characters; at most {at_most:,} are kept. Shorten it")
+        #: Of the form.
+        self.field = field
+
+
 class CaseNotFound(RequestRefused):
     code = "case_not_found"
 

@@ -4,6 +4,7 @@ As with cases, the row is the truth and the message a bell: asking is insert, co
 hears of is rung for again by the sweeper, and given up after `ATTEMPTS` takings. While no worker runs it waits.
 """
 
+import re
 from uuid import UUID
 
 from moderation.cases import CaseState
@@ -23,6 +24,7 @@ from moderation.errors import (
 )
 from moderation.people import Act, Person, require
 from moderation.settings import Settings
+from moderation.writing import as_written
 
 #: Characters of one question. A longer one is not a question about a face.
 LONGEST_QUESTION = 500
@@ -32,6 +34,8 @@ OPEN_AT_MOST, ALL_AT_MOST = 4, 100
 ATTEMPTS = 3
 #: Bells for questions on the queue, beyond which the sweeper rings no more.
 BELLS_AT_MOST = 100
+
+_BREAKS = re.compile(r"[ \t\n]+")
 
 #: What reviewers ask most often: offered beside the box.
 SUGGESTIONS = (
@@ -68,9 +72,12 @@ class Questions:
         """
         if person is not None:
             require(person, Act.ASK)
-        wanted = " ".join(question.split())
-        if not wanted or len(wanted) > LONGEST_QUESTION or not wanted.isprintable():
-            raise QuestionRefused(f"a question has 1 to {LONGEST_QUESTION} printable characters")
+        # One line, with the blanks that its writer put.
+        wanted = _BREAKS.sub(" ", as_written(question) or "")
+        if not 1 <= len(wanted) <= LONGEST_QUESTION:
+            raise QuestionRefused(
+                f"a question has 1 to {LONGEST_QUESTION} characters, this one has {len(wanted)}"
+            )
         with self._database.transaction() as session:
             # Locked, so that two who ask at once are counted one after the other.
             case = session.get(CaseRow, case_id, with_for_update={"key_share": True, "read": False})
