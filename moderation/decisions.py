@@ -190,14 +190,31 @@ def agrees(outcome: Outcome, verdict: Label | None) -> bool:
     )
 
 
-def require_reason(judgement: Judgement, verdict: Label | None, policy: ReasonPolicy) -> None:
-    """Raise ReasonRequired when this installation asks for a reason and there is none."""
+def require_reason(
+    judgement: Judgement, verdict: Label | None, policy: ReasonPolicy, *, unseen: bool = False
+) -> None:
+    """Raise ReasonRequired when there is no reason and one is asked for, in words that fit what was chosen.
+
+    By this installation; and by all of them of whoever says what a picture is that could not be shown or analysed.
+    """
     if judgement.reason is not None and judgement.reason.strip():
         return
-    if policy == "always":
-        raise ReasonRequired("say why: this installation asks for a reason with every decision")
-    if policy == "disagreeing" and needs_words(judgement.outcome, verdict):
-        raise ReasonRequired("say why: this is not what the verdict says")
+    outcome = judgement.outcome
+    if unseen and outcome in (Outcome.DEEPFAKE, Outcome.BONA_FIDE):
+        raise ReasonRequired("say how you know: this picture could not be shown, or not be analysed")
+    if policy == "always" or (policy == "disagreeing" and needs_words(outcome, verdict)):
+        raise ReasonRequired(_why_words(outcome, verdict))
+
+
+def _why_words(outcome: Outcome, verdict: Label | None) -> str:
+    if outcome is Outcome.ESCALATE:
+        return "say why you escalate: whoever takes the case next starts from your words"
+    if not needs_words(outcome, verdict) or verdict is None:
+        return "say why: this installation asks for a reason with every decision"
+    said = verdict.value.replace("_", " ")
+    if outcome is Outcome.CANNOT_TELL:
+        return f"say why you cannot tell: the verdict is {said}"
+    return f"say why: you decide {outcome.value.replace('_', ' ')}, and the verdict is {said}"
 
 
 def needs_words(outcome: Outcome, verdict: Label | None) -> bool:

@@ -141,6 +141,35 @@ def test_when_a_reason_is_needed(
             require_reason(Judgement(outcome, reason=empty), verdict, policy)
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+def test_whoever_says_what_an_unseen_picture_is_says_how_they_know(outcome: Outcome) -> None:
+    require_reason(Judgement(outcome, reason="it is in the paper"), None, "never", unseen=True)
+
+    if outcome in (_O.DEEPFAKE, _O.BONA_FIDE):
+        with pytest.raises(ReasonRequired, match="say how you know"):
+            require_reason(Judgement(outcome), None, "never", unseen=True)
+    else:
+        require_reason(Judgement(outcome), None, "never", unseen=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "said"),
+    [
+        (_O.ESCALATE, Label.DEEPFAKE, "say why you escalate"),
+        (_O.BONA_FIDE, Label.DEEPFAKE, "you decide bona fide, and the verdict is deepfake"),
+        (_O.CANNOT_TELL, Label.BONA_FIDE, "say why you cannot tell: the verdict is bona fide"),
+        (_O.DEEPFAKE, Label.DEEPFAKE, "asks for a reason with every decision"),
+        (_O.DEEPFAKE, Label.UNDETERMINED, "asks for a reason with every decision"),
+        (_O.CANNOT_TELL, None, "asks for a reason with every decision"),
+    ],
+)
+def test_a_missing_reason_is_asked_for_in_words_that_fit(
+    outcome: Outcome, verdict: Label | None, said: str
+) -> None:
+    with pytest.raises(ReasonRequired, match=said):
+        require_reason(Judgement(outcome), verdict, "always")
+
+
 @pytest.mark.parametrize("outcome", [one for one in Outcome if one is not Outcome.DEEPFAKE])
 def test_only_a_deepfake_has_a_technique(outcome: Outcome) -> None:
     with pytest.raises(JudgementIncomplete):
