@@ -117,10 +117,13 @@ class Accounts:
             stored.forget_failures(session, email=email, address=address)
             if better is not None:
                 stored.change_person(session, person.id, password_digest=better)
-        return self.sign_in_as(person)
+        return self._begin(person, first_password=person.first_password)
 
     def sign_in_as(self, person: Person) -> SignedIn:
         """Begin a session of somebody whose identity was established elsewhere. Raise SignInRefused when disabled."""
+        return self._begin(person, first_password=False)
+
+    def _begin(self, person: Person, *, first_password: bool) -> SignedIn:
         if person.disabled_at is not None:
             raise SignInRefused("this person may not sign in")
         signed_in = SignedIn(secrets.token_urlsafe(32), secrets.token_urlsafe(32), person)
@@ -131,6 +134,7 @@ class Accounts:
                 _digest(signed_in.secret),
                 signed_in.csrf,
                 lasts_seconds=self._settings.session_seconds,
+                first_password=first_password,
             )
         log.info("signed_in", action="sign_in", person=str(person.id))
         return signed_in
@@ -162,12 +166,31 @@ class Accounts:
         _check_password(new)
         self.sign_out(self.sign_in(person.email, old, address=address).secret)
         with self._database.transaction() as session:
-            stored.change_person(session, person.id, password_digest=_hash(new))
+            stored.change_person(session, person.id, password_digest=_hash(new), first_password=False)
             stored.end_sign_ins_of(session, person.id, but=_digest(secret))
 
-    def add_person(self, email: str, name: str, role: Role, password: str | None) -> Person:
+    def choose_password(self, person: Person, new: str, *, secret: str) -> None:
+        """Put one's own password in the place of the first one; the session of `secret` stays, all others end.
+
+        Raise PasswordRefused when it will not do or is the first one, NotAllowed when the password is theirs already.
+        """
+        _check_password(new)
+        with self._database.transaction() as session:
+            found = stored.find_password(session, person.email)
+            if found is None or not found[0].first_password:
+                raise NotAllowed("your password is your own already: change it under Preferences")
+            if _verify(new, found[1])[0]:
+                raise PasswordRefused("this is the password that you were given: choose another")
+            stored.change_person(session, person.id, password_digest=_hash(new), first_password=False)
+            stored.end_sign_ins_of(session, person.id, but=_digest(secret))
+        log.info("password_chosen", action="sign_in", person=str(person.id))
+
+    def add_person(
+        self, email: str, name: str, role: Role, password: str | None, *, first: bool = False
+    ) -> Person:
         """Add somebody; without a password they sign in through the identity provider alone.
 
+        `first`: the password is passed on to them, and they choose another when they sign in.
         For commands on the server, whose caller may do anything. Raise PersonExists or PasswordRefused.
         """
         email, name = email.strip().lower(), name.strip()
@@ -177,7 +200,9 @@ class Accounts:
             _check_password(password)
         digest = None if password is None else _hash(password)
         with self._database.transaction() as session:
-            person = stored.insert_person(session, email=email, name=name, role=role, password_digest=digest)
+            person = stored.insert_person(
+                session, email=email, name=name, role=role, password_digest=digest, first_password=first
+            )
         if person is None:
             raise PersonExists(f"somebody has the email {email} already")
         return person
@@ -200,7 +225,7 @@ class Accounts:
         """Add somebody with a first password, to be passed on and not to be had again. Raise PersonExists."""
         require(by, Act.MANAGE_PEOPLE)
         password = new_password()
-        person = self.add_person(email, name, role, password)
+        person = self.add_person(email, name, role, password, first=True)
         log.info("person_added", action="manage_people", by=str(by.id), person=str(person.id), role=role)
         return person, password
 
@@ -244,7 +269,9 @@ class Accounts:
         password = new_password()
         digest = _hash(password)
         with self._database.transaction() as session:
-            person = _known(stored.change_person(session, person_id, password_digest=digest))
+            person = _known(
+                stored.change_person(session, person_id, password_digest=digest, first_password=True)
+            )
             stored.end_sign_ins_of(session, person_id)
             stored.forget_failures(session, email=person.email)
         actor = "operator" if by is None else str(by.id)

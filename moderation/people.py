@@ -59,6 +59,12 @@ ALLOWED: Mapping[Role, frozenset[Act]] = {
 }
 
 
+#: In whose name a rule of this installation closes what stands aside. It is nobody: it cannot sign in.
+RULE = UUID("00000000-0000-7000-8000-000000000001")
+#: How events name it.
+RULE_ACTOR = "rule"
+
+
 class Theme(enum.StrEnum):
     #: As the browser says.
     AUTO = "auto"
@@ -90,6 +96,8 @@ class Person:
     created_at: datetime | None = None
     #: None while the person may sign in.
     disabled_at: datetime | None = None
+    #: Somebody else made their password and knows it: they choose their own before they do anything.
+    first_password: bool = False
 
     @property
     def actor(self) -> str:

@@ -17,7 +17,9 @@ from moderation.cases import CaseState, Move, Stage
 from moderation.database import review as rows
 from moderation.database.connection import Database
 from moderation.database.deliveries import Kind, cancel, enqueue
-from moderation.database.queue import QueueFilter
+from moderation.database.drafts import drop_drafts
+from moderation.database.people import insert_rule
+from moderation.database.queue import QueueFilter, aside_since
 from moderation.database.review import BlindJudgement, Claim, Shown
 from moderation.database.tables import CaseRow
 from moderation.decisions import (
@@ -47,12 +49,20 @@ from moderation.errors import (
     TransitionRefused,
     UndoClosed,
 )
-from moderation.people import Act, Person, may, require
+from moderation.people import RULE, RULE_ACTOR, Act, Person, may, require
 from moderation.presentation import appeal_json, decision_json
 from moderation.settings import Settings
 
 #: After a decision is final until it is told: an undo of the last moment has committed by then.
 UNDO_MARGIN = timedelta(seconds=2)
+
+#: Cases that a rule closes in one go; the rest follow in the next.
+_CLOSED_AT_ONCE = 500
+#: What is said of a case that a rule closed, by why it stood aside.
+_RULE_REASONS = {
+    "refused": "Closed by rule: the image could not be analysed, and nobody looked at it within {hours:g} hours.",
+    "no_face": "Closed by rule: no face was found in it, and nobody looked at it within {hours:g} hours.",
+}
 
 #: Tries to take the next case when others take the one that was found.
 _TRIES = 5
@@ -179,16 +189,25 @@ class Review:
         version: int,
         judgement: Judgement,
         hides_verdict: bool = True,
+        unseen: bool = False,
     ) -> Decision:
         """Decide a case that is claimed, as it was shown at this version.
 
-        `hides_verdict` says whether the door that this comes through keeps the verdict from whoever judges first.
+        `hides_verdict` says whether the door that this comes through keeps the verdict from whoever judges first,
+        `unseen` that the reviewer's browser could not show the picture.
         Raise StaleCase with what changed, ClaimLost, SameReviewer, NotAllowed, JudgeFirst, ReasonRequired or
         JudgementIncomplete; in each case nothing was decided.
         """
         with self._database.transaction() as session:
             return self._decide(
-                session, person, case_id, token, version, judgement, hides_verdict=hides_verdict
+                session,
+                person,
+                case_id,
+                token,
+                version,
+                judgement,
+                hides_verdict=hides_verdict,
+                unseen=unseen,
             )
 
     def decided_already(
@@ -224,8 +243,15 @@ class Review:
                 outcomes.append(error)
         return outcomes
 
-    def undo(self, person: Person, decision_id: UUID) -> None:
-        """Take a decision back: the case is ready again for the same review as before.
+    def close_by_rule(self) -> int:
+        """Close what has stood aside for longer than this installation's rule says, as cannot tell; return how many.
+
+        Nobody is said to have looked: the decision is made in the rule's name, and the event names the rule.
+        """
+        return sum(self._close_aside(why, hours) for why, hours in self._settings.close_aside_hours)
+
+    def undo(self, person: Person, decision_id: UUID, *, keep: bool = True) -> None:
+        """Take a decision back: the case is ready again for the same review as before, and theirs if they `keep` it.
 
         Raise UndoClosed when the window is over or the case moved on since, NotAllowed for somebody else's decision.
         """
@@ -249,6 +275,8 @@ class Review:
             move = _UNDONE_BY[last.kind]
             if not rows.move_back(session, move, case, found.stage, actor=person.actor, body=body):
                 raise UndoClosed("the case moved on since this decision")
+            if keep:
+                self._put(session, person, case)
 
     def appeal(
         self,
@@ -301,6 +329,52 @@ class Review:
 
     # --- underneath
 
+    def _close_aside(self, why: str, hours: float) -> int:
+        with self._database.transaction() as session:
+            found = aside_since(session, why, 3600 * hours, limit=_CLOSED_AT_ONCE)
+            if found:
+                insert_rule(session)
+        closed = 0
+        for case_id in found:
+            with self._database.transaction() as session:
+                case = _lock(session, case_id)
+                # Whoever claimed it, or tried it again, meanwhile goes first.
+                fits = case.state == CaseState.READY and case.set_aside == why
+                if fits and rows.find_holder(session, case_id) is None:
+                    self._decide_by_rule(session, case, why, hours)
+                    closed += 1
+        return closed
+
+    def _decide_by_rule(self, session: Session, case: CaseRow, why: str, hours: float) -> None:
+        judgement = Judgement(Outcome.CANNOT_TELL, reason=_RULE_REASONS[why].format(hours=hours))
+        decision_id = rows.insert_decision(
+            session,
+            case,
+            judgement,
+            person_id=RULE,
+            shown=rows.find_shown(session, case.id),
+            blind=None,
+            claimed_at=None,
+            supersedes=None,
+            undo_seconds=0,
+        )
+        body = {
+            "decision": str(decision_id),
+            "stage": case.stage,
+            "outcome": judgement.outcome,
+            "technique": None,
+            "rule": f"{why} after {hours:g} h",
+        }
+        moved = rows.move_decided(
+            session, Move.DECIDE, case, Stage(case.stage), token=None, actor=RULE_ACTOR, body=body
+        )
+        if not moved:
+            raise ClaimLost  # nothing is written: the transaction is given up
+        drop_drafts(session, case.id)
+        decision = rows.find_decision(session, decision_id)
+        assert decision is not None, "it was inserted above"
+        enqueue(session, Kind.DECIDED, case.id, {"decision": decision_json(decision)})
+
     def _take(self, session: Session, person: Person, case: CaseRow) -> Claim:
         claim = self._put(session, person, case)
         if claim is None:
@@ -339,6 +413,7 @@ class Review:
         judgement: Judgement,
         *,
         hides_verdict: bool = True,
+        unseen: bool = False,
     ) -> Decision:
         require(person, Act.REVIEW)
         case = _lock(session, case_id)
@@ -358,7 +433,9 @@ class Review:
             raise JudgeFirst("say what the picture is before its verdict is shown")
         stage = Stage(case.stage)
         _require_whole(judgement, shown)
-        require_reason(judgement, shown and shown.label, self._settings.reason_required)
+        require_reason(
+            judgement, shown and shown.label, self._settings.reason_required, unseen=unseen or shown is None
+        )
         move = next_step(
             stage,
             judgement.outcome,
@@ -388,6 +465,7 @@ class Review:
         if not moved:
             raise _lost(session, case_id)
         rows.drop_claims(session, case_id)
+        drop_drafts(session, case_id)
         decision = rows.find_decision(session, decision_id)
         assert decision is not None, "it was inserted above"
         if move is Move.DECIDE:

@@ -331,6 +331,11 @@ class Settings(BaseSettings):
     second_review_share: float = Field(
         0.05, ge=0, le=1, description="Share of decisions that another person reviews too."
     )
+    close_aside_hours: Annotated[tuple[tuple[Literal["refused", "no_face"], float], ...], NoDecode] = Field(
+        (),
+        description="Hours after which what stands aside is closed by rule, as cannot tell: "
+        "`refused=72,no_face=168`. Unset: never.",
+    )
 
     # --- the worker
     candidate: str | None = Field(
@@ -393,6 +398,27 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("close_aside_hours", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            rules = [
+                tuple(part.strip() for part in rule.split("=")) for rule in value.split(",") if rule.strip()
+            ]
+            if not all(len(rule) == 2 for rule in rules):
+                raise ValueError('it is written as "refused=HOURS,no_face=HOURS"')
+            return tuple(rules)
+        return value
+
+    @field_validator("close_aside_hours")
+    @classmethod
+    def _after_a_while(cls, value: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+        if not all(1 <= hours <= 24 * _DAYS_AT_MOST for _, hours in value):
+            raise ValueError("a person has at least an hour to look; to close nothing by rule, name no hours")
+        if len({why for why, _ in value}) < len(value):
+            raise ValueError("one of them is named twice")
         return value
 
     @field_validator("retention_days", mode="before")

@@ -22,6 +22,7 @@ from moderation import traces
 from moderation.database.cases import cases_to_ring, mark_unrung
 from moderation.database.connection import ANSWER_SECONDS, Database, lacks_rights
 from moderation.database.deliveries import FORGET_PAGE, forget_delivered
+from moderation.database.drafts import forget_drafts
 from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
@@ -203,6 +204,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
     def forget() -> None:
         with database.transaction() as session:
             forget_processes(session)
+            forget_drafts(session)
 
     def forget_deliveries() -> bool:
         with database.transaction() as session:
@@ -220,7 +222,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
         Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, chosen)),
         Chore("retention", often, erase),
         Chore("certificates", AUDIT_SECONDS, audit_certificates),
-        Chore("forget_processes", GIVE_UP_SECONDS, forget),
+        Chore("forget", GIVE_UP_SECONDS, forget),
         Chore("forget_deliveries", GIVE_UP_SECONDS, forget_deliveries),
         Chore("forget_renditions", GIVE_UP_SECONDS, forget_pictures),
     ]

@@ -75,13 +75,14 @@ def add_user(
     made = None if password_stdin or no_password else new_password()
     given = sys.stdin.readline().rstrip("\n") if password_stdin else made
     with _accounts() as accounts:
-        person = accounts.add_person(email, name, role, given)
+        # One that was piped in is theirs, perhaps from a vault; one that was made here is passed on.
+        person = accounts.add_person(email, name, role, given, first=made is not None)
     if json_:
         typer.echo(json.dumps({**_shown(person), "password": made}))
         return
     _console.print(f"{escape(person.email)} may sign in as {person.role}")
     if made is not None:
-        _console.print("Their first password, shown once:")
+        _console.print("Their first password, shown once; they choose another when they sign in:")
         typer.echo(made)
 
 

@@ -5,7 +5,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO bonafide_intake, bonafide_worker,
 REVOKE SELECT ON api_keys FROM bonafide_worker, bonafide_sweeper, bonafide_reviewer;
 REVOKE SELECT ON people, sign_ins, sign_in_failures FROM bonafide_intake, bonafide_worker, bonafide_sweeper;
 -- Which reviewer an API key acts for: nothing that they sign in with.
-GRANT SELECT (id, email, name, role, preferences, created_at, disabled_at) ON people TO bonafide_intake;
+GRANT SELECT (id, email, name, role, preferences, created_at, disabled_at, first_password) ON people TO bonafide_intake;
 -- Nobody needs to see a picture who neither shows nor copies it.
 REVOKE SELECT ON renditions FROM bonafide_intake, bonafide_sweeper;
 GRANT SELECT (case_id, created_at), DELETE ON renditions TO bonafide_sweeper;
@@ -54,6 +54,10 @@ GRANT UPDATE (due_at, attempts, delivered_at, dead_at, last_status, last_error) 
 GRANT UPDATE (rung_at, failure, answered_at) ON questions TO bonafide_sweeper;
 GRANT UPDATE (rung_at, failure, done_at) ON reruns TO bonafide_sweeper;
 GRANT INSERT, DELETE ON deliveries TO bonafide_sweeper;
+-- What somebody had begun to write is for them alone; after a day it is forgotten.
+REVOKE SELECT ON drafts FROM bonafide_intake, bonafide_worker, bonafide_sweeper;
+GRANT SELECT (at) ON drafts TO bonafide_sweeper;
+GRANT DELETE ON drafts TO bonafide_sweeper;
 
 -- Reviewers, by the console or by a platform's key, decide. They touch no verdict and nothing that was asked.
 GRANT USAGE ON SEQUENCE lease_tokens TO bonafide_reviewer;
@@ -61,6 +65,7 @@ GRANT UPDATE (state, version, stage, ready_at, queued_at, decided_at) ON cases T
 GRANT INSERT, UPDATE, DELETE ON claims TO bonafide_reviewer;
 GRANT INSERT ON decisions, blind_judgements, artifact_answers, skips, appeals, questions, views TO bonafide_reviewer;
 GRANT UPDATE (undone_at) ON decisions TO bonafide_reviewer;
+GRANT INSERT, UPDATE, DELETE ON drafts TO bonafide_reviewer;
 GRANT UPDATE (resolved_by) ON appeals TO bonafide_reviewer;
 -- What is asked about a case that a platform has erased ends there.
 GRANT UPDATE (rung_at, failure, answered_at) ON questions TO bonafide_reviewer;

@@ -11,12 +11,18 @@ from sqlalchemy.orm import Session
 
 from moderation.database.ids import new_id
 from moderation.database.moves import seconds
-from moderation.database.tables import PersonRow, SignInFailureRow, SignInRow
-from moderation.people import Person, Preferences, Role, Theme
+from moderation.database.tables import ClaimRow, PersonRow, SignInFailureRow, SignInRow
+from moderation.people import RULE, Person, Preferences, Role, Theme
 
 
 def insert_person(
-    session: Session, *, email: str, name: str, role: Role, password_digest: str | None
+    session: Session,
+    *,
+    email: str,
+    name: str,
+    role: Role,
+    password_digest: str | None,
+    first_password: bool = False,
 ) -> Person | None:
     """Add somebody. None when the email is taken."""
     row = session.scalars(
@@ -27,12 +33,29 @@ def insert_person(
             name=name,
             role=role.value,
             password_digest=password_digest,
+            first_password=first_password,
             preferences={},
         )
         .on_conflict_do_nothing(index_elements=["email"])
         .returning(PersonRow)
     ).first()
     return None if row is None else _person(row)
+
+
+def insert_rule(session: Session) -> None:
+    """Whom decisions by rule name as their maker: there once, disabled, without a password."""
+    session.execute(
+        insert(PersonRow)
+        .values(
+            id=RULE,
+            email="rule@bonafide.invalid",
+            name="A rule of this installation",
+            role=Role.REVIEWER.value,
+            preferences={},
+            disabled_at=func.now(),
+        )
+        .on_conflict_do_nothing()
+    )
 
 
 def find_person(session: Session, person_id: UUID) -> Person | None:
@@ -56,7 +79,8 @@ def find_password(session: Session, email: str) -> tuple[Person, str | None] | N
 
 def list_people(session: Session) -> list[Person]:
     """Everybody, by name."""
-    return [_person(row) for row in session.scalars(select(PersonRow).order_by(PersonRow.name, PersonRow.id))]
+    everybody = select(PersonRow).where(PersonRow.id != RULE).order_by(PersonRow.name, PersonRow.id)
+    return [_person(row) for row in session.scalars(everybody)]
 
 
 def enabled_admins(session: Session) -> Sequence[UUID]:
@@ -84,17 +108,29 @@ def change_person(session: Session, person_id: UUID, **changes: Any) -> Person |
 def disable_person(session: Session, person_id: UUID) -> Person | None:
     """From now on this person cannot sign in, and is signed out everywhere."""
     end_sign_ins_of(session, person_id)
+    # What they have before them goes back to the queue now and not when their claims run out.
+    session.execute(delete(ClaimRow).where(ClaimRow.person_id == person_id))
     return change_person(session, person_id, disabled_at=func.coalesce(PersonRow.disabled_at, func.now()))
 
 
 def insert_sign_in(
-    session: Session, person_id: UUID, digest: bytes, csrf: str, *, lasts_seconds: float
+    session: Session,
+    person_id: UUID,
+    digest: bytes,
+    csrf: str,
+    *,
+    lasts_seconds: float,
+    first_password: bool = False,
 ) -> None:
     """Begin a session; forget those that have ended, so that the table stays as small as its use."""
     session.execute(delete(SignInRow).where(SignInRow.expires_at < func.now()))
     session.execute(
         insert(SignInRow).values(
-            digest=digest, person_id=person_id, csrf=csrf, expires_at=func.now() + seconds(lasts_seconds)
+            digest=digest,
+            person_id=person_id,
+            csrf=csrf,
+            first_password=first_password,
+            expires_at=func.now() + seconds(lasts_seconds),
         )
     )
 
@@ -107,7 +143,12 @@ def find_sign_in(
     What is not `used` goes on being idle.
     """
     found = session.execute(
-        select(PersonRow, SignInRow.csrf, (SignInRow.seen_at < func.now() - seconds(60)).label("stale"))
+        select(
+            PersonRow,
+            SignInRow.csrf,
+            SignInRow.first_password,
+            (SignInRow.seen_at < func.now() - seconds(60)).label("stale"),
+        )
         .join(SignInRow, SignInRow.person_id == PersonRow.id)
         .where(
             SignInRow.digest == digest,
@@ -118,11 +159,13 @@ def find_sign_in(
     ).first()
     if found is None:
         return None
-    row, csrf, stale = found
+    row, csrf, first, stale = found
     if stale and used:
         # At most once a minute: a page of twenty pictures must not write twenty times.
         session.execute(update(SignInRow).where(SignInRow.digest == digest).values(seen_at=func.now()))
-    return _person(row), csrf
+    # Who came another way, through the identity provider say, is asked for no password.
+    person = _person(row)
+    return dataclasses.replace(person, first_password=person.first_password and first), csrf
 
 
 def end_sign_in(session: Session, digest: bytes) -> None:
@@ -205,4 +248,5 @@ def _person(row: PersonRow) -> Person:
         preferences=_preferences(row.preferences),
         created_at=row.created_at,
         disabled_at=row.disabled_at,
+        first_password=row.first_password,
     )

@@ -36,6 +36,10 @@ class QueueFilter:
     source: str | None = None
     #: Of the verdict on show.
     label: Label | None = None
+    #: Only cases without a verdict.
+    without_verdict: bool = False
+    #: True: only those that nobody can judge by a face, refused ones and those without one. False: only the others.
+    aside: bool | None = None
     technique: Technique | None = None
     stage: Stage | None = None
     priority_at_least: int | None = None
@@ -104,6 +108,8 @@ class QueuedCase:
     refusal: str | None
     #: The hash that leads the pictures that look like its own. None: it was not hashed.
     campaign: int | None
+    #: Why it stands aside: `refused` or `no_face`. None: it does not.
+    aside: str | None
     #: Who has it in front of them. None when nobody has.
     claimed_by: UUID | None
     claimed_by_name: str | None
@@ -120,7 +126,18 @@ def queue_page(
         page = page.where(_beyond(wanted.state, sort, after))
     if wanted.collapsed and wanted.state is CaseState.READY:
         page = page.where(_first_of_campaign(wanted))
-    chosen = page.cte("page")
+    return _lines(session, page.cte("page"), wanted.state)
+
+
+def lines_of(session: Session, case_ids: Sequence[UUID]) -> list[QueuedCase]:
+    """These cases as lines of the queue, in this order. Those that are none are left out."""
+    chosen = select(CaseRow.id, CaseRow.created_at.label("place")).where(CaseRow.id.in_(case_ids)).cte("page")
+    found = {line.id: line for line in _lines(session, chosen, None)}
+    return [found[case_id] for case_id in case_ids if case_id in found]
+
+
+def _lines(session: Session, chosen: Any, state: CaseState | None) -> list[QueuedCase]:
+    """The cases of this CTE, in the order of a page of this state. None: in any."""
     row = aliased(CaseRow)
     claim = (
         select(ClaimRow.person_id, PersonRow.name)
@@ -134,7 +151,7 @@ def queue_page(
         .join(row, row.id == chosen.c.id)
         .outerjoin(AnalysisRow, AnalysisRow.id == row.analysis_id)
         .outerjoin(claim, text("true"))
-        .order_by(*_in_order(wanted.state, chosen.c.place, row.id))
+        .order_by(*(() if state is None else _in_order(state, chosen.c.place, row.id)))
     )
     return [_line(case, *others) for case, *others in found]
 
@@ -189,6 +206,7 @@ def _line(
         abstain=abstain,
         refusal=case.refusal_code,
         campaign=case.campaign,
+        aside=case.set_aside,
         claimed_by=claimed_by,
         claimed_by_name=claimed_by_name,
     )
@@ -220,6 +238,10 @@ def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
         CaseRow.campaign: wanted.campaign,
     }
     conditions += [column == value for column, value in columns.items() if value is not None]
+    if wanted.without_verdict:
+        conditions.append(CaseRow.label.is_(None))
+    if wanted.aside is not None and wanted.state is CaseState.READY:
+        conditions.append(CaseRow.set_aside.is_not(None) if wanted.aside else CaseRow.set_aside.is_(None))
     if wanted.priority_at_least is not None:
         conditions.append(CaseRow.priority >= wanted.priority_at_least)
     if wanted.older_than_seconds is not None:
@@ -251,7 +273,22 @@ def _first_of_campaign(wanted: QueueFilter) -> ColumnElement[bool]:
             if value is not None
         ),
     )
+    if wanted.aside is not None:
+        alike = alike.where(earlier.set_aside.is_not(None) if wanted.aside else earlier.set_aside.is_(None))
     return or_(CaseRow.campaign.is_(None), ~alike.correlate(CaseRow).exists())
+
+
+def aside_since(session: Session, why: str, older_than_seconds: float, *, limit: int) -> Sequence[UUID]:
+    """Cases that stand aside for this reason, and have for so long, and that nobody has before them."""
+    return session.scalars(
+        select(CaseRow.id)
+        .where(
+            *fits(QueueFilter(aside=True, older_than_seconds=older_than_seconds, unclaimed=True)),
+            CaseRow.set_aside == why,
+        )
+        .order_by(CaseRow.queued_at, CaseRow.id)
+        .limit(limit)
+    ).all()
 
 
 def unclaimed() -> ColumnElement[bool]:
@@ -265,8 +302,10 @@ class QueueCounts:
 
     waiting: int
     analyzing: int
-    #: By the review that is waited for.
+    #: By the review that is waited for, without those that stand aside.
     ready: dict[Stage, int]
+    #: Ready, and nobody can judge them by a face.
+    aside: int
     #: In front of somebody now.
     claimed: int
     #: Seconds since the oldest ready case became ready. 0 when none is.
@@ -280,7 +319,11 @@ class QueueCounts:
 def queue_counts(session: Session) -> QueueCounts:
     """Reads the small indexes and at most COUNT_AT_MOST entries of each."""
     counted = {
-        **{f"ready_{stage}": f"cases WHERE state = 'ready' AND stage = '{stage}'" for stage in Stage},
+        **{
+            f"ready_{stage}": f"cases WHERE state = 'ready' AND set_aside IS NULL AND stage = '{stage}'"
+            for stage in Stage
+        },
+        "aside": "cases WHERE state = 'ready' AND set_aside IS NOT NULL",
         "waiting": "cases WHERE state = 'waiting'",
         "analyzing": "cases WHERE state = 'analyzing'",
         "claimed": "claims WHERE expires_at > now()",
@@ -289,6 +332,7 @@ def queue_counts(session: Session) -> QueueCounts:
         f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {COUNT_AT_MOST}) AS few) AS {name}"  # noqa: S608  ours
         for name, source in counted.items()
     ]
+    # By the oldest of all: what stands aside waits too.
     oldest = "(SELECT extract(epoch FROM now() - min(ready_at)) FROM cases WHERE state = 'ready') AS oldest"
     counts = f"SELECT {', '.join([*columns, oldest])}"
     row = session.execute(text(counts)).mappings().one()
@@ -296,6 +340,7 @@ def queue_counts(session: Session) -> QueueCounts:
         waiting=row["waiting"],
         analyzing=row["analyzing"],
         ready={stage: row[f"ready_{stage}"] for stage in Stage},
+        aside=row["aside"],
         claimed=row["claimed"],
         oldest_ready_seconds=float(row["oldest"] or 0),
     )

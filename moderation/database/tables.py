@@ -94,6 +94,18 @@ class CaseRow(Table):
         Index("cases_leased", "lease_expires_at", postgresql_where=text("state = 'analyzing'")),
         # The reviewers' queue, whole and by what it is most often narrowed to.
         Index("cases_queue", "queued_at", "id", postgresql_where=text("state = 'ready'")),
+        Index(
+            "cases_to_review",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'ready' AND set_aside IS NULL"),
+        ),
+        Index(
+            "cases_set_aside",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'ready' AND set_aside IS NOT NULL"),
+        ),
         Index("cases_queue_stage", "stage", "queued_at", "id", postgresql_where=text("state = 'ready'")),
         Index("cases_queue_source", "source", "queued_at", "id", postgresql_where=text("state = 'ready'")),
         Index(
@@ -198,6 +210,9 @@ class CaseRow(Table):
     )
     certificate_id: Mapped[int | None] = mapped_column(
         comment="By which certificate its place in the queue was moved; null: by none"
+    )
+    set_aside: Mapped[str | None] = mapped_column(
+        comment="Why nobody can judge it by a face: refused or no_face. Null: somebody can"
     )
     decided_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None] = mapped_column(
@@ -509,6 +524,10 @@ class PersonRow(Table):
     name: Mapped[str]
     role: Mapped[str] = mapped_column(comment="See moderation.people.Role")
     password_digest: Mapped[str | None] = mapped_column(comment="argon2; null: signs in elsewhere only")
+    first_password: Mapped[bool] = mapped_column(
+        server_default=text("false"),
+        comment="Somebody else made the password and knows it: they choose their own before anything else",
+    )
     preferences: Mapped[dict[str, Any]] = mapped_column(server_default="{}", comment="How they see pictures")
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     disabled_at: Mapped[datetime | None]
@@ -525,6 +544,9 @@ class SignInRow(Table):
     digest: Mapped[bytes] = mapped_column(primary_key=True, comment="sha256 of the cookie's secret")
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
     csrf: Mapped[str] = mapped_column(comment="Comes back with every form")
+    first_password: Mapped[bool] = mapped_column(
+        server_default=text("false"), comment="Begun with a first password"
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     expires_at: Mapped[datetime]
@@ -605,6 +627,22 @@ class BlindJudgementRow(Table):
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"), primary_key=True)
     outcome: Mapped[str]
     technique: Mapped[str | None]
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class DraftRow(Table):
+    __tablename__ = "drafts"
+    __table_args__ = (
+        Index("drafts_at", "at"),
+        {
+            "comment": "What people have filled into the forms of a case and not sent yet. Forgotten after a day."
+        },
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"), primary_key=True)
+    form: Mapped[str] = mapped_column(primary_key=True, comment="See moderation.database.drafts.Form")
+    fields: Mapped[dict[str, Any]] = mapped_column(comment="As they were filled in, by name")
     at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 

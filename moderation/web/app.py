@@ -28,6 +28,7 @@ from moderation.web import (
 )
 from moderation.web.console import routes as console
 from moderation.web.console.astray import page_of_problem
+from moderation.web.rules import keep_rules
 from moderation.web.services import WEB_THREADS, open_services
 from moderation.web.tracing import Traced
 from moderation.wire import CaseIn
@@ -51,7 +52,8 @@ def create_app(given: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         to_thread.current_default_thread_limiter().total_tokens = WEB_THREADS
-        yield
+        with keep_rules(app.state.services):
+            yield
         app.state.services.database.close()
 
     app = FastAPI(

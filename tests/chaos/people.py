@@ -103,7 +103,9 @@ class People:
         with self._database.transaction() as session:
             case = find_case(session, claim.case_id)
         assert case is not None
-        judgement = Judgement(self._chance.choice([Outcome.DEEPFAKE, Outcome.BONA_FIDE, Outcome.CANNOT_TELL]))
+        judgement = Judgement(
+            self._chance.choice([Outcome.DEEPFAKE, Outcome.BONA_FIDE, Outcome.CANNOT_TELL]), reason="because"
+        )
         self._review.decide(
             self._person, case.id, token=claim.token, version=case.version, judgement=judgement
         )

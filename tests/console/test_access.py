@@ -24,11 +24,17 @@ class Made:
     refused: UUID
     undetermined: UUID
     endpoint: UUID
+    person: UUID
 
     def pages(self) -> dict[str, str]:
         return {
             "queue": "/queue?source=access",
             "empty queue": "/queue?source=nobody",
+            "set aside": "/queue?source=access&aside=yes",
+            "decided": "/queue?state=decided",
+            "search": "/search",
+            "found": "/search?q=access",
+            "nothing found": "/search?q=nobody",
             "case": f"/cases/{self.rationale}",
             "blind case": f"/cases/{self.blind}",
             "refused case": f"/cases/{self.refused}",
@@ -39,6 +45,7 @@ class Made:
             "bundles": "/bundles",
             "compared bundles": f"/bundles?{urlencode({'first': 'scripted', 'second': ON_TRIAL})}",
             "people": "/people",
+            "shut out": f"/people/{self.person}/disable",
             "webhooks": "/webhooks",
             "webhook": f"/webhooks/{self.endpoint}",
             "preferences": "/preferences",
@@ -58,6 +65,7 @@ def made(cases: Cases, team: Team, owner: Database) -> Made:
         refused=cases.submitted("truncated.jpg", source="access"),
         undetermined=cases.submitted("no-face.jpg", source="access"),
         endpoint=endpoint,
+        person=team.ben.id,
     )
     with owner.transaction() as session:
         session.execute(
@@ -125,6 +133,18 @@ def test_no_page_scrolls_sideways_at_320_pixels(sit: Sit, team: Team, made: Made
     }
 
     assert {name: width for name, width in widths.items() if width > 320} == {}
+
+
+def test_on_a_narrow_screen_everything_that_can_be_done_to_people_is_in_view(sit: Sit, team: Team) -> None:
+    page = sit(team.ada, viewport={"width": 320, "height": 640}).open("/people")
+
+    beyond = page.evaluate("""
+        [...document.querySelectorAll("main a, main button, main select")]
+            .filter((one) => one.getBoundingClientRect().right > 320)
+            .map((one) => one.textContent.trim())
+    """)
+
+    assert beyond == []
 
 
 def test_the_whole_case_is_in_view_on_a_desk(sit: Sit, team: Team, made: Made) -> None:

@@ -152,6 +152,8 @@ def test_signing_out_ends_the_session_on_the_server(reviewer: TestClient) -> Non
         "/cases/{case}/skip",
         "/cases/{case}/reveal",
         "/cases/{case}/judge",
+        "/cases/{case}/judge/show",
+        "/cases/{case}/draft",
         "/cases/{case}/decide",
         "/cases/{case}/ask",
         "/cases/{case}/appeal",

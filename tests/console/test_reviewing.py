@@ -131,12 +131,15 @@ def test_from_the_door_to_a_decision_by_keyboard_alone(
     keys.press("Escape")
     expect(page.locator("[data-lens]")).to_be_hidden()
     keys.press("r")
+    expect(page.get_by_role("radio", name="Bona fide")).to_be_checked()
     keys.press("f")
+    expect(page.get_by_role("radio", name="Deepfake")).to_be_checked()
     keys.press("t")
     expect(page.get_by_label("Technique, when")).to_be_focused()
     keys.type("Face swapping")
     keys.press("Escape")
     keys.press("w")
+    expect(page.get_by_label("Reason")).to_be_focused()
     keys.type("free keys: the seam is visible")
     keys.press("Escape")
     keys.press("Enter")
@@ -151,7 +154,9 @@ def test_from_the_door_to_a_decision_by_keyboard_alone(
     ]
 
     keys.press("z")
-    expect(page.locator("#claim")).to_contain_text("Claim")
+    expect(page.locator("#claim")).to_contain_text("Yours")
+    expect(page.get_by_label("Reason")).to_have_value("free keys: the seam is visible")
+    expect(page.get_by_role("radio", name="Deepfake")).to_be_checked()
     with owner.transaction() as session:
         (decision,) = decisions_of(session, case_id)
         case = find_case(session, case_id)
@@ -351,7 +356,15 @@ def test_a_blind_case_tells_nothing_of_the_verdict_until_it_is_judged(
         "scripted",
     ):
         assert secret not in html, secret
+    page.keyboard.press("f")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You say: Deepfake")).to_be_visible()
+    assert "Likely deepfake" not in page.content()
+    page.keyboard.press("z")
+    expect(page.get_by_role("radio", name="Deepfake")).to_be_checked()
     page.keyboard.press("r")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You say: Bona fide")).to_be_visible()
     page.keyboard.press("Enter")
 
     expect(page.get_by_role("heading", name="Likely deepfake: face swapping")).to_be_visible()

@@ -1,15 +1,17 @@
 """The queue as a reviewer sees it: its order, its pages, its filters and its counts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
-from moderation.analysis import Label, Technique
+from moderation.analysis import Abstain, Label, Technique, Verdict
 from moderation.cases import CaseState, Stage
 from moderation.database.connection import Database
+from moderation.database.moves import retry_case
 from moderation.database.queue import (
     Place,
     QueueFilter,
@@ -193,6 +195,43 @@ def test_counts_say_what_there_is_to_do(review: Review, database: Database, ada:
     assert (counts.waiting, counts.analyzing, counts.all_ready, counts.claimed) == (1, 1, 2, 1)
     assert counts.ready == {Stage.FIRST: 2, Stage.SECOND: 0, Stage.ESCALATED: 0, Stage.APPEAL: 0}
     assert 0 <= counts.oldest_ready_seconds < 60
+
+
+def _faceless(database: Database) -> UUID:
+    nothing = Verdict(label=Label.UNDETERMINED, abstain=Abstain.NO_FACE)
+    return ready(database, analysis=replace(an_analysis(), verdict=nothing, faces=()))
+
+
+def test_what_nobody_can_judge_by_a_face_stands_aside(database: Database) -> None:
+    shown, no_face, broken = ready(database), _faceless(database), refused(database)
+
+    assert _ids(database, QueueFilter(aside=False)) == [shown]
+    assert set(_ids(database, QueueFilter(aside=True))) == {no_face, broken}
+    assert set(_ids(database)) == {shown, no_face, broken}
+    assert _ids(database, QueueFilter(without_verdict=True)) == [broken]
+    with database.transaction() as session:
+        counts = queue_counts(session)
+        lines = {line.id: line.aside for line in queue_page(session, QueueFilter())}
+    assert (counts.all_ready, counts.aside) == (1, 2)
+    assert lines == {shown: None, no_face: "no_face", broken: "refused"}
+
+
+def test_what_somebody_escalated_or_what_is_tried_again_stands_aside_no_longer(
+    database: Database, review: Review, ada: Person
+) -> None:
+    escalated, retried = refused(database), refused(database)
+    claim = review.claim(ada, escalated)
+    judgement = Judgement(Outcome.ESCALATE, reason="it should be readable")
+    review.decide(ada, escalated, token=claim.token, version=claim.version or 0, judgement=judgement)
+
+    with database.transaction() as session:
+        assert retry_case(session, retried, actor="operator")
+        session.execute(
+            text("UPDATE cases SET state = 'ready', ready_at = now() WHERE id = :c"), {"c": retried}
+        )
+
+    assert set(_ids(database, QueueFilter(aside=False))) == {escalated, retried}
+    assert _ids(database, QueueFilter(aside=True)) == []
 
 
 def test_an_empty_queue_counts_as_nothing(database: Database) -> None:

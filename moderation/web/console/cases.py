@@ -12,6 +12,7 @@ from starlette.datastructures import FormData
 
 from moderation.analysis import Technique
 from moderation.database.cases import find_case
+from moderation.database.drafts import Draft, Form, drafts_of, drop_draft, save_draft
 from moderation.database.renditions import find_shown, find_thumbnail
 from moderation.database.review import find_holder, insert_sending, insert_view
 from moderation.decisions import Answer, ArtifactAnswer, Judgement, Outcome
@@ -22,16 +23,19 @@ from moderation.errors import (
     JudgeFirst,
     JudgementIncomplete,
     QuestionRefused,
+    ReasonRequired,
     ReviewConflict,
     StaleCase,
+    TextTooLong,
     TooManyQuestions,
 )
 from moderation.people import Person
-from moderation.questions import SUGGESTIONS
+from moderation.questions import LONGEST_QUESTION, SUGGESTIONS
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
 from moderation.web.console.pages import PageRoute, Visitor, go, page, render
 from moderation.web.console.queue import next_case
+from moderation.web.console.resume import filled_in
 from moderation.web.console.show import CasePage, log_in_words, read_case
 from moderation.web.problems import status_of
 from moderation.web.services import Services, ServicesDep
@@ -59,6 +63,9 @@ KEYS = (
     ("Undo your last decision", "z"),
     ("Leave a field, close the lens", "Esc"),
 )
+
+#: Characters of why somebody passes a case on.
+SKIP_AT_MOST = 500
 
 From = Annotated[str, Query(alias="from", max_length=1000)]
 
@@ -207,11 +214,13 @@ def release(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: For
 @router.post("/cases/{case_id}/skip")
 def skip(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
     try:
-        services.review.skip(
-            visitor.person, case_id, _int(form, "token"), field(form, "reason", at_most=500) or ""
-        )
+        reason = field(form, "reason", at_most=SKIP_AT_MOST) or ""
+        services.review.skip(visitor.person, case_id, _int(form, "token"), reason)
+    except (JudgementIncomplete, TextTooLong) as error:
+        return _again(services, visitor, case_id, form, Form.SKIP, error)
     except ReviewConflict as error:
-        return _conflict(services, visitor, case_id, error, form)
+        return _conflict(services, visitor, case_id, error, form, Form.SKIP)
+    _drop(services, visitor, case_id, Form.SKIP)
     return go(next_case(services, visitor.person, field(form, "from") or ""))
 
 
@@ -220,9 +229,30 @@ def skip(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDe
 
 @router.post("/cases/{case_id}/judge")
 def judge(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """What somebody sees before the verdict is shown to them."""
-    outcome, technique = _outcome(form), _technique(form)
-    services.review.judge_blind(visitor.person, case_id, outcome, technique)
+    """What somebody sees before the verdict is shown to them. Until it is, they may take it back: it is a draft."""
+    try:
+        judged = _first_judgement({name: field(form, name) or "" for name in ("outcome", "technique")})
+    except JudgementIncomplete as error:
+        return _again(services, visitor, case_id, form, Form.JUDGE, error)
+    said = {"outcome": judged.outcome.value, "technique": judged.technique or "", "said": "yes"}
+    _save(services, visitor, case_id, Form.JUDGE, said)
+    return go(_address(case_id, form))
+
+
+@router.post("/cases/{case_id}/judge/{what}")
+def settle_judgement(
+    case_id: UUID, what: str, services: ServicesDep, visitor: VisitorDep, form: FormDep
+) -> Response:
+    """Show the verdict, from when on the judgement stands, or take the judgement back."""
+    with services.database.transaction() as session:
+        said = drafts_of(session, case_id, visitor.person.id).get(Form.JUDGE, {})
+    if what == "show" and "said" in said:
+        judged = _first_judgement(said)
+        services.review.judge_blind(visitor.person, case_id, judged.outcome, judged.technique)
+        _drop(services, visitor, case_id, Form.JUDGE)
+    elif what == "back":
+        chosen = {name: value for name, value in said.items() if name != "said"}
+        _save(services, visitor, case_id, Form.JUDGE, chosen)
     return go(_address(case_id, form))
 
 
@@ -235,13 +265,14 @@ def decide(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Form
             token=_int(form, "token"),
             version=_version(form),
             judgement=read_judgement(form),
+            unseen=bool(form.get("unseen")),
         )
-    except JudgementIncomplete as error:
-        return _again(services, visitor, case_id, form, error)
+    except (JudgementIncomplete, TextTooLong) as error:
+        return _again(services, visitor, case_id, form, Form.DECIDE, error)
     except JudgeFirst:
         return go(_address(case_id, form))
     except ReviewConflict as error:
-        return _conflict(services, visitor, case_id, error, form)
+        return _conflict(services, visitor, case_id, error, form, Form.DECIDE)
     return go(next_case(services, visitor.person, field(form, "from") or ""))
 
 
@@ -251,8 +282,11 @@ def appeal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Form
         services.review.appeal(
             case_id, field(form, "reason") or "", actor=visitor.person.actor, person=visitor.person
         )
+    except (JudgementIncomplete, TextTooLong) as error:
+        return _again(services, visitor, case_id, form, Form.APPEAL, error)
     except ReviewConflict as error:
-        return _conflict(services, visitor, case_id, error, form)
+        return _conflict(services, visitor, case_id, error, form, Form.APPEAL)
+    _drop(services, visitor, case_id, Form.APPEAL)
     return go(f"/cases/{case_id}")
 
 
@@ -263,14 +297,19 @@ def appeal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Form
 def ask(
     case_id: UUID, request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep
 ) -> Response:
-    question = field(form, "suggested", at_most=1000) or field(form, "question", at_most=1000) or ""
     # What is hidden until a first judgement is not to be had by asking for it either.
     if services.review.sight(visitor.person, case_id).judge_first:
         raise JudgeFirst("say what the picture is before its verdict is shown")
     refused = ""
     try:
+        question = field(form, "suggested", at_most=LONGEST_QUESTION)
+        question = question or field(form, "question", at_most=LONGEST_QUESTION) or ""
         services.questions.ask(case_id, question, actor=visitor.person.actor, person=visitor.person)
-    except (QuestionRefused, TooManyQuestions) as error:
+        if not form.get("suggested"):
+            _drop(services, visitor, case_id, Form.ASK)
+    except (QuestionRefused, TextTooLong, TooManyQuestions) as error:
+        if "hx-request" not in request.headers:
+            return _again(services, visitor, case_id, form, Form.ASK, error)
         refused = words.sentence(str(error))
     if "hx-request" in request.headers:
         case = _read(services, visitor.person, case_id)
@@ -284,7 +323,39 @@ def show_turns(case_id: UUID, services: ServicesDep, visitor: OpenPageDep) -> Re
     return render("turns.html", visitor=visitor, case=_read(services, visitor.person, case_id))
 
 
+# --- what is not sent yet
+
+
+@router.post("/cases/{case_id}/draft")
+def keep_draft(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    """Keep what somebody is filling in: a script sends it now and then."""
+    kind = member(Form, field(form, "form"))
+    if kind is not None:
+        fields = {name: value for name, value in form.items() if isinstance(value, str) and name != "form"}
+        _save(services, visitor, case_id, kind, filled_in(fields))
+    return Response(status_code=204)
+
+
+def _save(services: Services, visitor: Visitor, case_id: UUID, form: Form, said: Draft) -> None:
+    with services.database.transaction() as session:
+        if find_case(session, case_id) is None:
+            raise CaseNotFound(f"no case has the id {case_id}")
+        save_draft(session, case_id, visitor.person.id, form, said)
+
+
+def _drop(services: Services, visitor: Visitor, case_id: UUID, form: Form) -> None:
+    with services.database.transaction() as session:
+        drop_draft(session, case_id, visitor.person.id, form)
+
+
 # --- reading a form
+
+
+def _first_judgement(said: Draft) -> Judgement:
+    outcome, technique = member(Outcome, said.get("outcome")), member(Technique, said.get("technique"))
+    if outcome in (None, Outcome.ESCALATE):
+        raise JudgementIncomplete("choose what you see, or say that you cannot tell")
+    return Judgement(outcome, technique if outcome is Outcome.DEEPFAKE else None)
 
 
 def read_judgement(form: FormData) -> Judgement:
@@ -345,12 +416,18 @@ def _address(case_id: UUID, form: FormData) -> str:
 
 
 def _again(
-    services: Services, visitor: Visitor, case_id: UUID, form: FormData, error: BonafideError
+    services: Services, visitor: Visitor, case_id: UUID, form: FormData, kind: Form, error: BonafideError
 ) -> Response:
-    """The same page with what was filled in and what is missing."""
+    """The same page with what was filled in, what is missing, and the focus there."""
     case = _read(services, visitor.person, case_id)
-    kept = {name: field(form, name) or "" for name in form if name != "csrf"}
-    case = dataclasses.replace(case, kept=kept, complaint=words.sentence(str(error)))
+    said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
+    case = dataclasses.replace(
+        case,
+        kept={**case.kept, kind: said},
+        complaint=words.sentence(str(error)),
+        complained=kind,
+        missing=_missing(kind, error),
+    )
     return _page(
         services,
         visitor,
@@ -361,10 +438,27 @@ def _again(
     )
 
 
+def _missing(kind: Form, error: BonafideError) -> str:
+    """The field that a complaint is about."""
+    if isinstance(error, TextTooLong):
+        return error.field
+    if kind is Form.ASK:
+        return "question"
+    return "reason" if isinstance(error, ReasonRequired) or kind in (Form.SKIP, Form.APPEAL) else "outcome"
+
+
 def _conflict(
-    services: Services, visitor: Visitor, case_id: UUID, error: ReviewConflict, form: FormData
+    services: Services,
+    visitor: Visitor,
+    case_id: UUID,
+    error: ReviewConflict,
+    form: FormData,
+    kind: Form | None = None,
 ) -> Response:
-    """What happened meanwhile, and by whom, with what the reviewer had written."""
+    """What happened meanwhile, and by whom, with what the reviewer had written. It is kept for when they go on."""
+    said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
+    if kind is not None:
+        _save(services, visitor, case_id, kind, said)
     with services.database.transaction() as session:
         version = _version(form)
         since = log_in_words(session, case_id, version) if version else []
@@ -387,6 +481,6 @@ def _conflict(
         title=title,
         message=message,
         since=since,
-        written=field(form, "reason"),
+        written=said.get("reason"),
         case_id=case_id,
     )

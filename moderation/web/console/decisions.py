@@ -8,16 +8,16 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.datastructures import FormData
 
-from moderation.cases import Case
-from moderation.database.cases import find_case
 from moderation.database.console import decisions_by
+from moderation.database.queue import lines_of
 from moderation.decisions import Decision
-from moderation.errors import BonafideError, JudgementIncomplete
+from moderation.errors import BonafideError, JudgementIncomplete, TextTooLong
 from moderation.people import Act, require
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.cases import read_judgement
-from moderation.web.console.pages import PageRoute, go, page
+from moderation.web.console.pages import PageRoute, Visitor, go, page
+from moderation.web.console.queue import Line, lines_for
 from moderation.web.console.show import in_words
 from moderation.web.services import Services, ServicesDep
 
@@ -63,7 +63,7 @@ def undo_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Resp
     """Take back what was decided together; what can no longer be taken back stays."""
     for decision_id in _ids(form, "decision"):
         try:
-            services.review.undo(visitor.person, decision_id)
+            services.review.undo(visitor.person, decision_id, keep=False)
         except BonafideError:
             continue  # the page that follows shows which of them stand
     return go("/decisions")
@@ -73,19 +73,32 @@ def undo_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Resp
 def confirm(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
     """Say how many cases are about to be decided together, and what they are, before it is done."""
     require(visitor.person, Act.BULK_DECIDE)
+    return _ask(services, visitor, form)
+
+
+def _ask(
+    services: Services, visitor: Visitor, form: FormData, *, refused: str = "", status: int = 200
+) -> Response:
     chosen = _chosen(form)
     with services.database.transaction() as session:
-        cases = [case for case_id, _ in chosen if (case := find_case(session, case_id))]
+        lines = lines_for(
+            session, services, visitor.person, lines_of(session, [case_id for case_id, _ in chosen])
+        )
+    reason = form.get("reason")
     return page(
         services,
         visitor,
         "bulk.html",
-        cases=cases,
+        status=status,
+        lines=lines,
         versions=dict(chosen),
-        outcome=field(form, "outcome") or "",
+        outcome=form.get("outcome"),
+        technique=form.get("technique"),
+        reason=reason if isinstance(reason, str) else "",
+        refused=refused,
         outcomes=words.OUTCOMES,
         techniques=words.TECHNIQUES,
-        sources=_by_source(cases),
+        sources=_by_source(lines),
         done=None,
         back=field(form, "from") or "",
     )
@@ -93,7 +106,12 @@ def confirm(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Respon
 
 @router.post("/decisions/bulk")
 def decide_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    chosen, judgement = _chosen(form), read_judgement(form)
+    chosen = _chosen(form)
+    try:
+        judgement = read_judgement(form)
+    except (JudgementIncomplete, TextTooLong) as error:
+        require(visitor.person, Act.BULK_DECIDE)
+        return _ask(services, visitor, form, refused=words.sentence(str(error)), status=422)
     if (field(form, "count") or "") != str(len(chosen)):
         raise JudgementIncomplete("the number of cases is not the one that was confirmed")
     outcomes = services.review.decide_many(visitor.person, chosen, judgement)
@@ -116,8 +134,8 @@ def _mine(services: Services, person_id: UUID) -> list[Decision]:
         return decisions_by(session, person_id)
 
 
-def _by_source(cases: list[Case]) -> list[tuple[str, int]]:
-    sources = [case.flag.source for case in cases]
+def _by_source(lines: list[Line]) -> list[tuple[str, int]]:
+    sources = [line.case.source for line in lines]
     return sorted({source: sources.count(source) for source in sources}.items())
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import structlog
@@ -30,6 +30,7 @@ from moderation.web.services import Services
 #: The pages at the top: path, words, and what one must be allowed to do to see it.
 NAVIGATION: tuple[tuple[str, str, Act | None], ...] = (
     ("/queue", "Queue", None),
+    ("/search", "Search", None),
     ("/insight", "Insight", Act.SEE_INSIGHT),
     ("/bundles", "Bundles", Act.SEE_INSIGHT),
     ("/certificates", "Certificates", Act.SEE_INSIGHT),
@@ -44,6 +45,12 @@ class SignInNeeded(BonafideError):
     """Nobody is signed in, or no longer."""
 
     code = "sign_in_needed"
+
+
+class FirstPassword(BonafideError):
+    """Somebody else knows the password of whoever is signed in: they choose their own first."""
+
+    code = "first_password"
 
 
 class FormForged(NotAllowed):
@@ -172,6 +179,10 @@ class PageRoute(APIRoute):
                 response = await answer(request)
             except RequestValidationError:
                 response = error_page(request, "Not found", "There is nothing at this address.", 404)
+            except FirstPassword:
+                response = go("/password/first")
+            except SignInNeeded:
+                response = await request.app.state.at_the_door(request)
             except BonafideError as error:
                 response = _answer_error(request, error)
             for name, value in request.app.state.page_headers.items():
@@ -182,14 +193,6 @@ class PageRoute(APIRoute):
 
 
 def _answer_error(request: Request, error: BonafideError) -> Response:
-    if isinstance(error, SignInNeeded):
-        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        door = "/sign-in" + (
-            f"?next={quote(wanted, safe='/')}" if request.method == "GET" and wanted != "/queue" else ""
-        )
-        if "hx-request" in request.headers:
-            return Response(status_code=204, headers={"HX-Redirect": "/sign-in"})
-        return go(door)
     status = status_of(error)
     if status >= 500:
         log.error(

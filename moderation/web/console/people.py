@@ -5,7 +5,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from moderation.errors import PersonExists, RequestRefused
+from moderation.errors import PersonExists, PersonNotFound, RequestRefused
 from moderation.people import Act, Role, require
 from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.pages import PageRoute, Visitor, go, page
@@ -34,6 +34,45 @@ def add_person(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Res
 def set_role(person_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
     services.accounts.set_role(visitor.person, person_id, _role(field(form, "role")))
     return go("/people")
+
+
+#: What is asked about before it is done: words for the button, and what will happen.
+_ASKED = {
+    "disable": (
+        "Disable",
+        (
+            "They are signed out everywhere and at once, and cannot sign in. The cases that they have before "
+            "them go back to the queue. What they decided stays. You can enable them again."
+        ),
+    ),
+    "password": (
+        "Make a new password for",
+        (
+            "Their password stops working, and they are signed out everywhere. You are shown a new one once, "
+            "to be passed on; they choose their own when they sign in with it."
+        ),
+    ),
+}
+
+
+@router.get("/people/{person_id}/{what}")
+def ask_first(person_id: UUID, what: str, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """What shuts somebody out is asked about first."""
+    found = next((one for one in services.accounts.people(visitor.person) if one.id == person_id), None)
+    if found is None or what not in _ASKED:
+        raise PersonNotFound("there is nobody with this id")
+    words, consequence = _ASKED[what]
+    return page(
+        services,
+        visitor,
+        "confirm.html",
+        here="/people",
+        title=f"{words} {found.name}?",
+        message=consequence,
+        action=f"/people/{person_id}/{what}",
+        words=words if what == "disable" else "Make a new password",
+        back="/people",
+    )
 
 
 @router.post("/people/{person_id}/disable")

@@ -9,9 +9,10 @@ from moderation.accounts import PASSWORD_AT_LEAST
 from moderation.errors import PasswordRefused, SignInRefused, SignInThrottled
 from moderation.people import Theme
 from moderation.web.console.access import FormDep, VisitorDep, field
-from moderation.web.console.pages import PageRoute, go, page
+from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.console.sign_in import address_of
-from moderation.web.services import ServicesDep
+from moderation.web.console.words import sentence
+from moderation.web.services import Services, ServicesDep
 from moderation.web.sessions import cookie_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -57,6 +58,39 @@ def set_picture(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Re
         visitor.person, dataclasses.replace(visitor.person.preferences, **named)
     )
     return Response(status_code=204)
+
+
+@router.get("/password/first")
+def show_first_password(services: ServicesDep, visitor: VisitorDep) -> Response:
+    """Somebody who signed in with a password that another made for them."""
+    if not visitor.person.first_password:
+        return go("/queue")
+    return _first_password(services, visitor)
+
+
+@router.post("/password/first")
+def choose_password(request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    new, again = form.get("new"), form.get("again")
+    if new != again:
+        return _first_password(services, visitor, refused="The two are not the same.")
+    try:
+        services.accounts.choose_password(
+            visitor.person, new if isinstance(new, str) else "", secret=cookie_of(request) or ""
+        )
+    except PasswordRefused as error:
+        return _first_password(services, visitor, refused=sentence(str(error)))
+    return go("/queue")
+
+
+def _first_password(services: Services, visitor: Visitor, *, refused: str = "") -> Response:
+    return page(
+        services,
+        visitor,
+        "first_password.html",
+        status=422 if refused else 200,
+        refused=refused,
+        at_least=PASSWORD_AT_LEAST,
+    )
 
 
 @router.post("/preferences/password")

@@ -1,7 +1,7 @@
 """The queue: what is there, who has it, and the next case for me."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from moderation.analysis import Abstain, Label, Technique, Verdict
 from moderation.cases import CaseState, Refusal, Stage
@@ -22,7 +23,8 @@ from moderation.database.queue import (
     read_cursor,
     sources_in_queue,
 )
-from moderation.decisions import verdict_is_hidden
+from moderation.database.review import standing_decisions
+from moderation.decisions import Decision, verdict_is_hidden
 from moderation.evidence.related import campaigns_of
 from moderation.people import Act, Person
 from moderation.web.console import words
@@ -41,6 +43,8 @@ STATES = tuple((state.value, said.capitalize()) for state, said in words.STATE_W
 STAGES = tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items())
 PRIORITIES = (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more"))
 AGES = (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days"))
+#: Beside the labels of verdicts: there is none.
+WITHOUT_VERDICT = "none"
 HOLDERS = (("nobody", "Nobody"), ("me", "Me"))
 
 
@@ -55,6 +59,18 @@ class Line:
     hidden: bool
     holder: str
     mine: bool
+    #: What stands. None until the case is decided.
+    decision: Decision | None
+    #: Whether there is a small picture of it.
+    thumbnail: bool = False
+
+    @property
+    def decided_words(self) -> str:
+        return (
+            ""
+            if self.decision is None
+            else words.decided_words(self.decision.outcome, self.decision.technique)
+        )
 
     @property
     def may_bulk(self) -> bool:
@@ -82,10 +98,7 @@ def show_queue(
         campaigns = campaigns_of(session, [case.campaign for case in found if case.campaign is not None])
         counts = queue_counts(session)
         sources = sources_in_queue(session)
-        judged = judged_by(session, visitor.person.id, [case.id for case in found])
-    lines = [
-        _line(case, visitor.person, judged, services.settings.blind_first_share) for case in found[:PAGE]
-    ]
+        lines = lines_for(session, services, visitor.person, found[:PAGE])
     # A case whose verdict is hidden must not be given away by the filter that finds it.
     by_verdict = wanted.label is not None or wanted.technique is not None
     shown = [line for line in lines if not (by_verdict and line.hidden)]
@@ -103,9 +116,17 @@ def show_queue(
         wanted=wanted,
         sources=sources,
         query=urlencode(chosen),
+        aside=wanted.aside,
+        places=[
+            (f"/queue?{urlencode(_with(chosen, 'aside', value))}", said, here)
+            for value, said, here in (
+                ("", "To review", wanted.aside is not True),
+                ("yes", "Set aside", wanted.aside is True),
+            )
+        ],
         more=more,
         states=STATES,
-        labels=words.LABELS,
+        labels=(*words.LABELS, (WITHOUT_VERDICT, "No verdict")),
         techniques=words.TECHNIQUES,
         stages=STAGES,
         priorities=PRIORITIES,
@@ -136,21 +157,52 @@ def next_case(services: Services, person: Person, query: str) -> str:
     chosen = {name: value for name, value in parse_qsl(query) if name in _NAMES}
     wanted = read_filter(chosen, person)
     if wanted.state is not CaseState.READY:
-        wanted, chosen = QueueFilter(), dict[str, str]()
+        wanted, chosen = QueueFilter(aside=False), dict[str, str]()
     claim = services.review.claim_next(person, wanted)
     if claim is None:
         return "/queue?" + urlencode({**chosen, "nothing": "1"})
     return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(chosen)})}" if chosen else "")
 
 
-_NAMES = ("state", "source", "verdict", "technique", "stage", "priority", "older", "held", "campaign")
+def lines_for(
+    session: Session, services: Services, person: Person, found: Sequence[QueuedCase]
+) -> list[Line]:
+    """These cases as this person may see them."""
+    ids = [case.id for case in found]
+    judged, decisions = judged_by(session, person.id, ids), standing_decisions(session, ids)
+    share = services.settings.blind_first_share
+    return [_line(case, person, judged, share, decisions.get(case.id)) for case in found]
+
+
+def _with(chosen: Mapping[str, str], name: str, value: str) -> dict[str, str]:
+    """The same view with one choice changed. What a verdict says of the one place it does not say of the other."""
+    others = {key: said for key, said in chosen.items() if key not in (name, "verdict", "technique", "state")}
+    return {**others, name: value} if value else others
+
+
+_NAMES = (
+    "aside",
+    "state",
+    "source",
+    "verdict",
+    "technique",
+    "stage",
+    "priority",
+    "older",
+    "held",
+    "campaign",
+)
 
 
 def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
     """What somebody chose in the queue. A value that is none of ours filters nothing."""
     hours = chosen.get("older", "")
+    without_verdict = chosen.get("verdict") == WITHOUT_VERDICT
     return QueueFilter(
         state=member(CaseState, chosen.get("state")) or CaseState.READY,
+        without_verdict=without_verdict,
+        # Those without a verdict stand aside, nearly all of them: who asks for them sees them.
+        aside=None if without_verdict else chosen.get("aside") == "yes",
         source=_text(chosen.get("source")),
         label=member(Label, chosen.get("verdict")),
         technique=member(Technique, chosen.get("technique")),
@@ -182,7 +234,9 @@ def _text(value: str | None) -> str | None:
     return value if value and "\x00" not in value else None
 
 
-def _line(case: QueuedCase, person: Person, judged: set[UUID], blind_share: float) -> Line:
+def _line(
+    case: QueuedCase, person: Person, judged: set[UUID], blind_share: float, decision: Decision | None
+) -> Line:
     hidden = verdict_is_hidden(
         case.id,
         case.state,
@@ -202,6 +256,7 @@ def _line(case: QueuedCase, person: Person, judged: set[UUID], blind_share: floa
         hidden=hidden,
         holder="you" if mine else case.claimed_by_name or "",
         mine=mine,
+        decision=decision,
     )
 
 

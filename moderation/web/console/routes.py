@@ -12,19 +12,23 @@ from moderation.web.console import (
     people,
     preferences,
     queue,
+    search,
     sign_in,
     statements,
     webhooks,
 )
 from moderation.web.console.pages import Static, security_headers
+from moderation.web.console.resume import at_the_door, go_on
 
 
 def install(app: FastAPI) -> None:
     """Add the console to the app, whose services are open."""
     app.state.page_headers = security_headers(app.state.services)
+    app.state.at_the_door, app.state.go_on = at_the_door, go_on
     for part in (
         sign_in,
         queue,
+        search,
         cases,
         alike,
         decisions,

@@ -9,12 +9,13 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis, Box, FaceAnalysis, Label, PictureFacts, Technique, Verdict
+from moderation.analysis import Analysis, Box, Label, PictureFacts, Technique, Verdict
 from moderation.cases import Case, CaseState, Flag, Move, Stage
 from moderation.database.analyses import shown_analyses
 from moderation.database.archive import Archived, archived_cases
 from moderation.database.cases import find_case
 from moderation.database.console import names_of
+from moderation.database.drafts import Draft, Form, drafts_of
 from moderation.database.events import Chain, Event, read_chain
 from moderation.database.questions import Question, questions_of
 from moderation.database.renditions import is_rendered
@@ -30,7 +31,7 @@ from moderation.errors import BonafideError, CaseNotFound
 from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import CAVEATS, KIND_WORDS, STRENGTH_WORDS, disclosed, sentence
 from moderation.evidence.words import Fact, Strength, contradicts, declared, ordered
-from moderation.people import Act, Person, may
+from moderation.people import RULE_ACTOR, Act, Person, may
 from moderation.questions import FAILURES
 from moderation.review import Sight
 from moderation.web.console import words
@@ -79,6 +80,17 @@ class Said:
     final_at: datetime
     undone_at: datetime | None
     final: bool
+
+
+@dataclass(frozen=True)
+class FaceLine:
+    """One face of several, by the number that it has on the picture."""
+
+    number: int
+    words: str
+    tone: str
+    score: float | None
+    decides: bool
 
 
 @dataclass(frozen=True)
@@ -191,13 +203,61 @@ class CasePage:
     reason_words: str
     #: What is known beside the verdict. None: nothing was gathered.
     evidence: Beside | None = None
-    #: What the person had filled in when a form came back with a complaint.
-    kept: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: What the person has filled into its forms and not sent, or what came back with a complaint.
+    kept: Mapping[Form, Draft] = field(default_factory=dict[Form, Draft])
     complaint: str | None = None
+    #: The form that came back, and its field that the complaint is about.
+    complained: Form = Form.DECIDE
+    missing: str = ""
     #: Why a question was not put.
     question_refused: str = ""
     #: Whether a copy is shown in the place of a file that browsers do not show.
     rendered: bool = False
+
+    def said_in(self, form: str) -> Draft:
+        """What the person has filled into this form."""
+        return self.kept.get(Form(form), {})
+
+    def complaint_about(self, form: str) -> str | None:
+        return self.complaint if self.complained == form else None
+
+    @property
+    def judging(self) -> str:
+        """What the person says they see, and can still take back. Empty: nothing, or the verdict is shown."""
+        said = self.said_in(Form.JUDGE)
+        if not self.hidden or "said" not in said:
+            return ""
+        technique = said.get("technique")
+        return words.decided_words(Outcome(said["outcome"]), Technique(technique) if technique else None)
+
+    @property
+    def kept_words(self) -> tuple[str, ...]:
+        """Words of the person that no form of this page shows: the case is not theirs just now."""
+        if self.deciding:
+            return ()
+        forms = (Form.DECIDE, Form.SKIP, *(() if self.may_ask else (Form.ASK,)))
+        said = [
+            self.said_in(form).get(name, "") for form in forms for name in ("reason", "policy", "question")
+        ]
+        return tuple(one for one in said if one)
+
+    @property
+    def no_question(self) -> str:
+        """Why no question can be asked here. Empty when one can."""
+        if self.may_ask:
+            return ""
+        if self.hidden:
+            return "Questions can be asked once you have judged and the verdict is shown."
+        if self.erased_at is not None or self.archived is not None:
+            return "No question can be asked about this case any more."
+        if self.state in (CaseState.WAITING, CaseState.ANALYZING):
+            return "Questions can be asked once the model has looked at this picture."
+        return "No question can be asked: the model could not look at this picture."
+
+    @property
+    def unseen(self) -> bool:
+        """No analysis was made of it: the picture may not be one that can be seen."""
+        return self.analysis is None and not self.hidden
 
     @property
     def verdict(self) -> Verdict | None:
@@ -261,16 +321,32 @@ class CasePage:
         return self.analysis is not None and len(self.analysis.faces) > 1
 
     @property
+    def face_lines(self) -> tuple[FaceLine, ...]:
+        """What was said about each face. The first decides for the picture."""
+        if self.analysis is None:
+            return ()
+        return tuple(
+            FaceLine(
+                number,
+                "In the background, not judged" if face.background else words.headline(face.verdict, None),
+                "none" if face.background else words.tone(face.verdict),
+                face.verdict.score,
+                decides=number == 1,
+            )
+            for number, face in enumerate(self.analysis.faces, start=1)
+        )
+
+    @property
     def faces_words(self) -> str:
-        """What was said about each face, when there are several. The first decides for the picture."""
+        """How many faces there are, when there are several."""
         if self.analysis is None or not self.several_faces:
             return ""
-        faces = self.analysis.faces
-        said = [f"face {n}: {_face_words(face)}" for n, face in enumerate(faces, 1) if not face.background]
-        small = sum(face.background for face in faces)
-        behind = f" In the background: {small} smaller, not judged." if small else ""
-        found, judged = self.analysis.faces_found, self.analysis.faces_judged
-        return f"{found} faces found, {judged} judged. " + "; ".join(said) + "." + behind
+        return f"{self.analysis.faces_found} faces found, {self.analysis.faces_judged} judged"
+
+    @property
+    def number_size(self) -> float:
+        """Of the numbers on the faces, in pixels of the picture: to be read whatever its size."""
+        return 0.0 if self.picture is None else 0.035 * max(self.picture.width, self.picture.height)
 
     @property
     def picture_notes(self) -> tuple[str, ...]:
@@ -396,7 +472,10 @@ def read_case(
         evidence=_beside(session, case_id, shown),
         worker_away=worker_away,
         open_outcomes=_open_outcomes(case.stage),
-        reason_words=_REASON_WORDS[reason_policy],
+        reason_words=_REASON_WORDS[reason_policy]
+        if analysis is not None
+        else "needed for deepfake and bona fide: the model saw nothing",
+        kept=_kept(session, person, case_id, decisions),
         rendered=is_rendered(session, case_id),
     )
 
@@ -432,6 +511,28 @@ def _known(fact: Fact) -> Known:
         disclosable=disclosed(fact) is not None,
         tone=fact.points_to or "",
     )
+
+
+def _kept(
+    session: Session, person: Person, case_id: UUID, decisions: Sequence[Decision]
+) -> Mapping[Form, Draft]:
+    """What this person has filled in; what they had decided, when they have just taken that back."""
+    drafts = drafts_of(session, case_id, person.id)
+    last = decisions[-1] if decisions else None
+    if last is not None and last.undone_at is not None and last.reviewer_id == person.id:
+        drafts.setdefault(Form.DECIDE, _as_filled_in(last))
+    return drafts
+
+
+def _as_filled_in(decision: Decision) -> Draft:
+    said = {
+        "outcome": decision.outcome.value,
+        "technique": decision.technique and decision.technique.value,
+        "reason": decision.reason,
+        "policy": decision.policy,
+        **{f"answer-{one.face}-{one.ordinal}": one.answer.value for one in decision.feedback},
+    }
+    return {name: value for name, value in said.items() if value}
 
 
 def _kept_headline(archived: Archived | None) -> str:
@@ -507,6 +608,8 @@ def _actor_words(actor: str, names: Mapping[UUID, str]) -> str:
     if person_id is not None:
         return names.get(person_id, "a former reviewer")
     kind, _, name = actor.partition(":")
+    if actor == RULE_ACTOR:
+        return "a rule of this installation"
     return (
         f"the platform {name}" if kind == "platform" else f"a {kind}" if kind == "worker" else f"the {kind}"
     )
@@ -514,7 +617,9 @@ def _actor_words(actor: str, names: Mapping[UUID, str]) -> str:
 
 def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
     """`plain` leaves out what was said: this person is not to know yet."""
-    said = words.MOVE_WORDS.get(Move(event.kind), event.kind)
+    # A later release may know moves that this one does not.
+    known = event.kind in set(Move)
+    said = words.MOVE_WORDS[Move(event.kind)] if known else event.kind.replace("_", " ").capitalize()
     facts = "" if plain else _facts(event.body)
     return Logged(event.seq, event.at, said, _actor_words(event.actor, names), facts)
 
@@ -555,12 +660,6 @@ def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
                 Elsewhere(other.id, other.flag.source, words.STATE_WORDS[other.state], other.created_at)
             )
     return tuple(found)
-
-
-def _face_words(face: FaceAnalysis) -> str:
-    verdict = face.verdict
-    said = words.headline(verdict, None).lower()
-    return said if verdict.score is None else f"{said} ({verdict.score:.2f})"
 
 
 def in_words(decision: Decision) -> Said:

@@ -1,6 +1,7 @@
 """Signing in and out."""
 
 import secrets
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -12,7 +13,7 @@ from moderation.errors import SignInRefused, SignInThrottled
 from moderation.web.console.access import FormDep, VisitorDep, field, require_token
 from moderation.web.console.pages import PageRoute, go, render
 from moderation.web.oidc import ProviderUnavailable
-from moderation.web.services import ServicesDep
+from moderation.web.services import Services, ServicesDep
 from moderation.web.sessions import clear_cookie, cookie_of, own_path, set_cookie
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -29,6 +30,17 @@ REFUSALS = {
 }
 
 
+@dataclass(frozen=True)
+class Held:
+    """A form that came when its session had ended: where it was to go, whose it was, and what it said."""
+
+    path: str
+    #: Id of the person.
+    by: str
+    #: As a query says them.
+    fields: str
+
+
 @router.get("/sign-in")
 def show_sign_in(
     request: Request,
@@ -39,11 +51,18 @@ def show_sign_in(
     secret = cookie_of(request)
     if secret is not None and services.accounts.session(secret) is not None:
         return go(own_path(next_))
-    return _door(request, services, next_=next_, refused=REFUSALS.get(refused, ""))
+    return door(request, services, next_=next_, refused=REFUSALS.get(refused, ""))
 
 
 async def _read(request: Request) -> FormData:
     return await request.form(max_files=0, max_fields=10)
+
+
+def _held(form: FormData) -> Held | None:
+    path, by, fields = (form.get(name) for name in ("held_path", "held_by", "held"))
+    if isinstance(path, str) and isinstance(by, str) and isinstance(fields, str) and path:
+        return Held(path, by, fields)
+    return None
 
 
 @router.post("/sign-in")
@@ -55,30 +74,36 @@ def sign_in(
 ) -> Response:
     require_token(request, form, token or secrets.token_urlsafe())
     email, password = field(form, "email", at_most=320) or "", form.get("password")
-    next_ = own_path(field(form, "next"))
+    next_, held = own_path(field(form, "next")), _held(form)
     try:
         signed_in = services.accounts.sign_in(
             email, password if isinstance(password, str) else "", address=address_of(request)
         )
     except SignInRefused:
-        return _door(
+        return door(
             request,
             services,
             next_=next_,
             email=email,
+            held=held,
             refused="The email or the password is wrong.",
             status=401,
         )
     except SignInThrottled as error:
         said = str(error)
-        response = _door(
-            request, services, next_=next_, email=email, refused=said[:1].upper() + said[1:] + ".", status=429
+        response = door(
+            request,
+            services,
+            next_=next_,
+            email=email,
+            held=held,
+            refused=said[:1].upper() + said[1:] + ".",
+            status=429,
         )
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
         return response
-    response = go(next_)
+    response = request.app.state.go_on(services, signed_in, held, next_)
     set_cookie(response, signed_in.secret, secure=_secure(request), settings=services.settings)
-    response.delete_cookie(FORM_COOKIE, path="/sign-in")
     return response
 
 
@@ -92,16 +117,18 @@ def sign_out(request: Request, services: ServicesDep, visitor: VisitorDep, form:
     return response
 
 
-def _door(
+def door(
     request: Request,
-    services: ServicesDep,
+    services: Services,
     *,
     next_: str,
     email: str = "",
+    held: Held | None = None,
     refused: str = "",
     status: int = 200,
 ) -> Response:
-    token, next_ = secrets.token_urlsafe(24), own_path(next_)
+    """The page to sign in at. A second one, in another tab, has the same token: both can be used."""
+    token, next_ = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24), own_path(next_)
     begin = f"/oidc/start?{urlencode({'next': next_})}"
     response = render(
         "sign_in.html",
@@ -111,6 +138,7 @@ def _door(
         next=next_,
         email=email,
         refused=refused,
+        held=held,
         oidc=None if services.settings.oidc_issuer is None else begin,
     )
     response.set_cookie(

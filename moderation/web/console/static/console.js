@@ -7,7 +7,18 @@
   const one = (selector, within = document) => within.querySelector(selector);
   const csrf = () => JSON.parse(document.body.getAttribute("hx-headers") || "{}");
   const post = (url, fields) =>
-    fetch(url, { method: "POST", headers: csrf(), body: new URLSearchParams(fields), keepalive: true });
+    fetch(url, {
+      method: "POST",
+      headers: { ...csrf(), "X-Requested-With": "fetch" },
+      body: new URLSearchParams(fields),
+      keepalive: true,
+    }).then((reply) => signedOut(reply.status === 401), () => {});
+
+  // The session has ended, or was begun anew in another tab: what is filled in here stays and can be sent then.
+  function signedOut(is) {
+    const notice = one("[data-signed-out]");
+    if (notice) notice.hidden = !is;
+  }
 
   // --- keys: every control carries its own in data-key, printed beside it
 
@@ -16,6 +27,31 @@
     (element.matches("input") && !["checkbox", "radio", "submit", "button"].includes(element.type));
   const acts = (element) => element.closest("button, a[href], summary, label, input, select, textarea");
 
+  // A letter acts once nothing followed it for so long: what comes faster is somebody who types. Milliseconds.
+  const ALONE = 250;
+  // After such typing keys act again once nothing was pressed for so long.
+  const REST = 1000;
+  // The first keys of words are no decision: these are letters that wait, at most two of them.
+  let waiting = [];
+  let timer = 0;
+  // Why keys are at rest. "typing" ends by itself; "question" by Enter, Escape, Tab or a click.
+  let rests = null;
+  // The keyboard writes another script: what is not one of its letters is known by its place alone.
+  let foreign = false;
+
+  // What was pressed, whatever Caps Lock, the width of characters and the script of the layout.
+  function keyOf(event) {
+    const typed = event.key.normalize("NFKC");
+    const place = /^(?:Key([A-Z])|Digit([0-9]))$/.exec(event.code);
+    const letter = /^\p{L}$/u.test(typed);
+    if (letter) foreign = !/\p{Script=Latin}/u.test(typed);
+    if (place && ((letter && !/^[a-z]$/i.test(typed)) || ["Process", "Unidentified"].includes(typed))) {
+      return (place[1] ?? place[2]).toLowerCase();
+    }
+    if (foreign && event.code === "Slash" && !event.shiftKey) return "/";
+    return typed.length === 1 ? typed.toLowerCase() : typed;
+  }
+
   function controlOf(key) {
     const open = one("dialog[open]");
     const wanted = (element) => element.dataset.key === key && !element.disabled && element.getClientRects().length;
@@ -23,34 +59,125 @@
     return all("[data-key]", open || document).find((element) => wanted(element) || hiddenRadio(element));
   }
 
+  // What a key does here. Nothing: it is no key of this page.
+  function deedOf(key) {
+    const box = key === "x" && one("[data-select]", document.activeElement.closest("[data-row]") ?? document.createElement("i"));
+    if (box) return () => box.click();
+    if (chosen && "ads".includes(key)) return () => answer(key);
+    const control = controlOf(key === "=" ? "+" : key);
+    return control && (() => use(control));
+  }
+
   function use(control) {
     if (control.matches("textarea, select, input:not([type=radio]):not([type=checkbox])")) control.focus();
     else control.click();
   }
 
+  function say(sentence) {
+    const place = one("[data-says]");
+    if (!place) return;
+    place.textContent = sentence;
+    place.hidden = false;
+    clearTimeout(place.dataset.ends);
+    place.dataset.ends = setTimeout(() => (place.hidden = true), 8000);
+  }
+
+  function rest(why, sentence) {
+    clearTimeout(timer);
+    waiting = [];
+    if (rests === null) say(sentence);
+    rests = why;
+    if (why === "typing") timer = setTimeout(wake, REST);
+  }
+
+  function wake() {
+    clearTimeout(timer);
+    rests = null;
+  }
+
+  // The letters that wait act now, in the order in which they were pressed.
+  function settle() {
+    clearTimeout(timer);
+    const pressed = waiting;
+    waiting = [];
+    pressed.forEach((key) => deedOf(key)?.());
+  }
+
+  const TYPING = "That looked like typing: no key acted, and nothing was decided. Keys act again in a second.";
+
+  function pressLetter(event, key) {
+    event.preventDefault();
+    if (event.repeat) return;
+    // With Shift, or where it does nothing, a letter is one of a word.
+    if (event.shiftKey || !deedOf(key) || waiting.length === 2) {
+      return rest("typing", waiting.length ? TYPING : `“${key}” is no key here now. Keys act again in a second.`);
+    }
+    waiting.push(key);
+    clearTimeout(timer);
+    timer = setTimeout(settle, ALONE);
+  }
+
+  // While keys rest they are swallowed, with what would send a form. Whatever leads elsewhere ends the rest.
+  function swallow(event, key) {
+    if (key === "Tab" || key.startsWith("Arrow")) {
+      wake();
+      return false;
+    }
+    if (key.length !== 1 && key !== "Enter") return false;
+    event.preventDefault();
+    if (rests === "typing") rest("typing", "");
+    else if (key === "Enter") {
+      wake();
+      say("Nothing was asked, and nothing was decided.");
+    }
+    return true;
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    const key = keyOf(event);
     const typing = types(event.target);
-    if (event.key === "Escape") {
+    if (key === "Escape") {
+      settle();
+      wake();
       if (typing) event.target.blur();
       else controlOf("Escape")?.click();
       return;
     }
     if (typing || page.dataset.keys === "off") return;
-    if (event.key === " ") return holdToReveal(event);
-    if (event.key === "Enter") {
+    if (rests !== null && swallow(event, key)) return;
+    if (/^\p{L}$/u.test(key)) return pressLetter(event, key);
+    // A blank, or Enter, right after two letters ends a word.
+    if (waiting.length && (key === " " || (key === "Enter" && waiting.length > 1))) {
+      event.preventDefault();
+      return rest("typing", TYPING);
+    }
+    settle();
+    if (key === " ") return holdToReveal(event);
+    if (key === "Enter") {
       if (acts(event.target) && !event.target.matches("input[type=radio]")) return;
-    } else if (event.key.startsWith("Arrow")) {
+    } else if (key.startsWith("Arrow")) {
       return moveInQueue(event);
     }
-    if (event.repeat && !"+-".includes(event.key)) return;
-    if (chosen && "ads".includes(event.key) && answer(event.key)) return event.preventDefault();
-    const control = controlOf(event.key === "=" ? "+" : event.key);
-    if (control) {
+    if (event.repeat && !"+-".includes(key)) return;
+    const deed = deedOf(key);
+    if (deed) {
       event.preventDefault();
-      use(control);
+      // What is typed on while another page comes is for that page.
+      if (key === "/" && controlOf(key)?.matches("a")) rest("question", "");
+      deed();
+    } else if (key === "/") {
+      // Else a browser may open a search of its own, or the words that follow be taken for keys.
+      event.preventDefault();
+      const why = one("[data-no-question]")?.dataset.noQuestion ?? "There is nothing to type into on this page.";
+      rest("question", `${why} Keys are silent until you press Esc.`);
     }
   });
+  document.addEventListener("pointerdown", () => {
+    settle();
+    wake();
+  }, { capture: true });
+  document.addEventListener("focusin", (event) => types(event.target) && wake());
 
   // Ctrl+Enter sends the form one is typing in.
   document.addEventListener("keydown", (event) => {
@@ -131,6 +258,7 @@
     one("[data-broken]").hidden = false;
     plane.hidden = true;
     stage.classList.remove("blurred");
+    all("[data-unseen]").forEach((field) => (field.value = "yes"));
   }
 
   const STEPS = [0.5, 1, 2, 3, 4, 6, 8];
@@ -260,8 +388,52 @@
   window.addEventListener("pageshow", () => all("form[data-sent]").forEach((form) => delete form.dataset.sent));
 
   document.addEventListener("htmx:afterRequest", (event) => {
-    if (event.target.matches?.("[data-clears]") && event.detail.successful) event.target.reset();
+    const out = event.detail.xhr?.getResponseHeader("HX-Trigger") === "bonafide:signed-out";
+    signedOut(out);
+    if (event.target.matches?.("[data-clears]") && event.detail.successful && !out) one("input[type=text]", event.target).value = "";
   });
+
+  // What is filled in is kept on the server until it is sent. Milliseconds after the last key.
+  const KEEP = 1200;
+  const unkept = new Map();
+
+  function keep(form) {
+    clearTimeout(unkept.get(form));
+    unkept.delete(form);
+    post(new URL("draft", form.action), [...new FormData(form), ["form", form.dataset.draft]]);
+  }
+  ["input", "change"].forEach((name) =>
+    document.addEventListener(name, (event) => {
+      const form = event.target.form;
+      if (!form?.dataset.draft) return;
+      clearTimeout(unkept.get(form));
+      unkept.set(form, setTimeout(() => keep(form), KEEP));
+    }),
+  );
+  document.addEventListener("submit", (event) => {
+    clearTimeout(unkept.get(event.target));
+    unkept.delete(event.target);
+  }, { capture: true });
+  const keepAll = () => [...unkept.keys()].forEach(keep);
+  window.addEventListener("pagehide", keepAll);
+  document.addEventListener("visibilitychange", () => document.hidden && keepAll());
+
+  // What is too long is refused before it is sent, and nothing is cut off.
+  function measure(field) {
+    const over = [...field.value.replace(/^[ \t\n]+|[ \t\n]+$/g, "")].length - Number(field.dataset.atMost);
+    const said = over > 0 ? `${over} ${over === 1 ? "character" : "characters"} too many: at most ${field.dataset.atMost} are kept.` : "";
+    field.setCustomValidity(said);
+    const hint = field.nextElementSibling?.matches("[data-too-long]") ? field.nextElementSibling : null;
+    if (!said) return hint?.remove();
+    const shown = hint ?? document.createElement("span");
+    shown.className = "hint none";
+    shown.dataset.tooLong = "";
+    shown.setAttribute("role", "status");
+    shown.textContent = said;
+    if (!hint) field.after(shown);
+  }
+  document.addEventListener("input", (event) => event.target.dataset.atMost && measure(event.target));
+  all("[data-at-most]").forEach(measure);
   document.addEventListener("htmx:afterSwap", () => {
     const turns = one(".turns");
     if (turns) turns.scrollTop = turns.scrollHeight;
@@ -292,11 +464,6 @@
     countSelected();
   });
   countSelected();
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "x" || types(event.target) || event.ctrlKey || event.metaKey || event.altKey || page.dataset.keys === "off") return;
-    one("[data-select]", event.target.closest?.("[data-row]") || document.createElement("i"))?.click();
-  });
-
   // --- clocks
 
   const left = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")} left`;

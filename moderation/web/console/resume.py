@@ -1,0 +1,134 @@
+"""Going on where a session ended: what somebody had filled in comes through the door with them.
+
+A form that comes without a session is held within the page of the sign-in itself, not on the server: whoever has not
+signed in stores nothing here. After that the fields of a case's form are a draft of that case, and any other form is
+shown once more, to be sent by whoever sent it before.
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.datastructures import FormData
+
+from moderation.accounts import Session, SignedIn
+from moderation.database.cases import find_case
+from moderation.database.drafts import Form, save_draft
+from moderation.errors import BonafideError
+from moderation.web.console.access import FIELDS_AT_MOST, is_ours
+from moderation.web.console.pages import Visitor, go, page
+from moderation.web.console.sign_in import Held, door
+from moderation.web.services import Services, services_of
+from moderation.web.sessions import own_path
+
+#: What htmx is told, and `console.js` looks for.
+SIGNED_OUT = "bonafide:signed-out"
+
+#: Bytes of a form that is held. A longer one was not filled in by hand.
+_HELD_AT_MOST = 200_000
+#: Fields that our pages put into a form: nobody filled them in.
+_OURS = frozenset({"csrf", "by", "token", "version", "from", "count", "unseen", "said"})
+#: Nothing of these is shown to whoever signs in: passwords, and what says nothing.
+_NOT_HELD = ("/sign-out", "/preferences/password", "/preferences/picture", "/password/first")
+_OF_A_CASE = re.compile(r"/cases/(?P<case>[0-9a-f-]{36})/(?P<form>[a-z]+)")
+#: The forms of a case whose writer had it before them.
+_CLAIMED = (Form.DECIDE, Form.JUDGE, Form.SKIP)
+
+
+@dataclass(frozen=True)
+class OfCase:
+    case_id: UUID
+    form: Form
+
+
+async def at_the_door(request: Request) -> Response:
+    """What is answered to whoever is not signed in, or not any more."""
+    if "hx-request" in request.headers:
+        # What is filled in stays where it is: nothing of the page is swapped, and a script of it says so.
+        return Response(status_code=204, headers={"HX-Trigger": SIGNED_OUT})
+    if "x-requested-with" in request.headers:
+        return Response("You are signed out.", status_code=401, media_type="text/plain")
+    if request.method != "POST":
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return go("/sign-in" if wanted == "/queue" else f"/sign-in?{urlencode({'next': wanted}, safe='/')}")
+    came_from = _came_from(request)
+    if request.url.path in _NOT_HELD or not is_ours(request):
+        return go("/sign-in")
+    form = await request.form(max_files=0, max_fields=FIELDS_AT_MOST)
+    return door(
+        request, services_of(request), next_=came_from, held=_hold(request.url.path, form), status=401
+    )
+
+
+def _came_from(request: Request) -> str:
+    parts = urlsplit(request.headers.get("referer", ""))
+    return own_path(parts.path + (f"?{parts.query}" if parts.query else ""))
+
+
+def _hold(path: str, form: FormData) -> Held | None:
+    fields = [
+        (name, value) for name, value in form.multi_items() if isinstance(value, str) and name != "csrf"
+    ]
+    said = urlencode(fields)
+    if len(said) > _HELD_AT_MOST or not any(value for name, value in fields if name not in _OURS):
+        return None
+    by = form.get("by")
+    return Held(path, by if isinstance(by, str) else "", said)
+
+
+def go_on(services: Services, signed_in: SignedIn, held: Held | None, next_: str) -> Response:
+    """Where somebody goes who has just signed in. What somebody else had filled in is not shown to them."""
+    if held is None or held.by != str(signed_in.person.id) or own_path(held.path) != held.path:
+        return go(next_)
+    fields = parse_qsl(held.fields, keep_blank_values=True, max_num_fields=FIELDS_AT_MOST)
+    of_case = _of_case(held.path)
+    if of_case is not None:
+        return _to_the_case(services, signed_in, of_case, dict(fields))
+    visitor = Visitor(Session(signed_in.person, signed_in.csrf))
+    return page(
+        services,
+        visitor,
+        "resend.html",
+        path=held.path,
+        back=next_,
+        fields=[(name, value) for name, value in fields if name != "by"],
+        shown=_shown(fields),
+    )
+
+
+def _of_case(path: str) -> OfCase | None:
+    found = _OF_A_CASE.fullmatch(path)
+    if found is None or found["form"] not in set(Form):
+        return None
+    with contextlib.suppress(ValueError):
+        return OfCase(UUID(found["case"]), Form(found["form"]))
+    return None
+
+
+def _to_the_case(services: Services, signed_in: SignedIn, held: OfCase, fields: dict[str, str]) -> Response:
+    person = signed_in.person
+    with services.database.transaction() as session:
+        if find_case(session, held.case_id) is None:
+            return go("/queue")
+        save_draft(session, held.case_id, person.id, held.form, filled_in(fields))
+    if held.form in _CLAIMED:
+        # It was theirs. When somebody else took it meanwhile its page says so, beside their words.
+        with contextlib.suppress(BonafideError):
+            services.review.claim(person, held.case_id)
+    back = fields.get("from", "")
+    return go(f"/cases/{held.case_id}" + (f"?{urlencode({'from': back})}" if back else ""))
+
+
+def filled_in(fields: dict[str, str]) -> dict[str, str]:
+    """What a person put into a form."""
+    return {name: value for name, value in fields.items() if name not in _OURS and "\x00" not in value}
+
+
+def _shown(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What a person may want to read again before they send it."""
+    return [(name, value) for name, value in fields if name not in _OURS and value and name != "case"]
