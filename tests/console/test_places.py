@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from moderation.accounts import Accounts
 from moderation.analysis import Abstain, Label, Verdict
 from moderation.cases import ImageRef
 from moderation.database.connection import Database
+from moderation.database.renditions import Renditions, record_renditions
 from moderation.decisions import Outcome
 from moderation.errors import SignInRefused
 from moderation.people import Person, Role
@@ -214,6 +216,34 @@ def test_several_faces_are_numbered_on_the_picture_with_a_line_each(
     assert re.findall(r'<text [^>]*text-anchor="middle">(\d)</text>', page) == ["1", "2"]
     assert re.findall(r'<span class="face-key" aria-hidden="true">(\d)</span>', page) == ["1", "2"]
     assert page.count("decides for the picture") == 1
+
+
+def test_lists_show_small_pictures_as_their_reader_wants_them_and_note_that_they_did(
+    sit: Sit, lin: Person, accounts: Accounts, database: Database
+) -> None:
+    pictured, bare = ready(database), ready(database)
+    with database.transaction() as session:
+        record_renditions(session, pictured, Renditions(b"a small picture", None))
+    lead = sit(lin)
+    address = f"/cases/{pictured}/thumbnail"
+    chosen = [f"{case_id}:{stored(database, case_id).version}" for case_id in (pictured, bare)]
+    asked = {"csrf": _token(lead.get("/queue")), "case": chosen}
+
+    lists = [
+        lead.get("/queue").text,
+        lead.get("/search", params={"q": str(pictured)[:8]}).text,
+        lead.post("/decisions/confirm", data=asked).text,
+    ]
+    for page in lists:
+        assert f'<span class="thumb blurred grey"><img src="{address}"' in page
+        assert f"/cases/{bare}/thumbnail" not in page
+    accounts.set_preferences(lin, replace(lin.preferences, blur=False, greyscale=False))
+    assert f'<span class="thumb"><img src="{address}"' in lead.get("/queue").text
+
+    assert lead.get(address).content == b"a small picture"
+    with database.transaction() as session:
+        noted = session.execute(text("SELECT case_id, person_id, kind FROM views")).all()
+    assert [tuple(one) for one in noted] == [(pictured, lin.id, "thumbnail")]
 
 
 def test_somebody_is_shut_out_only_after_it_was_asked_about(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
@@ -23,6 +23,7 @@ from moderation.database.queue import (
     read_cursor,
     sources_in_queue,
 )
+from moderation.database.renditions import with_thumbnails
 from moderation.database.review import standing_decisions
 from moderation.decisions import Decision, verdict_is_hidden
 from moderation.evidence.related import campaigns_of
@@ -170,8 +171,11 @@ def lines_for(
     """These cases as this person may see them."""
     ids = [case.id for case in found]
     judged, decisions = judged_by(session, person.id, ids), standing_decisions(session, ids)
-    share = services.settings.blind_first_share
-    return [_line(case, person, judged, share, decisions.get(case.id)) for case in found]
+    pictured, share = with_thumbnails(session, ids), services.settings.blind_first_share
+    return [
+        replace(_line(case, person, judged, share, decisions.get(case.id)), thumbnail=case.id in pictured)
+        for case in found
+    ]
 
 
 def _with(chosen: Mapping[str, str], name: str, value: str) -> dict[str, str]:
