@@ -115,7 +115,7 @@ def _pressed(page: Page) -> Callable[[str, str, int], None]:
 
 
 @pytest.mark.parametrize(
-    ("writes", "lies", "chosen"),
+    ("writes", "lies", "outcome"),
     [
         pytest.param("а", "KeyF", "deepfake", id="Cyrillic"),
         pytest.param("к", "KeyR", "bona_fide", id="Cyrillic, another"),
@@ -129,14 +129,14 @@ def _pressed(page: Page) -> Callable[[str, str, int], None]:
     ],
 )
 def test_keys_work_on_every_layout(
-    sit: Sit, team: Team, cases: Cases, source: str, writes: str, lies: str, chosen: str
+    sit: Sit, team: Team, cases: Cases, source: str, writes: str, lies: str, outcome: str
 ) -> None:
     page = _mine(sit, team, cases.ready(source=source))
 
     _pressed(page)(writes, lies, 0)
     page.clock.run_for(ALONE)
 
-    expect(_chosen(page)).to_have_value(chosen)
+    expect(_chosen(page)).to_have_value(outcome)
 
 
 def test_a_word_in_another_script_is_a_word_too(sit: Sit, team: Team, cases: Cases, source: str) -> None:
