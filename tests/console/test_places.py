@@ -223,7 +223,8 @@ def test_lists_show_small_pictures_as_their_reader_wants_them_and_note_that_they
 ) -> None:
     pictured, bare = ready(database), ready(database)
     with database.transaction() as session:
-        record_renditions(session, pictured, Renditions(b"a small picture", None))
+        small = Renditions(b"a small picture", None)
+        record_renditions(session, pictured, small, sha256=an_analysis().picture.sha256)
     lead = sit(lin)
     address = f"/cases/{pictured}/thumbnail"
     chosen = [f"{case_id}:{stored(database, case_id).version}" for case_id in (pictured, bare)]
