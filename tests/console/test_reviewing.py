@@ -16,8 +16,10 @@ from moderation.decisions import Answer, Outcome
 from moderation.local import System
 from tests.console.conftest import PASSWORD, Cases, Sit, Team
 
-#: What somebody did to see the picture; that it was sent to them is another note.
-KINDS_OF_VIEW = text("SELECT kind FROM views WHERE case_id = :case AND kind <> 'sent' ORDER BY id")
+#: What somebody did to see the picture; that it was sent to them, or a small one in a list, are other notes.
+KINDS_OF_VIEW = text(
+    "SELECT kind FROM views WHERE case_id = :case AND kind NOT IN ('sent', 'thumbnail') ORDER BY id"
+)
 
 
 def _short(case_id: object) -> str:
