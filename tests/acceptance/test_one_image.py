@@ -15,9 +15,11 @@ from tests.builders import new_id
 
 
 def test_a_portrait_comes_back_with_a_verdict_and_its_face(
-    client: BonaFide, owner: Database, samples: Path
+    client: BonaFide, owner: Database, samples: Path, tmp_path: Path
 ) -> None:
-    opened = client.submit_file(samples / "portrait-1.jpg", external_id="one", context={"user": 7})
+    # Bytes of its own: what another test submitted would be answered from that analysis, and take no time.
+    (tmp_path / "one.jpg").write_bytes((samples / "portrait-1.jpg").read_bytes() + b"one")
+    opened = client.submit_file(tmp_path / "one.jpg", external_id="one", context={"user": 7})
 
     case = client.wait(opened.id, timeout=60)
 

@@ -130,7 +130,7 @@ def test_the_page_offers_nothing_to_compare_until_there_are_two(page: TestClient
     reply = page.get("/bundles")
 
     assert reply.status_code == 200
-    assert "No worker was started yet." in reply.text
+    assert "No worker was started yet" in reply.text
     assert "<select" not in reply.text
 
 

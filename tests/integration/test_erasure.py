@@ -60,7 +60,8 @@ _STATEMENTS = (
     "INSERT INTO skips (id, case_id, person_id, reason) VALUES (:q, :case, :person, :mark)",
     (
         "INSERT INTO evidence (case_id, gatherer, facts, seconds)"
-        " VALUES (:case, '1', jsonb_build_array(CAST(:mark AS text)), 0)"
+        " VALUES (:case, '1', jsonb_build_array(jsonb_build_object('kind', 'software', 'status', 'found', 'strength',"
+        " 'declared', 'points_to', NULL, 'data', jsonb_build_object('name', CAST(:mark AS text)))), 0)"
     ),
 )
 
