@@ -297,12 +297,10 @@ def test_cases_that_wait_or_are_in_work_need_workers(
 
 
 def test_a_case_that_is_not_due_yet_starts_no_worker(
-    scaler: psycopg.Connection[Any], database: Database
+    scaler: psycopg.Connection[Any], database: Database, database_url: str
 ) -> None:
     accepted(database)
-    with psycopg.connect(
-        database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    ) as owner:
+    with psycopg.connect(database_url) as owner:
         owner.execute("UPDATE cases SET due_at = now() + interval '5 minutes'")
         owner.commit()
 

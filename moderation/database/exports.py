@@ -108,6 +108,8 @@ def stream(
     }
     with database.transaction() as session:
         _be_patient(session)
+        # A server-side cursor that fails leaves its connection open. An ordinary one finds out that there are no tables.
+        session.execute(text("SELECT FROM decisions LIMIT 0"))
         result = session.execute(query, bounds, execution_options={"yield_per": PAGE})
         assert isinstance(result, CursorResult)
         yield cast("Iterator[Mapping[str, Any]]", iter(result.mappings()))

@@ -51,6 +51,7 @@ BUCKET = "archive"
 PLACE = Place(BUCKET, "cases")
 LATER = datetime.now(UTC) + timedelta(days=1)
 MARK = "Marguerite"
+A_FACT = {"kind": "camera", "status": "found", "strength": "declared", "points_to": None, "data": {}}
 
 #: The tables that an archived case has rows in still: its own, what people decided, and where it lies.
 STAY = {"cases", "decisions", "appeals", "archives"}
@@ -123,9 +124,9 @@ def _decided(database: Database, settings: Settings, **fields: Any) -> UUID:
         session.execute(
             text(
                 "INSERT INTO evidence (case_id, gatherer, declared, strength, facts, seconds)"
-                " VALUES (:case, '1', 'synthetic', 'declared', '[{\"kind\": \"camera\"}]', 0.01)"
+                " VALUES (:case, '1', 'synthetic', 'declared', :facts, 0.01)"
             ),
-            {"case": case_id},
+            {"case": case_id, "facts": json.dumps([A_FACT])},
         )
         # Decisions of this very moment are final from the next on.
         session.execute(text("UPDATE cases SET decided_at = decided_at - interval '400 days'"))
