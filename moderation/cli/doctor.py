@@ -185,7 +185,7 @@ def _bundle(chosen: Settings) -> str:
     if chosen.candidate is not None:
         named["BONAFIDE_CANDIDATE"] = chosen.candidate
     for setting, name in named.items():
-        if name not in {"mini", "small"} and "@" not in name and not (Path(name) / "bundle.toml").is_file():
+        if name != "mini" and "@" not in name and not (Path(name) / "bundle.toml").is_file():
             raise _ToMend(f"{setting} names {name!r}, and there is no bundle.toml in it (as seen from here)")
     return " and ".join(named.values())
 

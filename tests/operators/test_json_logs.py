@@ -179,7 +179,7 @@ with structlog.contextvars.bound_contextvars(case="the-case"):
     try:
         1 / 0
     except ZeroDivisionError:
-        logging.getLogger("a.library").exception("two\\nlines of %s", "it")
+        logging.getLogger("a.package").exception("two\\nlines of %s", "it")
 warnings.warn("a warning")
 thread = threading.Thread(target=lambda: 1 / 0, name="a-thread")
 thread.start()
@@ -201,7 +201,7 @@ def test_exceptions_and_warnings_of_anybody_are_one_line_each() -> None:
         ("critical", "thread_ends"),
         ("critical", "process_ends"),
     ]
-    assert (lines[0]["case"], lines[0]["logger"]) == ("the-case", "a.library")
+    assert (lines[0]["case"], lines[0]["logger"]) == ("the-case", "a.package")
     assert lines[0]["exception"][0]["exc_type"] == "ZeroDivisionError"
     assert lines[2]["thread"] == "a-thread"
 
