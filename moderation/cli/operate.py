@@ -92,20 +92,22 @@ def migrate(
     ] = False,
 ) -> None:
     """Bring the database schema and its roles to this release. That of a later release is left as it is."""
-    database = open_database()
-    database.ping()
-    later = schema.is_later(database)
-    if check:
-        current = schema.is_current(database) and not later
-        typer.echo(
-            "the schema is current" if current else "migrations are to be run, or a later release ran its own"
-        )
-        raise typer.Exit(0 if current else 1)
-    if later:
-        typer.echo("the schema is that of a later release: nothing is changed")
-        return
-    typer.echo(f"the schema is at {schema.upgrade(database)}")
-    missing = schema.missing_roles(database)
+    with closing(open_database()) as database:
+        database.ping()
+        later = schema.is_later(database)
+        if check:
+            current = schema.is_current(database) and not later
+            typer.echo(
+                "the schema is current"
+                if current
+                else "migrations are to be run, or a later release ran its own"
+            )
+            raise typer.Exit(0 if current else 1)
+        if later:
+            typer.echo("the schema is that of a later release: nothing is changed")
+            return
+        typer.echo(f"the schema is at {schema.upgrade(database)}")
+        missing = schema.missing_roles(database)
     if missing:
         typer.echo(
             f"bonafide: no role has its rights: {', '.join(missing)} are missing, and this user may not create roles. "
@@ -145,13 +147,15 @@ def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None
 
     An archived case is taken out of its archive first.
     """
-    database = open_database()
-    with database.transaction() as session:
-        archived = archive_of(session, case) is not None
-        done = not archived and erase_case(session, case, actor="operator", keep_hash=settings().keep_hashes)
-    if archived:
-        Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
-    elif not done:
+    with closing(open_database()) as database:
+        with database.transaction() as session:
+            archived = archive_of(session, case) is not None
+            done = not archived and erase_case(
+                session, case, actor="operator", keep_hash=settings().keep_hashes
+            )
+        if archived:
+            Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
+    if not archived and not done:
         typer.echo(
             f"bonafide: case {case} is not decided, was erased already, its decision can still be undone,"
             " or a webhook about it is still to be sent",

@@ -108,8 +108,6 @@ def stream(
     }
     with database.transaction() as session:
         _be_patient(session)
-        # A server-side cursor that fails leaves its connection open: an ordinary one finds out that tables are missing.
-        session.execute(text("SELECT FROM decisions LIMIT 0"))
         result = session.execute(query, bounds, execution_options={"yield_per": PAGE})
         assert isinstance(result, CursorResult)
         yield cast("Iterator[Mapping[str, Any]]", iter(result.mappings()))
