@@ -63,6 +63,25 @@ def show_endpoint(
     )
 
 
+@router.get("/webhooks/{endpoint_id}/remove")
+def ask_before_removing(endpoint_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
+    """What goes for good is asked about first."""
+    require(visitor.person, Act.MANAGE_WEBHOOKS)
+    endpoint = services.webhooks.endpoint(endpoint_id)
+    return page(
+        services,
+        visitor,
+        "confirm.html",
+        here="/webhooks",
+        title=f"Remove {endpoint.url}?",
+        message="It is told nothing more. Its log goes for good, and so does what is still in line for it. "
+        "To stop for a while, disable it instead.",
+        action=f"/webhooks/{endpoint_id}/remove",
+        words="Remove it",
+        back=f"/webhooks/{endpoint_id}",
+    )
+
+
 @router.post("/webhooks/{endpoint_id}/{what}")
 def change_endpoint(
     endpoint_id: UUID, what: str, services: ServicesDep, visitor: VisitorDep, form: FormDep
