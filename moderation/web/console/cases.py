@@ -146,18 +146,20 @@ def show_picture(
 
 @router.get("/cases/{case_id}/picture/bytes")
 def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """The picture's file from here instead of from its store: what a script of ours may read pixels of.
+    """The picture from here instead of from its store: what a script of ours may read pixels of.
 
-    As bytes of no kind, so that a browser shows it as nothing by itself.
+    The file, or what the worker made of one that browsers do not show. As bytes of no kind, so that a browser shows it
+    as nothing by itself.
     """
     with services.database.transaction() as session:
         case = find_case(session, case_id)
         if case is None or case.erased_at is not None:
             raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+        shown = find_shown(session, case_id)
         insert_sending(session, case_id, visitor.person.id)
-    fetched = services.storage.fetch_image(case.flag.image)
+    data = services.storage.fetch_image(case.flag.image).data if shown is None else shown
     return Response(
-        fetched.data,
+        data,
         media_type="application/octet-stream",
         headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
     )
