@@ -21,8 +21,9 @@ from moderation.database.questions import (
     record_failure,
     was_abandoned,
 )
+from moderation.database.renditions import Renditions, record_renditions, with_thumbnails
 from moderation.dfa.gpt.conversation import MOST_TURNS, Turn
-from moderation.dfa.gpt.crops import FaceCrop
+from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
 from moderation.questions import answer_seconds
 from worker.analysis import fetch_again, write
@@ -106,6 +107,7 @@ def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
     fetched = fetch_again(station, begun.image, begun.sha256)
     with station.cores:
         prepared = pipeline.analyzer.prepare(fetched.data)
+    _render_again(station, begun.case_id, prepared, fetched.sha256)
     crop = _deciding(station, begun.case_id, prepared.crops)
     turns = [Turn(question, said) for question, said in begun.turns[-MOST_TURNS:]]
     talk = pipeline.batcher.converse(crop, turns, begun.question)
@@ -114,6 +116,17 @@ def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
     except TookTooLong:
         talk.answer.cancel()
         raise EngineUnavailable("the model did not answer in time") from None
+
+
+def _render_again(station: Station, case_id: UUID, prepared: Prepared, sha256: str) -> None:
+    """Keep the renditions of a case that has none any more: it came back from an archive, or was decided long ago."""
+    found = prepared.renditions
+    if not isinstance(found, Renditions):
+        return
+    with station.database.reading() as session:
+        there = with_thumbnails(session, [case_id])
+    if not there:
+        write(station, lambda session: record_renditions(session, case_id, found, sha256=sha256))
 
 
 def _deciding(station: Station, case_id: UUID, crops: Sequence[FaceCrop]) -> FaceCrop:

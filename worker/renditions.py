@@ -11,11 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from moderation.database.renditions import Renditions
+from moderation.database.renditions import NOT_SHOWN, Renditions
 from moderation.dfa.gpt.pixels import Picture
 
-#: Kinds that browsers do not show. Safari shows both, and reviewers have other browsers too.
-NOT_SHOWN = frozenset(("TIFF", "HEIC"))
 #: Longer side of a thumbnail, pixels: a list shows half of it, on screens of twice the pixels.
 THUMBNAIL_SIDE = 192
 #: Pixels of what browsers are shown. Most cameras' pictures keep their own: artifacts are looked at pixel by pixel.

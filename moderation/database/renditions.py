@@ -15,6 +15,9 @@ from sqlalchemy.orm import Session
 
 from moderation.database.tables import AnalysisRow, CaseRow, RenditionRow
 
+#: Kinds that browsers do not show. Safari shows both, and reviewers have other browsers too.
+NOT_SHOWN = frozenset(("TIFF", "HEIC"))
+
 
 @dataclass(frozen=True)
 class Renditions:

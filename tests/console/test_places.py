@@ -13,11 +13,14 @@ from moderation.accounts import Accounts
 from moderation.analysis import Abstain, Label, Verdict
 from moderation.cases import ImageRef
 from moderation.database.connection import Database
+from moderation.database.deliveries import Kind
 from moderation.database.renditions import Renditions, record_renditions
 from moderation.decisions import Outcome
+from moderation.delivery import Webhooks
 from moderation.errors import SignInRefused
 from moderation.people import Person, Role
 from moderation.settings import Settings
+from moderation.storage import Storage
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
 from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide
@@ -26,6 +29,7 @@ from tests.integration.deciding import a_review, decide
 
 PASSWORD = "a long enough password"
 Sit = Callable[[Person], TestClient]
+COPIED = Renditions(b"small", b"a copy")
 
 
 @pytest.fixture
@@ -265,6 +269,59 @@ def test_somebody_is_shut_out_only_after_it_was_asked_about(
     with pytest.raises(SignInRefused):
         accounts.sign_in(rosa.email, PASSWORD, address="127.0.0.1")
     assert a_review(database, settings).claim(ada, case_id).person_id == ada.id
+
+
+def test_an_endpoint_is_removed_only_after_it_was_asked_about(
+    sit: Sit, ada: Person, rosa: Person, database: Database, settings: Settings
+) -> None:
+    private = settings.model_copy(update={"webhook_private_targets": True})
+    webhooks = Webhooks(database, private)
+    endpoint = webhooks.add("http://127.0.0.1:9/told", list(Kind)).endpoint
+    admin = sit(ada)
+    address = f"/webhooks/{endpoint.id}/remove"
+    log = admin.get(f"/webhooks/{endpoint.id}").text
+    assert f'href="{address}"' in log
+    assert f'action="{address}"' not in log
+
+    asked = admin.get(address)
+
+    assert f"Remove {endpoint.url}?" in asked.text
+    assert len(webhooks.endpoints()) == 1
+    assert admin.post(address, data={"csrf": _token(asked)}).headers["location"] == "/webhooks"
+    assert webhooks.endpoints() == []
+    assert admin.get(address).status_code == 404
+    assert sit(rosa).get(address).status_code == 403
+
+
+def test_a_script_is_sent_what_browsers_show(
+    sit: Sit, rosa: Person, database: Database, storage: Storage
+) -> None:
+    tiff = storage.put_image("places/a.tiff", b"a TIFF", "image/tiff")
+    jpeg = storage.put_image("places/a.jpg", b"a JPEG", "image/jpeg")
+    copied, plain = ready(database, image=tiff), ready(database, image=jpeg)
+    with database.transaction() as session:
+        record_renditions(session, copied, COPIED, sha256=an_analysis().picture.sha256)
+    reviewer = sit(rosa)
+
+    sent = [reviewer.get(f"/cases/{one}/picture/bytes") for one in (copied, plain)]
+
+    assert [reply.content for reply in sent] == [b"a copy", b"a JPEG"]
+    assert {reply.headers["content-type"] for reply in sent} == {"application/octet-stream"}
+
+
+def test_a_kind_that_no_browser_shows_says_so_when_its_copy_is_gone(
+    sit: Sit, rosa: Person, database: Database
+) -> None:
+    facts = replace(an_analysis().picture, format="TIFF")
+    case_id = ready(database, analysis=an_analysis(picture=facts))
+    reviewer = sit(rosa)
+
+    assert "it is made again when a question is asked here" in reviewer.get(f"/cases/{case_id}").text
+    with database.transaction() as session:
+        record_renditions(session, case_id, COPIED, sha256=facts.sha256)
+    page = reviewer.get(f"/cases/{case_id}").text
+    assert "it is made again when a question is asked here" not in page
+    assert "a copy is shown" in page
 
 
 def test_whoever_comes_through_the_identity_provider_is_asked_for_no_password(

@@ -28,8 +28,10 @@ from moderation.database.renditions import (
 from moderation.decisions import Outcome
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
+from moderation.dispatch import Doorbell
 from moderation.errors import BonafideError, ImageCorrupt
 from moderation.local import as_role
+from moderation.questions import Questions
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_verdict, new_id
@@ -38,6 +40,7 @@ from tests.files import coloured, stored_otherwise, turned
 from tests.integration.conftest import accepted, enrolled, ready, stored
 from tests.integration.deciding import a_review, decide
 from worker.analysis import begin
+from worker.answers import answer
 from worker.lifecycle import close_station, open_station
 from worker.renditions import MOST_PIXELS, render, with_renditions
 from worker.station import Station
@@ -177,6 +180,21 @@ def test_a_picture_that_the_model_could_not_judge_is_shown_to_a_person_all_the_s
     case_id = analysed(station, storage, database, stored_otherwise.tiff(turned.stored()))
 
     assert stored(database, case_id).refusal is not None
+    with database.transaction() as session:
+        assert is_rendered(session, case_id)
+
+
+def test_a_question_makes_them_again_where_they_are_gone(
+    station: Station, storage: Storage, database: Database, settings: Settings
+) -> None:
+    """Of a case that was decided long ago, or that came back from an archive."""
+    case_id = analysed(station, storage, database, stored_otherwise.tiff(turned.stored()))
+    with database.transaction() as session:
+        session.execute(text("DELETE FROM renditions"))
+    questions = Questions(database, Doorbell(settings.broker_url.get_secret_value(), bells_at_most=10))
+
+    answer(station, questions.ask(case_id, "What is wrong here?", actor="platform:test").id)
+
     with database.transaction() as session:
         assert is_rendered(session, case_id)
 

@@ -18,7 +18,7 @@ from moderation.database.console import names_of
 from moderation.database.drafts import Draft, Form, drafts_of
 from moderation.database.events import Chain, Event, read_chain
 from moderation.database.questions import Question, questions_of
-from moderation.database.renditions import is_rendered
+from moderation.database.renditions import NOT_SHOWN, is_rendered
 from moderation.database.review import (
     appeals_of,
     decisions_of,
@@ -213,6 +213,11 @@ class CasePage:
     question_refused: str = ""
     #: Whether a copy is shown in the place of a file that browsers do not show.
     rendered: bool = False
+
+    @property
+    def copy_gone(self) -> bool:
+        """Whether the picture cannot be seen here: browsers do not show its kind, and its copy was not kept."""
+        return self.picture is not None and self.picture.format in NOT_SHOWN and not self.rendered
 
     def said_in(self, form: str) -> Draft:
         """What the person has filled into this form."""
