@@ -116,6 +116,20 @@ class CaseRow(Table):
             postgresql_where=text("state = 'ready'"),
         ),
         Index(
+            "cases_queue_technique",
+            "technique",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'ready' AND technique IS NOT NULL"),
+        ),
+        # Of those without a verdict: Postgres takes no order from an index after `IS NULL`.
+        Index(
+            "cases_queue_no_verdict",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'ready' AND label IS NULL"),
+        ),
+        Index(
             "cases_queue_campaign",
             "campaign",
             "queued_at",

@@ -1,12 +1,15 @@
 """The queue as a reviewer sees it: its order, its pages, its filters and its counts."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from moderation.analysis import Abstain, Label, Technique, Verdict
 from moderation.cases import CaseState, Stage
@@ -248,6 +251,55 @@ def test_the_sources_of_ready_cases_are_offered(database: Database) -> None:
 
     with database.transaction() as session:
         assert list(sources_in_queue(session)) == ["a", "b"]
+
+
+#: A queue of which few lines have a verdict of each rare kind, all at its end. Triggers and foreign keys are silent.
+FILL = """
+SET LOCAL session_replication_role = replica;
+INSERT INTO cases (id, source, request_digest, bucket, key, priority, state, version, ready_at, queued_at, label,
+                   technique)
+SELECT uuidv7(), 'profiles', '', 'flagged', 'a.jpg', 0, 'ready', 3, now(), now() + make_interval(secs => n),
+       CASE WHEN n <= 19000 THEN 'deepfake' WHEN n % 2 = 0 THEN 'undetermined' END,
+       CASE WHEN n <= 18900 THEN 'EFS' WHEN n <= 19000 THEN 'FE' END
+FROM generate_series(1, 20000) AS n;
+ANALYZE cases;
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (QueueFilter(technique=Technique.FE, aside=False), "cases_queue_technique"),
+        (QueueFilter(technique=Technique.FE, label=Label.DEEPFAKE), "cases_queue_technique"),
+        (QueueFilter(technique=Technique.FR), "cases_queue_technique"),
+        (QueueFilter(label=Label.UNDETERMINED, aside=False), "cases_queue_label"),
+        (QueueFilter(without_verdict=True), "cases_queue_no_verdict"),
+        (QueueFilter(label=Label.BONA_FIDE, aside=False), "cases_queue_label"),
+    ],
+    ids=["technique", "technique and verdict", "no such technique", "verdict", "none", "no such verdict"],
+)
+def test_what_is_rare_in_a_long_queue_is_found_without_reading_it(
+    database: Database, wanted: QueueFilter, index: str
+) -> None:
+    asked: list[tuple[str, Any]] = []
+    event.listen(
+        database.engine,
+        "before_cursor_execute",
+        lambda _c, _k, statement, given, *_: asked.append((statement, given)),
+    )
+
+    with database.transaction() as session:
+        for statement in FILL.split(";\n"):
+            session.execute(text(statement))
+        asked.clear()
+        queue_page(session, wanted)
+        ((statement, given),) = asked
+        explained = session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", given)
+        plan = json.dumps(explained.scalar_one())
+        session.rollback()
+
+    assert f'"Index Name": "{index}"' in plan
+    assert max(int(rows) for rows in re.findall(r'"Rows Removed by Filter": (\d+)', plan) or ["0"]) < 100
 
 
 def test_a_place_is_the_same_after_a_journey() -> None:
