@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo test lint check format small chaos fuzz sbom audit clean
+.PHONY: help install install-dev demo docs test lint check format small chaos fuzz sbom audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -11,6 +11,7 @@ help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
 	@echo "make test      every test, on real servers, in two processes (ARGS=-n0 for one)"
 	@echo "make check     nearly all that CI runs: format, lint, types, import contracts, tests"
+	@echo "make docs      the documentation as a site, in build/docs/site: searched from a disk, links checked"
 	@echo "make small     rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
@@ -54,6 +55,9 @@ lint: install-dev
 	$(BIN)/lint-imports
 
 check: lint test
+
+docs: install-dev
+	@$(BIN)/python docs/build.py $(ARGS)
 
 format: install-dev
 	$(BIN)/ruff format .

@@ -317,7 +317,7 @@ def test_a_killed_stack_leaves_nobody_behind_and_starts_again_with_its_data(tmp_
     )  # the command, three servers, web, worker and sweeper: what is waited for below
     first.send_signal(signal.SIGKILL)
     first.wait()
-    _until(lambda: not _of(tmp_path))
+    until(lambda: not _of(tmp_path))
     (tmp_path / "data" / "stack.env").unlink()  # a killed stack cannot take its announcement back
 
     second = _up(tmp_path)
@@ -341,7 +341,7 @@ def _up(folder: Path) -> subprocess.Popen[bytes]:
             # Tests that a script started in the background ignore Ctrl-C, and so would what they start.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
-    _until(lambda: (folder / "data" / "stack.env").exists() or process.poll() is not None)
+    until(lambda: (folder / "data" / "stack.env").exists() or process.poll() is not None)
     assert process.poll() is None, (folder / "up.log").read_text()
     return process
 
@@ -356,7 +356,7 @@ def _of(folder: Path) -> list[str]:
     ]
 
 
-def _until(true: Any, timeout: float = 120) -> None:
+def until(true: Any, timeout: float = 120) -> None:
     deadline = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < deadline
