@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo docs test lint check format small chaos fuzz sbom audit clean
+.PHONY: help install install-dev demo docs test lint check format small chaos fuzz sbom audit wheel clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -15,6 +15,7 @@ help:
 	@echo "make small     rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
+	@echo "make wheel     build the wheel into dist/, look at what is in it, and start it on its own"
 	@echo "make sbom      sbom.json: every package that is installed, with its version and licence"
 	@echo "make audit     the pinned packages against the databases of known vulnerabilities; needs the network"
 	@echo "ARGS=--json and the like are passed on"
@@ -77,6 +78,9 @@ fuzz: install-dev
 sbom: install-dev
 	@$(BIN)/cyclonedx-py environment $(VENV) --output-format JSON --output-file sbom.json $(ARGS)
 	@echo "sbom.json: what is installed here, in CycloneDX's form"
+
+wheel: install-dev
+	@$(BIN)/python deploy/wheel.py $(ARGS)
 
 # --strict: without it a database that does not answer looks like no vulnerability at all.
 audit: install-dev

@@ -397,7 +397,7 @@ class Courier:
         body = json.dumps(claimed.body, separators=(",", ":"))
         headers = {
             "content-type": "application/json",
-            "user-agent": f"bonafide/{version('bonafide')}",
+            "user-agent": f"bonafide/{version('bonafide-moderation')}",
             **sign(claimed, body, datetime.now(UTC)),
         }
         return post(

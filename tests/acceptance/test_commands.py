@@ -275,7 +275,7 @@ def test_a_call_that_cannot_be_done_says_why(
 
 
 def test_the_version_is_told() -> None:
-    assert _run("--version").stdout == f"bonafide {version('bonafide')}\n"
+    assert _run("--version").stdout == f"bonafide {version('bonafide-moderation')}\n"
 
 
 def test_without_a_stack_or_a_key_the_client_commands_say_what_is_missing(tmp_path: Path) -> None:
