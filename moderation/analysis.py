@@ -204,7 +204,7 @@ class PictureFacts:
     #: How many frames the file says it holds, and which of them was analysed.
     frames: int = 1
     frame: int = 0
-    #: What decoding had to do: "rotated", "flattened_alpha", "cmyk", "sixteen_bit", "animated" …
+    #: What decoding had to do: "rotated", "flattened_alpha", "cmyk", "sixteen_bit", "colour_profile", "animated" …
     notes: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from moderation.dfa.gpt.pixels import decode_picture
 from moderation.errors import ImageRejected
-from tests.files import animated, burdened, coloured, turned
+from tests.files import animated, burdened, coloured, profiled, turned
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
@@ -102,6 +102,7 @@ def _position(found: np.ndarray | str) -> int:
     [
         pytest.param(animated.files, id="animations"),
         pytest.param(coloured.files, id="colours"),
+        pytest.param(profiled.files, id="profiles"),
         pytest.param(burdened.files, id="metadata"),
     ],
 )

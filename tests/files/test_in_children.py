@@ -7,7 +7,7 @@ import pytest
 
 from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
 from moderation.errors import ImageRejected
-from tests.files import animated, burdened, coloured, stored_otherwise
+from tests.files import animated, burdened, coloured, profiled, stored_otherwise
 from worker.decoding import DecodePool
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -24,7 +24,7 @@ def pool() -> Iterator[DecodePool]:
 
 @pytest.mark.parametrize(
     "corpus",
-    [animated, burdened, coloured, stored_otherwise],
+    [animated, burdened, coloured, profiled, stored_otherwise],
     ids=lambda module: module.__name__.rpartition(".")[2],
 )
 def test_a_child_decodes_every_file_as_it_is_decoded_here(pool: DecodePool, corpus: object) -> None:

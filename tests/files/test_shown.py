@@ -4,11 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from moderation.dfa.gpt.colours import MOST_BYTES
 from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
 from moderation.errors import TooManyPixels
 from tests.files import animated, burdened, turned
+from tests.files.profiled import BROKEN, PROFILES
 
 # pytest puts its own filters before ours: see the top of pixels.py.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -131,3 +133,36 @@ def test_what_a_jpeg_holds_beside_its_first_view_is_counted() -> None:
 def test_every_file_that_is_fine_decodes() -> None:
     for name, data in burdened.files():
         assert Image.fromarray(decode_picture(data).pixels).size == (turned.WIDTH, turned.HEIGHT), name
+
+
+def with_profile(image: Image.Image, kind: str, made: bytes) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, icc_profile=made)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_colours_are_those_that_a_profile_means(kind: str) -> None:
+    red = Image.new("RGB", (20, 20), (250, 10, 10))
+
+    picture = decode_picture(with_profile(red, kind, PROFILES["colours that are exchanged"]))
+
+    assert picture.pixels[0, 0].tolist() == [10, 250, 10]
+    assert picture.facts.notes == ("colour_profile",)
+
+
+def test_of_what_says_that_it_is_srgb_the_pixels_are_the_stored_ones() -> None:
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8))
+
+    for made in (PROFILES["sRGB"], ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()):
+        picture = decode_picture(with_profile(noise, "PNG", made))
+        np.testing.assert_array_equal(picture.pixels, np.array(noise))
+        assert picture.facts.notes == ()
+
+
+def test_a_profile_that_is_broken_or_larger_than_any_is_not_applied() -> None:
+    red = Image.new("RGB", (20, 20), (250, 10, 10))
+    huge = PROFILES["colours that are exchanged"] + bytes(MOST_BYTES)
+
+    for made in (*BROKEN.values(), huge):
+        assert decode_picture(with_profile(red, "TIFF", made)).pixels[0, 0].tolist() == [250, 10, 10]

@@ -6,7 +6,8 @@ from headers before a pixel is decoded, and whatever Pillow's parsers trip over 
 A thread cannot be stopped, so there is no time limit here. Work is bounded by bytes, pixels, scans and frames
 instead; a worker decodes in child processes that may be killed (`worker.decoding`), with limits of seconds and memory.
 
-Colour profiles are not applied: the pixels are the stored ones, as in every training set we know.
+Colours are those that people see: a file's colour profile is applied where browsers apply it (`colours`). Of files
+without one, and of those whose profile is sRGB, the pixels are the stored ones, as in every training set we know.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Face, PictureFacts, Point
+from moderation.dfa.gpt.colours import in_srgb
 from moderation.dfa.gpt.shown import Disposal, Layer, Shown, as_shown
 from moderation.errors import (
     ImageCorrupt,
@@ -33,7 +35,7 @@ from moderation.errors import (
 )
 
 #: Part of every fingerprint. Raised when the same bytes can give other pixels or another crop.
-PREPROCESSING_VERSION: int = 2
+PREPROCESSING_VERSION: int = 3
 
 #: What we decode, by Pillow's names. A JPEG may turn out to be an MPO: several in one, as many phones write.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
@@ -365,7 +367,7 @@ def _picture(image: Image.Image, facts: PictureFacts, shown: Shown) -> Picture:
     """One frame as a picture: load, turn upright, make RGB."""
     loaded = _drawn(shown, facts) if shown.layers else _loaded(image, facts)
     upright, turned = _upright(loaded, shown)
-    rgb, converted = _rgb(upright)
+    rgb, converted = _seen(upright, _profile(image, facts.format, shown))
     pixels = np.array(rgb)  # (H, W, 3)
     notes = (*facts.notes, *turned, *converted)
     return Picture(pixels, replace(facts, width=rgb.width, height=rgb.height, notes=notes))
@@ -442,6 +444,39 @@ def _upright(image: Image.Image, shown: Shown) -> tuple[Image.Image, tuple[str, 
     return (image, ()) if turn is None else (image.transpose(turn), ("rotated",))
 
 
+#: Formats whose profile a decoder finds. In the others it is looked for where they are read for what is shown.
+_PROFILED = frozenset(("AVIF", "TIFF", "HEIC"))
+
+
+def _profile(image: Image.Image, kind: str, shown: Shown) -> bytes | None:
+    """What the stored colours mean. None: they are what people see."""
+    found = image.info.get("icc_profile") if kind in _PROFILED else None
+    return found or shown.profile
+
+
+def _seen(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in the RGB of screens, and what that took."""
+    if profile is None:
+        return _rgb(image)
+    deep = image.mode.startswith("I;16")
+    grey = _from_sixteen_bit(np.array(image)).getchannel("R") if deep else image
+    coloured = in_srgb(grey, profile)
+    if coloured is None:
+        return _rgb(image)
+    rgb, notes = _rgb(coloured)
+    was = "sixteen_bit" if deep else _STORED_AS.get(image.mode)
+    return rgb, (*((was,) if was else ()), "colour_profile", *notes)
+
+
+#: Notes about modes that a profile turns into RGB.
+_STORED_AS = {
+    **dict.fromkeys(("1", "L", "LA", "La"), "greyscale"),
+    "P": "palette",
+    "PA": "palette",
+    "CMYK": "cmyk",
+}
+
+
 def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture in RGB, and what that took."""
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -473,7 +508,7 @@ def _from_wide(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 def _from_transparent(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Laid on white, as a page would show it. Fully opaque pictures keep their pixels to the bit."""
-    layered = image.convert("RGBA")
+    layered = image if image.mode == "RGBA" else image.convert("RGBA")
     if layered.getchannel("A").getextrema()[0] == 255:
         return layered.convert("RGB"), ()
     page = Image.new("RGBA", layered.size, "white")
@@ -491,7 +526,7 @@ def _from_grey(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _from_cmyk(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Without a profile, as browsers do. Pillow has undone YCCK and Adobe's inversion while loading."""
+    """Without a profile that fits, as browsers do. Pillow has undone YCCK and Adobe's inversion while loading."""
     return image.convert("RGB"), ("cmyk",)
 
 

@@ -9,9 +9,10 @@ import enum
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from moderation.dfa.gpt import colours
 from moderation.errors import ImageCorrupt, TooManyPixels
 
 #: EXIF tag of the orientation (EXIF 2.32, 4.6.4), and the pointer to the directory in which EXIF's own tags lie.
@@ -48,6 +49,8 @@ class Shown:
     data: bytes
     #: 1 to 8, as EXIF counts. 1: as it is stored.
     orientation: int = 1
+    #: An ICC profile. None: it has none, or a decoder finds it.
+    profile: bytes | None = None
     #: Of an animation. None: a decoder knows.
     frames: int | None = None
     #: The one that is seen longest, from 0.
@@ -141,11 +144,14 @@ _SOS, _EOI = 0xDA, 0xD9
 _ALONE = {0x01, 0xD8}
 #: Bytes of a JFIF segment that a decoder recognises (libjpeg, jdmarker.c).
 _JFIF_BYTES = 14
+#: What the segments begin with that hold a colour profile (ICC.1:2022, annex B.4).
+_ICC = b"ICC_PROFILE\0"
 
 
 def _jpeg(data: bytes, max_scans: int) -> Shown:
     """Without metadata. Those that say how colours are stored stay, and the index of a file of several views."""
     kept, exif, layered = [data[:2]], None, False
+    profile = list[bytes]()
     scans, start = 0, len(data)
     for marker, at, end in _segments(data):
         body = data[at + 4 : end]
@@ -161,11 +167,14 @@ def _jpeg(data: bytes, max_scans: int) -> Shown:
                 exif = body[6:]
             # Its second view is light to be added to the first, and no picture.
             layered = layered or b' hdrgm:Version="' in body
+        elif marker == 0xE2 and body.startswith(_ICC):
+            profile.append(body[len(_ICC) :])
         elif _makes_pixels(marker, body):
             kept.append(data[at:end])
     if layered:
         kept = [part for part in kept if part[1] != 0xE2]
-    return Shown(b"".join([*kept, data[start:]]), orientation=exif_orientation(exif or b""))
+    upright = exif_orientation(exif or b"")
+    return Shown(b"".join([*kept, data[start:]]), upright, colours.of_parts(profile))
 
 
 def _makes_pixels(marker: int, body: bytes) -> bool:
@@ -237,6 +246,8 @@ class _Png:
         self.pixels: list[memoryview] = []
         self.end: list[memoryview] = []
         self.exif: bytes | None = None
+        #: The first chunk of each kind that says what the colours mean.
+        self.colours: dict[bytes, bytes] = {}
         #: As many frames as the animation says, and how often it plays; 0: for ever. None: it is none.
         self.said: tuple[int, int] | None = None
         self.frames: list[_Frame] = []
@@ -258,6 +269,8 @@ class _Png:
                 self.end.append(whole)
             case b"eXIf" if intact and not self.pixels and self.exif is None:
                 self.exif = bytes(body)
+            case b"cICP" | b"iCCP" | b"sRGB" | b"gAMA" | b"cHRM" if intact and not self.pixels:
+                self.colours.setdefault(name, bytes(body))
             case b"acTL" if intact and not self.pixels and self.said is None and len(body) == 8:
                 frames, plays = struct.unpack(">II", body)
                 self.said = (frames, plays) if 0 < frames <= _MOST_FRAMES else None
@@ -306,19 +319,20 @@ class _Png:
 
     def shown(self, signature: bytes) -> Shown:
         orientation = exif_orientation(self.exif or b"")
+        profile = _png_profile(self.colours)
         still = b"".join([signature, *self.head, *self.pixels, *self.end])
         if self.said is None:
-            return Shown(still, orientation, frames=1)
+            return Shown(still, orientation, profile, frames=1)
         said, plays = self.said
         frames = self.frames[:said]
         delays = [_delay(frame.control) for frame in frames]
         longest = seen_longest(delays, ends=plays > 0)
         if longest == 0 and self.starts_with_default:
             self._canvas_of(frames[:1])
-            return Shown(still, orientation, frames=len(frames))
+            return Shown(still, orientation, profile, frames=len(frames))
         canvas = self._canvas_of(frames[: longest + 1])
         layers = tuple(self._layer(signature, frame) for frame in frames[: longest + 1])
-        return Shown(still, orientation, len(frames), longest, canvas, layers)
+        return Shown(still, orientation, profile, len(frames), longest, canvas, layers)
 
     def _canvas_of(self, frames: Sequence[_Frame]) -> tuple[int, int]:
         """Its size. Raise ImageCorrupt when no browser would show these frames on it."""
@@ -350,6 +364,16 @@ class _Png:
         )
 
 
+def _png_profile(said: Mapping[bytes, bytes]) -> bytes | None:
+    """Of what a PNG says about its colours, the first in this order (third edition, 13.13). None: it is sRGB."""
+    profile = colours.of_cicp(said.get(b"cICP", b"")) or colours.of_png(said.get(b"iCCP", b""))
+    if profile is not None or said.get(b"sRGB", b"") in _INTENTS:
+        return profile
+    return colours.of_gamma(said.get(b"gAMA", b""), said.get(b"cHRM", b""))
+
+
+#: All that an sRGB chunk may say.
+_INTENTS = (b"\0", b"\1", b"\2", b"\3")
 _PNG_DISPOSALS = (Disposal.KEEP, Disposal.CLEAR, Disposal.RESTORE)
 
 
@@ -400,7 +424,7 @@ def _gif(data: bytes) -> Shown:
     if frame == 0 and (width, height) == canvas == said:
         return Shown(data, frames=len(blocks))
     layers = tuple(_gif_layer(data, block) for block in blocks[: frame + 1])
-    return Shown(data, 1, len(blocks), frame, canvas, layers)
+    return Shown(data, frames=len(blocks), frame=frame, canvas=canvas, layers=layers)
 
 
 def _gif_blocks(data: bytes) -> tuple[list[_Block], bool]:
@@ -474,30 +498,40 @@ def _gif_after_blocks(data: bytes, at: int) -> int:
 # --- WebP (RFC 9649)
 
 _WEBP_FLAGS = 20
-_ANIMATED, _HAS_ALPHA = 0x02, 0x10
+_ANIMATED, _HAS_ALPHA, _PROFILED = 0x02, 0x10, 0x20
 
 
 def _webp(data: bytes) -> Shown:
-    """An animation's canvas is transparent where no frame was drawn, whatever its header says."""
-    if data[12:16] != b"VP8X" or not data[_WEBP_FLAGS : _WEBP_FLAGS + 1] or not data[_WEBP_FLAGS] & _ANIMATED:
-        return Shown(data)
-    delays, ends, at = list[float](), False, 12
-    while at + 8 <= len(data):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+    """An animation's canvas is transparent where no frame was drawn, and its colours are sRGB, whatever it says."""
+    flags = data[_WEBP_FLAGS] if data[12:16] == b"VP8X" and len(data) > _WEBP_FLAGS else 0
+    if not flags & _ANIMATED:
+        profile = next((body for name, body in _webp_chunks(data) if name == b"ICCP"), None)
+        return Shown(data, profile=profile if flags & _PROFILED else None)
+    delays, ends = list[float](), False
+    for name, body in _webp_chunks(data):
         if name == b"ANIM":
-            ends = data[at + 12 : at + 14] != b"\0\0"
+            ends = body[4:6] != b"\0\0"
         elif name == b"ANMF":
             _check_count(len(delays))
-            delays.append(int.from_bytes(data[at + 20 : at + 23], "little") / 1000)
-        at += 8 + size + size % 2
-    clear = data[:_WEBP_FLAGS] + bytes([data[_WEBP_FLAGS] | _HAS_ALPHA]) + data[_WEBP_FLAGS + 1 :]
+            delays.append(int.from_bytes(body[12:15], "little") / 1000)
+    clear = data[:_WEBP_FLAGS] + bytes([flags | _HAS_ALPHA]) + data[_WEBP_FLAGS + 1 :]
     return Shown(clear, frame=seen_longest(delays, ends=ends))
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 12
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        yield data[at : at + 4], data[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
 
 
 # --- AVIF and HEIC: boxes (ISO 14496-12)
 
 #: Boxes that hold boxes, and the bytes of their own before these. Those of `iinf` depend on its version.
-_HOLDERS = {b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"meta": 4, b"iinf": 6}
+_HOLDERS = {
+    b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"meta": 4, b"iinf": 6, b"iprp": 0, b"ipco": 0,
+}  # fmt: skip
 #: As deep as the boxes lie that we look at.
 _DEPTH = 6
 #: Items that are no picture: EXIF, and XMP among others.
@@ -510,10 +544,13 @@ def _in_boxes(data: bytes, *, animated: bool) -> Shown:
     A file whose first brand does not say that it is a sequence is shown as a still picture.
     """
     changed, delays, scale = bytearray(data), list[float](), 1
+    profile: bytes | None = None
     for name, start, end in _boxes(data, 0, len(data), depth=_DEPTH):
         match name:
             case b"infe":
                 _hide_metadata(changed, start, end)
+            case b"colr" if data[start : start + 4] == b"nclx" and end - start >= 8 and profile is None:
+                profile = colours.of_nclx(*struct.unpack_from(">HH", data, start + 4))
             case b"mdhd" if end - start >= 32:
                 # A later version counts in eight bytes.
                 scale = int.from_bytes(
@@ -523,7 +560,8 @@ def _in_boxes(data: bytes, *, animated: bool) -> Shown:
                 delays = _delays(data[start:end], scale or 1)
             case _:
                 pass
-    return Shown(bytes(changed), frame=seen_longest(delays, ends=False) if animated else 0)
+    longest = seen_longest(delays, ends=False) if animated else 0
+    return Shown(bytes(changed), profile=profile, frame=longest)
 
 
 def _hide_metadata(data: bytearray, start: int, end: int) -> None:

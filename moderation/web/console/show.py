@@ -43,6 +43,7 @@ _NAME_AT_MOST = 26
 
 _NOTES = {
     "rotated": "turned upright, as the file says",
+    "colour_profile": "shown in the colours of its profile",
     "flattened_alpha": "had transparency",
     "cmyk": "was CMYK",
     "sixteen_bit": "was 16 bits deep",
