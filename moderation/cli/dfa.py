@@ -409,7 +409,9 @@ def bench(
     except ModuleNotFoundError as error:
         if error.name not in {"matplotlib", "rouge_score", "sklearn"}:
             raise
-        raise SetupProblem(f"The bench needs {error.name}: pip install 'bonafide-moderation[bench]'") from error
+        raise SetupProblem(
+            f"The bench needs {error.name}: pip install 'bonafide-moderation[bench]'"
+        ) from error
 
     plan = BenchPlan(
         split=split,

@@ -216,7 +216,9 @@ def _traces(chosen: Settings) -> str:
     if chosen.otlp_endpoint is None:
         return "off"
     if importlib.util.find_spec("opentelemetry.sdk") is None:
-        raise _ToMend("BONAFIDE_OTLP_ENDPOINT is set and traces are not installed: pip install 'bonafide-moderation[traces]'")
+        raise _ToMend(
+            "BONAFIDE_OTLP_ENDPOINT is set and traces are not installed: pip install 'bonafide-moderation[traces]'"
+        )
     try:
         # Any answer will do: it is there.
         httpx.get(chosen.otlp_endpoint, timeout=3)

@@ -145,7 +145,9 @@ class _Provider:
         try:
             from authlib.integrations.httpx_client import OAuth2Client
         except ImportError as error:
-            raise SetupProblem("OpenID Connect needs Authlib: pip install 'bonafide-moderation[oidc]'") from error
+            raise SetupProblem(
+                "OpenID Connect needs Authlib: pip install 'bonafide-moderation[oidc]'"
+            ) from error
         if settings.oidc_issuer is None or settings.oidc_client_id is None:
             raise SignInRefused("no OpenID Connect provider is set up here")
         secret = settings.oidc_client_secret
