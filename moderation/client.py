@@ -46,6 +46,7 @@ from moderation.wire import (
     ImageIn,
     QuestionList,
     QuestionOut,
+    RelatedPage,
     StatementOut,
     StatsOut,
     UploadOut,
@@ -219,6 +220,10 @@ class BonaFide:
         context; `field` says which of these it is.
         """
         return self._pages("/v1/search", {"q": text, "field": field, "source": source})
+
+    def related(self, case_id: UUID | str) -> RelatedPage:
+        """Cases and lists whose pictures look like this one's. Nothing follows from it by itself."""
+        return self._read(RelatedPage, "GET", f"/v1/cases/{case_id}/related")
 
     def statement(
         self,

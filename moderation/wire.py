@@ -13,6 +13,7 @@ from moderation.analysis import Abstain, Label, Technique
 from moderation.cases import CaseState, Flag, ImageRef, Stage
 from moderation.decisions import Answer as ArtifactAnswerWord
 from moderation.decisions import Outcome
+from moderation.likeness import Faces
 
 #: Bytes of `context` as JSON: enough for ids and links, too little to become a second database.
 CONTEXT_AT_MOST = 4096
@@ -335,6 +336,41 @@ class CaseOut(Answer):
         description="When its image's place and all words about it were taken away, for good. Null: they are here.",
     )
     links: Links
+
+
+class RelatedOut(Answer):
+    """Another case whose picture looks alike. Nothing was copied from it, and nothing follows from it."""
+
+    id: UUID
+    distance: int = Field(description="Bits of 256 in which the two hashes differ: 31 or fewer look alike.")
+    mirrored: bool = Field(description="It looks like this one in a mirror.")
+    faces: Faces = Field(
+        description="`same`: most likely the same pixels. `other`: the pictures look alike and the faces do not, so "
+        "one may be the other with its face swapped. `unclear`: the hashes do not say."
+    )
+    face_distance: int | None = Field(
+        description="Bits in which the faces differ. Null: not both have a face."
+    )
+    state: CaseState
+    source: str
+    created_at: datetime
+    verdict: Label | None = Field(description="Of the analysis on show. Null: there is none.")
+    outcome: Outcome | None = Field(description="Of the decision that stands. Null: none does.")
+    links: Links
+
+
+class ListedOut(Answer):
+    """A list that somebody imported, which holds a picture that looks like this one."""
+
+    name: str
+    note: str | None
+    reference: str | None = Field(description="What the list calls the picture.")
+    distance: int
+
+
+class RelatedPage(Answer):
+    cases: list[RelatedOut] = Field(description="The nearest first, then the newest. At most 50.")
+    lists: list[ListedOut] = Field(description="Each once, with its nearest picture.")
 
 
 class CasePage(Answer):

@@ -26,7 +26,7 @@ from moderation.dfa.gpt.crops import Prepared
 from moderation.dfa.gpt.pixels import Picture
 from moderation.errors import DatabaseUnavailable, ImageChanged
 from moderation.evidence.pdq import with_faces
-from moderation.evidence.related import likeness_of, record_likeness
+from moderation.evidence.related import likeness_of, record_likeness, with_lists
 from moderation.evidence.rows import evidence_of, record_evidence
 from moderation.evidence.words import Evidence, contradicts
 from moderation.evidence.zones import apply_certificates
@@ -191,9 +191,10 @@ def record_beside(station: Station, session: Session, case_id: UUID, seen: Seen)
     """Store the evidence, the likeness and the renditions in the transaction that stored the analysis."""
     sha256 = seen.analysis.picture.sha256
     if seen.evidence is not None and station.gatherer is not None:
-        record_evidence(session, case_id, sha256, seen.evidence, gatherer=station.gatherer)
         if seen.likeness is not None:
             record_likeness(session, case_id, seen.likeness)
+        evidence = with_lists(session, case_id, seen.evidence)
+        record_evidence(session, case_id, sha256, evidence, gatherer=station.gatherer)
     if seen.renditions is not None:
         record_renditions(session, case_id, seen.renditions, sha256=sha256)
 

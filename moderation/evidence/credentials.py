@@ -114,6 +114,7 @@ class Credentials:
             "source_types_before": texts(inherited),
             "ingredients": len(active.get("ingredients") or ()),
             "failures": texts(_failures(store)),
+            "failures_before": texts(_failures_before(store)),
             "trust_list": self._trust_list,
         }
         # Of whoever signs for themselves it is anybody's text, and often somebody's name.
@@ -164,20 +165,40 @@ def _source_types(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _generators(manifests: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Programs that made the claims, with their versions."""
-    return texts(
-        [
-            f"{info.get('name', '')} {info.get('version') or ''}"
-            for manifest in manifests
-            for info in _list(manifest.get("claim_generator_info"))
-        ]
-    )
+    """Programs that made the claims, with their versions. Old claims have one line: `Maker/1.0 library/2.0`."""
+    return texts([name for manifest in manifests for name in _named(manifest)])
+
+
+def _named(manifest: Mapping[str, Any]) -> list[str]:
+    infos = _list(manifest.get("claim_generator_info"))
+    if not infos:
+        return [str(manifest.get("claim_generator") or "")]
+    return [f"{info.get('name', '')} {info.get('version') or ''}" for info in infos]
 
 
 def _failures(store: Mapping[str, Any]) -> list[str]:
     """Codes of what did not hold, of the manifest that counts."""
     results = (store.get("validation_results") or {}).get("activeManifest") or {}
     return [str(failure.get("code", "")) for failure in _list(results.get("failure"))]
+
+
+#: What is said of an ingredient in any case: nobody is asked whether a certificate was revoked, most makers are on no
+#: list, and most ingredients have no manifest.
+_ORDINARY = frozenset(
+    ("signingCredential.ocsp.skipped", "signingCredential.untrusted", "ingredient.unknownProvenance")
+)
+
+
+def _failures_before(store: Mapping[str, Any]) -> list[str]:
+    """Codes of what does not hold of pictures that went into this one. A time stamp that does not fit is one too."""
+    deltas = _list((store.get("validation_results") or {}).get("ingredientDeltas"))
+    found = [
+        str(one.get("code", ""))
+        for delta in deltas
+        for kind in ("failure", "informational")
+        for one in _list((delta.get("validationDeltas") or {}).get(kind))
+    ]
+    return [code for code in found if code not in _ORDINARY]
 
 
 def _list(value: object) -> list[Any]:

@@ -4,7 +4,7 @@ A likeness is shown, never acted upon: nothing here reads or writes a verdict or
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from uuid import UUID
@@ -15,10 +15,14 @@ from sqlalchemy.orm import Session
 
 from moderation.database.tables import HASHES, CaseHashRow, CaseRow, HashListRow, ListedHashRow
 from moderation.decisions import Outcome
+from moderation.evidence.words import Evidence, Fact, Kind, Strength, Value
+from moderation.evidence.words import text as text_of
 from moderation.likeness import Faces, Likeness, compare_faces, from_hex, to_bits, to_hex
 
 #: Cases that are shown beside one, the nearest first.
 SHOWN_AT_MOST = 50
+#: Lists of which a case keeps the fact that they know its picture.
+LISTS_AT_MOST = 5
 
 #: Of one hash only the newest: a picture that was flagged a hundred thousand times costs no more than one that was
 #: flagged fifty times.
@@ -171,7 +175,23 @@ def _compare(ours: Sequence[int], theirs: Sequence[str], *, mirrored: bool) -> t
 
 def lists_with(session: Session, case_id: UUID) -> list[Listed]:
     """The lists that have a hash near to that of the case's picture, each once with its nearest."""
+    if not session.scalar(select(select(ListedHashRow).exists())):
+        return []  # most installations have none, and two searches less
     return [Listed(*row) for row in session.execute(_LISTED, {"case_id": case_id})]
+
+
+def with_lists(session: Session, case_id: UUID, evidence: Evidence) -> Evidence:
+    """Evidence with a fact for each list that knows the picture now, the nearest first, in place of older ones."""
+    nearest = sorted(lists_with(session, case_id), key=lambda one: (one.distance, one.name))
+    own = [fact for fact in evidence.facts if fact.kind is not Kind.KNOWN_PICTURE]
+    return replace(evidence, facts=(*own, *map(_known, nearest[:LISTS_AT_MOST])))
+
+
+def _known(one: Listed) -> Fact:
+    said: dict[str, Value] = {"list": text_of(one.name), "distance": one.distance}
+    if one.reference is not None:
+        said["reference"] = text_of(one.reference)
+    return Fact(Kind.KNOWN_PICTURE, Strength.CONTEXT, said)
 
 
 # --- campaigns

@@ -32,6 +32,7 @@ KIND_WORDS: Mapping[Kind, str] = {
     Kind.RECOMPRESSION: "Compressed before",
     Kind.RESAMPLING: "Enlarged",
     Kind.PLATFORM: "Size",
+    Kind.KNOWN_PICTURE: "Known picture",
     Kind.GATHERING: "Not looked at",
 }
 
@@ -56,6 +57,7 @@ CAVEATS: Mapping[Kind, str] = {
     Kind.RECOMPRESSION: "Every picture that was saved twice shows it. It finds no forged face.",
     Kind.RESAMPLING: "Every picture that was enlarged may show it. It finds no forged face.",
     Kind.PLATFORM: "Pictures of any origin are cut and scaled to such sizes.",
+    Kind.KNOWN_PICTURE: "A picture and its face swap look alike. It says nothing of which of them this is.",
     Kind.GATHERING: "The picture was decoded and judged all the same.",
 }
 
@@ -141,16 +143,30 @@ def _credentials(fact: Fact, data: Mapping[str, Value]) -> str:
         return f"The file holds credentials that cannot be read ({data.get('why', 'damaged')})."
     state = data.get("state")
     if state == "invalid":
-        return f"The file was changed after it was signed: {_listed(data.get('failures'))}."
+        return f"{_why_invalid(data)}: {_listed(data.get('failures') or data.get('failures_before'))}."
     parts = [_signed_by(data), _typed(data.get("source_types"), "It says that the picture was")]
     if made := data.get("made_before_with"):
         parts.append(f"Made with {_listed(made)}, then edited with {_listed(data.get('made_with'))}.")
     elif made := data.get("made_with"):
         parts.append(f"Made with {_listed(made)}.")
     parts.append(_typed(data.get("source_types_before"), "A picture that went into it was"))
+    if failures := data.get("failures_before"):
+        parts.append(f"Of a picture that went into it, this does not hold: {_listed(failures)}.")
     if actions := data.get("actions"):
         parts.append(f"What was done: {', '.join(_action(str(one)) for one in _many(actions))}.")
     return " ".join(filter(None, parts))
+
+
+#: Codes of what a change to the bytes leaves behind, by how they begin or end.
+_CHANGED = (".mismatch", "claim.missing", "assertion.missing")
+
+
+def _why_invalid(data: Mapping[str, Value]) -> str:
+    if any(str(code).endswith(_CHANGED) for code in _many(data.get("failures"))):
+        return "The file was changed after it was signed, or signed wrongly"
+    if any(str(code).endswith(_CHANGED) for code in _many(data.get("failures_before"))):
+        return "What the file says of a picture that went into it does not hold"
+    return "The signature does not hold"
 
 
 def _signed_by(data: Mapping[str, Value]) -> str:
@@ -257,6 +273,12 @@ def _platform(_: Fact, data: Mapping[str, Value]) -> str:
     return f"{given}{made}{shape}".strip()
 
 
+def _known_picture(_: Fact, data: Mapping[str, Value]) -> str:
+    called = f" as {_quoted(data['reference'])}" if "reference" in data else ""
+    place = f"the list {_quoted(data.get('list', ''))}{called}"
+    return f"It looks like a picture on {place}: {data.get('distance', 'some')} of 256 bits differ."
+
+
 def _gathering(_: Fact, data: Mapping[str, Value]) -> str:
     return f"Evidence is missing: {data.get('why', 'it could not be gathered')}."
 
@@ -274,6 +296,7 @@ _SENTENCES: Mapping[Kind, Callable[[Fact, Mapping[str, Value]], str]] = {
     Kind.RECOMPRESSION: _recompression,
     Kind.RESAMPLING: _resampling,
     Kind.PLATFORM: _platform,
+    Kind.KNOWN_PICTURE: _known_picture,
     Kind.GATHERING: _gathering,
 }
 

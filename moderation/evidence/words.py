@@ -13,7 +13,7 @@ from moderation.analysis import Label, Verdict
 from moderation.likeness import ENOUGH_QUALITY, Likeness, from_hex, to_hex
 
 #: Raised when the same bytes can give other facts. Part of what `gatherer` says.
-VERSION = 1
+VERSION = 2
 
 #: What a fact may hold: one value, or a few words.
 Value = str | int | float | bool | tuple[str, ...]
@@ -51,6 +51,8 @@ class Kind(enum.StrEnum):
     RESAMPLING = "resampling"
     #: A size that a known platform gives to what is uploaded there, or that generators make.
     PLATFORM = "platform"
+    #: A list that somebody imported holds a picture that looks like this one. From the database, never from a child.
+    KNOWN_PICTURE = "known_picture"
     #: Looking for evidence failed or took too long. The picture itself was decoded.
     GATHERING = "gathering"
 
@@ -208,6 +210,8 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
         raise ValueError(f"not evidence: {type(error).__name__}") from error
     if len(facts) > _MOST_FACTS:
         raise ValueError("more facts than are ever gathered")
+    if any(fact.kind is Kind.KNOWN_PICTURE for fact in facts):
+        raise ValueError("a child knows no lists")
     return Evidence(facts, seconds, likeness)
 
 

@@ -22,6 +22,7 @@ from moderation.database.review import standing_decisions
 from moderation.database.search import Search, SearchField, search_cases
 from moderation.decisions import Decision, Outcome
 from moderation.errors import CaseArchived, CaseNotFound, CursorUnreadable, RequestRefused, TransitionRefused
+from moderation.evidence.related import Related, lists_with, related_to
 from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
@@ -42,7 +43,10 @@ from moderation.wire import (
     CasePage,
     ImageIn,
     Links,
+    ListedOut,
     Problem,
+    RelatedOut,
+    RelatedPage,
     UploadIn,
     UploadOut,
 )
@@ -164,6 +168,51 @@ def get_case(
         archived = archived_cases(session, [case]).get(case_id)
     shown = show_case(case, analysis, decision, archived, beside).model_dump_json()
     return Response(shown, media_type="application/json", headers={"ETag": tag})
+
+
+@router.get(
+    "/cases/{case_id}/related",
+    response_model=RelatedPage,
+    responses={404: {"model": Problem, "description": "No case has this id"}},
+    summary="Read which cases and lists have a picture that looks like this one",
+)
+def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPage:
+    """As they are now. Empty where no evidence is gathered, and for a picture with too little in it."""
+    with services.database.transaction() as session:
+        if find_case(session, case_id) is None:
+            raise CaseNotFound(f"no case has the id {case_id}")
+        found = related_to(session, case_id)
+        lists = lists_with(session, case_id)
+        ids = [one.case_id for one in found]
+        cases = {case.id: case for case in find_cases(session, ids)}
+        analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
+    return RelatedPage(
+        cases=[
+            _related(one, cases[one.case_id], analyses.get(one.case_id), decisions.get(one.case_id))
+            for one in found
+            if one.case_id in cases
+        ],
+        lists=[ListedOut(**vars(one)) for one in lists],
+    )
+
+
+def _related(
+    one: Related, case: Case, stored: StoredAnalysis | None, decision: Decision | None
+) -> RelatedOut:
+    analysis = stored.analysis if stored is not None and case.refusal is None else None
+    return RelatedOut(
+        id=one.case_id,
+        distance=one.distance,
+        mirrored=one.mirrored,
+        faces=one.faces,
+        face_distance=one.face_distance,
+        state=case.state,
+        source=case.flag.source,
+        created_at=case.created_at,
+        verdict=None if analysis is None else analysis.verdict.label,
+        outcome=decision.outcome if decision is not None and case.state is CaseState.DECIDED else None,
+        links=Links(self=_link(one.case_id)),
+    )
 
 
 _Sought = Annotated[str | None, Query(max_length=200, pattern=SOUGHT)]

@@ -5,15 +5,18 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from moderation.cases import CaseState
 from moderation.database.connection import Database
 from moderation.database.erasure import erase_case
+from moderation.database.keys import add_key
 from moderation.database.queue import QueueFilter, queue_page
 from moderation.decisions import Decision, Judgement, Outcome
 from moderation.evidence.related import (
+    LISTS_AT_MOST,
     campaigns_of,
     hash_lists,
     hashes_decided,
@@ -24,13 +27,16 @@ from moderation.evidence.related import (
     record_likeness,
     related_to,
     remove_list,
+    with_lists,
 )
+from moderation.evidence.sentences import sentence, statement_sentences
+from moderation.evidence.words import Evidence, Fact, Kind, Strength, declared
 from moderation.evidence.zones import apply_certificates, audit
 from moderation.likeness import BITS, NEAR, Faces, Likeness
 from moderation.local import as_role
 from moderation.people import Role
 from moderation.settings import Settings
-from tests.builders import an_analysis
+from tests.builders import an_analysis, new_id
 from tests.integration.conftest import enrolled, ready, stored
 from tests.integration.deciding import a_review, decide
 
@@ -215,6 +221,67 @@ def test_a_match_names_its_list(database: Database) -> None:
     assert [(one.name, one.note, one.reference, one.distance) for one in found] == [
         ("known", "pictures taken down", "exact", 0)
     ]
+
+
+def test_a_match_is_a_fact_of_the_case_with_its_lists_name(database: Database) -> None:
+    frame = a_hash()
+    with database.transaction() as session:
+        for number in range(LISTS_AT_MOST + 1):
+            put_list(session, f"list {number}", None, [(near_to(frame, number + 1), f"ref {number}")])
+    case_id = seen(database, alike(frame))
+    own = Fact(Kind.JPEG, Strength.CONTEXT, {"quality": 85})
+    stale = Fact(Kind.KNOWN_PICTURE, Strength.CONTEXT, {"list": "of another day", "distance": 1})
+
+    with database.transaction() as session:
+        found = with_lists(session, case_id, Evidence((own, stale)))
+
+    assert found.facts[0] == own
+    assert [
+        (fact.data["list"], fact.data["reference"], fact.data["distance"]) for fact in found.facts[1:]
+    ] == [(f"list {number}", f"ref {number}", number + 1) for number in range(LISTS_AT_MOST)]
+    assert "“list 0” as “ref 0”: 1 of 256 bits differ" in sentence(found.facts[1])
+    assert declared(found) is None
+    assert statement_sentences(found) == ()
+
+
+def test_a_platform_reads_what_looks_alike_with_what_was_decided_of_it(
+    database: Database, settings: Settings, api: TestClient
+) -> None:
+    frame, face = a_hash(), a_hash()
+    ours, copy = (
+        seen(database, alike(frame, face)),
+        seen(database, alike(near_to(frame, 4), near_to(face, 2))),
+    )
+    swapped = seen(database, alike(near_to(frame, 9), near_to(face, 60)))
+    with database.transaction() as session:
+        put_list(session, "known", "of a partner", [(near_to(frame, 3), "no. 5")])
+    decide(a_review(database, settings), database, enrolled(database), copy, Outcome.DEEPFAKE)
+
+    answer = api.get(f"/v1/cases/{ours}/related")
+
+    assert answer.status_code == 200
+    cases = answer.json()["cases"]
+    assert [(one["id"], one["distance"], one["faces"], one["state"], one["outcome"]) for one in cases] == [
+        (str(copy), 4, "same", "decided", "deepfake"),
+        (str(swapped), 9, "other", "ready", None),
+    ]
+    assert cases[0]["links"]["self"] == f"/v1/cases/{copy}"
+    assert answer.json()["lists"] == [
+        {"name": "known", "note": "of a partner", "reference": "no. 5", "distance": 3}
+    ]
+
+
+def test_who_may_not_read_cases_reads_no_related_ones_and_no_case_has_none(
+    database: Database, api: TestClient
+) -> None:
+    case_id = seen(database, alike(a_hash()))
+    with database.transaction() as session:
+        secret = add_key(session, "only submits", scopes=("submit",))
+
+    assert api.get(f"/v1/cases/{case_id}/related").json() == {"cases": [], "lists": []}
+    assert api.get(f"/v1/cases/{new_id()}/related").json()["code"] == "case_not_found"
+    refused = api.get(f"/v1/cases/{case_id}/related", headers={"Authorization": f"Bearer {secret}"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
 
 
 def test_a_list_comes_back_as_it_was_and_goes_with_its_hashes(database: Database) -> None:
