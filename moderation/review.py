@@ -49,6 +49,7 @@ from moderation.errors import (
     TransitionRefused,
     UndoClosed,
 )
+from moderation.evidence.zones import Certificate, closes, to_close
 from moderation.people import RULE, RULE_ACTOR, Act, Person, may, require
 from moderation.presentation import appeal_json, decision_json
 from moderation.settings import Settings
@@ -250,6 +251,22 @@ class Review:
         """
         return sum(self._close_aside(why, hours) for why, hours in self._settings.close_aside_hours)
 
+    def close_by_certificate(self) -> int:
+        """Close, as bona fide, the cases that a certificate may close because an admin lets it; return how many.
+
+        In the rule's name too, and the event names the certificate. What two people are to read, people read.
+        """
+        with self._database.transaction() as session:
+            closings = to_close(session, blind_share=self._settings.blind_first_share)
+            if closings:
+                insert_rule(session)
+        return sum(
+            self._close_certified(closing.certificate, case_id)
+            for closing in closings
+            for case_id in closing.case_ids
+            if not needs_second(case_id, self._settings.second_review_share)
+        )
+
     def undo(self, person: Person, decision_id: UUID, *, keep: bool = True) -> None:
         """Take a decision back: the case is ready again for the same review as before, and theirs if they `keep` it.
 
@@ -341,12 +358,35 @@ class Review:
                 # Whoever claimed it, or tried it again, meanwhile goes first.
                 fits = case.state == CaseState.READY and case.set_aside == why
                 if fits and rows.find_holder(session, case_id) is None:
-                    self._decide_by_rule(session, case, why, hours)
+                    reason = _RULE_REASONS[why].format(hours=hours)
+                    judgement = Judgement(Outcome.CANNOT_TELL, reason=reason)
+                    self._decide_by_rule(session, case, judgement, f"{why} after {hours:g} h")
                     closed += 1
         return closed
 
-    def _decide_by_rule(self, session: Session, case: CaseRow, why: str, hours: float) -> None:
-        judgement = Judgement(Outcome.CANNOT_TELL, reason=_RULE_REASONS[why].format(hours=hours))
+    def _close_certified(self, certificate: Certificate, case_id: UUID) -> bool:
+        judgement = Judgement(
+            Outcome.BONA_FIDE,
+            reason=f"Closed by certificate {certificate.id}, which an admin lets close its zone. {certificate.words}",
+        )
+        with self._database.transaction() as session:
+            case = _lock(session, case_id)
+            # It may have been claimed, appealed or analysed anew meanwhile, and the certificate be revoked.
+            fits = (case.state, case.stage, case.certificate_id) == (
+                CaseState.READY,
+                Stage.FIRST,
+                certificate.id,
+            )
+            if (
+                not fits
+                or rows.find_holder(session, case_id) is not None
+                or not closes(session, certificate.id)
+            ):
+                return False
+            self._decide_by_rule(session, case, judgement, f"certificate {certificate.id}")
+        return True
+
+    def _decide_by_rule(self, session: Session, case: CaseRow, judgement: Judgement, rule: str) -> None:
         decision_id = rows.insert_decision(
             session,
             case,
@@ -363,7 +403,7 @@ class Review:
             "stage": case.stage,
             "outcome": judgement.outcome,
             "technique": None,
-            "rule": f"{why} after {hours:g} h",
+            "rule": rule,
         }
         moved = rows.move_decided(
             session, Move.DECIDE, case, Stage(case.stage), token=None, actor=RULE_ACTOR, body=body

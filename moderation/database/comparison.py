@@ -14,11 +14,12 @@ from moderation.analysis import Label
 from moderation.comparison import Pair, Said
 from moderation.database.ids import first_id_at
 from moderation.decisions import Outcome
+from moderation.people import RULE
 
 #: Pairs that are read at the most, the newest. More say little more: a share of so many is known to 0.7 percent.
 PAIRS_AT_MOST = 20_000
 
-_PAIRS = text("""
+_PAIRS = text(f"""
     SELECT a.case_id, a.image_sha256, a.label AS first_label, a.score AS first_score,
            a.calibrated AS first_calibrated, (a.seconds ->> 'engine')::float8 AS first_seconds,
            b.label AS second_label, b.score AS second_score,
@@ -33,13 +34,13 @@ _PAIRS = text("""
     JOIN analyses a ON a.case_id = paired.case_id AND a.fingerprint = :first
     JOIN analyses b ON b.case_id = paired.case_id AND b.fingerprint = :second AND b.image_sha256 = a.image_sha256
     LEFT JOIN LATERAL (
-        SELECT d.outcome, d.blind_outcome, d.analysis_id, d.final_at
+        SELECT d.outcome, d.blind_outcome, d.analysis_id, d.final_at, d.person_id
         FROM decisions d JOIN cases c ON c.id = d.case_id AND c.state = 'decided'
         WHERE d.case_id = a.case_id AND d.undone_at IS NULL
         ORDER BY d.created_at DESC, d.id DESC LIMIT 1
-    ) AS d ON d.final_at <= now()
+    ) AS d ON d.final_at <= now() AND d.person_id <> '{RULE}'
     ORDER BY a.case_id DESC
-""")
+""")  # noqa: S608  an id of ours
 
 _MADE = text("""
     SELECT fingerprint, count(*) AS n FROM analyses WHERE id >= :since AND id < :until GROUP BY fingerprint

@@ -41,9 +41,9 @@ class Chain:
 
 
 def event_hash(
-    previous: bytes, case_id: UUID, seq: int, microseconds: int, kind: str, actor: str, body: str
+    previous: bytes, case_id: UUID | int, seq: int, microseconds: int, kind: str, actor: str, body: str
 ) -> bytes:
-    """The hash of one event, from the text Postgres prints for its body."""
+    """The hash of one event, from the text Postgres prints for its body. A certificate's number stands for its case."""
     return hashlib.sha256(
         previous + f"{case_id}|{seq}|{microseconds}|{kind}|{actor}|{body}".encode()
     ).digest()
@@ -63,7 +63,7 @@ class Link:
     hash: bytes
 
 
-def first_broken(case_id: UUID, links: Iterable[Link], moves: int) -> int | None:
+def first_broken(case_id: UUID | int, links: Iterable[Link], moves: int) -> int | None:
     """The place of the first event that is not what was written, from 1. None: the chain of so many moves holds.
 
     Every move raised the case's version by one and wrote one event: what was cut off at the end shows too.

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from moderation.database.connection import Database
 from moderation.database.ids import first_id_at
+from moderation.people import RULE
 
 #: Rows fetched at once.
 PAGE = 1000
@@ -69,7 +70,7 @@ ANSWERS = text("""
 """)
 
 #: One row for each case whose decision is final, stands and says what the picture is; with what was answered.
-LABELLED = text("""
+LABELLED = text(f"""
     SELECT d.id AS decision, d.case_id AS case, d.outcome, d.technique, d.verdict, d.stage,
            d.blind_outcome, d.blind_technique, d.created_at,
            EXISTS (SELECT FROM blind_judgements b WHERE b.case_id = d.case_id) AS judged_blind,
@@ -85,13 +86,13 @@ LABELLED = text("""
     JOIN cases c ON c.id = d.case_id
     JOIN analyses a ON a.id = d.analysis_id
     WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL AND d.final_at <= now()
-      AND d.outcome IN ('deepfake', 'bona_fide') AND c.state = 'decided'
+      AND d.outcome IN ('deepfake', 'bona_fide') AND c.state = 'decided' AND d.person_id <> '{RULE}'
       AND c.erased_at IS NULL
       AND NOT EXISTS (SELECT FROM decisions later
                       WHERE later.case_id = d.case_id AND later.undone_at IS NULL
                         AND (later.created_at, later.id) > (d.created_at, d.id))
     ORDER BY d.id
-""")
+""")  # noqa: S608  an id of ours
 
 
 @contextmanager

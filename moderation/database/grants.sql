@@ -35,8 +35,10 @@ GRANT UPDATE (campaign) ON cases TO bonafide_worker;
 
 -- A certificate moves a case in the queue when it becomes ready. An admin turns it on and off; the sweeper revokes it.
 GRANT UPDATE (certificate_id) ON cases TO bonafide_worker;
-GRANT UPDATE (used_since, used_by) ON certificates TO bonafide_reviewer;
-GRANT UPDATE (audited_n, audited_errors, audited_at, revoked_at, revoked_because) ON certificates TO bonafide_sweeper;
+GRANT UPDATE (used_since, used_by, closes_since, closes_by, version) ON certificates TO bonafide_reviewer;
+GRANT UPDATE (audited_n, audited_errors, audited_at, revoked_at, revoked_because, version)
+    ON certificates TO bonafide_sweeper;
+GRANT INSERT ON certificate_events TO bonafide_reviewer, bonafide_sweeper;
 GRANT INSERT ON analyses, artifacts, dead_letters, deliveries, reruns TO bonafide_worker;
 GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;

@@ -429,6 +429,10 @@ class CertificateRow(Table):
             "(revoked_at IS NULL) = (revoked_because IS NULL)", name="certificates_revoked_whole"
         ),
         CheckConstraint("(used_since IS NULL) = (used_by IS NULL)", name="certificates_used_whole"),
+        CheckConstraint(
+            "(closes_since IS NULL) = (closes_by IS NULL) AND (closes_since IS NULL OR used_since IS NOT NULL)",
+            name="certificates_closes_whole",
+        ),
         {"comment": "What the model may be trusted with: see moderation.evidence.certify."},
     )
 
@@ -451,6 +455,11 @@ class CertificateRow(Table):
         comment="When an admin turned it on; null: it is not used"
     )
     used_by: Mapped[str | None]
+    closes_since: Mapped[datetime | None] = mapped_column(
+        comment="When an admin let it close cases of its zone; null: people decide them"
+    )
+    closes_by: Mapped[str | None]
+    version: Mapped[int] = mapped_column(server_default="0", comment="Events of it: see certificate_events")
     audited_n: Mapped[int | None] = mapped_column(
         comment="At the last look: judged blind inside the zone lately"
     )
@@ -458,6 +467,26 @@ class CertificateRow(Table):
     audited_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None] = mapped_column(comment="For good: a new one is issued instead")
     revoked_because: Mapped[str | None]
+
+
+class CertificateEventRow(Table):
+    __tablename__ = "certificate_events"
+    __table_args__ = (
+        {"comment": "Append-only log of what was done with each certificate, hash-chained by a trigger."},
+    )
+
+    certificate_id: Mapped[int] = mapped_column(ForeignKey("certificates.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(
+        primary_key=True, autoincrement=False, comment="From 1; set by the trigger"
+    )
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    kind: Mapped[str] = mapped_column(comment="See moderation.evidence.zones.Step")
+    actor: Mapped[str] = mapped_column(comment="Who did it: operator, sweeper, reviewer:…")
+    body: Mapped[dict[str, Any]] = mapped_column(comment="Facts of it")
+    previous: Mapped[bytes] = mapped_column(
+        comment="Hash of the event before, empty for the first; set by the trigger"
+    )
+    hash: Mapped[bytes] = mapped_column(comment="Set by the trigger; see moderation.database.events")
 
 
 class EventRow(Table):

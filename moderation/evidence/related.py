@@ -18,6 +18,7 @@ from moderation.decisions import Outcome
 from moderation.evidence.words import Evidence, Fact, Kind, Strength, Value
 from moderation.evidence.words import text as text_of
 from moderation.likeness import Faces, Likeness, compare_faces, from_hex, to_bits, to_hex
+from moderation.people import RULE
 
 #: Cases that are shown beside one, the nearest first.
 SHOWN_AT_MOST = 50
@@ -331,11 +332,11 @@ def hashes_decided(session: Session, outcome: Outcome) -> Iterator[tuple[int, st
             FROM case_hashes c JOIN hashes h ON h.id = c.hash_id
             JOIN cases k ON k.id = c.case_id AND k.state = 'decided'
             JOIN LATERAL (
-                SELECT outcome, final_at FROM decisions d WHERE d.case_id = c.case_id AND d.undone_at IS NULL
+                SELECT outcome, final_at, person_id FROM decisions d WHERE d.case_id = c.case_id AND d.undone_at IS NULL
                 ORDER BY d.created_at DESC, d.id DESC LIMIT 1
-            ) AS standing ON standing.outcome = :outcome AND standing.final_at <= now()
+            ) AS standing ON standing.outcome = :outcome AND standing.final_at <= now() AND standing.person_id <> :rule
             ORDER BY h.id, c.case_id DESC
         """),
-        {"outcome": outcome.value},
+        {"outcome": outcome.value, "rule": RULE},
     )
     return ((int(value, 2), str(case_id)) for value, case_id in rows)

@@ -1,27 +1,48 @@
 """Certificates in the database: the labels they are made of, what they do while an admin lets them, and their end.
 
 A certificate that is used moves the cases of its zone in the reviewers' queue: what is clear comes later, what is
-likely comes sooner. It decides nothing: only people do, and no case is passed over, for all age alike. The cases that
-are judged before their verdict is shown (`BONAFIDE_BLIND_FIRST_SHARE`) it never touches: they are its audit, and as
-soon as they do not bear it out any more the sweeper revokes it.
+likely comes sooner, and no case is passed over, for all age alike. One of the clear zone may close them as well, where
+an admin lets it: as bona fide, in the name of a rule (`moderation.review`). The cases that are judged before their
+verdict is shown (`BONAFIDE_BLIND_FIRST_SHARE`) it never touches: they are its audit, and as soon as they do not bear it
+out any more the sweeper revokes it. Whatever is done with a certificate is an event, chained like those of cases.
 """
 
+import enum
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import BigInteger, Text, cast, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis
-from moderation.cases import CaseState
+from moderation.analysis import Analysis, Label
+from moderation.cases import CaseState, Stage
+from moderation.database.events import Chain, Event, Link, first_broken
 from moderation.database.moves import seconds
 from moderation.database.review import in_blind_share
-from moderation.database.tables import AnalysisRow, BlindJudgementRow, CaseRow, CertificateRow
+from moderation.database.tables import (
+    AnalysisRow,
+    BlindJudgementRow,
+    CaseRow,
+    CertificateEventRow,
+    CertificateRow,
+    ClaimRow,
+    EvidenceRow,
+)
 from moderation.decisions import BLIND_STAGES, Outcome, is_blind_first
 from moderation.errors import RequestRefused
-from moderation.evidence.certify import Found, Judged, Promise, Zone, certify, holds, inside
+from moderation.evidence.certify import (
+    UNDECIDED_AT_MOST,
+    Found,
+    Judged,
+    Promise,
+    Zone,
+    certify,
+    holds,
+    inside,
+)
+from moderation.evidence.words import Origin
 
 #: Seconds of age that a case of a certified zone loses or gains: half a day.
 MOVED_SECONDS = 12 * 3600
@@ -31,6 +52,24 @@ VALID = timedelta(days=90)
 PATIENCE = timedelta(days=3)
 #: Labels of an audit at the most: the newest. Those of long ago say nothing of today.
 AUDITED_AT_MOST = 1000
+
+#: Seconds after which an audit is too old to close anything by: three that were left out.
+AUDIT_AT_MOST_OLD = 2000
+#: Cases that are closed in one go at the most.
+CLOSED_AT_ONCE = 500
+
+
+class Step(enum.StrEnum):
+    """What is done with a certificate; also the kind of the event that records it."""
+
+    ISSUE = "issued"
+    USE = "used"
+    #: It may close the cases of its zone, beside moving them.
+    CLOSE = "closing_allowed"
+    HOLD = "closing_stopped"
+    STOP = "stopped"
+    REVOKE = "revoked"
+
 
 #: One judgement for each picture and for all that look like it: the first. Where another person said otherwise of the
 #: case later, by an appeal or a second reading, that is the truth.
@@ -71,6 +110,8 @@ class Certificate:
     issued_by: str
     expires_at: datetime
     used_since: datetime | None
+    #: Since when it closes the cases of its zone. None: people decide them.
+    closes_since: datetime | None
     audited_n: int | None
     audited_errors: int | None
     audited_at: datetime | None
@@ -162,7 +203,7 @@ def issue(
     """Store a certificate; return its id. It does nothing until an admin turns it on. Raise RequestRefused."""
     if found.certified is None:
         raise RequestRefused(found.refused)
-    return session.scalars(
+    number = session.scalars(
         insert(CertificateRow)
         .values(
             source=source,
@@ -178,9 +219,22 @@ def issue(
             until=until,
             issued_by=actor,
             expires_at=until + VALID,
+            version=1,
         )
         .returning(CertificateRow.id)
     ).one()
+    body = {
+        "zone": found.promise.zone,
+        "source": source,
+        "fingerprint": fingerprint,
+        "threshold": found.certified.threshold,
+        "error": found.promise.error,
+        "confidence": found.promise.confidence,
+        "n": found.certified.n,
+        "errors": found.certified.errors,
+    }
+    _note(session, number, Step.ISSUE, actor, body)
+    return number
 
 
 def certificates(session: Session, *, at_most: int = 50) -> list[Certificate]:
@@ -210,6 +264,7 @@ def _certificate(row: CertificateRow) -> Certificate:
         row.issued_by,
         row.expires_at,
         row.used_since,
+        row.closes_since,
         row.audited_n,
         row.audited_errors,
         row.audited_at,
@@ -220,35 +275,108 @@ def _certificate(row: CertificateRow) -> Certificate:
 
 def use(session: Session, certificate_id: int, *, actor: str, blind_share: float) -> None:
     """Let a certificate move cases from now on. Raise RequestRefused where it may not."""
+    row = _held(session, certificate_id)
+    _refuse_unless_alive(session, row, blind_share)
+    if row.used_since is None:
+        _change(session, row, Step.USE, actor, used_since=func.now(), used_by=actor)
+
+
+def stop_using(session: Session, certificate_id: int, *, actor: str) -> None:
+    """Nothing is moved or closed by it any more. What was moved stays where it is."""
+    row = _held(session, certificate_id)
+    if row.used_since is not None:
+        nothing = dict.fromkeys(("used_since", "used_by", "closes_since", "closes_by"))
+        _change(session, row, Step.STOP, actor, **nothing)
+
+
+def let_close(session: Session, certificate_id: int, *, actor: str, blind_share: float) -> None:
+    """Let a certificate that is used close the cases of its zone from now on. Raise RequestRefused where it may not.
+
+    Only what is clear: closing a case as a deepfake takes a person.
+    """
+    row = _held(session, certificate_id)
+    _refuse_unless_alive(session, row, blind_share)
+    if row.zone != Zone.CLEAR:
+        raise RequestRefused("only a certificate of the clear zone closes cases: a deepfake is for a person")
+    if row.used_since is None:
+        raise RequestRefused("turn the certificate on first, and see its audit go on for a while")
+    if row.closes_since is None:
+        _change(session, row, Step.CLOSE, actor, closes_since=func.now(), closes_by=actor)
+
+
+def stop_closing(session: Session, certificate_id: int, *, actor: str) -> None:
+    """People decide the cases of its zone again. It goes on moving them."""
+    row = _held(session, certificate_id)
+    if row.closes_since is not None:
+        _change(session, row, Step.HOLD, actor, closes_since=None, closes_by=None)
+
+
+def _held(session: Session, certificate_id: int) -> CertificateRow:
+    """The certificate, locked. Raise RequestRefused when there is none."""
+    row = session.scalars(
+        select(CertificateRow)
+        .where(CertificateRow.id == certificate_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).first()
+    if row is None:
+        raise RequestRefused("there is no such certificate")
+    return row
+
+
+def _refuse_unless_alive(session: Session, row: CertificateRow, blind_share: float) -> None:
     if blind_share <= 0:
         raise RequestRefused(
             "nothing is judged blind here (BONAFIDE_BLIND_FIRST_SHARE is 0), so a certificate could not be audited"
         )
-    used = session.execute(
-        update(CertificateRow)
-        .where(
-            CertificateRow.id == certificate_id,
-            CertificateRow.revoked_at.is_(None),
-            CertificateRow.expires_at > func.now(),
-        )
-        .values(
-            used_since=func.coalesce(CertificateRow.used_since, func.now()),
-            used_by=func.coalesce(CertificateRow.used_by, actor),
-        )
-        .returning(CertificateRow.id)
-        .execution_options(synchronize_session=False)
-    ).first()
-    if used is None:
+    if row.revoked_at is not None or row.expires_at <= session.execute(select(func.now())).scalar_one():
         raise RequestRefused("this certificate was revoked, or its time is over: ask for a new one")
 
 
-def stop_using(session: Session, certificate_id: int) -> None:
-    """Nothing is moved by it any more. What was moved stays where it is."""
+def _change(
+    session: Session,
+    row: CertificateRow,
+    step: Step,
+    actor: str,
+    body: dict[str, Any] | None = None,
+    **changes: Any,
+) -> None:
+    """Change a certificate that is locked, and write its event, which a trigger chains to the one before."""
     session.execute(
         update(CertificateRow)
-        .where(CertificateRow.id == certificate_id)
-        .values(used_since=None, used_by=None)
+        .where(CertificateRow.id == row.id)
+        .values(version=CertificateRow.version + 1, **changes)
         .execution_options(synchronize_session=False)
+    )
+    _note(session, row.id, step, actor, body or {})
+
+
+def _note(session: Session, certificate_id: int, step: Step, actor: str, body: dict[str, Any]) -> None:
+    session.execute(
+        insert(CertificateEventRow).values(
+            certificate_id=certificate_id, kind=step, actor=actor, body=body, seq=0, previous=b"", hash=b""
+        )
+    )
+
+
+def log_of(session: Session, certificate_id: int) -> Chain:
+    """What was done with a certificate, in order, with its chain verified."""
+    microseconds = cast(func.extract("epoch", CertificateEventRow.at) * 1_000_000, BigInteger).label(
+        "microseconds"
+    )
+    printed = cast(CertificateEventRow.body, Text).label("printed")
+    found = session.execute(
+        select(CertificateEventRow, microseconds, printed, CertificateRow.version)
+        .join(CertificateRow, CertificateRow.id == CertificateEventRow.certificate_id)
+        .where(CertificateRow.id == certificate_id)
+        .order_by(CertificateEventRow.seq)
+    ).all()
+    links = [
+        Link(row.seq, at, row.kind, row.actor, body, row.previous, row.hash) for row, at, body, _ in found
+    ]
+    return Chain(
+        tuple(Event(row.seq, row.at, row.kind, row.actor, row.body) for row, *_ in found),
+        first_broken(certificate_id, links, found[0][3] if found else 0),
     )
 
 
@@ -296,6 +424,83 @@ def apply_certificates(
     return chosen.id
 
 
+@dataclass(frozen=True)
+class Closing:
+    """Cases that one certificate may close now."""
+
+    certificate: Certificate
+    case_ids: tuple[UUID, ...]
+
+
+def to_close(session: Session, *, blind_share: float) -> list[Closing]:
+    """What each certificate that closes may close now, the oldest first.
+
+    Nothing while its audit is not looked at, or its audit's cases are left lying: what nobody checks closes nothing.
+    """
+    rows = [one for one in _in_use(session) if one.closes_since is not None]
+    return [
+        Closing(one, _closable(session, one, blind_share))
+        for one in rows
+        if _checked(session, one, blind_share)
+    ]
+
+
+def closes(session: Session, certificate_id: int) -> bool:
+    """Whether it may close cases now. It stays so until the transaction ends: whoever stops or revokes it waits."""
+    found = session.scalar(
+        select(CertificateRow.id)
+        .where(
+            CertificateRow.id == certificate_id,
+            CertificateRow.closes_since.is_not(None),
+            CertificateRow.revoked_at.is_(None),
+            CertificateRow.expires_at > func.now(),
+        )
+        .with_for_update(read=True)
+    )
+    return found is not None
+
+
+def _checked(session: Session, one: Certificate, blind_share: float) -> bool:
+    now = session.execute(select(func.now())).scalar_one()
+    if (
+        blind_share <= 0
+        or one.audited_at is None
+        or now - one.audited_at > timedelta(seconds=AUDIT_AT_MOST_OLD)
+    ):
+        return False
+    undecided = count_undecided(session, one.fingerprint, one.source, one.since, now, blind_share=blind_share)
+    drawn = undecided + len(read_judged(session, one.fingerprint, one.source, one.since, now))
+    return undecided <= UNDECIDED_AT_MOST * drawn
+
+
+def _closable(session: Session, one: Certificate, blind_share: float) -> tuple[UUID, ...]:
+    """Ready cases of its zone that nobody holds and nothing contradicts, that came since it closes."""
+    declared = select(EvidenceRow.case_id).where(
+        EvidenceRow.case_id == CaseRow.id, EvidenceRow.declared == Origin.SYNTHETIC
+    )
+    held = select(ClaimRow.case_id).where(ClaimRow.case_id == CaseRow.id, ClaimRow.expires_at > func.now())
+    return tuple(
+        session.scalars(
+            select(CaseRow.id)
+            .join(AnalysisRow, AnalysisRow.id == CaseRow.analysis_id)
+            .where(
+                CaseRow.state == CaseState.READY,
+                CaseRow.stage == Stage.FIRST,
+                CaseRow.certificate_id == one.id,
+                CaseRow.ready_at >= one.closes_since,
+                CaseRow.label == Label.BONA_FIDE,
+                AnalysisRow.fingerprint == one.fingerprint,
+                AnalysisRow.score < one.threshold,
+                ~in_blind_share(CaseRow.id, blind_share),
+                ~declared.exists(),
+                ~held.exists(),
+            )
+            .order_by(CaseRow.ready_at)
+            .limit(CLOSED_AT_ONCE)
+        )
+    )
+
+
 def audit(session: Session, *, now: datetime) -> list[Certificate]:
     """Hold every certificate that is used against what was judged blind lately; return those revoked by it.
 
@@ -308,22 +513,24 @@ def audit(session: Session, *, now: datetime) -> list[Certificate]:
         .order_by(CertificateRow.id)
         .with_for_update(skip_locked=True)
     ).all()
-    for one in [_certificate(row) for row in rows]:
+    for row, one in [(row, _certificate(row)) for row in rows]:
         judged = read_judged(session, one.fingerprint, one.source, one.since, now)
         seen = [case for case in judged if inside(one.promise.zone, case.score, one.threshold)]
         seen = seen[-AUDITED_AT_MOST:]
         errors = sum(case.errs(one.promise.zone) for case in seen)
         found: dict[str, Any] = {"audited_n": len(seen), "audited_errors": errors, "audited_at": func.now()}
-        because = _because(one, len(seen), errors, now)
-        if because is not None:
-            found |= {"revoked_at": func.now(), "revoked_because": because}
-            revoked.append(one)
         session.execute(
             update(CertificateRow)
             .where(CertificateRow.id == one.id)
             .values(**found)
             .execution_options(synchronize_session=False)
         )
+        because = _because(one, len(seen), errors, now)
+        if because is not None:
+            body = {"because": because, "audited": len(seen), "errors": errors}
+            ended = {"revoked_at": func.now(), "revoked_because": because}
+            _change(session, row, Step.REVOKE, "sweeper", body, **ended)
+            revoked.append(one)
     return revoked
 
 

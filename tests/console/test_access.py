@@ -46,6 +46,7 @@ class Made:
             "compared bundles": f"/bundles?{urlencode({'first': 'scripted', 'second': ON_TRIAL})}",
             "people": "/people",
             "shut out": f"/people/{self.person}/disable",
+            "certificates": "/certificates",
             "webhooks": "/webhooks",
             "webhook": f"/webhooks/{self.endpoint}",
             "preferences": "/preferences",

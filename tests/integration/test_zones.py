@@ -1,23 +1,37 @@
 """A certificate is made of blind judgements alone, moves cases only while it is used, and ends by its own audit."""
 
+import io
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from moderation.analysis import Label, Verdict
+from moderation.cases import CaseState
 from moderation.database.connection import Database
+from moderation.database.events import read_chain
+from moderation.database.exports import LABELLED, stream
+from moderation.database.review import decisions_of
 from moderation.database.tables import CaseRow, CertificateRow
 from moderation.decisions import Outcome, is_blind_first
 from moderation.errors import RequestRefused
 from moderation.evidence import zones
 from moderation.evidence.certify import Promise, Zone
+from moderation.evidence.related import hashes_decided, record_likeness
+from moderation.evidence.rows import record_evidence
+from moderation.evidence.words import Evidence, Fact, Kind, Origin, Strength
 from moderation.evidence.zones import Certificate
+from moderation.exports import Format, What, export
+from moderation.likeness import Likeness
+from moderation.local import as_role
+from moderation.people import RULE
+from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import an_analysis, new_id
-from tests.integration.conftest import enrolled, ready
+from tests.integration.conftest import enrolled, ready, stored
 from tests.integration.deciding import a_review, decide
 
 #: A promise that few labels can bear out.
@@ -113,7 +127,7 @@ def test_a_certificate_moves_nothing_until_an_admin_turns_it_on(
     audited = arrives(database, audited=True)
     outside = arrives(database, audited=False, verdict=bona_fide(0.9))
     with database.transaction() as session:
-        zones.stop_using(session, number)
+        zones.stop_using(session, number, actor="reviewer:1")
     after = arrives(database, audited=False)
 
     assert (before[1], moved, audited[1], outside[1], after[1]) == (None, number, None, None, None)
@@ -149,6 +163,196 @@ def test_an_audit_that_fails_revokes_by_itself_and_for_good(database: Database, 
     assert arrives(database, audited=False)[1] is None
     with database.transaction() as session, pytest.raises(RequestRefused, match="revoked"):
         zones.use(session, number, actor="reviewer:1", blind_share=SHARE)
+
+
+def turned_on(database: Database, settings: Settings, *, closes: bool = False) -> int:
+    judged_blind(database, settings, [Outcome.BONA_FIDE] * 12)
+    number = issued(database)
+    with database.transaction() as session:
+        zones.use(session, number, actor="reviewer:1", blind_share=SHARE)
+        if closes:
+            zones.let_close(session, number, actor="reviewer:1", blind_share=SHARE)
+    return number
+
+
+def audited(database: Database) -> list[int]:
+    with database.transaction() as session:
+        return [one.id for one in zones.audit(session, now=datetime.now(UTC))]
+
+
+def test_whatever_is_done_with_a_certificate_is_chained_and_a_change_shows(
+    database: Database, settings: Settings
+) -> None:
+    number = turned_on(database, settings, closes=True)
+    with database.transaction() as session:
+        zones.use(session, number, actor="reviewer:2", blind_share=SHARE)  # it is on already: no event
+        zones.stop_closing(session, number, actor="reviewer:2")
+        zones.stop_using(session, number, actor="reviewer:2")
+        zones.use(session, number, actor="reviewer:2", blind_share=SHARE)
+    judged_blind(database, settings, [Outcome.DEEPFAKE] * 6)
+    audited(database)
+
+    with database.transaction() as session:
+        chain = zones.log_of(session, number)
+    assert [event.kind for event in chain.events] == [
+        "issued", "used", "closing_allowed", "closing_stopped", "stopped", "used", "revoked"
+    ]  # fmt: skip
+    assert (chain.events[0].actor, chain.events[-1].actor) == ("operator", "sweeper")
+    assert chain.events[0].body["n"] == 12
+    assert "6 were errors" in chain.events[-1].body["because"]
+    assert chain.broken_at is None
+
+    with database.transaction() as session:
+        session.execute(text("ALTER TABLE certificate_events DISABLE TRIGGER append_only"))
+        session.execute(text("UPDATE certificate_events SET actor = 'reviewer:3' WHERE seq = 3"))
+        assert zones.log_of(session, number).broken_at == 3
+        session.rollback()
+    with pytest.raises(DBAPIError, match="append-only"), database.transaction() as session:
+        session.execute(text("DELETE FROM certificate_events"))
+
+
+def test_only_people_turn_a_certificate_on(database: Database, database_url: str, settings: Settings) -> None:
+    number = turned_on(database, settings)
+    for role, allowed in (
+        ("bonafide_sweeper", False),
+        ("bonafide_worker", False),
+        ("bonafide_reviewer", True),
+    ):
+        theirs = Database(as_role(database_url, role), pool_size=1)
+        try:
+            with theirs.transaction() as session:
+                zones.let_close(session, number, actor="reviewer:1", blind_share=SHARE)
+            assert allowed
+        except DBAPIError:
+            assert not allowed
+        finally:
+            theirs.close()
+    theirs = Database(as_role(database_url, "bonafide_sweeper"), pool_size=1)
+    with theirs.transaction() as session:  # that it revoked one it may say, and nothing else
+        zones.audit(session, now=datetime.now(UTC) + zones.VALID + timedelta(hours=1))
+    with pytest.raises(DBAPIError), theirs.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO certificate_events (certificate_id, seq, kind, actor, body, previous, hash)"
+                " VALUES (:id, 0, 'used', 'sweeper', '{}', '', '')"
+            ),
+            {"id": number},
+        )
+    theirs.close()
+
+
+# --- closing
+
+
+def certified(database: Database, number: int, *, verdict: Verdict | None = None) -> UUID:
+    case_id, moved = arrives(database, audited=False, verdict=verdict)
+    assert moved == number
+    return case_id
+
+
+def closing(database: Database, settings: Settings) -> Review:
+    return a_review(database, settings, blind_first_share=SHARE, second_review_share=0.0)
+
+
+def test_what_an_admin_lets_a_certificate_close_is_closed_and_says_so(
+    database: Database, settings: Settings
+) -> None:
+    number = turned_on(database, settings)
+    before = certified(database, number)
+    with database.transaction() as session:
+        zones.let_close(session, number, actor="reviewer:1", blind_share=SHARE)
+    audited(database)
+    case_id = certified(database, number)
+    drawn, _ = arrives(database, audited=True)
+    outside, _ = arrives(database, audited=False, verdict=bona_fide(0.9))
+    review = closing(database, settings)
+
+    assert review.close_by_certificate() == 1
+    assert review.close_by_certificate() == 0
+
+    assert stored(database, case_id).state is CaseState.DECIDED
+    assert {stored(database, one).state for one in (before, drawn, outside)} == {CaseState.READY}
+    with database.transaction() as session:
+        (decision,) = decisions_of(session, case_id)
+        chain = read_chain(session, case_id)
+    assert (decision.outcome, decision.reviewer_id, decision.seconds) == (Outcome.BONA_FIDE, RULE, None)
+    assert f"certificate {number}" in (decision.reason or "")
+    assert (chain.events[-1].actor, chain.events[-1].body["rule"]) == ("rule", f"certificate {number}")
+    assert chain.broken_at is None
+
+
+def test_what_somebody_holds_what_is_declared_ai_made_and_what_two_people_read_stay_open(
+    database: Database, settings: Settings
+) -> None:
+    number = turned_on(database, settings, closes=True)
+    audited(database)
+    held, declared = certified(database, number), certified(database, number)
+    review = closing(database, settings)
+    review.claim(enrolled(database), held)
+    says = Fact(Kind.SOURCE_TYPE, Strength.DECLARED, {"source_types": ("x",)}, Origin.SYNTHETIC)
+    with database.transaction() as session:
+        sha256 = an_analysis().picture.sha256
+        record_evidence(session, declared, sha256, Evidence((says,)), gatherer="1")
+
+    assert review.close_by_certificate() == 0
+    certified(database, number)
+    twice = a_review(database, settings, blind_first_share=SHARE, second_review_share=1.0)
+    assert twice.close_by_certificate() == 0
+    assert review.close_by_certificate() == 1
+
+
+@pytest.mark.parametrize("why", ["not audited", "audit left lying", "stopped", "revoked", "nothing blind"])
+def test_what_nobody_checks_closes_nothing(database: Database, settings: Settings, why: str) -> None:
+    number = turned_on(database, settings, closes=True)
+    audited(database)
+    certified(database, number)
+    review = closing(database, settings)
+    with database.transaction() as session:
+        match why:
+            case "not audited":
+                session.execute(update(CertificateRow).values(audited_at=text("now() - interval '1 hour'")))
+            case "stopped":
+                zones.stop_closing(session, number, actor="reviewer:1")
+            case "revoked":
+                zones.audit(session, now=datetime.now(UTC) + zones.VALID + timedelta(hours=1))
+            case "nothing blind":
+                review = a_review(database, settings, blind_first_share=0.0, second_review_share=0.0)
+            case _:
+                pass
+    if why == "audit left lying":
+        lying, _ = arrives(database, audited=True)
+        with database.transaction() as session:
+            session.execute(update(CertificateRow).values(since=text("now() - interval '9 days'")))
+            session.execute(
+                text("UPDATE cases SET ready_at = now() - interval '4 days' WHERE id = :id"), {"id": lying}
+            )
+
+    assert review.close_by_certificate() == 0
+
+
+def test_a_certificate_of_likely_deepfakes_closes_nothing(database: Database, settings: Settings) -> None:
+    number = turned_on(database, settings)
+    with database.transaction() as session:
+        session.execute(update(CertificateRow).values(zone="likely"))
+    with database.transaction() as session, pytest.raises(RequestRefused, match="for a person"):
+        zones.let_close(session, number, actor="reviewer:1", blind_share=SHARE)
+
+
+def test_what_a_rule_decided_is_no_label(database: Database, settings: Settings) -> None:
+    number = turned_on(database, settings, closes=True)
+    audited(database)
+    case_id = certified(database, number)
+    with database.transaction() as session:
+        record_likeness(session, case_id, Likeness(1, 2, 100))
+    assert closing(database, settings).close_by_certificate() == 1
+    out = io.BytesIO()
+
+    export(database, What.FEEDBACK, Format.JSONL, out)
+
+    with stream(database, LABELLED, since=None, until=None) as rows:
+        assert str(case_id) not in {str(row["case"]) for row in rows}
+    with database.transaction() as session:
+        assert list(hashes_decided(session, Outcome.BONA_FIDE)) == []
 
 
 def test_a_certificate_whose_time_is_over_is_revoked(database: Database, settings: Settings) -> None:

@@ -1,16 +1,44 @@
 """Certificates, for leads: what the model may be trusted with here, how its audit goes, and for admins the switch."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
 from fastapi import APIRouter
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
+from moderation.database.console import names_of
+from moderation.database.events import Chain
 from moderation.errors import RequestRefused
 from moderation.evidence import zones
 from moderation.people import Act, require
 from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.pages import PageRoute, go, page
+from moderation.web.console.show import actor_words, person_in
 from moderation.web.services import ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+#: What is done with a certificate, in words.
+STEP_WORDS = {
+    zones.Step.ISSUE: "Issued",
+    zones.Step.USE: "Turned on",
+    zones.Step.CLOSE: "Allowed to close cases",
+    zones.Step.HOLD: "Closes no cases any more",
+    zones.Step.STOP: "Turned off",
+    zones.Step.REVOKE: "Revoked",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One event of a certificate."""
+
+    at: datetime
+    said: str
+    who: str
 
 
 @router.get("/certificates")
@@ -18,28 +46,60 @@ def show_certificates(services: ServicesDep, visitor: VisitorDep) -> Response:
     require(visitor.person, Act.SEE_INSIGHT)
     with services.database.transaction() as session:
         found = zones.certificates(session)
+        chains = {one.id: zones.log_of(session, one.id) for one in found}
+        logs = {number: _lines(session, chain) for number, chain in chains.items()}
     return page(
         services,
         visitor,
         "certificates.html",
         here="/certificates",
         certificates=found,
+        logs=logs,
+        broken={number: chain.broken_at for number, chain in chains.items()},
         may_use=visitor.may(Act.USE_CERTIFICATES),
         share=services.settings.blind_first_share,
         moved_hours=zones.MOVED_SECONDS // 3600,
     )
 
 
+def _lines(session: Session, chain: Chain) -> list[Line]:
+    people = {found for event in chain.events if (found := person_in(event.actor))}
+    names = names_of(session, people)
+    return [
+        Line(event.at, STEP_WORDS[zones.Step(event.kind)], actor_words(event.actor, names))
+        for event in chain.events
+    ]
+
+
 @router.post("/certificates/{certificate_id}/use")
 def use(certificate_id: int, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Turn a certificate on or off. An id is an integer of Postgres."""
+    """Turn a certificate on or off."""
+    return _switch(certificate_id, services, visitor, form, on=zones.use, off=zones.stop_using)
+
+
+@router.post("/certificates/{certificate_id}/close")
+def close(certificate_id: int, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
+    """Let a certificate close the cases of its zone, or stop that."""
+    return _switch(certificate_id, services, visitor, form, on=zones.let_close, off=zones.stop_closing)
+
+
+def _switch(
+    certificate_id: int,
+    services: ServicesDep,
+    visitor: VisitorDep,
+    form: FormDep,
+    *,
+    on: Callable[..., None],
+    off: Callable[..., None],
+) -> Response:
+    """An id is an integer of Postgres."""
     require(visitor.person, Act.USE_CERTIFICATES)
     if not 0 < certificate_id < 2**31:
         raise RequestRefused("there is no such certificate")
-    share = services.settings.blind_first_share
+    share, actor = services.settings.blind_first_share, visitor.person.actor
     with services.database.transaction() as session:
         if field(form, "on"):
-            zones.use(session, certificate_id, actor=visitor.person.actor, blind_share=share)
+            on(session, certificate_id, actor=actor, blind_share=share)
         else:
-            zones.stop_using(session, certificate_id)
+            off(session, certificate_id, actor=actor)
     return go("/certificates")

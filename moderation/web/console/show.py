@@ -593,15 +593,16 @@ def _open_appeal(appeals: Sequence[Appeal], names: Mapping[UUID, str]) -> Appeal
     waiting = [appeal for appeal in appeals if appeal.resolved_by is None]
     if not waiting:
         return None
-    return Appealed(waiting[-1].reason, _actor_words(waiting[-1].appellant, names), waiting[-1].created_at)
+    return Appealed(waiting[-1].reason, actor_words(waiting[-1].appellant, names), waiting[-1].created_at)
 
 
 def _people_in(events: Sequence[Event], appeals: Sequence[Appeal]) -> set[UUID]:
     actors = [event.actor for event in events] + [appeal.appellant for appeal in appeals]
-    return {found for actor in actors if (found := _person_id(actor))}
+    return {found for actor in actors if (found := person_in(actor))}
 
 
-def _person_id(actor: str) -> UUID | None:
+def person_in(actor: str) -> UUID | None:
+    """Whom an actor's name is of. None: no person."""
     kind, _, name = actor.partition(":")
     try:
         return UUID(name) if kind == "reviewer" else None
@@ -609,8 +610,9 @@ def _person_id(actor: str) -> UUID | None:
         return None
 
 
-def _actor_words(actor: str, names: Mapping[UUID, str]) -> str:
-    person_id = _person_id(actor)
+def actor_words(actor: str, names: Mapping[UUID, str]) -> str:
+    """An actor as people read it."""
+    person_id = person_in(actor)
     if person_id is not None:
         return names.get(person_id, "a former reviewer")
     kind, _, name = actor.partition(":")
@@ -627,7 +629,7 @@ def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
     known = event.kind in set(Move)
     said = words.MOVE_WORDS[Move(event.kind)] if known else event.kind.replace("_", " ").capitalize()
     facts = "" if plain else _facts(event.body)
-    return Logged(event.seq, event.at, said, _actor_words(event.actor, names), facts)
+    return Logged(event.seq, event.at, said, actor_words(event.actor, names), facts)
 
 
 def _facts(body: Mapping[str, Any]) -> str:
