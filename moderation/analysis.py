@@ -184,6 +184,9 @@ class FaceAnalysis:
     rationale_dropped: int = 0
     #: Nobody judged this face, and it is much smaller than another one: it does not count for the picture.
     background: bool = False
+    #: A few rounded numbers about how the tower sees it: pictures that change show in them, and no face is known by
+    #: them. For whoever watches for drift, and for nobody else. None: the bundle has no heads.
+    view: tuple[float, ...] | None = None
 
     @property
     def judged(self) -> bool:

@@ -76,7 +76,7 @@ def artifact_from_json(data: Mapping[str, Any]) -> Artifact:
 def face_json(face: FaceAnalysis) -> dict[str, Any]:
     """One face, whole: `box` is [left, top, right, bottom] pixels of the upright picture, `reply` the model's words.
 
-    `background`: it is small, nobody judged it, and it does not count for the picture.
+    `background`: it is small, nobody judged it, and it does not count for the picture. Its view is told nobody.
     """
     landmarks = face.face.landmarks
     return {
@@ -101,6 +101,7 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
         reply=data.get("reply"),
         rationale_dropped=data.get("rationale_dropped", 0),
         background=data.get("background", False),
+        view=tuple(data["view"]) if data.get("view") else None,
     )
 
 

@@ -102,7 +102,7 @@ def drift(
 ) -> None:
     """Hold each source's pictures of late against those before, or of its certificate's days. Exit 1 for an alarm.
 
-    Run it once a week: at that pace there is at most half a false alarm a quarter.
+    Run it once a week: at that pace there is at most half a false alarm a quarter. What it finds is kept for metrics.
     """
     from moderation.evidence import watch  # needs NumPy, which the console does not
 
@@ -115,6 +115,7 @@ def drift(
             late=timedelta(days=days),
             before=timedelta(days=before),
         )
+        watch.keep(session, fingerprint, seen)
     for one in seen:
         found = one.look
         shifted = [

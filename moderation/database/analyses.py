@@ -91,7 +91,7 @@ def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_
             technique=verdict.technique,
             abstain=verdict.abstain,
             verdict=verdict_json(verdict),
-            faces=[face_json(face) | {"rationale": []} for face in analysis.faces],
+            faces=[face_json(face) | {"rationale": [], "view": face.view} for face in analysis.faces],
             faces_found=analysis.faces_found,
             faces_judged=analysis.faces_judged,
             seconds=dict(analysis.seconds),

@@ -66,3 +66,38 @@ def read_health(session: Session) -> Health:
     )
     row["oldest_ready_seconds"] = float(row["oldest_ready_seconds"])
     return Health(**row)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the model is trusted here, and whether that may still be so."""
+
+    #: Certificates that are used, and those that ended by themselves within a week.
+    used: int
+    revoked: int
+    #: By source: whether the newest look for drift, of the last three weeks, was an alarm.
+    drifted: dict[str, bool]
+    #: Seconds since the newest look. None: there was none.
+    looked_seconds: float | None
+
+
+_CERTIFICATES = text("""
+    SELECT count(*) FILTER (WHERE used_since IS NOT NULL AND revoked_at IS NULL) AS used,
+           count(*) FILTER (WHERE revoked_at > now() - interval '7 days') AS revoked
+    FROM certificates
+""")
+_DRIFT = text("""
+    SELECT DISTINCT ON (source) source, alarm, extract(epoch FROM now() - at) AS ago FROM drift_looks
+    WHERE at > now() - interval '21 days' ORDER BY source, at DESC
+""")
+
+
+def read_trust(session: Session) -> Trust:
+    certificates = session.execute(_CERTIFICATES).one()
+    looks = session.execute(_DRIFT).all()
+    return Trust(
+        used=certificates.used,
+        revoked=certificates.revoked,
+        drifted={row.source: row.alarm for row in looks},
+        looked_seconds=min((float(row.ago) for row in looks), default=None),
+    )

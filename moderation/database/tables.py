@@ -21,6 +21,7 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     UniqueConstraint,
+    Uuid,
     literal_column,
     text,
 )
@@ -487,6 +488,28 @@ class CertificateEventRow(Table):
         comment="Hash of the event before, empty for the first; set by the trigger"
     )
     hash: Mapped[bytes] = mapped_column(comment="Set by the trigger; see moderation.database.events")
+
+
+class DriftLookRow(Table):
+    __tablename__ = "drift_looks"
+    __table_args__ = (
+        Index("drift_looks_source", "source", "at"),
+        {
+            "comment": "Whether each source's pictures of late are like those before, as `bonafide drift` found it."
+        },
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    source: Mapped[str]
+    fingerprint: Mapped[str] = mapped_column(comment="Of the pipeline whose analyses were looked at")
+    before: Mapped[int] = mapped_column(comment="Cases that were held against")
+    late: Mapped[int] = mapped_column(comment="Cases of late")
+    p: Mapped[float | None] = mapped_column(comment="Null: too few cases to say")
+    doubt: Mapped[float] = mapped_column(comment="An alarm from this p down")
+    alarm: Mapped[bool]
+    shifted: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, comment="By how much each number shifted")
+    examples: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid()), comment="Late cases least like those before")
 
 
 class EventRow(Table):

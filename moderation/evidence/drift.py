@@ -22,6 +22,8 @@ WEEKS_A_QUARTER = 13
 REFERENCE_AT_MOST, LATE_AT_MOST = 1000, 500
 #: Fewer say nothing.
 ENOUGH = 100
+#: How the numbers of a tower's view begin. Each weighs less than another number does: all of them weigh as much as two.
+VIEW, VIEW_WEIGHT = "view_", 0.5
 #: Bands of PSI, of equal parts of the reference.
 BANDS = 10
 
@@ -111,9 +113,10 @@ def _columns(
         if len(known):
             ends = np.cumsum(counts)
             ranks[there] = ((ends - counts / 2) / ends[-1])[places]
-        columns.append(ranks)
+        weight = VIEW_WEIGHT if name.startswith(VIEW) else 1.0
+        columns.append(weight * ranks)
         if not there.all():
-            columns.append(there.astype(float))
+            columns.append(weight * there)
     return np.stack(columns, axis=1)
 
 

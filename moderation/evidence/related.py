@@ -310,7 +310,7 @@ def remove_list(session: Session, name: str) -> bool:
 
 
 def hashes_of_list(session: Session, name: str) -> Iterator[tuple[int, str | None]]:
-    """The hashes of a list with their references, in the order in which they came."""
+    """The hashes of a list with their references, those first that came here first."""
     rows = session.execute(
         select(HASHES.c.hash, ListedHashRow.reference)
         .join(ListedHashRow, ListedHashRow.hash_id == HASHES.c.id)

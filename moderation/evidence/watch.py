@@ -1,18 +1,19 @@
 """The numbers by which a source's pictures of late are held against those before: from the database, with NumPy."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import log
+from math import isfinite, log
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from moderation.database.ids import first_id_at
-from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, Look, doubt_of, look
+from moderation.database.tables import DriftLookRow
+from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, VIEW, Look, doubt_of, look
 
 #: Sources that are looked at: those with the most cases of late.
 SOURCES_AT_MOST = 50
@@ -27,7 +28,7 @@ _SOURCES = text("""
 _CASES = text("""
     SELECT * FROM (
         SELECT DISTINCT ON (coalesce(c.campaign::text, c.id::text)) a.id, a.case_id, a.verdict, a.picture,
-               jsonb_array_length(a.faces) AS faces
+               jsonb_array_length(a.faces) AS faces, a.faces -> 0 -> 'view' AS view
         FROM analyses a JOIN cases c ON c.id = a.case_id AND c.analysis_id = a.id
         WHERE a.id >= :first AND a.id < :last AND a.fingerprint = :fingerprint AND c.source = :source
         ORDER BY coalesce(c.campaign::text, c.id::text), a.id
@@ -49,10 +50,13 @@ class Watched:
     examples: tuple[UUID, ...]
 
 
-def numbers_of(verdict: Mapping[str, Any], picture: Mapping[str, Any], faces: int) -> dict[str, float | None]:
-    """What is compared of a case. A projection of the model's own view of the picture joins them once it is kept."""
+def numbers_of(
+    verdict: Mapping[str, Any], picture: Mapping[str, Any], faces: int, view: Sequence[float] | None = None
+) -> dict[str, float | None]:
+    """What is compared of a case. `view` is how the model's tower sees the face that decided: see `FaceAnalysis`."""
     pixels = max(1, picture["width"] * picture["height"])
-    return {
+    seen = {f"{VIEW}{number}": float(value) for number, value in enumerate(view or ())}
+    return seen | {
         "margin": verdict.get("margin"),
         "faces": float(faces),
         "pixels": log(pixels),
@@ -86,6 +90,30 @@ def look_at_sources(
     return seen
 
 
+def keep(session: Session, fingerprint: str, seen: Sequence[Watched]) -> None:
+    """Store what was found, for whoever watches: the newest of each source says how it stands."""
+    for one in seen:
+        found = one.look
+        session.execute(
+            insert(DriftLookRow).values(
+                source=found.source,
+                fingerprint=fingerprint,
+                before=found.before,
+                late=found.late,
+                p=found.p,
+                doubt=found.doubt,
+                alarm=found.alarm,
+                shifted=[
+                    {"name": each.name, "psi": each.psi, "expected": each.expected, "before": each.before,
+                     "late": each.late}
+                    for each in found.shifted
+                    if isfinite(each.before) and isfinite(each.late)
+                ],
+                examples=list(one.examples),
+            )
+        )  # fmt: skip
+
+
 def _cases(
     session: Session, fingerprint: str, source: str, since: datetime, until: datetime, limit: int
 ) -> list[tuple[UUID, dict[str, float | None]]]:
@@ -98,4 +126,6 @@ def _cases(
         "limit": limit,
     }
     rows = session.execute(_CASES, values).all()
-    return [(row.case_id, numbers_of(row.verdict, row.picture, row.faces)) for row in reversed(rows)]
+    return [
+        (row.case_id, numbers_of(row.verdict, row.picture, row.faces, row.view)) for row in reversed(rows)
+    ]

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from moderation.comparison import Comparison
 from moderation.database.cases import oldest_waiting_seconds, queue_stats
-from moderation.database.health import Health, read_health
+from moderation.database.health import Health, Trust, read_health, read_trust
 from moderation.database.operations import answer_within
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError
@@ -103,7 +103,7 @@ class LineMetrics:
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Each look by itself: what one does not see, the others tell."""
-        for look in (self._oldest, self._line, self._health, self._trial, self._bells):
+        for look in (self._oldest, self._line, self._health, self._trust, self._trial, self._bells):
             try:
                 yield from look()
             except BonafideError as error:
@@ -122,6 +122,9 @@ class LineMetrics:
 
     def _health(self) -> Iterable[GaugeMetricFamily]:
         return _health(self._look(read_health))
+
+    def _trust(self) -> Iterable[GaugeMetricFamily]:
+        return _trust(self._look(read_trust))
 
     def _look(self, read: Callable[[Session], T]) -> T:
         with self._services.database.transaction() as session:
@@ -169,6 +172,26 @@ def _health(health: Health) -> Iterable[GaugeMetricFamily]:
         ("fingerprints", "Pipelines that workers run now", health.fingerprints),
     ):
         yield GaugeMetricFamily(f"bonafide_{name}", meaning, value=value)
+
+
+def _trust(trust: Trust) -> Iterable[GaugeMetricFamily]:
+    certificates = GaugeMetricFamily(
+        "bonafide_certificates",
+        "Certificates that are used, and those that ended within a week",
+        labels=["state"],
+    )
+    certificates.add_metric(["used"], trust.used)
+    certificates.add_metric(["revoked"], trust.revoked)
+    drifted = GaugeMetricFamily(
+        "bonafide_drifted", "1 where the last look found a source's pictures changed", labels=["source"]
+    )
+    for source, alarm in trust.drifted.items():
+        drifted.add_metric([source], float(alarm))
+    yield from (certificates, drifted)
+    if trust.looked_seconds is not None:
+        yield GaugeMetricFamily(
+            "bonafide_drift_looked_seconds", "Since when nobody looked for drift", value=trust.looked_seconds
+        )
 
 
 def _trial(found: Comparison) -> Iterable[GaugeMetricFamily]:

@@ -18,6 +18,8 @@ import worker.telemetry
 from moderation.database.connection import Database
 from moderation.decisions import Outcome
 from moderation.errors import StorageUnavailable
+from moderation.evidence.drift import Look
+from moderation.evidence.watch import Watched, keep
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide
 from tests.integration.beside import both, on_trial
@@ -59,6 +61,9 @@ def exported(api: TestClient, database: Database, settings: Settings) -> set[str
         both(database, a_verdict(), bona_fide()),
         Outcome.DEEPFAKE,
     )
+    look = Look("a source", 500, 500, 0.001, 0.01)
+    with database.transaction() as session:
+        keep(session, "f", [Watched(look, ())])
     names: set[str] = set()
     for metric in REGISTRY.collect():
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}

@@ -265,19 +265,19 @@ class Detector:
         for. Artifacts written for a bona fide face contradict its verdict: the reply is kept, but they are not shown as
         if they explained it. Nor are artifacts that contradict themselves or one another; these are counted.
         """
-        verdict = self._verdict(answers)
+        verdict, view = self._verdict(answers), answers.seen and answers.seen.view
         if answers.rationale is None:
-            return FaceAnalysis(face, verdict)
+            return FaceAnalysis(face, verdict, view=view)
         text = _printable(self._bundle.codec.decode(answers.rationale)).strip()
         reply = read_reply(text, complete=answers.complete)
         if reply is None:
             unread = replace(verdict, label=Label.UNDETERMINED, technique=None, abstain=Abstain.UNPARSED)
-            return FaceAnalysis(face, unread, reply=text)
+            return FaceAnalysis(face, unread, reply=text, view=view)
         if verdict.label is Label.BONA_FIDE:
-            return FaceAnalysis(face, verdict, reply=text)
+            return FaceAnalysis(face, verdict, reply=text, view=view)
         kept = sound(reply.artifacts)
         shown = with_outlines(kept.artifacts, face)
-        return FaceAnalysis(face, verdict, shown, reply=text, rationale_dropped=kept.dropped)
+        return FaceAnalysis(face, verdict, shown, reply=text, rationale_dropped=kept.dropped, view=view)
 
     def _verdict(self, answers: Answers) -> Verdict:
         policy, score = self.policy, self.score(answers.margin)

@@ -31,6 +31,8 @@ REGIONS: tuple[Region, ...] = (
 NARROW = 192
 #: Directions in which faces that were learnt on vary and distances are measured.
 AXES = 48
+#: Numbers of a face's view, what they are drawn with, and the largest of them.
+VIEW, VIEW_SEED, FURTHEST = 8, 18, 8.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,18 @@ class Heads(nn.Module):
         spreads = values / len(features) ** 0.5
         self.middle, self.spread, self.axes = middle, spread, axes[:AXES]
         self.spreads = torch.cat([spreads[:AXES], spreads[AXES:].square().sum().sqrt()[None]])
+
+    @torch.no_grad()
+    def views(self, features: Tensor) -> Tensor:
+        """(B, VIEW): features along directions drawn by chance, the same for ever, in spreads of the faces learnt on.
+
+        Rounded to halves, and no further than `FURTHEST`.
+        """
+        middle, spread = (cast("Tensor", each) for each in (self.middle, self.spread))
+        draw = torch.Generator().manual_seed(VIEW_SEED)
+        directions = torch.randn(len(middle), VIEW, generator=draw).to(features)
+        along = (features - middle) @ directions / spread.norm()
+        return (2 * along).round().div(2).clamp(-FURTHEST, FURTHEST)
 
     def _strangeness(self, features: Tensor) -> Tensor | None:
         """Root mean square of a face's distance along every axis and off all of them, each in spreads (Mahalanobis)."""

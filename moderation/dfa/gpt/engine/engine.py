@@ -83,6 +83,9 @@ class Look:
     foreign: np.ndarray
     #: How far the face lies from those the tower learnt on, in spreads of theirs. None when heads know no such measure.
     strangeness: float | None
+    #: Its features along a few directions that were drawn by chance once, in spreads of the faces learnt on: rounded
+    #: to halves, so that they tell kinds of pictures and not faces.
+    view: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -648,9 +651,12 @@ class TowerReader:
         side = round(seen.grid.shape[1] ** 0.5)
         maps = seen.grid.sigmoid().view(-1, side, side).cpu().numpy()
         strange = [None] * len(maps) if seen.strangeness is None else seen.strangeness.tolist()
+        views = self.heads.views(seen.features).tolist()
         return [
-            Look(opinion, foreign, strangeness)
-            for opinion, foreign, strangeness in zip(seen.verdict.tolist(), maps, strange, strict=True)
+            Look(opinion, foreign, strangeness, tuple(view))
+            for opinion, foreign, strangeness, view in zip(
+                seen.verdict.tolist(), maps, strange, views, strict=True
+            )
         ]
 
     def close(self) -> None:
