@@ -28,7 +28,7 @@ from moderation.dfa.gpt.bundle import BundleSpec, read_bundle, write_card
 from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
 from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
-from moderation.dfa.gpt.engine.engine import Answers, Route
+from moderation.dfa.gpt.engine.engine import Answers, Look, Route
 from moderation.dfa.gpt.scoring import Normalisation
 from moderation.dfa.gpt.script import Codec
 from moderation.errors import BonafideError, BundleMismatch, ImageRejected, RequestRefused
@@ -138,6 +138,17 @@ def test_low_answer_mass_outweighs_any_score(detector: Detector) -> None:
 
     assert verdict.abstain is Abstain.LOW_ANSWER_MASS
     assert verdict.margin == 9.0
+
+
+@pytest.mark.parametrize("margin", [-9.0, 9.0])
+def test_what_the_tower_sees_stays_with_the_face_whatever_is_said_of_it(
+    detector: Detector, margin: float
+) -> None:
+    look = Look(opinion=0.1, foreign=np.zeros((2, 2), np.float32), strangeness=None, view=(0.5, -1.0))
+    for reply in (None, "1. **Mouth**: It is smeared."):
+        face = with_policy(detector).judge(FACE, said(detector, reply, margin=margin, seen=look))
+        assert face.view == (0.5, -1.0)
+    assert with_policy(detector).judge(FACE, said(detector, None, margin=margin)).view is None
 
 
 def test_a_deepfake_has_a_technique_shares_and_outlined_artifacts(detector: Detector) -> None:

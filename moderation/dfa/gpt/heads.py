@@ -109,10 +109,9 @@ class Heads(nn.Module):
 
         Rounded to halves, and no further than `FURTHEST`.
         """
-        middle, spread = (cast("Tensor", each) for each in (self.middle, self.spread))
         draw = torch.Generator().manual_seed(VIEW_SEED)
-        directions = torch.randn(len(middle), VIEW, generator=draw).to(features)
-        along = (features - middle) @ directions / spread.norm()
+        directions = torch.randn(len(self.middle), VIEW, generator=draw).to(features)
+        along = (features - self.middle) @ directions / self.spread.norm()
         return (2 * along).round().div(2).clamp(-FURTHEST, FURTHEST)
 
     def _strangeness(self, features: Tensor) -> Tensor | None:
