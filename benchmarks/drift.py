@@ -6,8 +6,8 @@ An installation of five sources is replayed: each has its own kind of pictures a
 first 1,000 are the certificate's window. Every source is looked at once a week, so 65 times a quarter, its newest 500
 cases against that window. Stationary: nothing changes; the figure is alarms a quarter, of the installation as a whole.
 Shifted: in one week one source changes, in one of the ways below; the figure is how many of its cases came until the
-alarm. A case has what the database holds of one: the margin, whether the model abstained, faces, and facts of the
-picture; in their relations as lab pictures have them, roughly. No figure is a time.
+alarm. A case has what the database holds of one: the margin, whether the model abstained, faces, facts of the picture,
+and what the tower sees of it; in their relations as lab pictures have them, roughly. No figure is a time.
 """
 
 import argparse
@@ -17,7 +17,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from benchmarks.show import report
-from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, WEEKS_A_QUARTER, doubt_of, look
+from moderation.evidence.drift import (
+    LATE_AT_MOST,
+    REFERENCE_AT_MOST,
+    VIEW,
+    WEEKS_A_QUARTER,
+    doubt_of,
+    look,
+)
 
 SOURCES, A_WEEK = 5, 250
 #: Weeks after a shift that are followed.
@@ -37,6 +44,7 @@ def usual(source: int) -> Settings:
         "bytes_per_pixel": -1.2 + 0.1 * source,
         "abstained": 0.04,
         "faces": 0.3,
+        "view": 0.2 * source,
     }
 
 
@@ -56,6 +64,7 @@ def cases(of: Mapping[str, float], n: int, draw: np.random.Generator) -> list[Ca
                 "aspect": float(draw.choice([0.56, 0.75, 1.0, 1.33])),
                 "bytes_per_pixel": float(quality),
             }
+            | {f"{VIEW}{n}": round(2 * float(draw.normal(of["view"] * (-1) ** n, 1.0))) / 2 for n in range(8)}
         )
     return made
 
@@ -72,6 +81,7 @@ SHIFTS: Mapping[str, Callable[[Settings], Settings]] = {
     "another size": lambda of: of | {"pixels": of["pixels"] - 0.6},
     "the model abstains in 20 % instead of 4 %": lambda of: of | {"abstained": 0.2},
     "margins move by half a deviation": lambda of: of | {"bona_fide": of["bona_fide"] + 0.5},
+    "only the tower sees it, by half a deviation": lambda of: of | {"view": of["view"] + 0.5},
 }
 
 

@@ -58,7 +58,8 @@ def upgrade() -> None:
             comment="Events of it: see certificate_events",
         ),
     )
-    op.create_check_constraint("certificates_closes_whole", "certificates", WHOLE)
+    op.create_check_constraint("certificates_closes_whole", "certificates", WHOLE, postgresql_not_valid=True)
+    op.execute("ALTER TABLE certificates VALIDATE CONSTRAINT certificates_closes_whole")
     op.create_table(
         "certificate_events",
         sa.Column("certificate_id", sa.Integer(), nullable=False),
