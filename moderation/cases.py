@@ -24,6 +24,8 @@ class CaseState(enum.StrEnum):
     READY = "ready"
     #: A reviewer decided. Only an appeal reopens it, or the reviewer within the undo window.
     DECIDED = "decided"
+    #: The platform took the image back before a decision stood. It ends there: nobody looks at its picture any more.
+    WITHDRAWN = "withdrawn"
 
 
 class Stage(enum.StrEnum):
@@ -70,6 +72,8 @@ class Move(enum.StrEnum):
     WITHDRAW = "decision_withdrawn"
     #: The uploader asks for another decision.
     APPEAL = "appealed"
+    #: The platform takes the image back.
+    RECALL = "withdrawn"
 
 
 _S = CaseState
@@ -90,6 +94,9 @@ TRANSITIONS: Mapping[tuple[CaseState | None, Move], CaseState] = {
     (_S.READY, Move.WITHDRAW): _S.READY,
     (_S.DECIDED, Move.UNDO): _S.READY,
     (_S.DECIDED, Move.APPEAL): _S.READY,
+    (_S.WAITING, Move.RECALL): _S.WITHDRAWN,
+    (_S.ANALYZING, Move.RECALL): _S.WITHDRAWN,
+    (_S.READY, Move.RECALL): _S.WITHDRAWN,
 }
 
 
@@ -102,7 +109,7 @@ def after(state: CaseState | None, move: Move) -> CaseState:
 
 
 def before(move: Move) -> CaseState:
-    """The one state from which `move` is allowed. ACCEPT starts from nothing and has none; REANALYZE has two."""
+    """The one state from which `move` is allowed. ACCEPT has none; REANALYZE and RECALL have several."""
     (state,) = (origin for origin, candidate in TRANSITIONS if candidate is move)
     if state is None:
         raise TransitionRefused(f"{move} starts a case")
@@ -184,11 +191,12 @@ class Case:
     #: Leases that ran out. A case with any is analysed alone, so that it can harm no other.
     expired_leases: int = 0
     lease: Lease | None = None  # None unless ANALYZING
-    refusal: Refusal | None = None  # None unless READY or DECIDED, and never beside an analysis
+    refusal: Refusal | None = None  # None before READY, and never beside an analysis
     #: Since when it waits for a person; an appeal sets it anew. None until READY for the first time.
     ready_at: datetime | None = None
     stage: Stage = Stage.FIRST
     decided_at: datetime | None = None  # None unless DECIDED
+    withdrawn_at: datetime | None = None  # None unless WITHDRAWN
     #: The archive that what it consists of lies in. None: it lies in the database.
     archive_id: int | None = None
     #: When its picture's place and everybody's words were taken out of it, for good. None: they are here.

@@ -237,16 +237,26 @@ class BonaFide:
         query = _without_none({"restriction": restriction, "harm": harm, "origin": origin})
         return self._read(StatementOut, "GET", f"/v1/cases/{case_id}/statement", params=query)
 
+    def withdraw(self, case_id: UUID | str) -> CaseOut:
+        """Take an image back: its case ends without a decision, and nobody looks at it any more.
+
+        The second time nothing happens. Raise ApiProblem: `already_decided`, `case_erased`.
+        """
+        return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/withdraw")
+
     def erase(self, case_id: UUID | str) -> CaseOut:
-        """Take a decided case's texts and the place of its image away, for ever. The second time nothing happens."""
+        """Take the texts of a case that ended and the place of its image away, for ever.
+
+        The second time nothing happens.
+        """
         return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/erase")
 
     def wait(self, case_id: UUID | str, *, timeout: float = 300, every: float = 0.5) -> CaseOut:
-        """The case once it is ready, with a verdict or with the reason there is none. Raise TimeoutError."""
+        """The case once it is ready, with a verdict or the reason there is none, or withdrawn. Raise TimeoutError."""
         deadline = time.monotonic() + timeout
         while True:
             case = self.case(case_id)
-            if case.state in (CaseState.READY, CaseState.DECIDED):
+            if case.state not in (CaseState.WAITING, CaseState.ANALYZING):
                 return case
             if time.monotonic() + every > deadline:
                 raise TimeoutError(f"case {case_id} is still {case.state} after {timeout:.0f} seconds")

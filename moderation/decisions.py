@@ -130,7 +130,7 @@ def verdict_is_hidden(
     return (
         has_verdict
         and not judged
-        and state is not CaseState.DECIDED
+        and state not in (CaseState.DECIDED, CaseState.WITHDRAWN)
         and stage in BLIND_STAGES
         and is_blind_first(case_id, share)
     )

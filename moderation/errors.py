@@ -253,6 +253,20 @@ class CaseArchived(TransitionRefused):
     code = "case_archived"
 
 
+class CaseErased(TransitionRefused):
+    code = "case_erased"
+
+
+class CaseWithdrawn(TransitionRefused):
+    code = "case_withdrawn"
+
+
+class AlreadyDecided(TransitionRefused):
+    """A decision stands: it is appealed, and not taken back by whoever asked for it."""
+
+    code = "already_decided"
+
+
 class QuestionRefused(RequestRefused):
     code = "question_refused"
 

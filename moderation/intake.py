@@ -1,4 +1,4 @@
-"""Intake: a platform flags images, and from then on they are ours to answer for.
+"""Intake: a platform flags images, and from then on they are ours to answer for, until it takes them back.
 
 Accepting is: insert the case, commit, then ring. Never the other way round, and never inside the transaction: a bell
 that nobody hears is rung again by the sweeper, a case that was never committed is lost.
@@ -8,12 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from moderation.cases import CaseState, Flag
+from moderation.cases import CaseState, Flag, Stage
 from moderation.database.cases import Earlier, Opening, find_earlier, insert_cases, mark_unrung
 from moderation.database.connection import Database
+from moderation.database.deliveries import Kind, enqueue
+from moderation.database.drafts import drop_drafts
 from moderation.database.ids import new_id
+from moderation.database.moves import withdraw_case
+from moderation.database.questions import WITHDRAWN, end_questions_of
+from moderation.database.review import drop_claims, lock_case
 from moderation.dispatch import Doorbell
-from moderation.errors import BucketNotAllowed, IdempotencyConflict, RequestRefused
+from moderation.errors import (
+    AlreadyDecided,
+    BucketNotAllowed,
+    CaseErased,
+    CaseNotFound,
+    IdempotencyConflict,
+    RequestRefused,
+)
 from moderation.storage import Storage
 from moderation.triage import Lane, lane_of
 
@@ -75,6 +87,26 @@ class Intake:
             )
         self._ring([o for o in openings.values() if o.ring and o.id in inserted])
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def withdraw(self, case_id: UUID, *, actor: str) -> None:
+        """Take an image back: its case ends here, whoever has it in hand. The second time nothing happens.
+
+        Raise CaseNotFound, CaseErased, and AlreadyDecided once a decision stands, appealed or not.
+        """
+        with self._database.transaction() as session:
+            row = lock_case(session, case_id)
+            if row is None:
+                raise CaseNotFound(f"no case has the id {case_id}")
+            if row.erased_at is not None:
+                raise CaseErased("this case was erased: there is nothing left to take back")
+            if row.state == CaseState.DECIDED or row.stage == Stage.APPEAL:
+                raise AlreadyDecided("this case was decided: it is appealed against, or erased")
+            if row.state != CaseState.WITHDRAWN:
+                withdraw_case(session, row, actor=actor)
+                drop_claims(session, case_id)
+                drop_drafts(session, case_id)
+                end_questions_of(session, case_id, WITHDRAWN)
+                enqueue(session, Kind.WITHDRAWN, case_id)
 
     def _refusal(self, flag: Flag) -> RequestRefused | None:
         try:

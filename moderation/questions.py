@@ -18,6 +18,7 @@ from moderation.errors import (
     BrokerUnavailable,
     CaseArchived,
     CaseNotFound,
+    CaseWithdrawn,
     QuestionRefused,
     TooManyQuestions,
     TransitionRefused,
@@ -53,6 +54,7 @@ FAILURES = {
     "image_changed": "The picture was replaced since it was analysed: the model would look at another one.",
     "question_refused": "The model does not take this question.",
     "erased": "The case was erased before this question was answered.",
+    "withdrawn": "The platform took the image back before this question was answered.",
     "fault": "A fault of ours stopped the answer. It was logged for an engineer.",
 }
 
@@ -87,6 +89,8 @@ class Questions:
                 raise CaseArchived("this case is archived; `bonafide archive restore` brings it back")
             if case.erased_at is not None:
                 raise TransitionRefused("this case was erased: nobody could look at its picture again")
+            if case.state == CaseState.WITHDRAWN:
+                raise CaseWithdrawn("this case's platform took the image back: no question is put about it")
             if case.state not in (CaseState.READY, CaseState.DECIDED):
                 raise TransitionRefused(f"a case that is {case.state} takes no questions yet")
             if case.refusal_code == "attempts_exhausted" and case.expired_leases:

@@ -331,6 +331,9 @@ class CaseOut(Answer):
         None,
         description="Null until the picture was decoded, where none is gathered, and once archived or erased.",
     )
+    withdrawn_at: datetime | None = Field(
+        None, description="When its platform took the image back. Null: it did not."
+    )
     erased_at: datetime | None = Field(
         None,
         description="When its image's place and all words about it were taken away, for good. Null: they are here.",
@@ -465,7 +468,7 @@ class StatsOut(Answer):
     reruns: int = Field(0, description="Cases that wait to be analysed once more, behind all others.")
 
 
-WebhookKind = Literal["case.analyzed", "case.decided", "case.appealed"]
+WebhookKind = Literal["case.analyzed", "case.decided", "case.appealed", "case.withdrawn"]
 
 
 class EndpointIn(Wire):

@@ -1,4 +1,4 @@
-"""What a platform engineer does: submit, look, wait. All of it through the API, as a platform would."""
+"""What a platform engineer does: submit, look, wait, take back. All of it through the API, as a platform would."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -127,6 +127,27 @@ def status(
         print_json_lines([found])
     else:
         print_case(found)
+
+
+def withdraw(
+    cases: Annotated[list[UUID], typer.Argument(help="Ids of cases.", metavar="CASE…")],
+    json_: AsJson = False,
+) -> None:
+    """Take images back: their cases end without a decision, and nobody looks at them any more."""
+    done: list[CaseOut] = []
+    with open_client() as client:
+        for case in cases:
+            try:
+                done.append(client.withdraw(case))
+            except ApiProblem as problem:
+                typer.echo(f"bonafide: {case}: {problem} ({problem.code})", err=True)
+                continue
+            if not json_:
+                typer.echo(f"case {case} is withdrawn")
+    if json_:
+        print_json_lines(done)
+    if len(done) < len(cases):
+        raise typer.Exit(1)
 
 
 def cases(

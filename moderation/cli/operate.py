@@ -142,8 +142,8 @@ def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready withou
     typer.echo(f"case {case} is waiting again")
 
 
-def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None:
-    """Take a decided case's texts and the place of its image away, for ever. The log of events stays whole.
+def erase(case: Annotated[UUID, typer.Argument(help="A case that was decided or withdrawn.")]) -> None:
+    """Take the texts of a case that ended and the place of its image away, for ever. The log of events stays whole.
 
     An archived case is taken out of its archive first.
     """
@@ -157,8 +157,8 @@ def erase(case: Annotated[UUID, typer.Argument(help="A decided case.")]) -> None
             Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
     if not archived and not done:
         typer.echo(
-            f"bonafide: case {case} is not decided, was erased already, its decision can still be undone,"
-            " or a webhook about it is still to be sent",
+            f"bonafide: case {case} is neither decided nor withdrawn, was erased already, its decision can still"
+            " be undone, or a webhook about it is still to be sent",
             err=True,
         )
         raise typer.Exit(1)

@@ -113,6 +113,8 @@ def _fields(case: CaseOut) -> Iterator[tuple[str, str]]:
         yield "", escape(decision.reason)
     if case.archived is not None:
         yield "archived", escape(case.archived.place)
+    if case.withdrawn_at is not None:
+        yield "withdrawn", _moment(case.withdrawn_at)
     if case.erased_at is not None:
         yield "erased", _moment(case.erased_at)
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from moderation.cases import Case, CaseState
 from moderation.database.connection import Database
-from moderation.database.erasure import cases_past
+from moderation.database.erasure import Kept, cases_past
 from moderation.database.ids import first_id_at
 from moderation.database.moves import seconds
 from moderation.database.tables import (
@@ -265,7 +265,7 @@ def archive_past(
     named = [source for source, _ in retention if source != "*"]
     for source, days in retention:
         wanted = None if source == "*" else source
-        first = cases_past(session, days, source=wanted, but=named, archived=True, limit=1)
+        first = cases_past(session, days, source=wanted, but=named, kept=Kept.ARCHIVED, limit=1)
         archive = archive_of(session, first[0]) if first else None
         if archive is not None:
             return archive, _past_in(session, archive.id, retention)

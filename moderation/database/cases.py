@@ -156,6 +156,7 @@ def case_of(row: Any) -> Case:
         ready_at=row.ready_at,
         stage=Stage(row.stage),
         decided_at=row.decided_at,
+        withdrawn_at=row.withdrawn_at,
         archive_id=row.archive_id,
         erased_at=row.erased_at,
     )

@@ -45,6 +45,8 @@ class Kind(enum.StrEnum):
     DECIDED = "case.decided"
     #: A decision was appealed against.
     APPEALED = "case.appealed"
+    #: The platform took the image back.
+    WITHDRAWN = "case.withdrawn"
 
 
 class DeliveryState(enum.StrEnum):

@@ -1,4 +1,4 @@
-"""Taking away what a decided case says about somebody, while the decision and the log of events stay.
+"""Taking away what a case that ended says about somebody, while the decision and the log of events stay.
 
 Erased are the reason, context and ids the platform sent, the place of the image and its digest, the message of a
 refusal, all evidence, rationales, replies, landmarks, questions and answers, the words of decisions and appeals, and
@@ -7,6 +7,7 @@ no text, and verifies as before. It does hold the digest of the request that ope
 breaking it.
 """
 
+import enum
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
@@ -19,9 +20,9 @@ _DAY = 86_400
 
 
 def erase_case(session: Session, case_id: UUID, *, actor: str, keep_hash: bool = False) -> bool:
-    """Erase a decided case, once and for ever.
+    """Erase a case that was decided or withdrawn, once and for ever.
 
-    False: there is none, it is not decided, its decision can still be undone, it is erased already, lies in an archive,
+    False: there is none, it is neither, its decision can still be undone, it is erased already, lies in an archive,
     or a platform is still to be told of it. What is asked about it and not answered yet ends here, and so does what
     waits for an endpoint that is disabled.
 
@@ -37,6 +38,8 @@ def erase_case(session: Session, case_id: UUID, *, actor: str, keep_hash: bool =
 #: Decided cases that are not erased, here or in archives: an index holds either by source and time.
 _HERE = "c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NULL"
 _ARCHIVED = "c.state = 'decided' AND c.erased_at IS NULL AND c.archive_id IS NOT NULL"
+#: Those that their platforms took back. None of them is archived.
+_WITHDRAWN = "c.state = 'withdrawn' AND c.erased_at IS NULL"
 #: Not those that `erase_case` would refuse for what a platform is still to be told: a page of these, each time the
 #: same, would keep all others waiting.
 _TOLD = """NOT EXISTS (
@@ -46,8 +49,8 @@ _TOLD = """NOT EXISTS (
 #: The oldest of one source.
 _PAST = """
     SELECT c.id FROM cases c
-    WHERE {there} AND c.source = :source AND c.decided_at < now() - make_interval(secs => :seconds) AND {fit}
-    ORDER BY c.decided_at LIMIT :limit
+    WHERE {there} AND c.source = :source AND c.{ended} < now() - make_interval(secs => :seconds) AND {fit}
+    ORDER BY c.{ended} LIMIT :limit
 """
 #: The oldest of every source but those in `but`: the sources are stepped through one by one (PostgreSQL wiki, "Loose
 #: indexscan") and each gives its oldest. What other sources keep for longer is never read, however much it is.
@@ -60,22 +63,30 @@ _PAST_OF_OTHERS = """
         FROM known WHERE known.source IS NOT NULL
     )
     SELECT old.id FROM known, LATERAL (
-        SELECT c.id, c.decided_at FROM cases c
-        WHERE {there} AND c.source = known.source AND c.decided_at < now() - make_interval(secs => :seconds) AND {fit}
-        ORDER BY c.decided_at LIMIT :limit
+        SELECT c.id, c.{ended} FROM cases c
+        WHERE {there} AND c.source = known.source AND c.{ended} < now() - make_interval(secs => :seconds) AND {fit}
+        ORDER BY c.{ended} LIMIT :limit
     ) AS old
     WHERE known.source IS NOT NULL AND known.source <> ALL(CAST(:but AS text[]))
-    ORDER BY old.decided_at LIMIT :limit
+    ORDER BY old.{ended} LIMIT :limit
 """
-#: By whether the cases are archived.
-PAST = {
-    False: text(_PAST.format(there=_HERE, fit=_TOLD)),
-    True: text(_PAST.format(there=_ARCHIVED, fit="true")),
+
+
+class Kept(enum.Enum):
+    """Of which cases that ended what they say is kept, and where."""
+
+    HERE = enum.auto()
+    ARCHIVED = enum.auto()
+    WITHDRAWN = enum.auto()
+
+
+_OF = {
+    Kept.HERE: {"there": _HERE, "ended": "decided_at", "fit": _TOLD},
+    Kept.ARCHIVED: {"there": _ARCHIVED, "ended": "decided_at", "fit": "true"},
+    Kept.WITHDRAWN: {"there": _WITHDRAWN, "ended": "withdrawn_at", "fit": _TOLD},
 }
-PAST_OF_OTHERS = {
-    False: text(_PAST_OF_OTHERS.format(there=_HERE, fit=_TOLD)),
-    True: text(_PAST_OF_OTHERS.format(there=_ARCHIVED, fit="true")),
-}
+PAST = {kept: text(_PAST.format(**parts)) for kept, parts in _OF.items()}
+PAST_OF_OTHERS = {kept: text(_PAST_OF_OTHERS.format(**parts)) for kept, parts in _OF.items()}
 
 
 def cases_past(
@@ -84,18 +95,19 @@ def cases_past(
     *,
     source: str | None,
     but: Collection[str] = (),
-    archived: bool = False,
+    kept: Kept = Kept.HERE,
     limit: int = 100,
 ) -> Sequence[UUID]:
-    """Decided cases that were decided longer ago than so many days and are not erased, the oldest first.
+    """Cases that ended longer ago than so many days and are not erased, the oldest first.
 
-    Of one source; of all sources but those in `but` when None. Either those that are here or those that are `archived`,
-    which `moderation.archive` takes out of their objects first. Not those here that a platform is still to be told of.
+    Of one source; of all sources but those in `but` when None. Those that were decided and are here, or are archived,
+    which `moderation.archive` takes out of their objects first, or were withdrawn. Not those here that a platform is
+    still to be told of.
     """
     values = {"seconds": days * _DAY, "limit": limit}
     if source is None:
-        return session.scalars(PAST_OF_OTHERS[archived], {**values, "but": list(but)}).all()
-    return session.scalars(PAST[archived], {**values, "source": source}).all()
+        return session.scalars(PAST_OF_OTHERS[kept], {**values, "but": list(but)}).all()
+    return session.scalars(PAST[kept], {**values, "source": source}).all()
 
 
 def erase_past(
@@ -106,6 +118,7 @@ def erase_past(
     erased = 0
     for source, days in retention:
         wanted = None if source == "*" else source
-        for case_id in cases_past(session, days, source=wanted, but=named):
-            erased += erase_case(session, case_id, actor=actor, keep_hash=keep_hashes)
+        for kept in (Kept.HERE, Kept.WITHDRAWN):
+            for case_id in cases_past(session, days, source=wanted, but=named, kept=kept):
+                erased += erase_case(session, case_id, actor=actor, keep_hash=keep_hashes)
     return erased

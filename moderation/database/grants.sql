@@ -69,13 +69,15 @@ GRANT INSERT ON decisions, blind_judgements, artifact_answers, skips, appeals, q
 GRANT UPDATE (undone_at) ON decisions TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON drafts TO bonafide_reviewer;
 GRANT UPDATE (resolved_by) ON appeals TO bonafide_reviewer;
--- What is asked about a case that a platform has erased ends there.
+-- A platform that takes an image back takes it out of a worker's hands too.
+GRANT UPDATE (withdrawn_at, lease_token, lease_owner, lease_expires_at) ON cases TO bonafide_reviewer;
+-- What is asked about a case that a platform has erased or taken back ends there.
 GRANT UPDATE (rung_at, failure, answered_at) ON questions TO bonafide_reviewer;
 GRANT INSERT, UPDATE ON people TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON sign_ins, sign_in_failures TO bonafide_reviewer;
 GRANT INSERT, UPDATE, DELETE ON endpoints, deliveries TO bonafide_reviewer;
 
--- Retention, and a platform that asks for it: the one way to take a text away, for a decided case and nothing else.
+-- Retention, and a platform that asks for it: the one way to take a text away, for a case that ended and nothing else.
 GRANT EXECUTE ON FUNCTION erase_case(uuid, text) TO bonafide_sweeper, bonafide_reviewer;
 
 -- Archives: what old cases consist of leaves for an object and comes back from it, by these functions and in no other

@@ -234,6 +234,22 @@ def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
     return bool(rows)
 
 
+def withdraw_case(session: Session, case_row: CaseRow, *, actor: str) -> None:
+    """Its platform takes the image back: nobody looks at it any more. The caller has locked the case.
+
+    A worker that has it finds its lease lost. Raise TransitionRefused when a decision ended it.
+    """
+    move_cases(
+        session,
+        Move.RECALL,
+        CaseRow.id == case_row.id,
+        actor=actor,
+        body={"was": case_row.state},
+        changes={**_NO_LEASE, "withdrawn_at": func.now()},
+        origin=CaseState(case_row.state),
+    )
+
+
 def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tuple[int, int]:
     """Take back leases that ran out: (returned to the line, given to a person because the attempts are used up)."""
     ran_out = CaseRow.lease_expires_at < func.now()

@@ -19,6 +19,8 @@ from moderation.database.tables import AnalysisRow, CaseRow, QuestionRow
 
 #: The failure of a question whose case was erased before it was answered.
 ERASED = "erased"
+#: The failure of one whose platform took the image back before.
+WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sqlalchemy import func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from moderation.cases import CaseState
 from moderation.database.tables import AnalysisRow, CaseRow, RenditionRow
 
 #: Kinds that browsers do not show. Safari shows both, and reviewers have other browsers too.
@@ -34,8 +35,8 @@ def record_renditions(
 ) -> None:
     """Store them, in the transaction that stores what became of the picture. The last to come stay.
 
-    Nothing happens when the case is erased or archived, or when its analyses are of other bytes than those with this
-    digest. None: it has none.
+    Nothing happens when the case is erased, archived or withdrawn, or when its analyses are of other bytes than those
+    with this digest. None: it has none.
     """
     same = (
         AnalysisRow.case_id == CaseRow.id,
@@ -47,6 +48,7 @@ def record_renditions(
         CaseRow.id == case_id,
         CaseRow.erased_at.is_(None),
         CaseRow.archive_id.is_(None),
+        CaseRow.state != CaseState.WITHDRAWN,
         ~select(AnalysisRow.id).where(*same).exists(),
     )
     insert = upsert(RenditionRow).from_select(["case_id", "thumbnail", "shown"], here)

@@ -32,7 +32,7 @@ LOOKED_AT = (CaseState.READY, CaseState.DECIDED)
 #: Who asked for a shadow that a rollout put in.
 ROLLOUT = "rollout"
 #: The failures of a rerun whose case is not here any more. The others are codes of refused images, and of the worker.
-ERASED, ARCHIVED = "erased", "archived"
+ERASED, ARCHIVED, WITHDRAWN = "erased", "archived", "withdrawn"
 #: Days after which a rerun is given up when no live worker could take it.
 WAITS_DAYS = 7
 
@@ -194,7 +194,9 @@ def begin_rerun(session: Session, rerun_id: UUID, *, actor: str, stale_after: fl
             RerunRow.id == rerun_id,
             RerunRow.done_at.is_(None),
             _free(stale_after),
-            exists().where(CaseRow.id == RerunRow.case_id, CaseRow.state.in_(LOOKED_AT)),
+            exists().where(
+                CaseRow.id == RerunRow.case_id, CaseRow.state.in_((*LOOKED_AT, CaseState.WITHDRAWN))
+            ),
         )
         .values(attempts=RerunRow.attempts + 1, begun_at=func.now())
         .returning(RerunRow.case_id, RerunRow.fingerprint, RerunRow.attempts)
@@ -207,6 +209,7 @@ def begin_rerun(session: Session, rerun_id: UUID, *, actor: str, stale_after: fl
             CaseRow.bucket,
             CaseRow.key,
             CaseRow.version_id,
+            CaseRow.state,
             CaseRow.erased_at,
             CaseRow.archive_id,
             AnalysisRow.image_sha256,
@@ -219,6 +222,9 @@ def begin_rerun(session: Session, rerun_id: UUID, *, actor: str, stale_after: fl
     begun = Begun(rerun_id, taken.case_id, taken.fingerprint, image, taken.attempts, sha256)
     if row.erased_at is not None or row.archive_id is not None:
         fail_rerun(session, begun, ERASED if row.erased_at is not None else ARCHIVED)
+        return None
+    if row.state == CaseState.WITHDRAWN:
+        fail_rerun(session, begun, WITHDRAWN)
         return None
     made = analysis_by(session, begun.case_id, begun.fingerprint)
     if made is not None and begun.sha256 is not None:
@@ -256,6 +262,8 @@ def record_rerun(
     assert case_row is not None, "a case with a rerun is never deleted"
     if case_row.erased_at is not None:
         return fail_rerun(session, begun, ERASED)
+    if case_row.state == CaseState.WITHDRAWN:
+        return fail_rerun(session, begun, WITHDRAWN)
     before = None if case_row.analysis_id is None else session.get(AnalysisRow, case_row.analysis_id)
     if _is_of_another(case_row, before, analysis, version_id):
         return fail_rerun(session, begun, ImageChanged.code)

@@ -146,7 +146,7 @@ def verdict_is_hidden_from(person_id: UUID, share: float) -> ColumnElement[bool]
     return and_(
         CaseRow.label.is_not(None),
         ~judged,
-        CaseRow.state != CaseState.DECIDED,
+        CaseRow.state.not_in((CaseState.DECIDED, CaseState.WITHDRAWN)),
         CaseRow.stage.in_(BLIND_STAGES),
         in_blind_share(CaseRow.id, share),
     )

@@ -152,6 +152,13 @@ class CaseRow(Table):
             "decided_at",
             postgresql_where=text("state = 'decided' AND erased_at IS NULL AND archive_id IS NOT NULL"),
         ),
+        # Those that are to be erased when their time is over.
+        Index(
+            "cases_withdrawn",
+            "source",
+            "withdrawn_at",
+            postgresql_where=text("state = 'withdrawn' AND erased_at IS NULL"),
+        ),
         Index("cases_live", "state", "id", postgresql_where=text("state <> 'decided'")),
         Index("cases_to_archive", "id", postgresql_where=text("state = 'decided' AND archive_id IS NULL")),
         Index("cases_archived", "archive_id", postgresql_where=text("archive_id IS NOT NULL")),
@@ -230,6 +237,9 @@ class CaseRow(Table):
         comment="Why nobody can judge it by a face: refused or no_face. Null: somebody can"
     )
     decided_at: Mapped[datetime | None]
+    withdrawn_at: Mapped[datetime | None] = mapped_column(
+        comment="When its platform took the image back; null: it did not"
+    )
     erased_at: Mapped[datetime | None] = mapped_column(
         comment="When its texts and the place of its image were taken away"
     )

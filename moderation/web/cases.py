@@ -326,6 +326,26 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
 
 
 @router.post(
+    "/cases/{case_id}/withdraw",
+    response_model=CaseOut,
+    responses={
+        404: {"model": Problem, "description": "No case has this id"},
+        409: {"model": Problem, "description": "`already_decided`, `case_erased`"},
+    },
+    summary="Take an image back: its case ends without a decision",
+)
+def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> CaseOut:
+    """Nobody looks at it any more, neither the model nor a person, and its log of events stays.
+
+    For an upload that its owner removed. What the case says of it is kept as long as that of a decided one, or until it
+    is erased. The second time nothing happens.
+    """
+    services.intake.withdraw(case_id, actor=f"platform:{key.name}")
+    with services.database.transaction() as session:
+        return _show_cases(session, find_cases(session, [case_id]))[0]
+
+
+@router.post(
     "/cases/{case_id}/erase",
     response_model=CaseOut,
     responses={
@@ -335,7 +355,7 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
             "description": "It cannot be erased yet, or not from here: the detail says why",
         },
     },
-    summary="Take a decided case's texts and the place of its image away, for ever",
+    summary="Take the texts of a case that ended and the place of its image away, for ever",
 )
 def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
     """The verdict, the outcome and the log of events stay. The second time nothing happens."""
@@ -352,8 +372,10 @@ def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
 def _not_erased(case: Case) -> TransitionRefused:
     if case.archive_id is not None:
         return CaseArchived("this case is archived: an operator erases it with `bonafide erase`")
-    if case.state is not CaseState.DECIDED:
-        return TransitionRefused(f"this case is {case.state}: it can be erased once it is decided")
+    if case.state not in (CaseState.DECIDED, CaseState.WITHDRAWN):
+        return TransitionRefused(
+            f"this case is {case.state}: it can be erased once it is decided or withdrawn"
+        )
     return TransitionRefused(
         "this case's decision can still be undone, or a webhook about it is still to be sent: try again later"
     )
@@ -400,6 +422,7 @@ def show_case(
         "decision": None if decision is None else decision_json(decision),
         "archived": None if archived is None else {"at": archived.at, "place": archived.place},
         "evidence": None if beside is None else _evidence(beside, analysis),
+        "withdrawn_at": case.withdrawn_at,
         "erased_at": case.erased_at,
         "links": {"self": _link(case.id)},
     }

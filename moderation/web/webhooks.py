@@ -118,6 +118,11 @@ def case_appealed(body: WebhookOut) -> None:
     """The case is ready again, for another person."""
 
 
+@told.post("case.withdrawn", status_code=204, summary="A platform took an image back")
+def case_withdrawn(body: WebhookOut) -> None:
+    """The case ended without a decision. For whoever else had been told of it."""
+
+
 def show_endpoint(endpoint: Endpoint, *, with_secret: bool = False) -> EndpointOut:
     return EndpointOut.model_validate(
         {

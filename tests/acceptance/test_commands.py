@@ -82,6 +82,22 @@ def test_whoever_submits_is_told_the_ids_and_how_to_follow_them(
     assert (nothing.returncode, "there is no picture in" in nothing.stderr) == (1, True)
 
 
+def test_an_image_is_taken_back_and_one_that_is_no_case_ends_with_a_sentence(
+    env: dict[str, str], client: BonaFide, samples: Path
+) -> None:
+    case = client.wait(client.submit_file(samples / "no-face.jpg").id).id
+    nobody = "01a20606-fd51-797f-9c50-1f967a548ee7"
+
+    taken = _run("withdraw", str(case), nobody, env=env)
+    (again,) = _lines(_run("withdraw", str(case), "--json", env=env))
+
+    assert (taken.returncode, taken.stdout) == (1, f"case {case} is withdrawn\n")
+    assert "no case" in taken.stderr
+    assert again["state"] == "withdrawn"
+    assert client.withdraw(case).withdrawn_at == client.wait(case).withdrawn_at is not None
+    assert "withdrawn" in _run("status", str(case), env=env).stdout
+
+
 def test_cases_are_listed_by_verdict_and_found_by_what_is_known_of_them(
     env: dict[str, str], client: BonaFide, samples: Path
 ) -> None:

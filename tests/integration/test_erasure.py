@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from moderation.cases import CaseState, ImageRef
 from moderation.database import schema
 from moderation.database.connection import Database
-from moderation.database.erasure import PAST, PAST_OF_OTHERS, cases_past, erase_case, erase_past
+from moderation.database.erasure import PAST, PAST_OF_OTHERS, Kept, cases_past, erase_case, erase_past
 from moderation.database.events import read_chain
 from moderation.database.questions import (
     Begun,
@@ -322,7 +322,7 @@ _MANY = text("""
 def _buffers(session: Session, days: float) -> int:
     """Pages that the search for cases of other sources than `archive` looks at."""
     values = {"seconds": days * 86_400, "but": ["archive"], "limit": 100}
-    return _pages(session, PAST_OF_OTHERS[False], values)
+    return _pages(session, PAST_OF_OTHERS[Kept.HERE], values)
 
 
 def _pages(session: Session, statement: TextClause, values: dict[str, Any]) -> int:
@@ -375,18 +375,19 @@ def many_archived(database: Database) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("archived", "days"),
+    ("kept", "days"),
     [
-        pytest.param(False, 30, id="the sweeper steps over none that is archived"),
-        pytest.param(True, 500, id="the archiver reads none whose time is not over"),
+        pytest.param(Kept.HERE, 30, id="the sweeper steps over none that is archived"),
+        pytest.param(Kept.ARCHIVED, 500, id="the archiver reads none whose time is not over"),
+        pytest.param(Kept.WITHDRAWN, 30, id="those that were withdrawn have an index of their own"),
     ],
 )
 def test_retention_does_not_read_what_archives_keep(
-    database: Database, statements: dict[bool, TextClause], values: dict[str, Any], archived: bool, days: int
+    database: Database, statements: dict[Kept, TextClause], values: dict[str, Any], kept: Kept, days: int
 ) -> None:
     asked = {**values, "seconds": days * 86_400, "limit": 100}
     with database.transaction() as session:
-        looked_at = _pages(session, statements[archived], asked)
+        looked_at = _pages(session, statements[kept], asked)
         whole = _pages(session, text("SELECT count(*) FROM cases WHERE source <> ''"), {})
 
     assert looked_at < whole / 20

@@ -262,6 +262,7 @@ def test_a_role_can_do_its_own_work_and_no_other(database_url: str, role: str, s
 _DECISIONS = [
     pytest.param("UPDATE cases SET state = 'decided' WHERE id = '{case}'", id="decides"),
     pytest.param("UPDATE cases SET state = 'ready' WHERE id = '{done}'", id="takes a decision back"),
+    pytest.param("UPDATE cases SET state = 'withdrawn' WHERE id = '{case}'", id="takes an image back"),
     pytest.param(
         "UPDATE cases SET state = 'waiting' WHERE id = '{done}'", id="analyses a decided case again"
     ),

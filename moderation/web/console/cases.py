@@ -8,9 +8,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
 from starlette.datastructures import FormData
 
 from moderation.analysis import Technique
+from moderation.cases import Case, CaseState
 from moderation.database.cases import find_case
 from moderation.database.drafts import Draft, Form, drafts_of, drop_draft, save_draft
 from moderation.database.renditions import find_shown, find_thumbnail
@@ -133,9 +135,7 @@ def show_picture(
     Of a kind that browsers do not show: what the worker made of it, unless the file is asked for.
     """
     with services.database.transaction() as session:
-        case = find_case(session, case_id)
-        if case is None or case.erased_at is not None:
-            raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+        case = _with_picture(session, case_id)
         shown = None if original else find_shown(session, case_id)
         url = services.storage.sign_view(case.flag.image)
         insert_sending(session, case_id, visitor.person.id)
@@ -152,9 +152,7 @@ def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Res
     as nothing by itself.
     """
     with services.database.transaction() as session:
-        case = find_case(session, case_id)
-        if case is None or case.erased_at is not None:
-            raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+        case = _with_picture(session, case_id)
         shown = find_shown(session, case_id)
         insert_sending(session, case_id, visitor.person.id)
     data = services.storage.fetch_image(case.flag.image).data if shown is None else shown
@@ -163,6 +161,14 @@ def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Res
         media_type="application/octet-stream",
         headers={"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"},
     )
+
+
+def _with_picture(session: Session, case_id: UUID) -> Case:
+    """Raise CaseNotFound for one whose picture nobody looks at any more."""
+    case = find_case(session, case_id)
+    if case is None or case.erased_at is not None or case.state is CaseState.WITHDRAWN:
+        raise CaseNotFound(f"no case that has a picture has the id {case_id}")
+    return case
 
 
 @router.get("/cases/{case_id}/thumbnail")

@@ -193,6 +193,7 @@ class CasePage:
     #: Where its analysis, questions and events lie. None: here.
     archived: Archived | None
     #: Since when there is no picture and nobody's words any more.
+    withdrawn_at: datetime | None
     erased_at: datetime | None
     events: tuple[Logged, ...]
     related: tuple[Elsewhere, ...]
@@ -214,6 +215,11 @@ class CasePage:
     question_refused: str = ""
     #: Whether a copy is shown in the place of a file that browsers do not show.
     rendered: bool = False
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether people may look at it."""
+        return self.erased_at is None and self.state is not CaseState.WITHDRAWN
 
     @property
     def copy_gone(self) -> bool:
@@ -254,7 +260,7 @@ class CasePage:
             return ""
         if self.hidden:
             return "Questions can be asked once you have judged and the verdict is shown."
-        if self.erased_at is not None or self.archived is not None:
+        if not self.has_picture or self.archived is not None:
             return "No question can be asked about this case any more."
         if self.state in (CaseState.WAITING, CaseState.ANALYZING):
             return "Questions can be asked once the model has looked at this picture."
@@ -294,6 +300,8 @@ class CasePage:
     def not_deciding(self) -> str:
         if self.state in (CaseState.WAITING, CaseState.ANALYZING):
             return "The model has not looked yet. The case is decided when it is ready."
+        if self.state is CaseState.WITHDRAWN:
+            return "The platform took the image back. There is nothing left to decide."
         if self.claim is not None:
             return f"{self.claim.by} has this case in front of them."
         return self.why_not or "Claim the case to decide it. While you have it, nobody else does."
@@ -445,7 +453,11 @@ def read_case(
         else Hold(holder.name, holder.expires_at, is_mine, claim.token if is_mine and claim else 0),
         may_claim=case.state is CaseState.READY and holder is None and not why_not,
         why_not=why_not,
-        may_ask=analysis is not None and not judge_first and case.erased_at is None and may(person, Act.ASK),
+        may_ask=analysis is not None
+        and not judge_first
+        and case.erased_at is None
+        and case.state is not CaseState.WITHDRAWN
+        and may(person, Act.ASK),
         may_appeal=bool(decided)
         and may(person, Act.APPEAL)
         and standing[-1].final_at <= now
@@ -468,6 +480,7 @@ def read_case(
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
         chain=chain,
         archived=archived,
+        withdrawn_at=case.withdrawn_at,
         erased_at=case.erased_at,
         events=tuple(_logged(event, names, plain=judge_first or earlier_hidden) for event in chain.events),
         related=() if judge_first else _elsewhere(session, case_id),

@@ -38,6 +38,7 @@ STATE_WORDS = {
     CaseState.ANALYZING: "being analysed",
     CaseState.READY: "ready for review",
     CaseState.DECIDED: "decided",
+    CaseState.WITHDRAWN: "withdrawn by its platform",
 }
 MOVE_WORDS = {
     Move.ACCEPT: "Flagged",
@@ -54,6 +55,7 @@ MOVE_WORDS = {
     Move.UNDO: "Decision taken back",
     Move.WITHDRAW: "Decision taken back",
     Move.APPEAL: "Appealed",
+    Move.RECALL: "Withdrawn by the platform",
 }
 
 
