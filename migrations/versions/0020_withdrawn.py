@@ -11,8 +11,8 @@ from alembic import op
 
 from migrations.online import unhurried
 
-revision = "0018"
-down_revision = "0017"
+revision = "0020"
+down_revision = "0019"
 
 STATES = "'waiting', 'analyzing', 'ready', 'decided'"
 MOVES = (
@@ -89,6 +89,6 @@ def _guard(said: str, moved: str) -> None:
 
 
 def _erase_case(which: str) -> str:
-    written: str = import_module("migrations.versions.0010_likeness").ERASE_CASE
+    written: str = import_module("migrations.versions.0019_drift").ERASE_CASE
     assert written.count("state = 'decided'") == 1
     return written.replace("state = 'decided'", which)
