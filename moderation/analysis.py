@@ -160,6 +160,31 @@ def undetermined(abstain: Abstain) -> Verdict:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """By how much a face's score falls when the region of an artifact is hidden, and when a control region is.
+
+    Each number is the mean over several ways to hide; a region and its control are equal in area.
+    """
+
+    #: Of the face with the region hidden, in [0, 1].
+    score_without: float
+    #: By how much that lowers the margin. Negative: the face looks more like a deepfake without the region.
+    margin_fall: float
+    #: The same two for the control region, elsewhere on the face.
+    control_score: float
+    control_fall: float
+
+    @property
+    def supported(self) -> bool:
+        """Whether the score depends on this region more than on the control, by more than the margin's own noise."""
+        return self.margin_fall > max(self.control_fall, 0.0) + MARGIN_NOISE
+
+
+#: By how much the same margin may differ from one batch to another: see docs/engine.md.
+MARGIN_NOISE = 0.05
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One line of a rationale: what looks wrong, and where."""
 
@@ -169,6 +194,26 @@ class Artifact:
     regions: tuple[Region, ...] = (Region.UNMAPPED,)
     #: An approximate outline in the picture. None when there is nothing honest to draw.
     polygon: tuple[Point, ...] | None = None
+    #: None when it was not measured: not asked for, no place on the face, or no room for a control.
+    effect: Effect | None = None
+
+
+@dataclass(frozen=True)
+class ForeignMap:
+    """Where a model that looks at pixels alone, beside the one that speaks, takes them for foreign to the face."""
+
+    #: Of the square grid.
+    side: int
+    #: side · side bytes, rows from the top of the face crop: 0 not foreign, 255 foreign.
+    values: bytes
+    #: Corners of the grid in the upright picture: top left, top right, bottom right, bottom left of the face crop.
+    corners: tuple[Point, Point, Point, Point]
+    #: Regions in which it is highest, the highest first. Empty when it is high nowhere or the face has no landmarks.
+    highest: tuple[Region, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.values) != self.side * self.side:
+            raise ValueError(f"{len(self.values)} values for a grid of {self.side} by {self.side}")
 
 
 @dataclass(frozen=True)
@@ -182,6 +227,8 @@ class FaceAnalysis:
     reply: str | None = None
     #: Artifacts of the reply that are not shown, because they contradict themselves or one another.
     rationale_dropped: int = 0
+    #: None for a bundle whose model has no such map, and for a face that nobody judged.
+    foreign: ForeignMap | None = None
     #: Nobody judged this face, and it is much smaller than another one: it does not count for the picture.
     background: bool = False
     #: A few rounded numbers about how the tower sees it: pictures that change show in them, and no face is known by

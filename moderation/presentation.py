@@ -4,6 +4,7 @@ Knows the words of `analysis` and `decisions` and nothing else. Numbers are stor
 what was written.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from moderation.analysis import (
     Abstain,
     Artifact,
     Box,
+    Effect,
     Face,
     FaceAnalysis,
+    ForeignMap,
     Label,
     Point,
     Region,
@@ -53,13 +56,17 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:
-    """`region` is the model's own heading, `regions` are our words, `polygon` is [[x, y], …] pixels or null."""
+    """`region` is the model's own heading, `regions` are our words, `polygon` is [[x, y], …] pixels or null.
+
+    `effect` is null when it was not measured.
+    """
     polygon = artifact.polygon
     return {
         "region": artifact.heading,
         "regions": [region.value for region in artifact.regions],
         "text": artifact.text,
         "polygon": None if polygon is None else [[point.x, point.y] for point in polygon],
+        "effect": None if artifact.effect is None else effect_json(artifact.effect),
     }
 
 
@@ -70,6 +77,47 @@ def artifact_from_json(data: Mapping[str, Any]) -> Artifact:
         text=data["text"],
         regions=tuple(Region(region) for region in data["regions"]),
         polygon=None if polygon is None else tuple(Point(x, y) for x, y in polygon),
+        effect=effect_from_json(data.get("effect")),
+    )
+
+
+def effect_json(effect: Effect) -> dict[str, Any]:
+    return {
+        "score_without": effect.score_without,
+        "margin_fall": effect.margin_fall,
+        "control_score": effect.control_score,
+        "control_fall": effect.control_fall,
+        "supported": effect.supported,
+    }
+
+
+def effect_from_json(data: Mapping[str, Any] | None) -> Effect | None:
+    if data is None:
+        return None
+    return Effect(
+        **{name: data[name] for name in ("score_without", "margin_fall", "control_score", "control_fall")}
+    )
+
+
+def foreign_json(foreign: ForeignMap) -> dict[str, Any]:
+    """`values` are side · side bytes in base64, rows from the top of the face crop; `corners` are the crop's."""
+    return {
+        "side": foreign.side,
+        "values": b64encode(foreign.values).decode(),
+        "corners": [[point.x, point.y] for point in foreign.corners],
+        "highest": [region.value for region in foreign.highest],
+    }
+
+
+def foreign_from_json(data: Mapping[str, Any] | None) -> ForeignMap | None:
+    if data is None:
+        return None
+    first, second, third, fourth = (Point(x, y) for x, y in data["corners"])
+    return ForeignMap(
+        side=data["side"],
+        values=b64decode(data["values"]),
+        corners=(first, second, third, fourth),
+        highest=tuple(Region(region) for region in data["highest"]),
     )
 
 
@@ -87,6 +135,7 @@ def face_json(face: FaceAnalysis) -> dict[str, Any]:
         "rationale": [artifact_json(artifact) for artifact in face.rationale],
         "reply": face.reply,
         "rationale_dropped": face.rationale_dropped,
+        "foreign": None if face.foreign is None else foreign_json(face.foreign),
         "background": face.background,
     }
 
@@ -100,6 +149,7 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
         rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
         reply=data.get("reply"),
         rationale_dropped=data.get("rationale_dropped", 0),
+        foreign=foreign_from_json(data.get("foreign")),
         background=data.get("background", False),
         view=tuple(data["view"]) if data.get("view") else None,
     )

@@ -12,8 +12,10 @@ from moderation.analysis import (
     Analysis,
     Artifact,
     Box,
+    Effect,
     Face,
     FaceAnalysis,
+    ForeignMap,
     Label,
     PictureFacts,
     Point,
@@ -80,6 +82,23 @@ def an_artifact(**fields: Any) -> Artifact:
         "polygon": triangle,
     }
     return Artifact(**(values | fields))
+
+
+def an_effect(**fields: Any) -> Effect:
+    values = {"score_without": 0.41, "margin_fall": 3.1, "control_score": 0.92, "control_fall": 0.2}
+    return Effect(**(values | fields))
+
+
+def a_map(*, side: int = 14, **fields: Any) -> ForeignMap:
+    """High in the lower half of the face's crop, and nowhere else."""
+    half = side * (side // 2)
+    values: dict[str, Any] = {
+        "side": side,
+        "values": bytes(half) + bytes([230]) * (side * side - half),
+        "corners": (Point(0, 0), Point(120, 0), Point(120, 120), Point(0, 120)),
+        "highest": (Region.MOUTH, Region.JAWLINE),
+    }
+    return ForeignMap(**(values | fields))
 
 
 def a_face(**fields: Any) -> Face:

@@ -13,6 +13,7 @@ from moderation.analysis import (
     Verdict,
 )
 from moderation.presentation import face_from_json, face_json
+from tests.builders import a_face_analysis, a_map, an_artifact, an_effect
 
 
 def test_faces_survive_the_way_through_json() -> None:
@@ -29,11 +30,14 @@ def test_faces_survive_the_way_through_json() -> None:
             technique_scores={Technique.FS: 0.75, Technique.FE: 0.25},
         ),
         rationale=(
-            Artifact("Cheek and Jawline", "A seam.", (Region.CHEEKS, Region.JAWLINE), points[:3]),
+            Artifact(
+                "Cheek and Jawline", "A seam.", (Region.CHEEKS, Region.JAWLINE), points[:3], an_effect()
+            ),
             Artifact("Overall", "Odd.", (Region.UNMAPPED,), None),
         ),
         reply="1. **Cheek and Jawline**: A seam.",
         rationale_dropped=2,
+        foreign=a_map(),
     )
     unread = FaceAnalysis(
         Face(Box(0, 0, 9, 9), 0.5), Verdict(Label.UNDETERMINED, abstain=Abstain.TOO_BLURRED), reply=None
@@ -41,3 +45,13 @@ def test_faces_survive_the_way_through_json() -> None:
 
     for face in (deepfake, unread):
         assert face_from_json(json.loads(json.dumps(face_json(face)))) == face
+
+
+def test_a_face_that_an_earlier_release_wrote_has_no_map_and_no_effects() -> None:
+    written = face_json(a_face_analysis(rationale=(an_artifact(effect=an_effect()),), foreign=a_map()))
+    del written["foreign"], written["rationale"][0]["effect"]
+
+    face = face_from_json(written)
+
+    assert face.foreign is None
+    assert face.rationale[0].effect is None

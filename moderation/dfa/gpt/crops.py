@@ -14,6 +14,8 @@ class FaceCrop:
 
     face: Face
     pixels: np.ndarray  # (S, S, 3) uint8 RGB
+    #: Ask whether it is a deepfake and nothing else.
+    verdict_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ from moderation.dfa.gpt.bundle import Bundle, BundleSpec, base_folder, load_bund
 from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, Route
+from moderation.dfa.gpt.effect import hide, margin_of, variants, with_effects
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, Route, VerdictOnly
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
+from moderation.dfa.gpt.foreign import foreign_map
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
 from moderation.dfa.gpt.replies import read_reply, sound
@@ -238,12 +240,27 @@ class Detector:
         One face's error is its own result. Closing the stream abandons the faces that are running.
         """
 
-        def take_pixels(room: int, idle: bool) -> Sequence[tuple[tuple[K, Face], np.ndarray]] | None:  # noqa: FBT001
+        def take_pixels(room: int, idle: bool) -> Sequence[tuple[tuple[K, Face], _Asked]] | None:  # noqa: FBT001
             taken = take(room, idle)
-            return None if taken is None else [((key, crop.face), crop.pixels) for key, crop in taken]
+            return None if taken is None else [((key, crop.face), _asked(crop)) for key, crop in taken]
 
         for (key, face), answers in self._engine.run(take_pixels):
             yield key, answers if isinstance(answers, BonafideError) else self.judge(face, answers)
+
+    # What a score depends on
+
+    def measure(
+        self, crops: Sequence[FaceCrop], faces: Sequence[FaceAnalysis], *, at_most: int
+    ) -> list[FaceAnalysis]:
+        """These faces with the effect of the first `at_most` artifacts of each: see `effect`. Raise the first error."""
+        hidden = [hide(crop, face, at_most=at_most) for crop, face in zip(crops, faces, strict=True)]
+        asked = [
+            variant for crop, ways in zip(crops, hidden, strict=True) for variant in variants(crop, ways)
+        ]
+        margins = map(margin_of, self.analyze(asked))
+        return [
+            with_effects(face, ways, margins, self.score) for face, ways in zip(faces, hidden, strict=True)
+        ]
 
     # From answers to verdicts
 
@@ -259,7 +276,14 @@ class Detector:
         return Route.DEEPFAKE if score >= self.policy.threshold else Route.BONA_FIDE
 
     def judge(self, face: Face, answers: Answers) -> FaceAnalysis:
-        """Read one face's answers. The score decides the verdict; what was written never changes which one it is.
+        """Read one face's answers, and keep what the tower saw in it."""
+        said = self._judged(face, answers)
+        return (
+            said if answers.seen is None else replace(said, foreign=foreign_map(face, answers.seen.foreign))
+        )
+
+    def _judged(self, face: Face, answers: Answers) -> FaceAnalysis:
+        """What was said of one face. The score decides the verdict; what was written never changes which one it is.
 
         A rationale that cannot be read makes the verdict UNDETERMINED: the model was not doing what it was trained
         for. Artifacts written for a bona fide face contradict its verdict: the reply is kept, but they are not shown as
@@ -342,6 +366,14 @@ class Detector:
             if len(text) > len(shown) and text.startswith(shown) and not decoded.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+
+
+#: What the engine is given of a face.
+_Asked = np.ndarray | VerdictOnly
+
+
+def _asked(crop: FaceCrop) -> _Asked:
+    return VerdictOnly(crop.pixels) if crop.verdict_only else crop.pixels
 
 
 def chosen(

@@ -16,7 +16,7 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +119,41 @@ def crop_face(
     )
     inner = (0.5 * size, 0.5 * size, 2.5 * size, 2.5 * size)
     return np.rot90(np.array(wide.resize((size, size), Image.Resampling.BICUBIC, box=inner)), quarters).copy()
+
+
+def in_crop(face: Face, size: int, points: Iterable[Point], margin: float = 1.3) -> list[Point]:
+    """Where points of the picture lie in the face's upright crop of `size` pixels."""
+    turn, side, middle = _placed(face, margin)
+    scale, half = size / side, size / 2
+    return [
+        Point(
+            half + scale * (turn.real * dx + turn.imag * dy), half + scale * (turn.real * dy - turn.imag * dx)
+        )
+        for dx, dy in ((x - middle.x, y - middle.y) for x, y in points)
+    ]
+
+
+def crop_corners(face: Face, margin: float = 1.3) -> tuple[Point, Point, Point, Point]:
+    """The corners of the face's upright crop in the picture: top left, top right, bottom right, bottom left."""
+    turn, side, middle = _placed(face, margin)
+    half = side / 2
+
+    def corner(dx: float, dy: float) -> Point:
+        return Point(
+            middle.x + half * (turn.real * dx - turn.imag * dy),
+            middle.y + half * (turn.real * dy + turn.imag * dx),
+        )
+
+    return corner(-1, -1), corner(1, -1), corner(1, 1), corner(-1, 1)
+
+
+def _placed(face: Face, margin: float) -> tuple[complex, float, Point]:
+    """How an upright crop lies in its picture: its turn as a number of length 1, its side, and its middle."""
+    quarters, rest = _turn(face)
+    radians = math.radians(90 * quarters + rest)
+    side = max(margin * max(face.box.width, face.box.height), 1.0)
+    middle = Point((face.box.left + face.box.right) / 2, (face.box.top + face.box.bottom) / 2)
+    return complex(math.cos(radians), math.sin(radians)), side, middle
 
 
 #: Degrees by which a head may be tilted before its crop is turned. Heads are tilted in every training set; beyond

@@ -72,6 +72,18 @@ def outline(regions: Sequence[Region], face: Face) -> tuple[Point, ...] | None:
     return hull if len(hull) >= 3 else None
 
 
+def outlines(regions: Iterable[Region], face: Face) -> tuple[tuple[Point, ...], ...]:
+    """The polygons of all of the regions, each by itself. None where `outline` gives none."""
+    if face.landmarks is None or _turned_away(face.landmarks):
+        return ()
+    landmarks = face.landmarks
+    return tuple(
+        tuple(_in_picture(landmarks, x, y) for x, y in part)
+        for region in regions
+        for part in _OUTLINES.get(region, ())
+    )
+
+
 def _turned_away(landmarks: Sequence[Point]) -> bool:
     """True when the nose, projected onto the line of the eyes, does not lie between them."""
     left, right, nose = landmarks[:3]

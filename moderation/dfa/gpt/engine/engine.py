@@ -88,6 +88,13 @@ class Look:
     view: tuple[float, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class VerdictOnly:
+    """A picture that leaves after DF-D, whatever its margin."""
+
+    pixels: np.ndarray
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is asked, and how much at once."""
@@ -133,6 +140,7 @@ class _Face(Generic[K]):
 
     key: K
     pixels: np.ndarray  # (S, S, 3) uint8
+    verdict_only: bool = False
     slot: int | None = None
     stored: int = 0
     margin: float = 0.0
@@ -256,7 +264,7 @@ class Engine:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def run(
-        self, take: Callable[[int, bool], Sequence[tuple[K, np.ndarray]] | None]
+        self, take: Callable[[int, bool], Sequence[tuple[K, np.ndarray | VerdictOnly]] | None]
     ) -> Iterator[tuple[K, Answers | BonafideError]]:
         """Answer faces for as long as `take` brings them; yield each as it finishes, with its key.
 
@@ -275,7 +283,7 @@ class Engine:
                 room = self.kv.room if not running or self.kv.room >= refill else 0
                 taken = take(room, not running)
                 ended = taken is None and room > 0
-                waiting = [_Face(key, pixels) for key, pixels in taken or ()]
+                waiting = [_waiting(key, picture) for key, picture in taken or ()]
                 yield from ((face.key, _misfit(face.pixels)) for face in waiting if not self._fits(face))
                 waiting = [face for face in waiting if self._fits(face)]
                 while waiting:
@@ -406,7 +414,8 @@ class Engine:
         for face, (yes, no) in zip(group, pair, strict=True):
             face.margin = yes - no
             face.mass = float(np.exp(yes) + np.exp(no))
-            face.route = self.route(face.margin, face.mass) if np.isfinite(face.margin) else Route.LEAVE
+            goes_on = np.isfinite(face.margin) and not face.verdict_only
+            face.route = self.route(face.margin, face.mass) if goes_on else Route.LEAVE
 
     def _classify(self, group: Sequence[_Face[K]]) -> None:
         """Score every answer by the sum of its tokens' log-probabilities, all answers in one forward.
@@ -611,6 +620,12 @@ class Engine:
                 f"The engine runs without compiled layers and captured steps: {error}", stacklevel=2
             )
             return None
+
+
+def _waiting(key: K, picture: np.ndarray | VerdictOnly) -> _Face[K]:
+    if isinstance(picture, VerdictOnly):
+        return _Face(key, picture.pixels, verdict_only=True)
+    return _Face(key, picture)
 
 
 def _misfit(pixels: np.ndarray) -> BonafideError:

@@ -1,0 +1,59 @@
+"""The map of where a tower takes pixels for foreign to a face, small enough to be kept with its analysis."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from moderation.analysis import Face, ForeignMap, Point, Region
+from moderation.dfa.gpt.pixels import crop_corners, in_crop
+from moderation.dfa.gpt.regions import outlines
+
+#: Regions that are compared. The boundary and the skin of a face lie over all others.
+NAMED = (
+    Region.FOREHEAD,
+    Region.HAIRLINE,
+    Region.EYES,
+    Region.NOSE,
+    Region.CHEEKS,
+    Region.MOUTH,
+    Region.JAWLINE,
+    Region.EARS,
+    Region.NECK,
+)
+#: A region counts as high from this mean on, in [0, 1]: its pixels are taken for foreign rather than not.
+HIGH = 0.5
+#: Regions that are named, at most.
+MOST = 3
+#: Pixels of a cell's side while regions are drawn.
+_CELL = 8
+
+
+def foreign_map(face: Face, values: np.ndarray) -> ForeignMap:
+    """(G, G) in [0, 1], rows from the top of the face's upright crop -> what is stored."""
+    return ForeignMap(
+        side=len(values),
+        values=(255 * values).round().clip(0, 255).astype(np.uint8).tobytes(),
+        corners=_rounded(crop_corners(face)),
+        highest=_highest(face, values),
+    )
+
+
+def _rounded(corners: tuple[Point, Point, Point, Point]) -> tuple[Point, Point, Point, Point]:
+    first, second, third, fourth = (Point(round(x, 1), round(y, 1)) for x, y in corners)
+    return first, second, third, fourth
+
+
+def _highest(face: Face, values: np.ndarray) -> tuple[Region, ...]:
+    means = {region: _mean_in(face, region, values) for region in NAMED}
+    high = sorted((region for region in NAMED if means[region] >= HIGH), key=lambda region: -means[region])
+    return tuple(high[:MOST])
+
+
+def _mean_in(face: Face, region: Region, values: np.ndarray) -> float:
+    """The mean of the map over a region, each cell by its part in it. 0 where the region is not in the crop."""
+    side = len(values)
+    sheet = Image.new("1", (side * _CELL, side * _CELL))
+    pen = ImageDraw.Draw(sheet)
+    for part in outlines([region], face):
+        pen.polygon([(p.x, p.y) for p in in_crop(face, side * _CELL, part)], fill=1)
+    parts = np.array(sheet, dtype=float).reshape(side, _CELL, side, _CELL).mean(axis=(1, 3))
+    return float((parts * values).sum() / parts.sum()) if parts.any() else 0.0
