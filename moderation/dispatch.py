@@ -33,6 +33,8 @@ BACKFILL_QUEUE = "backfill"
 #: cases.
 QUESTION_QUEUE = "questions"
 ANSWER_QUESTION = "answer_question"
+#: The task that measures what a case's score depends on: a person who opened the case waits for it too.
+MEASURE_CASE = "measure_case"
 #: The queue of cases to analyse once more, and the task that takes one. Nobody waits for them.
 RERUN_QUEUE = "reruns"
 RERUN_CASE = "rerun_case"
@@ -106,6 +108,10 @@ class Doorbell:
     def ring_questions(self, question_ids: Sequence[UUID]) -> int:
         """Ring for committed questions; return for how many. Never raises for want of a broker."""
         return self._ring(ANSWER_QUESTION, question_ids, queue=QUESTION_QUEUE, at_most=None)
+
+    def ring_measuring(self, case_id: UUID) -> bool:
+        """Ring for a case whose effects are to be measured. False when the broker did not answer."""
+        return self._ring(MEASURE_CASE, [case_id], queue=QUESTION_QUEUE, at_most=self._bells_at_most) == 1
 
     def ring_reruns(self, rerun_ids: Sequence[UUID]) -> int:
         """Ring for committed reruns in this order; return for how many. Never raises for want of a broker."""

@@ -160,6 +160,14 @@ class Settings(BaseSettings):
     band: float = Field(
         0.02, ge=0, le=1, description="A score closer to the threshold than this is `near_threshold`."
     )
+    effect: Literal["always", "on_open", "never"] = Field(
+        "on_open",
+        description="When it is measured whether a score depends on the regions that are named: with every analysis, "
+        "when a reviewer first opens the case, or never.",
+    )
+    effect_artifacts: int = Field(
+        3, ge=1, le=9, description="For how many artifacts of a face, at most. Each takes six verdicts more."
+    )
     float8: bool = Field(
         default=False,
         description="Take the decoder's products in eight bits, on a GPU that has them; calibrate the bundle again.",

@@ -198,12 +198,40 @@ class VerdictOut(Answer):
     abstain: Abstain | None
 
 
+class EffectOut(Answer):
+    """By how much the face's score falls when the artifact's region is hidden: the mean over several ways to hide."""
+
+    score_without: float = Field(description="The face's score with the region hidden.")
+    margin_fall: float = Field(description="How much lower the margin is then; negative: higher.")
+    control_score: float = Field(
+        description="The score with a control region of equal area hidden instead, elsewhere on the face."
+    )
+    control_fall: float = Field(description="How much lower the margin is then.")
+    supported: bool = Field(description="Whether the fall is larger than the control's, beyond its noise.")
+
+
+class ForeignOut(Answer):
+    """Where pixels look foreign to the face, to a model that looks at pixels alone. No verdict comes from it."""
+
+    side: int = Field(description="Of the square grid, in cells.")
+    values: str = Field(
+        description="side · side bytes in base64, rows from the top of the face crop: 0 not foreign, 255 foreign."
+    )
+    corners: list[list[float]] = Field(
+        description="Top left, top right, bottom right and bottom left of the grid, in pixels of the upright picture."
+    )
+    highest: list[str] = Field(description="Regions in which it is highest, the highest first.")
+
+
 class ArtifactOut(Answer):
     region: str
     regions: list[str]
     text: str
     polygon: list[list[float]] | None = Field(
         description="Approximate outline, pixels of the upright picture."
+    )
+    effect: EffectOut | None = Field(
+        None, description="Whether the score depends on the region. Null: it was not measured."
     )
 
 
@@ -216,6 +244,9 @@ class FaceOut(Answer):
     reply: str | None
     rationale_dropped: int = Field(
         0, description="Artifacts of the reply that are left out: they contradict themselves or one another."
+    )
+    foreign: ForeignOut | None = Field(
+        None, description="A map of the face. Null: the bundle has none, or nobody judged the face."
     )
     background: bool = Field(
         default=False,

@@ -33,6 +33,7 @@ from moderation.evidence.zones import apply_certificates
 from moderation.likeness import Likeness
 from moderation.rollout import shadowed
 from moderation.storage import FetchedImage
+from worker.effects import measured
 from worker.station import Pipeline, Station
 from worker.telemetry import ATTEMPTS, STAGE_SECONDS, count_analysis
 
@@ -293,8 +294,14 @@ def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage, begun: Be
     spent = time.monotonic() - started
     pipeline.breaker.answered(faces)
     queued = max((face.waited for face in asked), default=0.0)
+    seconds = {"queue": queued, "engine": max(0.0, spent - queued)}
+    if station.settings.effect == "always":
+        started = time.monotonic()
+        with traces.span("effect"):
+            faces = measured(station, pipeline, prepared.crops, faces)
+        seconds["effect"] = time.monotonic() - started
     analysis = pipeline.analyzer.conclude(prepared, faces)
-    seconds = {**analysis.seconds, "queue": queued, "engine": max(0.0, spent - queued)}
+    seconds = {**analysis.seconds, **seconds}
     return Seen(
         dataclasses.replace(analysis, seconds=seconds), _evidence(prepared), _renditions(prepared), likeness
     )

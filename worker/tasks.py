@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 from moderation.cases import Refusal
 from moderation.database.moves import hand_back, refuse_case
 from moderation.database.renditions import record_renditions
-from moderation.dispatch import ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE
+from moderation.dispatch import ANALYZE_CASE, ANSWER_QUESTION, MEASURE_CASE, RERUN_CASE
 from moderation.errors import BonafideError, LeaseLost
 from worker.analysis import Begun, analyze, begin, write
 from worker.answers import answer
 from worker.app import app
 from worker.deadletters import keep_dead_letter
 from worker.lifecycle import station
+from worker.measuring import measure
 from worker.reruns import rerun
 from worker.retries import CANDIDATES, OURS, Forget, HandBack, Refuse, reaction
 from worker.station import Station
@@ -62,6 +63,21 @@ def answer_question(*args: object, **kwargs: object) -> None:
         )
     except BaseException as error:
         log.error("question_left", action="answer", question=str(question_id), exc_info=error)
+
+
+@app.task(name=MEASURE_CASE)
+def measure_case(*args: object, **kwargs: object) -> None:
+    """Measure what the score of one case depends on. Safe to run twice for the same case."""
+    case_id = _only_id("case", args, kwargs)
+    if case_id is None:
+        return
+    try:
+        measure(station(), case_id)
+    except BonafideError as error:
+        # Whoever opens the case next asks for it again.
+        log.warning("effect_left", action="measure", case=str(case_id), error=str(error), code=error.code)
+    except BaseException as error:
+        log.error("effect_left", action="measure", case=str(case_id), exc_info=error)
 
 
 @app.task(name=RERUN_CASE)

@@ -1,19 +1,19 @@
-"""Analyses and their artifacts: written once, under a lease, never changed."""
+"""Analyses, their artifacts and the effects of these: written once, never changed. Analyses under a lease."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, literal, select
+from sqlalchemy import and_, insert, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis, Artifact, PictureFacts, Point, Region
+from moderation.analysis import Analysis, Artifact, Effect, FaceAnalysis, PictureFacts, Point, Region
 from moderation.cases import Move
 from moderation.database.deliveries import Kind, enqueue
 from moderation.database.moves import held, move_cases, now_ready, pinned
-from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow
+from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow, EffectRow
 from moderation.errors import ImageChanged, LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
 from moderation.triage import uncertainty
@@ -112,6 +112,7 @@ def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_
     artifacts = _artifact_rows(new_id, analysis)
     if artifacts:
         session.execute(insert(ArtifactRow), artifacts)
+    insert_effects(session, new_id, analysis.faces)
     return StoredAnalysis(new_id, case_id, analysis)
 
 
@@ -129,6 +130,23 @@ def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]
         for index, face in enumerate(analysis.faces)
         for ordinal, artifact in enumerate(face.rationale, start=1)
     ]
+
+
+def insert_effects(session: Session, analysis_id: UUID, faces: Sequence[FaceAnalysis]) -> None:
+    """Add what was measured of the artifacts of an analysis. What was measured before stays as it was."""
+    rows = [
+        {
+            "analysis_id": analysis_id,
+            "face": index,
+            "ordinal": ordinal,
+            **dataclasses.asdict(artifact.effect),
+        }
+        for index, face in enumerate(faces)
+        for ordinal, artifact in enumerate(face.rationale, start=1)
+        if artifact.effect is not None
+    ]
+    if rows:
+        session.execute(upsert(EffectRow).on_conflict_do_nothing(), rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,19 +190,33 @@ def analysis_by(session: Session, case_id: UUID, fingerprint: str) -> StoredAnal
 
 
 def _artifacts(session: Session, analysis_ids: Sequence[UUID]) -> dict[tuple[UUID, int], list[Artifact]]:
-    rows = session.scalars(
-        select(ArtifactRow)
+    rows = session.execute(
+        select(ArtifactRow, EffectRow)
+        .outerjoin(
+            EffectRow,
+            and_(
+                EffectRow.analysis_id == ArtifactRow.analysis_id,
+                EffectRow.face == ArtifactRow.face,
+                EffectRow.ordinal == ArtifactRow.ordinal,
+            ),
+        )
         .where(ArtifactRow.analysis_id.in_(analysis_ids))
         .order_by(ArtifactRow.analysis_id, ArtifactRow.face, ArtifactRow.ordinal)
     )
     found: dict[tuple[UUID, int], list[Artifact]] = {}
-    for row in rows:
+    for row, effect in rows.tuples():
         polygon = None if row.polygon is None else tuple(Point(*point) for point in row.polygon)
         regions = tuple(Region(region) for region in row.regions)
         found.setdefault((row.analysis_id, row.face), []).append(
-            Artifact(row.heading, row.text, regions, polygon)
+            Artifact(row.heading, row.text, regions, polygon, _effect(effect))
         )
     return found
+
+
+def _effect(row: EffectRow | None) -> Effect | None:
+    if row is None:
+        return None
+    return Effect(row.score_without, row.margin_fall, row.control_score, row.control_fall)
 
 
 def _stored(row: AnalysisRow, artifacts: dict[tuple[UUID, int], list[Artifact]]) -> StoredAnalysis:

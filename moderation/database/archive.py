@@ -46,6 +46,8 @@ _RECORDS = text("""
             FROM analyses t WHERE t.case_id = c.id),
         'artifacts', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.analysis_id, t.face, t.ordinal), '[]')
             FROM artifacts t JOIN analyses a ON a.id = t.analysis_id WHERE a.case_id = c.id),
+        'effects', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.analysis_id, t.face, t.ordinal), '[]')
+            FROM effects t JOIN analyses a ON a.id = t.analysis_id WHERE a.case_id = c.id),
         'evidence', (SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM evidence t WHERE t.case_id = c.id),
         'decisions', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
             FROM decisions t WHERE t.case_id = c.id),

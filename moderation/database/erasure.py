@@ -1,10 +1,10 @@
 """Taking away what a case that ended says about somebody, while the decision and the log of events stay.
 
 Erased are the reason, context and ids the platform sent, the place of the image and its digest, the message of a
-refusal, all evidence, rationales, replies, landmarks, questions and answers, the words of decisions and appeals, and
-what webhooks carried and were answered. Verdicts, outcomes, who looked and when, and the chain of events stay: it holds
-no text, and verifies as before. It does hold the digest of the request that opened the case, which cannot go without
-breaking it.
+refusal, all evidence, rationales, replies, landmarks, maps of faces, questions and answers, the words of decisions and
+appeals, and what webhooks carried and were answered. Verdicts, effects, outcomes, who looked and when, and the chain of
+events stay: it holds no text, and verifies as before. It does hold the digest of the request that opened the case,
+which cannot go without breaking it.
 """
 
 import enum

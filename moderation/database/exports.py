@@ -59,10 +59,12 @@ EVIDENCE = text("""
 ANSWERS = text("""
     SELECT d.id AS decision, d.case_id AS case, said.analysis_id AS analysis, said.face, said.ordinal, r.heading,
            array_to_string(r.regions, ' ') AS regions, r.text, said.answer, d.outcome, d.technique, d.verdict,
-           d.blind_outcome, a.bundle, a.fingerprint, d.created_at
+           d.blind_outcome, a.bundle, a.fingerprint, d.created_at,
+           e.score_without, e.margin_fall, e.control_score, e.control_fall
     FROM decisions d
     JOIN artifact_answers said ON said.decision_id = d.id
     JOIN artifacts r ON (r.analysis_id, r.face, r.ordinal) = (said.analysis_id, said.face, said.ordinal)
+    LEFT JOIN effects e ON (e.analysis_id, e.face, e.ordinal) = (said.analysis_id, said.face, said.ordinal)
     JOIN analyses a ON a.id = said.analysis_id
     JOIN cases c ON c.id = d.case_id
     WHERE d.id >= :first AND d.id < :last AND d.undone_at IS NULL AND c.erased_at IS NULL
@@ -77,10 +79,16 @@ LABELLED = text(f"""
            c.source, c.bucket, c.key, c.version_id,
            encode(a.image_sha256, 'hex') AS sha256, a.bundle, a.fingerprint, a.faces,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('face', r.face, 'heading', r.heading, 'text', r.text,
-                                                         'answer', said.answer)
+                                                         'answer', said.answer, 'effect',
+                                                         CASE WHEN e.face IS NOT NULL THEN jsonb_build_object(
+                                                             'score_without', e.score_without,
+                                                             'margin_fall', e.margin_fall,
+                                                             'control_score', e.control_score,
+                                                             'control_fall', e.control_fall) END)
                                       ORDER BY r.face, r.ordinal), '[]')
             FROM artifact_answers said
             JOIN artifacts r ON (r.analysis_id, r.face, r.ordinal) = (said.analysis_id, said.face, said.ordinal)
+            LEFT JOIN effects e ON (e.analysis_id, e.face, e.ordinal) = (said.analysis_id, said.face, said.ordinal)
             WHERE said.decision_id = d.id) AS answers
     FROM decisions d
     JOIN cases c ON c.id = d.case_id

@@ -39,7 +39,7 @@ GRANT UPDATE (used_since, used_by, closes_since, closes_by, version) ON certific
 GRANT UPDATE (audited_n, audited_errors, audited_at, revoked_at, revoked_because, version)
     ON certificates TO bonafide_sweeper;
 GRANT INSERT ON certificate_events TO bonafide_reviewer, bonafide_sweeper;
-GRANT INSERT ON analyses, artifacts, dead_letters, deliveries, reruns TO bonafide_worker;
+GRANT INSERT ON analyses, artifacts, effects, dead_letters, deliveries, reruns TO bonafide_worker;
 GRANT UPDATE (answer, failure, fingerprint, bundle, seconds, answered_at, begun_at, attempts) ON questions TO bonafide_worker;
 GRANT INSERT, UPDATE, DELETE ON heartbeats TO bonafide_worker, bonafide_sweeper;
 
@@ -83,8 +83,8 @@ GRANT EXECUTE ON FUNCTION erase_case(uuid, text) TO bonafide_sweeper, bonafide_r
 -- Archives: what old cases consist of leaves for an object and comes back from it, by these functions and in no other
 -- way. An archived case is erased by whoever can take it out of its object.
 GRANT USAGE ON SCHEMA public TO bonafide_archiver;
-GRANT SELECT ON cases, events, analyses, artifacts, evidence, decisions, artifact_answers, blind_judgements, appeals, questions,
-                skips, views, deliveries, reruns, archives, alembic_version TO bonafide_archiver;
+GRANT SELECT ON cases, events, analyses, artifacts, effects, evidence, decisions, artifact_answers, blind_judgements, appeals,
+                questions, skips, views, deliveries, reruns, archives, alembic_version TO bonafide_archiver;
 GRANT INSERT, UPDATE, DELETE ON archives TO bonafide_archiver;
 -- What waits for an endpoint that is disabled keeps no case here.
 GRANT SELECT (id, disabled_at) ON endpoints TO bonafide_archiver;

@@ -340,6 +340,22 @@ class ArtifactRow(Table):
     )
 
 
+class EffectRow(Table):
+    __tablename__ = "effects"
+    __table_args__ = (
+        {"comment": "By how much the score of a face falls without the region of an artifact. Written once."},
+    )
+
+    analysis_id: Mapped[UUID] = mapped_column(ForeignKey("analyses.id"), primary_key=True)
+    face: Mapped[int] = mapped_column(SmallInteger, primary_key=True, comment="As in artifacts")
+    ordinal: Mapped[int] = mapped_column(SmallInteger, primary_key=True, comment="As in artifacts")
+    score_without: Mapped[float] = mapped_column(comment="With the region hidden")
+    margin_fall: Mapped[float] = mapped_column(comment="How much lower the margin is then")
+    control_score: Mapped[float] = mapped_column(comment="With a control region of equal area hidden instead")
+    control_fall: Mapped[float] = mapped_column(comment="How much lower the margin is then")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
 class EvidenceRow(Table):
     __tablename__ = "evidence"
     __table_args__ = (

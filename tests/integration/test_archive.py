@@ -43,7 +43,7 @@ from moderation.local import as_role
 from moderation.questions import Questions
 from moderation.settings import Settings
 from moderation.storage import Storage
-from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
+from tests.builders import a_face_analysis, a_map, an_analysis, an_artifact, an_effect, new_id
 from tests.integration.conftest import enrolled, ready, refused, stored
 from tests.integration.deciding import a_review, decide
 
@@ -87,7 +87,8 @@ def _keys(client: Any) -> list[str]:
 
 def _decided(database: Database, settings: Settings, **fields: Any) -> UUID:
     """A case with a row in every table that a case can have one in: decided, appealed and decided again."""
-    face = a_face_analysis(rationale=(an_artifact(heading=f"{MARK}'s mouth", text=f"{MARK} is blurred"),))
+    artifact = an_artifact(heading=f"{MARK}'s mouth", text=f"{MARK} is blurred", effect=an_effect())
+    face = a_face_analysis(rationale=(artifact,), foreign=a_map())
     values = {"external_id": str(new_id()), "reason": f"{MARK} says so", **fields}
     case_id = ready(database, analysis=an_analysis(faces=(face,)), **values)
     review = a_review(database, settings, blind_first_share=1.0)
@@ -421,6 +422,7 @@ _LEFT = (
     "events",
     "analyses",
     "artifacts",
+    "effects",
     "artifact_answers",
     "blind_judgements",
     "skips",

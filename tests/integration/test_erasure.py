@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from moderation.cases import CaseState, ImageRef
 from moderation.database import schema
+from moderation.database.analyses import shown_analyses
 from moderation.database.connection import Database
 from moderation.database.erasure import PAST, PAST_OF_OTHERS, Kept, cases_past, erase_case, erase_past
 from moderation.database.events import read_chain
@@ -31,7 +32,7 @@ from moderation.local import as_role
 from moderation.questions import FAILURES, Questions
 from moderation.review import Review
 from moderation.settings import Settings
-from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
+from tests.builders import a_face_analysis, a_map, an_analysis, an_artifact, an_effect, new_id
 from tests.integration.conftest import accepted, enrolled, ready, stored
 from tests.integration.deciding import a_review, decide
 
@@ -107,6 +108,22 @@ def _places(database: Database) -> list[str]:
 
 
 _REFUSED = text("UPDATE cases SET refusal_code = 'image_missing', refusal_message = :message")
+
+
+def test_the_map_of_a_face_goes_and_what_was_measured_of_its_artifacts_stays(database: Database) -> None:
+    face = a_face_analysis(rationale=(an_artifact(effect=an_effect()),), foreign=a_map())
+    case_id = ready(database, analysis=an_analysis(faces=(face,)))
+    with database.transaction() as session:
+        for statement in _STATEMENTS[:2]:
+            session.execute(text(statement), {"case": case_id})
+
+        assert erase_case(session, case_id, actor="operator")
+
+    with database.transaction() as session:
+        (seen,) = shown_analyses(session, [case_id])[case_id].analysis.faces
+    assert seen.foreign is None
+    assert seen.face.landmarks is None
+    assert seen.rationale[0].effect == an_effect()
 
 
 def test_no_text_is_left_and_the_chain_still_holds(database: Database) -> None:

@@ -1,0 +1,49 @@
+"""What the scores of faces depend on: regions that are named are hidden, and the engine asked again, in its batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moderation.analysis import FaceAnalysis
+from moderation.dfa.gpt.crops import FaceCrop
+from moderation.dfa.gpt.effect import Hidden, hide, margin_of, variants, with_effects
+from worker.batching import Asked
+from worker.station import Pipeline, Station
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One face, what was hidden in it, and what was asked."""
+
+    said: FaceAnalysis
+    hidden: tuple[Hidden, ...]
+    asked: list[Asked]
+
+
+def measured(
+    station: Station, pipeline: Pipeline, crops: Sequence[FaceCrop], faces: Sequence[FaceAnalysis]
+) -> list[FaceAnalysis]:
+    """The faces with the effects of their first artifacts. Raise what the engine raises.
+
+    All that is asked of all faces is lined up before the first answer is waited for.
+    """
+    trials = [_begin(station, pipeline, crop, face) for crop, face in zip(crops, faces, strict=True)]
+    return [
+        with_effects(
+            trial.said,
+            trial.hidden,
+            (margin_of(one.answer.result()) for one in trial.asked),
+            pipeline.analyzer.score,
+        )
+        for trial in trials
+    ]
+
+
+def _begin(station: Station, pipeline: Pipeline, crop: FaceCrop, face: FaceAnalysis) -> _Trial:
+    settings = station.settings
+    with station.cores:
+        hidden = hide(crop, face, at_most=settings.effect_artifacts)
+    asked = [
+        pipeline.batcher.submit(variant, timeout=settings.engine_timeout_seconds)
+        for variant in variants(crop, hidden)
+    ]
+    return _Trial(face, hidden, asked)
