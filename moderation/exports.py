@@ -29,6 +29,7 @@ from moderation.decisions import Answer, Outcome
 from moderation.errors import SetupProblem
 from moderation.evidence.sentences import disclosed, sentence
 from moderation.evidence.words import Origin, Strength, conflicts, fact_from_json
+from moderation.presentation import effect_from_json, effect_json
 
 Row = Mapping[str, Any]
 Kind = Literal["text", "number", "whole", "boolean", "time"]
@@ -83,17 +84,19 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
     What.FEEDBACK: (
         *("decision", "case", "analysis", "face", "ordinal", "heading", "regions", "text", "answer"),
         *("outcome", "technique", "verdict", "blind_outcome", "bundle", "fingerprint", "created_at"),
+        *("score_without", "margin_fall", "control_score", "control_fall", "supported"),
     ),
 }
 
 #: Columns that are not text.
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("score", "seconds", "margin", "answer_mass"), "number"),
+    **dict.fromkeys(("score_without", "margin_fall", "control_score", "control_fall"), "number"),
     **dict.fromkeys(
         ("faces", "faces_found", "faces_judged", "artifacts", "width", "height", "size", "face", "ordinal"),
         "whole",
     ),
-    **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed", "conflict"), "boolean"),
+    **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed", "conflict", "supported"), "boolean"),
     **dict.fromkeys(("created_at", "final_at", "undone_at"), "time"),
 }
 
@@ -157,8 +160,20 @@ def _lines(
 
 
 def _completed(what: What, rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows with what is not in the database: of evidence the words, and whether it fits the verdict."""
-    return map(_fact_row, rows) if what is What.EVIDENCE else rows
+    """The rows with what is not in the database: of evidence the words, and of effects whether they support."""
+    added = {What.EVIDENCE: _fact_row, What.FEEDBACK: _feedback_row}.get(what)
+    return rows if added is None else map(added, rows)
+
+
+def _feedback_row(row: Row) -> Row:
+    """An artifact that was answered to. A case for training holds several: theirs are looked at one by one."""
+    return row if "score_without" not in row else {**row, "supported": _supported(row)}
+
+
+def _supported(measured: Row) -> bool | None:
+    """Whether the score depends on the region. None: it was not measured."""
+    effect = None if measured["score_without"] is None else effect_from_json(measured)
+    return effect and effect.supported
 
 
 def _fact_row(row: Row) -> Row:
@@ -302,7 +317,7 @@ def conversations(row: Row, wording: Wording) -> Iterator[dict[str, Any]]:
             "id": name,
             "image": f"images/{name}.jpg",
             "conversations": _turns(row, agreed.get(index, []), wording, deepfake=deepfake),
-            "facts": _facts(row, face, wording),
+            "facts": _facts(row, index, wording),
         }
 
 
@@ -327,8 +342,18 @@ def _turns(
     ]
 
 
-def _facts(row: Row, face: Mapping[str, Any], wording: Wording) -> dict[str, Any]:
+def _answered(said: Mapping[str, Any]) -> dict[str, Any]:
+    effect = effect_from_json(said["effect"])
+    return {
+        "heading": said["heading"],
+        "answer": said["answer"],
+        "effect": None if effect is None else effect_json(effect),
+    }
+
+
+def _facts(row: Row, index: int, wording: Wording) -> dict[str, Any]:
     """Where the picture lies and who says so: for whoever cuts the face out, splits the data and weighs it."""
+    face = row["faces"][index]
     return {
         "case": row["case"],
         "decision": row["decision"],
@@ -351,6 +376,9 @@ def _facts(row: Row, face: Mapping[str, Any], wording: Wording) -> dict[str, Any
         "bundle": row["bundle"],
         "fingerprint": row["fingerprint"],
         "annotator": "reviewer",
+        # What was said of this face's artifacts, and whether the score depends on their regions: learn from what both
+        # a person and a measurement bear out before the rest.
+        "artifacts": [_answered(said) for said in row["answers"] if said["face"] == index],
         "prompts": wording.version,
         "decided_at": row["created_at"],
     }

@@ -22,12 +22,14 @@ from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import read_llava
 from moderation.exports import COLUMNS, Format, What, export, read_wording
 from moderation.people import Person
+from moderation.presentation import effect_json
 from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import (
     a_face_analysis,
     an_analysis,
     an_artifact,
+    an_effect,
     bona_fide,
     new_id,
     undecided,
@@ -317,6 +319,27 @@ def test_feedback_as_a_table_has_a_row_for_each_answer(
         ("Eyes", "unclear", "2"),
     ]
     assert parquet(database, What.FEEDBACK)[1]["ordinal"] == 2
+
+
+def test_an_answer_carries_whether_the_score_bears_it_out(
+    database: Database, review: Review, ada: Person
+) -> None:
+    effects = (an_effect(), an_effect(margin_fall=0.1), None)
+    rationale = tuple(an_artifact(effect=effect) for effect in effects)
+    shown = an_analysis(faces=(a_face_analysis(rationale=rationale),))
+    case_id = ready(database, analysis=shown)
+    decide(review, database, ada, case_id, DEEPFAKE, answers=(Answer.AGREE, Answer.DISAGREE, Answer.UNCLEAR))
+
+    rows = table(database, What.FEEDBACK)
+    (record,) = lines(database, What.FEEDBACK)
+
+    assert [row["supported"] for row in rows] == ["True", "False", ""]
+    assert [row["score_without"] for row in rows] == ["0.41", "0.41", ""]
+    assert parquet(database, What.FEEDBACK)[0]["control_fall"] == 0.2
+    told = record["facts"]["artifacts"]
+    assert [one["answer"] for one in told] == ["agree", "disagree", "unclear"]
+    assert told[0]["effect"] == effect_json(an_effect())
+    assert told[2]["effect"] is None
 
 
 # --- a statement of reasons
