@@ -35,6 +35,7 @@ from moderation.people import Person
 from moderation.questions import LONGEST_QUESTION, SUGGESTIONS
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
+from moderation.web.console.maps import LEVELS
 from moderation.web.console.pages import PageRoute, Visitor, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.resume import filled_in
@@ -51,6 +52,7 @@ ASKABLE = tuple(zip(SUGGESTIONS, _SHORT, strict=True))
 KEYS = (
     ("Hold to look at the picture", "Space"),
     ("Blur, greyscale, outlines", "b g o"),
+    ("Map of foreign pixels", "m"),
     ("Zoom in, out, fit", "+ - 0"),
     ("Look at artifact 1 to 9", "1 … 9"),
     ("I see it, I do not, unclear", "a d s"),
@@ -66,6 +68,8 @@ KEYS = (
     ("Leave a field, close the lens", "Esc"),
 )
 
+#: How often a page looks for what is being measured, every two seconds.
+LOOKS = 60
 #: Characters of why somebody passes a case on.
 SKIP_AT_MOST = 500
 
@@ -86,7 +90,26 @@ def show_case(
     if not blurred:
         with services.database.transaction() as session:
             insert_view(session, case_id, visitor.person.id, "shown")
-    return _page(services, visitor, case, back=from_, blurred=blurred)
+    return _page(services, visitor, _measuring(services, case), back=from_, blurred=blurred)
+
+
+def _measuring(services: Services, case: CasePage) -> CasePage:
+    """Ask a worker what the score depends on, when that is measured as a case is opened and was not before."""
+    wanted = case.unmeasured and not case.worker_away and services.settings.effect == "on_open"
+    if not wanted or not services.doorbell.ring_measuring(case.id):
+        return case
+    return dataclasses.replace(case, measuring=1)
+
+
+@router.get("/cases/{case_id}/effects")
+def show_effects(
+    case_id: UUID, services: ServicesDep, visitor: VisitorDep, look: Annotated[int, Query(ge=1, le=LOOKS)] = 1
+) -> Response:
+    """What was measured meanwhile, for a page that shows it as it comes."""
+    case = _read(services, visitor.person, case_id)
+    if case.unmeasured:
+        case = dataclasses.replace(case, measuring=look + 1 if look < LOOKS else 0)
+    return render("effects.html", visitor=visitor, case=case)
 
 
 def _read(services: Services, person: Person, case_id: UUID) -> CasePage:
@@ -119,6 +142,7 @@ def _page(
         answers=words.ANSWERS,
         suggestions=ASKABLE,
         case_keys=KEYS,
+        map_levels=LEVELS,
         back=back,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moderation.analysis import Artifact, Box, FaceAnalysis, PictureFacts, Point
+from moderation.web.console.words import effect_words
 
 #: Of an outline's longer side: what is shown around it in the lens.
 _MARGIN = 0.15
@@ -24,6 +25,13 @@ class Mark:
     points: str | None
     #: "x y width height" in pixels of the upright picture: what the lens enlarges.
     crop: str
+    #: Whether the score depends on its region, in words. Empty when it was not measured.
+    effect_words: str = ""
+
+    @property
+    def supported(self) -> bool:
+        """Whether the score depends on its region. False when it was not measured."""
+        return self.artifact.effect is not None and self.artifact.effect.supported
 
 
 def marks(faces: Sequence[FaceAnalysis], picture: PictureFacts) -> tuple[Mark, ...]:
@@ -40,9 +48,16 @@ def marks(faces: Sequence[FaceAnalysis], picture: PictureFacts) -> tuple[Mark, .
                     artifact=artifact,
                     points=" ".join(f"{p.x:.1f},{p.y:.1f}" for p in outline) if outline else None,
                     crop=f"{box.left:.0f} {box.top:.0f} {box.width:.0f} {box.height:.0f}",
+                    effect_words=_effect_words(face, artifact),
                 )
             )
     return tuple(found)
+
+
+def _effect_words(face: FaceAnalysis, artifact: Artifact) -> str:
+    if artifact.effect is None or face.verdict.score is None:
+        return ""
+    return effect_words(face.verdict.score, artifact.effect)
 
 
 def _around(outline: Sequence[Point], picture: PictureFacts) -> Box:

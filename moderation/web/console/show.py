@@ -36,6 +36,7 @@ from moderation.questions import FAILURES
 from moderation.review import Sight
 from moderation.web.console import words
 from moderation.web.console.alike import Likenesses, read_alike
+from moderation.web.console.maps import FaceMap, maps
 from moderation.web.console.marks import Mark, marks
 
 #: Characters of a file's name.
@@ -215,6 +216,8 @@ class CasePage:
     question_refused: str = ""
     #: Whether a copy is shown in the place of a file that browsers do not show.
     rendered: bool = False
+    #: Which look this is for what a worker measures just now, from 1. 0: the last one was in vain. None: none is taken.
+    measuring: int | None = None
 
     @property
     def has_picture(self) -> bool:
@@ -321,6 +324,24 @@ class CasePage:
     @property
     def score_words(self) -> str:
         return "" if self.verdict is None else words.score_words(self.verdict)
+
+    @property
+    def maps(self) -> tuple[FaceMap, ...]:
+        return () if self.analysis is None else maps(self.analysis.faces)
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether there are artifacts with a place, and of none was measured how the score depends on it."""
+        return any(mark.points for mark in self.marks) and not any(mark.effect_words for mark in self.marks)
+
+    @property
+    def effects_words(self) -> str:
+        """What is to be said of all artifacts together."""
+        if self.measuring is None:
+            return ""
+        if self.measuring == 0:
+            return "It was not measured whether the score depends on these regions."
+        return "DFA-GPT is asked again with each of these regions hidden …"
 
     @property
     def techniques(self) -> tuple[tuple[Technique, float], ...]:

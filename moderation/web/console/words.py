@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from moderation.analysis import Label, Technique, Verdict
+from moderation.analysis import Effect, Label, Technique, Verdict
 from moderation.cases import CaseState, Move, Refusal, Stage
 from moderation.decisions import Outcome
 from moderation.evidence.words import Fact, Origin, Strength
@@ -80,6 +80,16 @@ def label_words(label: Label, technique: Technique | None) -> str:
 def tone(verdict: Verdict | None) -> str:
     """The colour and the icon that go with the headline."""
     return "none" if verdict is None else verdict.label.value
+
+
+def effect_words(score: float, effect: Effect) -> str:
+    """What hiding a region does to a score, beside what hiding a control does."""
+    before, without, control = (f"{each:.2f}" for each in (score, effect.score_without, effect.control_score))
+    if without == before:
+        change = f"stays at {before}"
+    else:
+        change = f"{'falls' if without < before else 'rises'} from {before} to {without}"
+    return f"Without this region the score {change} (a control region: {control})."
 
 
 def score_words(verdict: Verdict) -> str:

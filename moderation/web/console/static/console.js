@@ -243,7 +243,7 @@
           if (!on) seen("revealed");
           one("[data-reveal]").setAttribute("aria-pressed", String(!on));
         }
-        if (name !== "bare") post("/preferences/picture", { [name === "blurred" ? "blur" : "greyscale"]: on ? "on" : "" });
+        if (name === "blurred" || name === "grey") post("/preferences/picture", { [name === "blurred" ? "blur" : "greyscale"]: on ? "on" : "" });
         drawLens();
       });
     });
