@@ -8,8 +8,8 @@ from importlib import import_module
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 
 _FIRST = import_module("migrations.versions.0001_first_schema")
 _EVIDENCE = import_module("migrations.versions.0008_evidence")
