@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo docs test lint check format small chaos fuzz sbom audit wheel clean
+.PHONY: help install install-dev demo docs test lint check format small chaos fuzz sbom audit wheel upgrade-test clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,6 +14,7 @@ help:
 	@echo "make docs      the documentation as a site, in build/docs/site: searched from a disk, links checked"
 	@echo "make small     rebuild the shipped model from its data (DATA=folder)"
 	@echo "make chaos     faults over a running system (N=cases)"
+	@echo "make upgrade-test  from the release before to this one, under load (N=cases)"
 	@echo "make fuzz      hostile files against decoding and the face finder (N=files of each kind)"
 	@echo "make wheel     build the wheel into dist/, look at what is in it, and start it on its own"
 	@echo "make sbom      sbom.json: every package that is installed, with its version and licence"
@@ -71,6 +72,9 @@ small: install-dev
 N ?= 300
 chaos: install-dev
 	@$(BIN)/python -m tests.chaos --cases $(N) $(ARGS)
+
+upgrade-test: install-dev
+	@$(BIN)/python -m tests.upgrade --cases $(N) $(ARGS)
 
 fuzz: install-dev
 	@$(BIN)/python -m tests.fuzz --count $(N) $(ARGS)
