@@ -13,18 +13,21 @@ down_revision = "0020"
 
 _FIRST = import_module("migrations.versions.0001_first_schema")
 _EVIDENCE = import_module("migrations.versions.0008_evidence")
-_DRIFT = import_module("migrations.versions.0019_drift")
+#: As `0020_withdrawn` left it: a case that was withdrawn is erased too.
+_ERASE_CASE: str = import_module("migrations.versions.0019_drift").ERASE_CASE.replace(
+    "state = 'decided'", "state IN ('decided', 'withdrawn')"
+)
 
 BEFORE: tuple[str, ...] = (
     _FIRST.REFUSE_CHANGE,
-    _DRIFT.ERASE_CASE,
+    _ERASE_CASE,
     _EVIDENCE.ARCHIVE_CASES,
     _EVIDENCE.RESTORE_CASE,
 )
 REFUSE_CHANGE = _FIRST.REFUSE_CHANGE.replace(
     "'artifacts', 'artifact_answers'", "'artifacts', 'effects', 'artifact_answers'"
 )
-ERASE_CASE = _DRIFT.ERASE_CASE.replace('"landmarks": null', '"landmarks": null, "foreign": null')
+ERASE_CASE = _ERASE_CASE.replace('"landmarks": null', '"landmarks": null, "foreign": null')
 ARCHIVE_CASES = _EVIDENCE.ARCHIVE_CASES.replace(
     "    DELETE FROM artifacts WHERE",
     "    DELETE FROM effects WHERE analysis_id IN (SELECT id FROM analyses WHERE case_id = ANY (wanted));\n"
