@@ -52,6 +52,7 @@ FAILURES = {
     "no_answer": "No worker could answer this question. Ask again, or decide without it.",
     "no_face": "There is no face in this picture that the model could look at.",
     "image_changed": "The picture was replaced since it was analysed: the model would look at another one.",
+    "unreadable": "The model has no answer to this: its reply cannot be read, or contradicts what it said before.",
     "question_refused": "The model does not take this question.",
     "erased": "The case was erased before this question was answered.",
     "withdrawn": "The platform took the image back before this question was answered.",

@@ -74,7 +74,7 @@ class ScriptedDetector:
         """Says how many turns went before and repeats the question, a word at a time."""
         self.threads.add(threading.current_thread().name)
         self.asked.append((crop, tuple(turns), question))
-        yield f"After {len(turns)}:"
+        yield f"After {len(turns)} answers I say:"
         for word in question.split():
             time.sleep(self._seconds)
             yield f" {word}"

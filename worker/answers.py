@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Box
+from moderation.analysis import Box, FaceAnalysis, Label
 from moderation.database.analyses import shown_analyses
 from moderation.database.questions import (
     Begun,
@@ -22,7 +22,7 @@ from moderation.database.questions import (
     was_abandoned,
 )
 from moderation.database.renditions import Renditions, record_renditions, with_thumbnails
-from moderation.dfa.gpt.conversation import MOST_TURNS, Turn
+from moderation.dfa.gpt.conversation import MOST_TURNS, Turn, answer_or_none
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
 from moderation.questions import answer_seconds
@@ -37,6 +37,12 @@ class NoFace(RequestRefused):
     """There is nothing in the picture that the model could be asked about."""
 
     code = "no_face"
+
+
+class NoAnswer(RequestRefused):
+    """The model's reply cannot be read, or contradicts what it said of the same face."""
+
+    code = "unreadable"
 
 
 def answer(station: Station, question_id: UUID) -> None:
@@ -69,7 +75,7 @@ def _work(station: Station, begun: Begun) -> None:
         write(station, lambda session: hand_question_back(session, begun))
         raise
     except (ImageRejected, RequestRefused) as error:
-        code = error.code if isinstance(error, (ImageRejected, NoFace)) else "question_refused"
+        code = error.code if isinstance(error, (ImageRejected, NoFace, NoAnswer)) else "question_refused"
         write(station, lambda session: _fail(session, begun, code))
         return
     except Exception as error:
@@ -108,14 +114,24 @@ def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
     with station.cores:
         prepared = pipeline.analyzer.prepare(fetched.data)
     _render_again(station, begun.case_id, prepared, fetched.sha256)
-    crop = _deciding(station, begun.case_id, prepared.crops)
+    face = _shown_face(station, begun.case_id)
+    crop = _deciding(face, prepared.crops)
     turns = [Turn(question, said) for question, said in begun.turns[-MOST_TURNS:]]
     talk = pipeline.batcher.converse(crop, turns, begun.question)
     try:
-        return talk.answer.result(timeout=station.settings.engine_timeout_seconds)
+        written = talk.answer.result(timeout=station.settings.engine_timeout_seconds)
     except TookTooLong:
         talk.answer.cancel()
         raise EngineUnavailable("the model did not answer in time") from None
+    known = face is not None and face.verdict.label is not Label.UNDETERMINED
+    said = answer_or_none(
+        written,
+        deepfake=face.verdict.label is Label.DEEPFAKE if face is not None and known else None,
+        artifacts=face.rationale if face is not None and known else None,
+    )
+    if said is None:
+        raise NoAnswer("the model has no answer to this question")
+    return said
 
 
 def _render_again(station: Station, case_id: UUID, prepared: Prepared, sha256: str) -> None:
@@ -129,15 +145,20 @@ def _render_again(station: Station, case_id: UUID, prepared: Prepared, sha256: s
         write(station, lambda session: record_renditions(session, case_id, found, sha256=sha256))
 
 
-def _deciding(station: Station, case_id: UUID, crops: Sequence[FaceCrop]) -> FaceCrop:
-    """The face that decided the verdict, cut out anew; without an analysis the largest one. Raise NoFace."""
+def _shown_face(station: Station, case_id: UUID) -> FaceAnalysis | None:
+    """The face that decided the verdict on show. None: there is no analysis, or none of a face."""
+    with station.database.reading() as session:
+        stored = shown_analyses(session, [case_id]).get(case_id)
+    return stored.analysis.faces[0] if stored is not None and stored.analysis.faces else None
+
+
+def _deciding(face: FaceAnalysis | None, crops: Sequence[FaceCrop]) -> FaceCrop:
+    """That face, cut out anew; without one the largest. Raise NoFace."""
     if not crops:
         raise NoFace("there is no face in this picture that the model could look at")
-    with station.database.transaction() as session:
-        stored = shown_analyses(session, [case_id]).get(case_id)
-    if stored is None or not stored.analysis.faces:
+    if face is None:
         return crops[0]
-    box = stored.analysis.faces[0].face.box
+    box = face.face.box
     return max(crops, key=lambda crop: _overlap(crop.face.box, box))
 
 

@@ -119,7 +119,10 @@ def test_a_question_is_rung_for_and_answered_with_what_answered_it(
     answer(station, asked.id)
 
     (found,) = questions.of_case(case_id)
-    assert (found.question, found.answer) == ("What is wrong here?", "After 0: What is wrong here?")
+    assert (found.question, found.answer) == (
+        "What is wrong here?",
+        "After 0 answers I say: What is wrong here?",
+    )
     assert (found.bundle, found.fingerprint, found.failure) == ("scripted 1", "scripted", None)
     assert found.asked_by == ada.actor
     assert found.seconds is not None
@@ -139,7 +142,7 @@ def test_the_model_hears_what_was_said_before(
         answer(station, questions.ask(case_id, words, actor="platform:test").id)
 
     _, turns, question = detector.asked[-1]
-    assert [(turn.question, turn.answer) for turn in turns] == [("First?", "After 0: First?")]
+    assert [(turn.question, turn.answer) for turn in turns] == [("First?", "After 0 answers I say: First?")]
     assert question == "Second?"
 
 
@@ -423,3 +426,32 @@ def test_a_worker_is_gone_here_when_it_is_gone_everywhere(
 def test_what_is_offered_and_taken_the_model_takes() -> None:
     assert LONGEST_QUESTION == MODEL_TAKES
     assert all(len(question) <= LONGEST_QUESTION for question in SUGGESTIONS)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param("The", id="a fragment"),
+        pytest.param("<region>Eyes</region>", id="markup"),
+        pytest.param("No, this face is bona fide.", id="not its own verdict"),
+        pytest.param("I see no artifact in this face.", id="not its own artifacts"),
+    ],
+)
+def test_a_reply_that_cannot_be_read_or_contradicts_the_verdict_is_no_answer(
+    questions: Questions,
+    database: Database,
+    station: Station,
+    detector: ScriptedDetector,
+    image: ImageRef,
+    analysis: Analysis,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: str,
+) -> None:
+    case_id = ready(database, image=image, analysis=analysis)
+    monkeypatch.setattr(detector, "converse", lambda *_: iter([reply]))
+
+    answer(station, questions.ask(case_id, "Is this face forged?", actor="platform:test").id)
+
+    (found,) = questions.of_case(case_id)
+    assert (found.answer, found.failure) == (None, "unreadable")
+    assert "no answer" in FAILURES["unreadable"]

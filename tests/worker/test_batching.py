@@ -179,7 +179,7 @@ def test_a_question_is_answered_by_the_engine_thread_with_what_was_said_before()
 
     talk = batcher.converse(a_crop(), turns, "Why is that?")
 
-    assert talk.answer.result(timeout=5) == "After 1: Why is that?"
+    assert talk.answer.result(timeout=5) == "After 1 answers I say: Why is that?"
     assert detector.threads == {"engine"}
     batcher.stop(timeout=5)
 
@@ -215,7 +215,7 @@ def test_a_question_goes_on_while_the_engine_has_no_room_and_no_face_is_taken() 
 
     batcher.start()
 
-    assert talk.answer.result(timeout=5) == "After 0: Why is that?"
+    assert talk.answer.result(timeout=5) == "After 0 answers I say: Why is that?"
     assert asked.answer.result(timeout=5)
     batcher.stop(timeout=5)
 
@@ -228,7 +228,7 @@ def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
 
     talk.answer.cancel()
 
-    assert batcher.converse(a_crop(), [], "Next?").answer.result(timeout=5) == "After 0: Next?"
+    assert batcher.converse(a_crop(), [], "Next?").answer.result(timeout=5) == "After 0 answers I say: Next?"
     batcher.stop(timeout=5)
 
 
