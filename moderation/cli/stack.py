@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.progress import (
 from moderation.cases import CaseState
 from moderation.cli.show import print_json_lines, verdict_table
 from moderation.client import BonaFide
-from moderation.errors import SetupProblem
+from moderation.errors import BaseMissing, SetupProblem
 from moderation.local import (
     PEOPLE_FILE,
     Stack,
@@ -37,7 +37,7 @@ from moderation.local import (
     scratch_folder,
     start_system,
 )
-from moderation.settings import STACK_ENV
+from moderation.settings import STACK_ENV, settings
 from moderation.wire import CaseOut
 
 _screen = Console(stderr=True)
@@ -117,9 +117,36 @@ def _invite(running: System) -> None:
 def _running(folder: Path, port: int) -> Generator[System]:
     with Stack(folder) as stack:
         with _screen.status("starting") as status:
-            system = start_system(stack, port=port, say=status.update)
+            overrides = _bundle_at_hand(status.update)
+            system = start_system(stack, port=port, overrides=overrides, say=status.update)
         with _announced(stack.folder, system.env):
             yield system
+
+
+def _bundle_at_hand(say: Callable[[str], None]) -> dict[str, str]:
+    """Fetch the base of the bundle that is served. Without a way to it the smaller bundle is served instead.
+
+    Who named a bundle gets that one or none: raise BaseMissing.
+    """
+    from moderation.dfa.gpt.base import base_of
+    from moderation.dfa.gpt.bundle import MINI, resolve_bundle
+
+    chosen = settings()
+    digest = resolve_bundle(chosen.bundle).packaged
+    try:
+        if digest is not None:
+            say(
+                f"looking for the base of the model {chosen.bundle}; the first time it is fetched, about a minute"
+            )
+            base_of(digest)
+    except BaseMissing as error:
+        if "bundle" in chosen.model_fields_set:
+            raise
+        _screen.print(
+            f"[bold]The smaller and weaker model {MINI.name} serves[/]: {escape(str(error))}", highlight=False
+        )
+        return {"BONAFIDE_BUNDLE": MINI.name}
+    return {}
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from moderation.dfa.train.lora import (
     train_lora,
     write_adapter_bundle,
 )
-from moderation.dfa.train.small import begin_projector, sight_features, tower_states
+from moderation.dfa.train.small import begin_projector, tower_states
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_portrait
 
@@ -221,7 +221,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     bundle = replace(loaded(read_bundle(folder)), heads=heads.eval().requires_grad_(requires_grad=False))
     faces = [a_portrait(number, size=224).pixels for number in range(50)]
     with torch.inference_mode():
-        heads.know(sight_features(bundle, heads, faces).clone())
+        heads.know(heads(tower_states(bundle, faces)).features.clone())
     heads.verdict.copy_(torch.randn(heads.verdict.shape) * 0.2)
     begin_projector(bundle, heads, faces)
     return bundle

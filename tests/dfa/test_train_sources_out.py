@@ -34,7 +34,7 @@ def a_look(shift: float, *, each: int = 60, seed: int = 0) -> Looked:
                 rows.append(_row(template, source, label, number))
                 logits.append(rng.normal() + (shift if label is Label.DEEPFAKE else 0))
     count = len(rows)
-    return Looked(tuple(rows), np.array(logits), np.zeros((count, 2)), {"side": rng.normal(size=count)})
+    return Looked(tuple(rows), np.array(logits), rng.normal(size=count), {"side": rng.normal(size=count)})
 
 
 def _row(template: Pooled, source: str, label: Label, number: int) -> Pooled:
@@ -66,7 +66,7 @@ def test_a_source_that_scores_otherwise_shows_in_the_error() -> None:
     looked = a_look(2.0, each=300)
     moved = looked.logits + np.array([3.0 if row.source == "three" else 0.0 for row in looked.rows])
 
-    there = honesty(Looked(looked.rows, moved, looked.features, looked.shortcuts))
+    there = honesty(Looked(looked.rows, moved, looked.strangeness, looked.shortcuts))
 
     assert there["ECE"].value > honesty(looked)["ECE"].value + 0.05
 

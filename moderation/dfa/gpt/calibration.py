@@ -34,6 +34,8 @@ class Platt:
     digest: str
     #: On what, for people: "sources left out of training: …". It is a probability on pictures like those alone.
     basis: str = "labelled cases"
+    #: A face stranger than this (`Look.strangeness`) is unlike all that the model knows. None: nothing is too strange.
+    strangest: float | None = None
 
     def probability(self, margin: float) -> float:
         return sigmoid(self.a * margin + self.b)
@@ -104,6 +106,7 @@ def load_platt(file: Path) -> Platt:
             n=int(data["n"]),
             digest=str(data["digest"]),
             basis=str(data.get("basis", "labelled cases")),
+            strangest=None if data.get("strangest") is None else float(data["strangest"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleMismatch(

@@ -308,6 +308,8 @@ class Detector:
         abstain: Abstain | None = None
         if answers.mass < policy.minimum_mass:
             abstain = Abstain.LOW_ANSWER_MASS
+        elif self._too_strange(answers):
+            abstain = Abstain.UNLIKE_TRAINING
         elif abs(score - policy.threshold) < policy.band:
             abstain = Abstain.NEAR_THRESHOLD
         label = Label.DEEPFAKE if score >= policy.threshold else Label.BONA_FIDE
@@ -322,6 +324,13 @@ class Detector:
             technique_scores=shares and shares.shares,
             abstain=abstain,
         )
+
+    def _too_strange(self, answers: Answers) -> bool:
+        """Whether the tower's features lie further from those it learnt on than its calibration reaches."""
+        calibration, seen = self._bundle.calibration, answers.seen
+        if calibration is None or calibration.strangest is None or seen is None or seen.strangeness is None:
+            return False
+        return seen.strangeness > calibration.strangest
 
     def _shares(self, sums: Mapping[Technique, float]) -> TechniqueShares:
         lengths = {name: len(tokens) for name, tokens in self._bundle.script.options.items()}

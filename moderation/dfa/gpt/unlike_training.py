@@ -1,8 +1,8 @@
 """Whether a face is shown in a way that no training set shows: two tones, all white, all black.
 
-What a model says of such a picture means nothing, however sure it is. Further measures belong here: those of pixels
-into `unlike_training`, which `faces.unjudgeable` asks before the model; one of what the model saw beside
-`Abstain.LOW_ANSWER_MASS` in the detector, under the same code.
+What a model says of such a picture means nothing, however sure it is. Pixels are measured here, before the model is
+asked (`faces.unjudgeable`). What only the tower notices is measured in its features (`heads.Heads`), and the detector
+says the same code.
 """
 
 import numpy as np

@@ -37,6 +37,7 @@ from moderation.dfa.instruct.builder import build
 from moderation.dfa.instruct.examples import Examples
 from moderation.dfa.instruct.pool import Pool, build_pool, open_pool
 from moderation.dfa.train.lora import LoraPlan, train_lora
+from moderation.dfa.train.probe import fit_probes, stored_features
 from moderation.dfa.train.report import Report, as_text, examples_to_judge, judge, report, seconds_per_face
 from moderation.dfa.train.sight import Sight, SightPlan, as_pixels, train_sight
 from moderation.dfa.train.sources_out import (
@@ -47,6 +48,7 @@ from moderation.dfa.train.sources_out import (
     left_out,
     look_at,
     strangers,
+    strangest,
 )
 
 #: Left out first: a source or more of every technique that the pool has real forgeries of, and cameras of their own.
@@ -89,14 +91,19 @@ def train_small(
     pool = open_pool(pool_folder)
     say(f"Teaching the tower to see without {', '.join(plan.without.without)} …")
     stranger = train_sight(base, pool_folder, work / "sight-without", plan.without)
-    platt = judge_strangers(stranger, pool, work, plan, today=now.date())
     say("Teaching it everything …")
     sight = train_sight(base, pool_folder, work / "sight", plan.sight, after=work / "sight-without")
     say("Building DFA-Instruct …")
-    build(pool, work / "instruct", load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
+    instruct = work / "instruct"
+    if not (instruct / "conversations.json").is_file():
+        build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
+    say("Fitting what reads the tower …")
+    fit_probes(stranger.heads, stored_features(stranger, instruct).without(plan.without.without))
+    platt = judge_strangers(stranger, pool, work, plan, today=now.date())
+    fit_probes(sight.heads, stored_features(sight, instruct))
     say("Teaching the model to speak …")
     bundle = sighted(base_bundle(), sight, pool)
-    train_lora(bundle, work / "instruct" / "conversations.json", work / "speech", plan.lora)
+    train_lora(bundle, instruct / "conversations.json", work / "speech", plan.lora)
     spec = write_small(work, out, bundle.heads, platt, plan)
     say("Judging it …")
     result = report_small(spec, pool, plan)
@@ -116,7 +123,9 @@ def judge_strangers(sight: Sight, pool: Pool, work: Path, plan: SmallPlan, *, to
     looked = look_at(sight, pool, left_out(pool, plan.without.without))
     names = ", ".join(plan.without.without)
     platt = replace(
-        calibrated(looked, version=today.isoformat()), basis=f"sources left out of training: {names}"
+        calibrated(looked, version=today.isoformat()),
+        basis=f"sources left out of training: {names}",
+        strangest=strangest(looked),
     )
     found = strangers(looked, platt)
     told = {
@@ -146,16 +155,10 @@ def sighted(bundle: Bundle, sight: Sight, pool: Pool) -> Bundle:
     heads = sight.heads.float().eval()
     pictures = some_faces(pool)
     begin_projector(bundle, heads, pictures)
-    with torch.inference_mode():
-        heads.know(
-            torch.cat(
-                [sight_features(bundle, heads, pictures[i : i + 16]) for i in range(0, len(pictures), 16)]
-            ).clone()
-        )
     return replace(bundle, heads=heads)
 
 
-def some_faces(pool: Pool, count: int = 480, *, seed: int = 0) -> list[np.ndarray]:
+def some_faces(pool: Pool, count: int = 48, *, seed: int = 0) -> list[np.ndarray]:
     """Faces of the training split through the lab's chains, evenly over its kinds of two."""
     drawn = Examples(pool, "train")
     rng = np.random.default_rng([seed, 29])
@@ -177,17 +180,13 @@ def tower_states(bundle: Bundle, pictures: list[np.ndarray]) -> Tensor:
     return torch.stack([states[layer] for layer in layers], dim=2).float().clone()
 
 
-def sight_features(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) -> Tensor:
-    return heads(tower_states(bundle, pictures)).features
-
-
 def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) -> None:
     """Start the projector with what the heads look at, and beside it the directions in which patches vary most.
 
     Its first layer reads raw hidden states, the heads normalised ones: each layer's usual spread stands in for its
     norm. A direction and its opposite together pass a GELU unchanged: GELU(x) − GELU(−x) = x.
     """
-    states = tower_states(bundle, pictures[:48])  # (N, 1+P, L, D)
+    states = tower_states(bundle, pictures)  # (N, 1+P, L, D)
     spread, middle = states.std(dim=-1).mean(dim=(0, 1)), states.mean(dim=(0, 1))  # (L,), (L, D)
     width = states.shape[-1]
     even = ((states - middle) / spread[:, None]).flatten(2)  # (N, 1+P, L·D)

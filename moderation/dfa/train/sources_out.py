@@ -32,7 +32,8 @@ class Looked:
 
     rows: tuple[Pooled, ...]
     logits: np.ndarray  # (N,)
-    features: np.ndarray  # (N, L·D), on the sphere
+    #: (N,): distance from what was learnt on, as `Seen.strangeness` has it. Not a number where it was not measured.
+    strangeness: np.ndarray
     #: Numbers that look at no face, by name: bytes, sharpness, side, brightness.
     shortcuts: dict[str, np.ndarray]
 
@@ -54,7 +55,7 @@ def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16
     """What a tower says of pictures as the worker would crop them."""
     bf16 = next(p for p in sight.tower.parameters() if p.dim() > 1).dtype
     logits: list[float] = []
-    features: list[np.ndarray] = []
+    strangeness: list[float] = []
     shortcuts: dict[str, list[float]] = {"sharpness": [], "side": [], "brightness": []}
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
@@ -62,13 +63,13 @@ def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16
             crops = [as_served(pool.crops[row.row]) for row in part]
             seen = sight(as_pixels(crops).to(bf16))
             logits += seen.verdict.float().tolist()
-            features.append(seen.features.half().numpy())
+            strangeness += [np.nan] * len(part) if seen.strangeness is None else seen.strangeness.tolist()
             for row, crop in zip(part, crops, strict=True):
                 shortcuts["sharpness"].append(detail(crop))
                 shortcuts["side"].append(row.face_side)
                 shortcuts["brightness"].append(float(crop.mean()))
     numbers = {name: np.array(values) for name, values in shortcuts.items()}
-    return Looked(tuple(rows), np.array(logits), np.concatenate(features), numbers)
+    return Looked(tuple(rows), np.array(logits), np.array(strangeness), numbers)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,17 @@ def calibrated(looked: Looked, *, version: str) -> Platt:
     return fit_platt(looked.logits[rows].tolist(), labels, version=version)
 
 
+#: Share of bona fide faces of sources left out that may be called unlike the training.
+REFUSED = 0.01
+
+
+def strangest(looked: Looked) -> float | None:
+    """The strangeness beyond which nothing is known: one bona fide face in a hundred of sources left out has more."""
+    bona_fide = np.array([row.label is Label.BONA_FIDE for row in looked.rows])
+    known = looked.strangeness[bona_fide & ~np.isnan(looked.strangeness)]
+    return float(np.quantile(known, 1 - REFUSED)) if len(known) else None
+
+
 def _evened(looked: Looked, *, each: int = 200, seed: int = 0) -> np.ndarray:
     """Indices in which every origin stands equally often, and both labels do."""
     rng = np.random.default_rng([seed, 23])
@@ -178,7 +190,7 @@ def _part(looked: Looked, rows: Sequence[int]) -> Looked:
     return Looked(
         tuple(looked.rows[i] for i in rows),
         looked.logits[chosen],
-        looked.features[chosen],
+        looked.strangeness[chosen],
         {name: values[chosen] for name, values in looked.shortcuts.items()},
     )
 

@@ -1,0 +1,52 @@
+"""What is fitted to the end on a tower that stands still."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812  what everybody calls it
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.heads import Heads
+from moderation.dfa.train.probe import Stored, fit_probes
+
+WIDE = 64
+
+
+def faces(count: int, *, seed: int, techniques: int = 4) -> tuple[torch.Tensor, Stored]:
+    """Hidden states whose class token says the label in one direction and each technique in one of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.linalg.qr(torch.randn(WIDE, 5, generator=torch.Generator().manual_seed(9)))[0].T
+    label = torch.arange(count) % 2
+    technique = torch.arange(count) // 2 % techniques
+    states = torch.randn(count, 3, 2, WIDE // 2, generator=generator)
+    pushed = 3.0 * directions[0] * label[:, None] + 4.0 * directions[1 + technique] * label[:, None]
+    states[:, 0] += pushed.view(count, 2, WIDE // 2)
+    features = F.normalize(F.layer_norm(states[:, 0], (WIDE // 2,)).flatten(1), dim=-1)
+    known = torch.where(label == 1, technique, -1)
+    source = np.array(["one", "two", "three"])[np.arange(count) // 2 % 3]
+    return states, Stored(features.numpy(), label.numpy().astype(bool), known.numpy(), source)
+
+
+@pytest.mark.parametrize("techniques", [4, 2])
+def test_the_heads_answer_as_the_probes_that_were_fitted(techniques: int) -> None:
+    heads = Heads(2, WIDE // 2)
+    fit_probes(heads, faces(600, seed=1, techniques=techniques)[1])
+    states, unseen = faces(400, seed=2, techniques=techniques)
+
+    with torch.inference_mode():
+        said = heads(states)
+
+    assert ((said.verdict > 0).numpy() == unseen.deepfake).mean() > 0.9
+    forged = unseen.technique >= 0
+    named = said.technique.argmax(dim=-1).numpy()
+    assert (named == unseen.technique)[forged].mean() > 0.85
+    assert said.technique.shape[1] == len(Technique)
+
+
+def test_sources_are_left_out_by_the_folder_they_come_from() -> None:
+    _, stored = faces(60, seed=1)
+
+    left = stored.without(["two"])
+
+    assert set(left.source) == {"one", "three"}
+    assert len(left.features) == len(left.deepfake) == len(left.technique) == 40
