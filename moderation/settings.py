@@ -156,9 +156,17 @@ class Settings(BaseSettings):
     early_exit: float = Field(
         0.3, ge=0, le=1, description="A face whose score is lower is asked for no technique and no rationale."
     )
-    threshold: float = Field(0.5, ge=0, le=1, description="The verdict is deepfake from this score on.")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The verdict is deepfake from this score on. Unset: the bundle's own, else one half.",
+    )
     band: float = Field(
-        0.02, ge=0, le=1, description="A score closer to the threshold than this is `near_threshold`."
+        0.02,
+        ge=0,
+        le=1,
+        description="A score closer to the threshold than this is `near_threshold`. A bundle's own zone stays.",
     )
     effect: Literal["always", "on_open", "never"] = Field(
         "on_open",

@@ -232,6 +232,54 @@ def test_a_calibrated_bundle_gives_probabilities(tiny: BundleSpec, tmp_path: Pat
     assert verdict.score == pytest.approx(0.5)
 
 
+@pytest.fixture
+def calibrated(tiny: BundleSpec, tmp_path: Path) -> Detector:
+    """Calibrated on sources left out: it decides nothing from one half to .8, and knows nothing of strange faces."""
+    folder = copy_of(tiny, tmp_path / "bundle")
+    platt = Platt(a=1.0, b=0.0, version="x", n=300, digest="00", strangest=1.2, zone=(0.5, 0.8))
+    save_platt(platt, folder / "calibration.json")
+    write_card(replace(read_bundle(folder), calibration="calibration.json"))
+    return Detector.load(folder, device="cpu", slots=2)
+
+
+@pytest.mark.parametrize(
+    ("margin", "label", "abstain"),
+    [
+        pytest.param(-0.1, Label.BONA_FIDE, None, id="bona fide below the zone"),
+        pytest.param(0.1, Label.UNDETERMINED, Abstain.NEAR_THRESHOLD, id="undecided at its lower end"),
+        pytest.param(1.3, Label.UNDETERMINED, Abstain.NEAR_THRESHOLD, id="undecided at its upper end"),
+        pytest.param(1.4, Label.DEEPFAKE, None, id="a deepfake above"),
+    ],
+)
+def test_a_bundle_brings_the_zone_in_which_nothing_is_decided(
+    calibrated: Detector, margin: float, label: Label, abstain: Abstain | None
+) -> None:
+    verdict = calibrated.judge(FACE, said(calibrated, None, margin=margin)).verdict
+
+    assert (verdict.label, verdict.abstain) == (label, abstain)
+
+
+def test_a_threshold_that_is_set_goes_before_the_bundles_zone(calibrated: Detector) -> None:
+    chosen = with_policy(calibrated, threshold=0.6, band=0.02)
+
+    assert chosen.judge(FACE, said(chosen, None, margin=0.55)).verdict.label is Label.DEEPFAKE
+    assert chosen.zone == pytest.approx((0.58, 0.62))
+
+
+@pytest.mark.parametrize(
+    ("strangeness", "abstain"), [(1.1, None), (1.3, Abstain.UNLIKE_TRAINING), (None, None)]
+)
+def test_a_face_stranger_than_the_calibration_reaches_is_undetermined(
+    calibrated: Detector, strangeness: float | None, abstain: Abstain | None
+) -> None:
+    seen = Look(opinion=3.0, foreign=np.zeros((14, 14), np.float32), strangeness=strangeness)
+
+    verdict = calibrated.judge(FACE, said(calibrated, None, margin=3.0, seen=seen)).verdict
+
+    assert verdict.abstain is abstain
+    assert (verdict.label is Label.UNDETERMINED) == (abstain is not None)
+
+
 def a_jpeg(width: int = 120, height: int = 90) -> bytes:
     data = io.BytesIO()
     Image.new("RGB", (width, height), (120, 140, 160)).save(data, "JPEG")

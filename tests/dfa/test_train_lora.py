@@ -227,17 +227,22 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return bundle
 
 
-def test_the_projector_begins_with_what_the_heads_look_at(seeing: Bundle) -> None:
+def test_the_projector_says_at_the_class_token_what_the_heads_see_and_at_patches_nothing(
+    seeing: Bundle,
+) -> None:
     faces = [a_portrait(number, size=224).pixels for number in range(60, 80)]
     states = tower_states(seeing, faces)
     assert seeing.heads is not None
+    projector: Any = seeing.model.model.multi_modal_projector
+    table = seeing.model.get_input_embeddings().weight
+    between = table[seeing.script.yes] - table[seeing.script.no]
 
     with torch.inference_mode():
         opinions = seeing.heads(states).verdict
-        first: Any = seeing.model.model.multi_modal_projector.linear_1
-        unit = first(states[:, 0].flatten(1))[:, 0]  # of the class token
+        told = projector(states.flatten(2)) @ between / between.square().sum()  # (B, 1+P)
 
-    assert np.corrcoef(opinions.numpy(), unit.numpy())[0, 1] > 0.95
+    assert np.corrcoef(opinions.numpy(), told[:, 0].numpy())[0, 1] > 0.9
+    assert told[:, 0].std() > 3 * told[:, 1:].std()
 
 
 def test_the_verdict_is_learnt_from_what_the_tower_sees(

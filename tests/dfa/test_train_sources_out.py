@@ -59,7 +59,11 @@ def test_probabilities_fitted_on_strangers_are_honest_where_sources_are_alike() 
     assert platt.a > 0
     assert platt.probability(1.0) == pytest.approx(0.5, abs=0.05)  # half way between the two
     assert kept["ECE"].value < 0.05
-    assert kept["false positive rate"].value == pytest.approx(0.16, abs=0.04)  # a normal spread beyond one
+    assert platt.zone is not None
+    assert platt.zone[0] == 0.5 < platt.zone[1]
+    assert kept["bona fide called a deepfake"].value == pytest.approx(0.07, abs=0.03)
+    assert kept["deepfakes found"].value == pytest.approx(0.70, abs=0.05)  # a normal spread beyond −.52
+    assert kept["left undecided"].value == pytest.approx(0.11, abs=0.03)
 
 
 def test_a_source_that_scores_otherwise_shows_in_the_error() -> None:

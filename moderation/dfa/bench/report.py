@@ -179,7 +179,7 @@ def _ask(
     """Everything that is asked of the bundle. One engine at a time: each takes the memory that is free."""
     progress("loading the bundle")
     detector = Detector.load(bundle, device=device)
-    threshold = detector.policy.threshold
+    threshold = detector.zone[1]
     judged = judge(
         detector, items, progress=lambda done: progress(f"asking: {done} of {len(items)} pictures")
     )

@@ -36,9 +36,15 @@ class Platt:
     basis: str = "labelled cases"
     #: A face stranger than this (`Look.strangeness`) is unlike all that the model knows. None: nothing is too strange.
     strangest: float | None = None
+    #: Scores between these two decide nothing: a verdict of deepfake needs the second. None: whoever asks says.
+    zone: tuple[float, float] | None = None
 
     def probability(self, margin: float) -> float:
         return sigmoid(self.a * margin + self.b)
+
+    def margin(self, probability: float) -> float:
+        """The margin that has this probability, in (0, 1)."""
+        return (math.log(probability / (1 - probability)) - self.b) / self.a
 
 
 def sigmoid(x: float) -> float:
@@ -107,6 +113,7 @@ def load_platt(file: Path) -> Platt:
             digest=str(data["digest"]),
             basis=str(data.get("basis", "labelled cases")),
             strangest=None if data.get("strangest") is None else float(data["strangest"]),
+            zone=None if data.get("zone") is None else (float(data["zone"][0]), float(data["zone"][1])),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleMismatch(

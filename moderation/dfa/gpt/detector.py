@@ -28,7 +28,7 @@ from moderation.analysis import (
     undetermined,
 )
 from moderation.dfa.gpt.bundle import Bundle, BundleSpec, base_folder, load_bundle, resolve_bundle
-from moderation.dfa.gpt.calibration import sigmoid
+from moderation.dfa.gpt.calibration import Platt, sigmoid
 from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.effect import hide, margin_of, variants, with_effects
@@ -56,9 +56,9 @@ class Policy:
     rationale: bool = True
     #: In [0, 1]: a face whose score is below leaves after DF-D, without technique or rationale.
     early_exit: float = 0.3
-    #: In [0, 1]: a deepfake from this score on.
-    threshold: float = 0.5
-    #: In [0, 1]: UNDETERMINED when the score is closer to the threshold than this.
+    #: In [0, 1]: where bona fide ends and deepfake begins. None: the zone of the bundle's calibration, else one half.
+    threshold: float | None = None
+    #: In [0, 1]: UNDETERMINED when the score is closer to the threshold than this. A zone of the bundle has its own.
     band: float = 0.02
     #: In [0, 1]: UNDETERMINED when the two answers together hold less, for the model was not answering.
     minimum_mass: float = 0.5
@@ -160,6 +160,11 @@ class Detector:
     def bundle(self) -> Bundle:
         """What is asked. Another engine made on it takes the model over: this detector is done then, close it."""
         return self._bundle
+
+    @property
+    def zone(self) -> tuple[float, float]:
+        """Scores between these two are UNDETERMINED; from the second on a face is a deepfake."""
+        return zone_of(self.policy, self._bundle.calibration)
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -273,7 +278,7 @@ class Detector:
         score = self.score(margin)
         if mass < self.policy.minimum_mass or score < self.policy.early_exit:
             return Route.LEAVE
-        return Route.DEEPFAKE if score >= self.policy.threshold else Route.BONA_FIDE
+        return Route.DEEPFAKE if score >= sum(self.zone) / 2 else Route.BONA_FIDE
 
     def judge(self, face: Face, answers: Answers) -> FaceAnalysis:
         """Read one face's answers, and keep what the tower saw in it."""
@@ -304,15 +309,15 @@ class Detector:
         return FaceAnalysis(face, verdict, shown, reply=text, rationale_dropped=kept.dropped, view=view)
 
     def _verdict(self, answers: Answers) -> Verdict:
-        policy, score = self.policy, self.score(answers.margin)
+        score, (low, high) = self.score(answers.margin), self.zone
         abstain: Abstain | None = None
-        if answers.mass < policy.minimum_mass:
+        if answers.mass < self.policy.minimum_mass:
             abstain = Abstain.LOW_ANSWER_MASS
         elif self._too_strange(answers):
             abstain = Abstain.UNLIKE_TRAINING
-        elif abs(score - policy.threshold) < policy.band:
+        elif low < score < high:
             abstain = Abstain.NEAR_THRESHOLD
-        label = Label.DEEPFAKE if score >= policy.threshold else Label.BONA_FIDE
+        label = Label.DEEPFAKE if score >= high else Label.BONA_FIDE
         shares = None if answers.options is None else self._shares(answers.options)
         return Verdict(
             label=label if abstain is None else Label.UNDETERMINED,
@@ -399,6 +404,14 @@ def chosen(
             verdict = undetermined(reason or Abstain.FACES_NOT_JUDGED)
             others.append(FaceAnalysis(face, verdict, background=in_background(face, faces)))
     return asked, tuple(others)
+
+
+def zone_of(policy: Policy, calibration: Platt | None) -> tuple[float, float]:
+    """The scores between which nothing is decided: the policy's when it names a threshold, else the bundle's."""
+    if policy.threshold is None and calibration is not None and calibration.zone is not None:
+        return calibration.zone
+    threshold = 0.5 if policy.threshold is None else policy.threshold
+    return threshold - policy.band, threshold + policy.band
 
 
 def fingerprint(spec: BundleSpec, policy: Policy) -> str:

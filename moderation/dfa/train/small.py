@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moderation.analysis import Label
+from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.base import BASE_DIGEST, assemble_base, base_of, cache_folder
 from moderation.dfa.gpt.bundle import (
     Bundle,
@@ -30,7 +30,7 @@ from moderation.dfa.gpt.bundle import (
     write_card,
 )
 from moderation.dfa.gpt.calibration import Platt, save_platt
-from moderation.dfa.gpt.detector import precision
+from moderation.dfa.gpt.detector import Policy, precision, zone_of
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
@@ -180,37 +180,99 @@ def tower_states(bundle: Bundle, pictures: list[np.ndarray]) -> Tensor:
     return torch.stack([states[layer] for layer in layers], dim=2).float().clone()
 
 
-def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) -> None:
-    """Start the projector with what the heads look at, and beside it the directions in which patches vary most.
+#: At the class token this much lies under what is said of a face: more than any opinion, so that none is cut off.
+FLOOR = 6.0
+#: How far the patches lie below it, so that they say nothing of the face as a whole.
+GATE = 50.0
+#: How loud an opinion of one is, beside the distance of the two answers' embeddings, and of technique's.
+LOUD = 0.8
 
-    Its first layer reads raw hidden states, the heads normalised ones: each layer's usual spread stands in for its
-    norm. A direction and its opposite together pass a GELU unchanged: GELU(x) − GELU(−x) = x.
+
+def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) -> None:
+    """Start the projector with what the heads see, said in the words of the answers.
+
+    The class token begins as "Yes" or "No", as strongly as the verdict head means it, and as the words of the
+    techniques: to copy a word that stands before is what a language model does by itself. Beside these stand where
+    pixels look foreign, what the region head looks at, and the directions in which patches vary most.
+
+    The first layer reads raw hidden states and the heads normalised ones: each layer's usual spread stands in for its
+    norm.
     """
     states = tower_states(bundle, pictures)  # (N, 1+P, L, D)
     spread, middle = states.std(dim=-1).mean(dim=(0, 1)), states.mean(dim=(0, 1))  # (L,), (L, D)
     width = states.shape[-1]
     even = ((states - middle) / spread[:, None]).flatten(2)  # (N, 1+P, L·D)
-    direction = heads.verdict / heads.spread / even.shape[-1] ** 0.5
-    signed = torch.cat([direction[None], heads.technique.weight, heads.grid.weight])
+    sample = even[:, 1::3].reshape(-1, even.shape[-1])
     projector = bundle.model.model.multi_modal_projector
     first, second = projector.linear_1.weight, projector.linear_2.weight
-    room = first.shape[0] - 2 * len(signed)
-    rows = torch.cat([signed, -signed, heads.narrow.weight[: room // 2]]).detach()
-    sample = even[:, 1::3].reshape(-1, even.shape[-1])
-    _, values, axes = torch.pca_lowrank(sample, q=first.shape[0] - len(rows), center=False, niter=2)
-    whitened = axes.T * len(sample) ** 0.5 / values[:, None]
-    whole = torch.cat([rows, whitened])  # (H, L·D)
-    scaled = whole / spread.repeat_interleave(width)
-    embedding = cast("Tensor", bundle.model.get_input_embeddings().weight).detach().float().std().item()
+    table = cast("Tensor", bundle.model.get_input_embeddings().weight).detach().float()
+
+    opinions, offsets = _opinions(heads, states, even)  # (K, L·D), (K,)
+    gate, shut = _class_gate(even)  # (L·D,), ()
+    words = _words(bundle, table)  # (K, E)
+    grid = heads.grid.weight.detach()
+    room = first.shape[0] - len(opinions) - 3
+    fixed = torch.cat([opinions + gate, gate[None], grid, -grid, heads.narrow.weight.detach()[: room // 2]])
+    _, values, axes = torch.pca_lowrank(sample, q=first.shape[0] - len(fixed), center=False, niter=2)
+    whole = torch.cat([fixed, axes.T * len(sample) ** 0.5 / values[:, None]])  # (H, L·D)
+    bias = torch.zeros(len(whole))
+    bias[: len(opinions)] = offsets + FLOOR + shut
+    bias[len(opinions)] = FLOOR + shut
     turned = torch.linalg.qr(
         torch.randn(second.shape[0], second.shape[1], generator=torch.Generator().manual_seed(0))
     )[0]
+    hidden = torch.nn.functional.gelu(sample @ whole.T + bias)
+    loudness = hidden[:, len(opinions) + 1 :].square().mean().sqrt()
+    scaled = whole / spread.repeat_interleave(width)
     with torch.no_grad():
         first.copy_(scaled)
-        projector.linear_1.bias.copy_(-(scaled @ middle.flatten()))
-        hidden = torch.nn.functional.gelu(sample @ whole.T)
-        second.copy_(turned * embedding / hidden.square().mean().sqrt())
+        projector.linear_1.bias.copy_(bias - scaled @ middle.flatten())
+        second.copy_(turned * table.std() / loudness)
+        second[:, : len(opinions)] = words.T
+        second[:, len(opinions)] = -words.sum(dim=0)
         projector.linear_2.bias.zero_()
+
+
+def _opinions(heads: Heads, states: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions and offsets by which the class token's normalised states give the verdict and every technique."""
+    with torch.inference_mode():
+        seen = heads(states)
+    wanted = torch.cat(
+        [seen.verdict[:, None], seen.technique - seen.technique.mean(dim=1, keepdim=True)], dim=1
+    )
+    wanted = wanted.clone()  # (N, K)
+    technique = heads.technique.weight.detach() - heads.technique.weight.detach().mean(dim=0)
+    directions = torch.cat([(heads.verdict / heads.spread)[None].detach(), technique])
+    told = even[:, 0] @ directions.T  # (N, K)
+    slopes = ((told - told.mean(dim=0)) * (wanted - wanted.mean(dim=0))).sum(dim=0)
+    slopes = slopes / (told - told.mean(dim=0)).square().sum(dim=0).clamp(min=1e-9)
+    return directions * slopes[:, None], wanted.mean(dim=0) - slopes * told.mean(dim=0)
+
+
+def _class_gate(even: Tensor) -> tuple[Tensor, Tensor]:
+    """A direction and an offset that are 0 at the class token and −GATE at patches, by ridge regression."""
+    tokens = torch.cat([even[:, 0], even[:, 1::5].reshape(-1, even.shape[-1])])
+    wanted = torch.full((len(tokens),), -GATE)
+    wanted[: len(even)] = 0.0
+    weight = torch.ones(len(tokens))
+    weight[: len(even)] = (len(tokens) - len(even)) / len(even)
+    middle = (tokens * weight[:, None]).sum(dim=0) / weight.sum()
+    target = (wanted * weight).sum() / weight.sum()
+    rooted = weight.sqrt()[:, None]
+    x, y = (tokens - middle) * rooted, (wanted - target)[:, None] * rooted
+    kernel = x @ x.T
+    ridge = 1e-3 * kernel.diagonal().mean()
+    found = (x.T @ torch.linalg.solve(kernel + ridge * torch.eye(len(x)), y))[:, 0]
+    return found, target - found @ middle
+
+
+def _words(bundle: Bundle, table: Tensor) -> Tensor:
+    """(K, E): towards "Yes" from "No", and towards each technique's words from all techniques'."""
+    script = bundle.script
+    verdict = table[script.yes] - table[script.no]
+    techniques = torch.stack([table[list(script.options[each])].mean(dim=0) for each in Technique])
+    away = torch.nn.functional.normalize(techniques - techniques.mean(dim=0), dim=-1)
+    return LOUD * torch.cat([verdict[None], away * verdict.norm() / 2])
 
 
 def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: SmallPlan) -> BundleSpec:
@@ -258,14 +320,14 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
 
 
 def report_small(spec: BundleSpec, pool: Pool, plan: SmallPlan) -> Report:
-    """Judge the bundle on the test split, at the threshold where its calibrated score is one half."""
+    """Judge the bundle on the test split: a deepfake from the score on at which the detector says so."""
     device = torch.device("cpu")
     bundle = load_bundle(spec, device=device, dtype=precision(spec, device))
     examples = list(
         examples_to_judge(pool, split="test", lab=plan.report_lab, pooled=plan.report_pooled, seed=2)
     )
     platt = bundle.calibration
-    threshold = 0.0 if platt is None else -platt.b / platt.a
+    threshold = 0.0 if platt is None else platt.margin(zone_of(Policy(), platt)[1])
     judged = judge(bundle, examples, threshold=threshold)
     return report(
         judged, lab=plan.report_lab, threshold=threshold, seconds=seconds_per_face(bundle, examples[:8])

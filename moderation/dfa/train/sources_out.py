@@ -6,7 +6,7 @@ and no figure on a source that was trained on is shown as if it said something o
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Stranger:
     origin: str
     technique: Technique | None
     auc: Estimate
-    #: Share of its pictures that are called deepfakes at a score of one half.
+    #: Share of its pictures that are called deepfakes.
     found: Estimate
     #: AUC of numbers that look at no face, on the same pictures.
     shortcuts: dict[str, float]
@@ -106,12 +106,13 @@ def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
             continue
         groups = [looked.rows[i].group for i in rows]
         scores = [_probability(platt, float(looked.logits[i])) for i in forged]
+        least = 0.5 if platt is None or platt.zone is None else platt.zone[1]
         results.append(
             Stranger(
                 origin=origin,
                 technique=looked.rows[forged[0]].technique,
                 auc=auc_estimate(looked.logits[rows].tolist(), labels[rows].tolist(), groups),
-                found=share(sum(score >= 0.5 for score in scores), len(scores)),
+                found=share(sum(score >= least for score in scores), len(scores)),
                 shortcuts={
                     name: auc(values[rows], labels[rows]) for name, values in looked.shortcuts.items()
                 },
@@ -124,11 +125,20 @@ def _probability(platt: Platt | None, logit: float) -> float:
     return sigmoid(logit) if platt is None else platt.probability(logit)
 
 
+#: Share of bona fide faces of sources left out that a verdict of deepfake may reach.
+FALSE_ALARMS = 0.07
+
+
 def calibrated(looked: Looked, *, version: str) -> Platt:
-    """Platt scaling on sources that were left out, each origin and label with the same weight."""
+    """Platt scaling on sources that were left out, each origin and label with the same weight.
+
+    Nothing is decided from one half up to the score that only `FALSE_ALARMS` of the bona fide faces reach.
+    """
     rows = _evened(looked)
-    labels = [looked.rows[i].label is Label.DEEPFAKE for i in rows]
-    return fit_platt(looked.logits[rows].tolist(), labels, version=version)
+    labels = np.array([looked.rows[i].label is Label.DEEPFAKE for i in rows])
+    platt = fit_platt(looked.logits[rows].tolist(), labels.tolist(), version=version)
+    scores = [platt.probability(float(logit)) for logit in looked.logits[rows[~labels]]]
+    return replace(platt, zone=(0.5, max(0.5, float(np.quantile(scores, 1 - FALSE_ALARMS)))))
 
 
 #: Share of bona fide faces of sources left out that may be called unlike the training.
@@ -155,13 +165,14 @@ def _evened(looked: Looked, *, each: int = 200, seed: int = 0) -> np.ndarray:
 
 
 def honesty(looked: Looked, *, version: str = "across") -> dict[str, Estimate]:
-    """FPR at one half and ECE (10 bins) when each source is calibrated on the others alone.
+    """Verdicts and ECE (10 bins) when each source is calibrated on the others alone.
 
     ECE: mean of |share of deepfakes − mean score| over bins of equal width, by the share of pictures in each (Guo et
     al., ICML 2017), labels evened.
     """
     sources = sorted({row.source for row in looked.rows})
     scores = np.full(len(looked.rows), np.nan)
+    called = np.zeros(len(looked.rows), dtype=bool)
     for name in sources:
         rest = [i for i, row in enumerate(looked.rows) if row.source != name]
         labels = {looked.rows[i].label for i in rest}
@@ -171,14 +182,18 @@ def honesty(looked: Looked, *, version: str = "across") -> dict[str, Estimate]:
         for i, row in enumerate(looked.rows):
             if row.source == name:
                 scores[i] = platt.probability(float(looked.logits[i]))
+                called[i] = scores[i] >= (platt.zone or (0.5, 0.5))[1]
     known = ~np.isnan(scores)
     labels = np.array([row.label is Label.DEEPFAKE for row in looked.rows])
     groups = [row.group for row in looked.rows]
-    false = np.flatnonzero(known & ~labels)
+    bona_fide, forged = np.flatnonzero(known & ~labels), np.flatnonzero(known & labels)
+    undecided = known & ~called & (scores > 0.5)
     evened = _evened(_part(looked, np.flatnonzero(known).tolist()))
     inside = np.flatnonzero(known)[evened]
     return {
-        "false positive rate": share(int((scores[false] >= 0.5).sum()), len(false)),
+        "bona fide called a deepfake": share(int(called[bona_fide].sum()), len(bona_fide)),
+        "deepfakes found": share(int(called[forged].sum()), len(forged)),
+        "left undecided": share(int(undecided.sum()), int(known.sum())),
         "ECE": estimate(
             lambda rows: _ece(scores[inside[rows]], labels[inside[rows]]), [groups[i] for i in inside]
         ),
