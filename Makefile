@@ -33,6 +33,7 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (about a minute, once)"
 	@$(PIP) --editable '.[model,local]' || { echo "the installation failed: the last lines above say why"; exit 1; }
+	@$(BIN)/bonafide bundles fetch || echo "the base of the model small is not here: mini serves until bonafide bundles fetch succeeds"
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
@@ -41,6 +42,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@# The oldest transformers that is supported, beside the newest: the engine is tested on both.
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --no-deps --target $(VENV)/oldest \
 		'transformers==5.17.*' 'huggingface-hub>=1.5,<2'
+	@$(BIN)/bonafide bundles fetch
 	@touch $@ $(VENV)/.installed
 
 demo: install

@@ -144,7 +144,8 @@ class Settings(BaseSettings):
 
     # --- the model
     bundle: str = Field(
-        "mini", description="A bundle folder, `mini` (shipped), or a hub id with a pinned revision."
+        "small",
+        description="A bundle folder, `small` or `mini` (both shipped), or a hub id with a pinned revision.",
     )
     device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one.")
     faces_at_most: int = Field(

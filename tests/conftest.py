@@ -26,6 +26,9 @@ from tests.browser import FLAGS, find_chromium
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# Quick to load and complete in itself. Tests of `small` name it.
+os.environ.setdefault("BONAFIDE_BUNDLE", "mini")
+
 _TEMPLATE = "bonafide_test_template"
 
 

@@ -252,6 +252,12 @@ def redrawers(
 def sources_out(
     pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
     run: Annotated[Path, typer.Option(help="A run of `dfa train sight` that left sources out.")],
+    instruct: Annotated[
+        Path,
+        typer.Option(
+            help="DFA-Instruct, to whose faces of other sources verdict and calibration are fitted."
+        ),
+    ],
     most: Annotated[int, typer.Option(help="Pictures of each origin and label, at the most.")] = 300,
     as_json: AsJson = False,
 ) -> None:
@@ -260,6 +266,7 @@ def sources_out(
     from moderation.dfa.gpt.detector import multiplies_bfloat16
     from moderation.dfa.instruct.pool import open_pool
     from moderation.dfa.train import sources_out as judging
+    from moderation.dfa.train.probe import fit_probes, held_out, stored_features
     from moderation.dfa.train.sight import load_sight
 
     names = json.loads((run / "sight.json").read_text(encoding="utf-8"))["plan"]["without"]
@@ -269,15 +276,18 @@ def sources_out(
     if multiplies_bfloat16():
         tower.lighten()
     opened = open_pool(pool)
+    seen = stored_features(tower, instruct).without(names)
+    platt = judging.calibrated(held_out(seen), seen.deepfake, seen.origin, version="now")
+    fit_probes(tower.heads, seen)
     looked = judging.look_at(tower, opened, judging.left_out(opened, names, most=most))
-    found = judging.strangers(looked, judging.calibrated(looked, version="now"))
-    kept = {name: vars(value) for name, value in judging.honesty(looked).items()}
+    found, kept = judging.strangers(looked, platt), judging.honesty(looked, platt)
     if as_json:
-        typer.echo(json.dumps({"strangers": judging.as_json(found), "honesty": kept}))
+        numbers = {name: vars(value) for name, value in kept.items()}
+        typer.echo(json.dumps({"strangers": judging.as_json(found), "honesty": numbers}))
         return
     typer.echo(judging.as_table(found))
-    for name, value in judging.honesty(looked).items():
-        typer.echo(f"{name}, each source calibrated on the others: {value}")
+    for name, value in kept.items():
+        typer.echo(f"{name}: {value}")
 
 
 @train.command()

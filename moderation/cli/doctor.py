@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
@@ -185,7 +186,10 @@ def _bundle(chosen: Settings) -> str:
     if chosen.candidate is not None:
         named["BONAFIDE_CANDIDATE"] = chosen.candidate
     for setting, name in named.items():
-        if name != "mini" and "@" not in name and not (Path(name) / "bundle.toml").is_file():
+        shipped = (
+            "/" not in name and (files("moderation") / "dfa" / "bundles" / name / "bundle.toml").is_file()
+        )
+        if not shipped and "@" not in name and not (Path(name) / "bundle.toml").is_file():
             raise _ToMend(f"{setting} names {name!r}, and there is no bundle.toml in it (as seen from here)")
     return " and ".join(named.values())
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.heads import Heads
-from moderation.dfa.train.probe import Stored, fit_probes
+from moderation.dfa.train.probe import Stored, fit_probes, held_out
 
 WIDE = 64
 
@@ -24,7 +24,7 @@ def faces(count: int, *, seed: int, techniques: int = 4) -> tuple[torch.Tensor, 
     features = F.normalize(F.layer_norm(states[:, 0], (WIDE // 2,)).flatten(1), dim=-1)
     known = torch.where(label == 1, technique, -1)
     source = np.array(["one", "two", "three"])[np.arange(count) // 2 % 3]
-    return states, Stored(features.numpy(), label.numpy().astype(bool), known.numpy(), source)
+    return states, Stored(features.numpy(), label.numpy().astype(bool), known.numpy(), source, source)
 
 
 @pytest.mark.parametrize("techniques", [4, 2])
@@ -50,3 +50,26 @@ def test_sources_are_left_out_by_the_folder_they_come_from() -> None:
 
     assert set(left.source) == {"one", "three"}
     assert len(left.features) == len(left.deepfake) == len(left.technique) == 40
+
+
+def test_a_face_is_judged_by_a_verdict_that_never_saw_its_source() -> None:
+    _, stored = faces(600, seed=1)
+    turned = stored.source == "two"
+    stored.deepfake[turned] = ~stored.deepfake[turned]  # a source of another mind
+
+    logits = held_out(stored)
+
+    right = (logits > 0) == stored.deepfake
+    assert right[~turned].mean() > 0.5  # its own source and a turned one taught it
+    assert right[turned].mean() < 0.2  # nobody told it that this one is turned
+
+
+def test_a_source_with_few_faces_says_nothing_of_strangers() -> None:
+    _, stored = faces(60, seed=1)
+    stored.source[:] = np.where(np.arange(60) < 10, "few", "many")
+    stored.source[40:] = "others"
+
+    logits = held_out(stored)
+
+    assert np.isnan(logits[stored.source == "few"]).all()
+    assert not np.isnan(logits[stored.source != "few"]).any()

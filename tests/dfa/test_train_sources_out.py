@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moderation.analysis import Label, Technique
-from moderation.dfa.gpt.calibration import sigmoid
+from moderation.dfa.gpt.calibration import Platt, sigmoid
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.instruct.pool import Pooled
 from moderation.dfa.train.sight import Sight
@@ -19,6 +19,7 @@ from moderation.dfa.train.sources_out import (
     left_out,
     look_at,
     strangers,
+    strangest,
 )
 from tests.dfa.drawn_faces import a_pool
 
@@ -51,28 +52,41 @@ def test_one_who_knows_the_label_has_an_auc_of_one_and_one_who_guesses_half() ->
     assert all(each.auc.low <= 0.5 <= each.auc.high for each in guessing)
 
 
-def test_probabilities_fitted_on_strangers_are_honest_where_sources_are_alike() -> None:
-    looked = a_look(2.0, each=300)
+def calibrated_on(looked: Looked) -> Platt:
+    origins = np.array([row.origin for row in looked.rows])
+    return calibrated(looked.logits, looked.deepfake, origins, version="test")
 
-    platt, kept = calibrated(looked, version="test"), honesty(looked)
+
+def test_probabilities_fitted_on_some_sources_are_honest_on_others_that_are_alike() -> None:
+    platt = calibrated_on(a_look(2.0, each=600, seed=1))
+
+    kept = honesty(a_look(2.0, each=600, seed=2), platt)
 
     assert platt.a > 0
-    assert platt.probability(1.0) == pytest.approx(0.5, abs=0.05)  # half way between the two
-    assert kept["ECE"].value < 0.05
     assert platt.zone is not None
     assert platt.zone[0] == 0.5 < platt.zone[1]
-    assert kept["bona fide called a deepfake"].value == pytest.approx(0.07, abs=0.03)
-    assert kept["deepfakes found"].value == pytest.approx(0.70, abs=0.05)  # a normal spread beyond −.52
-    assert kept["left undecided"].value == pytest.approx(0.11, abs=0.03)
+    assert platt.probability(1.0) == pytest.approx(0.5, abs=0.05)  # half way between the two
+    assert kept["ECE"].value < 0.05
+    assert kept["bona fide called a deepfake"].value == pytest.approx(0.09, abs=0.02)
+    assert kept["deepfakes found"].value == pytest.approx(0.745, abs=0.04)  # a normal spread beyond −.66
+    assert kept["left undecided"].value == pytest.approx(0.08, abs=0.03)
 
 
 def test_a_source_that_scores_otherwise_shows_in_the_error() -> None:
     looked = a_look(2.0, each=300)
     moved = looked.logits + np.array([3.0 if row.source == "three" else 0.0 for row in looked.rows])
 
-    there = honesty(Looked(looked.rows, moved, looked.strangeness, looked.shortcuts))
+    there = honesty(Looked(looked.rows, moved, looked.strangeness, looked.shortcuts), calibrated_on(looked))
 
-    assert there["ECE"].value > honesty(looked)["ECE"].value + 0.05
+    assert there["ECE"].value > honesty(looked, calibrated_on(looked))["ECE"].value + 0.05
+
+
+def test_a_face_in_a_hundred_is_stranger_than_the_limit() -> None:
+    looked = a_look(2.0, each=600)
+    limit = strangest(looked)
+
+    assert limit is not None
+    assert (looked.strangeness[~looked.deepfake] > limit).mean() == pytest.approx(0.01, abs=0.002)
 
 
 def test_the_table_has_a_line_for_each_and_their_mean() -> None:

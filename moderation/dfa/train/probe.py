@@ -34,10 +34,13 @@ class Stored:
     deepfake: np.ndarray  # (N,) bool
     technique: np.ndarray  # (N,) of int64: place in Technique; −1 when bona fide or not known
     source: np.ndarray  # (N,) of str: the folder of the pool that the face comes from
+    origin: np.ndarray  # (N,) of str: what made it, "lab/FS" or an origin of its folder
 
     def without(self, sources: Collection[str]) -> "Stored":
-        kept = ~np.isin(self.source, list(sources))
-        return Stored(self.features[kept], self.deepfake[kept], self.technique[kept], self.source[kept])
+        return self._those(~np.isin(self.source, list(sources)))
+
+    def _those(self, kept: np.ndarray) -> "Stored":
+        return Stored(*(values[kept] for values in vars(self).values()))
 
 
 def stored_features(sight: Sight, instruct: Path, *, size: int = 224, batch: int = 32) -> Stored:
@@ -56,7 +59,44 @@ def stored_features(sight: Sight, instruct: Path, *, size: int = 224, batch: int
         deepfake=np.array([row["label"] == Label.DEEPFAKE for row in rows]),
         technique=np.array([places.get(row["technique"] or "", -1) for row in rows]),
         source=np.array([row["group"].split("/")[0] for row in rows]),
+        origin=np.array(["/".join(row["origin"].split("/")[:2]) for row in rows]),
     )
+
+
+#: A source with fewer faces is left to the others.
+FEWEST = 20
+
+
+def held_out(stored: Stored) -> np.ndarray:
+    """(N,): of every face the logit of a verdict that was fitted without its source. Not a number for tiny sources."""
+    logits = np.full(len(stored.deepfake), np.nan)
+    for source in np.unique(stored.source):
+        own = stored.source == source
+        if own.sum() >= FEWEST:
+            rest = stored.without([source])
+            heads = Heads(1, stored.features.shape[1])
+            fit_verdict(heads, rest)
+            logits[own] = _verdict(heads, stored.features[own])
+    return logits
+
+
+def _verdict(heads: Heads, features: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        even = (torch.from_numpy(features).float() - heads.middle) / heads.spread
+        return (even @ heads.verdict + heads.verdict_bias).numpy()
+
+
+def fit_verdict(heads: Heads, stored: Stored) -> np.ndarray:
+    """Fit the verdict alone. Returns the features, without mean and of unit spread."""
+    from sklearn.linear_model import LogisticRegression
+
+    heads.know(torch.from_numpy(stored.features).float())
+    even = (stored.features - heads.middle.numpy()) / heads.spread.numpy()
+    verdict = LogisticRegression(C=RIDGE / len(even), max_iter=500).fit(even, stored.deepfake)
+    with torch.no_grad():
+        heads.verdict.copy_(torch.from_numpy(verdict.coef_[0]))
+        heads.verdict_bias.fill_(float(verdict.intercept_[0]))
+    return even
 
 
 def fit_probes(heads: Heads, stored: Stored) -> None:
@@ -66,11 +106,8 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
     """
     from sklearn.linear_model import LogisticRegression
 
-    heads.know(torch.from_numpy(stored.features).float())
+    even = fit_verdict(heads, stored)
     middle, spread = (each.numpy() for each in (heads.middle, heads.spread))
-    even = (stored.features - middle) / spread
-
-    verdict = LogisticRegression(C=RIDGE / len(even), max_iter=500).fit(even, stored.deepfake)
     known = stored.technique >= 0
     technique = LogisticRegression(C=RIDGE / known.sum(), max_iter=500).fit(
         even[known], stored.technique[known]
@@ -85,8 +122,6 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
     weights = torch.from_numpy(directions / spread).float()
     offsets = torch.from_numpy(offset - (directions / spread) @ middle).float()
     with torch.no_grad():
-        heads.verdict.copy_(torch.from_numpy(verdict.coef_[0]))
-        heads.verdict_bias.fill_(float(verdict.intercept_[0]))
         # The head takes features times the root of their number, so that its weights are of ordinary size.
         heads.technique.weight[present] = weights / weights.shape[1] ** 0.5
         heads.technique.bias[present] = offsets

@@ -36,8 +36,9 @@ from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
 from moderation.dfa.instruct.examples import Examples
 from moderation.dfa.instruct.pool import Pool, build_pool, open_pool
+from moderation.dfa.train.calibrate import write_calibration
 from moderation.dfa.train.lora import LoraPlan, train_lora
-from moderation.dfa.train.probe import fit_probes, stored_features
+from moderation.dfa.train.probe import Stored, fit_probes, held_out, stored_features
 from moderation.dfa.train.report import Report, as_text, examples_to_judge, judge, report, seconds_per_face
 from moderation.dfa.train.sight import Sight, SightPlan, as_pixels, train_sight
 from moderation.dfa.train.sources_out import (
@@ -98,13 +99,14 @@ def train_small(
     if not (instruct / "conversations.json").is_file():
         build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
     say("Fitting what reads the tower …")
-    fit_probes(stranger.heads, stored_features(stranger, instruct).without(plan.without.without))
-    platt = judge_strangers(stranger, pool, work, plan, today=now.date())
+    seen = stored_features(stranger, instruct).without(plan.without.without)
+    platt = judge_strangers(stranger, seen, pool, work, plan, today=now.date())
     fit_probes(sight.heads, stored_features(sight, instruct))
     say("Teaching the model to speak …")
     bundle = sighted(base_bundle(), sight, pool)
     train_lora(bundle, instruct / "conversations.json", work / "speech", plan.lora)
     spec = write_small(work, out, bundle.heads, platt, plan)
+    spec = write_calibration(spec, through_words(spec, platt, pool))
     say("Judging it …")
     result = report_small(spec, pool, plan)
     write_model_card(spec, result, work, pool, plan, now=now)
@@ -118,25 +120,26 @@ def base_bundle() -> Bundle:
     return load_bundle(spec, device=device, dtype=precision(spec, device))
 
 
-def judge_strangers(sight: Sight, pool: Pool, work: Path, plan: SmallPlan, *, today: datetime.date) -> Platt:
-    """What the first tower says of sources it never saw, written down, and the calibration that follows."""
+def judge_strangers(
+    sight: Sight, stored: Stored, pool: Pool, work: Path, plan: SmallPlan, *, today: datetime.date
+) -> Platt:
+    """What the first tower says of sources it never saw, written down, and the calibration by the sources that it saw.
+
+    Each face of those was judged by a verdict that was fitted without its source. The strangers take no part in the
+    calibration: what is said of them says how far it holds.
+    """
+    platt = calibrated(held_out(stored), stored.deepfake, stored.origin, version=today.isoformat())
+    fit_probes(sight.heads, stored)
     looked = look_at(sight, pool, left_out(pool, plan.without.without))
-    names = ", ".join(plan.without.without)
+    names = ", ".join(np.unique(stored.source))
     platt = replace(
-        calibrated(looked, version=today.isoformat()),
-        basis=f"sources left out of training: {names}",
-        strangest=strangest(looked),
+        platt, basis=f"each of these sources, judged without it: {names}", strangest=strangest(looked)
     )
-    found = strangers(looked, platt)
-    told = {
-        "strangers": as_json(found),
-        "honesty": {name: vars(value) for name, value in honesty(looked).items()},
-    }
+    found, kept = strangers(looked, platt), honesty(looked, platt)
+    told = {"strangers": as_json(found), "honesty": {name: vars(value) for name, value in kept.items()}}
     (work / "strangers.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    lines = [
-        f"- {name}, each source calibrated on the others: {value}" for name, value in honesty(looked).items()
-    ]
-    (work / "strangers.md").write_text(as_table(found) + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    lines = "".join(f"- {name}: {value}\n" for name, value in kept.items())
+    (work / "strangers.md").write_text(f"{as_table(found)}\n{lines}", encoding="utf-8")
     return platt
 
 
@@ -314,6 +317,19 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
         heads=HEADS_FILE,
     )
     return write_card(spec)
+
+
+def through_words(spec: BundleSpec, platt: Platt, pool: Pool, *, twos: int = 100) -> Platt:
+    """The calibration of what the tower thinks, for the margin with which the language model repeats it.
+
+    Fitted through the engine that serves, on faces of the validation split, by least squares.
+    """
+    device = torch.device("cpu")
+    bundle = load_bundle(spec, device=device, dtype=precision(spec, device))
+    drawn, rng = Examples(pool, "val"), np.random.default_rng(31)
+    judged = judge(bundle, [each for _ in range(twos) for each in drawn.two(rng)], describe=False)
+    slope, offset = np.polyfit([j.margin for j in judged], [j.opinion or 0.0 for j in judged], 1)
+    return replace(platt, a=platt.a * float(slope), b=platt.b + platt.a * float(offset))
 
 
 # --- judging

@@ -37,6 +37,11 @@ class Looked:
     #: Numbers that look at no face, by name: bytes, sharpness, side, brightness.
     shortcuts: dict[str, np.ndarray]
 
+    @property
+    def deepfake(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.array([row.label is Label.DEEPFAKE for row in self.rows])
+
 
 def left_out(pool: Pool, names: Collection[str], *, most: int = MOST, seed: int = 0) -> list[Pooled]:
     """Pictures of these sources in which a face was found, so many of each origin and label at most."""
@@ -96,7 +101,7 @@ def against(looked: Looked, origin: str) -> np.ndarray:
 
 def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
     """Every forged origin against its bona fide faces."""
-    labels = np.array([row.label is Label.DEEPFAKE for row in looked.rows])
+    labels = looked.deepfake
     origins = sorted({row.origin for row, forged in zip(looked.rows, labels, strict=True) if forged})
     results: list[Stranger] = []
     for origin in origins:
@@ -126,18 +131,18 @@ def _probability(platt: Platt | None, logit: float) -> float:
 
 
 #: Share of bona fide faces of sources left out that a verdict of deepfake may reach.
-FALSE_ALARMS = 0.07
+FALSE_ALARMS = 0.09
 
 
-def calibrated(looked: Looked, *, version: str) -> Platt:
-    """Platt scaling on sources that were left out, each origin and label with the same weight.
+def calibrated(logits: np.ndarray, deepfake: np.ndarray, origin: np.ndarray, *, version: str) -> Platt:
+    """Platt scaling on faces of sources left out, each origin and label with the same weight.
 
     Nothing is decided from one half up to the score that only `FALSE_ALARMS` of the bona fide faces reach.
     """
-    rows = _evened(looked)
-    labels = np.array([looked.rows[i].label is Label.DEEPFAKE for i in rows])
-    platt = fit_platt(looked.logits[rows].tolist(), labels.tolist(), version=version)
-    scores = [platt.probability(float(logit)) for logit in looked.logits[rows[~labels]]]
+    known = np.flatnonzero(~np.isnan(logits))
+    rows = known[_evened(deepfake[known], origin[known])]
+    platt = fit_platt(logits[rows].tolist(), deepfake[rows].tolist(), version=version)
+    scores = [platt.probability(float(logit)) for logit in logits[rows[~deepfake[rows]]]]
     return replace(platt, zone=(0.5, max(0.5, float(np.quantile(scores, 1 - FALSE_ALARMS)))))
 
 
@@ -147,67 +152,44 @@ REFUSED = 0.01
 
 def strangest(looked: Looked) -> float | None:
     """The strangeness beyond which nothing is known: one bona fide face in a hundred of sources left out has more."""
-    bona_fide = np.array([row.label is Label.BONA_FIDE for row in looked.rows])
-    known = looked.strangeness[bona_fide & ~np.isnan(looked.strangeness)]
+    known = looked.strangeness[~looked.deepfake & ~np.isnan(looked.strangeness)]
     return float(np.quantile(known, 1 - REFUSED)) if len(known) else None
 
 
-def _evened(looked: Looked, *, each: int = 200, seed: int = 0) -> np.ndarray:
-    """Indices in which every origin stands equally often, and both labels do."""
+def _evened(deepfake: np.ndarray, origin: np.ndarray, *, each: int = 200, seed: int = 0) -> np.ndarray:
+    """Indices in which every origin with some faces stands equally often, and both labels do."""
     rng = np.random.default_rng([seed, 23])
-    kinds: dict[tuple[Label, str], list[int]] = {}
-    for i, row in enumerate(looked.rows):
-        kinds.setdefault((row.label, row.origin), []).append(i)
-    counts = {label: sum(kind[0] is label for kind in kinds) for label in Label}
-    most = max(counts.values())
-    drawn = [rng.choice(rows, size=each * most // counts[label]) for (label, _), rows in kinds.items()]
-    return np.concatenate(drawn)
+    kinds = {
+        (label, name): rows
+        for label in (False, True)
+        for name in np.unique(origin)
+        if len(rows := np.flatnonzero((deepfake == label) & (origin == name))) >= LEAST
+    }
+    counts = [sum(kind[0] is label for kind in kinds) for label in (False, True)]
+    most = max(counts)
+    return np.concatenate(
+        [rng.choice(rows, size=each * most // counts[label]) for (label, _), rows in kinds.items()]
+    )
 
 
-def honesty(looked: Looked, *, version: str = "across") -> dict[str, Estimate]:
-    """Verdicts and ECE (10 bins) when each source is calibrated on the others alone.
+def honesty(looked: Looked, platt: Platt) -> dict[str, Estimate]:
+    """Verdicts and ECE (10 bins) on sources that the calibration never saw.
 
     ECE: mean of |share of deepfakes − mean score| over bins of equal width, by the share of pictures in each (Guo et
-    al., ICML 2017), labels evened.
+    al., ICML 2017), labels and origins evened.
     """
-    sources = sorted({row.source for row in looked.rows})
-    scores = np.full(len(looked.rows), np.nan)
-    called = np.zeros(len(looked.rows), dtype=bool)
-    for name in sources:
-        rest = [i for i, row in enumerate(looked.rows) if row.source != name]
-        labels = {looked.rows[i].label for i in rest}
-        if len(labels) < 2:
-            continue
-        platt = calibrated(_part(looked, rest), version=version)
-        for i, row in enumerate(looked.rows):
-            if row.source == name:
-                scores[i] = platt.probability(float(looked.logits[i]))
-                called[i] = scores[i] >= (platt.zone or (0.5, 0.5))[1]
-    known = ~np.isnan(scores)
-    labels = np.array([row.label is Label.DEEPFAKE for row in looked.rows])
-    groups = [row.group for row in looked.rows]
-    bona_fide, forged = np.flatnonzero(known & ~labels), np.flatnonzero(known & labels)
-    undecided = known & ~called & (scores > 0.5)
-    evened = _evened(_part(looked, np.flatnonzero(known).tolist()))
-    inside = np.flatnonzero(known)[evened]
+    deepfake = looked.deepfake
+    scores = np.array([platt.probability(float(logit)) for logit in looked.logits])
+    low, high = platt.zone or (0.5, 0.5)
+    called, undecided = scores >= high, (scores > low) & (scores < high)
+    rows = _evened(deepfake, np.array([row.origin for row in looked.rows]))
+    groups = [looked.rows[i].group for i in rows]
     return {
-        "bona fide called a deepfake": share(int(called[bona_fide].sum()), len(bona_fide)),
-        "deepfakes found": share(int(called[forged].sum()), len(forged)),
-        "left undecided": share(int(undecided.sum()), int(known.sum())),
-        "ECE": estimate(
-            lambda rows: _ece(scores[inside[rows]], labels[inside[rows]]), [groups[i] for i in inside]
-        ),
+        "bona fide called a deepfake": share(int(called[~deepfake].sum()), int((~deepfake).sum())),
+        "deepfakes found": share(int(called[deepfake].sum()), int(deepfake.sum())),
+        "left undecided": share(int(undecided.sum()), len(scores)),
+        "ECE": estimate(lambda chosen: _ece(scores[rows[chosen]], deepfake[rows[chosen]]), groups),
     }
-
-
-def _part(looked: Looked, rows: Sequence[int]) -> Looked:
-    chosen = np.asarray(rows)
-    return Looked(
-        tuple(looked.rows[i] for i in rows),
-        looked.logits[chosen],
-        looked.strangeness[chosen],
-        {name: values[chosen] for name, values in looked.shortcuts.items()},
-    )
 
 
 def _ece(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
