@@ -235,7 +235,7 @@ def test_the_projector_says_at_the_class_token_what_the_heads_see_and_at_patches
     states = tower_states(seeing, faces)
     assert seeing.heads is not None
     projector: Any = seeing.model.model.multi_modal_projector
-    table = seeing.model.get_input_embeddings().weight
+    table: Any = seeing.model.get_input_embeddings().weight
     between = table[seeing.script.yes] - table[seeing.script.no]
 
     with torch.inference_mode():
