@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.instruct.builder import read_picture
 from moderation.dfa.train.sight import Sight, as_pixels
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 #: Inverse strength of the ridge for one face, in features of unit spread. Chosen by sources left out, among
 #: ten times less and ten times more.
@@ -74,29 +77,16 @@ def held_out(stored: Stored) -> np.ndarray:
         own = stored.source == source
         if own.sum() >= FEWEST:
             rest = stored.without([source])
-            heads = Heads(1, stored.features.shape[1])
-            fit_verdict(heads, rest)
-            logits[own] = _verdict(heads, stored.features[own])
+            middle, spread = rest.features.mean(axis=0), rest.features.std(axis=0) + 1e-6
+            probe = _verdict((rest.features - middle) / spread, rest.deepfake)
+            logits[own] = probe.decision_function((stored.features[own] - middle) / spread)
     return logits
 
 
-def _verdict(heads: Heads, features: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        even = (torch.from_numpy(features).float() - heads.middle) / heads.spread
-        return (even @ heads.verdict + heads.verdict_bias).numpy()
-
-
-def fit_verdict(heads: Heads, stored: Stored) -> np.ndarray:
-    """Fit the verdict alone. Returns the features, without mean and of unit spread."""
+def _verdict(even: np.ndarray, deepfake: np.ndarray) -> "LogisticRegression":
     from sklearn.linear_model import LogisticRegression
 
-    heads.know(torch.from_numpy(stored.features).float())
-    even = (stored.features - heads.middle.numpy()) / heads.spread.numpy()
-    verdict = LogisticRegression(C=RIDGE / len(even), max_iter=500).fit(even, stored.deepfake)
-    with torch.no_grad():
-        heads.verdict.copy_(torch.from_numpy(verdict.coef_[0]))
-        heads.verdict_bias.fill_(float(verdict.intercept_[0]))
-    return even
+    return LogisticRegression(C=RIDGE / len(even), max_iter=500).fit(even, deepfake)
 
 
 def fit_probes(heads: Heads, stored: Stored) -> None:
@@ -106,8 +96,10 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
     """
     from sklearn.linear_model import LogisticRegression
 
-    even = fit_verdict(heads, stored)
+    heads.know(torch.from_numpy(stored.features).float())
     middle, spread = (each.numpy() for each in (heads.middle, heads.spread))
+    even = (stored.features - middle) / spread
+    verdict = _verdict(even, stored.deepfake)
     known = stored.technique >= 0
     technique = LogisticRegression(C=RIDGE / known.sum(), max_iter=500).fit(
         even[known], stored.technique[known]
@@ -122,6 +114,8 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
     weights = torch.from_numpy(directions / spread).float()
     offsets = torch.from_numpy(offset - (directions / spread) @ middle).float()
     with torch.no_grad():
+        heads.verdict.copy_(torch.from_numpy(verdict.coef_[0]))
+        heads.verdict_bias.fill_(float(verdict.intercept_[0]))
         # The head takes features times the root of their number, so that its weights are of ordinary size.
         heads.technique.weight[present] = weights / weights.shape[1] ** 0.5
         heads.technique.bias[present] = offsets
