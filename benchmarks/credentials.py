@@ -18,7 +18,7 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def _words(fact: Fact, name: str) -> set[str]:
 
 
 @contextmanager
-def watched() -> Iterator[tuple[str, socket.socket]]:
+def watched() -> Generator[tuple[str, socket.socket]]:
     """An address, and whether anybody came: the socket has a connection to take then."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)

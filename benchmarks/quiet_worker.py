@@ -15,6 +15,7 @@ import torch
 import worker.lifecycle
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict, image_verdict
 from moderation.dfa.gpt.conversation import Turn
+from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.engine.engine import Heartbeat
 from moderation.dfa.gpt.faces import find_faces
@@ -44,6 +45,9 @@ class QuietDetector:
 
     def warm(self) -> None:
         """Nothing to load."""
+
+    def score(self, margin: float) -> float:
+        return sigmoid(margin)
 
     def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]:
         yield "I say the same of every face."

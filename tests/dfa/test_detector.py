@@ -272,7 +272,7 @@ def test_a_threshold_that_is_set_goes_before_the_bundles_zone(calibrated: Detect
 def test_a_face_stranger_than_the_calibration_reaches_is_undetermined(
     calibrated: Detector, strangeness: float | None, abstain: Abstain | None
 ) -> None:
-    seen = Look(opinion=3.0, foreign=np.zeros((14, 14), np.float32), strangeness=strangeness)
+    seen = Look(opinion=3.0, foreign=np.zeros((14, 14), np.float32), strangeness=strangeness, view=())
 
     verdict = calibrated.judge(FACE, said(calibrated, None, margin=3.0, seen=seen)).verdict
 

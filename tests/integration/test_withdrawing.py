@@ -147,7 +147,7 @@ def test_a_case_that_was_decided_or_erased_is_not_taken_back(
 
 def test_only_a_key_that_submits_takes_back(api: TestClient, database: Database) -> None:
     with database.transaction() as session:
-        key = add_key(session, "another", ["read"])
+        key = add_key(session, "another", ("read",))
 
     reply = api.post(f"/v1/cases/{new_id()}/withdraw", headers={"Authorization": f"Bearer {key}"})
 

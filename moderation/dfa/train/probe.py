@@ -112,10 +112,10 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
             np.array([-offset[0], offset[0]]) / 2,
         )
     weights = torch.from_numpy(directions / spread).float()
-    offsets = torch.from_numpy(offset - (directions / spread) @ middle).float()
+    offsets = torch.from_numpy(np.asarray(offset - (directions / spread) @ middle)).float()
     with torch.no_grad():
-        heads.verdict.copy_(torch.from_numpy(verdict.coef_[0]))
-        heads.verdict_bias.fill_(float(verdict.intercept_[0]))
+        heads.verdict.copy_(torch.from_numpy(np.asarray(verdict.coef_)[0]))
+        heads.verdict_bias.fill_(float(np.asarray(verdict.intercept_)[0]))
         # The head takes features times the root of their number, so that its weights are of ordinary size.
         heads.technique.weight[present] = weights / weights.shape[1] ** 0.5
         heads.technique.bias[present] = offsets

@@ -322,11 +322,11 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
 def through_words(spec: BundleSpec, platt: Platt, pool: Pool, *, twos: int = 100) -> Platt:
     """The calibration of what the tower thinks, for the margin with which the language model repeats it.
 
-    Fitted through the engine that serves, on faces of the validation split, by least squares.
+    Fitted through the engine that serves, on faces of the split for calibration, by least squares.
     """
     device = torch.device("cpu")
     bundle = load_bundle(spec, device=device, dtype=precision(spec, device))
-    drawn, rng = Examples(pool, "val"), np.random.default_rng(31)
+    drawn, rng = Examples(pool, "calibration"), np.random.default_rng(31)
     judged = judge(bundle, [each for _ in range(twos) for each in drawn.two(rng)], describe=False)
     slope, offset = np.polyfit([j.margin for j in judged], [j.opinion or 0.0 for j in judged], 1)
     return replace(platt, a=platt.a * float(slope), b=platt.b + platt.a * float(offset))
