@@ -14,8 +14,8 @@ import torch
 
 import worker.lifecycle
 from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict, image_verdict
-from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.calibration import sigmoid
+from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.engine.engine import Heartbeat
 from moderation.dfa.gpt.faces import find_faces
