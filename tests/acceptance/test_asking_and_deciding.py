@@ -52,10 +52,11 @@ def test_a_reviewer_asks_the_model_twice_and_decides(
         case.id, Outcome.CANNOT_TELL, reviewer=ada.email, claim=claim, reason="it is a sample"
     )
 
-    assert first.failure is None
-    assert first.answer
-    assert second.failure is None
-    assert (first.bundle, first.fingerprint) == (case.bundle, case.fingerprint)
+    # A model that contradicts what it said of the face has no answer: which of both it is, is mini's affair.
+    for asked in (first, second):
+        assert asked.failure in (None, "unreadable")
+        assert (asked.answer is None) == (asked.failure is not None)
+        assert asked.answer is None or (asked.bundle, asked.fingerprint) == (case.bundle, case.fingerprint)
     decided = client.case(case.id)
     assert (decided.state, decided.stage, decided.decision) == ("decided", Stage.FIRST, decision)
     with owner.transaction() as session:
