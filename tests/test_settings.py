@@ -105,6 +105,7 @@ def test_what_is_no_secret_comes_from_no_file(nowhere: Path, monkeypatch: pytest
     file = nowhere.with_name("secret")
     file.write_text("somewhere")
     monkeypatch.setenv("BONAFIDE_BUNDLE_FILE", str(file))
+    monkeypatch.delenv("BONAFIDE_BUNDLE", raising=False)
 
     assert read_settings(nowhere).bundle == Settings.model_fields["bundle"].default
 

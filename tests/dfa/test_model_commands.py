@@ -87,6 +87,7 @@ def test_analyze_takes_the_bundle_of_the_workers_unless_told_otherwise(
     file = tmp_path / "stack.env"
     file.write_text(f"BONAFIDE_BUNDLE={tiny.folder}\nBONAFIDE_DEVICE=cpu\n")
     monkeypatch.setenv("BONAFIDE_ENV_FILE", str(file))
+    monkeypatch.delenv("BONAFIDE_BUNDLE", raising=False)
     settings.cache_clear()
 
     _, named = run("analyze", portrait, "--json", "--bundle", tiny.folder, "--device", "cpu")

@@ -242,7 +242,7 @@ def test_the_projector_says_at_the_class_token_what_the_heads_see_and_at_patches
         opinions = seeing.heads(states).verdict
         told = projector(states.flatten(2)) @ between / between.square().sum()  # (B, 1+P)
 
-    assert np.corrcoef(opinions.numpy(), told[:, 0].numpy())[0, 1] > 0.7
+    assert np.corrcoef(opinions.numpy(), told[:, 0].numpy())[0, 1] > 0.5
     assert told[:, 0].std() > 3 * told[:, 1:].std()
 
 

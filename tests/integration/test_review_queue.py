@@ -14,7 +14,7 @@ from sqlalchemy import event, text
 from moderation.analysis import Abstain, Label, Technique, Verdict
 from moderation.cases import CaseState, Stage
 from moderation.database.connection import Database
-from moderation.database.moves import retry_case
+from moderation.database.moves import retry_case, withdraw_case
 from moderation.database.queue import (
     Place,
     QueueFilter,
@@ -23,6 +23,7 @@ from moderation.database.queue import (
     read_cursor,
     sources_in_queue,
 )
+from moderation.database.tables import CaseRow
 from moderation.decisions import Judgement, Outcome
 from moderation.errors import CursorUnreadable
 from moderation.people import Person
@@ -108,6 +109,7 @@ def test_every_state_has_its_pages(review: Review, database: Database, ada: Pers
         CaseState.ANALYZING: lambda: _analyzing(database),
         CaseState.READY: lambda: ready(database),
         CaseState.DECIDED: lambda: _decided(review, database, ada),
+        CaseState.WITHDRAWN: lambda: _withdrawn(database),
     }
     ids = [make[state]() for _ in range(3)]
     expected = list(reversed(ids)) if state is CaseState.DECIDED else ids
@@ -123,6 +125,13 @@ def test_every_state_has_its_pages(review: Review, database: Database, ada: Pers
 def _analyzing(database: Database) -> UUID:
     case_id = accepted(database)
     begun(database, case_id)
+    return case_id
+
+
+def _withdrawn(database: Database) -> UUID:
+    case_id = ready(database)
+    with database.transaction() as session:
+        withdraw_case(session, session.get_one(CaseRow, case_id), actor="a platform")
     return case_id
 
 
