@@ -403,7 +403,7 @@ look and prove nothing. Skin tones, ages and cameras are as uneven as in the sou
 The tower was first trained without these sources ({without} faces seen), then judged on them; nothing else here says
 what to expect of tomorrow's forgeries. They took no part in the calibration either: probabilities, and the scores
 between which nothing is decided, are fitted on the other sources, each judged by a verdict that was fitted without it.
-Afterwards the tower was trained on with every source ({sight} faces more), so the figures are those of its younger self.
+Afterwards the tower was trained on with every source ({sight} faces more): these are figures of its younger self.
 
 {strangers}
 The last column shows what numbers that look at no face would reach on the same pictures: .5 is what one wants.
