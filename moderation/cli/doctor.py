@@ -4,7 +4,6 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
 import httpx
@@ -182,14 +181,13 @@ def _uploads(chosen: Settings) -> str:
 
 
 def _bundle(chosen: Settings) -> str:
+    from moderation.dfa.gpt.base import SHIPPED
+
     named = {"BONAFIDE_BUNDLE": chosen.bundle}
     if chosen.candidate is not None:
         named["BONAFIDE_CANDIDATE"] = chosen.candidate
     for setting, name in named.items():
-        shipped = (
-            "/" not in name and (files("moderation") / "dfa" / "bundles" / name / "bundle.toml").is_file()
-        )
-        if not shipped and "@" not in name and not (Path(name) / "bundle.toml").is_file():
+        if name not in SHIPPED and "@" not in name and not (Path(name) / "bundle.toml").is_file():
             raise _ToMend(f"{setting} names {name!r}, and there is no bundle.toml in it (as seen from here)")
     return " and ".join(named.values())
 

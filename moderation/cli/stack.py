@@ -128,11 +128,10 @@ def _bundle_at_hand(say: Callable[[str], None]) -> dict[str, str]:
 
     Who named a bundle gets that one or none: raise BaseMissing.
     """
-    from moderation.dfa.gpt.base import base_of
-    from moderation.dfa.gpt.bundle import MINI, resolve_bundle
+    from moderation.dfa.gpt.base import base_of, packaged_digest
 
     chosen = settings()
-    digest = resolve_bundle(chosen.bundle).packaged
+    digest = packaged_digest(chosen.bundle)
     try:
         if digest is not None:
             say(
@@ -143,9 +142,9 @@ def _bundle_at_hand(say: Callable[[str], None]) -> dict[str, str]:
         if "bundle" in chosen.model_fields_set:
             raise
         _screen.print(
-            f"[bold]The smaller and weaker model {MINI.name} serves[/]: {escape(str(error))}", highlight=False
+            f"[bold]The smaller and weaker model mini serves[/]: {escape(str(error))}", highlight=False
         )
-        return {"BONAFIDE_BUNDLE": MINI.name}
+        return {"BONAFIDE_BUNDLE": "mini"}
     return {}
 
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ from moderation.errors import BaseMissing, BundleMismatch
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaConfig, LlavaConfig
+
+BUNDLE_FILE = "bundle.toml"
+#: The bundles that are shipped with the package, by name.
+SHIPPED: Mapping[str, Path] = {
+    file.parent.name: file.parent for file in (Path(__file__).parents[1] / "bundles").glob(f"*/{BUNDLE_FILE}")
+}
 
 #: What the picture's place is written as; a token of its own, added behind the language model's.
 IMAGE = "<image>"
@@ -67,6 +74,18 @@ LAYERS = (6, 8, 10, 12)
 def cache_folder() -> Path:
     """Where assembled bases lie: `$XDG_CACHE_HOME/bonafide/bases`, as the XDG base directory specification has it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonafide" / "bases"
+
+
+def packaged_digest(bundle: str) -> str | None:
+    """The digest of the packaged base that a shipped bundle, or one in a folder, stands on. None: on no such base.
+
+    Read without torch, so that it is known before a model is loaded.
+    """
+    file = SHIPPED.get(bundle, Path(bundle)) / BUNDLE_FILE
+    if not file.is_file():
+        return None
+    base = tomllib.loads(file.read_text(encoding="utf-8")).get("base", {})
+    return base.get("digest") if base.get("source") == PACKAGED else None
 
 
 def base_of(digest: str, *, cache: Path | None = None, fetch: bool = True) -> Path:

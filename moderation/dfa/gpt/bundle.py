@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from moderation.analysis import Technique
-from moderation.dfa.gpt.base import BASE_DIGEST, PACKAGED, base_of, check_base
+from moderation.dfa.gpt.base import BASE_DIGEST, BUNDLE_FILE, PACKAGED, SHIPPED, base_of, check_base
 from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
@@ -32,11 +32,6 @@ from moderation.dfa.gpt.script import Codec, Script, write_script
 from moderation.dfa.gpt.tower import Tower, fold_batch_norms
 from moderation.errors import BundleMismatch
 
-BUNDLE_FILE = "bundle.toml"
-#: The bundles that are shipped with the package, by name.
-SHIPPED: Mapping[str, Path] = {
-    file.parent.name: file.parent for file in (Path(__file__).parents[1] / "bundles").glob(f"*/{BUNDLE_FILE}")
-}
 MINI = SHIPPED["mini"]
 
 #: CLIP's constants (openai/clip-vit-large-patch14-336, preprocessor_config.json), used by LLaVA-1.5.

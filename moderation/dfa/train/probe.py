@@ -40,9 +40,7 @@ class Stored:
     origin: np.ndarray  # (N,) of str: what made it, "lab/FS" or an origin of its folder
 
     def without(self, sources: Collection[str]) -> "Stored":
-        return self._those(~np.isin(self.source, list(sources)))
-
-    def _those(self, kept: np.ndarray) -> "Stored":
+        kept = ~np.isin(self.source, list(sources))
         return Stored(*(values[kept] for values in vars(self).values()))
 
 
