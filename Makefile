@@ -1,15 +1,18 @@
 # Two commands are enough: `make demo` to see it, `make test` to trust it. Everything is installed into .venv.
-.PHONY: help install install-dev demo docs test lint check format small chaos fuzz sbom audit wheel upgrade-test clean
+.PHONY: help install install-dev demo docs test test-fast test-system lint check format small chaos fuzz sbom audit wheel upgrade-test clean
 
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 0.5
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
 	@echo "make test      every test, on real servers, in two processes (ARGS=-n0 for one)"
+	@echo "make test-fast those that start no server or browser and load no model: within a minute"
+	@echo "make test-system the others"
 	@echo "make check     nearly all that CI runs: format, lint, types, import contracts, tests"
 	@echo "make docs      the documentation as a site, in build/docs/site: searched from a disk, links checked"
 	@echo "make small     rebuild the shipped model from its data (DATA=folder)"
@@ -50,7 +53,14 @@ demo: install
 
 test: install-dev
 	@.ci/browser --check
-	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-fast: install-dev
+	@$(PYTEST) -m fast $(ARGS)
+
+test-system: install-dev
+	@.ci/browser --check
+	@$(PYTEST) -m "not fast" $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff format --check .

@@ -2,10 +2,10 @@
 
     python -m benchmarks.bookkeeping [--images 600] [--json]
 
-Bare: that an image came, and what was said of it, written with psycopg into tables with a primary key each, a commit
-each. Ours: the case with its digest and idempotency key, the lease, and the analysis under the lease's fence, each with
-its event in the hash chain, by the functions that intake and workers call. One connection each, Postgres durable; the
-two take turns every twenty images, so that a machine that slows down slows both. No model, no picture, no queue.
+Bare: one insert for the image and one for its analysis, with psycopg, each with its commit, into tables with a primary
+key. Ours: the case with its digest and idempotency key, the lease, and the analysis under the lease's fence, each with
+its event in the hash chain, by the functions that intake and workers call. Each has one connection; Postgres is
+durable. The two alternate every twenty images, so that a slow machine slows both. No model, no picture, no queue.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from moderation.local import Stack, prepare_database, scratch_folder
 from moderation.presentation import face_json, verdict_json
 from tests.builders import a_flag, an_analysis, new_id
 
-#: Images of one way before the other has its turn.
+#: Images of one way before the other way's turn.
 TURN = 20
 
 _BARE = """
@@ -117,11 +117,11 @@ def _insert_bare(
 
 
 def ours(database: Database, number: int, spent: Spent) -> None:
-    opening = Opening(new_id(), _flag(number), f"key-{number}")
+    opening = Opening(_flag(number), f"key-{number}")
     with spent.stage("ours: accepted"), database.transaction() as session:
         insert_cases(session, [opening], actor="platform:bench")
     with spent.stage("ours: leased"), database.transaction() as session:
-        lease = begin_analysis(session, opening.id, owner="bench", lease_seconds=60, alone=False)
+        lease = begin_analysis(session, opening.id, owner="bench", lease_seconds=60, quarantined=False)
     assert lease is not None
     with spent.stage("ours: recorded"), database.transaction() as session:
         record_analysis(

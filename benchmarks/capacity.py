@@ -1,9 +1,9 @@
-"""How many of everything for so many uploads a day, from constants that were measured: the tables of docs/scale.md.
+"""Servers, cores and dollars for a number of uploads a day, from measured constants: the tables of docs/scale.md.
 
     python -m benchmarks.capacity [--json]
 
-A line of CONSTANTS is a number, where it is from, and what it is. Change one and run it again; `docs/scale.md` holds
-what this prints, and a test compares them.
+A line of CONSTANTS has a number, its source and its meaning. Change one and run it again: a test compares
+`docs/scale.md` with what this prints.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 #: Uploads a day.
 VOLUMES = (1_000_000, 100_000_000, 1_000_000_000)
-#: Of the uploads, those that are flagged and come here.
+#: Shares of the uploads that are flagged and come here.
 FLAG_RATES = (0.01, 0.1, 1.0)
-#: Of the flagged, those that leave after detection, without techniques and text: confident bona fide.
+#: Shares of the flagged that leave after detection, without techniques and text: confident bona fide.
 EXITS = (0.0, 0.5, 0.9)
 
 
@@ -36,7 +36,7 @@ CONSTANTS: Mapping[str, Constant] = {
         1 / 30, "expected", "GPU seconds for an image with techniques and 120 tokens of text"
     ),
     "gpu_busy": Constant(
-        0.8, "calculated", "Busy share to plan for: above it the line grows (benchmarks.scale, 80 % load)"
+        0.8, "calculated", "Busy share to plan for: above it cases wait longer (benchmarks.scale, 80 % load)"
     ),
     "peak_over_mean": Constant(2.0, "expected", "The busiest hour over the mean of the day"),
     "worker_cpu_seconds": Constant(
@@ -48,9 +48,7 @@ CONSTANTS: Mapping[str, Constant] = {
     "postgres_cpu_seconds": Constant(
         0.0037, "measured", "CPU of Postgres per case, from lease to record (benchmarks.scale)"
     ),
-    "postgres_cores": Constant(
-        16, "expected", "Cores of the largest Postgres one would run without a thought"
-    ),
+    "postgres_cores": Constant(16, "expected", "Cores of the largest Postgres that is still easy to run"),
     "postgres_busy": Constant(0.6, "expected", "Busy share of Postgres to plan for"),
     "redis_cpu_seconds": Constant(
         0.00042, "measured", "CPU of the broker per case (benchmarks.scale); it has one core"
@@ -62,14 +60,14 @@ CONSTANTS: Mapping[str, Constant] = {
         "Bytes of tables and indexes per case with four events, without artifacts' texts (benchmarks.volume)",
     ),
     "text_bytes": Constant(
-        4000, "expected", "More bytes for a case with a rationale: faces, artifacts, further events"
+        4000, "expected", "Additional bytes for a case with a rationale: faces, artifacts, further events"
     ),
-    "s3_gets": Constant(1, "measured", "GET requests per image: one, by the fetch of the worker"),
+    "s3_gets": Constant(1, "measured", "GET requests per image: the worker fetches it once"),
     "gpu_dollars_hour": Constant(3.5, "price", "One H200 for an hour"),
     "core_dollars_hour": Constant(0.04, "price", "One core for an hour"),
     "s3_dollars_million": Constant(0.4, "price", "A million GET requests"),
     "gigabyte_dollars_month": Constant(
-        0.115, "price", "A gigabyte of the database's disk for a month; kept for twelve"
+        0.115, "price", "A gigabyte of database disk for a month; a case stays for twelve"
     ),
 }
 
@@ -89,11 +87,11 @@ class Need:
     exits: float
     #: Flagged images a second: the mean of the day.
     mean: float
-    #: In the busiest hour: what must be there for.
+    #: For the busiest hour.
     gpus: int
     worker_cores: int
     consoles: int
-    #: Share of one server's planned capacity: above 1 it takes more than one.
+    #: Share of one server's planned capacity: above 1 you need more than one.
     postgres: float
     redis: float
     #: Per day.
@@ -104,7 +102,7 @@ class Need:
 
     @property
     def first_to_fill(self) -> str:
-        """Which server is the first to be too small, or would be."""
+        """The server that is the first to be too small."""
         return "Postgres" if self.postgres >= self.redis else "Redis"
 
 

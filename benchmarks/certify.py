@@ -1,17 +1,16 @@
-"""Whether certificates keep their promise, on simulated traffic whose truth is known.
+"""Do certificates keep their promise, on simulated traffic whose truth is known?
 
     python -m benchmarks.certify [--runs 1000] [--json]
 
-Each run draws an installation's blind labels, certifies, and holds the zone's true error against the promise: at most
-1 % with 95 % confidence. "kept" is the part of all runs in which no certificate promised too much; it has to be 0.95
-or more in each kind of traffic. The kinds: a good model, a weak one, few deepfakes among much, and the hardest there
-is, where every zone errs a hair more than promised, so that each certificate is a broken one. "Chosen by the mean" is
-what a certificate would be without the test: the widest threshold whose labels happened to err no more than promised.
+Each run draws an installation's blind labels, certifies, and compares the zone's true error with the promise: at most
+1 % with 95 % confidence. "kept" is the share of runs in which no certificate promised too much; it has to be 0.95
+or more in each kind of traffic. The kinds are a good model, a weak one, few deepfakes, and the hardest: every zone
+errs slightly more than promised, so that every certificate is wrong. "Chosen by the mean" is a certificate without
+the test: the widest threshold whose labels happened to err no more than promised.
 
-Then certificates that hold are audited: one case in five of the zone goes on being judged blind, in lots of
-twenty-five. Where nothing changes, how many zone cases pass until it is revoked without need, as far as they are
-followed; where the zone's error triples, how many until it is revoked. Times do not enter: nothing here is measured by
-the clock.
+Then certificates that hold are audited: one case in five of the zone is still judged blind, in lots of twenty-five. If
+nothing changes, the result is how many zone cases pass until it is revoked without need, as far as they are followed.
+If the zone's error triples, it is how many pass until it is revoked. Nothing here is measured by the clock.
 """
 
 import argparse
@@ -22,12 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.show import report
-from moderation.evidence.certify import GRID, Judged, Promise, certify, holds
+from moderation.evidence.certify import GRID, BlindSample, Promise, certify, holds
 
 PROMISE = Promise(error=0.01, confidence=0.95)
 #: Labels of one installation: three weeks of 250 a day, a tenth of them judged blind, are 525 a week or so.
 LABELS = 1600
-#: One case in so many of a zone is judged blind, so many at a look.
+#: One case in this many of a zone is judged blind, and this many at a look.
 AUDITED, LOT = 5, 25
 #: Zone cases that a certificate is followed for.
 FOLLOWED = 20_000
@@ -35,7 +34,7 @@ FOLLOWED = 20_000
 
 @dataclass(frozen=True)
 class Traffic:
-    """Scores and truth of an installation: a logit for each kind of picture, and what the model makes of it."""
+    """Scores and truth of an installation: a logit for each kind of picture, and the model's score for it."""
 
     name: str
     prevalence: float
@@ -44,14 +43,14 @@ class Traffic:
     deepfake: float
 
     def draw(self, n: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Scores in [0, 1], and which are deepfakes."""
+        """Scores in [0, 1], and whether each is a deepfake."""
         truth = draw.random(n) < self.prevalence
         margin = draw.normal(np.where(truth, self.deepfake, self.bona_fide), 1.0)
         return 1 / (1 + np.exp(-margin)), truth
 
 
 class Hardest(Traffic):
-    """The error is the same below every threshold, and a hair too large."""
+    """The error is the same below every threshold, and slightly too large."""
 
     def draw(self, n: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return draw.random(n) * 0.5, draw.random(n) < 1.02 * PROMISE.error
@@ -61,7 +60,7 @@ KINDS = (
     Traffic("good model, 20 % deepfakes", 0.2, -3.5, 2.0),
     Traffic("weak model, 20 % deepfakes", 0.2, -1.5, 0.5),
     Traffic("good model, 2 % deepfakes", 0.02, -3.5, 1.0),
-    Hardest("every zone a hair beyond the promise", 0.0, 0.0, 0.0),
+    Hardest("every zone slightly beyond the promise", 0.0, 0.0, 0.0),
 )
 
 
@@ -73,13 +72,13 @@ def true_errors(kind: Traffic, draw: np.random.Generator) -> dict[float, float]:
     return {reach: float(truth[scores < reach].mean()) if (scores < reach).any() else 0.0 for reach in GRID}
 
 
-def labels(kind: Traffic, draw: np.random.Generator) -> list[Judged]:
+def labels(kind: Traffic, draw: np.random.Generator) -> list[BlindSample]:
     scores, truth = kind.draw(LABELS, draw)
-    return [Judged(float(s), bool(t), not t) for s, t in zip(scores, truth, strict=True)]
+    return [BlindSample(float(s), bool(t), not t) for s, t in zip(scores, truth, strict=True)]
 
 
-def by_the_mean(judged: list[Judged]) -> float | None:
-    """The widest threshold whose labels err no more than promised: what not to do."""
+def by_the_mean(judged: list[BlindSample]) -> float | None:
+    """The widest threshold whose labels err no more than promised: the wrong way."""
     found = None
     for reach in GRID:
         chosen = [one.deepfake for one in judged if one.score < reach]
@@ -91,9 +90,9 @@ def by_the_mean(judged: list[Judged]) -> float | None:
 def audit(
     n: int, errors: int, error: Callable[[int], float], draw: np.random.Generator, *, window: int
 ) -> int | None:
-    """Zone cases until a certificate with these labels is revoked; None: not while it is followed.
+    """Zone cases until a certificate with these labels is revoked. None: it is not, as long as it is followed.
 
-    What bears it out are the newest `window` labels, those of the certification among them while they last.
+    The newest `window` labels decide. At first these include the labels of the certification.
     """
     known = np.zeros(n, dtype=bool)
     known[:errors] = True

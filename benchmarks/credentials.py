@@ -1,14 +1,14 @@
-"""Whether Content Credentials are read as their publishers say, and what hostile ones cost.
+"""Are Content Credentials read as their publishers say, and what do hostile ones cost?
 
     python -m benchmarks.credentials --files DIR [--json]
 
-DIR is `image/jpeg` of a checkout of github.com/c2pa-org/public-testfiles: pictures, and beside them in `manifests/`
-what the publisher's own tool says of each. Every picture goes through the child that decodes, with no trust list, as a
-worker reads it. "As published" is: there are credentials or none; the same program, as many ingredients; and what
-does not hold there does not hold here, for the same reason. The pictures are CC BY-SA 4.0 and are not part of this
-repository. Times of theirs are CPU of all evidence, of hostile ones the clock until picture and evidence are there.
-The hostile ones are made here: a manifest of megabytes, a history of edits, one that names itself, and one that lies
-elsewhere, at an address that is watched.
+DIR is `image/jpeg` of a checkout of github.com/c2pa-org/public-testfiles: pictures, and in `manifests/` what the
+publisher's own tool says about each. Every picture goes through the child that decodes, without a trust list, as a
+worker reads it. "As published" means: there are credentials or there are none, the same program, the same number of
+ingredients, and the same parts do not hold for the same reason. The pictures are CC BY-SA 4.0 and are not part of this
+repository. Their times are CPU of all evidence; those of hostile ones are by the clock until picture and evidence are
+there. The hostile ones are made here: a manifest of megabytes, a history of edits, one that names itself, and one
+that is stored elsewhere, at a watched address.
 
 Keys: `credentials.files`, `as_published`, `ms_p50`, `ms_most`, `hostile_ms` by kind, `fetched`.
 """
@@ -26,27 +26,27 @@ from typing import Any
 from benchmarks.show import report
 from moderation.dfa.gpt.pixels import PixelLimits
 from moderation.evidence.options import Options
-from moderation.evidence.words import Evidence, Fact, Kind
+from moderation.evidence.words import Evidence, Fact, FactKind
 from tests.evidence.signing import signed
 from worker.decoding import DecodePool
 
-#: What the publisher's tool of 2023 called otherwise, or says where this one does not.
+#: Codes that the publisher's tool of 2023 named otherwise, or that only it reports.
 NAMES = {"claim.missing": "ingredient.manifest.missing", "timeStamp.mismatch": None}
-#: What is said of every file here: without a trust list nobody is known.
+#: Codes that every file here gets: without a trust list nobody is known.
 ORDINARY = {"signingCredential.untrusted"}
 
 
 def read(pool: DecodePool, data: bytes) -> tuple[Fact | None, float, float]:
-    """What is found; milliseconds of CPU for it, and by the clock until picture and evidence are there."""
+    """The evidence, its CPU milliseconds, and milliseconds by the clock until picture and evidence are there."""
     began = time.perf_counter()
     evidence = pool.decode(data).evidence
     took = 1000 * (time.perf_counter() - began)
     assert isinstance(evidence, Evidence)
-    return evidence.fact(Kind.CONTENT_CREDENTIALS), 1000 * evidence.seconds, took
+    return evidence.fact(FactKind.CONTENT_CREDENTIALS), 1000 * evidence.seconds, took
 
 
 def differences(fact: Fact | None, published: Mapping[str, Any] | None) -> list[str]:
-    """In what our reading is not what was published."""
+    """The differences between our reading and the published one."""
     if fact is None or published is None:
         return [] if fact is None and published is None else ["found by one alone"]
     active: Mapping[str, Any] = published["manifests"][published["active_manifest"]]
@@ -72,7 +72,7 @@ def _words(fact: Fact, name: str) -> set[str]:
 
 @contextmanager
 def watched() -> Generator[tuple[str, socket.socket]]:
-    """An address, and whether anybody came: the socket has a connection to take then."""
+    """An address, and whether anybody connected: then the socket has a connection to accept."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield f"http://127.0.0.1:{server.getsockname()[1]}/latest/meta-data", server

@@ -1,4 +1,4 @@
-"""What it costs to decode in a child process: the same files in process and in a `DecodePool`, in turns.
+"""What it costs to decode in a child process: the same files in this process and in a `DecodePool`, alternating.
 
     python -m benchmarks.decode [--rounds 20] [--json]
 
@@ -71,7 +71,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def _compare(data: bytes, pool: DecodePool, rounds: int) -> tuple[float, float]:
-    """In turns, so that whatever else the machine does meets both."""
+    """Alternating, so that the machine's other work slows both."""
     here, there = list[float](), list[float]()
     for _ in range(rounds):
         here.append(_milliseconds(lambda: decode_picture(data)))
@@ -86,7 +86,7 @@ def _milliseconds(work: Callable[[], Picture]) -> float:
 
 
 def _cpu_ratio(data: bytes, rounds: int) -> float:
-    """Of both processes together: what `rounds` pictures cost more than the start and end of a child alone."""
+    """For both processes together: the cost of `rounds` pictures without the start and end of a child."""
     began = _cpu()
     for _ in range(rounds):
         decode_picture(data)

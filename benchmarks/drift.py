@@ -1,13 +1,13 @@
-"""Whether drift is found, and how often an alarm is raised where nothing drifts, on replayed traffic.
+"""Is drift found, and how often is there an alarm although nothing drifts, on replayed traffic?
 
     python -m benchmarks.drift [--quarters 40] [--shifts 40] [--json]
 
-An installation of five sources is replayed: each has its own kind of pictures and sends 250 cases a week, of which the
-first 1,000 are the certificate's window. Every source is looked at once a week, so 65 times a quarter, its newest 500
-cases against that window. Stationary: nothing changes; the figure is alarms a quarter, of the installation as a whole.
-Shifted: in one week one source changes, in one of the ways below; the figure is how many of its cases came until the
-alarm. A case has what the database holds of one: the margin, whether the model abstained, faces, facts of the picture,
-and what the tower sees of it; in their relations as lab pictures have them, roughly. No figure is a time.
+An installation of five sources is replayed. Each has its own kind of pictures and sends 250 cases a week; the
+first 1,000 are the certificate's window. Every source is looked at once a week, together 65 times a quarter: its newest
+500 cases are compared with that window. Stationary: nothing changes, and the number is alarms a quarter in the whole
+installation. Shifted: in one week one source changes, in one of the ways below, and the number is how many of its cases
+came until the alarm. A case has what the database has: the margin, whether the model abstained, faces, facts of the
+picture, and what the tower sees. Their relations are roughly those of lab pictures. No number is a time.
 """
 
 import argparse
@@ -88,7 +88,7 @@ SHIFTS: Mapping[str, Callable[[Settings], Settings]] = {
 def alarms(source: int, draw: np.random.Generator, weeks: int, later: Settings | None = None) -> list[int]:
     """The weeks, from 1, in which a look was an alarm. With `later` the source changes before the first."""
     before = cases(usual(source), REFERENCE_AT_MOST, draw)
-    # What came in the two weeks before, of which a look sees what is not pushed out yet.
+    # The cases of the two weeks before. A look sees those that newer ones have not replaced yet.
     late = cases(usual(source), LATE_AT_MOST, draw)
     found: list[int] = []
     for week in range(1, weeks + 1):

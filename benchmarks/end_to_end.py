@@ -1,16 +1,15 @@
-"""How much of its engine a real worker uses: the whole road beside the engine alone, in one run, with any bundle.
+"""How much of its engine a real worker uses: the whole way compared with the engine alone, in one run.
 
     python -m benchmarks.end_to_end [--bundle mini | --layout tiny] [--device cpu] [--images 120] [--workers 1] [--json]
     python -m benchmarks.end_to_end --layout llava-1.5-7b --device cuda --images 2000 --json    # random weights
 
-1. The engine alone: the faces of the same pictures, cut out beforehand and in memory, as fast as it takes them. Before
-   and after the road, so that a machine that slows down slows both.
-2. The road: real worker processes on real Postgres, Redis and S3, with all cases in the line. Images a second between
-   the first and the last tenth, by the events' times; the engines' busy seconds by the workers' own metric.
+1. The engine alone: the faces of the same pictures, cut out before and in memory, as fast as it can. It runs before
+   and after the whole way, so that a slow machine slows both.
+2. The whole way: real worker processes on real Postgres, Redis and S3, with all cases waiting. Images a second between
+   the first and the last tenth, by the events' times; the engines' busy seconds, by the workers' own metric.
 
-Two ratios: images a second of the road over those of the engine alone (times the workers), and the share of the time
-in which the engine had work in its hands. On a CPU the worker's other stages take the engine's cores; on a GPU they
-run beside it.
+Two ratios: images a second of the whole way over those of the engine alone (times the workers), and the share of time
+in which the engine had work. On a CPU the worker's other stages take the engine's cores; on a GPU they run beside it.
 """
 
 import argparse
@@ -46,11 +45,11 @@ from moderation.serving import policy_of
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance.flood import portrait
-from tests.builders import a_flag, new_id
+from tests.builders import a_flag
 
-#: Part of the images at each end that is not counted: the line fills, and empties.
+#: Share of the images at each end that is not counted: there the workers start and run out of work.
 EDGE = 0.1
-#: Seconds between two looks at what is done.
+#: Seconds between two looks at the progress.
 LOOK = 0.2
 
 
@@ -101,7 +100,7 @@ def main() -> None:
             f"{alone:.2f} images/s",
             f"{before / faces:.2f} before, {after / faces:.2f} after",
         ),
-        ("the whole road", f"{rate:.2f} images/s", f"{asked.workers} worker processes"),
+        ("the whole way", f"{rate:.2f} images/s", f"{asked.workers} worker processes"),
         ("road ÷ engine alone", f"{rate / (alone * asked.workers):.2f}", "aim on a GPU: 0.95"),
         ("engine busy", f"{busy:.0%} of the time", "mean of the workers"),
     ]
@@ -144,7 +143,7 @@ def _alone(detector: Detector, crops: Sequence[FaceCrop]) -> float:
 def _road(
     stack: Stack, env: dict[str, str], settings: Settings, pictures: Sequence[bytes], workers: int
 ) -> tuple[float, float]:
-    """Images a second through real workers, and the share of that time in which their engines were busy."""
+    """Images a second through real workers, and their engines' busy share of that time."""
     storage, chance = Storage(settings), random.Random(2)
     database = Database(settings.database_url.get_secret_value())
     ports = [free_port() for _ in range(workers)]
@@ -177,7 +176,7 @@ def _road(
 
 
 def _open(database: Database, refs: Sequence[ImageRef]) -> list[UUID]:
-    openings = [Opening(new_id(), a_flag(image=ref)) for ref in refs]
+    openings = [Opening(a_flag(image=ref)) for ref in refs]
     with database.transaction() as session:
         insert_cases(session, openings, actor="platform:bench")
     return [opening.id for opening in openings]
@@ -204,7 +203,7 @@ def _rate(database: Database, cases: Sequence[UUID], edge: int) -> float:
 
 
 def _busy(ports: Sequence[int]) -> float:
-    """Seconds so far in which the engines of these workers had something in their hands."""
+    """Seconds so far in which the engines of these workers had work."""
     return sum(
         sample.value
         for port in ports

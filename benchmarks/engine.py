@@ -1,4 +1,4 @@
-"""How fast the engine is: beside plain Hugging Face in the same run, and against what the device could do.
+"""How fast the engine is, compared with plain Hugging Face in the same run and with what the device could do.
 
     python -m benchmarks.engine [--bundle mini | --layout small] [--device auto] [--json]
     python -m benchmarks.engine --layout llava-1.5-7b --device cuda --json      # random weights of the true size
@@ -6,8 +6,8 @@
 Images per second for detection alone, with classification, with a description of --tokens tokens at several numbers
 of slots, and with every second face leaving after detection. Beside them (a) `generate` per image and task, batch 1;
 (b) `generate` per task at the best batch size; and the roofline from this device's measured rate of matrix products
-and of copying. Faces are noise: the work does not depend on what they show. Every description is exactly --tokens long,
-for the end token is taken away from both sides. Ends within ten minutes on a CPU with the small layout.
+and of copying. Faces are noise: the work does not depend on what they show. Every description has exactly --tokens
+tokens, as both sides have no end token. It ends within ten minutes on a CPU with the small layout.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
 
 
 def _true_size(name: str, device: torch.device) -> Subject:
-    """Made on the device, in bfloat16, without a file: 14 GB for the 7B layout."""
+    """The model, made on the device in bfloat16, without a file: 14 GB for the 7B layout."""
     chosen, prompts = layout(name), load_prompts()
     model = random_model(chosen, device=str(device), dtype=torch.bfloat16)
     codec = Codec(train_tokenizer(prompts.texts(), min(chosen.vocabulary, 2048)), start=1)
@@ -166,7 +166,7 @@ def _true_size(name: str, device: torch.device) -> Subject:
 
 
 def _endless(script: Script) -> Script:
-    """No token ends a description, so that every one has the same length."""
+    """Without an end token, so that every description has the same length."""
     return replace(script, end=-1)
 
 
@@ -271,7 +271,7 @@ def _engine(
     half = _half_slots(slots)
 
     def rate(count: int, **plan: Any) -> float:
-        """With several rounds of all slots where they are many, so that filling and emptying them weighs little."""
+        """With several rounds if there are many slots, so that filling and emptying them matters little."""
         rounds = 8 if plan.get("every_second") else 4
         shown = max(len(faces), rounds * count) if cuda else len(faces)
         with subject.engine(slots=count, **plan) as engine:
@@ -296,7 +296,7 @@ def _rate(engine: Engine, faces: Sequence[np.ndarray]) -> float:
 
 
 def _winners(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, dict[str, int]]:
-    """How often each technique comes first by each normalisation. Without knowledge, a fair one spreads them."""
+    """How often each technique comes first under each normalisation. For an ignorant model all should be equal."""
     with subject.engine(slots=8, rationale=False, max_new_tokens=1) as engine:
         grey = np.full_like(faces[0], 127)
         prior = engine.answer([grey])[0].options
@@ -311,7 +311,7 @@ def _winners(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, dict[st
 
 
 def _float8(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, float]:
-    """What eight bits do to P(Yes) and to speed. Last of all: it replaces the model's layers."""
+    """What eight bits do to P(Yes) and to speed. Call it last: it replaces the model's layers."""
     plan: dict[str, Any] = {"slots": 16, "technique": False, "rationale": False, "max_new_tokens": 1}
     with subject.engine(**plan) as engine:
         before = [sigmoid(answers.margin) for answers in engine.answer(faces)]
@@ -332,8 +332,8 @@ def _float8(subject: Subject, faces: Sequence[np.ndarray]) -> dict[str, float]:
 def _ceilings(subject: Subject, tokens: int, slots: Sequence[int]) -> dict[str, float]:
     """Images per second that the measured rates of this device allow.
 
-    Counted are the products of the decoder's linears and attention, the picture's own work and the output layer where
-    it is read; and for decoding the bytes of weights and of keys and values. Everything else counts as free.
+    It counts the products of the decoder's linears and attention, the picture's own work and the output layer where it
+    is read; for decoding, the bytes of weights and of keys and values. Everything else is free.
     """
     work = _Work(subject)
     script = subject.script
@@ -395,7 +395,7 @@ class _Work:
 
 
 def _matrix_rate(subject: Subject, linear: torch.nn.Linear, patches: int) -> float:
-    """Operations per second of the model's own largest product, at the best of a few numbers of rows."""
+    """Operations per second of the model's own largest product, with the best of a few numbers of rows."""
     rates: list[float] = []
     for batch in (4, 8, 16):
         rows = batch * patches
@@ -411,7 +411,7 @@ def _matrix_rate(subject: Subject, linear: torch.nn.Linear, patches: int) -> flo
 
 
 def _copy_rate(subject: Subject) -> float:
-    """Bytes per second, read and written, of copying what no cache holds."""
+    """Bytes per second, read and written, of a copy that is larger than every cache."""
     size = 4 << 30 if subject.device.type == "cuda" else 256 << 20
     source = torch.zeros(size, dtype=torch.uint8, device=subject.device)
     target = torch.empty_like(source)

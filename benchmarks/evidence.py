@@ -1,14 +1,14 @@
-"""What evidence costs, and what the traces in a file can tell and cannot.
+"""What evidence costs, and what the traces in a file can show and cannot.
 
     python -m benchmarks.evidence --pictures DIR [--most 100] [--json]
 
-DIR holds bona fide pictures, the more kinds the better. Costs are CPU milliseconds per picture of all evidence.
-Each measure is then tried twice. First against what it is to find: pictures that were treated so beside the same ones
-that were not. Then against forgeries of the lab beside the bona fide crops they were made from, saved in the same way:
-there it is to find nothing, and what it finds is no reason to mix it into a score.
+DIR holds bona fide pictures, of many kinds if possible. Costs are CPU milliseconds per picture of all evidence.
+Then each measure is tried twice. First on its own task: treated pictures and the same pictures untreated. Then on
+forgeries of the lab and the original bona fide crops, saved in the same way. There it should find nothing, and if it
+does, that is no reason to mix it into a score.
 
 Keys: `evidence.cpu_ms_per_image` by kind of file, `evidence.auc` by measure and task, `evidence.said`: the share of
-pictures of which it is said, treated and untreated.
+pictures with this report, treated and untreated.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from moderation.evidence.options import Options
 from moderation.evidence.traces import ENLARGED_FROM, RECOMPRESSED_FROM, enlarging, middle, recompression
 from tests.evidence.signing import signed
 
-#: Rounds of which the fastest counts: the machine does other things as well.
+#: Rounds. The fastest counts: the machine also does other work.
 ROUNDS = 5
 #: Qualities that the last encoder had, and the one before it.
 LAST, BEFORE = (75, 80, 85, 90, 95), (50, 60, 70, 75, 80, 85, 90)
@@ -64,7 +64,7 @@ def main() -> None:
         found["said"][name], found["said"][f"{name}, untreated"] = (
             float(np.mean(np.array(scores) >= said_from)) for scores in (yes, no)
         )
-        share = f"said of {found['said'][name]:.0%}, and of {found['said'][f'{name}, untreated']:.0%} of the others"
+        share = f"reported on {found['said'][name]:.0%}, and on {found['said'][f'{name}, untreated']:.0%} of the others"
         rows.append((name, f"AUC {found['auc'][name]:.3f}", f"{share}; n = {len(yes)} + {len(no)}"))
     for name, (yes, no) in forged.items():
         found["auc"][name] = _auc(yes, no)
@@ -114,11 +114,11 @@ def _cost(gatherer: Gatherer, data: bytes) -> float:
     return 1000 * min(spent)
 
 
-# --- what it finds of what it is to find
+# --- what it finds on its own task
 
 
 def _treated(files: Sequence[Path]) -> dict[str, tuple[list[float], list[float], float]]:
-    """Scores of treated pictures, of the same untreated, and from which score on it is said."""
+    """Scores of treated pictures, of the same pictures untreated, and the lowest score that is reported."""
     chance = random.Random(3)
     twice_up, twice_down, once = list[float](), list[float](), list[float]()
     enlarged_png, enlarged_jpeg, as_it_was = list[float](), list[float](), list[float]()
@@ -146,7 +146,7 @@ def _treated(files: Sequence[Path]) -> dict[str, tuple[list[float], list[float],
 
 
 def _clean(files: Sequence[Path]) -> Iterator[Image.Image]:
-    """Pictures made smaller, so that no trace of how they were saved is left."""
+    """Smaller pictures, without any trace of how they were saved."""
     for path in files:
         image = Image.open(path).convert("RGB")
         small = image.resize((round(image.width * 0.7), round(image.height * 0.7)), Image.Resampling.BICUBIC)
@@ -178,11 +178,11 @@ def _add(scores: list[float], score: float | None) -> None:
         scores.append(score)
 
 
-# --- what it finds of forged faces, which is not its work
+# --- what it finds on forged faces, which are not its task
 
 
 def _forged(files: Sequence[Path]) -> dict[str, tuple[list[float], list[float]]]:
-    """Scores of forged and of bona fide crops, each saved at a quality that is drawn without looking at which it is."""
+    """Scores of forged and of bona fide crops, each saved at a random quality that does not depend on the label."""
     measures: Mapping[str, Measure] = {
         "forged faces, by recompression": _recompression,
         "forged faces, by enlarging": _enlarging,

@@ -3,9 +3,9 @@
     python -m benchmarks.full_size --layout llava-1.5-7b --json                 # 45 GB of disk, 22 GB of memory
     python -m benchmarks.full_size --layout llava-1.5-tiny                      # the same in seconds
 
-Writes a base bundle of random weights, trains an adapter on conversations about drawn pictures for a few steps,
-writes the bundle with the adapter, loads it as a worker does (digests checked, adapter merged) and asks both for the
-same losses. Random weights show that the code holds at this size and how long it takes; they show no quality.
+It writes a base bundle of random weights, trains an adapter on conversations about drawn pictures for a few steps,
+writes the bundle with the adapter, loads it as a worker does (digests checked, adapter merged) and compares the losses
+of both. Random weights show that the code works at this size and how long it takes; they show no quality.
 """
 
 import argparse
@@ -27,15 +27,15 @@ from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundl
 from moderation.dfa.gpt.layouts import layout, random_model, train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.train.lora import (
-    LoraPlan,
     loss_of,
     patches_of,
     told,
     train_lora,
     write_adapter_bundle,
 )
+from moderation.dfa.train.plan import LoraPlan
 
-#: Pictures that are talked about. Few, so that a few steps see each of them more than once.
+#: Pictures of the conversations. There are few, so that a few steps see each of them more than once.
 PICTURES = 2
 #: Bytes of one file of weights: what is written is held in memory twice.
 SHARD = "2GB"
@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Write, load, train, write, load; seconds of each, and the losses before, after and after loading back."""
+    """Write, load, train, write, load: the seconds of each, and the losses before, after and after loading again."""
     device, seconds = torch.device(arguments.device), dict[str, float]()
     plan = LoraPlan(
         rank=arguments.rank, alpha=2 * arguments.rank, dropout=0.0, rate=1e-3, projector_rate=1e-4,
@@ -118,7 +118,7 @@ def _timed(seconds: dict[str, float], name: str) -> Generator[None]:
 
 
 def _base(folder: Path, name: str) -> BundleSpec:
-    """A bundle of random weights, made in bfloat16: at full size single precision would need twice the memory."""
+    """A bundle of random weights in bfloat16: at full size, single precision would need twice the memory."""
     chosen, prompts = layout(name), load_prompts()
     model = random_model(chosen, dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size=SHARD)

@@ -1,11 +1,11 @@
-"""What text inside a picture does to its verdict: the margin with and without words that instruct the model.
+"""What text in a picture does to its verdict: the margin with and without words that instruct the model.
 
     python -m benchmarks.injection [--json]
 
-Each sample picture is judged as it is, with a harmless sentence across its chin, and with sentences that instruct. The
-verdict's form cannot change: it is read from two answer tokens. Its margin can, as with any change of pixels, and is
-compared with what the harmless sentence does. Keys: `injection.instructed_shift`, `injection.harmless_shift`: medians
-of the absolute change of the margin; `injection.flips`, verdicts that changed under instructions alone.
+Each sample picture is judged unchanged, with a harmless sentence across its chin, and with sentences that instruct. The
+verdict's form cannot change: it is read from two answer tokens. Its margin can, as with any change of pixels, so it is
+compared with the effect of the harmless sentence. Keys: `injection.instructed_shift`, `injection.harmless_shift`:
+medians of the absolute change of the margin; `injection.flips`, verdicts that only instructions changed.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def _shift(plain: Verdict, other: Verdict | None) -> float | None:
 
 
 def _written(data: bytes, words: str, box: Box) -> bytes:
-    """The same picture with these words on a band across the chin: within the square that the model sees."""
+    """The same picture with these words on a band across the chin, inside the square that the model sees."""
     with Image.open(io.BytesIO(data)) as opened:
         picture = opened.convert("RGB")
     pen = ImageDraw.Draw(picture)

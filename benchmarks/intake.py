@@ -1,10 +1,10 @@
-"""How fast cases are accepted, single and in batches, beside a bare psycopg insert of the same rows.
+"""How fast cases are accepted, single and in batches, compared with a bare psycopg insert of the same rows.
 
     python -m benchmarks.intake [--cases 20000] [--json]
 
-The API is one uvicorn process; Postgres writes durably. "Bare" inserts the very same rows (cases and their first
+The API is one uvicorn process; Postgres writes durably. "Bare" inserts the same rows (cases and their first
 events, into the same tables with the same indexes and triggers) with psycopg's executemany, 1,000 cases a commit.
-The three ways take turns, so that a machine that slows down slows all of them.
+The three ways alternate, so that a slow machine slows all of them.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def a_flag(number: int, round_: str) -> dict[str, Any]:
 
 
 def bare(url: str, count: int, round_: str) -> float:
-    """Rows per second with nothing of ours in the way."""
+    """Rows per second without our code."""
     rows = [_row(a_flag(number, round_)) for number in range(count)]
     started = time.perf_counter()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
@@ -76,7 +76,7 @@ def _row(flag: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def batch(client: BonaFide, count: int, round_: str) -> float:
-    """Cases per second through `POST /v1/cases/batch`, a thousand a call, from the client's side."""
+    """Cases per second through `POST /v1/cases/batch`, a thousand a call, as the client sees it."""
     flags = [a_flag(number, round_) for number in range(count)]
     started = time.perf_counter()
     outcomes = list(client.submit_many(flags))
@@ -139,10 +139,10 @@ def main() -> None:
 
 
 def _start(stack: Stack) -> tuple[str, BonaFide]:
-    """Postgres and the API, without a worker or a sweeper: only accepting is measured."""
+    """Postgres and the API without a worker or a sweeper, to measure only the intake."""
     addresses = stack.start_servers()
     port = free_port()
-    env = {**addresses.settings(), "BONAFIDE_BELLS_AT_MOST": "1000000"}
+    env = {**addresses.settings(), "BONAFIDE_MESSAGES_AT_MOST": "1000000"}
     key = prepare_database(env["BONAFIDE_DATABASE_URL"])
     stack.spawn("web", web_command(port), env=service_env(env, "bonafide_intake"))
     url = f"http://127.0.0.1:{port}"

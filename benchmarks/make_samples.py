@@ -1,9 +1,9 @@
-"""Makes the pictures in `moderation/samples/` from public-domain portraits.
+"""Make the pictures in `moderation/samples/` from public-domain portraits.
 
     python benchmarks/make_samples.py FOLDER
 
 FOLDER holds official portraits of members of the US Congress, named by Bioguide id. Every forgery carries its mark
-in the picture. They are simple on purpose: what they show is the road of an image, not the state of the art.
+in the picture. They are simple on purpose: they show the way of an image, not the state of the art.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def _portrait(path: Path) -> Image.Image:
 
 
 def _swapped(target: Image.Image, source: Image.Image) -> Image.Image:
-    """The source's face over the target's, by the forgery lab: of the kind that the shipped model was shown."""
+    """The source's face over the target's, by the forgery lab, as the shipped model was trained on."""
     onto, over = _face(target), _face(source)
     forgery = other_face(_lab(target, onto), _lab(source, over), np.random.default_rng(0))
     box = onto.box
@@ -75,7 +75,7 @@ def _lab(image: Image.Image, face: Face) -> Portrait:
 
 
 def _edited(file: str, target: Image.Image, source: Image.Image) -> Image.Image:
-    """Parts of the source's face, laid over the target's by their landmarks and feathered: not by the lab."""
+    """Parts of the source's face, put on the target's by their landmarks and feathered. The lab has no part in this."""
     onto, over = _face(target), _face(source)
     moved = source.transform(
         target.size, Image.Transform.AFFINE, _aligned(onto, over), Image.Resampling.BICUBIC
@@ -90,7 +90,7 @@ def _edited(file: str, target: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _parts(file: str, face: Face) -> list[tuple[Point, float, float]]:
-    """Centres and half axes, in pixels, of what is replaced."""
+    """Centres and half axes, in pixels, of the replaced parts."""
     left_eye, right_eye, _, left_mouth, right_mouth = _landmarks(face)
     eyes = right_eye.x - left_eye.x
     mouth = Point((left_mouth.x + right_mouth.x) / 2, (left_mouth.y + right_mouth.y) / 2)
@@ -100,7 +100,7 @@ def _parts(file: str, face: Face) -> list[tuple[Point, float, float]]:
 
 
 def _aligned(onto: Face, over: Face) -> tuple[float, ...]:
-    """The similarity that takes a point of the target to the source, by least squares over the landmarks."""
+    """The similarity from points of the target to points of the source, by least squares over the landmarks."""
     a = np.array([complex(*point) for point in _landmarks(onto)])
     b = np.array([complex(*point) for point in _landmarks(over)])
     turn = ((a - a.mean()).conj() @ (b - b.mean())) / ((a - a.mean()).conj() @ (a - a.mean()))
@@ -126,7 +126,7 @@ def _marked(image: Image.Image) -> Image.Image:
 
 
 def _landscape() -> Image.Image:
-    """Hills under a sky: drawn, so that it shows nobody and belongs to nobody."""
+    """Drawn hills under a sky: the picture shows nobody and belongs to nobody."""
     y, x = np.mgrid[0:300, 0:400]
     pixels = np.stack([120 + y // 4, 170 + y // 6, 235 - y // 8], axis=2)
     for base, height, period, colour in ((150, 40, 130, (96, 130, 110)), (210, 25, 70, (60, 100, 60))):

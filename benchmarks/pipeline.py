@@ -1,12 +1,12 @@
-"""What one image costs on its way through a worker when the model costs nothing, stage by stage.
+"""What one image costs on its way through a worker, stage by stage, if the model costs nothing.
 
     python -m benchmarks.pipeline [--images 300] [--json]
 
 1. Each stage alone, in one thread of one process: CPU milliseconds per image, by the process's own clock.
    Beside it the round trips to Postgres, by Postgres's own log: statements, BEGIN, COMMIT and pings.
-2. The whole road with a real worker on real servers: images per second, the worker's CPU per image, and commands of
+2. The whole way with a real worker on real servers: images per second, the worker's CPU per image, and commands of
    Redis and commits of Postgres per image.
-3. Beside it a Celery task that does nothing, on the same broker, pool and threads: what the queue alone allows.
+3. A Celery task that does nothing, on the same broker, pool and threads: the limit of the queue alone.
 """
 
 import argparse
@@ -46,11 +46,12 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance.flood import portrait
 from tests.builders import a_flag, new_id
-from worker.analysis import begin
+from worker.analysis import ANALYZE
 from worker.lifecycle import close_station, open_station
+from worker.run import take
 
 NOOPS = 3000
-#: Seconds between two looks at how many are done.
+#: Seconds between two looks at the progress.
 LOOK = 0.05
 
 
@@ -72,9 +73,9 @@ def main() -> None:
     rows = [(f"{stage}, one thread", f"{ms:.2f} ms CPU", "") for stage, ms in stages.items()]
     rows += [
         ("all stages, one thread", f"{sum(stages.values()):.2f} ms CPU", "their sum"),
-        ("the whole road", f"{rate:.1f} images/s", f"{cpu:.1f} ms CPU of the worker per image"),
+        ("the whole way", f"{rate:.1f} images/s", f"{cpu:.1f} ms CPU of the worker per image"),
         ("round trips to Postgres", f"{trips:.1f} per image", "one image alone, from lease to record"),
-        ("commits of Postgres", f"{commits:.1f} per image", "the whole road, with sweeper and heartbeats"),
+        ("commits of Postgres", f"{commits:.1f} per image", "the whole way, with sweeper and heartbeats"),
         ("commands of Redis", f"{commands:.1f} per image", "the same"),
         ("a Celery task that does nothing", f"{noop:,.0f} tasks/s", "same broker, pool and threads"),
     ]
@@ -98,7 +99,7 @@ def _put(settings: Settings, count: int) -> list[ImageRef]:
 
 
 def _open(database: Database, refs: list[ImageRef]) -> list[UUID]:
-    openings = [Opening(new_id(), a_flag(image=ref)) for ref in refs]
+    openings = [Opening(a_flag(image=ref)) for ref in refs]
     with database.transaction() as session:
         insert_cases(session, openings, actor="platform:bench")
     return [opening.id for opening in openings]
@@ -118,7 +119,7 @@ class Stopwatch:
 
 
 def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[dict[str, float], float]:
-    """CPU milliseconds per image and stage, and round trips to Postgres per image: one after the other."""
+    """CPU milliseconds per image and stage, and round trips to Postgres per image, one image after the other."""
     torch.set_num_threads(1)  # as the worker does
     _log_statements(settings, "all")
     detector = QuietDetector()
@@ -131,7 +132,7 @@ def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[d
             said = _statements(stack)
         with ExitStack() as lease:
             with watch("lease"):
-                begun = lease.enter_context(begin(station, case_id))
+                begun = lease.enter_context(take(station, ANALYZE, case_id))
             assert begun is not None
             with watch("fetch"):
                 fetched = station.storage.fetch_image(ref)
@@ -155,7 +156,7 @@ def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[d
 
 
 def _log_statements(settings: Settings, which: str) -> None:
-    """What Postgres writes down of each new connection."""
+    """What Postgres logs about each new connection."""
     url = settings.database_url.get_secret_value()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {connection.info.dbname} SET log_statement = '{which}'".encode())
@@ -170,7 +171,7 @@ def _statements(stack: Stack) -> int:
 def _whole_road(
     stack: Stack, env: dict[str, str], settings: Settings, refs: list[ImageRef]
 ) -> tuple[float, float, float, float]:
-    """Images per second through a real worker; per image its CPU milliseconds, Redis commands and Postgres commits."""
+    """Images per second through a real worker. Per image: CPU milliseconds, Redis commands, Postgres commits."""
     database = Database(settings.database_url.get_secret_value())
     command = [part.replace("worker.app", "benchmarks.quiet_worker") for part in worker_command()]
     own = {**service_env(env, "bonafide_worker"), "BONAFIDE_READY_FILE": str(stack.folder / "worker.ready")}
@@ -188,7 +189,7 @@ def _whole_road(
     stack.stop_process("worker")
     database.close()
     count = len(refs)
-    # Our own looks at how far it is are commits as well.
+    # Our own looks at the progress are commits too.
     commits -= seconds / LOOK
     cpu = after.user + after.system - before.user - before.system
     return count / seconds, 1000 * cpu / count, commands / count, commits / count
@@ -207,7 +208,7 @@ def _served(settings: Settings) -> tuple[int, int]:
 
 
 def _again(settings: Settings, refs: list[ImageRef]) -> list[ImageRef]:
-    """The same number of new pictures: bytes that were analysed before would be answered from the database."""
+    """The same number of new pictures: for known bytes the database has the answer."""
     storage, chance = Storage(settings), random.Random(2)
     return [
         storage.put_image(f"bench/again-{n}.jpg", portrait(chance), "image/jpeg") for n in range(len(refs))

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 import worker.lifecycle
-from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict, image_verdict
+from moderation.analysis import Analysis, Basis, FaceAnalysis, Label, Verdict, image_verdict
 from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
@@ -33,10 +33,12 @@ _BONA_FIDE = Verdict(label=Label.BONA_FIDE, score=0.1, margin=-2.2, answer_mass=
 
 
 class QuietDetector:
-    """Decodes and finds faces as ever, and then says the same of every face."""
+    """Decodes and finds faces as usual, and then gives every face the same verdict."""
 
     bundle_name = "quiet 1"
     fingerprint = "quiet"
+    basis: Basis | None = None
+    prompts_version = 1
 
     def __init__(self, *, slots: int = 32, seconds: float = 0.0) -> None:
         self._slots = slots
@@ -49,7 +51,12 @@ class QuietDetector:
     def score(self, margin: float) -> float:
         return sigmoid(margin)
 
-    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]:
+    def served(self, face: FaceAnalysis) -> Sequence[Turn]:
+        return ()
+
+    def converse(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+    ) -> Iterator[str]:
         yield "I say the same of every face."
 
     def prepare(self, data: bytes) -> Prepared:

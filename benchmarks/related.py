@@ -1,14 +1,13 @@
-"""How quickly the pictures that look like one are found, among ten thousand hashes and among a million.
+"""How fast similar pictures are found, among ten thousand hashes and among a million.
 
     python -m benchmarks.related [--small 10000] [--large 1000000] [--rounds 1000] [--json]
 
-Two databases of one Postgres hold the real schema; two thousand of the hashes are those of cases, the others of lists.
-A search is `near_hashes` for a hash that is up to 31 bits away from a stored one, which must be among what is found;
-every twentieth answer is held against a look at all hashes. A "panel" is what the page of a case asks for: the hash
-and its mirror image, and the cases behind what is found. The databases take turns, so that a machine that slows down
-slows both. Postgres gets a gigabyte for its buffers: the index of a million hashes takes half of that. Times are by
-the clock and of CPU, in Postgres and here together. On a machine that does other things besides, the clock says
-little: what else runs comes in between.
+Two databases of one Postgres hold the real schema. Two thousand of the hashes belong to cases, the others to lists.
+A search is `near_hashes` for a hash that is up to 31 bits away from a stored one, and must find this one; every
+twentieth answer is compared with a search of all hashes. A "panel" is what the page of a case asks for: the hash
+and its mirror image, and the cases of the results. The databases alternate, so that a slow machine slows both.
+Postgres gets a gigabyte for its buffers: the index of a million hashes takes half of that. Times are by the clock and
+of CPU, in Postgres and here together. On a machine with other work the clock means little.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from moderation.evidence.related import related_to
 from moderation.likeness import BITS, NEAR, to_bits
 from moderation.local import Stack, scratch_folder
 
-#: Hashes are the digests of their numbers: even, as those of unlike pictures are. Foreign keys stay silent meanwhile.
+#: Hashes are digests of their numbers: spread evenly, like those of unlike pictures. Foreign keys are off meanwhile.
 _FILL = """
 SET LOCAL session_replication_role = replica;
 SET LOCAL statement_timeout = 0;
@@ -76,7 +75,7 @@ def fill(server_url: str, count: int) -> Filled:
     database = Database(url, pool_size=1)
     schema.upgrade(database)
     with psycopg.connect(url) as connection:
-        # Built afterwards they take seconds, and minutes while every hash goes into each of them.
+        # Building them afterwards takes seconds; filling them hash by hash takes minutes.
         indexes = connection.execute(
             "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'hashes_word_%'"
         ).fetchall()
@@ -101,7 +100,7 @@ class Took:
 
 
 class Watch:
-    """Times one query: what it takes is its CPU; what it got, on a machine that does other things too, is the clock."""
+    """Times one query, by CPU and by the clock."""
 
     def __init__(self, filled: Filled, session: Session) -> None:
         self._server = Path(f"/proc/{session.scalar(text('SELECT pg_backend_pid()'))}/schedstat")
@@ -141,7 +140,7 @@ def search(filled: Filled, draw: random.Random) -> Took:
 
 
 def panel(filled: Filled, draw: random.Random) -> Took:
-    """The cases beside one."""
+    """The cases that look like one."""
     case_id = draw.choice(filled.cases)
     with filled.database.reading() as session, Watch(filled, session) as watch:
         related_to(session, case_id)
@@ -171,7 +170,7 @@ def main() -> None:
         for turn in range(-20, asked.rounds):
             for (name, work), filled in itertools.product(works.items(), sizes):
                 took = work(filled, draw)
-                if turn >= 0:  # those before warm everything up
+                if turn >= 0:  # the first ones warm everything up
                     spent.setdefault((name, filled.count), []).append(took)
         for filled in sizes:
             filled.database.close()

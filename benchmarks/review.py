@@ -1,12 +1,12 @@
-"""How quickly a reviewer gets a page of the queue and the next case, at ten thousand and at a million cases.
+"""How fast a reviewer gets a page of the review queue and the next case, with ten thousand and with a million cases.
 
     python -m benchmarks.review [--small 10000] [--large 1000000] [--rounds 400] [--json]
 
 Two databases of one Postgres hold the real schema, filled by generate_series: a tenth of the cases is ready, one in a
-hundred waits, the others are decided, each with its analysis and its decision; twenty reviewers hold a case each. So
-the queue grows with the history, a hundred times. A "queue page" is everything that the page asks for: fifty lines,
-the counts and the sources, under one of nine filters in turn, every third time the second page. "Claim next" claims
-and releases. The two databases take turns, so that a machine that slows down slows both.
+hundred waits, and the others are decided, each with its analysis and its decision; twenty reviewers hold a case each.
+So the review queue grows with the history, a hundred times. A "queue page" is everything that the page asks for: fifty
+lines, the counts and the sources, under each of nine filters in turn, every third time the second page. "Claim next"
+claims and releases. The two databases alternate, so that a slow machine slows both.
 """
 
 import argparse
@@ -44,8 +44,8 @@ FILTERS = (
     QueueFilter(older_than_seconds=3600),
 )
 
-#: Triggers and foreign keys stay silent in this one transaction: what they check is made right, and a million
-#: hashes of a log that nobody reads here take minutes.
+#: Triggers and foreign keys are off in this one transaction: the rows are right, and a million hashes of a log that
+#: nobody reads here take minutes.
 _FILL = """
 SET LOCAL session_replication_role = replica;
 SET LOCAL statement_timeout = 0;
@@ -127,7 +127,7 @@ def show_queue(filled: Filled, turn: int) -> None:
 
 
 def claim_next(filled: Filled, turn: int) -> None:
-    """Take the next case and give it back."""
+    """Claim the next case and release it."""
     person = filled.people[0]
     wanted = FILTERS[0] if turn % 2 else FILTERS[2]
     claim = filled.review.claim_next(person, wanted)
@@ -164,7 +164,7 @@ def main() -> None:
                 (("queue", show_queue), ("claim", claim_next)), sizes
             ):
                 took = timed(work, filled, turn)
-                if turn >= 0:  # those before warm everything up
+                if turn >= 0:  # the first ones warm everything up
                     spent.setdefault((kind, filled.count), []).append(took)
         for filled in sizes:
             filled.database.close()

@@ -2,17 +2,17 @@
 
     python -m benchmarks.scale [--workers 1,2,4,8,16] [--seconds 20] [--group-seconds 4] [--slots 4] [--json]
 
-Real workers, broker, database and store; only the model is another: it takes `group-seconds` for a group of at most
-`slots` faces, asleep, as a process does whose GPU computes. The time is chosen so that the cores of this machine carry
-all processes: with two cores, sixteen workers of one image a second each.
+Workers, broker, database and store are real; only the model is not: it sleeps for `group-seconds` for a group of at
+most `slots` faces, like a process whose GPU computes. The time is chosen so that this machine's cores can run all
+processes: with two cores, sixteen workers of one image a second each.
 
-1. Throughput: with a backlog in front of them, cases recorded in a window of `seconds`, by the events in Postgres.
-   Efficiency is that over (workers × what one worker did). What the engines alone would do is shown beside it.
+1. Throughput: with a backlog, cases recorded in a window of `seconds`, by the events in Postgres. Efficiency is this
+   number over (workers × the number of one worker). Beside it is the throughput of the engines alone.
 2. Latency: cases arrive at random times at 50, 80 and 95 % of what the workers can do. Added latency is the time from
-   acceptance to the record, less the engine's own for one group.
-3. With --rolling, instead: every worker is stopped and started again in turn while cases arrive at 50 % load; what
-   became of the cases, and how long they took.
-4. Cost: CPU of worker, Postgres and broker per case, from which one Postgres is extrapolated.
+   acceptance to the record, minus the engine's time for one group.
+3. With --rolling, only this: every worker is stopped and started again in turn while cases arrive at 50 % load. The
+   result is the state of the cases, and how long they took.
+4. Cost: CPU of worker, Postgres and broker per case, with an extrapolation for one Postgres.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.show import report
 from moderation.cases import ImageRef
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher, WorkKind
 from moderation.local import (
     Stack,
     prepare_database,
@@ -43,7 +43,7 @@ from moderation.local import (
 )
 from moderation.settings import Settings
 from moderation.storage import Storage
-from tests.builders import a_flag, new_id
+from tests.builders import a_flag
 
 #: Workers of the latency part, and its loads.
 LATENCY_WORKERS = 4
@@ -55,14 +55,14 @@ class Bench:
     stack: Stack
     env: dict[str, str]
     database: Database
-    doorbell: Doorbell
+    publisher: Publisher
     image: ImageRef
     group_seconds: float
     slots: int
 
     @property
     def engine_rate(self) -> float:
-        """Images a second of one engine whose groups are full."""
+        """Images a second of one engine with full groups."""
         return self.slots / self.group_seconds
 
 
@@ -138,7 +138,7 @@ def _open(stack: Stack, group_seconds: float, slots: int) -> Bench:
         **stack.start_servers().settings(),
         "BENCHMARK_GROUP_SECONDS": str(group_seconds),
         "BENCHMARK_SLOTS": str(slots),
-        # Two groups: one in the model and one ready for it. More would only hold leases that others could work on.
+        # Two groups: one in the model and one ready for it. More would only hold leases that others could use.
         "BONAFIDE_WORKER_THREADS": str(2 * slots),
         "BONAFIDE_LOG_LEVEL": "warning",
     }
@@ -152,7 +152,7 @@ def _open(stack: Stack, group_seconds: float, slots: int) -> Bench:
         stack,
         env,
         Database(settings.database_url.get_secret_value()),
-        Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most),
+        Publisher(settings.broker_url.get_secret_value(), at_most=settings.messages_at_most),
         image,
         group_seconds,
         slots,
@@ -173,18 +173,18 @@ def _start_workers(bench: Bench, numbers: range) -> None:
 
 
 def _accept(bench: Bench, count: int) -> list[UUID]:
-    openings = [Opening(new_id(), a_flag(image=bench.image), ring=True) for _ in range(count)]
+    openings = [Opening(a_flag(image=bench.image), publish=True) for _ in range(count)]
     with bench.database.transaction() as session:
         insert_cases(session, openings, actor="platform:bench")
     ids = [opening.id for opening in openings]
-    bench.doorbell.dispatch_cases(ids)
+    bench.publisher.publish(WorkKind.ANALYSIS, ids)
     return ids
 
 
 def _throughput(bench: Bench, workers: int, seconds: float) -> tuple[float, dict[str, float]]:
-    """Cases a second while there is a backlog, and the CPU that one of them costs, in milliseconds by part."""
+    """Cases a second with a backlog, and the CPU milliseconds of one case by part."""
     settle = 2 * bench.group_seconds
-    # Enough for the window, its beginning, and a remainder that keeps everybody busy to the end.
+    # Enough for the start, the window, and a rest that keeps every worker busy until the end.
     _accept(bench, int(workers * bench.engine_rate * (seconds + settle) + 3 * workers * 2 * bench.slots))
     time.sleep(settle)
     cpu, began, before = _cpu(bench), time.perf_counter(), _recorded(bench)

@@ -1,4 +1,4 @@
-"""How a benchmark speaks: a table for people; with --json its figures as one object on the last line."""
+"""The output of a benchmark: a table for people; with --json its numbers as one object on the last line."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 def report(
     title: str, rows: Sequence[tuple[str, str, str]], figures: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """Print what was measured. A row is what, how much, and a remark."""
+    """Print the results. A row is a name, a value and a remark."""
     table = Table("what", "measured", "remark", title=title)
     for row in rows:
         table.add_row(*row)

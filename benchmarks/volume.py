@@ -1,16 +1,16 @@
-"""What the hot queries cost when the history grows and the live cases do not.
+"""What the frequent queries cost when the history grows and the live cases do not.
 
     python -m benchmarks.volume [--cases 10000,1000000] [--rounds 300] [--json]
 
 Databases of one Postgres hold the real schema, filled by generate_series: the same live cases in each (2,000 wait, 500
 are under a lease, 2,000 are ready) and a history of decided ones, each with its analysis and an event. The databases
-take turns, so that a machine that slows down slows all of them. Each query runs as the system runs it, in a transaction
-that is rolled back: Postgres need not wait for its disk, and does not. The ratio is the worst query's median at the
-largest history over its median at the smallest. Sizes of tables and indexes are those of the largest; bytes a case are
-megabytes for a million cases. Then the smallest history is archived: how many bytes of a case leave Postgres (both
-times packed by VACUUM FULL), and how many it takes in S3.
+alternate, so that a slow machine slows all of them. Each query runs as the system runs it, in a transaction
+that is rolled back, so that Postgres does not wait for its disk. The ratio is the worst query's median with the
+largest history over its median with the smallest. Sizes of tables and indexes are those of the largest; bytes a case
+are megabytes for a million cases. Then the smallest history is archived: the result is how many bytes of a case leave
+Postgres (packed by VACUUM FULL before and after), and how many it takes in S3.
 
-Ten million cases take about 14 GB of disk, which are gone afterwards.
+Ten million cases take about 14 GB of disk, which is free again afterwards.
 """
 
 import argparse
@@ -29,21 +29,21 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from benchmarks.show import report
-from moderation.archive import Archives, Place
+from moderation.archive.archived import cases_to_archive
+from moderation.archive.archiver import ArchivePlace, Archives
+from moderation.archive.erasure import erase_past
 from moderation.database import schema
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis, shown_analyses
-from moderation.database.archive import cases_to_archive
 from moderation.database.cases import (
     Filter,
     Opening,
-    cases_to_ring,
+    due_cases,
     find_case,
     insert_cases,
     page_of_cases,
     queue_stats,
 )
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_past
 from moderation.database.events import read_chain
 from moderation.database.health import read_health
 from moderation.database.moves import begin_analysis, expire_leases
@@ -54,8 +54,8 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag, an_analysis, new_id
 
-#: Decided cases in the order of time, as they come, over a month; each with its analysis and one event of the four to
-#: eight that a real one has. Triggers and foreign keys stay silent: what they check is made right.
+#: Decided cases over a month, in the order of time, each with its analysis and one event (a real one has four to
+#: eight). Triggers and foreign keys are off: the rows are right.
 _HISTORY = (
     """
     INSERT INTO cases (id, source, external_id, request_digest, bucket, key, reason, priority, state, version,
@@ -99,7 +99,7 @@ _LIVE = """
     FROM generate_series(1, 500) AS n;
     SELECT setval('lease_tokens', 1000);
 """
-#: Made again after the history is in: an index that grows row by row in no order writes its pages many times.
+#: Made again after the history: an index that grows row by row, in no order, writes its pages many times.
 _INDEXES = """
     SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
     WHERE indrelid IN ('cases'::regclass, 'analyses'::regclass, 'events'::regclass)
@@ -109,7 +109,7 @@ _INDEXES = """
 
 @dataclass(frozen=True)
 class Filled:
-    """A database with a history of so many cases, and live ones to work on."""
+    """A database with a history of this many cases, and live ones to work on."""
 
     count: int
     database: Database
@@ -121,12 +121,12 @@ class Filled:
 
 
 def _accept(session: Session, filled: Filled, turn: int) -> None:
-    insert_cases(session, [Opening(new_id(), a_flag(external_id=f"new-{turn}"))], actor="platform:bench")
+    insert_cases(session, [Opening(a_flag(external_id=f"new-{turn}"))], actor="platform:bench")
 
 
 def _begin(session: Session, filled: Filled, turn: int) -> None:
     case_id = filled.waiting[turn % len(filled.waiting)]
-    assert begin_analysis(session, case_id, owner="w", lease_seconds=60, alone=False) is not None
+    assert begin_analysis(session, case_id, owner="w", lease_seconds=60, quarantined=False) is not None
 
 
 def _record(session: Session, filled: Filled, turn: int) -> None:
@@ -140,7 +140,7 @@ def _look_up(session: Session, filled: Filled, turn: int) -> None:
 
 def _sweep(session: Session, filled: Filled, turn: int) -> None:
     expire_leases(session, actor="sweeper", attempts_at_most=5)
-    cases_to_ring(session, limit=100, ring_again_seconds=30)
+    due_cases(session, limit=100, again_after=30)
 
 
 def _stats(session: Session, filled: Filled, turn: int) -> None:
@@ -214,7 +214,7 @@ def main() -> None:
     with scratch_folder() as folder, Stack(folder, durable=False) as stack:
         servers = stack.start_servers()
         urls = [_fill(servers.database_url, count) for count in counts]
-        # Only now, and in all at once: what came lately must be as old in one database as in the other.
+        # Only now, and in all at once: the latest cases must be of the same age in every database.
         for url in urls:
             _insert(url, _LIVE)
         filled = [_ready(url, count) for url, count in zip(urls, counts, strict=True)]
@@ -253,7 +253,7 @@ def main() -> None:
 
 
 def _fill(server_url: str, count: int) -> str:
-    """Make a database with a history of so many cases; return its URL."""
+    """Make a database with a history of this many cases. Return its URL."""
     name = f"volume_{count}"
     with psycopg.connect(server_url, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}".encode())
@@ -278,7 +278,7 @@ def _fill(server_url: str, count: int) -> str:
 
 
 def _ready(url: str, count: int) -> Filled:
-    """A database with all its cases, as it is when it is measured."""
+    """A database with all its cases, ready to be measured."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE) cases")
         connection.execute("CHECKPOINT")
@@ -306,7 +306,7 @@ def _insert(url: str, statement: str) -> None:
 
 
 def _measure(filled: Sequence[Filled], rounds: int) -> dict[str, dict[int, list[float]]]:
-    """Milliseconds of each query in each database, in turns. The first tenth only warms up."""
+    """Milliseconds of each query in each database, alternating. The first tenth only warms up."""
     measured: dict[str, dict[int, list[float]]] = {
         query: {one.count: [] for one in filled} for query in QUERIES
     }
@@ -320,9 +320,9 @@ def _measure(filled: Sequence[Filled], rounds: int) -> dict[str, dict[int, list[
 
 
 def _timed(filled: Filled, work: Callable[[Session, Filled, int], None], turn: int) -> float:
-    # Closed without a commit: the next round finds the database as this one did.
+    # Closed without a commit: the next round finds the same database.
     with Session(filled.database.engine) as session:
-        session.execute(text("SELECT 1"))  # the connection and the transaction are there
+        session.execute(text("SELECT 1"))  # so that the connection and the transaction exist
         started = time.perf_counter()
         work(session, filled, turn)
         return 1000 * (time.perf_counter() - started)
@@ -344,7 +344,7 @@ def _sizes(filled: Filled) -> dict[str, int]:
 
 
 def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
-    """Archive the decided cases of this database: how many bytes of each leave, and how many it takes in S3."""
+    """Archive the decided cases of this database. Return how many bytes of each leave, and how many it takes in S3."""
     chosen = Settings.model_validate(
         {
             "s3_endpoint_url": servers.s3_endpoint_url,
@@ -363,7 +363,7 @@ def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
     before = _packed(filled.database)
     archives = Archives(filled.database, Storage(chosen), chosen)
     started = time.perf_counter()
-    batches = list(archives.archive(Place("archive", ""), datetime.now(UTC)))
+    batches = list(archives.archive(ArchivePlace("archive", ""), datetime.now(UTC)))
     seconds = time.perf_counter() - started
     cases = sum(batch.cases for batch in batches)
     _say(f"{cases:,} cases archived in {seconds:.1f} s")
@@ -375,7 +375,7 @@ def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
 
 
 def _packed(database: Database) -> int:
-    """Bytes of all tables of cases with their indexes, without what is free in them."""
+    """Bytes of all tables of cases with their indexes, without their free space."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SET statement_timeout = 0"))
         for table in ("cases", "analyses", "events"):

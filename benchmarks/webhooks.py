@@ -1,11 +1,11 @@
-"""How long a webhook takes to an endpoint that answers: alone, and beside endpoints that are silent.
+"""How long a webhook takes to an endpoint that answers: alone, and beside silent endpoints.
 
     python -m benchmarks.webhooks [--silent 8] [--webhooks 30] [--rounds 3] [--json]
 
-Real Postgres, a real courier as the sweeper runs it, real HTTP. A webhook's time goes from the commit of the case's
-move to the arrival at the endpoint that answers; the same move tells every silent endpoint, which takes the connection
-and never says a word. Each round begins with a courier that knows no endpoint. The two ways take turns, so that a
-machine that slows down slows both. Moves come at random moments: the courier looks once a second.
+Real Postgres, a real courier as the sweeper runs it, real HTTP. A webhook's time is from the commit of the case's
+move to the arrival at the endpoint that answers. Every silent endpoint gets the same move: it accepts the connection
+and never answers. Each round begins with a courier that knows no endpoint. The two ways alternate, so that a slow
+machine slows both. Moves come at random moments: the courier looks once a second.
 """
 
 import argparse
@@ -20,21 +20,22 @@ from benchmarks.show import report
 from moderation.database import schema
 from moderation.database.cases import insert_case
 from moderation.database.connection import Database
-from moderation.database.deliveries import Kind, enqueue
-from moderation.delivery import CONNECTIONS, POLL, Courier, Webhooks
+from moderation.database.outbox import Kind, enqueue
 from moderation.local import Stack, scratch_folder
 from moderation.settings import Settings
+from moderation.webhooks.courier import CONNECTIONS, POLL, Courier
+from moderation.webhooks.endpoints import Webhooks
 from tests.builders import an_opening
 from tests.receiver import Receiver, a_receiver
 
-#: Seconds that one webhook is waited for.
+#: Longest wait for one webhook, in seconds.
 PATIENCE = 120.0
 
 
 def seconds_of(
     database: Database, receiver: Receiver, *, webhooks: int, chance: random.Random
 ) -> list[float]:
-    """Seconds from the commit to the arrival, of so many webhooks, one after the other."""
+    """Seconds from the commit to the arrival of this many webhooks, one after the other."""
     opening = an_opening()
     with database.transaction() as session:
         insert_case(session, opening, actor="platform:bench")
@@ -62,7 +63,7 @@ def _delivering(database: Database, chosen: Settings) -> Generator[None]:
 
 
 def one_round(database: Database, chosen: Settings, *, silent: int, webhooks: int, seed: int) -> list[float]:
-    """The times beside so many silent endpoints. All endpoints are new, and gone afterwards."""
+    """The times beside this many silent endpoints. All endpoints are new, and are removed afterwards."""
     opened = Webhooks(database, chosen)
     with ExitStack() as stack:
         others = [stack.enter_context(a_receiver()) for _ in range(silent)]

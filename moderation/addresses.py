@@ -1,8 +1,8 @@
-"""Addresses of Postgres and of the broker, read once for all who connect: kombu, redis-py, limits, SQLAlchemy, psycopg.
+"""Reads the addresses of Postgres and the broker for all clients: kombu, redis-py, limits, SQLAlchemy, psycopg.
 
-Each of them reads a URL in its own way. Here one reading is made of every spelling that one of them takes; what cannot
-be read the same everywhere is refused, with its reason. A reason never quotes what was written: a password that is
-spelled wrongly ends up in the port, the path or the query.
+Each client reads a URL in its own way. This module accepts every spelling that one of them takes, and refuses an
+address that they would read differently. The reason never quotes the address: a misspelled password may end up in the
+port, the path or the query.
 """
 
 import re
@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from moderation.errors import SetupProblem
 
-#: How a broker's URL may begin, and what it then is.
+#: The schemes of a broker's URL, and the connection that each means.
 _TCP, _TLS, _SOCKET = "tcp", "tls", "socket"
 _BROKERS = {
     **dict.fromkeys(("redis", "valkey"), _TCP),
@@ -24,9 +24,9 @@ _BROKERS = {
     # redis-py says unix://, limits redis+unix://, kombu redis+socket://.
     **dict.fromkeys(("unix", "redis+unix", "valkey+unix", "redis+socket", "valkey+socket"), _SOCKET),
 }
-#: How strictly the broker's certificate is looked at: kombu's spelling of each, and redis-py's.
+#: How strictly the broker's certificate is checked: kombu's and redis-py's word for each way.
 _CERTIFICATE = {"none", "optional", "required"}
-#: Further options of TLS that kombu and redis-py take alike.
+#: Other options of TLS that kombu and redis-py share.
 _TLS_TEXTS = {
     "ssl_ca_certs",
     "ssl_ca_path",
@@ -54,7 +54,7 @@ class BrokerAddress:
     database: int
     username: str | None = field(repr=False)
     password: str | None = field(repr=False)
-    #: The options of TLS, all spelled out. None without TLS.
+    #: All options of TLS. None without TLS.
     tls: Mapping[str, str] | None = field(repr=False)
 
     @property
@@ -66,7 +66,7 @@ class BrokerAddress:
 
     @property
     def kombu_url(self) -> str:
-        """As kombu reads it, and with it Celery."""
+        """As kombu and Celery read it."""
         if self.socket is not None:
             named = urlencode({"virtual_host": self.database})
             return f"redis+socket://{self._userinfo}{quote(self.socket)}?{named}"
@@ -113,7 +113,7 @@ def read_broker(text: str) -> BrokerAddress:
     username, _, password = userinfo.partition(":")
     host, port = _host_and_port(place)
     if kind == _SOCKET and (place or not path):
-        raise SetupProblem("a socket is named by its path and no host, as in unix:///run/redis.sock")
+        raise SetupProblem("a socket has a path and no host, as in unix:///run/redis.sock")
     return BrokerAddress(
         host="" if kind == _SOCKET else host,
         port=port,
@@ -131,14 +131,12 @@ def _broker_options(query: str, kind: str, *, has_user: bool) -> dict[str, str]:
     if "@" in query and not has_user and not options.keys() <= _TLS_OPTIONS:
         raise SetupProblem(f"it has an `@` behind a `?`: {_HOW_TO_ESCAPE}")
     if len(options) < len(pairs):
-        raise SetupProblem("an option behind the `?` is there twice: keep one of them")
+        raise SetupProblem("an option behind the `?` appears twice: keep one of them")
     if kind != _TLS and options.keys() & _TLS_OPTIONS:
-        raise SetupProblem(
-            "it has options of TLS, which begin with ssl_, and is not over TLS: write rediss://"
-        )
+        raise SetupProblem("it has options of TLS (ssl_…) but does not use TLS: write rediss://")
     known = {"db", "virtual_host"} | (_TLS_OPTIONS if kind == _TLS else set[str]())
     if not options.keys() <= known:
-        # kombu stops at others, and how long we wait and how often we try is for us to say.
+        # kombu fails on others, and waits and tries are our decision.
         raise SetupProblem(f"behind the `?` only these may stand: {', '.join(sorted(known))}")
     return options
 
@@ -167,7 +165,7 @@ def _database(options: Mapping[str, str], path: str) -> int:
 
 
 def _tls(options: Mapping[str, str]) -> dict[str, str]:
-    """The options as kombu and redis-py read them alike: what is not said is verified."""
+    """The options as both kombu and redis-py read them. The certificate is verified by default."""
     certificate = options.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     if certificate not in _CERTIFICATE:
         raise SetupProblem(f"ssl_cert_reqs is none of {', '.join(sorted(_CERTIFICATE))}")
@@ -188,10 +186,10 @@ _DATABASES = ("postgresql", "postgres")
 
 
 def read_database(text: str) -> dict[str, str]:
-    """The parameters of libpq that an address names, as psycopg takes them. Raise SetupProblem.
+    """The libpq parameters of an address, as psycopg takes them. Raise SetupProblem.
 
-    A libpq URL, of several hosts too; the same with a driver, as SQLAlchemy writes it (postgresql+psycopg://); or
-    libpq's keywords (host=… dbname=…).
+    An address is a libpq URL, also of several hosts; the same with a driver, as SQLAlchemy writes it
+    (postgresql+psycopg://); or libpq's keywords (host=… dbname=…).
     """
     text = text.strip()
     if not text:
@@ -208,10 +206,10 @@ def read_database(text: str) -> dict[str, str]:
 
 
 def _check_url(rest: str) -> None:
-    """What libpq would take for something else, or say with a part of a password in its words."""
+    """Refuse what libpq would misread, or report with part of a password in its message."""
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", rest):
-        raise SetupProblem(f"it has a `%` that stands for no letter: {_HOW_TO_ESCAPE}")
-    # As libpq does: up to an `@` before any `/` it is the user and the password.
+        raise SetupProblem(f"it has a `%` without two hexadecimal digits: {_HOW_TO_ESCAPE}")
+    # As in libpq, user and password end at an `@` before any `/`.
     user = re.match(r"[^@/]*@", rest)
     place = rest[user.end() :] if user else rest
     before, _, query = place.partition("?")
@@ -220,21 +218,23 @@ def _check_url(rest: str) -> None:
         raise SetupProblem(f"its host or database has an `@` or a `/`: {_HOW_TO_ESCAPE}")
     names = [pair.partition("=")[0] for pair in query.split("&")] if query else []
     if len(set(names)) < len(names):
-        raise SetupProblem("a parameter behind the `?` is there twice: several hosts are host=A,B port=1,2")
+        raise SetupProblem(
+            "a parameter behind the `?` appears twice: write several hosts as host=A,B port=1,2"
+        )
     known = {one.keyword.decode() for one in pq.Conninfo.get_defaults()} | {"ssl"}
     if not set(names) <= known:
-        raise SetupProblem(f"behind the `?` stands what is no parameter of libpq; {_HOW_TO_ESCAPE}")
+        raise SetupProblem(f"behind the `?` is something that is no parameter of libpq; {_HOW_TO_ESCAPE}")
 
 
 def _parsed(conninfo: str, how: str) -> dict[str, str]:
     try:
         named = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
     except psycopg.Error:
-        # Without its words: they quote what was not understood, which may be a part of the password.
+        # Without libpq's message: it quotes the part that it cannot read, which may be in the password.
         raise SetupProblem(f"libpq cannot read it {how}") from None
     for host in named.get("host", "").split(","):
         if re.fullmatch(r"[^:/]+:\d+", host):
-            raise SetupProblem("a host has its port with it: hosts and ports are host=A,B port=1,2")
+            raise SetupProblem("a host contains its port: write hosts and ports as host=A,B port=1,2")
     for port in named.get("port", "").split(","):
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise SetupProblem(f"a port is no number from 1 to 65535; {_HOW_TO_ESCAPE}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 class Label(enum.StrEnum):
     DEEPFAKE = "deepfake"
     BONA_FIDE = "bona_fide"
-    #: The model looked, or tried to, and cannot tell: see `Verdict.abstain`.
+    #: The model cannot tell: see `Verdict.abstain`.
     UNDETERMINED = "undetermined"
 
 
@@ -44,13 +44,13 @@ class Abstain(enum.StrEnum):
     NO_FACE = "no_face"
     FACE_TOO_SMALL = "face_too_small"
     TOO_BLURRED = "too_blurred"
-    #: A face about as large as the largest was found and not judged: there were more than are judged.
+    #: There are too many faces to judge, and one that was not judged is about as large as the largest.
     FACES_NOT_JUDGED = "faces_not_judged"
-    #: The picture is unlike those that models here are trained on: two tones, all white, all black.
+    #: The picture is unlike all training pictures: two tones, all white, all black.
     UNLIKE_TRAINING = "unlike_training"
-    #: Reserved. Platforms may read it, and nothing gives it yet.
+    #: Reserved: platforms may read it, but no model gives it yet.
     TEXT_HEAVY = "text_heavy"
-    #: "Yes" and "No" together hold too little probability: the model was not answering the question.
+    #: "Yes" and "No" together have too little probability: the model did not answer the question.
     LOW_ANSWER_MASS = "low_answer_mass"
     NEAR_THRESHOLD = "near_threshold"
     #: The model's reply could not be read. We never guess a verdict out of prose.
@@ -125,7 +125,7 @@ class Face:
     #: In [0, 1]: how sure the face finder is.
     confidence: float
     #: Left eye, right eye, nose, left and right corner of the mouth, as seen in the picture.
-    #: None when the face fills the frame by declaration and was not searched for.
+    #: None when the picture is declared to be one face and no face was searched for.
     landmarks: tuple[Point, Point, Point, Point, Point] | None = None
 
 
@@ -134,13 +134,13 @@ class Verdict:
     """What the model says about one face, or about the whole image."""
 
     label: Label
-    #: In [0, 1], the higher the likelier a deepfake. None when the model was not asked (no face).
+    #: In [0, 1]; a higher score means more likely a deepfake. None when the model was not asked (no face).
     score: float | None = None
     #: logit(Yes) − logit(No) at the answer position, as the model gave it. None when not asked.
     margin: float | None = None
-    #: P(Yes) + P(No) in [0, 1]: how much of the model's probability lay on the two answers. None when not asked.
+    #: P(Yes) + P(No), in [0, 1]: the model's probability of the two answers. None when not asked.
     answer_mass: float | None = None
-    #: True when `score` is a probability fitted on labelled cases; otherwise it only orders.
+    #: True when `score` was fitted on labelled pictures (see `Basis`). Otherwise it only orders pictures.
     calibrated: bool = False
     technique: Technique | None = None  # None unless DEEPFAKE
     #: Share of each technique, summing to 1. None unless the model was asked.
@@ -154,6 +154,21 @@ class Verdict:
             raise ValueError(f"{self.label} with technique={self.technique}: only a deepfake has a technique")
 
 
+@dataclass(frozen=True)
+class Basis:
+    """The pictures that a bundle's scores were calibrated on. For others a score only orders: it is no probability."""
+
+    #: For people: "labelled pictures of avatars".
+    words: str
+    #: Sources of cases for which the scores are probabilities: their labelled pictures were used.
+    sources: tuple[str, ...] = ()
+
+    def holds(self, verdict: Verdict, source: str | None) -> bool:
+        """Whether the score of this verdict, on a picture from this source, is a probability."""
+        answered = verdict.abstain in (None, Abstain.NEAR_THRESHOLD)
+        return verdict.calibrated and answered and source in self.sources
+
+
 def undetermined(abstain: Abstain) -> Verdict:
     """The verdict of a model that was not asked, because there was nothing it could judge."""
     return Verdict(label=Label.UNDETERMINED, abstain=abstain)
@@ -161,14 +176,14 @@ def undetermined(abstain: Abstain) -> Verdict:
 
 @dataclass(frozen=True)
 class Effect:
-    """By how much a face's score falls when the region of an artifact is hidden, and when a control region is.
+    """How far a face's score falls without the region of an artifact, and without a control region.
 
-    Each number is the mean over several ways to hide; a region and its control are equal in area.
+    Each number is the mean over several ways to hide. A region and its control have the same area.
     """
 
-    #: Of the face with the region hidden, in [0, 1].
+    #: The score of the face with the region hidden, in [0, 1].
     score_without: float
-    #: By how much that lowers the margin. Negative: the face looks more like a deepfake without the region.
+    #: How far the margin falls. Negative: the face looks more like a deepfake without the region.
     margin_fall: float
     #: The same two for the control region, elsewhere on the face.
     control_score: float
@@ -180,7 +195,7 @@ class Effect:
         return self.margin_fall > max(self.control_fall, 0.0) + MARGIN_NOISE
 
 
-#: By how much the same margin may differ from one batch to another: see docs/engine.md.
+#: How far the same margin may differ between batches: see docs/engine.md.
 MARGIN_NOISE = 0.05
 
 
@@ -192,15 +207,15 @@ class Artifact:
     heading: str
     text: str
     regions: tuple[Region, ...] = (Region.UNMAPPED,)
-    #: An approximate outline in the picture. None when there is nothing honest to draw.
+    #: An approximate outline in the picture. None when no honest outline can be drawn.
     polygon: tuple[Point, ...] | None = None
-    #: None when it was not measured: not asked for, no place on the face, or no room for a control.
+    #: None when it was not measured: nobody asked, it has no place on the face, or a control has no room.
     effect: Effect | None = None
 
 
 @dataclass(frozen=True)
 class ForeignMap:
-    """Where a model that looks at pixels alone, beside the one that speaks, takes them for foreign to the face."""
+    """Where a second model, which sees only pixels, takes them for foreign to the face."""
 
     #: Of the square grid.
     side: int
@@ -208,7 +223,7 @@ class ForeignMap:
     values: bytes
     #: Corners of the grid in the upright picture: top left, top right, bottom right, bottom left of the face crop.
     corners: tuple[Point, Point, Point, Point]
-    #: Regions in which it is highest, the highest first. Empty when it is high nowhere or the face has no landmarks.
+    #: Regions with the highest values, the highest first. Empty when none is high or the face has no landmarks.
     highest: tuple[Region, ...] = ()
 
     def __post_init__(self) -> None:
@@ -225,14 +240,14 @@ class FaceAnalysis:
     rationale: tuple[Artifact, ...] = ()
     #: The artifact description as the model wrote it. None when it was not asked.
     reply: str | None = None
-    #: Artifacts of the reply that are not shown, because they contradict themselves or one another.
+    #: Artifacts that are not shown, because they contradict themselves or each other.
     rationale_dropped: int = 0
-    #: None for a bundle whose model has no such map, and for a face that nobody judged.
+    #: None when the bundle makes no such map, and for a face that was not judged.
     foreign: ForeignMap | None = None
-    #: Nobody judged this face, and it is much smaller than another one: it does not count for the picture.
+    #: This face was not judged and is much smaller than another one: it does not count for the picture.
     background: bool = False
-    #: A few rounded numbers about how the tower sees it: pictures that change show in them, and no face is known by
-    #: them. For whoever watches for drift, and for nobody else. None: the bundle has no heads.
+    #: A few rounded numbers about how the tower sees it. They change when pictures change, and identify no face. Only
+    #: the watch for drift uses them. None: the bundle has no heads.
     view: tuple[float, ...] | None = None
 
     @property
@@ -243,7 +258,7 @@ class FaceAnalysis:
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What the bytes were, measured before anything was changed."""
+    """Facts about the file, measured before anything was changed."""
 
     #: Of the original bytes, in hexadecimal.
     sha256: str
@@ -251,7 +266,7 @@ class PictureFacts:
     format: str  # Pillow's name: JPEG, PNG, WEBP …
     width: int  # pixels, upright
     height: int  # pixels, upright
-    #: How many frames the file says it holds, and which of them was analysed.
+    #: The number of frames in the file, and the one that was analysed.
     frames: int = 1
     frame: int = 0
     #: What decoding had to do: "rotated", "flattened_alpha", "cmyk", "sixteen_bit", "colour_profile", "animated" …
@@ -270,17 +285,17 @@ class Analysis:
     picture: PictureFacts
     #: Seconds spent per stage: fetch, decode, faces, queue, engine.
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    #: Of the case whose analysis was reused because its bytes and fingerprint are the same. None when it was made.
+    #: Id of the analysis that was reused, for the same bytes and fingerprint. None: this one is new.
     reused_from: str | None = None
 
     @property
     def faces_found(self) -> int:
-        """All faces that were found, also those that nobody judged."""
+        """The number of faces found, judged or not."""
         return len(self.faces)
 
     @property
     def faces_judged(self) -> int:
-        """How many of them the model was asked about."""
+        """The number of faces that the model was asked about."""
         return sum(face.judged for face in self.faces)
 
 
@@ -300,9 +315,9 @@ def longer_side(face: Face) -> float:
 def image_verdict(faces: Sequence[FaceAnalysis]) -> tuple[Verdict, tuple[FaceAnalysis, ...]]:
     """One verdict for an image of several faces, and the faces with the deciding one first.
 
-    A deepfaked face makes the image one. Without one, a face the model could not judge leaves the image
-    undetermined: the face nobody could read may be the forged one. Only when every face is bona fide is the image.
-    Small faces in the background that nobody judged come last, and change nothing.
+    One deepfake face makes the image a deepfake. Otherwise one face that the model could not judge makes the image
+    undetermined, because that face may be the forged one. The image is bona fide only when every face is. Small faces
+    in the background that were not judged come last and change nothing.
     """
     if not faces:
         return undetermined(Abstain.NO_FACE), ()

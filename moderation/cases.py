@@ -1,6 +1,6 @@
-"""A case: one flagged image, from flag to decision. The words and the one table of moves.
+"""A case is one flagged image, from flag to decision. Here are its words and the one table of its moves.
 
-Nothing here knows a database: `moderation.database` stores what this module allows.
+Nothing here knows the database: `moderation.database` stores what this module allows.
 """
 
 import enum
@@ -18,57 +18,57 @@ from moderation.errors import TransitionRefused
 class CaseState(enum.StrEnum):
     #: Committed to the database. Its id is on the queue, or the sweeper will put it there.
     WAITING = "waiting"
-    #: A worker holds a lease on it. Returns to WAITING when the lease runs out or is handed back.
+    #: A worker holds a lease on it. Returns to WAITING when the lease runs out or is released.
     ANALYZING = "analyzing"
     #: In front of, or waiting for, a reviewer. It may carry no verdict: see `Case.refusal`.
     READY = "ready"
-    #: A reviewer decided. Only an appeal reopens it, or the reviewer within the undo window.
+    #: A reviewer decided. An appeal reopens it, or the same reviewer within the undo window; nothing else does.
     DECIDED = "decided"
-    #: The platform took the image back before a decision stood. It ends there: nobody looks at its picture any more.
+    #: The platform took the image back before a decision stood. The case ends: nobody sees its picture any more.
     WITHDRAWN = "withdrawn"
 
 
 class Stage(enum.StrEnum):
-    """Which review a READY case waits for, or that a DECIDED one had last."""
+    """The review that a READY case waits for, or the last review of a DECIDED case."""
 
     #: Nobody has decided yet.
     FIRST = "first"
-    #: Somebody decided, and another person reads the case without being told what.
+    #: Somebody decided. Another person reviews the case and is not told the decision.
     SECOND = "second"
-    #: A lead decides: a reviewer asked for it, or two readings differ.
+    #: A lead decides: a reviewer asked for it, or two reviews differ.
     ESCALATED = "escalated"
     #: The uploader asked for another decision, by another person.
     APPEAL = "appeal"
 
 
 class Move(enum.StrEnum):
-    """Everything that can happen to a case; also the kind of the event that records it."""
+    """Everything that can happen to a case. It is also the kind of the event that records it."""
 
-    #: A platform flagged the image and we promised to look.
+    #: A platform flagged the image, and we promised to look at it.
     ACCEPT = "accepted"
-    #: A worker took a lease. The attempt counts from here, before the model runs.
+    #: A worker took a lease. The attempt counts from now on, before the model runs.
     BEGIN = "analysis_begun"
-    #: The worker gave the lease back: it is stopping, or storage did not answer.
-    HAND_BACK = "lease_handed_back"
+    #: The worker released its lease: it is stopping, or storage did not answer.
+    RELEASE = "lease_handed_back"
     #: The lease ran out: the worker died, froze or lost its connection.
     EXPIRE = "lease_expired"
     #: The model said something.
     RECORD = "analyzed"
     #: The image cannot be analysed: a person must look unaided.
     REFUSE = "refused"
-    #: An operator asks for one more try of a case without a verdict.
+    #: An operator asks for one more attempt at a case without a verdict.
     RETRY = "retried"
-    #: Another analysis, that an operator asked for, is shown in the place of the one before. The state stays.
+    #: An operator asked for another analysis, and it is now on show. The state stays.
     REANALYZE = "reanalyzed"
     #: A person decided, and that ends the case.
     DECIDE = "decided"
-    #: A person decided, and another reads the case too: by sample.
+    #: A person decided, and the case is in the sample that another person reviews too.
     SECOND = "second_review_asked"
-    #: A person decided that somebody with more authority should, or two readings differ.
+    #: A reviewer passes the case to a lead, or two reviews differ.
     ESCALATE = "escalated"
-    #: Whoever decided takes it back, within the undo window.
+    #: The reviewer takes the decision back, within the undo window.
     UNDO = "decision_undone"
-    #: The same of a decision that sent the case on to another reviewer.
+    #: The same for a decision that sent the case to another reviewer.
     WITHDRAW = "decision_withdrawn"
     #: The uploader asks for another decision.
     APPEAL = "appealed"
@@ -77,11 +77,11 @@ class Move(enum.StrEnum):
 
 
 _S = CaseState
-#: The whole life-cycle. What is not here cannot happen, on any path.
+#: The whole life-cycle. A move that is not listed cannot happen.
 TRANSITIONS: Mapping[tuple[CaseState | None, Move], CaseState] = {
     (None, Move.ACCEPT): _S.WAITING,
     (_S.WAITING, Move.BEGIN): _S.ANALYZING,
-    (_S.ANALYZING, Move.HAND_BACK): _S.WAITING,
+    (_S.ANALYZING, Move.RELEASE): _S.WAITING,
     (_S.ANALYZING, Move.EXPIRE): _S.WAITING,
     (_S.ANALYZING, Move.RECORD): _S.READY,
     (_S.ANALYZING, Move.REFUSE): _S.READY,
@@ -101,7 +101,7 @@ TRANSITIONS: Mapping[tuple[CaseState | None, Move], CaseState] = {
 
 
 def after(state: CaseState | None, move: Move) -> CaseState:
-    """The state a case is in after `move`. Raise TransitionRefused when the life-cycle has no such move."""
+    """The state of a case after `move`. Raise TransitionRefused when the life-cycle has no such move."""
     try:
         return TRANSITIONS[state, move]
     except KeyError:
@@ -109,7 +109,7 @@ def after(state: CaseState | None, move: Move) -> CaseState:
 
 
 def before(move: Move) -> CaseState:
-    """The one state from which `move` is allowed. ACCEPT has none; REANALYZE and RECALL have several."""
+    """The one state in which `move` is allowed. ACCEPT has none; REANALYZE and RECALL have several."""
     (state,) = (origin for origin, candidate in TRANSITIONS if candidate is move)
     if state is None:
         raise TransitionRefused(f"{move} starts a case")
@@ -139,13 +139,13 @@ class Flag:
     external_id: str | None = None
     #: In the platform's words. None when it gave none.
     reason: str | None = None
-    #: 0 to 100; the higher is looked at sooner.
+    #: 0 to 100. A case of a higher priority comes first.
     priority: int = 0
     #: Opaque to us, echoed back. At most 4 KB as JSON.
     context: Mapping[str, Any] | None = None
 
     def digest(self) -> bytes:
-        """Equal for two flags that ask for the same thing: what an idempotency key is checked against."""
+        """Two flags that ask for the same have the same digest. An idempotency key is checked against it."""
         fields = {
             "image": [self.image.bucket, self.image.key, self.image.version_id],
             "source": self.source,
@@ -161,7 +161,7 @@ class Flag:
 class Refusal:
     """Why a case is ready without an analysis."""
 
-    #: One of the codes of `errors.ImageRejected`, or `attempts_exhausted`: nothing wrong with it is known.
+    #: A code of `errors.ImageRejected`, or `attempts_exhausted`: then nothing wrong with the image is known.
     code: str
     #: A sentence a reviewer understands.
     message: str
@@ -169,7 +169,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Lease:
-    """A worker's exclusive hold on a case until `expires_at` by the database's clock."""
+    """A worker's exclusive hold on a case, until `expires_at` by the database's clock."""
 
     token: int
     owner: str
@@ -183,27 +183,27 @@ class Case:
     id: UUID
     flag: Flag
     state: CaseState
-    #: Raised by one with every move; a write that names an old version is refused.
+    #: Every move adds one. A write that names an old version is refused.
     version: int
     created_at: datetime
-    #: Leases taken on it that count against the cap.
+    #: Leases on it that count against the limit.
     attempts: int = 0
-    #: Leases that ran out. A case with any is analysed alone, so that it can harm no other.
+    #: Leases that ran out. A case with any is analysed in quarantine, so that it can harm no other case.
     expired_leases: int = 0
     lease: Lease | None = None  # None unless ANALYZING
     refusal: Refusal | None = None  # None before READY, and never beside an analysis
-    #: Since when it waits for a person; an appeal sets it anew. None until READY for the first time.
+    #: When it began to wait for a person. An appeal sets it again. None until READY for the first time.
     ready_at: datetime | None = None
     stage: Stage = Stage.FIRST
     decided_at: datetime | None = None  # None unless DECIDED
     withdrawn_at: datetime | None = None  # None unless WITHDRAWN
-    #: The archive that what it consists of lies in. None: it lies in the database.
+    #: The archive that holds its rows. None: the database holds them.
     archive_id: int | None = None
-    #: When its picture's place and everybody's words were taken out of it, for good. None: they are here.
+    #: When its picture's place and all texts were erased for good. None: they are still here.
     erased_at: datetime | None = None
 
 
 def place_of(case_id: UUID, purpose: str) -> float:
-    """Where a case falls in [0, 1): evenly, for good, and independently for each purpose."""
+    """A number in [0, 1) for a case: evenly spread, always the same, and independent for each purpose."""
     digest = hashlib.sha256(f"{purpose}:{case_id}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""The platform engineer's client: typed, synchronous, and careful about what it repeats.
+"""The client for platform engineers: typed, synchronous, and safe in what it repeats.
 
     from moderation.client import BonaFide
 
@@ -7,9 +7,9 @@
         case = bonafide.wait(opened.id)
         print(case.verdict.label, case.verdict.score)
 
-A call that times out is tried again under the same idempotency key, so that it opens one case. For calls that *you*
-repeat, give an `external_id` (or an `idempotency_key` of your own): then the same case answers, however often. The same
-decision again is the same; only a question is not asked again when it may have arrived.
+A call that times out is tried again under the same idempotency key, so that it opens only one case. For calls that
+*you* repeat, give an `external_id` (or your own `idempotency_key`): then you always get the same case. Repeating a
+decision changes nothing. Only a question is not repeated when it may have arrived.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import mimetypes
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
@@ -28,7 +29,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, ImageRef
 from moderation.decisions import Outcome
-from moderation.statements import Harm, Origin, Restriction
+from moderation.reports.statements import Harm, Origin, Restriction
 from moderation.wire import (
     AppealOut,
     ArtifactAnswerIn,
@@ -53,27 +54,27 @@ from moderation.wire import (
     WebhookKind,
 )
 
-#: Answers that say "not now": everything else is final.
+#: Status codes that mean "not now". All others are final.
 _PASSING = {429, 502, 503, 504}
 
-#: After these nothing had been sent.
+#: Errors before anything was sent.
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
-#: Seconds that a call waits when the API asks for it. When it asks for longer the caller is told at once.
+#: Seconds that a call waits when the API asks it to. If the API asks for more, the call fails at once.
 WAIT_AT_MOST = 60.0
 
-#: Items per call of `submit_many`: the most that the API takes.
+#: Items per call of `submit_many`: the API's limit.
 BATCH = 1000
 
 _Read = TypeVar("_Read", bound=BaseModel)
 
 
 class ApiProblem(Exception):
-    """The API refused. `code` is stable; `str(problem)` is a sentence. Nothing was changed unless it says so."""
+    """The API refused. `code` is stable, `str(problem)` is a sentence. Nothing changed unless the sentence says so."""
 
-    #: Seconds after which the API wants to be asked again. None: it said nothing of that.
+    #: Seconds after which the API may be asked again. None: it did not say.
     retry_after: float | None = None
-    #: Of `invalid_request`: each field or parameter with what is wrong with it.
+    #: For `invalid_request`: what is wrong with each field or parameter.
     errors: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, status: int, code: str, detail: str, request_id: str | None = None) -> None:
@@ -85,7 +86,7 @@ class ApiProblem(Exception):
 
 
 class ApiUnreachable(ApiProblem):
-    """No answer after every retry. What was sent may have arrived; a submission with an external id may be repeated."""
+    """No answer after all retries. The call may have arrived; a submission with an external id may be repeated."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(503, "unreachable", detail)
@@ -99,7 +100,7 @@ class _Passing(Exception):
 
 
 class BonaFide:
-    """A connection to one Bona Fide API. Safe to share between threads; close it, or use it in a `with`."""
+    """A connection to one Bona Fide API. Threads may share it. Close it, or use it in a `with`."""
 
     def __init__(
         self, url: str, key: str, *, tries: int = 5, timeout: float = 30, http: httpx.Client | None = None
@@ -153,9 +154,9 @@ class BonaFide:
             yield from BatchOut.model_validate_json(reply.content).outcomes
 
     def upload(self, data: bytes, media_type: str = "image/jpeg") -> ImageIn:
-        """Put an image's bytes where Bona Fide can read them, for platforms without a bucket of their own.
+        """Upload an image to a bucket that Bona Fide reads, for platforms without their own bucket.
 
-        Raise ApiProblem: `upload_refused` when it is the store that does not take them.
+        Raise ApiProblem; its code is `upload_refused` when the store refuses the bytes.
         """
         wanted = {"media_type": media_type, "sha256": hashlib.sha256(data).hexdigest()}
         permission = self._read(UploadOut, "POST", "/v1/uploads", json=wanted)
@@ -169,7 +170,7 @@ class BonaFide:
         return permission.image
 
     def submit_file(self, path: str | Path, **flag: Any) -> CaseAccepted:
-        """Upload a file and flag it. Takes what `submit` takes."""
+        """Upload a file and flag it. Takes the arguments of `submit`."""
         guessed, _ = mimetypes.guess_type(str(path))
         media_type = guessed if guessed is not None and guessed.startswith("image/") else "image/jpeg"
         return self.submit(self.upload(Path(path).read_bytes(), media_type), **flag)
@@ -177,7 +178,7 @@ class BonaFide:
     # --- reading
 
     def case(self, case_id: UUID | str) -> CaseOut:
-        """One case as it stands now. Raise ApiProblem with code `case_not_found`."""
+        """One case as it is now. Raise ApiProblem with code `case_not_found`."""
         return self._read(CaseOut, "GET", f"/v1/cases/{case_id}")
 
     def cases(
@@ -196,8 +197,8 @@ class BonaFide:
     ) -> Iterator[CaseOut]:
         """All cases that fit, the newest first, fetched page by page as you go on.
 
-        `verdict="none"` are those that ended without one. With `outcome`, `decided_since` or `decided_until` those that
-        were decided last come first. A time without a zone is a time of this machine's.
+        `verdict="none"` means cases without a verdict. With `outcome`, `decided_since` or `decided_until` the last
+        decided cases come first. A time without a zone is local time.
         """
         query = {
             "state": state,
@@ -214,15 +215,15 @@ class BonaFide:
         return self._pages("/v1/cases", query)
 
     def search(self, text: str, *, field: str | None = None, source: str | None = None) -> Iterator[CaseOut]:
-        """Cases by what is known of them, the newest first.
+        """Find cases by something you know of them, the newest first.
 
-        An id or its beginning, your own id, the image's key, the sha256 of its bytes, a source, or a text of the
-        context; `field` says which of these it is.
+        `text` is an id or its beginning, your own id, the image's key, the sha256 of its bytes, a source, or a text in
+        the context. `field` says which of these it is.
         """
         return self._pages("/v1/search", {"q": text, "field": field, "source": source})
 
     def related(self, case_id: UUID | str) -> RelatedPage:
-        """Cases and lists whose pictures look like this one's. Nothing follows from it by itself."""
+        """Cases and lists with pictures that look like this one. A likeness alone proves nothing."""
         return self._read(RelatedPage, "GET", f"/v1/cases/{case_id}/related")
 
     def statement(
@@ -233,26 +234,26 @@ class BonaFide:
         harm: Harm | str | None = None,
         origin: Origin | str | None = None,
     ) -> StatementOut:
-        """The draft of a statement of reasons for the decision that stands. Raise ApiProblem: `nothing_decided`."""
+        """A draft statement of reasons for the current decision. Raise ApiProblem: `nothing_decided`."""
         query = _without_none({"restriction": restriction, "harm": harm, "origin": origin})
         return self._read(StatementOut, "GET", f"/v1/cases/{case_id}/statement", params=query)
 
     def withdraw(self, case_id: UUID | str) -> CaseOut:
         """Take an image back: its case ends without a decision, and nobody looks at it any more.
 
-        The second time nothing happens. Raise ApiProblem: `already_decided`, `case_erased`.
+        The second call does nothing. Raise ApiProblem: `already_decided`, `case_erased`.
         """
         return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/withdraw")
 
     def erase(self, case_id: UUID | str) -> CaseOut:
-        """Take the texts of a case that ended and the place of its image away, for ever.
+        """Erase, for ever, the texts of a case that has ended and the place of its image.
 
-        The second time nothing happens.
+        The second call does nothing.
         """
         return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/erase")
 
     def wait(self, case_id: UUID | str, *, timeout: float = 300, every: float = 0.5) -> CaseOut:
-        """The case once it is ready, with a verdict or the reason there is none, or withdrawn. Raise TimeoutError."""
+        """Wait until the case is ready, with a verdict or a refusal, or withdrawn; return it. Raise TimeoutError."""
         deadline = time.monotonic() + timeout
         while True:
             case = self.case(case_id)
@@ -265,11 +266,11 @@ class BonaFide:
     # --- deciding
 
     def claim(self, case_id: UUID | str, *, reviewer: str) -> ClaimOut:
-        """Put a ready case before one of your reviewers, or renew that. Raise ApiProblem."""
+        """Claim a ready case for one of your reviewers, or renew the claim. Raise ApiProblem."""
         return self._read(ClaimOut, "POST", f"/v1/cases/{case_id}/claim", json={"reviewer": reviewer})
 
     def release(self, case_id: UUID | str, *, reviewer: str, token: int) -> None:
-        """Give a case back to the queue. Without harm when the claim was lost."""
+        """Release a case to the queue. Harmless when the claim was lost."""
         self._call("POST", f"/v1/cases/{case_id}/release", json={"reviewer": reviewer, "token": token})
 
     def decide(
@@ -284,9 +285,9 @@ class BonaFide:
         policy: str | None = None,
         feedback: Sequence[ArtifactAnswerIn] = (),
     ) -> DecisionOut:
-        """Decide a case under a claim. Raise ApiProblem: `stale_case` when it moved on, for one.
+        """Decide a claimed case. Raise ApiProblem, for example `stale_case` when the case has changed.
 
-        The same decision again, while it is the last thing that happened to the case, is the same.
+        Repeating the decision returns the first one, as long as nothing else has happened to the case.
         """
         body = {
             "reviewer": reviewer,
@@ -301,20 +302,22 @@ class BonaFide:
         return self._read(DecisionOut, "POST", f"/v1/cases/{case_id}/decision", json=_without_none(body))
 
     def appeal(self, case_id: UUID | str, reason: str, *, external_id: str | None = None) -> AppealOut:
-        """Pass on that the uploader asks for another decision. The same appeal again is the same."""
+        """Submit the uploader's appeal. Repeating an appeal returns the first one."""
         body = _without_none({"reason": reason, "external_id": external_id})
         return self._read(AppealOut, "POST", f"/v1/cases/{case_id}/appeal", json=body)
 
-    def ask(self, case_id: UUID | str, question: str) -> QuestionOut:
-        """Ask DFA-GPT about the picture. `questions` has the answer once a worker gave it.
+    def ask(self, case_id: UUID | str, question: str, *, face: int | None = None) -> QuestionOut:
+        """Ask DFA-GPT about a face, by its place in `faces` from 1. None: the first face that was judged.
 
-        Not tried again when the question may have arrived: after `ApiUnreachable` or a 5xx, `questions` shows whether.
+        `questions` has the answer once a worker has given it. The call is not repeated when the question may have
+        arrived: after `ApiUnreachable` or a 5xx, look into `questions`.
         """
         path = f"/v1/cases/{case_id}/questions"
-        return self._read(QuestionOut, "POST", path, json={"question": question}, repeatable=False)
+        asked = {"question": question, **({} if face is None else {"face": face})}
+        return self._read(QuestionOut, "POST", path, json=asked, repeatable=False)
 
     def questions(self, case_id: UUID | str) -> QuestionList:
-        """What was asked about a case, and what was answered."""
+        """The questions about a case, with their answers."""
         return self._read(QuestionList, "GET", f"/v1/cases/{case_id}/questions")
 
     # --- webhooks
@@ -322,7 +325,7 @@ class BonaFide:
     def add_webhook(
         self, url: str, *, kinds: Sequence[WebhookKind] | None = None, source: str | None = None
     ) -> EndpointOut:
-        """Be told from now on. `secret` verifies signatures, and is there when the endpoint is new alone."""
+        """Add an endpoint. Its `secret` verifies signatures; only this answer contains it."""
         body = _without_none({"url": url, "kinds": None if kinds is None else list(kinds), "source": source})
         return self._read(EndpointOut, "POST", "/v1/webhooks", json=body)
 
@@ -331,15 +334,15 @@ class BonaFide:
         return self._read(EndpointList, "GET", "/v1/webhooks").webhooks
 
     def remove_webhook(self, endpoint_id: UUID | str) -> None:
-        """Be told no more; what is in line for it, and its log, are gone."""
+        """Remove an endpoint, with its waiting deliveries and its log."""
         self._call("DELETE", f"/v1/webhooks/{endpoint_id}")
 
     def rotate_webhook(self, endpoint_id: UUID | str) -> EndpointOut:
-        """A new secret, in the answer. The one before it signs beside it until the next rotation."""
+        """Make a new secret and return it. The old secret also signs until the next rotation."""
         return self._read(EndpointOut, "POST", f"/v1/webhooks/{endpoint_id}/rotate", repeatable=False)
 
     def deliveries(self, endpoint_id: UUID | str) -> Iterator[DeliveryOut]:
-        """What was sent to an endpoint, the newest first, fetched page by page as you go on."""
+        """The deliveries to an endpoint, the newest first, fetched page by page as you go on."""
         cursor: UUID | None = None
         while True:
             query = _without_none({"limit": 200, "cursor": cursor})
@@ -350,13 +353,13 @@ class BonaFide:
                 return
 
     def resend(self, delivery_id: UUID | str) -> DeliveryOut:
-        """Send once more, under the same webhook-id."""
+        """Send a delivery again, under the same webhook-id."""
         return self._read(DeliveryOut, "POST", f"/v1/deliveries/{delivery_id}/resend")
 
     # --- the line
 
     def queue_stats(self) -> StatsOut:
-        """How the line stands, and how long a case submitted now would wait."""
+        """The state of the line, and how long a case submitted now would wait."""
         return self._read(StatsOut, "GET", "/v1/queue/stats")
 
     # --- underneath
@@ -386,7 +389,7 @@ class BonaFide:
     ) -> httpx.Response:
         headers = dict(self._headers)
         if method == "POST":
-            # Made before the first try and kept for all of them: that is what makes a retry harmless.
+            # All tries use the same key. That makes a retry harmless.
             headers["Idempotency-Key"] = idempotency_key or str(uuid4())
         url = self._url + path
         return self._try(
@@ -417,7 +420,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _did_nothing(error: BaseException) -> bool:
-    """Whether the call was certainly not carried out."""
+    """Whether the call was certainly not executed."""
     refused = isinstance(error, _Passing) and error.problem.status == 429
     return refused or isinstance(error, _NOTHING_SENT)
 
@@ -460,11 +463,6 @@ def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chunks(items: Iterable[Mapping[str, Any]], size: int) -> Iterator[Sequence[Mapping[str, Any]]]:
-    chunk: list[Mapping[str, Any]] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    left = iter(items)
+    while chunk := list(islice(left, size)):
         yield chunk

@@ -1,6 +1,6 @@
 """What a person says about a case, and the rules of who may say it when. Models give verdicts, people make decisions.
 
-Everything here is plain arithmetic over plain data: `moderation.review` carries it out.
+Everything here computes on plain data. `moderation.review` carries it out.
 """
 
 import enum
@@ -19,13 +19,13 @@ from moderation.people import Act, Person, require
 class Outcome(enum.StrEnum):
     DEEPFAKE = "deepfake"
     BONA_FIDE = "bona_fide"
-    #: A person looked and cannot tell. That is an answer.
+    #: A person looked and cannot tell. That is a decision too.
     CANNOT_TELL = "cannot_tell"
-    #: Somebody with more authority or knowledge should look.
+    #: Somebody with more authority or knowledge should decide.
     ESCALATE = "escalate"
 
 
-#: Reviews at which a share of cases is judged before the verdict is shown. A lead and an appeal see everything at once.
+#: In these reviews a share of cases is judged before the verdict is shown. Leads and appeals see everything at once.
 BLIND_STAGES = frozenset({Stage.FIRST, Stage.SECOND})
 
 
@@ -37,13 +37,13 @@ class Answer(enum.StrEnum):
     UNCLEAR = "unclear"
 
 
-#: When a decision needs a reason in words. `disagreeing`: when it is not what the verdict says, or nobody can tell.
+#: When a decision needs a reason in words. `disagreeing`: when it differs from the verdict, or nobody can tell.
 ReasonPolicy = Literal["never", "disagreeing", "always"]
 
 
 @dataclass(frozen=True)
 class ArtifactAnswer:
-    """Whether a reviewer sees what the model says it sees: one artifact of the analysis that was shown."""
+    """Whether a reviewer sees one artifact that the shown analysis names."""
 
     face: int  # index into the analysis's faces
     ordinal: int  # from 1, in the model's order
@@ -68,7 +68,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided about a case. Only ever added to; taken back only within the undo window."""
+    """What a person decided about a case. Decisions are only added; the undo window is the one way to take one back."""
 
     id: UUID
     case_id: UUID
@@ -93,7 +93,7 @@ class Decision:
     #: When it can no longer be undone.
     final_at: datetime
     undone_at: datetime | None = None
-    #: The decision of an earlier review that this one takes the place of.
+    #: The decision of an earlier review that this one replaces.
     supersedes: UUID | None = None
     feedback: tuple[ArtifactAnswer, ...] = ()
 
@@ -106,7 +106,7 @@ class Appeal:
     case_id: UUID
     decision_id: UUID
     reason: str
-    #: Who passed it on: platform:NAME or reviewer:ID.
+    #: Who submitted it: platform:NAME or reviewer:ID.
     appellant: str
     #: The platform's own id of the appeal. None when it has none.
     external_id: str | None
@@ -116,16 +116,16 @@ class Appeal:
 
 
 def is_blind_first(case_id: UUID, share: float) -> bool:
-    """Whether the first reviewer judges before the verdict is shown. The same for a case on every page and process."""
+    """Whether the first reviewer judges before the verdict is shown. Every page and process gives the same answer."""
     return place_of(case_id, "blind") < share
 
 
 def verdict_is_hidden(
     case_id: UUID, state: CaseState, stage: Stage, *, has_verdict: bool, judged: bool, share: float
 ) -> bool:
-    """Whether somebody must not see a case's verdict yet, wherever they look: they say first what the picture is.
+    """Whether a person must judge a case before they see its verdict, on any page.
 
-    `judged`: they have said so. `share`: of the cases that are judged like this. What is decided is open to everybody.
+    `judged`: they have judged it. `share`: the share of cases that are judged blind. A decided case hides nothing.
     """
     return (
         has_verdict
@@ -137,14 +137,14 @@ def verdict_is_hidden(
 
 
 def needs_second(case_id: UUID, share: float) -> bool:
-    """Whether the case is of the sample that two people read."""
+    """Whether the case is in the sample that two people review."""
     return place_of(case_id, "second") < share
 
 
 def may_review(stage: Stage, person: Person, earlier_reviewers: Collection[UUID]) -> None:
     """Raise NotAllowed or SameReviewer unless this person may review a case at this stage.
 
-    What a reviewer escalated is for a lead. Whoever decided a case before does not review it again.
+    An escalated case is for a lead. Nobody reviews a case that they decided before.
     """
     require(person, Act.REVIEW_ESCALATED if stage is Stage.ESCALATED else Act.REVIEW)
     if person.id in earlier_reviewers:
@@ -154,8 +154,8 @@ def may_review(stage: Stage, person: Person, earlier_reviewers: Collection[UUID]
 def next_step(stage: Stage, outcome: Outcome, earlier: Outcome | None, *, sampled: bool) -> Move:
     """What a judgement does to the case: DECIDE ends it, SECOND and ESCALATE send it on to another person.
 
-    `earlier` is the outcome that a second reading is compared with. Raise JudgementIncomplete when a lead escalates
-    what was escalated to them.
+    `earlier` is the outcome that a second review is compared with. Raise JudgementIncomplete when a lead escalates
+    an escalated case.
     """
     if outcome is Outcome.ESCALATE:
         if stage is Stage.ESCALATED:
@@ -171,14 +171,14 @@ def next_step(stage: Stage, outcome: Outcome, earlier: Outcome | None, *, sample
 
 
 def stage_after(move: Move, stage: Stage) -> Stage:
-    """Which review a case waits for, or had last, after this move of a reviewer."""
+    """The review that a case waits for, or had last, after this move of a reviewer."""
     return {Move.SECOND: Stage.SECOND, Move.ESCALATE: Stage.ESCALATED, Move.APPEAL: Stage.APPEAL}.get(
         move, stage
     )
 
 
 def agrees(outcome: Outcome, verdict: Label | None) -> bool:
-    """Whether a person says what the model said. Two who cannot tell agree."""
+    """Whether a person and the model agree. They also agree when neither can tell."""
     return (
         verdict is not None
         and outcome
@@ -193,9 +193,10 @@ def agrees(outcome: Outcome, verdict: Label | None) -> bool:
 def require_reason(
     judgement: Judgement, verdict: Label | None, policy: ReasonPolicy, *, unseen: bool = False
 ) -> None:
-    """Raise ReasonRequired when there is no reason and one is asked for, in words that fit what was chosen.
+    """Raise ReasonRequired when a reason is missing and required. The message fits what was chosen.
 
-    By this installation; and by all of them of whoever says what a picture is that could not be shown or analysed.
+    The installation's policy may require one. Every installation requires one when somebody says what a picture is that
+    could not be shown or analysed.
     """
     if judgement.reason is not None and judgement.reason.strip():
         return
@@ -218,9 +219,9 @@ def _why_words(outcome: Outcome, verdict: Label | None) -> str:
 
 
 def needs_words(outcome: Outcome, verdict: Label | None) -> bool:
-    """Whether a decision departs from what the model said, or asks something of somebody else.
+    """Whether a decision departs from the verdict, or asks somebody else to decide.
 
-    From a verdict that settles nothing, or none, there is nothing to depart.
+    Nobody departs from a verdict that settles nothing, or from none.
     """
     if outcome is Outcome.ESCALATE:
         return True

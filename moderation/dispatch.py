@@ -1,15 +1,17 @@
-"""The doorbell: puts ids of cases, of questions and of reruns on their queues.
+"""Dispatch: publishes messages for committed rows. A message carries one id: of a case, a question or a rerun.
 
-A message may be lost, repeated or late; the row is the truth. The task is dispatched by its name, so nothing here, or
-in anything that rings, imports the worker.
+A message may be lost, repeated or late; the row is the truth. A task is known by its name only, so nothing that
+publishes imports the worker.
 """
 
 import base64
+import enum
 import json
 import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,8 +21,11 @@ from kombu.exceptions import KombuError
 from kombu.messaging import Producer
 from prometheus_client import Counter
 from redis.exceptions import RedisError
+from sqlalchemy.orm import Session
 
 from moderation.addresses import read_broker
+from moderation.database.connection import Database, after_commit, in_transaction
+from moderation.database.work import CASES, QUESTIONS, RERUNS, Work
 from moderation.errors import BrokerUnavailable
 from moderation.triage import Lane
 
@@ -29,25 +34,54 @@ ANALYSIS_QUEUE = "analysis"
 ANALYZE_CASE = "analyze_case"
 #: The same for cases that can wait: see `triage.Lane`.
 BACKFILL_QUEUE = "backfill"
-#: The queue of questions to answer, and the task that takes one. A person waits for each: they stand in no line of
-#: cases.
+#: The queue of questions to answer, and the task that takes one. A person waits for each, so cases never stand in
+#: front of them.
 QUESTION_QUEUE = "questions"
 ANSWER_QUESTION = "answer_question"
-#: The task that measures what a case's score depends on: a person who opened the case waits for it too.
+#: The task that measures what a case's score depends on. A person who opened the case waits for it too.
 MEASURE_CASE = "measure_case"
-#: The queue of cases to analyse once more, and the task that takes one. Nobody waits for them.
+#: The queue of cases to analyse again, and the task that takes one. Nobody waits for them.
 RERUN_QUEUE = "reruns"
 RERUN_CASE = "rerun_case"
 #: All queues, in the order in which workers look at them.
 LANES = (QUESTION_QUEUE, ANALYSIS_QUEUE, BACKFILL_QUEUE, RERUN_QUEUE)
-QUEUE_OF = {Lane.LIVE: ANALYSIS_QUEUE, Lane.BACKFILL: BACKFILL_QUEUE}
 
-#: Seconds that whoever rings waits for the broker, at most.
+
+class WorkKind(enum.Enum):
+    """What a message asks for: its task and its queue."""
+
+    ANALYSIS = (ANALYZE_CASE, ANALYSIS_QUEUE)
+    BACKFILL = (ANALYZE_CASE, BACKFILL_QUEUE)
+    QUESTION = (ANSWER_QUESTION, QUESTION_QUEUE)
+    RERUN = (RERUN_CASE, RERUN_QUEUE)
+    #: No row stands for this. The next person who opens the case asks for it again.
+    MEASUREMENT = (MEASURE_CASE, QUESTION_QUEUE)
+
+    @property
+    def task(self) -> str:
+        return self.value[0]
+
+    @property
+    def queue(self) -> str:
+        return self.value[1]
+
+
+#: The kind of message for a case of a lane.
+OF_LANE = {Lane.LIVE: WorkKind.ANALYSIS, Lane.BACKFILL: WorkKind.BACKFILL}
+#: The rows behind the messages of a kind, for the kinds that the sweeper publishes again.
+WORK: dict[WorkKind, Work] = {
+    WorkKind.ANALYSIS: CASES,
+    WorkKind.BACKFILL: CASES,
+    WorkKind.QUESTION: QUESTIONS,
+    WorkKind.RERUN: RERUNS,
+}
+
+#: Seconds that a caller waits for the broker, at most.
 ANSWERS_WITHIN = 1.0
-#: Seconds without a try after the broker did not answer: intake must not wait for it with every case.
+#: Seconds without a try after the broker did not answer, so that intake does not wait for it with every case.
 QUIET_AFTER_FAILURE = 3.0
 
-_BELLS = Counter("bonafide_bells_rung", "Bells, and whether the broker took them", ["outcome"])
+_PUBLISHED = Counter("bonafide_messages_published", "Messages, and whether the broker took them", ["outcome"])
 
 log = structlog.get_logger()
 
@@ -55,12 +89,12 @@ log = structlog.get_logger()
 def broker_options(*, visibility_timeout: float) -> dict[str, object]:
     """How every connection to Redis is made, here and in the worker."""
     return {
-        # An unacknowledged message comes back after this. Longer than any analysis; leases are what we rely on.
+        # An unacknowledged message comes back after this. It is longer than any analysis; we rely on leases.
         "visibility_timeout": visibility_timeout,
         # By default the check runs every 100 s or so, which delays redelivery by as much (measured).
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
-        # With no timeout a peer that vanished without a word is waited for for ever (measured).
+        # Without a timeout we would wait for a vanished peer for ever (measured).
         "socket_timeout": 10,
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
@@ -68,25 +102,35 @@ def broker_options(*, visibility_timeout: float) -> dict[str, object]:
     }
 
 
-class Doorbell:
-    """Rings for cases, questions and reruns. Safe to share between threads.
+@dataclass
+class Published:
+    """The result of publishing after a commit."""
 
-    One connection and one thread at a time: whoever finds the bell held for long leaves it to the sweeper. With a pool
-    of connections a broker that accepts and says nothing took every thread of the API, one after the other (measured).
+    #: Ids that were published.
+    count: int = 0
+    #: Ids that did not reach the queue. The sweeper publishes them at its next look.
+    left: int = 0
+
+
+class Publisher:
+    """Publishes messages about cases, questions and reruns. Safe to share between threads.
+
+    It has one connection, for one thread at a time. A thread that waits too long leaves its ids to the sweeper. With a
+    pool of connections, a broker that accepts but does not answer blocked every thread of the API (measured).
     """
 
-    def __init__(self, broker_url: str, *, bells_at_most: int) -> None:
-        """Raise SetupProblem for an address that cannot be read."""
-        self._bells_at_most = bells_at_most
+    def __init__(self, broker_url: str, *, at_most: int) -> None:
+        """`at_most`: messages on one queue. Raise SetupProblem for an address that cannot be read."""
+        self._at_most = at_most
         self._quiet_until = 0.0
         self._held = threading.Lock()
         self._producer: Producer | None = None
-        self._app = Celery("bonafide-doorbell", broker=read_broker(broker_url).kombu_url)
+        self._app = Celery("bonafide-publisher", broker=read_broker(broker_url).kombu_url)
         self._app.conf.update(
             task_default_queue=ANALYSIS_QUEUE,
             task_serializer="json",
             task_ignore_result=True,
-            # One try: whoever rings has a caller waiting, and the sweeper has time.
+            # One try: a caller waits, and the sweeper has time.
             broker_transport_options={
                 **broker_options(visibility_timeout=3600),
                 "socket_timeout": ANSWERS_WITHIN,
@@ -97,65 +141,76 @@ class Doorbell:
             broker_connection_timeout=ANSWERS_WITHIN,
         )
 
-    def dispatch_case(self, case_id: UUID, lane: Lane = Lane.LIVE) -> bool:
-        """Ring for one committed case. False when the broker did not answer: the sweeper will ring."""
-        return self.dispatch_cases([case_id], lane) == 1
+    def publish(self, kind: WorkKind, ids: Sequence[UUID]) -> int:
+        """Publish committed ids in this order; return how many. The sweeper publishes the others.
 
-    def dispatch_cases(self, case_ids: Sequence[UUID], lane: Lane = Lane.LIVE) -> int:
-        """Ring for committed cases in this order; return for how many. Never raises for want of a broker."""
-        return self._ring(ANALYZE_CASE, case_ids, queue=QUEUE_OF[lane], at_most=self._bells_at_most)
+        Inside a transaction, which may be rolled back, use `publish_after_commit`.
+        """
+        assert not in_transaction(), "a message is published after the commit"
+        if not ids or time.monotonic() < self._quiet_until:
+            return 0
+        count = 0
+        try:
+            with self._connected() as producer:
+                for one in ids[: self._room(producer, kind)]:
+                    self._app.send_task(
+                        kind.task, args=[str(one)], queue=kind.queue, producer=producer, retry=False
+                    )
+                    count += 1
+        except BrokerUnavailable as error:
+            self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
+            _PUBLISHED.labels("failed").inc(len(ids) - count)
+            log.warning("not_published", action="dispatch", error=str(error), left=len(ids) - count)
+        _PUBLISHED.labels("published").inc(count)
+        return count
 
-    def ring_questions(self, question_ids: Sequence[UUID]) -> int:
-        """Ring for committed questions; return for how many. Never raises for want of a broker."""
-        return self._ring(ANSWER_QUESTION, question_ids, queue=QUESTION_QUEUE, at_most=None)
+    def publish_after_commit(
+        self, session: Session, kind: WorkKind, ids: Sequence[UUID], *, unless_queued: bool = False
+    ) -> Published:
+        """Publish these ids once the session is committed; a rollback publishes nothing. The session marks them.
 
-    def ring_measuring(self, case_id: UUID) -> bool:
-        """Ring for a case whose effects are to be measured. False when the broker did not answer."""
-        return self._ring(MEASURE_CASE, [case_id], queue=QUESTION_QUEUE, at_most=self._bells_at_most) == 1
+        `unless_queued` leaves out ids whose message is still on the queue.
+        """
+        published = Published()
 
-    def ring_reruns(self, rerun_ids: Sequence[UUID]) -> int:
-        """Ring for committed reruns in this order; return for how many. Never raises for want of a broker."""
-        return self._ring(RERUN_CASE, rerun_ids, queue=RERUN_QUEUE, at_most=self._bells_at_most)
+        def publish(database: Database) -> None:
+            lost = self.without_message(kind, ids) if unless_queued else ids
+            published.count = self.publish(kind, lost)
+            published.left = len(lost) - published.count
+            if published.left:
+                with database.transaction() as later:
+                    WORK[kind].mark_unpublished(later, lost[published.count :])
+
+        if ids:
+            after_commit(session, publish)
+        return published
 
     def depth(self, *queues: str) -> int:
-        """Messages on these queues now; on those of cases when none is named. Raise BrokerUnavailable."""
-        with self._ringing() as producer:
-            return sum(_depth(producer, queue) for queue in queues or QUEUE_OF.values())
+        """Messages on these queues now; without names, on the queues of cases. Raise BrokerUnavailable."""
+        with self._connected() as producer:
+            return sum(_depth(producer, queue) for queue in queues or (ANALYSIS_QUEUE, BACKFILL_QUEUE))
 
-    def without_bell(self, ids: Sequence[UUID], queue: str) -> list[UUID]:
-        """Those of these whose bell is not on the queue; all of them while the broker does not answer.
+    def without_message(self, kind: WorkKind, ids: Sequence[UUID]) -> list[UUID]:
+        """The ids whose message is not on the queue; all of them while the broker does not answer.
 
-        A bell that a worker has taken is not on the queue: whether anything came of it the row says.
+        A message that a worker has taken is not on the queue. The row says what came of it.
         """
         if not ids:
             return []
         try:
-            with self._ringing() as producer:
-                there = _ids_on(producer, queue, at_most=self._bells_at_most)
+            with self._connected() as producer:
+                there = _ids_on(producer, kind.queue, at_most=self._at_most)
         except BrokerUnavailable:
             return list(ids)
         return [one for one in ids if one not in there]
 
-    def _ring(self, task: str, ids: Sequence[UUID], *, queue: str, at_most: int | None) -> int:
-        if time.monotonic() < self._quiet_until:
-            return 0
-        rung = 0
-        try:
-            with self._ringing() as producer:
-                room = len(ids) if at_most is None else max(0, at_most - _depth(producer, queue))
-                for one in ids[:room]:
-                    self._app.send_task(task, args=[str(one)], queue=queue, producer=producer, retry=False)
-                    rung += 1
-        except BrokerUnavailable as error:
-            self._quiet_until = time.monotonic() + QUIET_AFTER_FAILURE
-            _BELLS.labels("failed").inc(len(ids) - rung)
-            log.warning("bell_not_rung", action="dispatch", error=str(error), left=len(ids) - rung)
-        _BELLS.labels("rung").inc(rung)
-        return rung
+    def _room(self, producer: Producer, kind: WorkKind) -> int | None:
+        """How many messages the queue has room for. None: any number, because somebody waits for each question."""
+        return None if kind is WorkKind.QUESTION else max(0, self._at_most - _depth(producer, kind.queue))
 
     @contextmanager
-    def _ringing(self) -> Generator[Producer]:
-        """The one connection, made when there is none. Raise BrokerUnavailable; the next call makes a new one then."""
+    def _connected(self) -> Generator[Producer]:
+        """The one connection, made when there is none. Raise BrokerUnavailable; the next call then makes a new one."""
         if not self._held.acquire(timeout=ANSWERS_WITHIN):
             raise BrokerUnavailable("the broker does not answer: another thread is waiting for it")
         try:
@@ -163,13 +218,13 @@ class Doorbell:
             self._producer = producer
             yield producer
         except (KombuError, RedisError, OSError) as error:
-            self._hang_up()
+            self._disconnect()
             raise BrokerUnavailable(f"the broker does not answer: {error}") from error
         finally:
             self._held.release()
 
-    def _hang_up(self) -> None:
-        """Drop the connection without a word to its other end, which may not be listening."""
+    def _disconnect(self) -> None:
+        """Drop the connection and tell its other end nothing: it may not be listening."""
         producer, self._producer = self._producer, None
         connection: Any = None if producer is None else producer.connection
         if connection is not None:
@@ -185,7 +240,7 @@ def _ids_on(producer: Any, queue: str, *, at_most: int) -> set[UUID | None]:
 
 
 def _id_of(message: bytes) -> UUID | None:
-    """The id that a message carries. None: it is none of ours, and a worker keeps it as a dead letter."""
+    """The id that a message carries. None: the message is not ours, and a worker keeps it as a dead letter."""
     try:
         (only,), *_ = json.loads(base64.b64decode(json.loads(message)["body"]))
         return UUID(only)

@@ -3,17 +3,17 @@
     BonafideError
     ├── Unavailable             try again later, the image is not at fault
     │   ├── StorageUnavailable      the bucket does not answer, or answers with a fault of its own
-    │   │   ├── StorageTooSlow          it sends an image in longer than one may take
-    │   │   └── BucketNotRead           this worker may not read the bucket, which intake took images of
+    │   │   ├── StorageTooSlow          an image took too long to arrive
+    │   │   └── BucketNotRead           this worker may not read a bucket that intake accepts
     │   ├── DatabaseUnavailable     Postgres does not answer
-    │   ├── BrokerUnavailable       Redis does not answer: the bell was not rung
+    │   ├── BrokerUnavailable       Redis does not answer: nothing was published
     │   ├── ArchiveBusy             another archiver is at work on this database
     │   └── EngineUnavailable       the model is stopping, too slow, or out of memory
-    │       └── DecoderKilled           something else than the picture ended its decoder, twice
+    │       └── DecoderKilled           something other than the picture ended its decoder, twice
     ├── ImageRejected           never try again, a person must look unaided
     │   ├── ImageMissing            no such bucket, key or version
-    │   ├── ImageTooLarge           more bytes than we read
-    │   ├── NotAnImage              the bytes are of something else
+    │   ├── ImageTooLarge           the file has more bytes than we read
+    │   ├── NotAnImage              the file is something else
     │   ├── ImageCorrupt            an image that does not decode
     │   ├── UnsupportedFormat       an image of a kind we do not decode
     │   └── TooManyPixels           decoding it would take too much memory or time
@@ -21,38 +21,38 @@
     ├── RequestRefused          tell the caller, change nothing
     │   ├── BucketNotAllowed        this installation does not read that bucket
     │   ├── IdempotencyConflict     the same key came with another body
-    │   ├── NotificationUnreadable  what a store is said to have told is in no shape that we know
-    │   ├── CursorUnreadable        a page was asked for with a cursor that is none of ours
+    │   ├── NotificationUnreadable  a store's notification has a form that we do not know
+    │   ├── CursorUnreadable        the cursor of a page is not one of ours
     │   ├── CaseNotFound            no case has this id
-    │   ├── QuestionRefused         not a question we put to the model
-    │   ├── TooManyCases            this platform submits more than its rate: wait
-    │   ├── TooManyQuestions        the case has more open questions than we take
+    │   ├── QuestionRefused         we do not put this question to the model
+    │   ├── TooManyCases            this platform is over its rate: wait
+    │   ├── TooManyQuestions        the case has too many open questions
     │   ├── DecisionNotFound        no decision has this id
     │   ├── NotAllowed              this person's role does not allow it
-    │   ├── JudgementIncomplete     what was decided lacks something, or says two things
-    │   │   └── ReasonRequired          this installation asks for a reason here
-    │   ├── SignInRefused           the email or the password is wrong; never said which
+    │   ├── JudgementIncomplete     the judgement lacks something or contradicts itself
+    │   │   └── ReasonRequired          this installation asks for a reason
+    │   ├── SignInRefused           the email or the password is wrong; we never say which
     │   ├── SignInThrottled         too many wrong passwords: wait
-    │   ├── PasswordRefused         a password that is too short, or too long to hash
+    │   ├── PasswordRefused         the password is too short, or too long to hash
     │   ├── PersonNotFound          nobody has this id or email
     │   ├── PersonExists            somebody has this email already
     │   ├── EndpointRefused         a webhook may not go to this address
     │   ├── EndpointNotFound        no webhook endpoint has this id
     │   ├── DeliveryNotFound        no delivery has this id
-    │   ├── RolloutRefused          a bundle cannot be tried, promoted or rolled back like this
-    │   ├── NothingDecided          there is no decision to speak of
-    │   └── TransitionRefused       the case is not in a state that allows this
-    │       └── CaseArchived            what it consists of lies in an archive: bring it back first
-    ├── ReviewConflict          tell the reviewer what happened meanwhile, change nothing
-    │   ├── AlreadyClaimed          somebody else has the case in front of them
+    │   ├── RolloutRefused          a bundle cannot be tried, promoted or rolled back now
+    │   ├── NothingDecided          the case has no decision yet
+    │   └── TransitionRefused       the case's state does not allow this
+    │       └── CaseArchived            its rows lie in an archive: restore it first
+    ├── ReviewConflict          tell the reviewer what has happened, change nothing
+    │   ├── AlreadyClaimed          somebody else has claimed the case
     │   ├── ClaimLost               the claim ran out or was taken over
-    │   ├── StaleCase               the case moved on since it was shown
-    │   ├── SameReviewer            whoever decided a case does not review that decision
-    │   ├── JudgeFirst              this case is judged before its verdict is shown
-    │   ├── UndoClosed              too late, or too much has happened since
+    │   ├── StaleCase               the case has changed since it was shown
+    │   ├── SameReviewer            nobody reviews their own decision
+    │   ├── JudgeFirst              the reviewer judges this case before they see the verdict
+    │   ├── UndoClosed              the undo window is over, or the case has moved on
     │   └── AlreadyAppealed         the decision has been appealed before
-    ├── LeaseLost               somebody else has the case now: throw the work away
-    ├── ArchiveBroken           an object does not hold what was written: nothing was deleted, tell an engineer
+    ├── LeaseLost               another worker has the case now: throw the work away
+    ├── ArchiveBroken           an object does not hold what we wrote: nothing was deleted, tell an engineer
     └── SetupProblem            the installation cannot start; the message says what to change
 
 Each class has a stable `code` for machines; the message is for people.
@@ -92,7 +92,7 @@ class DatabaseUnavailable(Unavailable):
 
 
 class DatabaseNotUtf8(DatabaseUnavailable):
-    """It answers, and cannot hold what people write. Cases wait until the address leads to another one."""
+    """It answers but cannot store all that people write. Cases wait until the address leads to another database."""
 
     code = "database_not_utf8"
 
@@ -144,19 +144,19 @@ class TooManyPixels(ImageRejected):
 
 
 class ImageChanged(ImageRejected):
-    """The key holds other bytes than those that this case was looked at with: the two would not compare."""
+    """The key holds other bytes than at the first analysis, so the two analyses would not compare."""
 
     code = "image_changed"
 
 
 class BundleMismatch(BonafideError):
-    """The model cannot be trusted to be the one that was asked for. Refuse to start."""
+    """The model may not be the one that was asked for. Refuse to start."""
 
     code = "bundle_mismatch"
 
 
 class BaseMissing(BundleMismatch):
-    """The base that a bundle stands on is not here and cannot be had: fetch it, or take the bundle `mini`."""
+    """The base of a bundle is not here and cannot be fetched: fetch it by hand, or use the bundle `mini`."""
 
     code = "base_missing"
 
@@ -184,13 +184,13 @@ class CursorUnreadable(RequestRefused):
 
 
 class TextTooLong(RequestRefused):
-    """Somebody wrote more than is kept. Nothing is cut off: they shorten it."""
+    """Somebody wrote more than is kept. We cut nothing off: they shorten it."""
 
     code = "text_too_long"
 
     def __init__(self, field: str, length: int, at_most: int) -> None:
         super().__init__(f"the {field} has {length:,} characters; at most {at_most:,} are kept. Shorten it")
-        #: Of the form.
+        #: The form's field.
         self.field = field
 
 
@@ -209,7 +209,7 @@ class SignInThrottled(RequestRefused):
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
-        #: Seconds until another try is looked at.
+        #: Seconds until the next try is allowed.
         self.retry_after = retry_after
 
 
@@ -262,7 +262,7 @@ class CaseWithdrawn(TransitionRefused):
 
 
 class AlreadyDecided(TransitionRefused):
-    """A decision stands: it is appealed, and not taken back by whoever asked for it."""
+    """A decision stands: the platform can appeal it, but cannot withdraw the case."""
 
     code = "already_decided"
 
@@ -271,12 +271,18 @@ class QuestionRefused(RequestRefused):
     code = "question_refused"
 
 
+class FaceNotJudged(QuestionRefused):
+    """A question names a face that is not in the picture or was not judged."""
+
+    code = "face_not_judged"
+
+
 class TooManyCases(RequestRefused):
     code = "too_many_cases"
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
-        #: Seconds until more is taken.
+        #: Seconds until more cases are accepted.
         self.retry_after = retry_after
 
 
@@ -301,13 +307,13 @@ class ReasonRequired(JudgementIncomplete):
 
 
 class ReviewConflict(BonafideError):
-    """Something happened meanwhile that the reviewer should see before going on. Nothing was changed."""
+    """Something happened that the reviewer should see before they go on. Nothing was changed."""
 
     code = "review_conflict"
 
 
 class AlreadyClaimed(ReviewConflict):
-    """`by` is the name of who has the case, `until` when their claim ends unless they renew it."""
+    """`by` is the name of the person who has the case. `until` is when their claim ends unless they renew it."""
 
     code = "already_claimed"
 
@@ -318,7 +324,7 @@ class AlreadyClaimed(ReviewConflict):
 
 
 class ClaimLost(ReviewConflict):
-    """`by` is the name of who has the case now, `until` when their claim ends. None: nobody has it."""
+    """`by` is the name of the person who has the case now, `until` the end of their claim. None: nobody has it."""
 
     code = "claim_lost"
 
@@ -333,7 +339,7 @@ class ClaimLost(ReviewConflict):
 
 
 class StaleCase(ReviewConflict):
-    """`changes` are the moves since the version that was named: kind, who, when; oldest first."""
+    """`changes` are the moves since the version that was named: kind, actor and time, oldest first."""
 
     code = "stale_case"
 
@@ -364,13 +370,13 @@ class AlreadyAppealed(ReviewConflict):
 
 
 class LeaseLost(BonafideError):
-    """The lease ran out or was taken: whatever was made under it is thrown away."""
+    """The lease ran out or another worker took it: all work under it is thrown away."""
 
     code = "lease_lost"
 
 
 class ArchiveBroken(BonafideError):
-    """An object of an archive is gone, or does not hold what was written to it. Nothing was deleted."""
+    """An archive's object is gone, or does not hold what we wrote. Nothing was deleted."""
 
     code = "archive_broken"
 
@@ -379,3 +385,9 @@ class SetupProblem(BonafideError):
     """The installation cannot start. The message is one sentence that says what to change."""
 
     code = "setup_problem"
+
+
+class PlanRefused(SetupProblem):
+    """A plan of a training says something that cannot be done, or too little."""
+
+    code = "plan_refused"

@@ -1,6 +1,6 @@
-"""Numbers from a sample, and how sure they are: shares, quantiles, means and differences, each with its interval.
+"""Statistics of a sample with their intervals: shares, quantiles, means and differences.
 
-Nothing but the standard library: the console and the bench of the model both count with this.
+Only the standard library is used: the console and the bench of the model share this module.
 """
 
 import math
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-#: The normal deviate that 95 % of all draws stay within: for intervals that hold in 95 of 100 such samples.
+#: 95 % of a normal distribution lies within so many standard deviations: for 95 % intervals.
 Z95 = 1.959964
 
-#: From so many on, the mean of a sample is taken to be normally distributed. Fewer get no interval.
+#: From this sample size on, a mean counts as normally distributed. Smaller samples get no interval.
 ENOUGH_FOR_A_MEAN = 30
 
 
@@ -23,10 +23,9 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 
 def at_most(count: int, of: int, doubt: float) -> float:
-    """The share that is not exceeded but with a chance of `doubt` (Clopper and Pearson 1934, upper bound).
+    """An upper bound of the true share, wrong with a chance of at most `doubt` (Clopper and Pearson 1934).
 
-    Where the true share is larger, so few of so many are seen with a chance of at most `doubt`, whatever the share is:
-    it never promises too much. 1 of nothing.
+    If the true share were larger, we would see so few with a chance of at most `doubt`. Without observations it is 1.
     """
     if of == 0 or count >= of:
         return 1.0
@@ -38,7 +37,7 @@ def at_most(count: int, of: int, doubt: float) -> float:
 
 
 def _chance_of_so_few(count: int, of: int, share: float) -> float:
-    """Of `of` with this true share, that no more than `count` are seen."""
+    """The chance to see at most `count` of `of` with this true share."""
     if share >= 1:
         return 0.0
     logs = [
@@ -52,7 +51,7 @@ def _chance_of_so_few(count: int, of: int, share: float) -> float:
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many, with Wilson's 95 % interval. All three are None of nothing."""
+    """A count out of a total, with Wilson's 95 % interval. Share and interval are None for a total of 0."""
 
     count: int
     of: int
@@ -80,7 +79,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number from a sample, with its 95 % interval. An end is None where the sample is too small to have one."""
+    """A number from a sample, with its 95 % interval. An end is None when the sample is too small."""
 
     value: float
     low: float | None
@@ -88,7 +87,7 @@ class Measure:
 
 
 def mean(values: Sequence[float]) -> Measure | None:
-    """The mean, its interval by the normal distribution. None of nothing; no interval below `ENOUGH_FOR_A_MEAN`."""
+    """The mean with a normal interval. None without values; no interval below `ENOUGH_FOR_A_MEAN` values."""
     if not values:
         return None
     centre = fmean(values)
@@ -99,10 +98,10 @@ def mean(values: Sequence[float]) -> Measure | None:
 
 
 def quantile(ordered: Sequence[float], at: float) -> Measure | None:
-    """What a share of `at` in (0, 1) of these values, sorted upwards, does not exceed. None of nothing.
+    """The quantile at `at` in (0, 1) of these values, sorted upwards. None without values.
 
-    Between two values it is interpolated (Hyndman & Fan 1996, type 7). The ends of the interval are values of the
-    sample, by the binomial distribution of their rank, whatever the values' own distribution is (Conover 1999, 3.2).
+    It is interpolated between two values (Hyndman & Fan 1996, type 7). The ends of the interval are values of the
+    sample, by the binomial distribution of their rank. This holds for any distribution (Conover 1999, 3.2).
     """
     if not ordered:
         return None
@@ -118,7 +117,7 @@ def quantile(ordered: Sequence[float], at: float) -> Measure | None:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two ways to judge the same `n` things: how often only the one was right, and how often only the other."""
+    """Two ways to judge the same `n` things: how often only the first was right, and how often only the second."""
 
     n: int
     only_first: int
@@ -126,9 +125,9 @@ class Paired:
 
     @property
     def difference(self) -> Measure | None:
-        """The second's share of right less the first's, in [−1, 1]. None of nothing.
+        """The second's share of right answers minus the first's, in [−1, 1]. None without things.
 
-        The interval is that of Bonett and Price (2012), which holds for small samples too.
+        The interval is by Bonett and Price (2012) and holds for small samples too.
         """
         if not self.n:
             return None
@@ -141,9 +140,9 @@ class Paired:
 
     @property
     def exact_p(self) -> float | None:
-        """McNemar's test (1947), two-sided and exact: how likely a split as uneven as this is when neither is better.
+        """McNemar's test (1947), two-sided and exact: the chance of so uneven a split when neither is better.
 
-        None when they never differed: there is nothing to test.
+        None when they never differed.
         """
         if not self._differed:
             return None
@@ -151,7 +150,7 @@ class Paired:
 
     @property
     def mid_p(self) -> float | None:
-        """The same with half the weight of the split that was seen: the exact is too shy (Fagerland et al. 2013)."""
+        """The same with half the weight of the observed split: the exact test is too strict (Fagerland et al. 2013)."""
         if not self._differed:
             return None
         return (2 * self._tail - math.comb(self._differed, self._fewer)) / 2**self._differed
@@ -166,7 +165,7 @@ class Paired:
 
     @property
     def _tail(self) -> int:
-        """Of all 2^n ways to split n differences, those that give the one with fewer no more than it has."""
+        """How many of the 2^n ways to split n differences give the smaller side no more than it has."""
         ways, total = 1, 1
         for k in range(self._fewer):
             ways = ways * (self._differed - k) // (k + 1)

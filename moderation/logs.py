@@ -1,6 +1,6 @@
 """Structured logs with the case's id on every line. No picture, signed URL, text or name of a person is logged.
 
-As JSON a line is one object, whoever speaks: we, Celery, uvicorn, a library, a warning, an exception nobody caught.
+As JSON every line is one object, whether it comes from us, Celery, uvicorn, a library, a warning or an uncaught error.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import structlog
 from moderation.errors import BonafideError
 from moderation.settings import Settings
 
-#: Loggers to which others give handlers and formats of their own.
+#: Loggers that get handlers and formats from libraries.
 _OTHERS = (
     "uvicorn",
     "uvicorn.access",
@@ -27,12 +27,12 @@ _OTHERS = (
 )
 
 
-#: Variables that this process has named already.
+#: Unknown variables that this process has already reported.
 _named: set[str] = set()
 
 
 class _Lenient(io.TextIOBase):
-    """Standard error. What cannot be written is dropped: a full disk under the log stops no work."""
+    """Standard error that drops what it cannot write: a full disk under the log stops no work."""
 
     def write(self, text: str, /) -> int:
         with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ class _Lenient(io.TextIOBase):
 def configure_logs(settings: Settings) -> None:
     """Send this process's logs to standard error, for people or as JSON lines for machines.
 
-    Safe to call again. The first time each variable that looks like a setting and is none is named.
+    Safe to call again. The first call reports each variable that looks like a setting but is none.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
@@ -63,7 +63,7 @@ def configure_logs(settings: Settings) -> None:
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     )
-    # Without the local variables, which hold pictures, people's texts and the addresses of our servers.
+    # Without local variables: they hold pictures, people's texts and our servers' addresses.
     traceback = structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     )
@@ -71,11 +71,11 @@ def configure_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # A line and its end are written at once: two threads never share a line.
+        # A line and its end are written together, so that two threads never share a line.
         logger_factory=structlog.WriteLoggerFactory(_Lenient()),  # pyright: ignore[reportArgumentType]  all that it needs
         cache_logger_on_first_use=False,
     )
-    # Libraries speak through the same renderer; theirs is chatter below a warning.
+    # Libraries use the same renderer. Their lines below a warning are dropped.
     handler = logging.StreamHandler(_Lenient())
     remove_ours = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
@@ -99,10 +99,10 @@ def configure_logs(settings: Settings) -> None:
 
 
 def _turn_all_into_lines() -> None:
-    """What Python itself would write over several lines: warnings, and exceptions that nobody caught."""
+    """Log what Python would write over several lines: warnings and uncaught exceptions."""
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = (
-        False  # a message that cannot be formatted is dropped, and not told of in plain text
+        False  # a message that cannot be formatted is dropped, without plain text about it
     )
     log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
-"""What an S3 store says when an object is created, in the shapes that are in use. Nothing here talks to anybody.
+"""Reads the notifications of S3 stores about new objects, in the forms that are in use. It connects to nothing.
 
-Amazon S3 to a queue (`Records`), MinIO and other S3-compatible stores by webhook (the same, with a little around it),
-Amazon S3 by EventBridge (`detail-type`), each of them wrapped by SNS (`Type: Notification`), and Cloudflare R2
+The forms: Amazon S3 to a queue (`Records`); MinIO and other compatible stores by webhook (the same with a little around
+it); Amazon S3 by EventBridge (`detail-type`); each of these wrapped by SNS (`Type: Notification`); Cloudflare R2
 (`action`).
 """
 
@@ -15,11 +15,11 @@ from urllib.parse import unquote_plus
 from moderation.cases import ImageRef
 from moderation.errors import NotificationUnreadable
 
-#: Envelopes within envelopes that are opened. SNS in front of EventBridge in front of S3 is two.
+#: Nested envelopes that are opened. SNS around EventBridge around S3 is two.
 DEPTH_AT_MOST = 3
 #: How Ceph's records name their source.
 CEPH = "ceph:s3"
-#: What creates an object in Cloudflare R2.
+#: Actions that create an object in Cloudflare R2.
 R2_CREATES = {"PutObject", "CopyObject", "CompleteMultipartUpload"}
 
 
@@ -28,14 +28,14 @@ class Created:
     """An object that was created."""
 
     image: ImageRef
-    #: The same for the same object and version, however often the store repeats itself: a repetition is the same case.
+    #: The same for the same object and version, so that a repeated notification is the same case.
     external_id: str
 
 
 def created_objects(body: Any) -> Sequence[Created]:
     """The objects that a notification, parsed from JSON, says were created.
 
-    None for a test message, or when something else happened. Raise NotificationUnreadable.
+    Empty for a test message and for other events. Raise NotificationUnreadable.
     """
     try:
         return list(_opened(body, DEPTH_AT_MOST))
@@ -53,7 +53,7 @@ def _opened(body: Any, depth: int) -> Iterator[Created]:
             for record in records:
                 # Amazon says "ObjectCreated:Put", MinIO "s3:ObjectCreated:Put".
                 if "ObjectCreated:" in record["eventName"]:
-                    # In this shape, and only in this one, keys are URL-encoded; but not by Ceph.
+                    # Only in this form are keys URL-encoded, and Ceph does not encode them.
                     thing = record["s3"]["object"]
                     raw = record.get("eventSource") == CEPH
                     key = thing["key"] if raw else unquote_plus(thing["key"], errors="strict")
@@ -63,10 +63,10 @@ def _opened(body: Any, depth: int) -> Iterator[Created]:
             yield _created(detail["bucket"]["name"], thing["key"], thing.get("version-id"), thing)
         case {"action": str(action), "bucket": str(bucket), "object": dict(thing)}:
             if action in R2_CREATES:
-                # R2 has no versions and says no order: the tag and the time tell two objects of one key apart.
+                # R2 has no versions and gives no order: tag and time distinguish two objects of one key.
                 told_apart = {"sequencer": f"{thing.get('eTag', '')} {body.get('eventTime', '')}"}
                 yield _created(bucket, thing["key"], None, told_apart)
-        # What S3 sends when the notification is set up, and any other event on the same bus.
+        # S3's test message at set-up, and any other event on the same bus.
         case {"Event": "s3:TestEvent"} | {"detail-type": _}:
             return
         case _:
@@ -76,8 +76,8 @@ def _opened(body: Any, depth: int) -> Iterator[Created]:
 def _created(bucket: str, key: str, version_id: str | None, thing: dict[str, Any]) -> Created:
     if not key or not bucket:
         raise ValueError("an object without a name")
-    # A bucket without versions says "null" or nothing. Then only the order of its events tells two objects of one key
-    # apart, or, where even that is missing, their bytes' tag.
+    # A bucket without versions says "null" or nothing. Then the order of events distinguishes two objects of one key;
+    # without an order, their tags do.
     version = None if version_id in (None, "", "null") else version_id
     told_apart = version or thing.get("sequencer") or thing.get("eTag") or thing.get("etag") or ""
     return Created(ImageRef(bucket, key, version), _external_id(bucket, key, told_apart))

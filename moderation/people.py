@@ -1,6 +1,6 @@
-"""Who works in the console, and what each role may do. One table; `review`, `web` and the templates ask it.
+"""Who works in the console, and what each role may do. `review`, `web` and the templates ask one table.
 
-Nothing here knows a password or a session: `moderation.accounts` does.
+Nothing here knows a password or a session: `moderation.accounts.accounts` does.
 """
 
 import enum
@@ -15,7 +15,7 @@ from moderation.errors import NotAllowed
 class Role(enum.StrEnum):
     #: Decides cases.
     REVIEWER = "reviewer"
-    #: Also decides what was escalated, decides in bulk and sees how the review is going.
+    #: Also decides escalated cases, decides in bulk and sees how the review is going.
     LEAD = "lead"
     #: Also manages people and webhooks.
     ADMIN = "admin"
@@ -26,7 +26,7 @@ class Act(enum.StrEnum):
 
     #: Claim, skip, decide and undo.
     REVIEW = "review"
-    #: Put a question to DFA-GPT about a case.
+    #: Ask DFA-GPT about a case.
     ASK = "ask"
     #: Decide a case that a reviewer escalated.
     REVIEW_ESCALATED = "review_escalated"
@@ -51,7 +51,7 @@ _LEAD = _REVIEWER | {
     Act.RESEND,
 }
 
-#: The one table of permissions. What is not here is not allowed, on any path.
+#: The one table of permissions. What is not listed is never allowed.
 ALLOWED: Mapping[Role, frozenset[Act]] = {
     Role.REVIEWER: _REVIEWER,
     Role.LEAD: _LEAD,
@@ -59,14 +59,14 @@ ALLOWED: Mapping[Role, frozenset[Act]] = {
 }
 
 
-#: In whose name a rule of this installation closes what stands aside. It is nobody: it cannot sign in.
+#: The reviewer of decisions that a rule made. It is no person and cannot sign in.
 RULE = UUID("00000000-0000-7000-8000-000000000001")
-#: How events name it.
+#: Its name in events.
 RULE_ACTOR = "rule"
 
 
 class Theme(enum.StrEnum):
-    #: As the browser says.
+    #: As the browser prefers.
     AUTO = "auto"
     LIGHT = "light"
     DARK = "dark"
@@ -74,12 +74,12 @@ class Theme(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Preferences:
-    """How a person sees pictures and pages. The defaults protect: a picture is shown when it is asked for."""
+    """How a person sees pictures and pages. By default a picture is shown only on request."""
 
     blur: bool = True
     greyscale: bool = True
     theme: Theme = Theme.AUTO
-    #: Single keys act on the page. Some people dictate: WCAG 2.1.4 wants a way to turn them off.
+    #: Single keys act on the page. People who dictate need to turn them off (WCAG 2.1.4).
     shortcuts: bool = True
 
 
@@ -88,7 +88,7 @@ class Person:
     """Somebody who may sign in."""
 
     id: UUID
-    #: Lower-cased; what they sign in with.
+    #: In lower case; they sign in with it.
     email: str
     name: str
     role: Role
@@ -96,12 +96,12 @@ class Person:
     created_at: datetime | None = None
     #: None while the person may sign in.
     disabled_at: datetime | None = None
-    #: Somebody else made their password and knows it: they choose their own before they do anything.
+    #: Somebody else made and knows their password: they must choose their own before anything else.
     first_password: bool = False
 
     @property
     def actor(self) -> str:
-        """How events name this person: an id, which stays when the name is erased."""
+        """This person's name in events: an id, which stays when the name is erased."""
         return f"reviewer:{self.id}"
 
 

@@ -1,58 +1,50 @@
 """Verdicts, faces, artifacts and decisions as JSON: one form for commands, the API, webhooks and the database.
 
-Knows the words of `analysis` and `decisions` and nothing else. Numbers are stored as they are; what is read back equals
-what was written.
+It knows only the words of `analysis` and `decisions`. Numbers are stored unchanged: what is read equals what was
+written.
 """
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from moderation.analysis import (
-    Abstain,
     Artifact,
+    Basis,
     Box,
     Effect,
     Face,
     FaceAnalysis,
     ForeignMap,
-    Label,
     Point,
     Region,
-    Technique,
     Verdict,
 )
 from moderation.decisions import Appeal, Decision
 
+_VERDICT = TypeAdapter(Verdict)
+
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    scores = verdict.technique_scores
+    """Its fields by their names."""
+    return _VERDICT.dump_python(verdict, mode="json")
+
+
+def told_verdict(verdict: Verdict, basis: Basis | None, *, source: str | None = None) -> dict[str, Any]:
+    """A verdict for others: with what its score was calibrated on, and whether that holds for the source."""
+    known = basis if verdict.calibrated else None
     return {
-        "label": verdict.label.value,
-        "score": verdict.score,
-        "margin": verdict.margin,
-        "answer_mass": verdict.answer_mass,
-        "calibrated": verdict.calibrated,
-        "technique": verdict.technique and verdict.technique.value,
-        "technique_scores": None if scores is None else {name.value: share for name, share in scores.items()},
-        "abstain": verdict.abstain and verdict.abstain.value,
+        **verdict_json(verdict),
+        "calibrated_on": None if known is None else known.words,
+        "is_probability": known is not None and known.holds(verdict, source),
     }
 
 
 def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
-    scores: Mapping[str, float] | None = data.get("technique_scores")
-    return Verdict(
-        label=Label(data["label"]),
-        score=data.get("score"),
-        margin=data.get("margin"),
-        answer_mass=data.get("answer_mass"),
-        calibrated=data.get("calibrated", False),
-        technique=Technique(data["technique"]) if data.get("technique") else None,
-        technique_scores=None
-        if scores is None
-        else {Technique(name): share for name, share in scores.items()},
-        abstain=Abstain(data["abstain"]) if data.get("abstain") else None,
-    )
+    return _VERDICT.validate_python(data)
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:
@@ -82,25 +74,17 @@ def artifact_from_json(data: Mapping[str, Any]) -> Artifact:
 
 
 def effect_json(effect: Effect) -> dict[str, Any]:
-    return {
-        "score_without": effect.score_without,
-        "margin_fall": effect.margin_fall,
-        "control_score": effect.control_score,
-        "control_fall": effect.control_fall,
-        "supported": effect.supported,
-    }
+    return {**asdict(effect), "supported": effect.supported}
 
 
 def effect_from_json(data: Mapping[str, Any] | None) -> Effect | None:
     if data is None:
         return None
-    return Effect(
-        **{name: data[name] for name in ("score_without", "margin_fall", "control_score", "control_fall")}
-    )
+    return Effect(**{field.name: data[field.name] for field in fields(Effect)})
 
 
 def foreign_json(foreign: ForeignMap) -> dict[str, Any]:
-    """`values` are side · side bytes in base64, rows from the top of the face crop; `corners` are the crop's."""
+    """`values` are side · side bytes in base64, rows from the top of the face crop. `corners` are those of the crop."""
     return {
         "side": foreign.side,
         "values": b64encode(foreign.values).decode(),
@@ -122,9 +106,9 @@ def foreign_from_json(data: Mapping[str, Any] | None) -> ForeignMap | None:
 
 
 def face_json(face: FaceAnalysis) -> dict[str, Any]:
-    """One face, whole: `box` is [left, top, right, bottom] pixels of the upright picture, `reply` the model's words.
+    """One whole face: `box` is [left, top, right, bottom] in pixels of the upright picture, `reply` the model's words.
 
-    `background`: it is small, nobody judged it, and it does not count for the picture. Its view is told nobody.
+    `background`: it is small, was not judged, and does not count for the picture. Its view is never shown.
     """
     landmarks = face.face.landmarks
     return {
@@ -138,6 +122,11 @@ def face_json(face: FaceAnalysis) -> dict[str, Any]:
         "foreign": None if face.foreign is None else foreign_json(face.foreign),
         "background": face.background,
     }
+
+
+def told_face(face: FaceAnalysis, basis: Basis | None, *, source: str | None = None) -> dict[str, Any]:
+    """One face for others."""
+    return {**face_json(face), "verdict": told_verdict(face.verdict, basis, source=source)}
 
 
 def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
@@ -156,7 +145,7 @@ def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
-    """A decision as platforms see it: what was decided and why, not who decided."""
+    """A decision for platforms: the outcome and the reason, without the reviewer."""
     return {
         "id": str(decision.id),
         "outcome": decision.outcome.value,
@@ -170,7 +159,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 
 
 def appeal_json(appeal: Appeal) -> dict[str, Any]:
-    """An appeal as platforms see it. `decision` is the id of what is appealed against."""
+    """An appeal for platforms. `decision` is the id of the decision that it is against."""
     return {
         "id": str(appeal.id),
         "decision": str(appeal.decision_id),

@@ -1,7 +1,7 @@
 """Questions: somebody asks DFA-GPT about a case's picture, and a worker answers.
 
-As with cases, the row is the truth and the message a bell: asking is insert, commit, ring. A question that nobody
-hears of is rung for again by the sweeper, and given up after `ATTEMPTS` takings. While no worker runs it waits.
+As with cases, the row is the truth and the message a hint: we insert, commit, publish. The sweeper publishes a question
+again when its message is lost, and gives it up when workers took it too often. It waits while no worker runs.
 """
 
 import re
@@ -9,45 +9,32 @@ from uuid import UUID
 
 from moderation.cases import CaseState
 from moderation.database import questions as rows
+from moderation.database.analyses import StoredAnalysis, shown_analyses
+from moderation.database.cases import require_case
 from moderation.database.connection import Database
 from moderation.database.questions import Question
-from moderation.database.rollouts import live_workers
-from moderation.database.tables import CaseRow
-from moderation.dispatch import QUESTION_QUEUE, Doorbell
+from moderation.database.review import lock_case
+from moderation.dispatch import Publisher, WorkKind
 from moderation.errors import (
-    BrokerUnavailable,
     CaseArchived,
-    CaseNotFound,
     CaseWithdrawn,
+    FaceNotJudged,
     QuestionRefused,
     TooManyQuestions,
     TransitionRefused,
 )
 from moderation.people import Act, Person, require
-from moderation.settings import Settings
+from moderation.rollouts.standings import live_workers
 from moderation.writing import as_written
 
-#: Characters of one question. A longer one is not a question about a face.
+#: Characters of one question. A longer text is no question about a face.
 LONGEST_QUESTION = 500
-#: Questions of one case that wait for an answer at once, and all that it may have.
+#: Questions of one case that may wait for an answer at the same time, and that it may have in all.
 OPEN_AT_MOST, ALL_AT_MOST = 4, 100
-#: How often a question is taken by a worker before it is given up.
-ATTEMPTS = 3
-#: Bells for questions on the queue, beyond which the sweeper rings no more.
-BELLS_AT_MOST = 100
 
 _BREAKS = re.compile(r"[ \t\n]+")
 
-#: What reviewers ask most often: offered beside the box.
-SUGGESTIONS = (
-    "What looks manipulated in this face?",
-    "Are the eyes consistent with each other?",
-    "Does the mouth fit the rest of the face?",
-    "Is the skin texture natural?",
-    "Is there a visible border around the face?",
-)
-
-#: Why a question has no answer, in words. The codes of refused images have words of their own.
+#: Why a question has no answer, in words. Codes of refused images have their own words elsewhere.
 FAILURES = {
     "no_answer": "No worker could answer this question. Ask again, or decide without it.",
     "no_face": "There is no face in this picture that the model could look at.",
@@ -61,41 +48,48 @@ FAILURES = {
 
 
 class Questions:
-    """Asks and reads. Everything it holds is shared and safe between threads."""
+    """Asks and reads questions. Threads may share it."""
 
-    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+    def __init__(self, database: Database, publisher: Publisher) -> None:
         self._database = database
-        self._doorbell = doorbell
+        self._publisher = publisher
 
-    def ask(self, case_id: UUID, question: str, *, actor: str, person: Person | None = None) -> Question:
-        """Put a question. A platform asks as `actor`, a reviewer as `person`.
+    def ask(
+        self,
+        case_id: UUID,
+        question: str,
+        *,
+        actor: str,
+        person: Person | None = None,
+        face: int | None = None,
+    ) -> Question:
+        """Ask about one face, by its number from 1 as the case shows it. None: the first face that was judged.
 
-        Raise QuestionRefused, TooManyQuestions, CaseNotFound, NotAllowed, TransitionRefused before the case is ready,
-        once it is erased, and when it was given up because its attempts never ended, CaseArchived.
+        A platform asks as `actor`, a reviewer as `person`. Raise QuestionRefused, FaceNotJudged, TooManyQuestions,
+        CaseNotFound, NotAllowed, CaseArchived, or TransitionRefused: before the case is ready, once it is erased, and
+        when its attempts are exhausted.
         """
         if person is not None:
             require(person, Act.ASK)
-        # One line, with the blanks that its writer put.
+        # One line, with the writer's own spaces.
         wanted = _BREAKS.sub(" ", as_written(question) or "")
         if not 1 <= len(wanted) <= LONGEST_QUESTION:
             raise QuestionRefused(
                 f"a question has 1 to {LONGEST_QUESTION} characters, this one has {len(wanted)}"
             )
         with self._database.transaction() as session:
-            # Locked, so that two who ask at once are counted one after the other.
-            case = session.get(CaseRow, case_id, with_for_update={"key_share": True, "read": False})
-            if case is None:
-                raise CaseNotFound(f"no case has the id {case_id}")
+            # Locked, so that questions that come at the same time are counted one after the other.
+            case = lock_case(session, case_id)
             if case.archive_id is not None:
                 raise CaseArchived("this case is archived; `bonafide archive restore` brings it back")
             if case.erased_at is not None:
                 raise TransitionRefused("this case was erased: nobody could look at its picture again")
             if case.state == CaseState.WITHDRAWN:
-                raise CaseWithdrawn("this case's platform took the image back: no question is put about it")
+                raise CaseWithdrawn("this case's platform took the image back: no question can be asked")
             if case.state not in (CaseState.READY, CaseState.DECIDED):
                 raise TransitionRefused(f"a case that is {case.state} takes no questions yet")
             if case.refusal_code == "attempts_exhausted" and case.expired_leases:
-                # It may have ended a worker every time: no model looks at it again because somebody asks.
+                # The picture may have ended a worker each time: no model looks at it again for a question.
                 raise TransitionRefused(
                     "analysing this picture may have ended a worker: no question is put about it"
                 )
@@ -104,50 +98,33 @@ class Questions:
                 raise TooManyQuestions(f"{OPEN_AT_MOST} questions about this case wait for their answers")
             if len(earlier) >= ALL_AT_MOST:
                 raise TooManyQuestions(f"this case has had its {ALL_AT_MOST} questions")
-            asked = rows.insert_question(session, case_id, asked_by=actor, question=wanted)
-        if self._doorbell.ring_questions([asked.id]) == 0:
-            with self._database.transaction() as session:
-                rows.mark_question_unrung(session, [asked.id])
+            about = _about(shown_analyses(session, [case_id]).get(case_id), face)
+            asked = rows.insert_question(session, case_id, asked_by=actor, question=wanted, about=about)
+            self._publisher.publish_after_commit(session, WorkKind.QUESTION, [asked.id])
         return asked
 
     def of_case(self, case_id: UUID) -> list[Question]:
         """All questions about a case, oldest first. Raise CaseNotFound."""
         with self._database.transaction() as session:
-            if session.get(CaseRow, case_id) is None:
-                raise CaseNotFound(f"no case has the id {case_id}")
+            require_case(session, case_id)
             return rows.questions_of(session, case_id)
 
     def worker_is_there(self) -> bool:
-        """Whether any worker lives that could answer now."""
+        """Whether a worker runs that could answer now."""
         with self._database.transaction() as session:
             return bool(live_workers(session))
 
 
-def answer_seconds(settings: Settings) -> float:
-    """After so long without an answer a worker that took a question counts as gone."""
-    return 2 * settings.engine_timeout_seconds
+def _about(stored: StoredAnalysis | None, face: int | None) -> tuple[UUID, int] | None:
+    """The analysis on show and the face that the question is about. None: no face was judged, and none is named.
 
-
-def ring_waiting(database: Database, doorbell: Doorbell, settings: Settings) -> int:
-    """Ring again for questions whose bell was lost, and give up those tried too often; return for how many was rung.
-
-    For the sweeper, at every look. Raise DatabaseUnavailable.
+    Raise FaceNotJudged.
     """
-    stale_after = answer_seconds(settings)
-    try:
-        # What was rung for is on the queue, and no worker takes it: more bells would only pile up.
-        room = BELLS_AT_MOST - doorbell.depth(QUESTION_QUEUE)
-    except BrokerUnavailable:
-        room = 0
-    with database.transaction() as session:
-        rows.give_up_questions(session, attempts_at_most=ATTEMPTS, stale_after=stale_after)
-        if room <= 0:
-            return 0
-        ids = rows.questions_to_ring(
-            session, limit=room, ring_again_seconds=settings.ring_again_seconds, stale_after=stale_after
-        )
-    rung = doorbell.ring_questions(ids) if ids else 0
-    if rung < len(ids):
-        with database.transaction() as session:
-            rows.mark_question_unrung(session, ids[rung:])
-    return rung
+    faces = () if stored is None else stored.analysis.faces
+    judged = [number for number, one in enumerate(faces, start=1) if one.judged]
+    if face is not None and face not in judged:
+        there = ", ".join(map(str, judged)) or "none"
+        raise FaceNotJudged(f"face {face} of this picture was not judged; faces that were: {there}")
+    if stored is None or not judged:
+        return None
+    return stored.id, face or judged[0]

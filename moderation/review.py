@@ -1,7 +1,7 @@
-"""Review: a person takes a ready case, judges it, and may take that back; an uploader may ask for another person.
+"""Review: a person takes a ready case, judges it, and may undo that; an uploader may ask for another person.
 
-Every rule is asked here, whichever door a request came through: the roles of `people.py`, the rules of
-`decisions.py`, the life-cycle of `cases.py`. Each method is one transaction; what it refuses has changed nothing.
+Every rule is applied here, for the console and for the API: the roles of `people.py`, the rules of `decisions.py`, the
+life-cycle of `cases.py`. Each method is one transaction; a refusal changes nothing.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from moderation.accounts.rows import insert_rule
 from moderation.analysis import Technique
-from moderation.cases import CaseState, Move, Stage
+from moderation.cases import Case, CaseState, Move, Stage
 from moderation.database import review as rows
+from moderation.database.cases import require_case
 from moderation.database.connection import Database
-from moderation.database.deliveries import Kind, cancel, enqueue
 from moderation.database.drafts import drop_drafts
-from moderation.database.people import insert_rule
+from moderation.database.outbox import Kind, cancel, enqueue
 from moderation.database.queue import QueueFilter, aside_since
-from moderation.database.review import BlindJudgement, Claim, Shown
+from moderation.database.review import BlindJudgement, Claim, ShownAnalysis
 from moderation.database.tables import CaseRow
 from moderation.decisions import (
     Appeal,
@@ -39,7 +40,6 @@ from moderation.errors import (
     AlreadyClaimed,
     BonafideError,
     CaseArchived,
-    CaseNotFound,
     ClaimLost,
     DecisionNotFound,
     JudgeFirst,
@@ -54,67 +54,67 @@ from moderation.people import RULE, RULE_ACTOR, Act, Person, may, require
 from moderation.presentation import appeal_json, decision_json
 from moderation.settings import Settings
 
-#: After a decision is final until it is told: an undo of the last moment has committed by then.
+#: Platforms hear of a decision this long after it is final. An undo of the last moment has committed by then.
 UNDO_MARGIN = timedelta(seconds=2)
 
-#: Cases that a rule closes in one go; the rest follow in the next.
+#: Cases that a rule closes in one go. The next go closes the rest.
 _CLOSED_AT_ONCE = 500
-#: What is said of a case that a rule closed, by why it stood aside.
+#: The reason of a decision by rule, by why the case stood aside.
 _RULE_REASONS = {
     "refused": "Closed by rule: the image could not be analysed, and nobody looked at it within {hours:g} hours.",
     "no_face": "Closed by rule: no face was found in it, and nobody looked at it within {hours:g} hours.",
 }
 
-#: Tries to take the next case when others take the one that was found.
+#: Tries to take the next case while others take the cases that we find.
 _TRIES = 5
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a reviewer may see of a case."""
+class Visibility:
+    """What a person may see of a case."""
 
     #: The verdict, the rationale and what others decided are hidden until this person has judged.
     judge_first: bool
-    #: What this person said before they were shown. None when they were not asked, or not yet.
+    #: What this person said before the verdict was shown. None: they were not asked, or have not answered yet.
     blind: BlindJudgement | None
 
 
 class Review:
-    """What reviewers do with cases. Everything it holds is shared and safe between threads."""
+    """What reviewers do with cases. Threads may share it."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
 
-    # --- taking a case, and giving it back
+    # --- taking a case, and releasing it
 
     def claim(self, person: Person, case_id: UUID) -> Claim:
-        """Take a ready case, or renew the claim on it. Raise AlreadyClaimed with who has it and until when.
+        """Take a ready case, or renew the claim on it. Raise AlreadyClaimed with the holder and the end of their claim.
 
         Raise SameReviewer or NotAllowed when this person may not review it.
         """
         with self._database.transaction() as session:
-            case = _lock(session, case_id)
+            case = rows.lock_case(session, case_id)
             _require_ready(case)
             self._require_may(session, person, case)
             return self._take(session, person, case)
 
     def claim_next(self, person: Person, wanted: QueueFilter | None = None) -> Claim | None:
-        """Take the first case of the queue that this person may review and did not skip. None: there is none.
+        """Take the first case in the queue that this person may review and did not skip. None: there is none.
 
-        Where the verdict is asked for, cases whose verdict is hidden from this person are left out.
+        A filter by verdict leaves out cases whose verdict is hidden from this person.
         """
         require(person, Act.REVIEW)
-        chosen = wanted or QueueFilter()
-        if chosen.state is not CaseState.READY:
+        wanted = wanted or QueueFilter()
+        if wanted.state is not CaseState.READY:
             raise TransitionRefused(
-                f"only cases that are ready are claimed, not those that are {chosen.state}"
+                f"only cases that are ready are claimed, not those that are {wanted.state}"
             )
         for _ in range(_TRIES):
             with self._database.transaction() as session:
                 case = rows.lock_next_case(
                     session,
-                    chosen,
+                    wanted,
                     person.id,
                     escalated=may(person, Act.REVIEW_ESCALATED),
                     blind_share=self._settings.blind_first_share,
@@ -122,7 +122,7 @@ class Review:
                 if case is None:
                     return None
                 claim = self._put(session, person, case)
-            # Somebody claimed it between our look and our lock: the next look sees that.
+            # Otherwise somebody claimed it between our look and our lock; the next look sees that.
             if claim is not None:
                 return claim
         return None
@@ -138,14 +138,14 @@ class Review:
             return claim
 
     def release(self, person: Person, case_id: UUID, token: int) -> None:
-        """Give the case back to the queue. Without harm when it is not theirs any more."""
+        """Release the case to the queue. Harmless when the person no longer holds it."""
         with self._database.transaction() as session:
             rows.end_claim(session, case_id, person.id, token)
 
     def skip(self, person: Person, case_id: UUID, token: int, reason: str) -> None:
-        """Give the case back and do not offer it to this person again. Raise ClaimLost or JudgementIncomplete."""
+        """Release the case and do not offer it to this person again. Raise ClaimLost or JudgementIncomplete."""
         if not reason.strip():
-            raise JudgementIncomplete("say why you skip this case: whoever takes it next is helped by it")
+            raise JudgementIncomplete("say why you skip this case: it helps the next person")
         with self._database.transaction() as session:
             if not rows.end_claim(session, case_id, person.id, token):
                 raise _lost(session, case_id)
@@ -153,20 +153,18 @@ class Review:
 
     # --- judging
 
-    def sight(self, person: Person, case_id: UUID) -> Sight:
-        """Whether this person judges before the verdict is shown to them, and what they said. Raise CaseNotFound."""
+    def visibility(self, person: Person, case_id: UUID) -> Visibility:
+        """Whether this person judges before they see the verdict, and what they said. Raise CaseNotFound."""
         with self._database.transaction() as session:
-            case = session.get(CaseRow, case_id)
-            if case is None:
-                raise CaseNotFound(f"no case has the id {case_id}")
+            case = require_case(session, case_id)
             blind = rows.find_blind_judgement(session, case_id, person.id)
             shown = rows.find_shown(session, case_id)
-        return Sight(self._is_hidden(case, shown, judged=blind is not None), blind)
+        return Visibility(self._is_hidden(case, shown, judged=blind is not None), blind)
 
     def judge_blind(
         self, person: Person, case_id: UUID, outcome: Outcome, technique: Technique | None = None
     ) -> None:
-        """Say what the picture is before the verdict is shown. The first judgement stands.
+        """Record what a person says before they see the verdict. The first judgement stands.
 
         Raise TransitionRefused for a case whose verdict is not hidden.
         """
@@ -174,7 +172,7 @@ class Review:
         if outcome is Outcome.ESCALATE:
             raise JudgementIncomplete("a first judgement says what the picture is, or that you cannot tell")
         with self._database.transaction() as session:
-            case = _lock(session, case_id)
+            case = rows.lock_case(session, case_id)
             _require_ready(case)
             self._require_may(session, person, case)
             if not self._is_hidden(case, rows.find_shown(session, case_id), judged=False):
@@ -192,12 +190,12 @@ class Review:
         hides_verdict: bool = True,
         unseen: bool = False,
     ) -> Decision:
-        """Decide a case that is claimed, as it was shown at this version.
+        """Decide a claimed case, as it was shown at this version.
 
-        `hides_verdict` says whether the door that this comes through keeps the verdict from whoever judges first,
-        `unseen` that the reviewer's browser could not show the picture.
-        Raise StaleCase with what changed, ClaimLost, SameReviewer, NotAllowed, JudgeFirst, ReasonRequired or
-        JudgementIncomplete; in each case nothing was decided.
+        `hides_verdict`: whether the caller hides the verdict from people who judge first. `unseen`: the reviewer's
+        browser could not show the picture.
+        Raise StaleCase with the changes, ClaimLost, SameReviewer, NotAllowed, JudgeFirst, ReasonRequired or
+        JudgementIncomplete; then nothing was decided.
         """
         with self._database.transaction() as session:
             return self._decide(
@@ -214,9 +212,9 @@ class Review:
     def decided_already(
         self, person: Person, case_id: UUID, *, version: int, judgement: Judgement
     ) -> Decision | None:
-        """The decision that this one would repeat: of the same version, by the same person, in the same words.
+        """The decision that this one would repeat: same version, same person, same words.
 
-        None when there is none, and once the case moved on or the decision was taken back.
+        None when there is none, and once the case has moved on or the decision was undone.
         """
         with self._database.transaction() as session:
             last = rows.last_event(session, case_id)
@@ -229,9 +227,9 @@ class Review:
     def decide_many(
         self, person: Person, items: Sequence[tuple[UUID, int]], judgement: Judgement
     ) -> list[Decision | BonafideError]:
-        """The same decision for cases of these versions, one outcome for each in order. One refused harms no other.
+        """Make the same decision for several cases at these versions. One outcome each, in order.
 
-        A case that somebody has in front of them, or that is judged before it is shown, is refused.
+        A case is refused, and harms no other, when somebody has claimed it or when this person must judge it first.
         Raise NotAllowed unless the person may decide in bulk.
         """
         require(person, Act.BULK_DECIDE)
@@ -245,16 +243,16 @@ class Review:
         return outcomes
 
     def close_by_rule(self) -> int:
-        """Close what has stood aside for longer than this installation's rule says, as cannot tell; return how many.
+        """Close, as cannot tell, the cases that stood aside for longer than this installation's rule; return how many.
 
-        Nobody is said to have looked: the decision is made in the rule's name, and the event names the rule.
+        The decision is made in the rule's name, and the event names the rule: no person is said to have looked.
         """
         return sum(self._close_aside(why, hours) for why, hours in self._settings.close_aside_hours)
 
     def close_by_certificate(self) -> int:
-        """Close, as bona fide, the cases that a certificate may close because an admin lets it; return how many.
+        """Close, as bona fide, the cases that a certificate may close with an admin's permission; return how many.
 
-        In the rule's name too, and the event names the certificate. What two people are to read, people read.
+        This too is in the rule's name, and the event names the certificate. Cases of the second-review sample stay.
         """
         with self._database.transaction() as session:
             closings = to_close(session, blind_share=self._settings.blind_first_share)
@@ -268,16 +266,16 @@ class Review:
         )
 
     def undo(self, person: Person, decision_id: UUID, *, keep: bool = True) -> None:
-        """Take a decision back: the case is ready again for the same review as before, and theirs if they `keep` it.
+        """Take a decision back: the case is ready for the same review again. With `keep` this person claims it.
 
-        Raise UndoClosed when the window is over or the case moved on since, NotAllowed for somebody else's decision.
+        Raise UndoClosed when the window is over or the case has moved on, NotAllowed for somebody else's decision.
         """
         require(person, Act.REVIEW)
         with self._database.transaction() as session:
             found = rows.find_decision(session, decision_id)
             if found is None:
                 raise DecisionNotFound(f"no decision has the id {decision_id}")
-            case = _lock(session, found.case_id)
+            case = rows.lock_case(session, found.case_id)
             if found.reviewer_id != person.id:
                 raise NotAllowed("only who made a decision takes it back; others appeal")
             last = rows.last_event(session, case.id)
@@ -304,17 +302,17 @@ class Review:
         person: Person | None = None,
         external_id: str | None = None,
     ) -> Appeal:
-        """Reopen a decided case for another person. The same appeal again is the same appeal.
+        """Reopen a decided case for another person. Repeating an appeal returns the first one.
 
-        A platform passes it on as `actor`; a lead does as `person`. Raise TransitionRefused while the decision can
-        still be undone or there is none, AlreadyAppealed when another appeal of it is open or answered.
+        A platform appeals as `actor`, a lead as `person`. Raise TransitionRefused without a decision and while it can
+        still be undone, AlreadyAppealed when another appeal of it is open or answered.
         """
         if person is not None:
             require(person, Act.APPEAL)
         if not reason.strip():
             raise JudgementIncomplete("an appeal says why")
         with self._database.transaction() as session:
-            case = _lock(session, case_id)
+            case = rows.lock_case(session, case_id)
             earlier = rows.appeals_of(session, case_id)
             for one in earlier:
                 same = (one.appellant, one.external_id, one.reason) == (actor, external_id, reason)
@@ -354,8 +352,8 @@ class Review:
         closed = 0
         for case_id in found:
             with self._database.transaction() as session:
-                case = _lock(session, case_id)
-                # Whoever claimed it, or tried it again, meanwhile goes first.
+                case = rows.lock_case(session, case_id)
+                # Somebody may have claimed it or tried it again: they go first.
                 fits = case.state == CaseState.READY and case.set_aside == why
                 if fits and rows.find_holder(session, case_id) is None:
                     reason = _RULE_REASONS[why].format(hours=hours)
@@ -370,8 +368,8 @@ class Review:
             reason=f"Closed by certificate {certificate.id}, which an admin lets close its zone. {certificate.words}",
         )
         with self._database.transaction() as session:
-            case = _lock(session, case_id)
-            # It may have been claimed, appealed or analysed anew meanwhile, and the certificate be revoked.
+            case = rows.lock_case(session, case_id)
+            # By now it may be claimed, appealed or analysed again, and the certificate may be revoked.
             fits = (case.state, case.stage, case.certificate_id) == (
                 CaseState.READY,
                 Stage.FIRST,
@@ -409,7 +407,7 @@ class Review:
             session, Move.DECIDE, case, Stage(case.stage), token=None, actor=RULE_ACTOR, body=body
         )
         if not moved:
-            raise ClaimLost  # nothing is written: the transaction is given up
+            raise ClaimLost  # nothing is written: the transaction is rolled back
         drop_drafts(session, case.id)
         decision = rows.find_decision(session, decision_id)
         assert decision is not None, "it was inserted above"
@@ -420,7 +418,7 @@ class Review:
         if claim is None:
             holder = rows.find_holder(session, case.id)
             if holder is None:
-                raise ClaimLost  # it was given back just now
+                raise ClaimLost  # it was released just now
             raise AlreadyClaimed(holder.name, holder.expires_at)
         return claim
 
@@ -428,12 +426,12 @@ class Review:
         return rows.put_claim(session, case, person.id, claim_seconds=self._settings.claim_seconds)
 
     def _require_may(self, session: Session, person: Person, case: CaseRow) -> list[Decision]:
-        """Raise unless this person may review the case as it stands; return the decisions that stand so far."""
+        """Raise unless this person may review the case now; return the decisions that stand."""
         standing = _standing(session, case)
         may_review(Stage(case.stage), person, {decision.reviewer_id for decision in standing})
         return standing
 
-    def _is_hidden(self, case: CaseRow, shown: Shown | None, *, judged: bool) -> bool:
+    def _is_hidden(self, case: Case | CaseRow, shown: ShownAnalysis | None, *, judged: bool) -> bool:
         return verdict_is_hidden(
             case.id,
             CaseState(case.state),
@@ -456,7 +454,7 @@ class Review:
         unseen: bool = False,
     ) -> Decision:
         require(person, Act.REVIEW)
-        case = _lock(session, case_id)
+        case = rows.lock_case(session, case_id)
         if case.version != version:
             raise StaleCase(case.version, rows.moves_since(session, case_id, version))
         _require_ready(case)
@@ -515,7 +513,7 @@ class Review:
         return decision
 
 
-#: The move that takes back what a decision did.
+#: The move that undoes each move of a decision.
 _UNDONE_BY = {
     Move.DECIDE.value: Move.UNDO,
     Move.SECOND.value: Move.WITHDRAW,
@@ -529,20 +527,13 @@ def _says(decision: Decision, judgement: Judgement) -> bool:
     return said == meant and set(decision.feedback) == set(judgement.feedback)
 
 
-def _lock(session: Session, case_id: UUID) -> CaseRow:
-    case = rows.lock_case(session, case_id)
-    if case is None:
-        raise CaseNotFound(f"no case has the id {case_id}")
-    return case
-
-
 def _lost(session: Session, case_id: UUID) -> ClaimLost:
     holder = rows.find_holder(session, case_id)
     return ClaimLost() if holder is None else ClaimLost(holder.name, holder.expires_at)
 
 
 def _standing(session: Session, case: CaseRow) -> list[Decision]:
-    """The decisions about the case that were not undone, oldest first."""
+    """The case's decisions that were not undone, oldest first."""
     return [decision for decision in rows.decisions_of(session, case.id) if decision.undone_at is None]
 
 
@@ -551,8 +542,8 @@ def _require_ready(case: CaseRow) -> None:
         raise TransitionRefused(f"a case that is {case.state} is not open for review")
 
 
-def _require_whole(judgement: Judgement, shown: Shown | None) -> None:
-    """Raise JudgementIncomplete when it speaks of artifacts that were not shown, or twice of one."""
+def _require_whole(judgement: Judgement, shown: ShownAnalysis | None) -> None:
+    """Raise JudgementIncomplete when it names an artifact that was not shown, or one artifact twice."""
     said = [(answer.face, answer.ordinal) for answer in judgement.feedback]
     known = frozenset[tuple[int, int]]() if shown is None else shown.artifacts
     if len(said) != len(set(said)) or not known.issuperset(said):

@@ -1,7 +1,7 @@
-"""Rolling out a model: which of the bundles that a worker holds analyses which case. Arithmetic, and nothing else.
+"""Rolling out a model: which bundle of a worker analyses which case. Only arithmetic.
 
-A worker may hold two bundles, its own and a second one. Who serves, and which is on trial, is one row in Postgres
-(`moderation.database.rollouts`), so that promoting a bundle and rolling back restart nothing.
+A worker may hold two bundles, its own and a second one. One row in Postgres says which serves and which is on trial
+(`moderation.rollouts.standings`), so that a promotion or a rollback restarts nothing.
 """
 
 import enum
@@ -14,42 +14,41 @@ from moderation.errors import RolloutRefused
 
 
 class Action(enum.StrEnum):
-    """What an operator did; also the kind of the row that records it."""
+    """What an operator did. It is also the kind of the row that records it."""
 
-    #: A candidate is given a share of the new cases, or the share changes.
+    #: A candidate gets a share of the new cases, or the share changes.
     TRY = "try"
     #: The candidate serves from now on.
     PROMOTE = "promote"
-    #: What served before the last promotion serves again.
+    #: The bundle before the last promotion serves again.
     ROLLBACK = "rollback"
-    #: No candidate any more.
+    #: There is no candidate any more.
     STOP = "stop"
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What is in force. Bundles are named by their fingerprints."""
+    """The current rollout. Bundles are named by their fingerprints."""
 
     #: None: each worker's own bundle serves.
     serving: str | None = None
-    #: The bundle on trial. None: there is none, and the next two are 0.
+    #: The bundle on trial. None: there is none, and both shares are 0.
     candidate: str | None = None
-    #: Part of the new cases whose own analysis the candidate makes, in [0, 1]. Reviewers see it.
+    #: Share of new cases, in [0, 1], that the candidate analyses in place of the serving bundle. Reviewers see it.
     share: float = 0.0
-    #: Part of the new cases that the candidate analyses as well, in [0, 1]. Not shown.
+    #: Share of new cases, in [0, 1], that the candidate analyses as well. Reviewers do not see it.
     shadow: float = 0.0
 
 
 def main_of(rollout: Rollout, loaded: Collection[str], own: str) -> str:
-    """The bundle that serves in a worker. One that does not hold what should serve goes on with its own."""
+    """The bundle that serves in a worker. A worker without the serving bundle uses its own."""
     return rollout.serving if rollout.serving is not None and rollout.serving in loaded else own
 
 
-def chosen(rollout: Rollout, case_id: UUID, attempt: int, loaded: Collection[str], own: str) -> str:
-    """The bundle that makes this case's own analysis in a worker that holds `loaded` and has `own`.
+def bundle_for(rollout: Rollout, case_id: UUID, attempt: int, loaded: Collection[str], own: str) -> str:
+    """The bundle for this case's own analysis, in a worker that holds `loaded` and whose own bundle is `own`.
 
-    Only the first attempt, `attempt` 1, goes to the candidate: whatever went wrong, the next one is made by the bundle
-    that serves.
+    Only attempt 1 goes to the candidate. After any failure the serving bundle takes over.
     """
     candidate = rollout.candidate
     if candidate is None or candidate not in loaded or attempt != 1:
@@ -59,12 +58,12 @@ def chosen(rollout: Rollout, case_id: UUID, attempt: int, loaded: Collection[str
 
 
 def shadowed(rollout: Rollout, case_id: UUID) -> bool:
-    """Whether the candidate analyses this case as well. Independent of whether the case is in its share."""
+    """Whether the candidate analyses this case as well. This is independent of `share`."""
     return rollout.candidate is not None and place_of(case_id, f"shadow:{rollout.candidate}") < rollout.shadow
 
 
 def tried(now: Rollout, candidate: str, *, share: float, shadow: float) -> Rollout:
-    """`candidate` on trial beside what serves. Raise RolloutRefused when it serves already, or for no such share."""
+    """Put `candidate` on trial. Raise RolloutRefused when it serves already, or for an impossible share."""
     if candidate == now.serving:
         raise RolloutRefused("this bundle serves already")
     if not (0 <= share <= 1 and 0 <= shadow <= 1):
@@ -73,23 +72,23 @@ def tried(now: Rollout, candidate: str, *, share: float, shadow: float) -> Rollo
 
 
 def promoted(now: Rollout) -> Rollout:
-    """The candidate serves. Raise RolloutRefused when there is none."""
+    """Let the candidate serve. Raise RolloutRefused when there is none."""
     if now.candidate is None:
         raise RolloutRefused("no bundle is on trial: `bonafide bundles try` one first")
     return Rollout(serving=now.candidate)
 
 
 def stopped(now: Rollout) -> Rollout:
-    """No candidate. Raise RolloutRefused when there is none."""
+    """End the trial. Raise RolloutRefused when there is no candidate."""
     if now.candidate is None:
         raise RolloutRefused("no bundle is on trial")
     return Rollout(serving=now.serving)
 
 
 def rolled_back(log: Sequence[tuple[Action, Rollout]]) -> Rollout:
-    """What served before the last promotion that still stands, with no candidate. `log` has the oldest first.
+    """Undo the last promotion that still stands, without a candidate. `log` has the oldest first.
 
-    Rolling back twice takes two promotions back. Raise RolloutRefused when no promotion stands.
+    A second rollback undoes one promotion more. Raise RolloutRefused when no promotion stands.
     """
     served: list[str | None] = [None]
     for action, rollout in log:

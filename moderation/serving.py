@@ -1,23 +1,23 @@
-"""What the settings say about the model, for whoever loads one: workers, and the commands that ask it in process."""
+"""What the settings say about the model, for all who load one: workers, and commands that run it in process."""
 
 from moderation.dfa.gpt.detector import Policy
 from moderation.dfa.gpt.pixels import PixelLimits
 from moderation.settings import Settings
 
 
-def policy_of(chosen: Settings) -> Policy:
-    """What is asked and how its score is read. The same for all, so that a bundle has one fingerprint everywhere."""
+def policy_of(settings: Settings) -> Policy:
+    """What the model is asked and how its score is read. All use it, so that a bundle has one fingerprint."""
     return Policy(
-        early_exit=chosen.early_exit,
-        threshold=chosen.threshold,
-        band=chosen.band,
-        float8=chosen.float8,
-        max_faces=chosen.faces_at_most,
+        early_exit=settings.early_exit,
+        threshold=settings.threshold,
+        band=settings.band,
+        float8=settings.float8,
+        max_faces=settings.faces_at_most,
     )
 
 
-def limits_of(chosen: Settings) -> PixelLimits:
-    """What of a picture is decoded, and what is refused before."""
+def limits_of(settings: Settings) -> PixelLimits:
+    """The limits within which pictures are decoded."""
     return PixelLimits(
-        max_bytes=chosen.image_max_bytes, max_pixels=chosen.image_max_pixels, heic=chosen.image_heic
+        max_bytes=settings.image_max_bytes, max_pixels=settings.image_max_pixels, heic=settings.image_heic
     )

@@ -1,8 +1,8 @@
 """What differs per installation: one frozen object, read from the environment at the edges and passed in.
 
-Every setting is an environment variable `BONAFIDE_<NAME>`. `bonafide up` writes the ones of its servers to
-`.bonafide/stack.env`, which is read too, so that other commands in the same folder find the running stack;
-a variable in the environment always wins. A secret may come from a file: `BONAFIDE_<NAME>_FILE` names it.
+Every setting is an environment variable `BONAFIDE_<NAME>`. `bonafide up` writes the addresses of its servers to
+`.bonafide/stack.env`. That file is read too, so that other commands in the same folder find the running stack; the
+environment wins over it. A secret may come from a file: `BONAFIDE_<NAME>_FILE` names it.
 `docs/settings.md` lists them all, and a test keeps it complete.
 """
 
@@ -34,17 +34,17 @@ STACK_ENV = Path(".bonafide/stack.env")
 
 
 _PREFIX = "BONAFIDE_"
-#: The longest that a setting may say: a hundred years, and a year. What is longer is a slip, and what Postgres is to
-#: count back from now by it may lie before all its calendar.
+#: No setting may be longer than a hundred years, or a year. More is a typing error, and may reach back before the
+#: first date that Postgres knows.
 _DAYS_AT_MOST, _SECONDS_AT_MOST = 36_500, 366 * 86_400
-#: Bytes of a secret's file that are read. A longer one is something else.
+#: Bytes of a secret's file that are read. A longer file is no secret.
 _SECRET_AT_MOST = 65_536
-#: Variables of ours that are no settings: the file of settings, the annotator's key (`bonafide dfa instruct`) and those
-#: of tests. And what Kubernetes tells every pod of services whose names begin with ours.
+#: Variables with our prefix that are no settings: the file of settings, the annotator's key (`bonafide dfa instruct`),
+#: those of tests, and those that Kubernetes gives every pod for services whose names begin with our prefix.
 _NO_SETTINGS = re.compile(
     r"BONAFIDE_(ENV_FILE|ANNOTATOR_KEY|TEST_.*|.*_SERVICE_HOST|.*_SERVICE_PORT(_.*)?|.*_PORT_\d+_[A-Z]+(_[A-Z]+)?)"
 )
-#: Addresses that are shown and logged, so that no password may stand in them.
+#: Addresses that are shown and logged: they may hold no password.
 _WEB_ADDRESSES = (
     "s3_endpoint_url",
     "s3_public_endpoint_url",
@@ -52,10 +52,12 @@ _WEB_ADDRESSES = (
     "otlp_endpoint",
     "bridge_queue_url",
 )
+#: How settings of several pairs are written.
+_PAIRS = {"close_aside_hours": "refused=HOURS,no_face=HOURS", "retention_days": "SOURCE=DAYS,*=DAYS"}
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Secrets from files, as Docker and Kubernetes hand them out, named by the variables of another source."""
+    """Secrets from files, as Docker and Kubernetes provide them. The variables of another source name the files."""
 
     def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
         super().__init__(settings_cls)
@@ -63,7 +65,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
         self._variables = variables
 
     def __call__(self) -> dict[str, Any]:
-        """Raise SetupProblem when a file cannot be used, or a secret is there both ways."""
+        """Raise SetupProblem when a file cannot be used, or when a secret is given both ways."""
         values = {
             name: self.get_field_value(field, name)[0]
             for name, field in self.settings_cls.model_fields.items()
@@ -85,7 +87,7 @@ def _is_secret(field: FieldInfo) -> bool:
 
 
 def _read_secret(variable: str, path: Path) -> str:
-    """What the file holds, without the white space around it: editors end files with a new line."""
+    """The file's text without the white space around it: editors end files with a new line."""
     try:
         with path.open("rb") as file:
             text = file.read(_SECRET_AT_MOST + 1).decode()
@@ -104,7 +106,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         allow_inf_nan=False,
-        # What is refused may be a password, and errors end up in logs.
+        # A refused value may be a password, and errors are logged.
         hide_input_in_errors=True,
     )
 
@@ -117,13 +119,13 @@ class Settings(BaseSettings):
     )
     broker_url: SecretStr = Field(
         SecretStr("redis://localhost:6379/0"),
-        description="Redis or Valkey, the doorbell: redis://, valkey://, over TLS rediss://, by a socket unix://. "
+        description="Redis or Valkey, for messages: redis://, valkey://, over TLS rediss://, by a socket unix://. "
         "Losing it loses nothing.",
     )
     s3_endpoint_url: str | None = Field(None, description="An S3-compatible store. Unset: AWS.")
     s3_public_endpoint_url: str | None = Field(
         None,
-        description="The same store as browsers and platforms reach it: for signed URLs. Unset: the one above.",
+        description="The same store as browsers and platforms reach it, for signed URLs. Unset: the one above.",
     )
     s3_region: str = Field("us-east-1", description="Region for signing.")
     s3_access_key_id: str | None = Field(
@@ -152,34 +154,36 @@ class Settings(BaseSettings):
         32,
         ge=1,
         le=64,
-        description="Faces judged per image, the largest first. All that are found are counted.",
+        description="Faces judged per image, the largest first. All found faces are counted.",
     )
     early_exit: float = Field(
-        0.3, ge=0, le=1, description="A face whose score is lower is asked for no technique and no rationale."
+        0.3, ge=0, le=1, description="A face with a lower score is not asked for a technique or a rationale."
     )
     threshold: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="The verdict is deepfake from this score on. Unset: the bundle's own, else one half.",
+        description="The verdict is deepfake from this score on. Unset: the bundle's own threshold, or one half.",
     )
     band: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="A score closer to the threshold than this is `near_threshold`. A bundle's own zone stays.",
+        description="A score closer to the threshold than this is `near_threshold`. A bundle's own zone still"
+        " applies.",
     )
     effect: Literal["always", "on_open", "never"] = Field(
         "on_open",
-        description="When it is measured whether a score depends on the regions that are named: with every analysis, "
-        "when a reviewer first opens the case, or never.",
+        description="When workers measure whether a score depends on the named regions: with every analysis,"
+        " when a reviewer first opens the case, or never.",
     )
     effect_artifacts: int = Field(
-        3, ge=1, le=9, description="For how many artifacts of a face, at most. Each takes six verdicts more."
+        3, ge=1, le=9, description="For so many artifacts of a face, at most. Each needs six more verdicts."
     )
     float8: bool = Field(
         default=False,
-        description="Take the decoder's products in eight bits, on a GPU that has them; calibrate the bundle again.",
+        description="Compute the decoder's products in eight bits, on a GPU that has them. Calibrate the"
+        " bundle again.",
     )
 
     # --- images
@@ -189,58 +193,61 @@ class Settings(BaseSettings):
     image_fetch_seconds: float = Field(
         60,
         gt=0,
-        description="An image that storage sends in longer than this goes back into the line.",
+        description="An image that takes longer to arrive from storage returns to the line.",
     )
     image_max_pixels: int = Field(
         2**26, ge=4096, description="A larger picture is refused as `too_many_pixels`."
     )
     image_heic: bool = Field(
         default=False,
-        description="Decode HEIC, with the extra `heic` installed. Off: libheif has a long record of faults.",
+        description="Decode HEIC, with the extra `heic` installed. Off by default: libheif has had many faults.",
     )
     image_renditions: bool = Field(
         default=True,
-        description="Keep a thumbnail of each case's picture in Postgres, and of TIFF and HEIC a copy that browsers"
-        " show.",
+        description="Keep a thumbnail of each case's picture in Postgres, and for TIFF and HEIC a copy that"
+        " browsers show.",
     )
     image_rendition_days: int = Field(
         90,
         ge=1,
         le=_DAYS_AT_MOST,
-        description="Days from a case's decision after which these are forgotten. Erasing and archiving take them at"
-        " once.",
+        description="These are deleted so many days after the case's decision. Erasing and archiving delete"
+        " them at once.",
     )
     image_decode_children: bool = Field(
         default=True,
-        description="Decode in child processes, so that a file which crashes or hangs a decoder harms no other.",
+        description="Decode in child processes, so that a file that crashes or hangs a decoder harms no other.",
     )
     image_decode_seconds: float = Field(
         30,
         gt=0,
-        description="A picture whose decoding takes longer is refused as `image_corrupt`. In children only.",
+        description="A picture that takes longer to decode is refused as `image_corrupt`. Only in child"
+        " processes.",
     )
     evidence: bool = Field(
         default=True,
-        description="Gather facts beside the verdict: where a picture says it comes from, what its file shows."
-        " In child processes only.",
+        description="Gather facts beside the verdict: the origin that a picture claims, and what its file"
+        " shows. Only in child processes.",
     )
     evidence_trust_lists: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description="Comma-separated PEM files: whose Content Credentials count as signed by somebody known."
-        " Unset: nobody's.",
+        description="Comma-separated PEM files with known signers of Content Credentials. Unset: none.",
     )
     evidence_private: bool = Field(
         default=False,
-        description="Keep the place and the people's names that a file holds. Off: only that it holds some.",
+        description="Keep the place and the people's names in a file. Off: only note that it holds some.",
     )
     evidence_seconds: float = Field(
-        5, gt=0, le=600, description="Gathering evidence of one picture ends after so long, without evidence."
+        5,
+        gt=0,
+        le=600,
+        description="Gathering evidence about one picture stops after so long, without evidence.",
     )
     view_url_seconds: int = Field(
-        300, ge=10, le=3600, description="How long a signed URL for viewing lives, in seconds."
+        300, ge=10, le=3600, description="How long a signed URL for viewing is valid, in seconds."
     )
     upload_url_seconds: int = Field(
-        900, ge=10, le=86400, description="How long a signed URL for uploading lives, in seconds."
+        900, ge=10, le=86400, description="How long a signed URL for uploading is valid, in seconds."
     )
 
     # --- intake
@@ -251,11 +258,10 @@ class Settings(BaseSettings):
         None,
         description='Cases that one API key\'s platform may submit, as in "1000/minute". Unset: any number.',
     )
-    bells_at_most: int = Field(
+    messages_at_most: int = Field(
         1000,
         ge=1,
-        description="Messages kept in Redis for each lane, and for reruns; "
-        "the rest of a backlog waits in Postgres alone.",
+        description="Messages kept in Redis on each queue. The rest of a backlog waits in Postgres.",
     )
 
     # --- leases and attempts
@@ -263,20 +269,22 @@ class Settings(BaseSettings):
         60, gt=0.5, le=_SECONDS_AT_MOST, description="A worker's hold on a case, renewed every third of it."
     )
     attempts_at_most: int = Field(
-        5, ge=1, le=100, description="Leases a case may use up before a person sees it without a verdict."
+        5, ge=1, le=100, description="Leases on a case before a person gets it without a verdict."
     )
     patience_seconds: float = Field(
         3600,
         ge=0,
         le=_SECONDS_AT_MOST,
-        description="How long storage or the model may be unavailable before a person sees the case without a verdict.",
+        description="How long storage or the model may be unavailable before a person gets the case without a"
+        " verdict.",
     )
-    sweep_seconds: float = Field(2, gt=0, description="Between two looks of the sweeper.")
-    ring_again_seconds: float = Field(
+    sweep_seconds: float = Field(2, gt=0, description="Seconds between two looks of the sweeper.")
+    publish_again_seconds: float = Field(
         30,
         gt=0,
         le=_SECONDS_AT_MOST,
-        description="A waiting case whose bell is older than this and no longer on its queue is rung again.",
+        description="Waiting work is published again when its message is older than this and no longer on its"
+        " queue.",
     )
 
     retention_days: Annotated[tuple[tuple[str, float], ...], NoDecode] = Field(
@@ -286,12 +294,12 @@ class Settings(BaseSettings):
 
     keep_hashes: bool = Field(
         default=False,
-        description="Keep what an erased picture looks like (its PDQ hash), so that copies of it are still found.",
+        description="Keep the PDQ hash of an erased picture, so that copies of it are still found.",
     )
 
     archive: str | None = Field(
         None,
-        description="Where `bonafide archive` puts old cases: `BUCKET/PREFIX`, in a bucket that no image is read from.",
+        description="Where `bonafide archive` puts old cases: `BUCKET/PREFIX`, in a bucket without images.",
     )
 
     # --- people
@@ -299,16 +307,16 @@ class Settings(BaseSettings):
         8 * 3600,
         ge=60,
         le=_SECONDS_AT_MOST,
-        description="Without a request for so long, a person is signed out.",
+        description="A person is signed out after so long without a request.",
     )
     session_seconds: float = Field(
         24 * 3600,
         ge=60,
         le=_SECONDS_AT_MOST,
-        description="After so long a person signs in again, whatever they did.",
+        description="A person must sign in again after so long in any case.",
     )
     oidc_issuer: str | None = Field(
-        None, description="An OpenID Connect provider that people may sign in with, by its issuer URL."
+        None, description="The issuer URL of an OpenID Connect provider that people may sign in with."
     )
     oidc_client_id: str | None = Field(None, description="This installation's name at that provider.")
     oidc_client_secret: SecretStr | None = Field(None, description="Goes with the client id.")
@@ -316,13 +324,13 @@ class Settings(BaseSettings):
     # --- webhooks
     webhook_private_targets: bool = Field(
         default=False,
-        description="Send webhooks to private and loopback addresses, and over plain http, too.",
+        description="Also send webhooks to private and loopback addresses, and over plain http.",
     )
     webhook_log_days: int = Field(
         30,
         ge=1,
         le=_DAYS_AT_MOST,
-        description="Days that the log keeps what was delivered. What was given up stays.",
+        description="Days that the log keeps delivered webhooks. Those that were given up stay.",
     )
 
     # --- review
@@ -336,11 +344,11 @@ class Settings(BaseSettings):
         60,
         ge=0,
         le=_SECONDS_AT_MOST,
-        description="How long a decision can be taken back by who made it. Platforms are told afterwards.",
+        description="How long a reviewer can undo their decision. Platforms are told afterwards.",
     )
     reason_required: Literal["never", "disagreeing", "always"] = Field(
         "disagreeing",
-        description="When a decision needs a reason: never, when it is not what the verdict says, or always.",
+        description="When a decision needs a reason: never, when it differs from the verdict, or always.",
     )
     blind_first_share: float = Field(
         0.1, ge=0, le=1, description="Share of cases that are judged before their verdict is shown."
@@ -350,8 +358,8 @@ class Settings(BaseSettings):
     )
     close_aside_hours: Annotated[tuple[tuple[Literal["refused", "no_face"], float], ...], NoDecode] = Field(
         (),
-        description="Hours after which what stands aside is closed by rule, as cannot tell: "
-        "`refused=72,no_face=168`. Unset: never.",
+        description="Hours after which cases that stand aside are closed by rule, as cannot tell:"
+        " `refused=72,no_face=168`. Unset: never.",
     )
 
     # --- the worker
@@ -369,32 +377,33 @@ class Settings(BaseSettings):
         120,
         gt=0,
         le=_SECONDS_AT_MOST,
-        description="A model step that takes longer, or an image ten times as long, ends the worker process.",
+        description="A model step that takes longer ends the worker process, and so does an image that takes"
+        " ten times as long.",
     )
     breaker_failures: int = Field(
         20,
         ge=1,
-        description="After so many analyses in a row that fail in the model a worker takes no more work.",
+        description="A worker takes no more work after so many analyses in a row that fail in the model.",
     )
     breaker_seconds: float = Field(
         60,
         gt=0,
         le=_SECONDS_AT_MOST,
-        description="Then it tries one case again, after so long; twice as long each time it fails.",
+        description="Then it tries one case again after so long, and twice as long after each failure.",
     )
     start_wait_seconds: float = Field(
         30,
         ge=0,
-        description="How long a starting worker waits for Postgres and for the migrations of its release.",
+        description="How long a starting worker waits for Postgres and for its release's migrations.",
     )
     drain_seconds: float = Field(
-        25, ge=0, description="After SIGTERM: finish for this long, then hand the leases back."
+        25, ge=0, description="After SIGTERM: finish for this long, then release the leases."
     )
     ready_file: Path | None = Field(
-        None, description="Exists while the worker has its bundle loaded and takes work."
+        None, description="This file exists while the worker has its bundle loaded and takes work."
     )
     alive_file: Path | None = Field(
-        None, description="Touched while the worker's loop and engine move; for liveness probes."
+        None, description="This file is touched while the worker's loop and engine move; for liveness probes."
     )
     metrics_port: int | None = Field(
         None, description="Prometheus port of the worker and of the sweeper. Unset: none."
@@ -403,11 +412,12 @@ class Settings(BaseSettings):
     # --- everything else
     log_format: Literal["console", "json"] = Field("console", description="`json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged."
+        "info", description="The lowest level that is logged."
     )
     otlp_endpoint: str | None = Field(
         None,
-        description="Where traces go, as `http://collector:4318`, with the extra `traces` installed. Unset: nowhere.",
+        description="Where traces are sent, such as `http://collector:4318`, with the extra `traces`"
+        " installed. Unset: nowhere.",
     )
 
     @field_validator("s3_buckets", "evidence_trust_lists", mode="before")
@@ -417,43 +427,31 @@ class Settings(BaseSettings):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
-    @field_validator("close_aside_hours", mode="before")
+    @field_validator(*_PAIRS, mode="before")
     @classmethod
-    def _rules(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            rules = [
-                tuple(part.strip() for part in rule.split("=")) for rule in value.split(",") if rule.strip()
-            ]
-            if not all(len(rule) == 2 for rule in rules):
-                raise ValueError('it is written as "refused=HOURS,no_face=HOURS"')
-            return tuple(rules)
-        return value
+    def _pairs(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [
+            tuple(part.strip() for part in pair.rsplit("=", 1)) for pair in value.split(",") if pair.strip()
+        ]
+        if not all(len(pair) == 2 for pair in pairs):
+            raise ValueError(f'it is written as "{_PAIRS[info.field_name or ""]}"')
+        return tuple(pairs)
 
     @field_validator("close_aside_hours")
     @classmethod
     def _after_a_while(cls, value: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
         if not all(1 <= hours <= 24 * _DAYS_AT_MOST for _, hours in value):
-            raise ValueError("a person has at least an hour to look; to close nothing by rule, name no hours")
+            raise ValueError("give people at least an hour to look; to close nothing by rule, name no hours")
         if len({why for why, _ in value}) < len(value):
-            raise ValueError("one of them is named twice")
-        return value
-
-    @field_validator("retention_days", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            pairs = [
-                [part.strip() for part in pair.rsplit("=", 1)] for pair in value.split(",") if pair.strip()
-            ]
-            if not all(len(pair) == 2 for pair in pairs):
-                raise ValueError('it is written as "SOURCE=DAYS,*=DAYS"')
-            return tuple(tuple(pair) for pair in pairs)
+            raise ValueError("a reason is named twice")
         return value
 
     @field_validator("retention_days")
     @classmethod
     def _kept_for_a_while(cls, value: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
-        # Of no days or fewer every decided case would be past due, and what is erased does not come back.
+        # With zero days or fewer every decided case would be erased, and nothing brings it back.
         if not all(days > 0 for _, days in value):
             raise ValueError("days must be greater than 0; to keep texts for ever, name no days")
         if not all(days <= _DAYS_AT_MOST for _, days in value):
@@ -470,18 +468,18 @@ class Settings(BaseSettings):
         if value is None:
             return None
         from limits import (
-            parse_many,  # slow to import, for every command: only who sets a rate waits
+            parse_many,  # slow to import: only those who set a rate wait for it
         )
 
         rates = parse_many(value)
         if len(rates) != 1 or rates[0].amount < 1:
-            raise ValueError('it is one rate of at least one case, as in "1000/minute"')
+            raise ValueError('give one rate of at least one case, as in "1000/minute"')
         return value
 
     @field_validator("database_url", "broker_url")
     @classmethod
     def _readable(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        """Every address is read at the start: what is wrong with it is said then, and not when it is used."""
+        """Read every address at the start, so that a wrong one is reported then and not at its first use."""
         read = read_database if info.field_name == "database_url" else read_broker
         try:
             read(value.get_secret_value())
@@ -493,12 +491,12 @@ class Settings(BaseSettings):
     @classmethod
     def _without_password(cls, value: str | None) -> str | None:
         if value is None or not value.strip():
-            return None  # set to nothing, as `${STORE:-}` does where nobody chose one
+            return None  # set to nothing, as `${STORE:-}` does when there is none
         found = re.match(r"https?://([^/?#]+)", value.strip(), re.IGNORECASE)
         if found is None:
             raise ValueError("it is no address of the form https://HOST or http://HOST:PORT")
         if "@" in found[1]:
-            raise ValueError("it holds a user or a password, which are not for an address that is shown")
+            raise ValueError("it holds a user or a password, but this address is shown")
         return value.strip()
 
     @classmethod
@@ -510,7 +508,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is in the environment wins over the env file, whether it is a value or names a secret's file."""
+        """The environment wins over the env file, both with values and with names of secrets' files."""
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, DotEnvSettingsSource)
         return (
@@ -523,7 +521,7 @@ class Settings(BaseSettings):
 
     @property
     def unknown(self) -> tuple["UnknownSetting", ...]:
-        """Variables that look like settings and are none: nothing reads them."""
+        """Variables that look like settings but are none. Nothing reads them."""
         return self._unknown
 
     @property
@@ -533,10 +531,10 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True)
 class UnknownSetting:
-    """A variable that is named like a setting."""
+    """A variable whose name begins like a setting's."""
 
     name: str
-    nearest: str | None  # None when no setting has a name like it
+    nearest: str | None  # None when no setting has a similar name
 
     def __str__(self) -> str:
         return f"{self.name} is no setting" + (f": did you mean {self.nearest}?" if self.nearest else "")
@@ -565,8 +563,8 @@ def _unknown_settings(variables: Mapping[str, str | None]) -> tuple[UnknownSetti
 
 def read_settings(env_file: Path | None = None) -> Settings:
     """Read the environment once. Raise SetupProblem naming each variable that cannot be used."""
-    chosen = env_file or Path(os.environ.get("BONAFIDE_ENV_FILE", STACK_ENV))
-    file = chosen if chosen.is_file() else None
+    path = env_file or Path(os.environ.get("BONAFIDE_ENV_FILE", STACK_ENV))
+    file = path if path.is_file() else None
     try:
         made = Settings(_env_file=file)  # pyright: ignore[reportCallIssue]
         in_file = DotEnvSettingsSource(Settings, env_file=file).env_vars
@@ -582,5 +580,5 @@ def read_settings(env_file: Path | None = None) -> Settings:
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of this process, for the edges: `cli`, `web` and `worker`."""
+    """The settings of this process, read once. Only the edges call this: `cli`, `web` and `worker`."""
     return read_settings()

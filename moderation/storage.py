@@ -1,9 +1,9 @@
-"""S3, where the platform's images lie: read under limits, signed for viewing and uploading. No image is ever changed.
+"""S3, which holds the platform's images: read under limits, signed for viewing and uploading, never changed.
 
-Our own archives of old cases lie in a bucket beside, which no image is read from.
+Our archives of old cases lie in another bucket, and no image is read from it.
 
-Any S3-compatible store will do. A library's exception stops here: what leaves is `errors.ImageRejected` when the
-image is at fault and `errors.StorageUnavailable` when the store is.
+Any S3-compatible store will do. The library's exceptions stop here and become `errors.ImageRejected` when the image is
+at fault, `errors.StorageUnavailable` when the store is.
 """
 
 import hashlib
@@ -37,41 +37,41 @@ from moderation.errors import (
 )
 from moderation.settings import Settings
 
-#: Bytes read at a time, so that a file over the limit is given up early.
+#: Bytes read at a time, so that reading a file over the limit stops early.
 CHUNK = 256 * 1024
 
-#: The store says that there is nothing (more) to fetch: asking again changes nothing. A code of three digits is the
-#: status of an answer in which there was no code, as of one in HTML.
+#: The store has nothing (more) to fetch, and asking again changes nothing. Three digits are the status of an answer
+#: without a code, for example in HTML.
 _GONE = {
     *(
         "NoSuchKey",
         "NoSuchVersion",
         "404",
-    ),  # but not NoSuchBucket: an allowed bucket that is gone is a fault of ours
+    ),  # but not NoSuchBucket: a missing allowed bucket is our fault
     *("MethodNotAllowed", "405"),  # the version is a delete marker
     "InvalidObjectState",  # archived
-    *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can be
+    *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can exist
     "XMinioInvalidObjectName",  # the same in MinIO's words
 }
 
-#: Of a key with steps. What nobody can be shown nobody has analysed either.
+#: The reason for a key with steps. Nobody can be shown such an image, so it is not analysed.
 _NOBODY_SEES_IT = (
     "the key has a `.` or `..` between slashes: browsers leave it out and would ask for another object, so that nobody "
     "could be shown this one"
 )
-#: How an object may be compressed on its way, as browsers undo it. What else is said there (`aws-chunked`, `utf-8`) is
-#: no compression, and browsers take no notice of it.
+#: Compressions that browsers and we undo. Other values of the header (`aws-chunked`, `utf-8`) are no compression, and
+#: browsers ignore them.
 _GZIP = {"gzip", "x-gzip"}
-#: Those that browsers undo and we do not.
+#: Compressions that browsers undo and we do not.
 _NOT_UNDONE = {"deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"}
 
 
 @dataclass(frozen=True)
 class FetchedImage:
     data: bytes
-    #: Of `data`, in hexadecimal.
+    #: Digest of `data`, in hexadecimal.
     sha256: str
-    #: Of the object that was read; None when the bucket keeps no versions.
+    #: Version of the object that was read. None when the bucket keeps no versions.
     version_id: str | None
 
 
@@ -86,7 +86,7 @@ class Upload:
 
 
 class Storage:
-    """The buckets this installation may read. Safe to share between threads."""
+    """The buckets that this installation may read. Threads may share it."""
 
     def __init__(self, settings: Settings, *, connections: int = 10) -> None:
         """Raise SetupProblem without credentials."""
@@ -94,7 +94,7 @@ class Storage:
         _require_credentials(settings)
         self._client = _open_client(settings, settings.s3_endpoint_url, connections)
         public = settings.s3_public_endpoint_url
-        # Signing talks to nobody; it only needs the address that the reader of the URL will use.
+        # Signing connects to nothing; it only needs the address that the URL's reader will use.
         self._signer = self._client if public is None else _open_client(settings, public, 1)
 
     def allow(self, image: ImageRef) -> None:
@@ -106,13 +106,13 @@ class Storage:
         return image.bucket in self._settings.s3_buckets
 
     def fetch_image(self, image: ImageRef) -> FetchedImage:
-        """The exact bytes of this version, read under the limits of size and of time.
+        """The exact bytes of this version, read under the limits of size and time.
 
-        Raise ImageMissing or ImageTooLarge, BucketNotRead, StorageUnavailable after the client's own retries, or
-        StorageTooSlow at the first bytes that come `image_fetch_seconds` after the beginning.
+        Raise ImageMissing, ImageTooLarge, BucketNotRead, StorageUnavailable after the client's own retries, or
+        StorageTooSlow when bytes still come after `image_fetch_seconds`.
         """
         if not self._reads(image):
-            # Intake took it: whoever set up this process named it fewer buckets, and may still mend that.
+            # Intake accepted it, but this process is set up with fewer buckets. An operator can repair that.
             raise BucketNotRead(
                 f"this worker may not read the bucket {image.bucket!r}: BONAFIDE_S3_BUCKETS does not name it"
             )
@@ -122,7 +122,7 @@ class Storage:
         deadline = time.monotonic() + self._settings.image_fetch_seconds
         try:
             reply = self._client.get_object(Bucket=image.bucket, Key=image.key, **_version(image))
-            # Some stores send a body in pieces, or until they hang up, and say no length.
+            # Some stores give no length: they send pieces, or send until they close.
             length = reply.get("ContentLength")
             if length is not None and length > limit:
                 raise ImageTooLarge(f"the file has {length:,} bytes; at most {limit:,} are read")
@@ -136,20 +136,20 @@ class Storage:
         data = _uncompressed(data, reply.get("ContentEncoding") or "", limit)
         return FetchedImage(data, hashlib.sha256(data).hexdigest(), reply.get("VersionId"))
 
-    def put_image(self, key: str, data: bytes, media_type: str, *, bucket: str | None = None) -> ImageRef:
+    def put_image(self, key: str, data: bytes, media_type: str) -> ImageRef:
         """Store bytes under `key`. For our own commands; platforms use a signed upload."""
-        target = bucket or self._upload_bucket()
+        bucket = self._upload_bucket()
         try:
-            reply = self._client.put_object(Bucket=target, Key=key, Body=data, ContentType=media_type)
+            reply = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=media_type)
         except (ClientError, BotoCoreError) as error:
             raise StorageUnavailable(f"storage refused the upload: {error}") from error
-        return ImageRef(target, key, reply.get("VersionId"))
+        return ImageRef(bucket, key, reply.get("VersionId"))
 
     def sign_upload(self, media_type: str, *, owner: str, sha256: str | None = None) -> Upload:
-        """Permit a PUT of one key, for a while. Keys of different owners never meet.
+        """Permit a PUT of one key, for a while. Different owners never share a key.
 
-        With the bytes' digest the same bytes have the same key, so that a flag of them repeated is the same flag.
-        Without it every upload has a new key, which nobody can guess.
+        With `sha256` the same bytes get the same key, so that a repeated flag is the same flag. Without it every upload
+        has a new key that nobody can guess.
         """
         lifetime = self._settings.upload_url_seconds
         key = f"uploads/{owner}/{sha256 or uuid4()}"
@@ -163,9 +163,9 @@ class Storage:
         return Upload(ImageRef(bucket, key), url, {"Content-Type": media_type}, expires_at)
 
     def sign_view(self, image: ImageRef) -> str:
-        """A URL that shows this image for minutes. Made when somebody looks, never stored.
+        """A URL that shows this image for some minutes. It is made when somebody looks, and never stored.
 
-        Raise RequestRefused for a key for which a browser would ask by another name.
+        Raise RequestRefused for a key that browsers would change.
         """
         self.allow(image)
         if _has_steps(image):
@@ -177,9 +177,9 @@ class Storage:
         )
 
     def put_archive(self, bucket: str, key: str, data: bytes) -> None:
-        """Write an object of an archive. Raise SetupProblem for a bucket that images are read from."""
+        """Write an archive's object. Raise SetupProblem for a bucket of images."""
         if bucket in self._settings.s3_buckets:
-            # Whoever flags an object of it as an image would have it signed for a reviewer's browser.
+            # Otherwise somebody could flag an archive's object as an image, and reviewers would get a signed URL of it.
             raise SetupProblem(
                 f"archives cannot lie in {bucket!r}, which images are read from: give them a bucket of their own"
             )
@@ -189,7 +189,7 @@ class Storage:
             raise StorageUnavailable(f"storage refused the archive {bucket}/{key}: {error}") from error
 
     def read_archive(self, bucket: str, key: str) -> bytes:
-        """An object of an archive, whole. Raise ArchiveBroken when it is gone."""
+        """An archive's whole object. Raise ArchiveBroken when it is gone."""
         try:
             return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
         except ClientError as error:
@@ -200,7 +200,7 @@ class Storage:
             raise StorageUnavailable(f"storage does not answer: {error}") from error
 
     def remove_archive(self, bucket: str, key: str) -> None:
-        """Remove an object of an archive; nothing happens when it is gone."""
+        """Remove an archive's object. Do nothing when it is gone."""
         try:
             self._client.delete_object(Bucket=bucket, Key=key)
         except (ClientError, BotoCoreError) as error:
@@ -222,7 +222,7 @@ class Storage:
 
 
 def _require_credentials(settings: Settings) -> None:
-    """Raise SetupProblem when the settings name no credentials and boto3 finds none where it looks."""
+    """Raise SetupProblem when neither the settings nor boto3's usual places have credentials."""
     named = settings.s3_access_key_id is not None, settings.s3_secret_access_key is not None
     if all(named):
         return
@@ -232,7 +232,7 @@ def _require_credentials(settings: Settings) -> None:
         raise SetupProblem(f"the credentials for S3 cannot be used: {error}") from error
     if found is None:
         raise SetupProblem(
-            "there are no whole credentials for S3: set both BONAFIDE_S3_ACCESS_KEY_ID and "
+            "the credentials for S3 are incomplete: set both BONAFIDE_S3_ACCESS_KEY_ID and "
             "BONAFIDE_S3_SECRET_ACCESS_KEY, or give this host a role"
         )
 
@@ -252,19 +252,19 @@ def _open_client(settings: Settings, endpoint: str | None, connections: int) -> 
 
 
 def _leave_dates_out(response_dict: dict[str, Any], **_: Any) -> None:
-    """Nobody here reads them, and botocore stumbles over one that is written in another way."""
+    """Drop dates: we read none, and botocore fails on unusual ones."""
     for name in ("Last-Modified", "Expires", "x-amz-object-lock-retain-until-date"):
         response_dict["headers"].pop(name, None)
 
 
 def _client_config(connections: int, *, path_style: bool) -> Config:
     return Config(
-        # Without it boto3 signs view URLs in a form that S3-compatible stores refuse.
+        # Without this boto3 signs view URLs in a form that S3-compatible stores refuse.
         signature_version="s3v4",
         s3={"addressing_style": "path" if path_style else "auto"},
-        # One connection per thread that fetches; boto3's default of ten makes the others wait and warn.
+        # One connection per thread that fetches. With boto3's default of ten the others wait and warn.
         max_pool_connections=connections,
-        # A lease is a minute: three tries within it, then the case goes back into the line.
+        # A lease is a minute: three tries fit into it, then the case returns to the line.
         connect_timeout=3,
         read_timeout=10,
         retries={"mode": "standard", "total_max_attempts": 3},
@@ -282,12 +282,12 @@ def _read(body: Any, limit: int, deadline: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     with body:
-        # What has come, each time anything has: where bytes trickle, a whole chunk would be waited for without end, as
-        # each byte starts the connection's own timeout again. botocore's stream has no such call.
+        # Read what has come so far. Otherwise a slow sender could keep us waiting for a whole chunk without end: each
+        # byte restarts the connection's timeout. botocore's stream has no such call.
         while part := body._raw_stream.read1(CHUNK):  # noqa: SLF001
             size += len(part)
             if size > limit:
-                raise ImageTooLarge(f"the file has more than {limit:,} bytes, which are as many as are read")
+                raise ImageTooLarge(f"the file has more than {limit:,} bytes, the most that we read")
             if time.monotonic() > deadline:
                 raise StorageTooSlow(f"storage had sent {size:,} bytes when the time for one image was over")
             parts.append(part)
@@ -295,18 +295,18 @@ def _read(body: Any, limit: int, deadline: float) -> bytes:
 
 
 def _has_steps(image: ImageRef) -> bool:
-    """Whether browsers cannot ask for the key: to them `.` and `..` between slashes are steps in a path."""
+    """Whether browsers cannot request the key: they treat `.` and `..` between slashes as steps in a path."""
     return not {".", ".."}.isdisjoint(image.key.split("/"))
 
 
 def _uncompressed(data: bytes, encoding: str, limit: int) -> bytes:
-    """The image as browsers show it, when the store says that it is compressed.
+    """Undo the compression that the store names, as browsers do.
 
-    Raise ImageTooLarge, ImageCorrupt, or UnsupportedFormat for a compression that is not undone here.
+    Raise ImageTooLarge, ImageCorrupt, or UnsupportedFormat for a compression that we do not undo.
     """
     named = {part.strip().lower() for part in encoding.split(",")}
     if named & _NOT_UNDONE:
-        raise UnsupportedFormat(f"the store sends the file compressed as {encoding}: only gzip is undone")
+        raise UnsupportedFormat(f"the store sends the file compressed as {encoding}: only gzip is supported")
     if not named & _GZIP:
         return data
     undo = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
@@ -315,14 +315,14 @@ def _uncompressed(data: bytes, encoding: str, limit: int) -> bytes:
     except zlib.error as error:
         raise ImageCorrupt("the store says that the file is compressed as gzip, and it is not") from error
     if len(plain) > limit:
-        raise ImageTooLarge(f"the file has more than {limit:,} bytes, which are as many as are read")
+        raise ImageTooLarge(f"the file has more than {limit:,} bytes, the most that we read")
     if not undo.eof:
         raise ImageCorrupt("the file is compressed as gzip, and ends in the middle")
     return plain
 
 
 def _code(error: ClientError) -> str:
-    """The store's own code, or else the status of its answer."""
+    """The store's code, or without one the status of its answer."""
     answer: Mapping[str, Any] = error.response
     named = answer.get("Error", {}).get("Code") or answer.get("ResponseMetadata", {}).get(
         "HTTPStatusCode", ""
@@ -334,5 +334,5 @@ def _named(error: ClientError, image: ImageRef) -> Exception:
     code = _code(error)
     if code in _GONE:
         return ImageMissing(f"{image} is not there: {code}")
-    # Refused access is a matter of our keys or policy, not of the image: it waits until somebody mends that.
+    # Our keys or policy are at fault, not the image: it waits until somebody repairs that.
     return StorageUnavailable(f"storage answered {code or 'with an error'} for {image}")

@@ -1,7 +1,12 @@
-"""Traces over OpenTelemetry: from the request that opens a case, over the queue, to the row that holds its analysis.
+"""Traces with OpenTelemetry: from the request that opens a case, through the queue, to the row of its analysis.
 
 Off unless BONAFIDE_OTLP_ENDPOINT is set; then every function here does nothing. A trace carries ids, names and times,
 never a picture, a signed URL, a person's text or a statement's parameters.
+
+OpenTelemetry's instrumentations (as of 0.66b2) are not used, because they do not keep to that. Those of SQLAlchemy and
+Celery put the text of an exception on the span, and Postgres names the row's values in it. That of FastAPI puts the
+whole query there, a sign-in's code and what somebody searched for, and the client's address. Those of SQLAlchemy and
+redis make a trace of every look of the sweeper, every two seconds.
 """
 
 from collections.abc import Generator, Mapping
@@ -17,14 +22,14 @@ from moderation.settings import Settings
 #: The attribute that holds a case's id, on every span that is about one case.
 CASE = "bonafide.case"
 
-Kind = Literal["internal", "server", "client", "producer", "consumer"]
+SpanRole = Literal["internal", "server", "client", "producer", "consumer"]
 
-#: OpenTelemetry's tracer once `start` has made one.
+#: OpenTelemetry's tracer. None until `start` makes one.
 _tracer: Any = None
 
 
 def start(settings: Settings, service: str) -> None:
-    """Send this process's spans from now on, when an endpoint is set. Raise SetupProblem when that is not installed."""
+    """Begin to send spans, if an endpoint is set. Raise SetupProblem when OpenTelemetry is not installed."""
     global _tracer  # noqa: PLW0603  one per process, made at its start
     if settings.otlp_endpoint is None or _tracer is not None:
         return
@@ -48,11 +53,11 @@ def start(settings: Settings, service: str) -> None:
 def span(
     name: str,
     *,
-    kind: Kind = "internal",
+    kind: SpanRole = "internal",
     carried: Mapping[str, str] | None = None,
     attributes: Mapping[str, str | int] | None = None,
 ) -> Generator[Any]:
-    """Time a step. Yields the span, or None when traces are off.
+    """Time a step. Yield the span, or None when traces are off.
 
     With `carried` headers the step belongs to the trace that sent them.
     """
@@ -67,7 +72,7 @@ def span(
         kind=SpanKind[kind.upper()],
         context=None if carried is None else extract(dict(carried)),
         attributes=dict(attributes or {}),
-        # By default the whole text of an exception goes along, and that may hold anything.
+        # By default the whole text of an exception is sent, and it may hold anything.
         record_exception=False,
         set_status_on_exception=False,
     ) as current:
@@ -79,7 +84,7 @@ def span(
 
 
 def about(case_id: object) -> None:
-    """Say that the step being timed is about this case."""
+    """Note that the current step is about this case."""
     if _tracer is not None:
         from opentelemetry.trace import get_current_span
 
@@ -87,20 +92,20 @@ def about(case_id: object) -> None:
 
 
 def watch(engine: Engine) -> None:
-    """Time every statement of this engine: its text, which holds no value, and nothing of its parameters."""
+    """Time every statement of this engine, with its text and without its parameters. The text holds no value."""
     event.listen(engine, "before_cursor_execute", _statement_begins)
     event.listen(engine, "after_cursor_execute", _statement_ends)
     event.listen(engine, "handle_error", _statement_failed)
 
 
 def _carry(headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
-    """Before a message goes out: which trace it belongs to, and the id that is all it carries."""
+    """Add the trace to a message before it is sent, and note the id that it carries."""
     from opentelemetry.propagate import inject
 
     arguments = body[0] if isinstance(body, (tuple, list)) and body else ()
     case = {CASE: str(arguments[0])} if arguments else {}
     task = "" if headers is None else str(headers.get("task", ""))
-    with span(f"ring {task}".strip(), kind="producer", attributes=case):
+    with span(f"publish {task}".strip(), kind="producer", attributes=case):
         if headers is not None:
             inject(headers)
 
@@ -112,7 +117,7 @@ def _statement_begins(
         return
     from opentelemetry.trace import SpanKind, get_current_span
 
-    # Only within something: the sweeper looks every two seconds for ever.
+    # Only inside another step: the sweeper looks every two seconds for ever.
     if context is None or not get_current_span().get_span_context().is_valid:
         return
     verb = statement.split(None, 1)[0].upper() if statement.strip() else "SQL"
@@ -136,6 +141,6 @@ def _statement_failed(failure: Any) -> None:
     if timed is not None:
         from opentelemetry.trace import Status, StatusCode
 
-        # The kind of error and nothing of its text, which may hold values.
+        # Only the kind of the error: its text may hold values.
         timed.set_status(Status(StatusCode.ERROR, type(failure.original_exception).__name__))
         timed.end()

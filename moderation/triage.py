@@ -1,4 +1,4 @@
-"""Who is seen first, as arithmetic. Nothing here is stored: an order is derived when it is needed."""
+"""Which case comes first. Only arithmetic: nothing is stored, the order is computed when it is needed."""
 
 import enum
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from moderation.cases import Stage
 
 
 class Lane(enum.StrEnum):
-    """Where a case stands while it waits for its analysis."""
+    """The line in which a case waits for its analysis."""
 
-    #: Somebody's upload hangs on it.
+    #: Somebody's upload waits for it.
     LIVE = "live"
-    #: It can wait until nothing live does, but for one place in a few that is always its own.
+    #: It waits until no live case does. But one place in a few is always its own.
     BACKFILL = "backfill"
 
 
-#: From this priority on a case is in the live lane.
+#: From this priority on, a case is in the live lane.
 LIVE_FROM = 10
 
 
@@ -25,15 +25,15 @@ def lane_of(priority: int) -> Lane:
     return Lane.LIVE if priority >= LIVE_FROM else Lane.BACKFILL
 
 
-#: Seconds of age that one point of priority is worth: a hundred points are a day. Age always counts on, so that what
-#: has a low priority is seen later and never never.
+#: One point of priority is worth so many seconds of age: a hundred points are a day. Age always grows, so a case of low
+#: priority comes later, but it comes.
 PRIORITY_SECONDS = 864
-#: Seconds of age that the most uncertain verdict is worth: where the model cannot tell, a person says most.
+#: The most uncertain verdict is worth so many seconds of age: a person helps most where the model cannot tell.
 UNCERTAIN_SECONDS = 3600
-#: Seconds of age that it is worth when what a picture is declared to be and its verdict do not fit together.
+#: A verdict that contradicts what the picture is declared to be is worth so many seconds of age.
 CONFLICT_SECONDS = 4 * 3600
-#: Seconds of age that a stage is worth. Somebody waits for the answer to an appeal; an escalation was looked at once.
-STAGE_SECONDS: Mapping[Stage, int] = {
+#: Each stage is worth so many seconds of age. Somebody waits for an appeal; one person has seen an escalation.
+STAGE_AGE_SECONDS: Mapping[Stage, int] = {
     Stage.FIRST: 0,
     Stage.SECOND: 0,
     Stage.ESCALATED: 4 * 3600,
@@ -44,13 +44,13 @@ STAGE_SECONDS: Mapping[Stage, int] = {
 def head_start(
     priority: int, uncertainty: float, stage: Stage = Stage.FIRST, *, conflict: bool = False
 ) -> float:
-    """Seconds that a case is put before others which became ready at the same time.
+    """Seconds by which a case comes before others that became ready at the same time.
 
-    All cases age alike, so the order of two never changes while they wait: one stored time is the place of each.
-    `conflict` says that the evidence and the verdict do not fit together.
+    All cases age alike, so the order of two never changes while they wait, and one stored time is enough for each.
+    `conflict`: the evidence contradicts the verdict.
     """
     doubt = UNCERTAIN_SECONDS * uncertainty + CONFLICT_SECONDS * conflict
-    return PRIORITY_SECONDS * priority + doubt + STAGE_SECONDS[stage]
+    return PRIORITY_SECONDS * priority + doubt + STAGE_AGE_SECONDS[stage]
 
 
 def uncertainty(verdict: Verdict | None) -> float:
@@ -62,7 +62,7 @@ def uncertainty(verdict: Verdict | None) -> float:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """How the waiting line stands, by the database's clock."""
+    """The state of the line, by the database's clock."""
 
     waiting: int
     analyzing: int
@@ -71,12 +71,12 @@ class QueueStats:
     oldest_waiting_seconds: float
     #: Cases that became ready per second, over the last minute.
     ready_per_second: float
-    #: Cases that wait to be analysed once more, behind all others. Counted up to a hundred thousand.
+    #: Reruns that wait, behind all other cases. Counted up to a hundred thousand.
     reruns: int = 0
 
     @property
     def estimated_wait_seconds(self) -> float | None:
-        """When a case submitted now would be ready, at the present rate. None while nothing is being finished."""
+        """Seconds until a case submitted now would be ready, at the current rate. None while no case becomes ready."""
         ahead = self.waiting + self.analyzing
         if ahead == 0:
             return 0.0
@@ -86,7 +86,7 @@ class QueueStats:
 def retry_delay(attempt: int, *, random: float) -> float:
     """Seconds to wait before the next try: 1, 2, 4 … at most 300, with full jitter on the upper half.
 
-    `random` is in [0, 1). Jitter keeps a thousand cases that failed together from coming back together
+    `random` is in [0, 1). With jitter a thousand cases that failed at the same time do not all return at the same time
     (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
     """
     ceiling = min(300.0, 2.0 ** max(0, attempt - 1))
@@ -94,5 +94,5 @@ def retry_delay(attempt: int, *, random: float) -> float:
 
 
 def postponed_for(postponements: int) -> float:
-    """Seconds that so many `retry_delay`s add up to, at the most."""
+    """The largest sum of so many `retry_delay`s, in seconds."""
     return sum(min(300.0, 2.0**n) for n in range(postponements))

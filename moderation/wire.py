@@ -1,4 +1,4 @@
-"""What travels between a platform and us: one definition for the API, its OpenAPI document and the client."""
+"""The messages between a platform and us: one definition for the API, its OpenAPI document and the client."""
 
 import json
 import re
@@ -11,28 +11,27 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from moderation.analysis import Abstain, Label, Technique
 from moderation.cases import CaseState, Flag, ImageRef, Stage
-from moderation.decisions import Answer as ArtifactAnswerWord
-from moderation.decisions import Outcome
+from moderation.decisions import Answer, Outcome
 from moderation.likeness import Faces
 
-#: Bytes of `context` as JSON: enough for ids and links, too little to become a second database.
+#: Bytes of `context` as JSON: enough for ids and links, too little for a second database.
 CONTEXT_AT_MOST = 4096
 
-# Postgres cannot hold a NUL in text, and a control character in a name is a mistake or an attack.
+# Postgres cannot store a NUL in text. A control character in a name is a mistake or an attack.
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _Text = StringConstraints(pattern=_TEXT)
-# A name is one line: it goes into logs, headers and file names.
+# A name is one line, because it goes into logs, headers and file names.
 _LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 _Line = StringConstraints(pattern=_LINE)
 _MEDIA_TYPE = r"^image/[a-z0-9.+-]{1,60}$"
 _SHA256 = r"^[0-9a-f]{64}$"
-#: What a query may look for.
+#: Texts that a query may look for.
 SOUGHT = r"^[^\x00]*$"
-#: Of the header Idempotency-Key.
+#: Texts of the header Idempotency-Key.
 PRINTABLE = r"^[\x20-\x7e]+$"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Line]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
-# Half of a surrogate pair is no character either. In a field that is text pydantic refuses it by itself.
+# Half of a surrogate pair is no character either. Pydantic itself refuses it in text fields.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -43,10 +42,13 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Answer(BaseModel):
-    """What we send: later versions may add fields, so a client ignores those it does not know."""
+class Response(BaseModel):
+    """What we send: later versions may add fields, so a client ignores those it does not know.
 
-    model_config = ConfigDict(frozen=True)
+    It is made of fields, or of a value of ours that has the same names.
+    """
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 class ImageIn(Wire):
@@ -58,7 +60,7 @@ class ImageIn(Wire):
 
 
 class CaseIn(Wire):
-    """A flag: please look at this image."""
+    """A flag: a request to look at this image."""
 
     image: ImageIn
     source: Name | None = Field(
@@ -98,7 +100,7 @@ class CaseIn(Wire):
 
 
 def _texts(value: JsonValue) -> Iterator[str]:
-    """All text in it, the names of fields as well."""
+    """All texts in it, also the names of fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -110,24 +112,24 @@ def _texts(value: JsonValue) -> Iterator[str]:
             yield from _texts(one)
 
 
-class Links(Answer):
+class Links(Response):
     self: str
 
 
-class CaseAccepted(Answer):
+class CaseAccepted(Response):
     id: UUID
     state: CaseState
     links: Links
 
 
-class ChangeOut(Answer):
+class ChangeOut(Response):
     """Something that happened to a case."""
 
     kind: str = Field(description="As in the event log: `decided`, `second_review_asked`, `escalated` …")
     at: datetime
 
 
-class Problem(Answer):
+class Problem(Response):
     """RFC 9457 problem details, with a stable `code`."""
 
     type: str = "about:blank"
@@ -138,27 +140,27 @@ class Problem(Answer):
     request_id: str | None = None
     #: For `invalid_request`: for each field its `pointer` (RFC 6901, into the body), or `parameter` and `in`; `detail`.
     errors: list[dict[str, Any]] | None = None
-    #: For `stale_case`: what happened since the version that was named, oldest first.
+    #: For `stale_case`: what has happened since the named version, oldest first.
     changes: list[ChangeOut] | None = None
 
 
 class BatchIn(Wire):
-    """Up to a thousand flags. Each is read on its own: one that is malformed harms no other."""
+    """Up to a thousand flags. Each is read separately: a malformed one harms no other."""
 
     cases: list[Any] = Field(
         min_length=1, json_schema_extra={"items": {"$ref": "#/components/schemas/CaseIn"}, "maxItems": 1000}
     )
 
 
-class BatchOutcome(Answer):
-    """What became of one item, at the same place in the list as the item."""
+class BatchOutcome(Response):
+    """The outcome of one item, at the item's place in the list."""
 
     status: Annotated[int, Field(description="202 opened, 200 was open already, 409 or 422 refused.")]
     case: CaseAccepted | None = None
     problem: Problem | None = None
 
 
-class BatchOut(Answer):
+class BatchOut(Response):
     accepted: int = Field(description="Opened by this call.")
     repeated: int = Field(description="Had been opened before by the same request.")
     refused: int
@@ -173,7 +175,7 @@ class UploadIn(Wire):
     )
 
 
-class UploadOut(Answer):
+class UploadOut(Response):
     """PUT the image's bytes to `url` with exactly these headers, then submit a case with `image`."""
 
     method: Literal["PUT"] = "PUT"
@@ -183,23 +185,31 @@ class UploadOut(Answer):
     expires_at: datetime
 
 
-class VerdictOut(Answer):
+class VerdictOut(Response):
     """What the model says. A person decides."""
 
     label: Label
     score: float | None = Field(
-        description="In [0, 1]; the higher the likelier a deepfake. A probability only when calibrated."
+        description="In [0, 1]; the higher the likelier a deepfake. A probability only where `is_probability`."
     )
     margin: float | None
     answer_mass: float | None
-    calibrated: bool
+    calibrated: bool = Field(description="Whether the score was fitted on labelled pictures.")
+    calibrated_on: str | None = Field(
+        None, description="On which pictures, in words. Null: on none, or it is not known here."
+    )
+    is_probability: bool = Field(
+        default=False,
+        description="Whether the calibration holds for the case's source: pictures of it were fitted to. "
+        "Elsewhere the score only orders cases.",
+    )
     technique: Technique | None
     technique_scores: dict[Technique, float] | None
     abstain: Abstain | None
 
 
-class EffectOut(Answer):
-    """By how much the face's score falls when the artifact's region is hidden: the mean over several ways to hide."""
+class EffectOut(Response):
+    """How far the face's score falls without the artifact's region: the mean over several ways to hide it."""
 
     score_without: float = Field(description="The face's score with the region hidden.")
     margin_fall: float = Field(description="How much lower the margin is then; negative: higher.")
@@ -210,8 +220,8 @@ class EffectOut(Answer):
     supported: bool = Field(description="Whether the fall is larger than the control's, beyond its noise.")
 
 
-class ForeignOut(Answer):
-    """Where pixels look foreign to the face, to a model that looks at pixels alone. No verdict comes from it."""
+class ForeignOut(Response):
+    """Where pixels look foreign to the face, to a model that sees only pixels. No verdict comes from it."""
 
     side: int = Field(description="Of the square grid, in cells.")
     values: str = Field(
@@ -223,7 +233,7 @@ class ForeignOut(Answer):
     highest: list[str] = Field(description="Regions in which it is highest, the highest first.")
 
 
-class ArtifactOut(Answer):
+class ArtifactOut(Response):
     region: str
     regions: list[str]
     text: str
@@ -235,7 +245,7 @@ class ArtifactOut(Answer):
     )
 
 
-class FaceOut(Answer):
+class FaceOut(Response):
     box: list[float] = Field(description="Left, top, right, bottom in pixels of the upright picture.")
     confidence: float
     landmarks: list[list[float]] | None
@@ -254,8 +264,8 @@ class FaceOut(Answer):
     )
 
 
-class PictureOut(Answer):
-    """What the bytes were."""
+class PictureOut(Response):
+    """Facts about the file."""
 
     sha256: str
     size: int
@@ -267,8 +277,8 @@ class PictureOut(Answer):
     notes: list[str]
 
 
-class FactOut(Answer):
-    """One fact about the picture that no model gave."""
+class FactOut(Response):
+    """One fact about the picture that does not come from a model."""
 
     kind: str = Field(description="What it is about: `content_credentials`, `generator`, `jpeg` …")
     status: str = Field(description="`found`, or `unreadable`: it is there and cannot be read.")
@@ -287,8 +297,8 @@ class FactOut(Answer):
     )
 
 
-class EvidenceOut(Answer):
-    """What is known beside the verdict. No score comes from it, and it never makes a verdict."""
+class EvidenceOut(Response):
+    """Facts beside the verdict. They make no score and no verdict."""
 
     declared: str | None = Field(
         description="What the strongest fact declares the picture to be: `synthetic` or `captured`."
@@ -300,7 +310,7 @@ class EvidenceOut(Answer):
     facts: list[FactOut] = Field(description="The strongest first. What is not among them was not found.")
 
 
-class DecisionOut(Answer):
+class DecisionOut(Response):
     """What a person decided."""
 
     id: UUID
@@ -315,14 +325,14 @@ class DecisionOut(Answer):
     )
 
 
-class ArchivedOut(Answer):
-    """An old case: its scores, rationale, questions and events were moved to an archive of the installation."""
+class ArchivedOut(Response):
+    """An old case: its scores, rationale, questions and events lie in an archive of the installation."""
 
     at: datetime
     place: str = Field(description="s3://BUCKET/KEY. An operator brings the case back, for an appeal say.")
 
 
-class CaseOut(Answer):
+class CaseOut(Response):
     id: UUID
     state: CaseState
     source: str
@@ -372,8 +382,8 @@ class CaseOut(Answer):
     links: Links
 
 
-class RelatedOut(Answer):
-    """Another case whose picture looks alike. Nothing was copied from it, and nothing follows from it."""
+class RelatedOut(Response):
+    """Another case with a similar picture. Nothing was copied from it, and it proves nothing."""
 
     id: UUID
     distance: int = Field(description="Bits of 256 in which the two hashes differ: 31 or fewer look alike.")
@@ -393,8 +403,8 @@ class RelatedOut(Answer):
     links: Links
 
 
-class ListedOut(Answer):
-    """A list that somebody imported, which holds a picture that looks like this one."""
+class ListedOut(Response):
+    """An imported list with a picture that looks like this one."""
 
     name: str
     note: str | None
@@ -402,12 +412,12 @@ class ListedOut(Answer):
     distance: int
 
 
-class RelatedPage(Answer):
+class RelatedPage(Response):
     cases: list[RelatedOut] = Field(description="The nearest first, then the newest. At most 50.")
     lists: list[ListedOut] = Field(description="Each once, with its nearest picture.")
 
 
-class CasePage(Answer):
+class CasePage(Response):
     cases: list[CaseOut]
     next_cursor: str | None = Field(
         description="Pass it as `cursor` for the next page. Null on the last one."
@@ -415,7 +425,7 @@ class CasePage(Answer):
 
 
 class ReviewerIn(Wire):
-    """Which of your reviewers acts: by the email under which they are known to this installation."""
+    """The reviewer who acts, by their email in this installation."""
 
     reviewer: Annotated[str, StringConstraints(min_length=3, max_length=320), _Text]
 
@@ -424,8 +434,8 @@ class ReleaseIn(ReviewerIn):
     token: Token
 
 
-class ClaimOut(Answer):
-    """A case is in front of this reviewer. Claim it again to renew; the token stays."""
+class ClaimOut(Response):
+    """This reviewer has claimed the case. Claim it again to renew; the token stays."""
 
     token: int
     expires_at: datetime
@@ -433,11 +443,11 @@ class ClaimOut(Answer):
 
 
 class ArtifactAnswerIn(Wire):
-    """Whether the reviewer sees what the model says it sees."""
+    """Whether the reviewer sees what the model names."""
 
     face: Annotated[int, Field(ge=0, le=1000, description="Index into the case's faces.")]
     ordinal: Annotated[int, Field(ge=1, le=1000, description="Place in that face's rationale, from 1.")]
-    answer: ArtifactAnswerWord
+    answer: Answer
 
 
 class DecisionIn(ReviewerIn):
@@ -457,7 +467,7 @@ class AppealIn(Wire):
     )
 
 
-class AppealOut(Answer):
+class AppealOut(Response):
     id: UUID
     decision: UUID = Field(description="What is appealed against.")
     reason: str
@@ -468,11 +478,20 @@ class AppealOut(Answer):
 
 class QuestionIn(Wire):
     question: Annotated[str, StringConstraints(min_length=1, max_length=500), _Text]
+    face: Annotated[int, Field(ge=1, le=32_767)] | None = Field(
+        None,
+        description="Which face: its place in the case's `faces`, from 1. Unset: the first that was judged. "
+        "One that was not judged is refused as `face_not_judged`.",
+    )
 
 
-class QuestionOut(Answer):
+class QuestionOut(Response):
     id: UUID
     question: str
+    face: int | None = Field(
+        None,
+        description="Which face it is about, from 1, as the case listed them then. Null: none had been judged.",
+    )
     answer: str | None = Field(description="In the model's words. Null until it is answered.")
     failure: str | None = Field(description="Why there is no answer: a code.")
     bundle: str | None
@@ -482,12 +501,12 @@ class QuestionOut(Answer):
     answered_at: datetime | None
 
 
-class QuestionList(Answer):
+class QuestionList(Response):
     questions: list[QuestionOut] = Field(description="The oldest first.")
     worker_is_there: bool = Field(description="Whether a worker lives that could answer now.")
 
 
-class StatsOut(Answer):
+class StatsOut(Response):
     waiting: int
     analyzing: int
     ready: int
@@ -503,7 +522,7 @@ WebhookKind = Literal["case.analyzed", "case.decided", "case.appealed", "case.wi
 
 
 class EndpointIn(Wire):
-    """Where you want to be told what happens to cases."""
+    """An address that gets your webhooks."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text] = Field(
         description="An https:// URL with a public address."
@@ -512,7 +531,7 @@ class EndpointIn(Wire):
     source: Name | None = Field(None, description="Only of cases of this source. Unset: of all.")
 
 
-class EndpointOut(Answer):
+class EndpointOut(Response):
     id: UUID
     url: str
     kinds: list[WebhookKind]
@@ -524,12 +543,12 @@ class EndpointOut(Answer):
     )
 
 
-class EndpointList(Answer):
+class EndpointList(Response):
     webhooks: list[EndpointOut]
 
 
-class DeliveryOut(Answer):
-    """One thing that was, or is to be, told to one endpoint."""
+class DeliveryOut(Response):
+    """One webhook to one endpoint, sent or waiting."""
 
     id: UUID = Field(description="The `webhook-id`, the same over every try.")
     case_id: UUID
@@ -544,15 +563,15 @@ class DeliveryOut(Answer):
     last_error: str | None
 
 
-class DeliveryPage(Answer):
+class DeliveryPage(Response):
     deliveries: list[DeliveryOut]
     next_cursor: UUID | None = Field(
         description="Pass it as `cursor` for the next page. Null on the last one."
     )
 
 
-class CaseTold(Answer):
-    """A case as a webhook tells of it: read the rest with `links.self`."""
+class CaseTold(Response):
+    """A case in a webhook. Read the rest with `links.self`."""
 
     id: UUID
     state: CaseState
@@ -572,15 +591,15 @@ class CaseTold(Answer):
     links: Links
 
 
-class WebhookOut(Answer):
-    """What is sent to your endpoint, signed as https://www.standardwebhooks.com says."""
+class WebhookOut(Response):
+    """A webhook to your endpoint, signed as in https://www.standardwebhooks.com."""
 
     type: WebhookKind
     timestamp: datetime
     data: CaseTold
 
 
-class StatementOut(Answer):
+class StatementOut(Response):
     """A draft: nothing is sent anywhere."""
 
     case: UUID
@@ -594,7 +613,7 @@ class StatementOut(Answer):
 
 # --- what is wrong with a request, in words
 
-#: Of a field's text that does not fit its pattern, which means nothing to whoever filled it in.
+#: Words for a text that does not fit its pattern. The pattern itself would tell its writer nothing.
 _MISFITS = {
     _TEXT: "holds a control character",
     _LINE: "holds a control character or more than one line",
@@ -603,7 +622,7 @@ _MISFITS = {
     SOUGHT: "holds a NUL",
     PRINTABLE: "is not printable ASCII",
 }
-#: What pydantic says, by its type of error, where it would speak of Python or of our classes.
+#: Our words for pydantic's errors, by type, where pydantic would name Python or our classes.
 _SAID = {
     "missing": "is missing",
     "extra_forbidden": "is not known here",
@@ -622,12 +641,12 @@ _SAID = {
 
 
 def field_name(place: Sequence[str | int]) -> str:
-    """A field as whoever sent it calls it: `image.key`, `feedback[2].face`. Empty for the whole."""
+    """A field's name for its sender: `image.key`, `feedback[2].face`. Empty for the whole."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def what_is_wrong(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors, as the rest of a sentence that begins with the field's name."""
+    """One of pydantic's errors, as the end of a sentence that begins with the field's name."""
     given: Mapping[str, Any] = error.get("ctx") or {}
     if error["type"] == "string_pattern_mismatch":
         return _MISFITS.get(given["pattern"], f"does not fit {given['pattern']}")

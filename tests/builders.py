@@ -36,8 +36,8 @@ def a_flag(**fields: Any) -> Flag:
 
 def an_opening(**fields: Any) -> Opening:
     key = fields.pop("idempotency_key", None)
-    ring = fields.pop("ring", False)
-    return Opening(new_id(), a_flag(**fields), key, ring)
+    publish = fields.pop("publish", False)
+    return Opening(a_flag(**fields), key, publish)
 
 
 def a_case(**fields: Any) -> Case:

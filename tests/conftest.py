@@ -5,11 +5,13 @@ A test that needs a service skips on a machine where it cannot be started, and f
 
 import os
 import secrets
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
+from zlib import crc32
 
 import psycopg
 import pytest
@@ -29,7 +31,53 @@ if TYPE_CHECKING:
 # Quick to load and complete in itself. Tests of `small` name it.
 os.environ.setdefault("BONAFIDE_BUNDLE", "mini")
 
+#: Folders whose tests need a running system or a GPU, and fixtures that start a server or a browser or load a model.
+SYSTEM_FOLDERS = {"acceptance", "chaos", "console", "gpu", "integration", "operators", "upgrade"}
+HEAVY_FIXTURES = {"servers", "chromium", "tiny", "scaled_llava"}
+#: Files that train, build or start processes for seconds. A single test of another file has the marker `slow`.
+SLOW_FILES = (
+    *(
+        "test_wheel.py",
+        "fuzz/*",
+        "worker/test_decoding.py",
+        "worker/test_evidence.py",
+        "files/test_in_children.py",
+    ),
+    *("dfa/test_surroundings.py", "dfa/test_train_*.py", "dfa/test_redraw.py", "dfa/test_gather.py"),
+    *("dfa/test_forgery_pairs.py", "dfa/test_small.py", "dfa/test_calibrate_command.py"),
+    *("dfa/test_model_commands.py", "dfa/test_bench_r*.py", "dfa/test_free_talk.py", "dfa/test_faces.py"),
+)
+
+_HERE = Path(__file__).parent
 _TEMPLATE = "bonafide_test_template"
+
+
+def pytest_configure() -> None:
+    """Give root a temporary folder for each checkout.
+
+    Pytest closes its folder to other users whenever a run starts. Under root our PostgreSQL is another user, and a run
+    of another checkout would take its files away.
+    """
+    if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        place = Path(tempfile.gettempdir()) / f"bonafide-tests-{crc32(bytes(Path(__file__))):08x}"
+        place.mkdir(exist_ok=True)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(place)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave folders unread that hold no fast test: reading them takes longer than the fast tests do."""
+    unread = collection_path.parent == _HERE and collection_path.name in SYSTEM_FOLDERS
+    return True if unread and config.option.markexpr == "fast" else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test as fast when it starts no server and no browser, loads no model and does not take seconds."""
+    assert isinstance(item, pytest.Function)
+    place = item.path.relative_to(_HERE)
+    starts = place.parts[0] in SYSTEM_FOLDERS or not HEAVY_FIXTURES.isdisjoint(item.fixturenames)
+    slow = item.get_closest_marker("slow") is not None or any(map(place.match, SLOW_FILES))
+    if not (starts or slow):
+        item.add_marker("fast")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from moderation.analysis import Analysis, Box, Face, FaceAnalysis, PictureFacts, image_verdict
+from moderation.analysis import Analysis, Basis, Box, Face, FaceAnalysis, PictureFacts, image_verdict
 from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError
@@ -36,6 +36,7 @@ class ScriptedDetector:
         seconds: float = 0.0,
         fingerprint: str = "scripted",
         bundle_name: str = "scripted 1",
+        basis: Basis | None = None,
         prepare: Callable[[bytes], Prepared] | None = None,
     ) -> None:
         self._script = script or (lambda crop: FaceAnalysis(crop.face, a_verdict()))
@@ -44,10 +45,14 @@ class ScriptedDetector:
         self._prepare = prepare or one_face
         self.fingerprint = fingerprint
         self.bundle_name = bundle_name
+        self.basis = basis
+        self.prompts_version = 1
         self.heartbeat = Heartbeat()
         self.groups: list[int] = []
         self.threads: set[str] = set()
         self.asked: list[tuple[FaceCrop, tuple[Turn, ...], str]] = []
+        #: What it was reminded of with each question.
+        self.reminded: list[tuple[Turn, ...]] = []
 
     def warm(self) -> None:
         """Nothing to load."""
@@ -70,10 +75,16 @@ class ScriptedDetector:
             for key, crop in group:
                 yield key, self._script(crop)
 
-    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]:
+    def served(self, face: FaceAnalysis) -> tuple[Turn, ...]:
+        return (Turn("What is it?", face.verdict.label.value),)
+
+    def converse(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+    ) -> Iterator[str]:
         """Says how many turns went before and repeats the question, a word at a time."""
         self.threads.add(threading.current_thread().name)
         self.asked.append((crop, tuple(turns), question))
+        self.reminded.append(tuple(served))
         yield f"After {len(turns)} answers I say:"
         for word in question.split():
             time.sleep(self._seconds)

@@ -1,6 +1,8 @@
+import dataclasses
+
 import pytest
 
-from moderation.analysis import Abstain, Label, Technique, Verdict, image_verdict
+from moderation.analysis import Abstain, Basis, Label, Technique, Verdict, image_verdict
 from tests.builders import a_verdict, bona_fide, undecided, with_verdict
 
 
@@ -50,3 +52,27 @@ def test_an_image_without_faces_says_so() -> None:
 def test_a_verdict_that_contradicts_itself_cannot_be_made(fields: dict) -> None:
     with pytest.raises(ValueError, match="with"):
         a_verdict(**{"technique": Technique.FS, **fields})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "source", "holds"),
+    [
+        pytest.param(a_verdict(calibrated=True), "avatars", True, id="a source it was fitted to"),
+        pytest.param(a_verdict(calibrated=True), "banners", False, id="another source"),
+        pytest.param(a_verdict(calibrated=True), None, False, id="a picture from nowhere"),
+        pytest.param(a_verdict(calibrated=False), "avatars", False, id="a score that was not fitted"),
+        pytest.param(
+            dataclasses.replace(undecided(), calibrated=True), "avatars", True, id="close to the threshold"
+        ),
+        pytest.param(
+            dataclasses.replace(undecided(Abstain.UNLIKE_TRAINING), calibrated=True),
+            "avatars",
+            False,
+            id="unlike what it was fitted to",
+        ),
+    ],
+)
+def test_a_score_is_a_probability_only_where_its_calibration_holds(
+    verdict: Verdict, source: str | None, *, holds: bool
+) -> None:
+    assert Basis("labelled pictures of avatars", ("avatars",)).holds(verdict, source) is holds

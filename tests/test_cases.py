@@ -12,7 +12,7 @@ _S, _M = CaseState, Move
 ALLOWED: dict[tuple[CaseState | None, Move], CaseState] = {
     (None, _M.ACCEPT): _S.WAITING,
     (_S.WAITING, _M.BEGIN): _S.ANALYZING,
-    (_S.ANALYZING, _M.HAND_BACK): _S.WAITING,
+    (_S.ANALYZING, _M.RELEASE): _S.WAITING,
     (_S.ANALYZING, _M.EXPIRE): _S.WAITING,
     (_S.ANALYZING, _M.RECORD): _S.READY,
     (_S.ANALYZING, _M.REFUSE): _S.READY,

@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Scripted]:
     made = Scripted(("127.0.0.1", 0), _Handler)
     made.answers, made.requests = [], []
-    threading.Thread(target=made.serve_forever, daemon=True).start()
+    threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
     yield made
     made.shutdown()
     made.server_close()

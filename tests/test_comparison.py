@@ -6,9 +6,9 @@ from uuid import UUID
 import pytest
 
 from moderation.analysis import Label
-from moderation.comparison import BARS, LISTED, Pair, Said, compare
 from moderation.decisions import Outcome
 from moderation.intervals import Share
+from moderation.rollouts.comparison import BARS, LISTED, BundleVerdict, Pair, compare
 from tests.builders import new_id
 
 DEEPFAKE, BONA_FIDE, UNDETERMINED = Label.DEEPFAKE, Label.BONA_FIDE, Label.UNDETERMINED
@@ -16,13 +16,13 @@ DEEPFAKE, BONA_FIDE, UNDETERMINED = Label.DEEPFAKE, Label.BONA_FIDE, Label.UNDET
 
 def said(
     label: Label, score: float | None = 0.5, *, calibrated: bool = True, seconds: float | None = 0.2
-) -> Said:
-    return Said(label, score, calibrated, seconds)
+) -> BundleVerdict:
+    return BundleVerdict(label, score, calibrated, seconds)
 
 
 def pair(
-    first: Said,
-    second: Said,
+    first: BundleVerdict,
+    second: BundleVerdict,
     *,
     decided: Outcome | None = None,
     blind: Outcome | None = None,

@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,36 @@ def test_the_documents_name_files_that_exist() -> None:
     assert missing == []
 
 
+def _architecture() -> str:
+    return (ROOT / "docs/architecture.md").read_text()
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    named = re.findall(r"`((?:\w+/)+(?:[\w.]+)?|\w+\.(?:md|yml|toml))`", _architecture())
+
+    # A folder of a room is named without the rooms above it, right beside these.
+    inside = {"web/console/", "gpt/", "instruct/", "train/", "bench/"}
+    assert len(named) > 60
+    assert [name for name in named if name not in inside and not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_has_the_rooms_of_the_import_contract() -> None:
+    rooms = re.findall(r"^\| (\d+) \| `(\w+)` \|", _architecture(), re.MULTILINE)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+
+    lines = [{room for line, room in rooms if int(line) == number} for number in range(1, len(layers) + 1)]
+
+    assert lines == [set(re.findall(r"\w+", layer)) for layer in layers]
+
+
+def test_the_architecture_lists_values_that_exist_where_it_says() -> None:
+    values = re.findall(r"^\| `([A-Z]\w+)` \| `([\w/]+\.py)` \|", _architecture(), re.MULTILINE)
+
+    assert 0 < len(values) <= 10
+    assert [name for name, file in values if f"class {name}" not in (ROOT / file).read_text()] == []
+
+
 # --- the site
 
 
@@ -70,6 +101,7 @@ def site(build: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return build["build"](tmp_path_factory.mktemp("docs"))
 
 
+@pytest.mark.slow
 def test_the_site_has_every_page_and_tells_of_every_call_command_and_setting(site: Path) -> None:
     from moderation.cli.main import app as commands
     from moderation.web.app import create_app
@@ -127,6 +159,7 @@ def test_the_site_is_searched_from_a_disk_without_a_network_in_the_colours_that_
     context.close()
 
 
+@pytest.mark.slow
 def test_the_compose_file_is_one() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
 

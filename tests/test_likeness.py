@@ -42,6 +42,7 @@ def test_the_bands_are_the_whole_hash_and_their_bounds_add_up() -> None:
     assert sum(bound(number) + 1 for number in range(0, len(BANDS), 2)) > NEAR
 
 
+@pytest.mark.slow
 @given(HASHES, st.sets(st.integers(0, BITS - 1), max_size=NEAR))
 @settings(max_examples=500, deadline=None)
 def test_every_near_hash_is_met(one: int, flipped: set[int]) -> None:

@@ -6,7 +6,7 @@ from moderation.errors import RolloutRefused
 from moderation.rollout import (
     Action,
     Rollout,
-    chosen,
+    bundle_for,
     main_of,
     promoted,
     rolled_back,
@@ -50,11 +50,11 @@ def test_what_serves_in_a_worker(rollout: Rollout, loaded: tuple[str, ...], serv
 def test_what_makes_a_cases_own_analysis(
     rollout: Rollout, attempt: int, loaded: tuple[str, ...], makes: str
 ) -> None:
-    assert {chosen(rollout, case, attempt, loaded, OWN) for case in CASES[:50]} == {makes}
+    assert {bundle_for(rollout, case, attempt, loaded, OWN) for case in CASES[:50]} == {makes}
 
 
 def _share(rollout: Rollout) -> set[UUID]:
-    return {case for case in CASES if chosen(rollout, case, 1, BOTH, OWN) == NEW}
+    return {case for case in CASES if bundle_for(rollout, case, 1, BOTH, OWN) == NEW}
 
 
 def test_a_share_is_that_part_of_the_cases_and_a_larger_one_holds_the_smaller() -> None:

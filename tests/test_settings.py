@@ -128,7 +128,7 @@ def test_a_stacks_own_secret_takes_the_place_of_a_named_file(monkeypatch: pytest
         pytest.param("RETENTION_DAYS", "*=9999999", "at most 36500", id="before all calendars"),
         pytest.param("WEBHOOK_LOG_DAYS", "99999999", "equal to 36500", id="a log older than webhooks"),
         pytest.param("ATTEMPTS_AT_MOST", "101", "equal to 100", id="a person would wait for weeks"),
-        pytest.param("RING_AGAIN_SECONDS", "1e300", "equal to 31622400", id="no number of seconds"),
+        pytest.param("PUBLISH_AGAIN_SECONDS", "1e300", "equal to 31622400", id="no number of seconds"),
         pytest.param("RETENTION_DAYS", "*=nan", "finite", id="no number at all"),
         pytest.param("RETENTION_DAYS", "*=inf", "finite", id="for ever has another form"),
         pytest.param("RETENTION_DAYS", "profiles=90, profiles=30", "named twice", id="which of both?"),

@@ -10,7 +10,7 @@ import pytest
 from moderation.analysis import Label, Technique
 from moderation.cases import Stage
 from moderation.decisions import Decision, Outcome
-from moderation.statements import Draft, Harm, Origin, Restriction, statement
+from moderation.reports.statements import Harm, Origin, Restriction, StatementDraft, statement
 from tests.builders import new_id
 
 FLAGGED = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
@@ -97,7 +97,7 @@ def every_decision() -> list[Decision]:
     ]
 
 
-def every_draft() -> list[tuple[Decision, Draft]]:
+def every_draft() -> list[tuple[Decision, StatementDraft]]:
     return [
         (
             decision,

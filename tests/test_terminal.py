@@ -1,5 +1,8 @@
 """What commands print for people, at eighty columns: nothing is cut that somebody must copy."""
 
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,7 +11,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from moderation.cli.show import print_case, print_cases, print_table, verdict_table
+from moderation.cli.show import (
+    OF_OTHERS,
+    UNCALIBRATED,
+    print_case,
+    print_cases,
+    print_rows,
+    print_table,
+    verdict_table,
+)
 from moderation.wire import CaseOut
 
 VERDICT = {
@@ -118,6 +129,21 @@ def test_one_case_is_shown_whole(capsys: pytest.CaptureFixture[str], case: CaseO
         assert words in out
 
 
+@pytest.mark.parametrize(
+    ("holds", "said"),
+    [
+        pytest.param(True, "a probability; calibrated on avatars", id="of a source it was fitted to"),
+        pytest.param(False, "orders cases, no probability here; calibrated on avatars", id="of another"),
+    ],
+)
+def test_a_score_is_shown_with_what_it_was_calibrated_on(
+    capsys: pytest.CaptureFixture[str], *, holds: bool, said: str
+) -> None:
+    print_case(a_case(verdict={**VERDICT, "calibrated_on": "avatars", "is_probability": holds}))
+
+    assert said in _printed(capsys)
+
+
 def test_a_decision_is_shown_with_its_reason_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     print_case(CASES[1])
 
@@ -157,3 +183,59 @@ def test_a_list_that_fits_is_a_table(capsys: pytest.CaptureFixture[str]) -> None
     print_table(table)
 
     assert "┃ id" in _printed(capsys)
+
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+    scopes: tuple[str, ...]
+    calls: int
+    made: datetime
+    revoked: datetime | None
+
+
+KEYS = [
+    Key("[bold]avatars[/]", ("read", "submit"), 12_345, datetime(2026, 11, 28, 18, 51, 7, tzinfo=UTC), None)
+]
+
+
+def test_a_list_is_told_to_people_by_its_columns_and_to_machines_by_its_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = {"name": "name", "scopes": "scopes", "made": "made", "revoked": "revoked", "calls": "calls"}
+
+    print_rows(KEYS, {**columns, "often": lambda key: "yes" if key.calls > 100 else "no"}, as_json=False)
+    for_people = _printed(capsys)
+    print_rows(KEYS, columns, as_json=True)
+    for_machines = capsys.readouterr().out
+
+    for words in ("[bold]avatars[/]", "read submit", "2026-11-28 18:51", "12,345", "often"):
+        assert words in for_people
+    assert "None" not in for_people
+    assert [json.loads(line) for line in for_machines.splitlines()] == [
+        {
+            "name": "[bold]avatars[/]",
+            "scopes": ["read", "submit"],
+            "calls": 12345,
+            "made": "2026-11-28 18:51:07+00:00",
+            "revoked": None,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "holds", "caption"),
+    [
+        pytest.param(True, True, None, id="a probability"),
+        pytest.param(True, False, OF_OTHERS, id="calibrated on other sources"),
+        pytest.param(False, False, UNCALIBRATED, id="not calibrated"),
+    ],
+)
+def test_a_table_says_below_why_its_scores_are_no_probabilities(
+    calibrated: bool,
+    holds: bool,
+    caption: str | None,
+) -> None:
+    case = a_case(verdict={**VERDICT, "calibrated": calibrated, "is_probability": holds})
+
+    assert verdict_table([case, case], first_column="picture", names={}).caption == caption

@@ -1,123 +1,137 @@
-"""One question through the worker: take it, fetch the picture, crop the face as then, ask the model, store.
+"""One question in the worker: fetch the picture, crop the face as the analysis did, ask the model, store the answer.
 
-The model sees the face and the earlier turns of the same case; it answers on the engine's thread, between its steps.
+The model sees the face, what it said of it in the analysis, and earlier questions about it with their answers. It
+answers on the engine's thread, between its steps.
 """
 
 import time
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Box, FaceAnalysis, Label
-from moderation.database.analyses import shown_analyses
+from moderation.database.analyses import StoredAnalysis, find_analysis, shown_analyses
 from moderation.database.questions import (
-    Begun,
+    HeldQuestion,
     begin_question,
-    hand_question_back,
+    question_is_suspect,
     record_answer,
     record_failure,
-    was_abandoned,
+    release_question,
 )
 from moderation.database.renditions import Renditions, record_renditions, with_thumbnails
+from moderation.database.work import stale_seconds
 from moderation.dfa.gpt.conversation import MOST_TURNS, Turn, answer_or_none
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
-from moderation.errors import EngineUnavailable, ImageRejected, RequestRefused, Unavailable
-from moderation.questions import answer_seconds
-from worker.analysis import fetch_again, write
+from moderation.errors import EngineUnavailable, QuestionRefused, RequestRefused
+from worker.analysis import fetch_again
+from worker.retries import Fail, Forget, Release, reaction
+from worker.run import Job, write
 from worker.station import Pipeline, Station
-from worker.telemetry import about_case
-
-log = structlog.get_logger()
 
 
 class NoFace(RequestRefused):
-    """There is nothing in the picture that the model could be asked about."""
+    """The picture has no face that the model could be asked about."""
 
     code = "no_face"
 
 
 class NoAnswer(RequestRefused):
-    """The model's reply cannot be read, or contradicts what it said of the same face."""
+    """The model's reply cannot be read, or contradicts what it said of the face before."""
 
     code = "unreadable"
 
 
-def answer(station: Station, question_id: UUID) -> None:
-    """Give one question an answer, or the reason that there is none. Safe to run twice for the same question.
+@dataclass(frozen=True)
+class Answered:
+    """What the model said, and which bundle said it."""
 
-    Raise Unavailable when the question went back: the sweeper rings for it again.
-    """
-    if station.draining.is_set():
-        return
-    stale_after = answer_seconds(station.settings)
-    with station.database.transaction() as session:
-        abandoned = was_abandoned(session, question_id, stale_after=stale_after)
-    if abandoned is None:
-        return
-    # As with cases and reruns: one that ended a worker, or may have, is tried while nothing else is.
-    with station.solitude.alone() if abandoned else station.solitude.together():
+    text: str
+    pipeline: Pipeline
+    seconds: float
+
+
+class AnswerQuestion(Job[HeldQuestion, Answered]):
+    """Give one question an answer, or the reason why it has none."""
+
+    name, action = "question", "answer"
+
+    def take(self, station: Station, row_id: UUID, *, quarantined: bool) -> HeldQuestion | None:
+        stale_after = stale_seconds(station.settings)
         with station.database.transaction() as session:
-            begun = begin_question(session, question_id, stale_after=stale_after)
-        if begun is not None:
-            with about_case(str(begun.case_id)):
-                _work(station, begun)
+            return begin_question(session, row_id, stale_after=stale_after, quarantined=quarantined)
 
+    def is_suspect(self, station: Station, row_id: UUID) -> bool:
+        with station.database.transaction() as session:
+            return question_is_suspect(session, row_id, stale_after=stale_seconds(station.settings))
 
-def _work(station: Station, begun: Begun) -> None:
-    started = time.monotonic()
-    try:
-        pipeline = _pipeline(station, begun.case_id)
-        text = _ask(station, pipeline, begun)
-    except (Unavailable, MemoryError):
-        write(station, lambda session: hand_question_back(session, begun))
-        raise
-    except (ImageRejected, RequestRefused) as error:
-        code = error.code if isinstance(error, (ImageRejected, NoFace, NoAnswer)) else "question_refused"
-        write(station, lambda session: _fail(session, begun, code))
-        return
-    except Exception as error:
-        log.error("question_failed", action="answer", question=str(begun.id), exc_info=error)
-        write(station, lambda session: _fail(session, begun, "fault"))
-        return
-    spent = time.monotonic() - started
+    def do(self, station: Station, held: HeldQuestion) -> Answered:
+        started = time.monotonic()
+        stored = _asked_of(station, held)
+        pipeline = _pipeline(station, stored)
+        text = _ask(station, pipeline, held, _face(stored, held.face))
+        return Answered(text, pipeline, time.monotonic() - started)
 
-    def record(session: Session) -> None:
-        record_answer(
-            session,
-            begun,
-            text,
-            bundle=pipeline.analyzer.bundle_name,
-            fingerprint=pipeline.fingerprint,
-            seconds=spent,
+    def record(self, station: Station, held: HeldQuestion, done: Answered) -> None:
+        write(
+            station,
+            lambda session: record_answer(
+                session,
+                held,
+                done.text,
+                bundle=done.pipeline.analyzer.bundle_name,
+                fingerprint=done.pipeline.fingerprint,
+                seconds=done.seconds,
+            ),
         )
 
-    write(station, record)
+    def react(self, station: Station, held: HeldQuestion, error: BaseException) -> Release | Fail | Forget:
+        if isinstance(error, RequestRefused) and not isinstance(error, (NoFace, NoAnswer)):
+            error = QuestionRefused(str(error))
+        return reaction(error, final=(RequestRefused,))
+
+    def release(self, station: Station, session: Session, held: HeldQuestion, end: Release) -> None:
+        release_question(session, held)
+
+    def fail(self, station: Station, session: Session, held: HeldQuestion, end: Fail) -> None:
+        record_failure(session, held, end.code)
 
 
-def _fail(session: Session, begun: Begun, code: str) -> None:
-    record_failure(session, begun, code)
+ANSWER = AnswerQuestion()
 
 
-def _pipeline(station: Station, case_id: UUID) -> Pipeline:
-    """The bundle whose analysis is on show, which is asked why; the one that serves when it is not here, or stopped."""
-    with station.database.transaction() as session:
-        stored = shown_analyses(session, [case_id]).get(case_id)
+def _asked_of(station: Station, held: HeldQuestion) -> StoredAnalysis | None:
+    """The analysis that was on show when the question was asked. When that is not known, the one on show now."""
+    with station.database.reading() as session:
+        asked = None if held.analysis_id is None else find_analysis(session, held.analysis_id)
+        return asked or shown_analyses(session, [held.case_id]).get(held.case_id)
+
+
+def _face(stored: StoredAnalysis | None, number: int | None) -> FaceAnalysis | None:
+    """The face that the question is about; without a number, the face that decided the verdict. None: there is none."""
+    faces = () if stored is None else stored.analysis.faces
+    place = (number or 1) - 1
+    return faces[place] if place < len(faces) else None
+
+
+def _pipeline(station: Station, stored: StoredAnalysis | None) -> Pipeline:
+    """The bundle of that analysis. When it is not here, or stopped, the bundle that serves."""
     shown = None if stored is None else station.pipelines.get(stored.analysis.fingerprint)
     return station.serving if shown is None or shown.stopped else shown
 
 
-def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
-    fetched = fetch_again(station, begun.image, begun.sha256)
+def _ask(station: Station, pipeline: Pipeline, held: HeldQuestion, face: FaceAnalysis | None) -> str:
+    fetched = fetch_again(station, held.image, held.sha256)
     with station.cores:
         prepared = pipeline.analyzer.prepare(fetched.data)
-    _render_again(station, begun.case_id, prepared, fetched.sha256)
-    face = _shown_face(station, begun.case_id)
-    crop = _deciding(face, prepared.crops)
-    turns = [Turn(question, said) for question, said in begun.turns[-MOST_TURNS:]]
-    talk = pipeline.batcher.converse(crop, turns, begun.question)
+    _render_again(station, held.case_id, prepared, fetched.sha256)
+    crop = _crop_of(face, prepared.crops)
+    turns = [Turn(question, said) for question, said in held.turns[-MOST_TURNS:]]
+    served = () if face is None else pipeline.analyzer.served(face)
+    talk = pipeline.batcher.converse(crop, turns, held.question, served=served)
     try:
         written = talk.answer.result(timeout=station.settings.engine_timeout_seconds)
     except TookTooLong:
@@ -135,7 +149,7 @@ def _ask(station: Station, pipeline: Pipeline, begun: Begun) -> str:
 
 
 def _render_again(station: Station, case_id: UUID, prepared: Prepared, sha256: str) -> None:
-    """Keep the renditions of a case that has none any more: it came back from an archive, or was decided long ago."""
+    """Keep renditions again for a case without any: it came back from an archive, or was decided long ago."""
     found = prepared.renditions
     if not isinstance(found, Renditions):
         return
@@ -145,15 +159,8 @@ def _render_again(station: Station, case_id: UUID, prepared: Prepared, sha256: s
         write(station, lambda session: record_renditions(session, case_id, found, sha256=sha256))
 
 
-def _shown_face(station: Station, case_id: UUID) -> FaceAnalysis | None:
-    """The face that decided the verdict on show. None: there is no analysis, or none of a face."""
-    with station.database.reading() as session:
-        stored = shown_analyses(session, [case_id]).get(case_id)
-    return stored.analysis.faces[0] if stored is not None and stored.analysis.faces else None
-
-
-def _deciding(face: FaceAnalysis | None, crops: Sequence[FaceCrop]) -> FaceCrop:
-    """That face, cut out anew; without one the largest. Raise NoFace."""
+def _crop_of(face: FaceAnalysis | None, crops: Sequence[FaceCrop]) -> FaceCrop:
+    """The new crop of that face; the largest face when None. Raise NoFace."""
     if not crops:
         raise NoFace("there is no face in this picture that the model could look at")
     if face is None:

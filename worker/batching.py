@@ -1,7 +1,7 @@
 """From many task threads to one engine thread: faces go in one by one and are analysed in batches.
 
-The engine thread is the only one that touches the model. It takes faces as its slots come free, so that a batch is
-never waited for longer than `wait_seconds`, and a slow face never holds up a fast one.
+Only the engine thread touches the model. It takes faces as its slots come free. So no face waits longer than
+`wait_seconds` for a batch, and a slow face never holds up a fast one.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from moderation.analysis import Analysis, FaceAnalysis
+from moderation.analysis import Analysis, Basis, FaceAnalysis
 from moderation.dfa.gpt.conversation import Turn
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.errors import BonafideError, EngineUnavailable
@@ -25,7 +25,7 @@ K = TypeVar("K")
 log = structlog.get_logger()
 
 
-class Heartbeat(Protocol):
+class LastStep(Protocol):
     #: Monotonic seconds of the model's last step.
     last_step_at: float
 
@@ -35,21 +35,27 @@ class Analyzer(Protocol):
 
     fingerprint: str
     bundle_name: str
+    #: What its scores were calibrated on. None: they only order.
+    basis: Basis | None
+    prompts_version: int
 
     @property
-    def heartbeat(self) -> Heartbeat: ...
+    def heartbeat(self) -> LastStep: ...
     def prepare(self, data: bytes) -> Prepared: ...
     def stream(
         self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
     ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]: ...
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis: ...
-    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Iterator[str]: ...
+    def served(self, face: FaceAnalysis) -> Sequence[Turn]: ...
+    def converse(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+    ) -> Iterator[str]: ...
     def score(self, margin: float) -> float: ...
     def warm(self) -> None: ...
 
 
-class Asked:
-    """One face on its way: what to look at, where the answer goes, and how long it waited in the line."""
+class PendingFace:
+    """One face on its way: its crop, where the answer goes, and how long it waited in line."""
 
     __slots__ = ("answer", "asked_at", "crop", "taken_at")
 
@@ -60,30 +66,33 @@ class Asked:
 
     @property
     def waited(self) -> float:
-        """Seconds in the line before the engine took it."""
+        """Seconds in line before the engine took it."""
         return self.taken_at - self.asked_at
 
 
 class Talk:
     """One question about one face, and where its answer goes."""
 
-    __slots__ = ("answer", "crop", "question", "said", "turns", "words")
+    __slots__ = ("answer", "crop", "question", "said", "served", "turns", "words")
 
-    def __init__(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> None:
+    def __init__(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+    ) -> None:
         self.crop = crop
+        self.served = served
         self.turns = turns
         self.question = question
         self.answer: Future[str] = Future()
-        #: What the model has said so far, and where more comes from. None until it has begun.
+        #: What the model has said so far, and the source of more. None until it begins.
         self.said: list[str] = []
         self.words: Iterator[str] | None = None
 
 
 class Batcher:
-    """Owns the engine thread. `submit` and `converse` from any thread; `stop` finishes the faces it took.
+    """Owns the engine thread. Any thread may call `submit` and `converse`; `stop` finishes the faces it took.
 
-    A conversation is held a word at a time between the engine's steps, whether it has room for faces or not: neither
-    keeps the other waiting for long.
+    A conversation goes on by one word between the engine's steps, with or without room for faces. So faces and
+    questions never wait long for each other.
     """
 
     def __init__(
@@ -97,23 +106,23 @@ class Batcher:
         self._analyzer = analyzer
         self._wait_seconds = wait_seconds
         self._on_batch = on_batch
-        self._asked: queue.Queue[Asked] = queue.Queue(maxsize=capacity)
-        self._unanswered: set[Asked] = set()
+        self._asked: queue.Queue[PendingFace] = queue.Queue(maxsize=capacity)
+        self._unanswered: set[PendingFace] = set()
         self._talks: queue.Queue[Talk] = queue.Queue(maxsize=capacity)
         self._talk: Talk | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        #: Why the engine thread ended, when it was not asked to.
+        #: Why the engine thread ended by itself. None: it did not.
         self.fault: BaseException | None = None
-        #: Monotonic seconds of the last sign of progress that we saw here.
+        #: Monotonic seconds of the last progress that this class saw.
         self.moved_at = time.monotonic()
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, crop: FaceCrop, *, timeout: float) -> Asked:
-        """Line up one face. Blocks while the line is full; raise EngineUnavailable after `timeout` or when stopped."""
-        asked = Asked(crop)
+    def submit(self, crop: FaceCrop, *, timeout: float) -> PendingFace:
+        """Line up one face. Wait while the line is full; raise EngineUnavailable after `timeout` or when stopped."""
+        asked = PendingFace(crop)
         deadline = time.monotonic() + timeout
         while not self._stop.is_set():
             try:
@@ -127,12 +136,15 @@ class Batcher:
             return asked
         raise EngineUnavailable("the engine is stopping")
 
-    def converse(self, crop: FaceCrop, turns: Sequence[Turn], question: str) -> Talk:
+    def converse(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+    ) -> Talk:
         """Line up one question. Raise EngineUnavailable when too many wait or the engine is stopping.
 
-        Who stops waiting for the answer cancels it: then the model is not asked, or stops talking.
+        `served` is what the model said of the face in the analysis; `turns` come after it. A caller that stops waiting
+        cancels the answer: then the model is not asked, or stops talking.
         """
-        talk = Talk(crop, turns, question)
+        talk = Talk(crop, turns, question, served=served)
         try:
             self._talks.put_nowait(talk)
         except queue.Full:
@@ -142,16 +154,16 @@ class Batcher:
         return talk
 
     def stop(self, *, timeout: float) -> None:
-        """Finish the faces in the model, refuse those in the line and the questions, and end the thread."""
+        """Finish the faces in the model, refuse the questions and the faces in line, and end the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
         self._refuse_waiting()
 
     def abandon(self, why: str) -> None:
-        """Wait no longer for an engine that is stuck: whoever waits gets EngineUnavailable, and no more is taken.
+        """Give up a stuck engine: every caller that waits gets EngineUnavailable, and no more is taken.
 
-        The thread cannot be ended; what it still says is heard by nobody.
+        The thread cannot be ended; nobody reads what it still says.
         """
         self.fault = self.fault or EngineUnavailable(why)
         self._stop.set()
@@ -163,8 +175,8 @@ class Batcher:
     def stuck_seconds(self) -> float:
         """How long the engine has held faces or a question without a step. 0 when it holds none.
 
-        Between two takings it may make many steps, of which only its own heartbeat tells; of a conversation's, and of
-        waiting, only we know.
+        Its own heartbeat shows its steps between two calls of `_take`. Only we know of the steps of a conversation and
+        of waiting.
         """
         if not self._unanswered and self._talk is None:
             return 0.0
@@ -193,8 +205,8 @@ class Batcher:
             self._refuse_talks([*([] if self._talk is None else [self._talk]), *self._waiting_talks()])
             self._talk = None
 
-    def _take(self, room: int, idle: bool) -> Sequence[tuple[Asked, FaceCrop]] | None:  # noqa: FBT001  the engine's contract
-        """Up to `room` faces, between two steps. When idle, wait for the first and then a little for company."""
+    def _take(self, room: int, idle: bool) -> Sequence[tuple[PendingFace, FaceCrop]] | None:  # noqa: FBT001  the engine's contract
+        """Up to `room` faces, between two steps. When idle, wait for the first and then a little for more."""
         self.moved_at = time.monotonic()
         if self._stop.is_set():
             return None
@@ -209,7 +221,7 @@ class Batcher:
         return [(asked, asked.crop) for asked in batch]
 
     def _talk_on(self) -> bool:
-        """Let the model say its next words to a question, if there is one; return whether there may be more to say."""
+        """Let the model continue its answer to a question, if there is one; return whether it may go on."""
         if self._talk is None:
             try:
                 self._talk = self._talks.get_nowait()
@@ -228,9 +240,9 @@ class Batcher:
         return True
 
     def _say(self, talk: Talk) -> bool:
-        """The next words; False after the last ones."""
+        """Add the next words; False after the last ones."""
         if talk.words is None:
-            talk.words = self._analyzer.converse(talk.crop, talk.turns, talk.question)
+            talk.words = self._analyzer.converse(talk.crop, talk.turns, talk.question, served=talk.served)
         word = next(talk.words, None)
         if word is not None:
             talk.said.append(word)
@@ -251,9 +263,9 @@ class Batcher:
             if talk.answer.set_running_or_notify_cancel():
                 talk.answer.set_exception(EngineUnavailable("the engine stopped before it answered"))
 
-    def _wait_for_some(self, room: int) -> list[Asked]:
+    def _wait_for_some(self, room: int) -> list[PendingFace]:
         try:
-            # Short, for a question may come meanwhile.
+            # Short, because a question may come.
             batch = [self._asked.get(timeout=0.1)]
         except queue.Empty:
             return []
@@ -265,8 +277,8 @@ class Batcher:
                 break
         return batch + self._what_is_there(room - len(batch))
 
-    def _what_is_there(self, room: int) -> list[Asked]:
-        batch: list[Asked] = []
+    def _what_is_there(self, room: int) -> list[PendingFace]:
+        batch: list[PendingFace] = []
         while len(batch) < room:
             try:
                 batch.append(self._asked.get_nowait())
@@ -277,7 +289,7 @@ class Batcher:
     def _refuse_waiting(self) -> None:
         self._refuse(self._what_is_there(self._asked.maxsize))
 
-    def _refuse(self, asked: Sequence[Asked]) -> None:
+    def _refuse(self, asked: Sequence[PendingFace]) -> None:
         for one in asked:
             self._unanswered.discard(one)
             if not one.answer.done():

@@ -1,8 +1,8 @@
-"""A model that fails everything stops taking work, so that it does not empty the line before people unanswered.
+"""A model that fails everything stops taking work. Otherwise it would send every case to people without a verdict.
 
-One picture may be strange. So many in a row, with not one between them that was answered, are not: then the worker
-takes no more cases, says why in its log, its heartbeat and a metric, and tries one case again after a while. Each
-bundle has a breaker of its own: a candidate that fails everything goes quiet, and the one that serves goes on.
+One picture may be strange, but not so many in a row without a single answer. Then the worker takes no more cases and
+says why in its log, its heartbeat and a metric. It tries one case again after a while. Each bundle has its own breaker:
+a candidate that fails everything goes quiet, and the bundle that serves goes on.
 """
 
 import threading
@@ -13,7 +13,7 @@ import structlog
 
 from moderation.analysis import Abstain, FaceAnalysis
 
-#: What a model that was not answering leaves behind. The other reasons to abstain lie in the picture.
+#: Reasons to abstain that show a model which does not answer. The other reasons lie in the picture.
 _NONSENSE = {Abstain.UNPARSED, Abstain.LOW_ANSWER_MASS}
 #: Seconds between two tries of a stopped model, at most.
 _LONGEST_PAUSE = 600.0
@@ -31,18 +31,18 @@ class Breaker:
         self._in_a_row = 0
         self._lock = threading.Lock()
         self._try_at = 0.0
-        #: While stopped: whether a case was let through to try. What else ends had begun before, and says nothing new.
+        #: While stopped: whether one case was let through as a try. Others that end began earlier and prove nothing.
         self._trying = False
-        #: Why no work is taken. None while it is.
+        #: Why no work is taken. None: work is taken.
         self.why: str | None = None
 
     def allows(self) -> bool:
-        """Whether it is worth taking a case. While stopped: at the end of each pause, until one is begun."""
+        """Whether to take a case. While stopped: after each pause, until one case begins."""
         with self._lock:
             return self.why is None or time.monotonic() >= self._try_at
 
     def begins(self) -> bool:
-        """A case was taken: whether its analysis may begin. While stopped it is the one case of this pause, or none."""
+        """Whether a case that was taken may be analysed. While stopped: only one case after each pause."""
         with self._lock:
             if self.why is None:
                 return True
@@ -53,7 +53,7 @@ class Breaker:
             return True
 
     def answered(self, faces: Sequence[FaceAnalysis]) -> None:
-        """The model looked at these faces of one image. Without any it was not asked, and nothing is known."""
+        """The model looked at these faces of one image. Without faces it was not asked, and we learn nothing."""
         if not faces:
             return
         nonsense = [face.verdict.abstain for face in faces if face.verdict.abstain in _NONSENSE]
@@ -63,7 +63,7 @@ class Breaker:
             self._succeeded()
 
     def failed(self, why: str) -> None:
-        """An analysis ended in a fault of ours, or in an answer that is none."""
+        """An analysis ended in a fault of ours, or without a real answer."""
         with self._lock:
             self._in_a_row += 1
             if self._in_a_row < self._at_most or (self.why is not None and not self._trying):

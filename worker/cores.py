@@ -1,6 +1,6 @@
-"""How many cores this process may use: those it may run on, and what its container was given of them.
+"""How many cores this process may use: the cores it may run on, limited by its container's share.
 
-Python knows the first alone, so a container with two cores of a machine of sixty-four looked like sixty-four.
+Python knows only the first number: a container with two cores of sixty-four looked like sixty-four.
 """
 
 import math
@@ -16,7 +16,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 def usable_cores(*, groups: Path = _GROUPS, mount: Path = _MOUNT) -> int:
     """At least one. A share of a core counts as a whole one.
 
-    `groups` says which control groups this process is in, `mount` is where the kernel shows them (cgroups(7)).
+    `groups` lists the control groups of this process; `mount` is where the kernel shows them (cgroups(7)).
     """
     if sys.platform != "linux":
         return os.cpu_count() or 1
@@ -25,17 +25,17 @@ def usable_cores(*, groups: Path = _GROUPS, mount: Path = _MOUNT) -> int:
 
 
 def _shares(groups: Path, mount: Path) -> Iterator[float]:
-    """Cores that each control group around this process allows, of those that limit them."""
+    """The cores that each limiting control group around this process allows."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        # Version 2 has one hierarchy without a name, version 1 has one of its own for the processor.
+        # Version 2 has one hierarchy without a name; version 1 has a separate one for the processor.
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # A container may be told its name on the host and see itself as the root: what is not there limits nothing.
+        # A container may know its name on the host but see itself as the root. A missing group limits nothing.
         path = PurePosixPath(name.lstrip("/"))
         for group in (path, *path.parents):
             share = _of_version_1(mount / "cpu" / group) if controllers else _of_version_2(mount / group)
@@ -50,7 +50,7 @@ def _of_version_2(group: Path) -> float | None:
 
 
 def _of_version_1(group: Path) -> float | None:
-    """The same in two files; a quota of -1 is none (kernel: CFS bandwidth control)."""
+    """The same in two files. A quota of -1 means no limit (kernel: CFS bandwidth control)."""
     quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
     return int(quota) / int(period) if quota and period and int(quota) > 0 else None
 

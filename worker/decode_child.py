@@ -1,14 +1,13 @@
-"""A process that decodes pictures for a worker and can do nothing else. `worker.decoding` starts and ends it.
+"""A process that decodes pictures for a worker, and can do nothing else. `worker.decoding` starts and ends it.
 
     python -m worker.decode_child PIXELS_FD MEMORY SECONDS LIMITS [EVIDENCE]
 
-Requests come on standard input, each eight bytes of length and a file. Answers go to standard output, one line of
-JSON each, after a line that says `ready`. Pixels go into the file behind PIXELS_FD, which the worker reads. With
-EVIDENCE a second line follows the first of every picture that decoded: the facts beside its pixels. The end of standard
-input is the end of the process.
+A request on standard input is eight bytes of length and a file. An answer on standard output is one line of JSON; the
+first line says `ready`. Pixels go into the file behind PIXELS_FD, which the worker reads. With EVIDENCE a second line
+follows for every picture that decodes: the facts about it. The process ends when standard input ends.
 
-Whatever a parser does to this process, it has no secret, no connection and no file to take: its environment is empty,
-it may open no more files and start no process, and its memory and its seconds per picture are bounded by the kernel.
+A parser that a hostile file controls finds no secret, connection or file here: the environment is empty, the process
+may open no more files and start no process, and the kernel limits its memory and its seconds per picture.
 """
 
 import contextlib
@@ -51,7 +50,7 @@ def main() -> None:
         if picture is not None and gatherer is not None and options is not None:
             _allow_seconds(options.seconds)
             _say(answers, _evidence(gatherer, data, picture))
-        del picture  # or it would lie beside the next one, which may be as large
+        del picture  # it would take memory beside the next one, which may be as large
 
 
 def _say(answers: BinaryIO, answer: dict[str, Any]) -> None:
@@ -60,33 +59,33 @@ def _say(answers: BinaryIO, answer: dict[str, Any]) -> None:
 
 
 def _warm(*, heic: bool) -> None:
-    """Load all that decodes now, while files may be opened."""
+    """Load all decoders now, while files may still be opened."""
     from PIL import AvifImagePlugin, Image
 
     # dav1d would start a thread per core, which `_confine` forbids: every AVIF would look damaged.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     if heic:
-        with contextlib.suppress(ImportError):  # then each such picture is refused, with that reason
+        with contextlib.suppress(ImportError):  # then each HEIC is refused, with this reason
             importlib.import_module("pillow_heif")
     Image.init()
-    # What Pillow imports where it is needed: colours by name, LAB by the colour management, the tags of a TIFF, views.
+    # Pillow imports these late: for colours by name, LAB, tags of a TIFF, several views.
     for name in ("ImageCms", "ImageColor", "ImageOps", "ImagePalette", "MpoImagePlugin", "TiffImagePlugin"):
         importlib.import_module(f"PIL.{name}")
 
 
 def _confine(memory: int, *, threads: bool = False) -> None:
-    """`threads`: libde265, which decodes HEIC, cannot do without one of its own."""
-    if sys.platform == "linux":  # macOS knows the limit and does not keep it
+    """`threads`: allow threads. libde265, which decodes HEIC, needs one of its own."""
+    if sys.platform == "linux":  # macOS accepts the limit and ignores it
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Those that are open stay. Not one more, be it a file or a connection: the worker's environment is a file in /proc.
+    # Open files stay; no file or connection can be opened any more. The worker's environment is a file in /proc.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     if not threads:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
 def _allow_seconds(seconds: float) -> None:
-    """So many more seconds of CPU; then the kernel ends the process, even when its worker is gone."""
+    """Allow so many more seconds of CPU. Then the kernel ends the process, even when its worker is gone."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

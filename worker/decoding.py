@@ -1,10 +1,10 @@
-"""Decoding pictures in processes that may be killed: a parser that crashes, hangs or eats memory harms one picture.
+"""Decodes pictures in child processes: a parser that crashes, hangs or eats memory harms only one picture.
 
-One child per core, each with one picture at a time. A child that dies or takes too long is replaced, and its picture
-is refused as `image_corrupt`: what does that to a decoder is not a picture that anybody can judge. Where the kernel
-kills for want of memory, no picture is to blame: it is tried again, and then waits.
+There is one child per core, each with one picture at a time. A child that dies or takes too long is replaced, and its
+picture is refused as `image_corrupt`: nobody can judge a picture that does this to a decoder. When the kernel kills a
+child for lack of memory, the picture is not to blame: it is tried again, and then waits.
 
-Evidence is gathered by the same child once the pixels are here. What kills the child then costs the evidence alone.
+The same child gathers evidence once the pixels are here. A child that dies at that point costs only the evidence.
 """
 
 import dataclasses
@@ -31,19 +31,19 @@ from moderation.analysis import PictureFacts
 from moderation.dfa.gpt.pixels import Picture, PixelLimits
 from moderation.errors import DecoderKilled, EngineUnavailable, ImageCorrupt, ImageRejected
 from moderation.evidence.options import Options
-from moderation.evidence.words import Evidence, Fact, Kind, Status, Strength, evidence_from_json
+from moderation.evidence.words import Evidence, Fact, FactKind, Status, Strength, evidence_from_json
 
 #: Bytes of memory that a child may map besides its pictures: Python, NumPy and Pillow.
 _BASE = 1 << 30
 #: Bytes per pixel of the largest picture: decoded, turned, converted and laid on white, some at the same time.
 _PER_PIXEL = 28
-#: Bytes of pixels that a child's file may keep from one picture to the next, so that they need not be found again.
+#: Bytes that a child's file of pixels may keep between two pictures, so that they need not be allocated again.
 _KEPT = 16 * 2**20
-#: Seconds until a child has loaded its libraries, on a machine that is busy with everything else.
+#: Seconds until a child has loaded its libraries on a busy machine.
 _START_SECONDS = 60.0
-#: Bytes of an answer without its pixels. More is not one of ours.
+#: Bytes of an answer without its pixels. A longer one is not ours.
 _LONGEST_LINE = 65_536
-#: Signals that come from somebody else than the decoder: the picture gets another try in a fresh child, then waits.
+#: Signals that did not come from the decoder: the picture gets another try in a fresh child, then waits.
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP}
 
 log = structlog.get_logger()
@@ -54,7 +54,7 @@ class DecoderFault(Exception):
 
 
 class _Died(Exception):
-    """The child ended before it answered. `status` as `subprocess` tells it; None: it was too slow and was killed."""
+    """The child ended before it answered. `status` is as in `subprocess`; None: it was too slow and was killed."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__(status)
@@ -73,7 +73,7 @@ class DecodePool:
         memory: int | None = None,
         evidence: Options | None = None,
     ) -> None:
-        """`memory` is what a child may map, in bytes; what the largest picture needs when None.
+        """`memory`: bytes that a child may map. None: what the largest picture needs.
 
         Without `evidence` none is gathered.
         """
@@ -81,7 +81,7 @@ class DecodePool:
         self._evidence = evidence
         self._seconds = seconds
         self._memory = memory or _BASE + _PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes
-        #: Idle children, the last used first: its memory is warm. None stands for one that is yet to be started.
+        #: Idle children, the last used first because its memory is warm. None: a child that is not started yet.
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._all: set[_Child] = set()
@@ -89,12 +89,12 @@ class DecodePool:
             self._idle.put(None)
 
     def warm(self) -> None:
-        """Start all children now instead of with the first pictures."""
+        """Start all children now, not with the first pictures."""
         for place in [self._idle.get() for _ in range(self._idle.qsize())]:
             self._idle.put(place or self._start())
 
     def decode(self, data: bytes) -> Picture:
-        """As `pixels.decode_picture`: the same pixels and the same refusals, and evidence beside them.
+        """As `pixels.decode_picture`: the same pixels and refusals, with evidence beside them.
 
         Waits while all children are busy.
         """
@@ -137,7 +137,7 @@ class DecodePool:
             self._end(child)
 
     def _start(self) -> "_Child":
-        """A child that takes pictures. Raise EngineUnavailable when there can be none now."""
+        """Start a child. Raise EngineUnavailable when none can be started now."""
         try:
             child = _Child(self._limits, self._seconds, self._memory, self._evidence)
         except OSError as error:
@@ -161,7 +161,7 @@ def _refusal(death: _Died, seconds: float) -> ImageCorrupt | DecoderFault:
     why = "time" if death.status is None else str(death.status)
     log.warning("decoder_died", action="decode", why=why)
     if death.status is not None and death.status > 0:
-        # Python ended it, not the file: it could not open something, say.
+        # Python ended it, not the file: for example, it could not open something.
         return DecoderFault(f"a decoder ended by itself with status {death.status}")
     if death.status in (None, -signal.SIGXCPU):
         return ImageCorrupt(f"Decoding the picture took more than {seconds:g} seconds and was stopped.")
@@ -169,13 +169,13 @@ def _refusal(death: _Died, seconds: float) -> ImageCorrupt | DecoderFault:
 
 
 class _Child:
-    """One process, and the file that its pixels come in. Not safe to share between threads."""
+    """One process and the file of its pixels. Threads may not share it."""
 
     def __init__(self, limits: PixelLimits, seconds: float, memory: int, evidence: Options | None) -> None:
         self._pixels = _memory_file()
         self._max_pixels = limits.max_pixels
         self._evidence = evidence
-        #: What it said and nobody has read yet.
+        #: Output that nobody has read yet.
         self._unread = b""
         arguments = [self._pixels, memory, seconds, json.dumps(dataclasses.asdict(limits))]
         if evidence is not None:
@@ -193,7 +193,7 @@ class _Child:
 
     @property
     def ended(self) -> bool:
-        """Whether it ended while it had nothing to do: no picture is to blame."""
+        """Whether it ended while idle: no picture is to blame."""
         return self._process.poll() is not None
 
     def wait_until_ready(self) -> None:
@@ -201,7 +201,7 @@ class _Child:
 
     def decode(self, data: bytes, seconds: float) -> Picture:
         deadline = time.monotonic() + seconds
-        # Whatever it may have said unasked is no answer to this.
+        # Earlier output is no answer to this picture.
         self._unread = b""
         try:
             answer = self._ask(data, deadline)
@@ -217,7 +217,7 @@ class _Child:
                 raise DecoderFault(str(answer))
 
     def _gathered(self) -> Evidence | None:
-        """What the child found beside the pixels. A child that ends over it is replaced before the next picture."""
+        """The evidence that the child found. A child that dies over it is replaced before the next picture."""
         if self._evidence is None:
             return None
         try:
@@ -229,11 +229,11 @@ class _Child:
             why = "it ended the process that looked"
         except (ValueError, KeyError, TypeError):
             why = "its answer cannot be read"
-        # It may have been taken over, or still be at it: the next picture gets another child.
+        # The file may control the child, or the child may still work: the next picture gets another one.
         self._process.kill()
         self._process.wait()
         log.warning("evidence_lost", action="decode", why=why)
-        return Evidence((Fact(Kind.GATHERING, Strength.CONTEXT, {"why": why}, status=Status.UNREADABLE),))
+        return Evidence((Fact(FactKind.GATHERING, Strength.CONTEXT, {"why": why}, status=Status.UNREADABLE),))
 
     def end(self) -> None:
         self._process.kill()
@@ -246,7 +246,7 @@ class _Child:
     def _ask(self, data: bytes, deadline: float) -> Any:
         requests = self._process.stdin
         assert requests is not None
-        # It reads the whole of it before it does anything else; one that an earlier picture took over may not.
+        # A healthy child reads everything first; one that an earlier picture controls may not.
         unsent = memoryview(len(data).to_bytes(8, "big") + data)
         while unsent:
             left = deadline - time.monotonic()
@@ -268,15 +268,15 @@ class _Child:
             if not part:
                 raise EOFError
             self._unread += part
-        # The evidence may have come with the picture's line: it is asked for next.
+        # The evidence may have come with the picture's line; it is read next.
         line, _, self._unread = self._unread.partition(b"\n")
         if len(line) > _LONGEST_LINE:
             raise _Died(0)
         return line
 
     def _picture(self, facts: dict[str, Any], data: bytes) -> Picture:
-        # What it says is not believed: a hostile file may have taken it over. Least of all whose bytes these were:
-        # analyses are used again by that.
+        # The child is not trusted: a hostile file may control it. The digest least of all, because analyses are used
+        # again by it.
         facts |= {
             "sha256": hashlib.sha256(data).hexdigest(),
             "size": len(data),
@@ -293,12 +293,12 @@ class _Child:
 
 
 def _fill(file: int, target: memoryview) -> None:
-    """Copied, not mapped: a file that a hostile child cut short would end a process that had it mapped."""
+    """Copy, do not map: a hostile child could cut the file short, which would end a process that maps it."""
     done = 0
     while done < len(target):
         read = os.preadv(file, [target[done:]], done)
         if not read:
-            raise DecoderFault("the child sent fewer pixels than it said")
+            raise DecoderFault("the child sent fewer pixels than it announced")
         done += read
 
 
@@ -310,10 +310,10 @@ def _memory_file() -> int:
 
 
 def _environment() -> Mapping[str, str]:
-    """Nothing of ours: no key, no address, no password. Only where our own code lies."""
+    """No key, address or password of ours, only where our code lies."""
     return {
         "PYTHONPATH": str(Path(moderation.__file__).parents[1]),
-        # NumPy's threads would reserve address space that the limit counts.
+        # NumPy's threads would reserve address space, which the limit counts.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }

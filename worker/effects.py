@@ -1,4 +1,4 @@
-"""What the scores of faces depend on: regions that are named are hidden, and the engine asked again, in its batches."""
+"""What a face's score depends on: hide the regions that the model named, and ask the engine again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from moderation.analysis import FaceAnalysis
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.effect import Hidden, hide, margin_of, variants, with_effects
-from worker.batching import Asked
+from worker.batching import PendingFace
 from worker.station import Pipeline, Station
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One face, what was hidden in it, and what was asked."""
+    """One face, its hidden regions, and the questions to the engine."""
 
     said: FaceAnalysis
     hidden: tuple[Hidden, ...]
-    asked: list[Asked]
+    asked: list[PendingFace]
 
 
 def measured(
@@ -24,7 +24,7 @@ def measured(
 ) -> list[FaceAnalysis]:
     """The faces with the effects of their first artifacts. Raise what the engine raises.
 
-    All that is asked of all faces is lined up before the first answer is waited for.
+    All questions about all faces are lined up before we wait for the first answer.
     """
     trials = [_begin(station, pipeline, crop, face) for crop, face in zip(crops, faces, strict=True)]
     return [

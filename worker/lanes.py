@@ -1,18 +1,18 @@
-"""Which queue a worker takes its next message from: the lanes in their order, and now and then the backfill first.
+"""Which queue a worker takes its next message from.
 
-What is analysed once more is behind everything, always: nobody waits for it.
+The lanes are taken in order; now and then the backfill comes first. Reruns are always last: nobody waits for them.
 """
 
 from collections.abc import Iterable
 
 from moderation.dispatch import BACKFILL_QUEUE, LANES
 
-#: Of so many messages one is from the backfill, however many wait in front: no case starves.
+#: One of so many messages comes from the backfill, however many wait in front, so that no case starves.
 BACK_EVERY = 8
 
 
 class LaneCycle:
-    """What kombu asks for the order of its queues: `queue_order_strategy` in `worker.app`."""
+    """Gives kombu the order of its queues: `queue_order_strategy` in `worker.app`."""
 
     def __init__(self, queues: Iterable[str] = ()) -> None:
         self._taken = 0
@@ -23,7 +23,7 @@ class LaneCycle:
         self._queues = sorted(queues, key=lambda name: place.get(name, len(place)))
 
     def consume(self, count: int) -> list[str]:
-        """The queues in the order to look at them; the first that holds something is taken from."""
+        """The queues in order. Kombu takes from the first that holds a message."""
         order = self._queues
         if self._taken % BACK_EVERY == BACK_EVERY - 1 and BACKFILL_QUEUE in order:
             order = [BACKFILL_QUEUE, *(name for name in order if name != BACKFILL_QUEUE)]

@@ -1,4 +1,4 @@
-"""Holding leases: one thread renews all of this process's leases in one statement, every third of a lease."""
+"""Holds leases: one thread renews all leases of this process in one statement, every third of a lease."""
 
 import threading
 import time
@@ -9,14 +9,15 @@ from uuid import UUID
 import structlog
 
 from moderation.database.connection import Database
-from moderation.database.moves import hand_back, renew_leases
+from moderation.database.moves import release_case
+from moderation.database.work import CASES
 from moderation.errors import BonafideError, LeaseLost
 
 log = structlog.get_logger()
 
 
 class LeaseKeeper:
-    """The leases this process holds. A lease that was lost is forgotten: its holder finds out when it writes."""
+    """The leases of this process. A lost lease is forgotten: its holder finds out when it writes."""
 
     def __init__(self, database: Database, *, owner: str, lease_seconds: float) -> None:
         self._database = database
@@ -46,7 +47,7 @@ class LeaseKeeper:
 
     @property
     def oldest_seconds(self) -> float:
-        """How long the longest-held lease has been held. 0 when none is."""
+        """Seconds for which the oldest lease has been held. 0 without a lease."""
         with self._lock:
             since = min((since for _, since in self._held.values()), default=time.monotonic())
         return time.monotonic() - since
@@ -54,8 +55,8 @@ class LeaseKeeper:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hand_all_back(self, *, why: str) -> int:
-        """Return every case held to the line, at once and without a lost attempt; return how many."""
+    def release_all(self, *, why: str) -> int:
+        """Release every held case at once, without a lost attempt; return how many."""
         with self._lock:
             held = list(self._held.items())
             self._held.clear()
@@ -63,23 +64,23 @@ class LeaseKeeper:
         for token, (case_id, _) in held:
             try:
                 with self._database.transaction() as session:
-                    hand_back(session, case_id, token, actor=f"worker:{self._owner}", why=why, due_in=0)
+                    release_case(session, case_id, token, actor=f"worker:{self._owner}", why=why, due_in=0)
                 returned += 1
             except LeaseLost:
                 continue
             except BonafideError as error:
-                # The lease runs out by itself; that costs the case an attempt and a minute, and loses nothing.
-                log.warning("lease_not_handed_back", action="stop", case=str(case_id), error=str(error))
+                # The lease runs out by itself. The case loses an attempt and a minute, nothing else.
+                log.warning("lease_not_released", action="stop", case=str(case_id), error=str(error))
         return returned
 
     def renew(self) -> None:
-        """Renew all leases held now. Those that no longer hold are forgotten."""
+        """Renew all leases. Those that are no longer valid are forgotten."""
         with self._lock:
             tokens = list(self._held)
         if not tokens:
             return
         with self._database.transaction() as session:
-            good = renew_leases(session, tokens, lease_seconds=self._lease_seconds)
+            good = CASES.renew(session, tokens, lease_seconds=self._lease_seconds)
         with self._lock:
             for token in set(tokens) - good:
                 self._held.pop(token, None)
@@ -89,5 +90,5 @@ class LeaseKeeper:
             try:
                 self.renew()
             except Exception as error:  # noqa: BLE001  a keeper that ends in silence loses every lease
-                # Two more tries fit into the lease. After that others take the cases, as they should.
+                # Two more tries fit into the lease. After that other workers rightly take the cases.
                 log.warning("leases_not_renewed", action="renew", held=len(self), error=str(error))

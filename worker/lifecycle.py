@@ -1,9 +1,9 @@
-"""Birth, work and end of a worker process, as Celery's signals tell them.
+"""Start, work and end of a worker process, driven by Celery's signals.
 
-worker_init            the bundle, and the candidate beside it, are loaded and warmed; nothing is consumed before that
+worker_init            the bundle and the candidate are loaded and warmed; nothing is consumed before that
 worker_ready           the ready file appears; the loop's heartbeat begins
 worker_shutting_down   SIGTERM: no more messages; running cases finish within `drain_seconds`
-worker_shutdown        what is left goes back into the line, and the threads end
+worker_shutdown        remaining leases are released, and the threads end
 """
 
 import functools
@@ -22,21 +22,23 @@ from prometheus_client import start_http_server
 from moderation import traces
 from moderation.database.connection import ANSWER_SECONDS, Database
 from moderation.database.operations import beat
-from moderation.database.rollouts import note_bundles
 from moderation.database.schema import SCHEMA_BEHIND, is_current
 from moderation.dfa.gpt.pixels import Picture, decode_picture
 from moderation.errors import BonafideError, SetupProblem
 from moderation.evidence.options import Options, gatherer, read_trust_lists
 from moderation.logs import configure_logs
-from moderation.settings import Settings, settings
+from moderation.rollouts.standings import BundleFacts, note_bundles
+from moderation.settings import Settings
+from moderation.settings import settings as process_settings
 from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher
 from worker.breaker import Breaker
 from worker.cores import usable_cores
 from worker.decoding import DecodePool
 from worker.leases import LeaseKeeper
+from worker.privates import waits_for_message
+from worker.quarantine import Quarantine
 from worker.renditions import with_renditions
-from worker.solitude import Solitude
 from worker.station import Orders, Pipeline, Station
 from worker.telemetry import (
     BREAKER_OPEN,
@@ -51,11 +53,11 @@ from worker.telemetry import (
 )
 from worker.watchdog import Watchdog
 
-#: Seconds between two heartbeats of the consuming loop, and after how many it counts as stuck.
+#: Seconds between two heartbeats of the consuming loop, and seconds without one after which it counts as stuck.
 LOOP_BEAT, LOOP_STUCK = 5.0, 90.0
-#: Seconds between two looks at which bundle serves, and between two heartbeats in Postgres.
+#: Seconds between two looks for the bundle that serves, and between two heartbeats in Postgres.
 LOOK_EVERY, BEAT_EVERY = 2.0, 10.0
-#: After how many times the engine's limit an image that is still held counts as stuck.
+#: An image that is held for so many times the engine's limit counts as stuck.
 IMAGE_STUCK = 10
 
 log = structlog.get_logger()
@@ -73,71 +75,78 @@ def station() -> Station:
 
 
 def open_station(
-    chosen: Settings,
+    settings: Settings,
     own: Analyzer,
     candidate: Analyzer | None = None,
     *,
     decode: Callable[[bytes], Picture] | None = None,
 ) -> Station:
-    """Connections, an engine thread for each bundle, and a lease keeper for one process, all running."""
+    """Start everything that one process needs: connections, an engine thread per bundle, a lease keeper."""
     # Each task thread may want one connection, and the lease keeper must never wait behind them.
     database = Database(
-        chosen.database_url.get_secret_value(),
-        pool_size=chosen.worker_threads + 2,
+        settings.database_url.get_secret_value(),
+        pool_size=settings.worker_threads + 2,
         answer_seconds=ANSWER_SECONDS,
     )
-    _wait_for_schema(database, chosen.start_wait_seconds)
+    _wait_for_schema(database, settings.start_wait_seconds)
     owner = process_name()
-    options = evidence_options(chosen)
+    options = evidence_options(settings)
     analyzers = [own]
     if candidate is not None and candidate.fingerprint == own.fingerprint:
         log.warning("candidate_is_own", action="start", bundle=candidate.bundle_name)
     elif candidate is not None:
         analyzers.append(candidate)
-    made = Station(
-        settings=chosen,
+    opened = Station(
+        settings=settings,
         owner=owner,
         database=database,
-        storage=Storage(chosen, connections=chosen.worker_threads),
-        pipelines={analyzer.fingerprint: _pipeline(chosen, analyzer) for analyzer in analyzers},
+        storage=Storage(settings, connections=settings.worker_threads),
+        pipelines={analyzer.fingerprint: _pipeline(settings, analyzer) for analyzer in analyzers},
         own=own.fingerprint,
         orders=Orders(database),
-        leases=LeaseKeeper(database, owner=owner, lease_seconds=chosen.lease_seconds),
-        solitude=Solitude(),
+        leases=LeaseKeeper(database, owner=owner, lease_seconds=settings.lease_seconds),
+        quarantine=Quarantine(),
         draining=threading.Event(),
         cores=threading.Semaphore(usable_cores()),
         decode=decode,
         gatherer=None if options is None else gatherer(options),
     )
     with database.transaction() as session:
-        note_bundles(session, {analyzer.fingerprint: analyzer.bundle_name for analyzer in analyzers})
-    made.orders.look()
-    for pipeline in made.pipelines.values():
+        note_bundles(
+            session,
+            {analyzer.fingerprint: analyzer.bundle_name for analyzer in analyzers},
+            {
+                analyzer.fingerprint: BundleFacts(analyzer.basis, analyzer.prompts_version)
+                for analyzer in analyzers
+            },
+        )
+    opened.orders.look()
+    for pipeline in opened.pipelines.values():
         pipeline.batcher.start()
-    made.leases.start()
-    return made
+    opened.leases.start()
+    return opened
 
 
-def _pipeline(chosen: Settings, analyzer: Analyzer) -> Pipeline:
+def _pipeline(settings: Settings, analyzer: Analyzer) -> Pipeline:
     return Pipeline(
         analyzer=analyzer,
         batcher=Batcher(
             analyzer,
-            # Two groups ahead of the engine and no more: what waits here holds a lease and memory.
-            capacity=max(2, 2 * chosen.worker_threads),
-            wait_seconds=chosen.batch_wait_seconds,
+            # No more than two groups ahead of the engine: each waiting face holds a lease and memory.
+            capacity=max(2, 2 * settings.worker_threads),
+            wait_seconds=settings.batch_wait_seconds,
             on_batch=count_batch,
         ),
         breaker=Breaker(
-            failures=chosen.breaker_failures,
-            pause_seconds=chosen.breaker_seconds,
+            failures=settings.breaker_failures,
+            pause_seconds=settings.breaker_seconds,
             bundle=analyzer.bundle_name,
         ),
     )
 
 
 def _wait_for_schema(database: Database, at_most: float) -> None:
-    """Return once Postgres answers with this release's schema. Raise what is in the way after `at_most` seconds."""
+    """Return once Postgres answers with this release's schema. Raise the obstacle after `at_most` seconds."""
     deadline = time.monotonic() + at_most
     while True:
         try:
@@ -151,13 +160,13 @@ def _wait_for_schema(database: Database, at_most: float) -> None:
             time.sleep(0.2)
 
 
-def close_station(made: Station, *, why: str) -> int:
-    """Hand back what is still held and end the threads; return how many cases went back."""
-    returned = made.leases.hand_all_back(why=why)
-    made.leases.stop()
-    for pipeline in made.pipelines.values():
+def close_station(station: Station, *, why: str) -> int:
+    """Release all leases and end the threads; return how many leases there were."""
+    returned = station.leases.release_all(why=why)
+    station.leases.stop()
+    for pipeline in station.pipelines.values():
         pipeline.batcher.stop(timeout=5)
-    made.database.close()
+    station.database.close()
     return returned
 
 
@@ -165,91 +174,93 @@ def close_station(made: Station, *, why: str) -> int:
 def load(sender: Any, **_: Any) -> None:
     """Load the bundle before a message is taken. A worker that cannot work must not start."""
     global _station  # noqa: PLW0603  one per process, made here and nowhere else
-    chosen = settings()
-    configure_logs(chosen)
+    settings = process_settings()
+    configure_logs(settings)
     try:
         _refuse_other_pools(sender)
-        traces.start(chosen, "bonafide-worker")
+        traces.start(settings, "bonafide-worker")
         follow_messages()
-        # The model first: it takes longest, and in a system that is being started the migrations run meanwhile.
+        # The model first: it takes longest, and in a new system the migrations run at the same time.
         _station = open_station(
-            chosen,
-            load_analyzer(chosen),
-            load_candidate(chosen),
-            decode=open_decoder(chosen),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
+            settings,
+            load_analyzer(settings),
+            load_candidate(settings),
+            decode=open_decoder(settings),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
         )
-        if chosen.metrics_port is not None:
-            start_http_server(chosen.metrics_port)
+        if settings.metrics_port is not None:
+            start_http_server(settings.metrics_port)
     except BonafideError as error:
         log.critical("worker_cannot_start", action="start", code=error.code, error=str(error))
-        # Celery logs and swallows what a signal's handler raises: only leaving the process is heard.
+        # Celery logs and ignores what a signal's handler raises. Only an exit stops it.
         os._exit(1)
     except BaseException as error:
         log.critical("worker_cannot_start", action="start", exc_info=error)
         os._exit(1)
     LEASES_HELD.set_function(lambda: len(station().leases))
-    ENGINE_WAITING.set_function(lambda: sum(one.batcher.waiting for one in station().pipelines.values()))
+    ENGINE_WAITING.set_function(
+        lambda: sum(pipeline.batcher.waiting for pipeline in station().pipelines.values())
+    )
     BREAKER_OPEN.set_function(lambda: station().serving.stopped is not None)
-    CANDIDATE_STOPPED.set_function(lambda: any(one.stopped for one in _others(station())))
+    CANDIDATE_STOPPED.set_function(lambda: any(pipeline.stopped for pipeline in _others(station())))
     _tell_bundle(station())
-    watch_gpu(chosen.device)
+    watch_gpu(settings.device)
 
 
-def _tell_bundle(here: Station) -> None:
-    serving = here.serving.analyzer
+def _tell_bundle(station: Station) -> None:
+    serving = station.serving.analyzer
     BUNDLE.info({"bundle": serving.bundle_name, "fingerprint": serving.fingerprint})
 
 
-def _others(here: Station) -> list[Pipeline]:
+def _others(station: Station) -> list[Pipeline]:
     """The pipelines beside the one that serves."""
-    return [pipeline for pipeline in here.pipelines.values() if pipeline is not here.serving]
+    return [pipeline for pipeline in station.pipelines.values() if pipeline is not station.serving]
 
 
-def load_analyzer(chosen: Settings) -> Analyzer:
+def load_analyzer(settings: Settings) -> Analyzer:
     """The bundle named in the settings, loaded and warmed."""
-    return _load(chosen, chosen.bundle)
+    return _load(settings, settings.bundle)
 
 
-def load_candidate(chosen: Settings) -> Analyzer | None:
+def load_candidate(settings: Settings) -> Analyzer | None:
     """The second bundle, loaded and warmed after the first. None when the settings name none."""
-    return None if chosen.candidate is None else _load(chosen, chosen.candidate)
+    return None if settings.candidate is None else _load(settings, settings.candidate)
 
 
-def _load(chosen: Settings, bundle: str) -> Analyzer:
+def _load(settings: Settings, bundle: str) -> Analyzer:
     import torch
 
     from moderation.dfa.gpt.detector import Detector
     from moderation.serving import policy_of
 
-    # Images run beside each other, a thread each: the small nets of the face finder lose more by sharing their work
-    # between cores than they gain.
+    # Each image has a thread of its own. The face finder's nets are small: several cores per net would cost more than
+    # they gain.
     torch.set_num_threads(1)
     analyzer = Detector.load(
         bundle,
-        device=chosen.device,
-        policy=policy_of(chosen),
-        decode=open_decoder(chosen),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
+        device=settings.device,
+        policy=policy_of(settings),
+        decode=open_decoder(settings),  # pyright: ignore[reportArgumentType]  frozen settings have a hash
         # Two bundles: the first leaves room for the second.
-        room=1.0 if chosen.candidate is None else 0.5,
+        room=1.0 if settings.candidate is None else 0.5,
     )
     analyzer.warm()
     return analyzer
 
 
 @functools.lru_cache(maxsize=1)
-def open_decoder(chosen: Settings) -> Callable[[bytes], Picture]:
-    """How this process decodes pictures, whatever the bundle: in children, or in its own threads."""
+def open_decoder(settings: Settings) -> Callable[[bytes], Picture]:
+    """How this process decodes pictures for every bundle: in children, or in its own threads."""
     from moderation.serving import limits_of
 
-    limits = limits_of(chosen)
-    added = with_renditions if chosen.image_renditions else _as_it_is
-    if not chosen.image_decode_children:
+    limits = limits_of(settings)
+    added = with_renditions if settings.image_renditions else _as_it_is
+    if not settings.image_decode_children:
         return added(functools.partial(decode_picture, limits=limits))
-    # They end with this process: nothing keeps their standard input open then.
-    # No more than may be asked for at once.
-    children = min(usable_cores(), chosen.worker_threads)
+    # The children end with this process, because their standard input closes.
+    # No more children than threads that use them.
+    children = min(usable_cores(), settings.worker_threads)
     pool = DecodePool(
-        limits, children=children, seconds=chosen.image_decode_seconds, evidence=evidence_options(chosen)
+        limits, children=children, seconds=settings.image_decode_seconds, evidence=evidence_options(settings)
     )
     pool.warm()
     return added(pool.decode)
@@ -259,14 +270,14 @@ def _as_it_is(decode: Callable[[bytes], Picture]) -> Callable[[bytes], Picture]:
     return decode
 
 
-def evidence_options(chosen: Settings) -> Options | None:
-    """What children are told of evidence. None: none is gathered. Raise SetupProblem for a trust list that is none."""
-    if not chosen.evidence or not chosen.image_decode_children:
+def evidence_options(settings: Settings) -> Options | None:
+    """The options for gathering evidence. None: none is gathered. Raise SetupProblem for an unreadable trust list."""
+    if not settings.evidence or not settings.image_decode_children:
         return None
     options = Options(
-        tuple(str(path) for path in chosen.evidence_trust_lists),
-        chosen.evidence_private,
-        chosen.evidence_seconds,
+        tuple(str(path) for path in settings.evidence_trust_lists),
+        settings.evidence_private,
+        settings.evidence_seconds,
     )
     read_trust_lists(options.trust_lists)
     return options
@@ -282,42 +293,42 @@ def _refuse_other_pools(worker: Any) -> None:
 
 @signals.worker_ready.connect
 def ready(sender: Any, **_: Any) -> None:
-    """Consuming begins: say so, and start watching."""
+    """The worker begins to consume: say so, and start the watchdog."""
     global _watchdog  # noqa: PLW0603  one per process
-    here = station()
+    current = station()
     sender.timer.call_repeatedly(LOOP_BEAT, _loop_moves, (sender,))
-    limit = here.settings.engine_timeout_seconds
+    limit = current.settings.engine_timeout_seconds
     _watchdog = Watchdog(
         {
             "the consuming loop": (_loop_still_for, LOOP_STUCK),
             "taking from the queue": (_deaf_for, LOOP_STUCK),
-            "the engine": (lambda: _engine_still_for(here, limit), limit),
-            # Fetching and being recorded have limits of their own; an image of many faces may wait long for the engine.
-            "an image": (lambda: here.leases.oldest_seconds, IMAGE_STUCK * limit),
-            "the engine's thread": (lambda: float("inf") if here.serving.batcher.fault else 0.0, 1.0),
+            "the engine": (lambda: _engine_still_for(current, limit), limit),
+            # Fetching and recording have their own limits; an image with many faces may wait long for the engine.
+            "an image": (lambda: current.leases.oldest_seconds, IMAGE_STUCK * limit),
+            "the engine's thread": (lambda: float("inf") if current.serving.batcher.fault else 0.0, 1.0),
         },
-        alive_file=here.settings.alive_file,
+        alive_file=current.settings.alive_file,
     )
     _watchdog.start()
-    if here.settings.ready_file is not None:
-        here.settings.ready_file.touch()
-    threading.Thread(target=_listen_and_tell, args=(here,), name="heartbeat", daemon=True).start()
+    if current.settings.ready_file is not None:
+        current.settings.ready_file.touch()
+    threading.Thread(target=_listen_and_tell, args=(current,), name="heartbeat", daemon=True).start()
     log.info(
         "worker_ready",
         action="start",
-        bundle=here.serving.analyzer.bundle_name,
-        fingerprint=here.serving.fingerprint,
-        holds=[pipeline.analyzer.bundle_name for pipeline in here.pipelines.values()],
+        bundle=current.serving.analyzer.bundle_name,
+        fingerprint=current.serving.fingerprint,
+        holds=[pipeline.analyzer.bundle_name for pipeline in current.pipelines.values()],
     )
 
 
-def _engine_still_for(here: Station, limit: float) -> float:
-    """Seconds that the engine which serves has been stuck. Another one that is stuck for too long is given up alone."""
-    for pipeline in _others(here):
+def _engine_still_for(station: Station, limit: float) -> float:
+    """Seconds for which the serving engine has been stuck. Another engine that is stuck too long is given up."""
+    for pipeline in _others(station):
         if pipeline.batcher.fault is None and pipeline.batcher.stuck_seconds > limit:
             pipeline.batcher.abandon(f"the engine has not moved for {limit:.0f} seconds")
             log.critical("candidate_given_up", action="watchdog", bundle=pipeline.analyzer.bundle_name)
-    return here.serving.batcher.stuck_seconds
+    return station.serving.batcher.stuck_seconds
 
 
 def _loop_moves(consumer: Any = None) -> None:
@@ -328,9 +339,8 @@ def _loop_moves(consumer: Any = None) -> None:
 
 
 def _hears(consumer: Any) -> bool:
-    """Whether it waits for a message or works on one. A loop may turn and do neither: then no bell is ever heard."""
-    channel = getattr(consumer.task_consumer, "channel", None)
-    return bool(state.reserved_requests) or bool(getattr(channel, "_in_poll", None))
+    """Whether it waits for a message or works on one. A loop that turns and does neither never takes a message."""
+    return bool(state.reserved_requests) or waits_for_message(consumer)
 
 
 def _deaf_for() -> float:
@@ -343,7 +353,7 @@ def _loop_still_for() -> float:
 
 @contextmanager
 def waiting_for_broker() -> Generator[None]:
-    """While the broker is away the loop stands still, and rightly so: Postgres keeps the cases."""
+    """Mark a wait for the broker: the loop may stand still, because Postgres keeps the cases."""
     global _waits_for_broker  # noqa: PLW0603  written by the loop, read by the watchdog
     _waits_for_broker = True
     try:
@@ -353,65 +363,67 @@ def waiting_for_broker() -> Generator[None]:
         _waits_for_broker = False
 
 
-def _listen_and_tell(here: Station) -> None:
-    """Learn which bundle serves, and let operators see in Postgres which workers live, and with which bundles."""
+def _listen_and_tell(station: Station) -> None:
+    """Learn which bundle serves, and write to Postgres that this worker lives and which bundles it holds."""
     tell_at = 0.0
     while True:
         try:
-            # A new order is confirmed at once: who promotes a bundle watches how far it has come.
-            if here.orders.look() or time.monotonic() >= tell_at:
+            # Confirm a new rollout at once: an operator who promotes a bundle watches its progress.
+            if station.orders.look() or time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + BEAT_EVERY
-                _tell_bundle(here)
-                with here.database.transaction() as session:
-                    beat(session, f"worker:{here.owner}", facts_of(here))
+                _tell_bundle(station)
+                with station.database.transaction() as session:
+                    beat(session, f"worker:{station.owner}", facts_of(station))
         except Exception as error:  # noqa: BLE001  a thread that ends in silence hears no order any more
             log.warning("heartbeat_missed", action="heartbeat", error=str(error))
         time.sleep(LOOK_EVERY)
 
 
-def facts_of(here: Station) -> dict[str, Any]:
-    """What a worker tells of itself: what serves there, and everything that it holds."""
-    serving = here.serving
+def facts_of(station: Station) -> dict[str, Any]:
+    """What a worker reports: the bundle that serves in it, and all that it holds."""
+    serving = station.serving
     return {
         "bundle": serving.analyzer.bundle_name,
         "fingerprint": serving.fingerprint,
-        "own": here.own,
-        "follows": vars(here.orders.known),
-        "threads": here.settings.worker_threads,
-        "leases": len(here.leases),
+        "own": station.own,
+        "follows": vars(station.orders.known),
+        "threads": station.settings.worker_threads,
+        "leases": len(station.leases),
         "stopped": serving.stopped,
         "bundles": {
             fingerprint: {"name": pipeline.analyzer.bundle_name, "stopped": pipeline.stopped}
-            for fingerprint, pipeline in here.pipelines.items()
+            for fingerprint, pipeline in station.pipelines.items()
         },
     }
 
 
 @signals.worker_shutting_down.connect
 def drain(**_: Any) -> None:
-    """SIGTERM: not ready any more. Celery takes no more messages and waits for its threads; we bound the wait."""
-    here = _station
-    if here is None:
+    """SIGTERM: no longer ready. Celery takes no more messages and waits for its threads; we limit the wait."""
+    current = _station
+    if current is None:
         return
-    if here.settings.ready_file is not None:
-        here.settings.ready_file.unlink(missing_ok=True)
-    here.draining.set()
-    log.info("worker_drains", action="stop", leases=len(here.leases), seconds=here.settings.drain_seconds)
-    threading.Thread(target=_end_after_drain, args=(here,), name="drain", daemon=True).start()
+    if current.settings.ready_file is not None:
+        current.settings.ready_file.unlink(missing_ok=True)
+    current.draining.set()
+    log.info(
+        "worker_drains", action="stop", leases=len(current.leases), seconds=current.settings.drain_seconds
+    )
+    threading.Thread(target=_end_after_drain, args=(current,), name="drain", daemon=True).start()
 
 
-def _end_after_drain(here: Station) -> None:
-    time.sleep(here.settings.drain_seconds)
+def _end_after_drain(station: Station) -> None:
+    time.sleep(station.settings.drain_seconds)
     try:
-        returned = here.leases.hand_all_back(why="the worker stopped")
-        log.warning("drain_ended", action="stop", handed_back=returned)
+        returned = station.leases.release_all(why="the worker stopped")
+        log.warning("drain_ended", action="stop", released=returned)
     finally:
         os._exit(0)
 
 
 @signals.worker_shutdown.connect
 def end(**_: Any) -> None:
-    """All tasks are finished, or the pool gave up on them."""
+    """All tasks have finished, or the pool has given up on them."""
     if _watchdog is not None:
         _watchdog.stop()
     if _station is not None:

@@ -1,6 +1,6 @@
-"""Effects that are measured when somebody opens a case: fetch the picture, crop the faces as then, hide and ask.
+"""Measures effects when somebody opens a case: fetch the picture, crop the same faces, hide regions, ask the model.
 
-Nothing but the message says that this is wanted. When it is lost, or its work is, who opens the case next rings again.
+Only the message asks for this. When the message or the work is lost, the next person who opens the case asks again.
 """
 
 import time
@@ -12,16 +12,17 @@ from moderation.cases import ImageRef
 from moderation.database.analyses import StoredAnalysis, insert_effects, shown_analyses
 from moderation.database.cases import find_case
 from moderation.database.review import lock_case
-from worker.analysis import fetch_again, write
+from worker.analysis import fetch_again
 from worker.effects import measured
+from worker.run import write
 from worker.station import Pipeline, Station
 from worker.telemetry import STAGE_SECONDS, about_case
 
 
 def measure(station: Station, case_id: UUID) -> None:
-    """Measure what the score on show depends on, unless that is known. Safe to run twice for the same case.
+    """Measure what the score on show depends on, unless it is known. Safe to run twice for the same case.
 
-    Only the bundle that gave the score is asked: when it is not here, or takes no work, nothing happens.
+    Only the bundle that gave the score can do it. Nothing happens when it is not here or takes no work.
     """
     if station.draining.is_set() or station.settings.effect == "never":
         return
@@ -33,7 +34,7 @@ def measure(station: Station, case_id: UUID) -> None:
     pipeline = station.pipelines.get(stored.analysis.fingerprint)
     if pipeline is None or pipeline.stopped:
         return
-    with station.solitude.together(), about_case(str(case_id)):
+    with station.quarantine.shared(), about_case(str(case_id)):
         _work(station, pipeline, case.flag.image, stored)
 
 
@@ -58,9 +59,9 @@ def _work(station: Station, pipeline: Pipeline, image: ImageRef, stored: StoredA
         faces[place] = face
 
     def record(session: Session) -> None:
-        # Locked, so that the analysis does not leave for an archive meanwhile.
+        # Locked, so that the archiver does not move the analysis away now.
         row = lock_case(session, stored.case_id)
-        if row is not None and row.erased_at is None and row.archive_id is None:
+        if row.erased_at is None and row.archive_id is None:
             insert_effects(session, stored.id, faces)
 
     write(station, record)

@@ -1,77 +1,73 @@
-"""What to do with a case when its analysis ends in an error. One table, read by the one handler in `tasks.py`."""
+"""What becomes of leased work that ends in an error. One table, read in one place: `worker.run`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from random import random
 
-from moderation.cases import Refusal
 from moderation.errors import ImageRejected, LeaseLost, Unavailable
 from moderation.triage import postponed_for, retry_delay
 
 
 @dataclass(frozen=True)
-class HandBack:
-    """Return the case to the line: something else was at fault."""
+class Release:
+    """Release it, to be taken again: something else was at fault."""
 
     why: str
     due_in: float  # seconds
 
 
 @dataclass(frozen=True)
-class Refuse:
-    """Put the case before a person, without a verdict."""
+class Fail:
+    """End it with this reason, a code and words."""
 
-    refusal: Refusal
+    code: str
+    words: str
 
 
 @dataclass(frozen=True)
 class Forget:
-    """Somebody else has the case: nothing is to be done."""
+    """Somebody else has it: do nothing."""
 
 
-#: Shown to a reviewer when the fault is in our own code. The engineer finds it in the log by the case's id.
-FAULT_OF_OURS = (
-    "A fault of ours stopped the analysis. It was logged for an engineer; please judge the image unaided."
+#: The end after a fault in our own code. An engineer finds it in the log by the case's id.
+FAULT = Fail(
+    "fault",
+    "A fault of ours stopped the analysis. It was logged for an engineer; please judge the image unaided.",
 )
-
-#: What becomes of a case whose analysis ended in such a fault: when the bundle that serves made it, and when the
-#: candidate did.
-OURS = Refuse(Refusal("attempts_exhausted", FAULT_OF_OURS))
-CANDIDATES = HandBack("candidate_failed", 0)
+#: The same when the bundle on trial has the fault.
+CANDIDATES = Release("candidate_failed", 0)
 
 
 def reaction(
     error: BaseException,
     *,
-    postponements: int,
-    patience_seconds: float,
-    random: float,
+    final: tuple[type[BaseException], ...] = (),
+    postponements: int = 0,
+    patience_seconds: float = float("inf"),
     on_trial: bool = False,
-) -> HandBack | Refuse | Forget:
-    """What becomes of the case. `on_trial`: its analysis was the candidate's, and not that of the bundle that serves.
+    jitter: Callable[[], float] = random,
+) -> Release | Fail | Forget:
+    """How the work ends. `on_trial`: the candidate did it, not the bundle that serves.
 
-    error                  what happens to the case
-    LeaseLost              nothing: it went on without us
-    ImageRejected          ready, with the error's code and words
-    Unavailable            back into the line with a growing delay; after `patience_seconds` of delays, ready
-    MemoryError            the same: the next worker may have more, and the delay lets others finish first
-    anything else          ready at once: a bug is not retried; a candidate's is no reason to give a case up, and back
-                           into the line it goes at once, for the bundle that serves
+    error                  what happens
+    LeaseLost              nothing: another worker has it
+    ImageRejected          it fails, with the error's code and words
+    one of `final`         the same: a retry would end the same
+    Unavailable            it is released, for a growing delay; after `patience_seconds` of delays it fails
+    MemoryError            the same: another worker may have more memory, and the delay lets others finish
+    anything else          it fails at once: a bug is not retried; a candidate's is no reason to give a case up, and it
+                           is released at once, for the bundle that serves
     """
-    match error:
-        case LeaseLost():
-            return Forget()
-        case ImageRejected():
-            return Refuse(Refusal(error.code, str(error)))
-        case Unavailable() | MemoryError():
-            if postponed_for(postponements) >= patience_seconds:
-                return Refuse(
-                    Refusal("attempts_exhausted", f"This could not be analysed for long: {_words(error)}.")
-                )
-            code = error.code if isinstance(error, Unavailable) else "out_of_memory"
-            return HandBack(code, retry_delay(postponements + 1, random=random))
-        case _ if on_trial:
-            return CANDIDATES
-        case _:
-            return OURS
+    if isinstance(error, LeaseLost):
+        return Forget()
+    if isinstance(error, (ImageRejected, *final)):
+        return Fail(getattr(error, "code", FAULT.code), str(error))
+    if isinstance(error, (Unavailable, MemoryError)):
+        if postponed_for(postponements) >= patience_seconds:
+            return Fail("attempts_exhausted", f"This could not be analysed for long: {_words(error)}.")
+        code = error.code if isinstance(error, Unavailable) else "out_of_memory"
+        return Release(code, retry_delay(postponements + 1, random=jitter()))
+    return CANDIDATES if on_trial else FAULT
 
 
 def _words(error: BaseException) -> str:

@@ -1,16 +1,17 @@
-"""The sweeper: takes back leases that ran out, rings again for every case that waits too long, and sends webhooks.
+"""The sweeper: ends leases that ran out, publishes again what waits too long, and sends webhooks.
 
-Run as many as you like: an advisory lock lets one work at a time. It holds no model and no state; without it a lost
-message would wait for ever, so `bonafide doctor` asks whether one is alive.
+Run as many as you like: an advisory lock lets one work at a time. It has no model and no state. Without a sweeper a
+case whose message is lost would wait for ever, so `bonafide doctor` checks that one is alive.
 """
 
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -19,31 +20,32 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from moderation import traces
-from moderation.database.cases import cases_to_ring, mark_unrung
+from moderation.archive.erasure import erase_past
+from moderation.database.cases import due_cases
 from moderation.database.connection import ANSWER_SECONDS, Database, lacks_rights
-from moderation.database.deliveries import FORGET_PAGE, forget_delivered
 from moderation.database.drafts import forget_drafts
-from moderation.database.erasure import erase_past
 from moderation.database.moves import expire_leases
 from moderation.database.operations import beat, forget_processes, take_sweep_lock
+from moderation.database.questions import due_questions
 from moderation.database.renditions import FORGET_PAGE as RENDITIONS_PAGE
 from moderation.database.renditions import forget_renditions
-from moderation.delivery import CONNECTIONS, Courier
-from moderation.dispatch import QUEUE_OF, Doorbell
+from moderation.dispatch import Publisher, WorkKind
 from moderation.errors import BonafideError, BrokerUnavailable
 from moderation.evidence.zones import audit
 from moderation.logs import configure_logs
-from moderation.questions import ring_waiting
-from moderation.reruns import give_up_reruns, ring_reruns
-from moderation.settings import Settings, settings
+from moderation.rollouts.reruns import due_reruns, give_up_reruns
+from moderation.settings import Settings
+from moderation.settings import settings as process_settings
 from moderation.triage import Lane
+from moderation.webhooks.courier import CONNECTIONS, Courier
+from moderation.webhooks.rows import FORGET_PAGE, forget_delivered
 from worker.telemetry import LAST_SWEEP, SWEPT, process_name
 
-#: Cases rung for in one look: a page, so that one transaction stays short.
+#: Rows of each kind of work that one look publishes at most, so that its transaction stays short.
 PAGE = 1000
-#: Seconds between two glances at how many bells are left, while there is more to ring for.
+#: Seconds between two counts of the messages that are left, while there is more to publish.
 GLANCE_SECONDS = 0.1
-#: Seconds between two looks for reruns to give up, and for what is to be forgotten.
+#: Seconds between two looks for reruns to give up and for rows to forget.
 GIVE_UP_SECONDS = 60.0
 #: Seconds between two audits of the certificates that are used.
 AUDIT_SECONDS = 600.0
@@ -55,27 +57,27 @@ log = structlog.get_logger()
 class Swept:
     """What one look did."""
 
-    #: Cases whose lease had run out and that went back into the line.
+    #: Cases that returned to the line because their lease ran out.
     returned: int = 0
-    #: Cases whose attempts were used up and that went to a person.
+    #: Cases that went to a person because their attempts are exhausted.
     given_up: int = 0
-    #: Cases rung for.
-    rung: int = 0
-    #: Lanes that had no room for more bells, then or now: more cases may wait behind these.
-    full: tuple[Lane, ...] = ()
+    #: Cases published.
+    published: int = 0
+    #: Kinds whose queue had no room for more messages: more cases may wait.
+    full: tuple[WorkKind, ...] = ()
 
 
 @dataclass
 class Chore:
-    """Something that is done beside the look, now and again. One that fails keeps no other from being done.
+    """Something that the sweeper does now and again. A failed chore stops no other chore, and no look.
 
-    Nor leases from being taken back: whatever Postgres says to it is logged, and it is tried again when it is due.
+    Its error is logged, and it is tried again when it is due.
     """
 
     name: str
-    #: Seconds from one time to the next.
+    #: Seconds between two runs.
     every: float
-    #: What it returns is looked at for one thing: `True` says that there is more, to be done after the next look.
+    #: It returns `True` when there is more to do after the next look. Other values mean nothing.
     do: Callable[[], object]
     #: By the monotonic clock.
     due: float = 0.0
@@ -90,87 +92,107 @@ class Chore:
         except BonafideError as error:
             _log_failure(self.name, error)
         except DBAPIError as error:
-            # `bonafide migrate` grants rights; anything else is a bug or a setting that nobody thought of.
+            # `bonafide migrate` grants rights. Anything else is a bug or an unexpected setting.
             code = "rights_missing" if lacks_rights(error) else "fault"
             log.error("sweep_failed", action=self.name, code=code, error=str(error.orig).strip())
 
 
-def sweep(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
-    """One look. Does nothing while another sweeper works. Raise DatabaseUnavailable."""
-    queued = {lane: _queued(doorbell, lane, chosen) for lane in Lane}
-    room = {lane: max(0, min(PAGE, chosen.bells_at_most - queued[lane])) for lane in Lane}
+def _due_cases(lane: Lane, session: Session, settings: Settings, limit: int) -> Sequence[UUID]:
+    return due_cases(session, limit=limit, again_after=settings.publish_again_seconds, lane=lane)
+
+
+#: For each kind: finds due rows, at most so many, and marks them as published.
+DUE: dict[WorkKind, Callable[[Session, Settings, int], Sequence[UUID]]] = {
+    WorkKind.ANALYSIS: partial(_due_cases, Lane.LIVE),
+    WorkKind.BACKFILL: partial(_due_cases, Lane.BACKFILL),
+    WorkKind.QUESTION: due_questions,
+    WorkKind.RERUN: due_reruns,
+}
+
+
+def sweep(database: Database, publisher: Publisher, settings: Settings) -> Swept:
+    """Look once at the cases. Do nothing while another sweeper works. Raise DatabaseUnavailable."""
     with database.transaction() as session:
         if not take_sweep_lock(session):
             return Swept()
-        returned, given_up = expire_leases(session, actor="sweeper", attempts_at_most=chosen.attempts_at_most)
-        found = {lane: _not_heard_of(session, lane, room[lane], chosen) for lane in Lane}
-    # While a backlog stands, the bell of a case that waits is most likely still on the queue, behind others: a second
-    # one would only be in the way. One that was lost is not there, however long the backlog.
-    silent = {lane: doorbell.without_bell(ids, QUEUE_OF[lane]) for lane, ids in found.items()}
-    # Committed first, rung after: a bell that fails here is rung at the next look.
-    rung = {lane: doorbell.dispatch_cases(ids, lane) if ids else 0 for lane, ids in silent.items()}
-    unrung = [one for lane, ids in silent.items() for one in ids[rung[lane] :]]
-    if unrung:
-        with database.transaction() as session:
-            mark_unrung(session, unrung)
-    full = [
-        lane
-        for lane, ids in silent.items()
-        # Fewer rung than found: others rang meanwhile; or the broker takes no bells, and then there is no hurry.
-        if len(found[lane]) >= room[lane]
-        and (rung[lane] == len(ids) or _queued(doorbell, lane, chosen) > chosen.bells_at_most // 2)
-    ]
-    return Swept(returned, given_up, sum(rung.values()), tuple(full))
+        returned, given_up = expire_leases(
+            session, actor="sweeper", attempts_at_most=settings.attempts_at_most
+        )
+    looks = {
+        kind: publish_due(database, publisher, kind, settings)
+        for kind in (WorkKind.ANALYSIS, WorkKind.BACKFILL)
+    }
+    full = tuple(kind for kind, look in looks.items() if look.full)
+    return Swept(returned, given_up, sum(look.published for look in looks.values()), full)
 
 
-def _not_heard_of(session: Session, lane: Lane, room: int, chosen: Settings) -> list[UUID]:
-    """Cases of a lane that were never rung for, or long ago, as many as it has room for."""
-    return cases_to_ring(session, limit=room, ring_again_seconds=chosen.ring_again_seconds, lane=lane)
+@dataclass(frozen=True)
+class PublishRound:
+    """The result of one look for work of one kind."""
+
+    published: int
+    #: Whether the queue had no room for more: more rows may wait.
+    full: bool
 
 
-def _queued(doorbell: Doorbell, lane: Lane, chosen: Settings) -> int:
-    """Bells of a lane. As many as may be, while the broker does not answer: leases are taken back all the same."""
+def publish_due(database: Database, publisher: Publisher, kind: WorkKind, settings: Settings) -> PublishRound:
+    """Publish the due rows of a kind, as far as its queue has room. Raise DatabaseUnavailable.
+
+    During a backlog most messages still stand on the queue behind others, and a second message would only be in the
+    way. Only messages that are not on the queue are lost.
+    """
+    room = max(0, min(PAGE, settings.messages_at_most - _queued(publisher, kind, settings)))
+    with database.transaction() as session:
+        ids = DUE[kind](session, settings, room) if take_sweep_lock(session) else ()
+        published = publisher.publish_after_commit(session, kind, ids, unless_queued=True)
+    # Fewer published than found: others published some, or the broker takes no messages and there is no hurry.
+    taken = not published.left or _queued(publisher, kind, settings) > settings.messages_at_most // 2
+    return PublishRound(published.count, full=len(ids) >= room and taken)
+
+
+def _queued(publisher: Publisher, kind: WorkKind, settings: Settings) -> int:
+    """Messages of a kind on its queue. While the broker does not answer, the most that there may be."""
     try:
-        return doorbell.depth(QUEUE_OF[lane])
+        return publisher.depth(kind.queue)
     except BrokerUnavailable:
-        return chosen.bells_at_most
+        return settings.messages_at_most
 
 
-def rest(doorbell: Doorbell, swept: Swept, chosen: Settings, stop: threading.Event) -> None:
-    """Wait for the next look: until workers have taken half of the bells of a lane that was full, or for a while.
+def rest(publisher: Publisher, swept: Swept, settings: Settings, stop: threading.Event) -> None:
+    """Wait until workers have taken half of the messages of a full queue, or else for the usual time.
 
-    So a backlog is rung for as fast as it is taken, and a queue that stays full is looked at no more often than an
-    empty one.
+    So a backlog is published as fast as it is taken, and a queue that stays full is checked no more often than an empty
+    one.
     """
     if not swept.full:
-        stop.wait(chosen.sweep_seconds)
+        stop.wait(settings.sweep_seconds)
         return
-    for _ in range(max(1, round(chosen.sweep_seconds / GLANCE_SECONDS))):
+    for _ in range(max(1, round(settings.sweep_seconds / GLANCE_SECONDS))):
         try:
-            left = min(doorbell.depth(QUEUE_OF[lane]) for lane in swept.full)
+            left = min(publisher.depth(kind.queue) for kind in swept.full)
         except BrokerUnavailable:
-            stop.wait(chosen.sweep_seconds)
+            stop.wait(settings.sweep_seconds)
             return
-        if left <= chosen.bells_at_most // 2 or stop.wait(GLANCE_SECONDS):
+        if left <= settings.messages_at_most // 2 or stop.wait(GLANCE_SECONDS):
             return
 
 
-def sweep_for_ever(chosen: Settings, stop: threading.Event) -> None:
-    """Look, wait, look again, until `stop`. What is unavailable is waited for."""
-    database = Database(chosen.database_url.get_secret_value(), pool_size=1, answer_seconds=ANSWER_SECONDS)
-    doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
-    chores = _chores(database, doorbell, chosen)
+def sweep_for_ever(settings: Settings, stop: threading.Event) -> None:
+    """Look, wait, look again, until `stop`. Wait for what is unavailable."""
+    database = Database(settings.database_url.get_secret_value(), pool_size=1, answer_seconds=ANSWER_SECONDS)
+    publisher = Publisher(settings.broker_url.get_secret_value(), at_most=settings.messages_at_most)
+    chores = _chores(database, publisher, settings)
     while not stop.is_set():
-        swept = _look(database, doorbell, chosen)
+        swept = _look(database, publisher, settings)
         for chore in chores:
             chore.take(time.monotonic())
-        rest(doorbell, swept, chosen, stop)
+        rest(publisher, swept, settings, stop)
     database.close()
 
 
-def _look(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
+def _look(database: Database, publisher: Publisher, settings: Settings) -> Swept:
     try:
-        swept = sweep(database, doorbell, chosen)
+        swept = sweep(database, publisher, settings)
     except BonafideError as error:
         _log_failure("sweep", error)
         return Swept()
@@ -179,8 +201,8 @@ def _look(database: Database, doorbell: Doorbell, chosen: Settings) -> Swept:
     return swept
 
 
-def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Chore]:
-    """What a sweeper does beside ringing for cases, each in transactions of its own; that it is alive first."""
+def _chores(database: Database, publisher: Publisher, settings: Settings) -> list[Chore]:
+    """What a sweeper does besides the cases, each in its own transactions. Its heartbeat comes first."""
     name = f"sweeper:{process_name()}"
 
     def say_alive() -> None:
@@ -190,7 +212,7 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
     def erase() -> None:
         with database.transaction() as session:
             erased = erase_past(
-                session, chosen.retention_days, actor="sweeper", keep_hashes=chosen.keep_hashes
+                session, settings.retention_days, actor="sweeper", keep_hashes=settings.keep_hashes
             )
         if erased:
             log.info("cases_erased", action="retention", erased=erased)
@@ -208,18 +230,20 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
 
     def forget_deliveries() -> bool:
         with database.transaction() as session:
-            return forget_delivered(session, days=chosen.webhook_log_days) == FORGET_PAGE
+            return forget_delivered(session, days=settings.webhook_log_days) == FORGET_PAGE
 
     def forget_pictures() -> bool:
         with database.transaction() as session:
-            return forget_renditions(session, days=chosen.image_rendition_days) == RENDITIONS_PAGE
+            return forget_renditions(session, days=settings.image_rendition_days) == RENDITIONS_PAGE
 
-    often = chosen.sweep_seconds
+    often = settings.sweep_seconds
     return [
         Chore("beat", often, say_alive),
-        Chore("questions", often, lambda: ring_waiting(database, doorbell, chosen)),
-        Chore("reruns", often, lambda: ring_reruns(database, doorbell, chosen)),
-        Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, chosen)),
+        *(
+            Chore(kind.queue, often, partial(publish_due, database, publisher, kind, settings))
+            for kind in (WorkKind.QUESTION, WorkKind.RERUN)
+        ),
+        Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, settings)),
         Chore("retention", often, erase),
         Chore("certificates", AUDIT_SECONDS, audit_certificates),
         Chore("forget", GIVE_UP_SECONDS, forget),
@@ -228,21 +252,25 @@ def _chores(database: Database, doorbell: Doorbell, chosen: Settings) -> list[Ch
     ]
 
 
-def deliver_for_ever(chosen: Settings, stop: threading.Event) -> None:
-    """Send webhooks as they become due, until `stop`. Every sweeper does: each takes what no other has taken."""
+def deliver_for_ever(settings: Settings, stop: threading.Event) -> None:
+    """Send webhooks as they become due, until `stop`. Every sweeper sends; each takes what no other has taken."""
     database = Database(
-        chosen.database_url.get_secret_value(), pool_size=CONNECTIONS, answer_seconds=ANSWER_SECONDS
+        settings.database_url.get_secret_value(), pool_size=CONNECTIONS, answer_seconds=ANSWER_SECONDS
     )
     try:
-        Courier(database, chosen).run(stop)
+        Courier(database, settings).run(stop)
     finally:
-        stop.set()  # a bug here ends the process, loudly; it is not half alive
+        stop.set()  # a bug here ends the whole process, not half of it
         database.close()
 
 
 def _tell(swept: Swept) -> None:
-    for action in ("returned", "given_up", "rung"):
-        SWEPT.labels(action).inc(getattr(swept, action))
+    for action, count in (
+        ("returned", swept.returned),
+        ("given_up", swept.given_up),
+        ("published", swept.published),
+    ):
+        SWEPT.labels(action).inc(count)
     if swept.returned or swept.given_up:
         log.warning("leases_ran_out", action="sweep", returned=swept.returned, given_up=swept.given_up)
 
@@ -253,9 +281,9 @@ def _log_failure(action: str, error: BonafideError) -> None:
 
 def main() -> None:
     """`python -m worker.sweeper`, or `bonafide sweeper`."""
-    chosen = settings()
-    configure_logs(chosen)
-    traces.start(chosen, "bonafide-sweeper")
+    settings = process_settings()
+    configure_logs(settings)
+    traces.start(settings, "bonafide-sweeper")
     stop = threading.Event()
 
     def end(*_: object) -> None:
@@ -263,12 +291,12 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    if chosen.metrics_port is not None:
-        start_http_server(chosen.metrics_port)
+    if settings.metrics_port is not None:
+        start_http_server(settings.metrics_port)
     with ThreadPoolExecutor(1, thread_name_prefix="courier") as thread:
-        delivering = thread.submit(deliver_for_ever, chosen, stop)
+        delivering = thread.submit(deliver_for_ever, settings, stop)
         try:
-            sweep_for_ever(chosen, stop)
+            sweep_for_ever(settings, stop)
         finally:
             stop.set()
     delivering.result()

@@ -1,4 +1,4 @@
-"""What the worker tells: metrics for Prometheus and the case's id on every line of the log."""
+"""What the worker reports: metrics for Prometheus, and the case's id on every line of the log."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from moderation.analysis import Analysis
 
 T = TypeVar("T")
 
-#: From a millisecond to two minutes: a fetch and a stuck engine both show.
+#: From a millisecond to two minutes, so that both a fetch and a stuck engine show.
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 STAGE_SECONDS = Histogram(
@@ -34,7 +34,7 @@ ENGINE_WAIT_SECONDS = Histogram(
 )
 VERDICTS = Counter("bonafide_verdicts", "Analyses recorded", ["label", "technique", "abstain", "reused"])
 REFUSALS = Counter("bonafide_refusals", "Cases made ready without an analysis", ["code"])
-HAND_BACKS = Counter("bonafide_hand_backs", "Leases handed back", ["why"])
+RELEASES = Counter("bonafide_releases", "Leases released", ["why"])
 ATTEMPTS = Histogram(
     "bonafide_attempts", "Which attempt an analysis is, when it begins", buckets=(1, 2, 3, 4, 5, 10)
 )
@@ -51,7 +51,7 @@ CANDIDATE_STOPPED = Gauge(
     "bonafide_candidate_stopped",
     "1 while this worker does not use a bundle it holds beside the one that serves",
 )
-RERUNS = Counter("bonafide_reruns", "Analyses asked for beside a case's own", ["bundle", "outcome"])
+RERUN_OUTCOMES = Counter("bonafide_reruns", "Analyses asked for beside a case's own", ["bundle", "outcome"])
 LEASES_LOST = Counter("bonafide_leases_lost", "Analyses thrown away because the lease was lost")
 LEASES_HELD = Gauge("bonafide_leases_held", "Leases this process holds")
 DEAD_LETTERS = Counter("bonafide_dead_letters", "Messages nobody could process")
@@ -79,7 +79,7 @@ def count_batch(faces: int, waited: float) -> None:
 def timed_engine(
     take: Callable[[int, bool], Sequence[T] | None],
 ) -> Callable[[int, bool], Sequence[T] | None]:
-    """The same `take`; what the engine does between two calls of it counts as being busy."""
+    """The same `take`, which counts the engine's time between two calls as busy."""
     given_at = time.monotonic()
 
     def timed(room: int, idle: bool) -> Sequence[T] | None:  # noqa: FBT001  the engine's contract
@@ -93,7 +93,7 @@ def timed_engine(
 
 
 def watch_gpu(device: str) -> None:
-    """Tell of the GPU's memory, when the model runs on one."""
+    """Report the GPU's memory when the model runs on one."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or device == "cpu":
         return
@@ -104,7 +104,7 @@ def watch_gpu(device: str) -> None:
 
 
 def follow_messages() -> None:
-    """Time every task as a part of the trace that rang for it."""
+    """Time every task as part of the trace that published it."""
     running: dict[str, AbstractContextManager[Any]] = {}
 
     def begin(task_id: str, task: Any, **_: Any) -> None:
@@ -131,5 +131,5 @@ def about_case(case_id: str) -> Generator[None]:
 
 
 def process_name() -> str:
-    """Who holds a lease, for an operator who looks: host and process id."""
+    """The holder of a lease, for operators: host and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"

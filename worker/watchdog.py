@@ -1,7 +1,7 @@
-"""Life and death of the process: a thread that ends it when its loop, its engine or an image stops moving.
+"""The watchdog: a thread that ends the process when its loop, its engine or an image stops moving.
 
-The threads pool has no time limits, and a stuck thread cannot be stopped; the process can. Its leases run out, the
-sweeper returns its cases, and whoever supervises the process starts another.
+The threads pool has no time limits. A stuck thread cannot be stopped, but the process can. Then its leases run out, the
+sweeper returns its cases, and the supervisor starts another process.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Watchdog:
-    """Looks at each of `checks`, which say for how many seconds something has not moved."""
+    """Looks at `checks`. Each says for how many seconds something has not moved, and how long it may not."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Watchdog:
         self._stop.set()
 
     def look(self) -> None:
-        """One look: give up when something has not moved for longer than it may, else say that all is alive."""
+        """Look once: give up when something has stood still for too long, else touch the alive file."""
         for name, (still_for, at_most) in self._checks.items():
             seconds = still_for()
             if seconds > at_most:
                 self._give_up(f"{name} has not moved for {seconds:.0f} seconds (at most {at_most:.0f})")
                 return
         if self._alive_file is not None:
-            with contextlib.suppress(OSError):  # a full disk: whoever looks at the file decides
+            with contextlib.suppress(OSError):  # a full disk: the reader of the file decides
                 self._alive_file.touch()
 
     def _watch(self) -> None:

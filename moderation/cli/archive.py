@@ -1,28 +1,26 @@
-"""`bonafide archive`: old cases out of Postgres into S3, and back."""
+"""`bonafide archive`: moves old cases from Postgres to S3, and back."""
 
-import dataclasses
-import json
 import re
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from moderation.archive import Archives, Batch, find_line, read_place
-from moderation.cli.operate import AsJson, open_database
+from moderation.archive.archiver import ArchivedBatch, Archives, find_line, read_place
+from moderation.cli.operate import open_database
+from moderation.cli.show import AsJson, print_json, print_object
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 from moderation.storage import Storage
 
-#: Longer than any statement of an archive's may take.
+#: Seconds. No statement of an archive may take longer.
 ANSWER_SECONDS = 600.0
 
-app = typer.Typer(
-    help="Move what old cases consist of to S3, read it there, bring it back.", invoke_without_command=True
-)
+app = typer.Typer(help="Move old cases to S3, read them there, restore them.", invoke_without_command=True)
 
 Object = Annotated[str, typer.Argument(help="s3://BUCKET/KEY of an archive's object.")]
 Case = Annotated[UUID, typer.Argument(help="An archived case.")]
@@ -30,10 +28,9 @@ Case = Annotated[UUID, typer.Argument(help="An archived case.")]
 
 @contextmanager
 def _archives() -> Generator[Archives]:
-    chosen = settings()
-    # At night and by itself: it must end when Postgres falls silent, or it would never begin again.
+    # It runs at night, unwatched. When Postgres falls silent it must end, or the next run never starts.
     with closing(open_database(answer_seconds=ANSWER_SECONDS)) as database:
-        yield Archives(database, Storage(chosen), chosen)
+        yield Archives(database, Storage(settings()), settings())
 
 
 @app.callback()
@@ -41,16 +38,16 @@ def archive(
     context: typer.Context,
     decided_before: Annotated[
         str | None,
-        typer.Option(help="Cases decided longer ago than this: 400d, or before a date: 2026-01-31."),
+        typer.Option(help="Cases decided longer ago than this (400d), or before this date (2026-01-31)."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help="BUCKET/PREFIX to write to. [default: the setting ARCHIVE]")
+        str | None, typer.Option(help="Where to write: BUCKET/PREFIX. [default: the setting ARCHIVE]")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many cases.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Write decided cases to S3, verify what was written, delete it here. Safe to stop and to repeat."""
+    """Write decided cases to S3, verify the copy, then delete them from Postgres. Safe to stop and to repeat."""
     if context.invoked_subcommand is not None:
         return
     if decided_before is None:
@@ -60,7 +57,7 @@ def archive(
     if dry_run:
         with closing(open_database()) as database:
             found = Archives(database, Storage(settings()), settings()).count(before, limit=limit)
-        typer.echo(json.dumps({"cases": found}) if json_ else f"{found:,} cases could be archived")
+        print_object({"cases": found}, f"{found:,} cases could be archived", as_json=json_)
         return
     where = to or settings().archive
     if where is None:
@@ -76,9 +73,9 @@ def archive(
         raise typer.Exit(1)
 
 
-def _tell(batch: Batch, *, json_: bool) -> None:
+def _tell(batch: ArchivedBatch, *, json_: bool) -> None:
     if json_:
-        typer.echo(json.dumps(dataclasses.asdict(batch), default=str))
+        print_json(asdict(batch))
         return
     if batch.place is not None:
         typer.echo(f"{batch.cases:,} cases, {batch.size:,} bytes: {batch.place}")
@@ -100,7 +97,7 @@ def _moment(written: str) -> datetime:
 @app.command()
 def read(
     place: Object,
-    case: Annotated[UUID | None, typer.Option(help="Only this one. [default: all]")] = None,
+    case: Annotated[UUID | None, typer.Option(help="Only this case. [default: all]")] = None,
 ) -> None:
     """Print the cases of an object, one JSON object a line."""
     with _archives() as archives:
@@ -111,7 +108,7 @@ def read(
 
 @app.command()
 def verify(place: Object) -> None:
-    """Count the cases of an object, compare its digest, and check every chain of events."""
+    """Check an object: its number of cases, its digest, and every chain of events."""
     with _archives() as archives:
         manifest = archives.read(read_place(place)).manifest
     typer.echo(f"{manifest['cases']:,} cases, every chain holds; sha256 {manifest['sha256']}")
@@ -119,7 +116,7 @@ def verify(place: Object) -> None:
 
 @app.command()
 def restore(case: Case) -> None:
-    """Bring a case back as it was, for an appeal say, and take it out of its object."""
+    """Restore a case as it was, for example for an appeal, and remove it from its object."""
     with _archives() as archives:
         archives.restore(case)
     typer.echo(f"case {case} is back")

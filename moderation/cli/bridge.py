@@ -1,4 +1,4 @@
-"""`bonafide bridge`: takes a store's notifications from a queue and opens a case for each object that was created."""
+"""`bonafide bridge`: reads a store's notifications from a queue and opens a case for each new object."""
 
 import json
 import signal
@@ -18,29 +18,29 @@ from moderation.logs import configure_logs
 from moderation.notifications import created_objects
 from moderation.settings import settings
 
-#: Messages taken at once, and seconds that one look waits for the first: the most that SQS allows.
+#: Messages taken at once, and seconds that one look waits for the first. Both are the most that SQS allows.
 MESSAGES, LOOK_SECONDS = 10, 20
-#: Seconds a message is hidden from others, and after how many of them it is hidden anew: one more try of the client
+#: Seconds that a message is hidden from others, and seconds after which it is hidden again. One more try of the client
 #: (30 seconds) and the longest pause fit between.
 HIDDEN_SECONDS, HIDE_AGAIN_SECONDS = 120, 30.0
-#: Seconds without a try after the queue did not answer.
+#: Seconds to wait after the queue did not answer.
 QUIET_SECONDS = 5.0
-#: Seconds between two tries while the API takes nothing, the first time and at most: each pause is twice the last.
+#: Seconds between two tries while the API takes nothing: the first pause and the longest. Each is twice the last.
 FIRST_PAUSE, PAUSE_AT_MOST = 2.0, 30.0
-#: Tries of a message to which the API answers with a fault of its own. It may be this message, or all of them.
+#: Tries of a message while the API answers with its own fault. The message may be the cause, or not.
 FAULTS_AT_MOST = 5
 
-#: Answers about the object itself, which will be the same for ever.
+#: Answers about the object itself: another try gets the same.
 _REFUSALS = {400, 409, 413, 422}
 
 log = structlog.get_logger()
 
-app = typer.Typer(help="From a store's notifications to cases.", no_args_is_help=True)
+app = typer.Typer(help="Open cases from a store's notifications.", no_args_is_help=True)
 
 
 @app.callback()
 def bridge() -> None:
-    """A group, so that `sqs` is named."""
+    """Typer drops the name of a group's only command; a callback keeps `sqs`."""
 
 
 @app.command()
@@ -49,14 +49,13 @@ def sqs(
         str | None, typer.Argument(help="The queue. [default: BONAFIDE_BRIDGE_QUEUE_URL]")
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="End when the queue is empty, or the API takes nothing.")
+        bool, typer.Option("--once", help="Stop when the queue is empty, or the API takes nothing.")
     ] = False,
 ) -> None:
-    """Read S3's notifications from SQS until stopped, with the rights of the AWS chain and of BONAFIDE_API_KEY."""
-    chosen = settings()
-    configure_logs(chosen)
-    url = queue_url or chosen.bridge_queue_url
-    if url is None or chosen.api_key is None:
+    """Read S3's notifications from SQS until stopped. It uses the AWS credential chain and BONAFIDE_API_KEY."""
+    configure_logs(settings())
+    url, key = queue_url or settings().bridge_queue_url, settings().api_key
+    if url is None or key is None:
         missing = "BONAFIDE_API_KEY" if url is not None else "a queue's URL, or BONAFIDE_BRIDGE_QUEUE_URL"
         raise SetupProblem(f"the bridge needs {missing}")
     stop = threading.Event()
@@ -66,14 +65,14 @@ def sqs(
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    queue = boto3.client("sqs", region_name=chosen.s3_region)
-    # One try each: the pauses between two are ours, so that SIGTERM ends them and messages stay hidden meanwhile.
-    with BonaFide(chosen.api_url, chosen.api_key.get_secret_value(), tries=1) as client:
+    queue = boto3.client("sqs", region_name=settings().s3_region)
+    # One try each. We pause between tries ourselves: SIGTERM can end the pause, and messages stay hidden.
+    with BonaFide(settings().api_url, key.get_secret_value(), tries=1) as client:
         carry(queue, url, client, stop, once=once)
 
 
 class _NotNow(Exception):
-    """The API takes nothing at the moment, whatever it is: it is away, or busy, or does not know our key any more."""
+    """The API takes nothing now: it is away, or busy, or does not accept our key."""
 
     def __init__(self, problem: ApiProblem) -> None:
         super().__init__(str(problem))
@@ -81,10 +80,10 @@ class _NotNow(Exception):
 
 
 def carry(queue: Any, url: str, client: BonaFide, stop: threading.Event, *, once: bool = False) -> None:
-    """Open a case for every object that the queue tells of, until `stop`. Only then a message leaves the queue.
+    """Open a case for every object that the queue names, until `stop`. A message leaves the queue after that.
 
-    While the API takes nothing, no more is received: the queue counts, and sets aside what was received too often. With
-    `once` it ends then.
+    While the API takes nothing, no more messages are received: the queue counts how often each was, and sets aside
+    those above its limit. With `once` this ends instead.
     """
     while not stop.is_set():
         try:
@@ -108,7 +107,7 @@ def carry(queue: Any, url: str, client: BonaFide, stop: threading.Event, *, once
 def _carry_all(
     queue: Any, url: str, messages: Sequence[Any], client: BonaFide, stop: threading.Event, *, once: bool
 ) -> Sequence[Any]:
-    """Carry these, each as soon as the API takes it; return what is left when we are to end before."""
+    """Open the cases of these messages, in order; return the messages left when we must stop."""
     left, hidden_at = list(messages), time.monotonic()
     tries, pause = 0, FIRST_PAUSE
     while left and not stop.is_set():
@@ -135,7 +134,7 @@ def _carry_all(
 
 
 def _hide(queue: Any, url: str, messages: Sequence[Any], seconds: int) -> None:
-    """Hide them from others for so long from now on. 0: others may have them at once."""
+    """Hide the messages from others for this long. 0: others get them at once."""
     if messages:
         entries = [
             {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": seconds}
@@ -145,10 +144,10 @@ def _hide(queue: Any, url: str, messages: Sequence[Any], seconds: int) -> None:
 
 
 def _carried(body: str, client: BonaFide) -> bool:
-    """Whether every object in the message has its case. False: one can never have, as things are.
+    """Whether every object in the message has its case now. False: an object cannot get one.
 
-    Such a message stays: the queue shows it again, and its redrive policy moves it to a queue for an engineer. Raise
-    _NotNow.
+    Such a message stays on the queue. It is received again, until the redrive policy moves it to a queue for an
+    engineer. Raise _NotNow.
     """
     try:
         objects = created_objects(json.loads(body))
@@ -160,7 +159,7 @@ def _carried(body: str, client: BonaFide) -> bool:
             accepted = client.submit(created.image, external_id=created.external_id)
             log.info("case_opened", action="bridge", case=str(accepted.id))
     except ApiProblem as problem:
-        # An answer without a code is that of something in between, and says nothing about the object.
+        # An answer without a code comes from a proxy and says nothing about the object.
         if problem.status in _REFUSALS and problem.code != "http_error":
             log.error("case_refused", action="bridge", code=problem.code, error=problem.detail)
             return False

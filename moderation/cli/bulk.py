@@ -1,4 +1,4 @@
-"""`bonafide bulk`: a list of images that lie in buckets, flagged a thousand at a time."""
+"""`bonafide bulk`: flags a list of images in buckets, a thousand at a time."""
 
 import csv
 import json
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from moderation.cli import lists
 from moderation.cli.cases import object_at, open_client
+from moderation.cli.show import print_json
 from moderation.client import BATCH, ApiProblem, BonaFide
 from moderation.errors import SetupProblem
 from moderation.wire import CaseIn, field_name, what_is_wrong
@@ -27,7 +28,7 @@ class Line:
     """One image of a list."""
 
     number: int
-    #: What the list says of it, as far as it can be read.
+    #: The image's name in the list, as far as it can be read.
     named: str
     flag: CaseIn | None
     problem: str | None = None
@@ -41,18 +42,18 @@ def bulk(
         ),
     ],
     source: Annotated[
-        str | None, typer.Option(help="For lines that name none. [default: the key's name]")
+        str | None, typer.Option(help="For lines without a source. [default: the key's name]")
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="For lines that give none.")] = None,
-    priority: Annotated[int, typer.Option(min=0, max=100, help="For lines that give none.")] = 0,
+    reason: Annotated[str | None, typer.Option(help="For lines without one.")] = None,
+    priority: Annotated[int, typer.Option(min=0, max=100, help="For lines without one.")] = 0,
     json_: Annotated[
-        bool, typer.Option("--json", help="What became of each line, one JSON object a line.")
+        bool, typer.Option("--json", help="The outcome of each line, one JSON object a line.")
     ] = False,
 ) -> None:
-    """Flag a list of images that lie in buckets. Running it again opens nothing twice.
+    """Flag a list of images in buckets. Running it again opens no case twice.
 
-    A line has `image` (s3://bucket/key, or an object with bucket, key and version_id) and `external_id`, your id of the
-    upload; and if you like `source`, `reason`, `priority` and `context`, as `POST /v1/cases` takes them.
+    Each line needs `image` (s3://bucket/key, or an object with bucket, key and version_id) and `external_id`, your id
+    for the upload. It may have `source`, `reason`, `priority` and `context`, as `POST /v1/cases` takes them.
     """
     usual = {"source": source, "reason": reason, "priority": priority}
     counts = {"opened": 0, "known": 0, "refused": 0}
@@ -117,12 +118,12 @@ def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
 
 
 def _image(image: object) -> object:
-    """As `CaseIn` takes it. What is no object either is left for it to refuse."""
+    """The image as `CaseIn` takes it. `CaseIn` refuses what is neither text nor an object."""
     return asdict(object_at(image)) if isinstance(image, str) else image
 
 
 def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:
-    """What became of each line, in order: opened, known or refused."""
+    """The outcome of each line, in order: opened, known or refused."""
     flags = [line.flag.model_dump(mode="json", exclude_none=True) for line in page if line.flag is not None]
     outcomes = iter(_patiently(client, flags))
     for line in page:
@@ -140,7 +141,7 @@ def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dic
 
 
 def _patiently(client: BonaFide, flags: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
-    """The outcomes of a batch. Who is told to wait waits, however long: a list has time."""
+    """The outcomes of a batch. When the API says to wait, we wait, however long."""
     while True:
         try:
             return list(client.submit_many(flags))
@@ -153,6 +154,6 @@ def _patiently(client: BonaFide, flags: Sequence[Mapping[str, Any]]) -> Sequence
 def _tell(line: Line, told: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         external_id = None if line.flag is None else line.flag.external_id
-        typer.echo(json.dumps({"line": line.number, "external_id": external_id, **told}))
+        print_json({"line": line.number, "external_id": external_id, **told})
     elif told["became"] == "refused":
         typer.echo(f"bonafide: line {line.number}: {line.named}: {told['detail']} ({told['code']})", err=True)

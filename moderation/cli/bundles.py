@@ -1,36 +1,31 @@
-"""`bonafide bundles`: which bundle serves, which is on trial, and what is analysed once more."""
+"""`bonafide bundles`: which bundle serves, which is on trial, and what is analysed again."""
 
 import enum
-import json
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Label
-from moderation.bundles import Standing, read_standings
 from moderation.cases import CaseState
 from moderation.cli.compare import compare
-from moderation.cli.operate import AsJson, open_database
-from moderation.cli.show import print_table
-from moderation.database import rollouts
-from moderation.database.reruns import LOOKED_AT, Backlog, Wanted, rerun_backlog
-from moderation.database.rollouts import find_bundle, list_bundles, live_workers, rollout_log
+from moderation.cli.operate import WHEN, in_utc, open_database, open_session
+from moderation.cli.show import AsJson, print_object, print_rows
 from moderation.dfa.gpt.base import BASE_DIGEST, PACKAGED, base_of
-from moderation.reruns import ask_for_reruns
 from moderation.rollout import Rollout
+from moderation.rollouts import standings
+from moderation.rollouts.bundles import Standing, read_standings
+from moderation.rollouts.rerun_rows import LOOKED_AT, RerunBacklog, RerunFilter, rerun_backlog
+from moderation.rollouts.reruns import ask_for_reruns
+from moderation.rollouts.standings import find_bundle, list_bundles, live_workers, rollout_log
 
 app = typer.Typer(
-    help="Which bundle serves, which is on trial, and what is analysed once more.", no_args_is_help=True
+    help="Which bundle serves, which is on trial, and what is analysed again.", no_args_is_help=True
 )
 app.command()(compare)
 
-#: How a moment is written on the command line.
-_WHEN = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 #: Who acts: whoever has this command has the database.
 _ACTOR = "operator"
 
@@ -54,17 +49,15 @@ def fetch(
     ] = PACKAGED,
     json_: AsJson = False,
 ) -> None:
-    """Bring the base that a bundle stands on into this user's cache, digests checked. Done once."""
+    """Fetch a bundle's base into this user's cache and check its digests. Needed once."""
     digest = BASE_DIGEST
     if name != PACKAGED:
         from moderation.dfa.gpt.bundle import resolve_bundle
 
         digest = resolve_bundle(name).packaged
     folder = None if digest is None else base_of(digest)
-    if json_:
-        typer.echo(json.dumps({"name": name, "base": digest, "folder": folder and str(folder)}))
-    else:
-        typer.echo(f"{name}: {'complete in itself' if folder is None else f'its base is in {folder}'}")
+    words = f"{name}: {'complete in itself' if folder is None else f'its base is in {folder}'}"
+    print_object({"name": name, "base": digest, "folder": folder}, words, as_json=json_)
 
 
 # --- looking
@@ -72,82 +65,88 @@ def fetch(
 
 @app.command("list")
 def list_(json_: AsJson = False) -> None:
-    """Show the bundles that workers were started with: where they serve, who holds them, what waits for them."""
-    with closing(open_database()) as database, database.transaction() as session:
+    """List the bundles that workers were started with: where each serves, who holds it, which reruns wait for it."""
+    with open_session() as session:
         found = read_standings(session, now=datetime.now(UTC))
-        backlog = {one.fingerprint: one for one in rerun_backlog(session)}
-    lines = [_line(one, found.rollout, backlog.get(one.bundle.fingerprint)) for one in found.bundles]
-    if json_:
-        for line in lines:
-            typer.echo(json.dumps(line, default=str))
-        return
-    table = Table("bundle", "fingerprint", "serves in", "held by", "", "analyses, last day", "reruns waiting")
-    for line in lines:
-        words = [f"on trial: share {line['share']:g}, shadow {line['shadow']:g}"] if line["on_trial"] else []
-        words += ["promoted"] if line["promoted"] else []
-        words += [f"stopped: {why}" for why in line["stopped"]]
-        table.add_row(
-            escape(line["name"]),
-            line["fingerprint"][:12],
-            f"{line['serves']} of {found.workers}",
-            str(line["holds"]),
-            escape("; ".join(words)),
-            f"{line['analyses']:,}",
-            f"{line['reruns']['anew']:,} anew, {line['reruns']['shadow']:,} shadow",
-        )
-    print_table(table)
-    if found.obeying < found.workers:
+        backlogs = {backlog.fingerprint: backlog for backlog in rerun_backlog(session)}
+    lines = [
+        _line(standing, found.rollout, backlogs.get(standing.bundle.fingerprint))
+        for standing in found.bundles
+    ]
+    print_rows(
+        lines,
+        {
+            "bundle": lambda line: line["name"],
+            "fingerprint": lambda line: line["fingerprint"][:12],
+            "serves in": lambda line: f"{line['serves']} of {found.workers}",
+            "held by": lambda line: line["holds"],
+            "": _standing_words,
+            "analyses, last day": lambda line: line["analyses"],
+            "reruns waiting": lambda line: "{anew:,} anew, {shadow:,} shadow".format(**line["reruns"]),
+        },
+        as_json=json_,
+        fields=dict,
+    )
+    if not json_ and found.obeying < found.workers:
         typer.echo(
             f"{found.obeying} of {found.workers} workers have read the newest order: the rest do in seconds"
         )
 
 
-def _line(one: Standing, rollout: Rollout, backlog: Backlog | None) -> dict[str, Any]:
+def _standing_words(line: dict[str, Any]) -> str:
+    words = [f"on trial: share {line['share']:g}, shadow {line['shadow']:g}"] if line["on_trial"] else []
+    words += ["promoted"] if line["promoted"] else []
+    return "; ".join([*words, *(f"stopped: {why}" for why in line["stopped"])])
+
+
+def _line(standing: Standing, rollout: Rollout, backlog: RerunBacklog | None) -> dict[str, Any]:
     return {
-        "name": one.bundle.name,
-        "fingerprint": one.bundle.fingerprint,
-        "serves": one.serving,
-        "holds": one.holding,
-        "promoted": rollout.serving == one.bundle.fingerprint,
-        "on_trial": one.on_trial,
-        "share": rollout.share if one.on_trial else None,
-        "shadow": rollout.shadow if one.on_trial else None,
-        "stopped": list(one.stopped),
-        "analyses": one.analyses,
+        "name": standing.bundle.name,
+        "fingerprint": standing.bundle.fingerprint,
+        "serves": standing.serving,
+        "holds": standing.holding,
+        "promoted": rollout.serving == standing.bundle.fingerprint,
+        "on_trial": standing.on_trial,
+        "share": rollout.share if standing.on_trial else None,
+        "shadow": rollout.shadow if standing.on_trial else None,
+        "stopped": list(standing.stopped),
+        "analyses": standing.analyses,
         "reruns": {
             "anew": 0 if backlog is None else backlog.anew,
             "shadow": 0 if backlog is None else backlog.shadow,
         },
-        "first_seen": one.bundle.first_seen.isoformat(),
-        "last_seen": one.bundle.last_seen.isoformat(),
+        "first_seen": standing.bundle.first_seen.isoformat(),
+        "last_seen": standing.bundle.last_seen.isoformat(),
     }
 
 
 @app.command()
 def log(json_: AsJson = False) -> None:
-    """Show what was tried, promoted, rolled back and stopped, the oldest first."""
-    with closing(open_database()) as database, database.transaction() as session:
+    """List what was tried, promoted, rolled back and stopped, oldest first."""
+    with open_session() as session:
         entries = rollout_log(session)
-        names = {one.fingerprint: one.name for one in list_bundles(session)}
-    if json_:
-        for entry in entries:
-            said = {"at": entry.at.isoformat(), "actor": entry.actor, "action": entry.action}
-            typer.echo(json.dumps({**said, **vars(entry.rollout), "note": entry.note}))
-        return
-    table = Table("at", "who", "did", "serving", "on trial", "share", "shadow", "note")
-    for entry in entries:
-        rollout = entry.rollout
-        table.add_row(
-            f"{entry.at:%Y-%m-%d %H:%M:%S}",
-            escape(entry.actor),
-            entry.action,
-            escape(_name(names, rollout.serving) or "each its own"),
-            escape(_name(names, rollout.candidate)),
-            f"{rollout.share:g}",
-            f"{rollout.shadow:g}",
-            escape(entry.note or ""),
-        )
-    print_table(table)
+        names = {bundle.fingerprint: bundle.name for bundle in list_bundles(session)}
+    print_rows(
+        entries,
+        {
+            "at": lambda entry: f"{entry.at:%Y-%m-%d %H:%M:%S}",
+            "who": "actor",
+            "did": "action",
+            "serving": lambda entry: _name(names, entry.rollout.serving) or "each its own",
+            "on trial": lambda entry: _name(names, entry.rollout.candidate),
+            "share": lambda entry: f"{entry.rollout.share:g}",
+            "shadow": lambda entry: f"{entry.rollout.shadow:g}",
+            "note": "note",
+        },
+        as_json=json_,
+        fields=lambda entry: {
+            "at": entry.at.isoformat(),
+            "actor": entry.actor,
+            "action": entry.action,
+            **vars(entry.rollout),
+            "note": entry.note,
+        },
+    )
 
 
 # --- rolling out
@@ -157,69 +156,69 @@ def log(json_: AsJson = False) -> None:
 def try_(
     bundle: Bundle,
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of new cases that it analyses for reviewers to see.")
+        float, typer.Option(min=0, max=1, help="Share of new cases that it analyses, shown to reviewers.")
     ] = 0.0,
     shadow: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of new cases that it analyses as well, not shown.")
+        float, typer.Option(min=0, max=1, help="Share of new cases that it analyses too, not shown.")
     ] = 0.0,
     note: Note = None,
     json_: AsJson = False,
 ) -> None:
-    """Put a bundle on trial beside what serves, or change its share."""
-    with closing(open_database()) as database, database.transaction() as session:
+    """Put a bundle on trial beside the one that serves, or change its share."""
+    with open_session() as session:
         found = find_bundle(session, bundle)
-        rollout = rollouts.try_bundle(
+        rollout = standings.try_bundle(
             session, found.fingerprint, share=share, shadow=shadow, actor=_ACTOR, note=note
         )
         words = f"{found.name} is on trial: share {share:g}, shadow {shadow:g}{_reach(session, found.fingerprint)}"
-    _say(rollout, words, as_json=json_)
+    print_object(vars(rollout), words, as_json=json_)
 
 
 @app.command()
 def promote(
     note: Note = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also when no live worker holds it, or none uses it.")
+        bool, typer.Option("--force", help="Even if no live worker holds it or uses it.")
     ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Let the bundle on trial serve, in every worker that holds it, within seconds and without a restart."""
-    with closing(open_database()) as database, database.transaction() as session:
-        rollout = rollouts.promote(session, actor=_ACTOR, note=note, force=force)
+    """Let the bundle on trial serve in every worker that holds it. It takes seconds and no restart."""
+    with open_session() as session:
+        rollout = standings.promote(session, actor=_ACTOR, note=note, force=force)
         words = f"{_served(session, rollout)} serves{_reach(session, rollout.serving or '')}"
-    _say(rollout, words, as_json=json_)
+    print_object(vars(rollout), words, as_json=json_)
 
 
 @app.command()
 def rollback(
     note: Note = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also when it changes nothing in any live worker.")
+        bool, typer.Option("--force", help="Even if it changes nothing in any live worker.")
     ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Let serve again what served before the last promotion. Nothing is on trial then."""
-    with closing(open_database()) as database, database.transaction() as session:
-        left = rollouts.in_force(session).serving
-        rollout = rollouts.roll_back(session, actor=_ACTOR, note=note, force=force)
+    """Undo the last promotion: the bundle before it serves again. Nothing is on trial then."""
+    with open_session() as session:
+        left = standings.in_force(session).serving
+        rollout = standings.roll_back(session, actor=_ACTOR, note=note, force=force)
         reach = _reach_of_own(session, left) if rollout.serving is None else _reach(session, rollout.serving)
         words = f"{_served(session, rollout)} serves again{reach}"
-    _say(rollout, words, as_json=json_)
+    print_object(vars(rollout), words, as_json=json_)
 
 
 @app.command()
 def stop(note: Note = None, json_: AsJson = False) -> None:
-    """End the trial: the candidate gets no new cases any more. Reruns that wait for it go on."""
-    with closing(open_database()) as database, database.transaction() as session:
-        rollout = rollouts.stop_trial(session, actor=_ACTOR, note=note)
+    """End the trial: the candidate gets no more new cases. Reruns that wait for it go on."""
+    with open_session() as session:
+        rollout = standings.stop_trial(session, actor=_ACTOR, note=note)
         words = f"nothing is on trial; {_served(session, rollout)} serves"
-    _say(rollout, words, as_json=json_)
+    print_object(vars(rollout), words, as_json=json_)
 
 
 def _served(session: Session, rollout: Rollout) -> str:
     if rollout.serving is None:
         return "each worker's own bundle"
-    return _name({one.fingerprint: one.name for one in list_bundles(session)}, rollout.serving)
+    return _name({bundle.fingerprint: bundle.name for bundle in list_bundles(session)}, rollout.serving)
 
 
 def _name(names: dict[str, str], fingerprint: str | None) -> str:
@@ -227,7 +226,7 @@ def _name(names: dict[str, str], fingerprint: str | None) -> str:
 
 
 def _reach(session: Session, fingerprint: str) -> str:
-    """How many live workers it concerns, in words that follow others."""
+    """How many live workers hold the bundle, to be added to a sentence."""
     workers = live_workers(session)
     holding = sum(fingerprint in worker.holds for worker in workers)
     rest = "" if holding == len(workers) else ", the others go on with what they have"
@@ -235,7 +234,7 @@ def _reach(session: Session, fingerprint: str) -> str:
 
 
 def _reach_of_own(session: Session, left: str | None) -> str:
-    """In how many live workers another bundle serves now that each serves with its own, in words that follow others."""
+    """How many live workers change their bundle when each serves with its own, to be added to a sentence."""
     workers = live_workers(session)
     others = sum(worker.own != left for worker in workers)
     rest = (
@@ -246,39 +245,35 @@ def _reach_of_own(session: Session, left: str | None) -> str:
     return f" (another one in {others} of {len(workers)} live workers{rest})"
 
 
-def _say(rollout: Rollout, words: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(vars(rollout)) if as_json else words)
-
-
-# --- once more
+# --- again
 
 
 @app.command()
 def rerun(
-    bundle: Annotated[str, typer.Option(help="What is to analyse: a name, or a fingerprint.")],
+    bundle: Annotated[str, typer.Option(help="The bundle that analyses: its name or fingerprint.")],
     source: Annotated[str | None, typer.Option(help="Only cases of this source.")] = None,
-    label: Annotated[Label | None, typer.Option(help="Only cases whose verdict on show is this.")] = None,
+    label: Annotated[Label | None, typer.Option(help="Only cases that show this verdict.")] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="Accepted at or after this time, UTC.", formats=_WHEN)
+        datetime | None, typer.Option(help="Accepted at or after this time, UTC.", formats=WHEN)
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(help="Accepted before this time, UTC.", formats=_WHEN)
+        datetime | None, typer.Option(help="Accepted before this time, UTC.", formats=WHEN)
     ] = None,
     state: Annotated[States, typer.Option(help="Only cases in this state.")] = States.READY,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the oldest first.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many, oldest first.")] = None,
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Show nothing of it: the cases stay as they are.")
+        bool, typer.Option("--shadow", help="Do not show the results: the cases stay as they are.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the cases.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Ask for cases to be analysed once more. What they show is replaced, unless in the shadow; decisions stay."""
-    wanted = Wanted(
+    """Ask for cases to be analysed again. The new verdict replaces the one on show, unless --shadow; decisions stay."""
+    wanted = RerunFilter(
         states=LOOKED_AT if state is States.ALL else (CaseState(state.value),),
         source=source,
         label=label,
-        since=_utc(since),
-        until=_utc(until),
+        since=in_utc(since),
+        until=in_utc(until),
     )
     cases = new = 0
     with closing(open_database()) as database:
@@ -296,17 +291,6 @@ def rerun(
         )
         for cases, new in pages:  # noqa: B007  the last one counts
             pass
-    if json_:
-        counted = {"fingerprint": found.fingerprint, "cases": cases, "reruns": new, "dry_run": dry_run}
-        typer.echo(json.dumps(counted))
-        return
-    fit = f"{cases:,} cases fit"
-    typer.echo(
-        f"{fit}; nothing was asked for"
-        if dry_run
-        else f"{fit}, {new:,} reruns by {found.name} are new{reach}"
-    )
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC)
+    counted = {"fingerprint": found.fingerprint, "cases": cases, "reruns": new, "dry_run": dry_run}
+    asked = "; nothing was asked for" if dry_run else f", {new:,} reruns by {found.name} are new{reach}"
+    print_object(counted, f"{cases:,} cases fit{asked}", as_json=json_)

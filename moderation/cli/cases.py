@@ -1,4 +1,4 @@
-"""What a platform engineer does: submit, look, wait, take back. All of it through the API, as a platform would."""
+"""What a platform engineer does: submit, show, wait, withdraw. All of it goes through the API."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -7,32 +7,29 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from rich.console import Console
 
 from moderation.analysis import Label
 from moderation.cases import CaseState, ImageRef
-from moderation.cli.pictures import none_in, pictures_of
-from moderation.cli.show import print_case, print_cases, print_json_lines, verdict_table
+from moderation.cli.pictures import pictures_of
+from moderation.cli.show import AsJson, print_case, print_cases, print_json_lines, print_verdicts
 from moderation.client import ApiProblem, BonaFide
 from moderation.decisions import Outcome
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 from moderation.wire import CaseOut
 
-#: What a verdict may be asked for by.
+#: Values of `--verdict`.
 _VERDICTS = (*Label, "none")
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def open_client() -> BonaFide:
-    """The client for the API of the settings."""
-    chosen = settings()
-    if chosen.api_key is None:
+    """A client of the API that the settings name."""
+    key = settings().api_key
+    if key is None:
         raise SetupProblem(
             "no API key: set BONAFIDE_API_KEY, or run this in the folder where `bonafide up` runs"
         )
-    return BonaFide(chosen.api_url, chosen.api_key.get_secret_value())
+    return BonaFide(settings().api_url, key.get_secret_value())
 
 
 def submit(
@@ -41,15 +38,15 @@ def submit(
         str | None, typer.Option(help="The part of the platform that flags. [default: the key's name]")
     ] = None,
     external_id: Annotated[
-        str | None, typer.Option(help="Your id of the upload; for one image only.")
+        str | None, typer.Option(help="Your id for the upload; for one image only.")
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="Why it is flagged.")] = None,
-    priority: Annotated[int, typer.Option(min=0, max=100, help="The higher is looked at sooner.")] = 0,
+    reason: Annotated[str | None, typer.Option(help="Why the images are flagged.")] = None,
+    priority: Annotated[int, typer.Option(min=0, max=100, help="Higher is looked at sooner.")] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdicts and show them.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at the most.")] = 300,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
     json_: AsJson = False,
 ) -> None:
-    """Flag images: files are uploaded first, s3:// images are read where they lie."""
+    """Flag images. Files are uploaded first; s3:// images are read where they lie."""
     found, empty = _places(images)
     if external_id is not None and len(found) != 1:
         raise typer.BadParameter("an external id names one image", param_hint="--external-id")
@@ -74,7 +71,7 @@ def submit(
                 typer.echo(f"{case}  {place}")
         if wait or json_:
             done = [client.wait(case, timeout=timeout) if wait else client.case(case) for case in opened]
-            _show_submitted(done, opened, as_json=json_)
+            print_verdicts(done, opened, as_json=json_)
     if opened and not wait and not json_:
         some = next(iter(opened))
         typer.echo(
@@ -87,7 +84,7 @@ def submit(
 
 
 def _places(images: Iterable[str]) -> tuple[list[Path | str], bool]:
-    """What is to be flagged, and whether a folder held nothing."""
+    """The images to flag, and whether a folder was empty."""
     found: list[Path | str] = []
     empty = False
     for image in images:
@@ -96,9 +93,9 @@ def _places(images: Iterable[str]) -> tuple[list[Path | str], bool]:
             continue
         if not Path(image).exists():
             raise typer.BadParameter(f"there is no file {image}")
-        inside = pictures_of(Path(image))
+        inside, nothing = pictures_of([Path(image)])
         found += inside
-        empty = none_in(image, inside) or empty
+        empty = nothing or empty
     return found, empty
 
 
@@ -117,7 +114,7 @@ def object_at(place: str) -> ImageRef:
 def status(
     case: Annotated[UUID, typer.Argument(help="A case's id.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is ready.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at the most.")] = 300,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
     json_: AsJson = False,
 ) -> None:
     """Show one case."""
@@ -133,7 +130,7 @@ def withdraw(
     cases: Annotated[list[UUID], typer.Argument(help="Ids of cases.", metavar="CASE…")],
     json_: AsJson = False,
 ) -> None:
-    """Take images back: their cases end without a decision, and nobody looks at them any more."""
+    """Withdraw images: their cases end without a decision, and nobody reviews them."""
     done: list[CaseOut] = []
     with open_client() as client:
         for case in cases:
@@ -154,23 +151,23 @@ def cases(
     state: Annotated[CaseState | None, typer.Option(help="Only cases in this state.")] = None,
     source: Annotated[str | None, typer.Option(help="Only cases of this source.")] = None,
     verdict: Annotated[
-        str | None, typer.Option(help=f"Only with this verdict: {', '.join(_VERDICTS)}.")
+        str | None, typer.Option(help=f"Only cases with this verdict: {', '.join(_VERDICTS)}.")
     ] = None,
-    outcome: Annotated[Outcome | None, typer.Option(help="Only those that were decided so.")] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="Only cases with this decision.")] = None,
     find: Annotated[
         str | None,
         typer.Option(
-            help="Only what this finds: an id or its beginning, a key, a sha256, a word of the context."
+            help="Only cases that this finds: an id or its beginning, a key, a sha256, a word of the context."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 1000,
     json_: AsJson = False,
 ) -> None:
-    """List cases, the newest first."""
+    """List cases, newest first."""
     if verdict is not None and verdict not in _VERDICTS:
         raise typer.BadParameter(f"it is one of {', '.join(_VERDICTS)}", param_hint="--verdict")
     if find is not None and (state, verdict, outcome) != (None, None, None):
-        raise typer.BadParameter("what is found is narrowed by --source alone", param_hint="--find")
+        raise typer.BadParameter("only --source may go with it", param_hint="--find")
     with open_client() as client:
         fitting = (
             client.cases(state=state, source=source, verdict=verdict, outcome=outcome)
@@ -184,10 +181,3 @@ def cases(
         print_cases(found)
     else:
         typer.echo("bonafide: no case fits", err=True)
-
-
-def _show_submitted(done: list[CaseOut], names: dict[UUID, str], *, as_json: bool) -> None:
-    if as_json:
-        print_json_lines(done, names)
-    elif done:
-        Console(highlight=False).print(verdict_table(done, first_column="picture", names=names))

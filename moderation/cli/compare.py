@@ -1,7 +1,5 @@
-"""`bonafide bundles compare`: two bundles side by side, as a page for people and one object for machines."""
+"""`bonafide bundles compare`: two bundles side by side, as tables for people or one object for machines."""
 
-import json
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,51 +9,47 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from moderation.analysis import Label
-from moderation.bundles import USUAL_DAYS, SideBySide, side_by_side
-from moderation.cli.operate import open_database
-from moderation.comparison import Against, Comparison, Pair, Said, Timing
-from moderation.database.rollouts import SeenBundle, find_bundle
+from moderation.cli.operate import WHEN, in_utc, open_session
+from moderation.cli.show import print_json
 from moderation.intervals import Measure, Share
-
-_WHEN = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+from moderation.rollouts.bundles import USUAL_DAYS, SideBySide, side_by_side
+from moderation.rollouts.comparison import Against, BundleVerdict, Comparison, Pair, Timing
+from moderation.rollouts.standings import SeenBundle, find_bundle
 
 #: Disagreements shown in a terminal; `--json` has them all.
 _SHOWN = 10
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A bundle's name or fingerprint: usually what serves.")],
-    second: Annotated[str, typer.Argument(help="Another one's: usually the candidate.")],
+    first: Annotated[
+        str, typer.Argument(help="A bundle's name or fingerprint: usually the one that serves.")
+    ],
+    second: Annotated[str, typer.Argument(help="Another bundle: usually the candidate.")],
     since: Annotated[
         datetime | None,
         typer.Option(
-            help=f"Cases opened at or after this time, UTC. [default: {USUAL_DAYS} days ago]", formats=_WHEN
+            help=f"Cases opened at or after this time, UTC. [default: {USUAL_DAYS} days ago]", formats=WHEN
         ),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(help="Cases opened before this time, UTC.", formats=_WHEN)
+        datetime | None, typer.Option(help="Cases opened before this time, UTC.", formats=WHEN)
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Compare two bundles on the cases that both analysed. It recommends nothing: it counts."""
+    """Compare two bundles on the cases that both analysed. It counts and recommends nothing."""
     now = datetime.now(UTC)
-    start = now - timedelta(days=USUAL_DAYS) if since is None else _utc(since)
-    with closing(open_database()) as database, database.transaction() as session:
+    with open_session() as session:
         seen = side_by_side(
             session,
             find_bundle(session, first),
             find_bundle(session, second),
-            since=start,
-            until=now if until is None else _utc(until),
+            since=in_utc(since) or now - timedelta(days=USUAL_DAYS),
+            until=in_utc(until) or now,
         )
     if json_:
-        typer.echo(json.dumps(comparison_json(seen)))
+        print_json(comparison_json(seen))
     else:
         _print(seen)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 # --- for machines
@@ -155,7 +149,7 @@ def _disagreement_json(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _said_json(said: Said) -> dict[str, Any]:
+def _said_json(said: BundleVerdict) -> dict[str, Any]:
     return {"label": said.label, "score": said.score, "calibrated": said.calibrated}
 
 
@@ -258,7 +252,7 @@ def _words(label: Label) -> str:
     return label.replace("_", " ")
 
 
-def _said(said: Said) -> str:
+def _said(said: BundleVerdict) -> str:
     return _words(said.label) + ("" if said.score is None else f" {said.score:.2f}")
 
 

@@ -1,6 +1,6 @@
-"""The paper's parts: forge, build instruction data, train, calibrate, score. Each command is one run on files.
+"""The paper's parts: forge, build instruction data, train, calibrate, score. Each command reads and writes files.
 
-torch is imported inside the commands: `bonafide --help` answers at once.
+The commands import torch themselves, so that `bonafide --help` answers at once.
 """
 
 import datetime
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from moderation.analysis import Technique
+from moderation.cli.show import print_json, print_object
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 
@@ -32,17 +33,15 @@ _console = Console(stderr=True, highlight=False)
 
 
 def _show(data: dict[str, object], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(data))
-        return
-    for name, value in data.items():
-        typer.echo(f"{name}: {value}")
+    print_object(data, "\n".join(f"{name}: {value}" for name, value in data.items()), as_json=as_json)
 
 
 @app.command()
 def forge(
-    pictures: Annotated[list[Path], typer.Argument(help="Bona fide pictures, at least one with a face.")],
-    out: Annotated[Path, typer.Option(help="Folder for forgeries, masks and facts.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(help="Bona fide pictures; at least one must show a face.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where forgeries, masks and facts are written.")],
     technique: Annotated[
         list[Technique] | None, typer.Option(help="FS, FR, FE or EFS; may be repeated. Default: all four.")
     ] = None,
@@ -66,12 +65,12 @@ def gather(
         Path, typer.Argument(help="A checkout of i-Shreyansh/DeepFake-Detection, with faces_224/.")
     ],
     out: Annotated[Path, typer.Option(help="The folder dfdc_faces224 to make, of links into the checkout.")],
-    bona_fide: Annotated[int, typer.Option(help="How many bona fide crops, at the most.")] = 12_000,
-    forged_each: Annotated[int, typer.Option(help="Forgeries of each, at the most.")] = 1,
+    bona_fide: Annotated[int, typer.Option(help="At most this many bona fide crops.")] = 12_000,
+    forged_each: Annotated[int, typer.Option(help="At most this many forgeries of each.")] = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """List more DFDC crops for training, from the public repository that holds 95,634 of them."""
+    """List DFDC crops for training, from the public repository with 95,634 of them."""
     from moderation.dfa.instruct.dfdc import gather_dfdc
 
     counts = gather_dfdc(checkout, out, bona_fide=bona_fide, forged_each=forged_each, seed=seed)
@@ -83,30 +82,31 @@ def instruct(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for pictures, conversations and the manifest.")],
     pool: Annotated[
-        Path | None, typer.Option(help="Where the normalised pictures are kept. Default: OUT/pool.")
+        Path | None, typer.Option(help="Where normalised pictures are kept. Default: OUT/pool.")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="How many twos of bona fide and forged pictures.")] = 2000,
+    pairs: Annotated[int, typer.Option(help="Number of pairs of a bona fide and a forged picture.")] = 2000,
     split: Annotated[
-        str, typer.Option(help="train, calibration or test: never a picture and its forgery in two.")
+        str,
+        typer.Option(help="train, calibration or test. A picture and its forgeries are in the same split."),
     ] = "train",
     processes: Annotated[int, typer.Option(help="Processes that normalise pictures.")] = 2,
     annotator: Annotated[
         str | None,
         typer.Option(
-            help="An OpenAI-compatible endpoint (…/v1) that words the artifacts. Default: the exact facts do."
+            help="An OpenAI-compatible endpoint (…/v1) that describes the artifacts. Default: the exact facts do."
         ),
     ] = None,
-    annotator_model: Annotated[str | None, typer.Option(help="The vision model to ask for there.")] = None,
+    annotator_model: Annotated[str | None, typer.Option(help="The vision model of that endpoint.")] = None,
     annotator_key: Annotated[
         str | None,
-        typer.Option(envvar="BONAFIDE_ANNOTATOR_KEY", help="Its key; better given by the environment."),
+        typer.Option(envvar="BONAFIDE_ANNOTATOR_KEY", help="Its key; better set in the environment."),
     ] = None,
     annotator_parallel: Annotated[int, typer.Option(min=1, help="Calls at once.")] = 4,
     prompts: Annotated[int, typer.Option(help="The prompt set: 1 for LLaVA-1.5, 2 for `small`.")] = 2,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Build DFA-Instruct: LLaVA conversations of all four tasks, from exact facts. Goes on where it stopped."""
+    """Build DFA-Instruct: LLaVA conversations of all four tasks, from exact facts. Resumes where it stopped."""
     from moderation.dfa.gpt.prompts import load_prompts
     from moderation.dfa.instruct.annotator import Annotator, Endpoint
     from moderation.dfa.instruct.builder import build
@@ -140,28 +140,27 @@ def instruct(
 @app.command()
 def collect(
     feedback: Annotated[Path, typer.Argument(help="JSON lines of `bonafide export feedback`.")],
-    out: Annotated[Path, typer.Option(help="Folder for faces, conversations and tables.")],
+    out: Annotated[Path, typer.Option(help="Where faces, conversations and tables are written.")],
     size: Annotated[
         int, typer.Option(min=32, help="Side of the faces in pixels: 224 for mini, 336 for LLaVA-1.5.")
     ] = 224,
     parallel: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Cut out the faces that reviewers decided on: to train, to calibrate and to test. Goes on where it stopped."""
+    """Cut out the faces that reviewers decided on, to train, calibrate and test. Resumes where it stopped."""
     from moderation.dfa.gpt.pixels import decode_picture
     from moderation.dfa.instruct.collect import collect as collect_faces
     from moderation.serving import limits_of
     from moderation.storage import Storage
 
-    chosen = settings()
-    storage = Storage(chosen, connections=parallel)
+    storage = Storage(settings(), connections=parallel)
     with _console.status("Collecting …") as status:
         collected = collect_faces(
             feedback,
             out,
             lambda image: storage.fetch_image(image).data,
             size=size,
-            decode=partial(decode_picture, limits=limits_of(chosen)),
+            decode=partial(decode_picture, limits=limits_of(settings())),
             parallel=parallel,
             progress=lambda done: status.update(f"Collecting: {done:,} faces"),
         )
@@ -172,17 +171,17 @@ def collect(
 def small(
     data: Data,
     out: Annotated[
-        Path | None, typer.Option(help="Where the bundle is written. Default: where the shipped one lies.")
+        Path | None, typer.Option(help="Where the bundle is written. Default: the shipped bundle's place.")
     ] = None,
     work: Annotated[
         Path,
-        typer.Option(help="Where the pool and the checkpoints are kept; a later run goes on from there."),
+        typer.Option(help="Where the pool and the checkpoints are kept; a later run resumes from them."),
     ] = Path("runs/small"),
-    steps_without: Annotated[int, typer.Option(help="Steps of the tower without some sources.")] = 320,
-    steps: Annotated[int, typer.Option(help="Steps of the tower with everything, after that.")] = 450,
-    twos: Annotated[int, typer.Option(help="Twos of DFA-Instruct for the language model.")] = 3200,
+    steps_without: Annotated[int, typer.Option(help="Steps of the tower without some sources.")] = 300,
+    steps: Annotated[int, typer.Option(help="Steps of the tower with all sources, after that.")] = 540,
+    twos: Annotated[int, typer.Option(help="Pairs of DFA-Instruct for the language model.")] = 3000,
     loaders: Annotated[int, typer.Option(help="Processes that forge.")] = 1,
-    version: Annotated[str, typer.Option(help="The bundle's version, for people.")] = "1",
+    version: Annotated[str, typer.Option(help="The bundle's version, shown to people.")] = "1",
     seed: Seed = 0,
 ) -> None:
     """Build the shipped bundle: base, pool, sight, speech, calibration, report and model card."""
@@ -208,18 +207,18 @@ def small(
 @train.command()
 def sight(
     pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
-    out: Annotated[Path, typer.Option(help="Where checkpoints are kept; a later run goes on from there.")],
-    after: Annotated[Path | None, typer.Option(help="An earlier run whose tower goes on learning.")] = None,
+    out: Annotated[Path, typer.Option(help="Where checkpoints are kept; a later run resumes from them.")],
+    after: Annotated[Path | None, typer.Option(help="An earlier run whose tower is trained further.")] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(help="A source, or a technique of the lab as lab/FS, to leave out; may be repeated."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps in all.")] = 1000,
-    twos: Annotated[int, typer.Option(help="Twos of one step, over all processes.")] = 8,
-    loaders: Annotated[int, typer.Option(help="Processes that forge, for each that trains.")] = 1,
+    twos: Annotated[int, typer.Option(help="Pairs of one step, over all processes.")] = 8,
+    loaders: Annotated[int, typer.Option(help="Processes that forge, for each process that trains.")] = 1,
     seed: Seed = 0,
 ) -> None:
-    """Tune the tower of the packaged base; by `accelerate launch -m moderation.cli.main …` on many devices."""
+    """Tune the tower of the packaged base. On many devices: `accelerate launch -m moderation.cli.main …`."""
     from moderation.dfa.gpt.base import BASE_DIGEST, base_of
     from moderation.dfa.train.sight import SightPlan, train_sight
 
@@ -230,16 +229,14 @@ def sight(
 
 @train.command()
 def redrawers(
-    pictures: Annotated[
-        list[Path], typer.Argument(help="What they learn to draw: the more like faces, the better.")
-    ],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures to learn from: best of faces.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the weights are written. Default: where the shipped ones lie.")
+        Path | None, typer.Option(help="Where the weights are written. Default: the shipped weights' place.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Of each of the four.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Steps of each of the four.")] = 1000,
     seed: Seed = 0,
 ) -> None:
-    """Train the autoencoders that the lab draws faces again with."""
+    """Train the autoencoders with which the lab redraws faces."""
     from moderation.dfa.instruct.forgery.redraw import WEIGHTS, save_redrawers
     from moderation.dfa.train.redrawers import train_redrawers
 
@@ -251,17 +248,12 @@ def redrawers(
 @train.command()
 def sources_out(
     pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
-    run: Annotated[Path, typer.Option(help="A run of `dfa train sight` that left sources out.")],
-    instruct: Annotated[
-        Path,
-        typer.Option(
-            help="DFA-Instruct, to whose faces of other sources verdict and calibration are fitted."
-        ),
-    ],
-    most: Annotated[int, typer.Option(help="Pictures of each origin and label, at the most.")] = 300,
+    run: Annotated[Path, typer.Option(help="A run of `dfa train sight --without`.")],
+    faces: Annotated[int, typer.Option(help="Faces of other sources that the verdict is fitted to.")] = 10000,
+    most: Annotated[int, typer.Option(help="At most this many pictures of each origin and label.")] = 300,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a tower on the sources that it was trained without: what strangers would see."""
+    """Judge a tower on the sources that it was trained without, as on pictures of strangers."""
     from moderation.dfa.gpt.base import BASE_DIGEST, base_of
     from moderation.dfa.gpt.detector import multiplies_bfloat16
     from moderation.dfa.instruct.pool import open_pool
@@ -276,62 +268,49 @@ def sources_out(
     if multiplies_bfloat16():
         tower.lighten()
     opened = open_pool(pool)
-    seen = stored_features(tower, instruct).without(names)
+    seen = stored_features(tower, pool, faces // 2, without=names)
     platt = judging.calibrated(held_out(seen), seen.deepfake, seen.origin, version="now")
     fit_probes(tower.heads, seen)
     looked = judging.look_at(tower, opened, judging.left_out(opened, names, most=most))
     found, kept = judging.strangers(looked, platt), judging.honesty(looked, platt)
+    others = judging.each_left_out(seen)
     if as_json:
         numbers = {name: vars(value) for name, value in kept.items()}
-        typer.echo(json.dumps({"strangers": judging.as_json(found), "honesty": numbers}))
+        left_out = {
+            origin: {"auc": vars(auc), "quality_alone": vars(quality)}
+            for origin, (auc, quality) in others.items()
+        }
+        print_json({"strangers": judging.as_json(found), "honesty": numbers, "left_out": left_out})
         return
     typer.echo(judging.as_table(found))
+    typer.echo("Of sources that the tower has seen, by a verdict fitted without each:")
+    typer.echo(judging.as_left_out_table(others))
     for name, value in kept.items():
         typer.echo(f"{name}: {value}")
 
 
 @train.command()
 def lora(
-    base: Annotated[str, typer.Option(help="A bundle's folder, mini, or org/name@revision.")],
-    data: Annotated[Path, typer.Option(help="conversations.json in LLaVA's form.")],
     out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
-    name: Annotated[str, typer.Option(help="The bundle's name.")] = "dfa-gpt",
-    licence: Annotated[str, typer.Option(help="The licence that base and data impose.")] = "research only",
-    training_data: Annotated[str, typer.Option(help="Sources of the data, for the card.")] = "not stated",
-    rank: Annotated[int, typer.Option(help="LoRA's r.")] = 128,
-    alpha: Annotated[int, typer.Option(help="LoRA's alpha.")] = 256,
-    dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.05,
-    rate: Annotated[float, typer.Option(help="Learning rate of the LoRA matrices.")] = 2e-4,
-    projector_rate: Annotated[float, typer.Option(help="Learning rate of the projector.")] = 2e-5,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
-    batch: Annotated[int, typer.Option(help="Conversations of one forward.")] = 16,
-    accumulate: Annotated[int, typer.Option(help="Forwards of one step.")] = 1,
-    warmup: Annotated[float, typer.Option(help="Share of all steps.")] = 0.03,
-    checkpointing: Annotated[bool, typer.Option(help="Less memory for more time.")] = False,
-    most_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: base, data and the recipe (docs/models.md)."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replaces the plan's value: rate=1e-3. May be repeated."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    seed: Seed = 0,
 ) -> None:
-    """Train an adapter by the paper's recipe on any LLaVA-layout base. Resumes from OUT."""
-    from moderation.dfa.train.lora import LoraPlan, lora_bundle
+    """Train an adapter by the paper's recipe on any LLaVA-layout base. Resumes from OUT, and writes OUT/plan.toml."""
+    from moderation.dfa.train.plan import read_plan
 
-    plan = LoraPlan(
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        rate=rate,
-        projector_rate=projector_rate,
-        epochs=epochs,
-        batch=batch,
-        accumulate=accumulate,
-        warmup=warmup,
-        checkpointing=checkpointing,
-        most_steps=most_steps,
-        seed=seed,
-    )
-    losses, spec = lora_bundle(
-        base, data, out, plan, device=device, name=name, licence=licence, training_data=training_data
-    )
+    adapter_plan = read_plan(plan, set_ or ())
+    from moderation.dfa.train.lora import lora_bundle  # with torch, which takes seconds
+
+    losses, spec = lora_bundle(adapter_plan, out, device=device)
     if losses:
         typer.echo(f"loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last, {len(losses)} steps")
     typer.echo(f"bundle: {spec.folder}")
@@ -342,22 +321,30 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder. Its calibration is replaced.")],
     labels: Annotated[
         Path,
-        typer.Argument(help="A CSV with the columns file and label (deepfake, bona_fide), or a manifest."),
+        typer.Argument(
+            help="A CSV with the columns file and label (deepfake, bona_fide), or a manifest. Scores of cases whose "
+            "source its column source names are called probabilities."
+        ),
     ],
     device: Annotated[
         str | None,
-        typer.Option(help="auto, cpu, cuda or cuda:N; the kind that will serve. Default: BONAFIDE_DEVICE."),
+        typer.Option(
+            help="auto, cpu, cuda or cuda:N; use the kind that will serve. Default: BONAFIDE_DEVICE."
+        ),
     ] = None,
     float8: Annotated[
         bool | None,
         typer.Option(
-            "--float8/--no-float8", help="In eight bits, as it will serve. Default: BONAFIDE_FLOAT8."
+            "--float8/--no-float8", help="Use eight bits, if it will serve so. Default: BONAFIDE_FLOAT8."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a bundle's probabilities on pictures with known labels, in the numbers that it will serve in."""
-    from moderation.dfa.train.calibrate import calibrate_bundle
+    """Fit a bundle's probabilities to pictures with known labels, with the arithmetic that will serve."""
+    from moderation.dfa.bench.manifest import sources_named
+    from moderation.dfa.gpt.bundle import read_bundle
+    from moderation.dfa.gpt.calibration import named
+    from moderation.dfa.train.calibrate import calibrate_bundle, write_calibration
 
     if not labels.is_file():
         raise SetupProblem(f"{labels} is missing: a CSV with the columns file and label.")
@@ -369,8 +356,17 @@ def calibrate(
         device=device or settings().device,
         float8=settings().float8 if float8 is None else float8,
     )
+    platt = named(platt, sources_named(labels))
+    write_calibration(read_bundle(bundle), platt)
     _show(
-        {"a": platt.a, "b": platt.b, "n": platt.n, "version": platt.version, "without_face": without_face},
+        {
+            "a": platt.a,
+            "b": platt.b,
+            "n": platt.n,
+            "version": platt.version,
+            "calibrated_on": platt.basis,
+            "without_face": without_face,
+        },
         as_json=as_json,
     )
 
@@ -389,21 +385,32 @@ def bench(
             help="A bundle's folder, `mini`, or org/name@revision of a base. Default: BONAFIDE_BUNDLE."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and report.html.")] = Path(
-        "runs/bench"
-    ),
-    against: Annotated[str | None, typer.Option(help="Another bundle, on the same pictures.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where report.json, report.md and report.html are written.")
+    ] = Path("runs/bench"),
+    against: Annotated[str | None, typer.Option(help="Another bundle to score on the same pictures.")] = None,
     baselines: Annotated[
         bool,
-        typer.Option(
-            help="Train a small CNN and a linear probe on the split `train` of the manifests, beside it."
-        ),
+        typer.Option(help="Train a small CNN and a linear probe on the split `train`, and score them too."),
     ] = False,
-    quick: Annotated[bool, typer.Option(help="Fewer pictures and a smaller grid.")] = False,
+    quick: Annotated[bool, typer.Option(help="Use fewer pictures and a smaller grid.")] = False,
     split: Annotated[str, typer.Option(help="The split that is scored.")] = "test",
-    pictures: Annotated[int | None, typer.Option(help="Score at most so many. Default: all.")] = None,
-    grid: Annotated[int, typer.Option(help="Pictures in each robustness cell; 0 leaves the grid out.")] = 200,
+    pictures: Annotated[int | None, typer.Option(help="Score at most this many. Default: all.")] = None,
+    grid: Annotated[int, typer.Option(help="Pictures of each robustness cell; 0 leaves the grid out.")] = 200,
     questions: Annotated[int, typer.Option(help="Questions of free conversation; 0 leaves them out.")] = 200,
+    faces: Annotated[
+        int,
+        typer.Option(
+            help="Deepfake verdicts whose named regions are hidden, to see what the score depends on: "
+            "some sixty verdicts each; 0 leaves it out."
+        ),
+    ] = 40,
+    injections: Annotated[
+        int,
+        typer.Option(
+            help="Pictures with an answer written into them: thirteen verdicts each; 0 leaves it out."
+        ),
+    ] = 48,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")
     ] = None,
@@ -428,6 +435,8 @@ def bench(
         pictures=pictures,
         grid=grid,
         questions=questions,
+        faces=faces,
+        injections=injections,
         quick=quick,
         baselines=BaselinePlan(seed=seed) if baselines else None,
         seed=seed,
@@ -443,7 +452,5 @@ def bench(
             progress=lambda words: status.update(f"{words[:1].upper()}{words[1:]} …"),
         )
     write_bench(result, out)
-    summary = result.tables[0]
-    typer.echo(
-        json.dumps(told_as_json(result)) if as_json else f"{summary.as_markdown()}\n{out / 'report.html'}"
-    )
+    words = f"{result.tables[0].as_markdown()}\n{out / 'report.html'}"
+    print_object(told_as_json(result), words, as_json=as_json)

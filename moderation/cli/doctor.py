@@ -1,4 +1,4 @@
-"""`bonafide doctor`: one look at every part, each with what to change."""
+"""`bonafide doctor`: checks every part and says what to change."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -11,23 +11,23 @@ import redis
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import ProgrammingError
 
+from moderation.accounts.keys import list_keys
 from moderation.addresses import read_broker
 from moderation.database.connection import Database, lacks_rights
 from moderation.database.health import SILENT_AFTER
-from moderation.database.keys import list_keys
 from moderation.database.operations import list_processes
-from moderation.database.reruns import rerun_backlog
-from moderation.database.rollouts import LiveWorker, in_force, list_bundles, live_workers
 from moderation.database.schema import is_current, is_later, missing_roles, tables_without_rights
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import BonafideError
 from moderation.rollout import Rollout
+from moderation.rollouts.rerun_rows import rerun_backlog
+from moderation.rollouts.standings import LiveWorker, in_force, list_bundles, live_workers
 from moderation.settings import Settings
 from moderation.storage import Storage
 
-#: Seconds that this host's clock and Postgres's may be apart. S3 refuses a signature after fifteen minutes.
+#: Seconds by which this host's clock and Postgres's may differ. S3 refuses signatures from fifteen minutes on.
 CLOCKS_APART = 30.0
-#: Connections of a worker beside those of its task threads.
+#: Connections of a worker, besides one for each task thread.
 WORKER_EXTRA = 2
 
 
@@ -36,28 +36,28 @@ class Finding:
     part: str
     ok: bool
     words: str
-    #: False: something before it has to be mended first. Nothing is wrong with the part itself, as far as is known.
+    #: False: another part must work before this one can be checked.
     looked_at: bool = True
 
 
-def examine(chosen: Settings, *, now: datetime | None = None) -> list[Finding]:
-    """What is right and what is wrong, part by part. Nothing is changed."""
-    database = Database(chosen.database_url.get_secret_value(), pool_size=1, connect_timeout=3)
+def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]:
+    """Check every part. Nothing is changed."""
+    database = Database(settings.database_url.get_secret_value(), pool_size=1, connect_timeout=3)
     looks: list[tuple[str, Sequence[str], Callable[[], str]]] = [
-        ("settings", [], lambda: _settings(chosen)),
+        ("settings", [], lambda: _settings(settings)),
         ("database", [], lambda: _database(database)),
         ("schema", ["database"], lambda: _schema(database)),
         ("roles", ["database", "schema"], lambda: _roles(database)),
         ("clock", ["database"], lambda: _clock(database, now or datetime.now(UTC))),
-        ("connections", ["database", "schema"], lambda: _connections(database, chosen)),
-        ("broker", [], lambda: _broker(chosen)),
-        ("broker memory", ["broker"], lambda: _broker_memory(chosen)),
-        ("storage", [], lambda: _storage(chosen)),
-        ("uploads", [], lambda: _uploads(chosen)),
-        ("bundle", [], lambda: _bundle(chosen)),
-        ("times", [], lambda: _times(chosen)),
+        ("connections", ["database", "schema"], lambda: _connections(database, settings)),
+        ("broker", [], lambda: _broker(settings)),
+        ("broker memory", ["broker"], lambda: _broker_memory(settings)),
+        ("storage", [], lambda: _storage(settings)),
+        ("uploads", [], lambda: _uploads(settings)),
+        ("bundle", [], lambda: _bundle(settings)),
+        ("times", [], lambda: _times(settings)),
         ("keys", ["database", "schema"], lambda: _keys(database)),
-        ("traces", [], lambda: _traces(chosen)),
+        ("traces", [], lambda: _traces(settings)),
         ("workers", ["database", "schema"], lambda: _alive(database, "worker", "bonafide worker")),
         ("bundles", ["database", "schema"], lambda: _bundles(database)),
         ("sweeper", ["database", "schema"], lambda: _alive(database, "sweeper", "bonafide sweeper")),
@@ -65,12 +65,12 @@ def examine(chosen: Settings, *, now: datetime | None = None) -> list[Finding]:
     found: dict[str, Finding] = {}
     try:
         for part, needs, look in looks:
-            # What is wrong is said once, where it is, and not by every part that it stands before.
+            # A fault is told once, at its own part, and not at every part that needs it.
             lacking = next((need for need in needs if not found[need].ok), None)
             found[part] = (
                 _look(part, look)
                 if lacking is None
-                else Finding(part, ok=True, words=f"unknown until the {lacking} is mended", looked_at=False)
+                else Finding(part, ok=True, words=f"unknown until the {lacking} works", looked_at=False)
             )
     finally:
         database.close()
@@ -92,9 +92,9 @@ def _look(part: str, look: Callable[[], str]) -> Finding:
         return Finding(part, ok=True, words="not for the eyes of this role")
 
 
-def _settings(chosen: Settings) -> str:
-    if chosen.unknown:
-        raise _ToMend("; ".join(str(one) for one in chosen.unknown))
+def _settings(settings: Settings) -> str:
+    if settings.unknown:
+        raise _ToMend("; ".join(str(unknown) for unknown in settings.unknown))
     return "all are known"
 
 
@@ -135,12 +135,12 @@ def _clock(database: Database, now: datetime) -> str:
     return "agrees with that of Postgres"
 
 
-def _connections(database: Database, chosen: Settings) -> str:
+def _connections(database: Database, settings: Settings) -> str:
     """Every task thread of every worker may want one connection."""
     with database.transaction() as session:
         allowed = int(session.scalar(text("SELECT current_setting('max_connections')")) or 0)
         threads = [
-            int(p.facts.get("threads", chosen.worker_threads))
+            int(p.facts.get("threads", settings.worker_threads))
             for p in list_processes(session)
             if p.name.startswith("worker:") and p.silent_for < SILENT_AFTER
         ]
@@ -153,9 +153,9 @@ def _connections(database: Database, chosen: Settings) -> str:
     return f"{len(threads)} workers may want {wanted} of {allowed}"
 
 
-def _broker_memory(chosen: Settings) -> str:
+def _broker_memory(settings: Settings) -> str:
     client = redis.Redis.from_url(
-        read_broker(chosen.broker_url.get_secret_value()).redis_url,
+        read_broker(settings.broker_url.get_secret_value()).redis_url,
         socket_timeout=3,
         socket_connect_timeout=3,
     )
@@ -173,37 +173,37 @@ def _broker_memory(chosen: Settings) -> str:
     return "refuses when it is full, and forgets nothing"
 
 
-def _uploads(chosen: Settings) -> str:
-    bucket = chosen.upload_bucket
-    if bucket is not None and bucket not in chosen.s3_buckets:
+def _uploads(settings: Settings) -> str:
+    bucket = settings.upload_bucket
+    if bucket is not None and bucket not in settings.s3_buckets:
         raise _ToMend(f"uploads go to {bucket!r}, from which nobody may read: add it to BONAFIDE_S3_BUCKETS")
     return f"go to {bucket}" if bucket else "none: no bucket is set"
 
 
-def _bundle(chosen: Settings) -> str:
+def _bundle(settings: Settings) -> str:
     from moderation.dfa.gpt.base import SHIPPED
 
-    named = {"BONAFIDE_BUNDLE": chosen.bundle}
-    if chosen.candidate is not None:
-        named["BONAFIDE_CANDIDATE"] = chosen.candidate
+    named = {"BONAFIDE_BUNDLE": settings.bundle}
+    if settings.candidate is not None:
+        named["BONAFIDE_CANDIDATE"] = settings.candidate
     for setting, name in named.items():
         if name not in SHIPPED and "@" not in name and not (Path(name) / "bundle.toml").is_file():
             raise _ToMend(f"{setting} names {name!r}, and there is no bundle.toml in it (as seen from here)")
     return " and ".join(named.values())
 
 
-def _times(chosen: Settings) -> str:
-    if chosen.lease_seconds < 3 * chosen.sweep_seconds:
+def _times(settings: Settings) -> str:
+    if settings.lease_seconds < 3 * settings.sweep_seconds:
         raise _ToMend(
-            f"a lease of {chosen.lease_seconds:g} seconds is too short for a sweep every {chosen.sweep_seconds:g}: "
+            f"a lease of {settings.lease_seconds:g} seconds is too short for a sweep every {settings.sweep_seconds:g}: "
             "raise BONAFIDE_LEASE_SECONDS or lower BONAFIDE_SWEEP_SECONDS"
         )
-    if chosen.ring_again_seconds < 2 * chosen.sweep_seconds:
+    if settings.publish_again_seconds < 2 * settings.sweep_seconds:
         raise _ToMend(
-            "every case is rung for at nearly every sweep: raise BONAFIDE_RING_AGAIN_SECONDS above twice "
+            "every case is published again at nearly every sweep: raise BONAFIDE_PUBLISH_AGAIN_SECONDS above twice "
             "BONAFIDE_SWEEP_SECONDS"
         )
-    return "leases, sweeps and bells fit together"
+    return "leases, sweeps and messages fit together"
 
 
 def _keys(database: Database) -> str:
@@ -214,8 +214,8 @@ def _keys(database: Database) -> str:
     return f"{opened} open"
 
 
-def _traces(chosen: Settings) -> str:
-    if chosen.otlp_endpoint is None:
+def _traces(settings: Settings) -> str:
+    if settings.otlp_endpoint is None:
         return "off"
     if importlib.util.find_spec("opentelemetry.sdk") is None:
         raise _ToMend(
@@ -223,25 +223,27 @@ def _traces(chosen: Settings) -> str:
         )
     try:
         # Any answer will do: it is there.
-        httpx.get(chosen.otlp_endpoint, timeout=3)
+        httpx.get(settings.otlp_endpoint, timeout=3)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _ToMend(f"nobody answers at BONAFIDE_OTLP_ENDPOINT: {error}") from error
-    return f"go to {chosen.otlp_endpoint}"
+    return f"go to {settings.otlp_endpoint}"
 
 
 def _bundles(database: Database) -> str:
     with database.transaction() as session:
         rollout, workers = in_force(session), live_workers(session)
-        names = {one.fingerprint: one.name for one in list_bundles(session)}
-        waiting = sum(one.shadow + one.anew for one in rerun_backlog(session))
+        names = {bundle.fingerprint: bundle.name for bundle in list_bundles(session)}
+        waiting = sum(backlog.shadow + backlog.anew for backlog in rerun_backlog(session))
     if not workers:
         return "none runs"
     serving = {worker.serves: worker.holds[worker.serves] for worker in workers}
-    lacking = [one for one in workers if rollout.serving is not None and rollout.serving not in one.holds]
+    lacking = [
+        worker for worker in workers if rollout.serving is not None and rollout.serving not in worker.holds
+    ]
     if lacking:
         raise _ToMend(
             f"{len(lacking)} of {len(workers)} workers do not hold {names.get(rollout.serving or '', 'what')}, which "
-            f"was promoted, and go on with {', '.join(sorted({one.holds[one.serves] for one in lacking}))}: "
+            f"was promoted, and go on with {', '.join(sorted({worker.holds[worker.serves] for worker in lacking}))}: "
             "set BONAFIDE_BUNDLE or BONAFIDE_CANDIDATE there, or `bonafide bundles rollback`"
         )
     if len(serving) > 1:
@@ -269,16 +271,16 @@ def _trial(rollout: Rollout, workers: Sequence[LiveWorker], names: Mapping[str, 
     return f"; {name} is on trial, held by {holding} of {len(workers)}"
 
 
-def _broker(chosen: Settings) -> str:
-    doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
-    return f"answers, {doorbell.depth()} bells on the queue"
+def _broker(settings: Settings) -> str:
+    publisher = Publisher(settings.broker_url.get_secret_value(), at_most=settings.messages_at_most)
+    return f"answers, {publisher.depth()} messages on the queue"
 
 
-def _storage(chosen: Settings) -> str:
-    if not chosen.s3_buckets:
+def _storage(settings: Settings) -> str:
+    if not settings.s3_buckets:
         raise _ToMend("no bucket may be read: set BONAFIDE_S3_BUCKETS")
-    Storage(chosen).ping()
-    return f"answers for {', '.join(chosen.s3_buckets)}"
+    Storage(settings).ping()
+    return f"answers for {', '.join(settings.s3_buckets)}"
 
 
 def _alive(database: Database, kind: str, command: str) -> str:

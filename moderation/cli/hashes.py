@@ -1,22 +1,19 @@
-"""`bonafide hashes`: lists of what pictures look like, in and out."""
+"""`bonafide hashes`: import and export lists of picture hashes."""
 
-import json
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from moderation.cli.operate import AsJson, open_database
+from moderation.cli.operate import open_session
+from moderation.cli.show import AsJson, print_rows
 from moderation.decisions import Outcome
 from moderation.errors import RequestRefused
 from moderation.evidence import related
-from moderation.evidence.hash_lists import Form, read_hashes, write_hashes
+from moderation.evidence.hash_lists import HashListForm, read_hashes, write_hashes
 
 app = typer.Typer(
-    help="PDQ hashes of pictures that others know: a case that looks like one shows the list's name.",
+    help="Lists of PDQ hashes. A case whose picture looks like a listed one shows the list's name.",
     no_args_is_help=True,
 )
 
@@ -29,25 +26,31 @@ def import_(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="CSV, or the lines of HMA's file exchange.")
     ],
-    note: Annotated[str | None, typer.Option(help="What it is a list of, for people.")] = None,
+    note: Annotated[str | None, typer.Option(help="What the list holds, in words.")] = None,
 ) -> None:
-    """Add a file's hashes to a list, which is made when there is none. Again without harm."""
+    """Add a file's hashes to a list; the list is made if needed. Safe to repeat."""
     with file.open(encoding="utf-8-sig") as lines:
         entries = list(read_hashes(lines))
-    with closing(open_database()) as database, database.transaction() as session:
+    with open_session() as session:
         added = related.put_list(session, name, note, entries)
     typer.echo(f"{added} of {len(entries)} hashes are new to {name}")
 
 
 @app.command("export")
 def export(
-    name: Annotated[str | None, typer.Argument(help="A list. Without one: what people decided.")] = None,
-    decided: Annotated[Outcome, typer.Option(help="Without a list: decided to be this.")] = Outcome.DEEPFAKE,
-    form: Annotated[Form, typer.Option(help="`hma`: the lines of HMA's file exchange.")] = Form.CSV,
+    name: Annotated[
+        str | None, typer.Argument(help="A list's name. Without it: pictures that people decided.")
+    ] = None,
+    decided: Annotated[
+        Outcome, typer.Option(help="Without a list: pictures with this decision.")
+    ] = Outcome.DEEPFAKE,
+    form: Annotated[
+        HashListForm, typer.Option(help="`hma`: the lines of HMA's file exchange.")
+    ] = HashListForm.CSV,
 ) -> None:
-    """Print the hashes of a list, or of the pictures whose decision stands, for a bank of one's own."""
-    with closing(open_database()) as database, database.transaction() as session:
-        if name is not None and name not in {one.name for one in related.hash_lists(session)}:
+    """Print the hashes of a list, or of decided pictures, for another hash bank."""
+    with open_session() as session:
+        if name is not None and name not in {listed.name for listed in related.hash_lists(session)}:
             raise RequestRefused(f"there is no list {name}; `bonafide hashes list` shows them")
         found = (
             related.hashes_decided(session, decided)
@@ -61,22 +64,20 @@ def export(
 @app.command("list")
 def list_(json_: AsJson = False) -> None:
     """Show the lists."""
-    with closing(open_database()) as database, database.transaction() as session:
+    with open_session() as session:
         found = related.hash_lists(session)
-    if json_:
-        for one in found:
-            typer.echo(json.dumps({"name": one.name, "hashes": one.hashes, "note": one.note}))
-        return
-    table = Table("list", "hashes", "note")
-    for one in found:
-        table.add_row(one.name, f"{one.hashes:,}", one.note or "")
-    Console().print(table)
+    print_rows(
+        found,
+        {"list": "name", "hashes": "hashes", "note": "note"},
+        as_json=json_,
+        fields=lambda listed: {"name": listed.name, "hashes": listed.hashes, "note": listed.note},
+    )
 
 
 @app.command("remove")
 def remove(name: Name) -> None:
     """Forget a list. Cases keep their own hashes."""
-    with closing(open_database()) as database, database.transaction() as session:
+    with open_session() as session:
         if not related.remove_list(session, name):
             raise RequestRefused(f"there is no list {name}; `bonafide hashes list` shows them")
     typer.echo(f"{name} is forgotten")

@@ -1,6 +1,6 @@
-"""Lists of flags as people keep them: JSON lines, or tables as spreadsheets write them.
+"""Reads lists of flags: JSON lines, or tables that spreadsheets write.
 
-UTF-8 or UTF-16, with a byte-order mark or without; columns apart by comma, semicolon or tab.
+Text is UTF-8 or UTF-16, with or without a byte-order mark. Commas, semicolons or tabs separate columns.
 """
 
 import codecs
@@ -14,7 +14,7 @@ from typing import IO
 
 from moderation.errors import SetupProblem
 
-#: Columns of a table. What else a flag may hold is for JSON lines.
+#: Columns of a table. JSON lines may hold more.
 COLUMNS = ("image", "external_id", "source", "reason", "priority")
 NEEDED = ("image", "external_id")
 
@@ -22,7 +22,7 @@ _SEPARATORS = (",", ";", "\t")
 
 
 def opened(file: Path) -> IO[str]:
-    """The list as text, whatever wrote it; `-` is standard input. Raise SetupProblem."""
+    """The list as text; `-` is standard input. Raise SetupProblem."""
     try:
         raw = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     except OSError as error:
@@ -32,19 +32,19 @@ def opened(file: Path) -> IO[str]:
 
 
 def _encoding(head: bytes) -> str:
-    """By the byte-order mark, or by a NUL that stands where UTF-16 has one beside an ASCII letter."""
+    """By the byte-order mark, or by the NUL that UTF-16 puts beside an ASCII letter."""
     if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
     return {b"\0": "utf-16-be"}.get(head[:1]) or {b"\0": "utf-16-le"}.get(head[1:]) or "utf-8-sig"
 
 
 def rows(lines: IO[str], file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each line's number with its cells by their columns; an empty cell says nothing.
+    """Each line's number, with its cells by column. Empty cells are left out.
 
-    Raise SetupProblem before the first for a header that lacks a column that is needed, or names what is none.
+    Raise SetupProblem before the first line if the header lacks a needed column, or names an unknown one.
     """
     first = lines.readline()
-    # What Excel writes, and reads, to say which separator follows.
+    # Excel's own line, which names the separator.
     told = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r\n"), re.IGNORECASE)
     before, header = (2, lines.readline()) if told else (1, first)
     separator, columns = _columns(header, told[1] if told else None)
@@ -57,8 +57,8 @@ def rows(lines: IO[str], file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _columns(header: str, separator: str | None) -> tuple[str, list[str]]:
-    """The separator by which most of the columns are found, and the columns; an empty name is none of them."""
-    readings = [(one, _names(header, one)) for one in ([separator] if separator else _SEPARATORS)]
+    """The separator that gives the most known columns, and the columns."""
+    readings = [(mark, _names(header, mark)) for mark in ([separator] if separator else _SEPARATORS)]
     return max(readings, key=lambda reading: (len(set(COLUMNS).intersection(reading[1])), len(reading[1])))
 
 

@@ -1,4 +1,4 @@
-"""Puts the commands together, and turns our errors into one sentence and an exit code."""
+"""Collects the commands, and turns errors into one sentence and an exit code."""
 
 import sys
 from contextlib import closing
@@ -104,11 +104,11 @@ def main() -> None:
         _say(problem)
         sys.exit(2)
     except BrokenPipeError:
-        sys.exit(0)  # the reader of our output has seen enough
+        sys.exit(0)  # whoever reads our output has closed it
 
 
 def _problem_of(error: ProgrammingError) -> SetupProblem | None:
-    """What an operator has to mend before Postgres does what was asked for. None: it is a bug of ours."""
+    """What the operator must change before Postgres can do this. None: it is a bug of ours."""
     if lacks_rights(error):
         return SetupProblem(
             f"the user that BONAFIDE_DATABASE_URL names may not do that: {error.orig}".strip()
@@ -124,3 +124,7 @@ def _say(error: Exception) -> None:
     Console(stderr=True).print(
         f"[bold red]bonafide:[/] {escape(str(error))}", highlight=False, soft_wrap=True
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
-"""The model alone, in this process and without services: `bonafide analyze` and `bonafide chat`."""
+"""`bonafide analyze` and `bonafide chat`: the model alone, in this process, without services."""
 
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moderation.analysis import Analysis, FaceAnalysis, Label, Verdict
+from moderation.analysis import Analysis, Basis, Effect, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
-from moderation.cli.pictures import none_in, pictures_of
+from moderation.cli.pictures import pictures_of
+from moderation.cli.show import print_json
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
-from moderation.presentation import face_json, verdict_json
+from moderation.presentation import told_face, told_verdict
 from moderation.settings import settings
 
 if (
@@ -27,7 +27,7 @@ if (
 ):  # the model's side imports torch, which takes seconds; a command that is only asked for help need not
     from moderation.dfa.gpt.detector import Detector, FaceCrop, Prepared
 
-#: Files that are read ahead and looked at together.
+#: Files that are analysed together.
 _TOGETHER = 32
 
 _Bundle = Annotated[
@@ -39,11 +39,13 @@ _Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. De
 
 @dataclass(frozen=True)
 class _Looked:
-    """What came of one file: an analysis or a refusal."""
+    """The outcome of a file: an analysis or a refusal."""
 
     file: Path
     analysis: Analysis | None = None
     refusal: Refusal | None = None  # None exactly when there is an analysis
+    #: What the scores were calibrated on. None: they only order.
+    basis: Basis | None = None
 
     def as_json(self) -> dict[str, Any]:
         analysis = self.analysis
@@ -53,8 +55,8 @@ class _Looked:
             "state": "ready",
             "refusal": self.refusal and self.refusal.code,
             "refusal_message": self.refusal and self.refusal.message,
-            "verdict": None if analysis is None else verdict_json(analysis.verdict),
-            "faces": [] if analysis is None else [face_json(face) for face in analysis.faces],
+            "verdict": None if analysis is None else told_verdict(analysis.verdict, self.basis),
+            "faces": [] if analysis is None else [told_face(face, self.basis) for face in analysis.faces],
             "faces_found": None if analysis is None else analysis.faces_found,
             "faces_judged": None if analysis is None else analysis.faces_judged,
             "fingerprint": analysis and analysis.fingerprint,
@@ -71,41 +73,38 @@ def analyze(
     json_: Annotated[
         bool, typer.Option("--json", help="One JSON object a line for each file, in order.")
     ] = False,
+    effects: Annotated[
+        bool,
+        typer.Option(
+            "--effects",
+            help="Measure how far the score falls without each artifact's region. "
+            "It takes six more verdicts for each of a face's first BONAFIDE_EFFECT_ARTIFACTS artifacts.",
+        ),
+    ] = False,
     bundle: _Bundle = None,
     device: _Device = None,
 ) -> None:
-    """Ask the model about pictures, without any service.
+    """Analyse pictures without any service.
 
-    A file that cannot be analysed is an answer too; the command then ends with 1.
+    A file that cannot be analysed is listed with the reason; the command then exits with 1.
     """
-    found, empty = _pictures(files)
+    found, empty = pictures_of(files)
     refused = 0
     if found:
         detector = _load(bundle, device)
         seen: list[_Looked] = []
-        for row in _look(detector, found):
+        for row in _look(detector, found, settings().effect_artifacts if effects else 0):
             refused += row.refusal is not None
             if json_:
-                print(json.dumps(row.as_json(), ensure_ascii=False), flush=True)
+                print_json(row.as_json(), ascii_only=False)
             else:
                 seen.append(row)
         if not json_:
-            _print_table(seen, detector.bundle_name)
+            _print_table(seen, detector.bundle_name, detector.basis)
     if refused:
         typer.echo(f"bonafide: {refused} of {len(found)} files could not be analysed", err=True)
     if refused or empty:
         raise typer.Exit(1)
-
-
-def _pictures(files: Iterable[Path]) -> tuple[list[Path], bool]:
-    """What is to be looked at, and whether a folder held nothing."""
-    found: list[Path] = []
-    empty = False
-    for file in files:
-        inside = pictures_of(file)
-        found += inside
-        empty = none_in(file, inside) or empty
-    return found, empty
 
 
 def chat(
@@ -113,14 +112,14 @@ def chat(
     *,
     question: Annotated[
         list[str] | None,
-        typer.Option("--question", "-q", help="Ask this and stop. May be given several times."),
+        typer.Option("--question", "-q", help="Ask this and stop. May be repeated."),
     ] = None,
-    face: Annotated[int, typer.Option(min=1, help="Which face: 1 is the largest.")] = 1,
+    face: Annotated[int, typer.Option(min=1, help="The face: 1 is the largest.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line for each question.")] = False,
     bundle: _Bundle = None,
     device: _Device = None,
 ) -> None:
-    """Talk with the model about one face of a picture. An empty line ends the conversation."""
+    """Ask the model about a face of a picture. An empty line ends the conversation."""
     console = Console(highlight=False, stderr=json_)
     detector = _load(bundle, device)
     try:
@@ -138,7 +137,7 @@ def chat(
     questions = iter(question) if question else _typed(prompt="" if json_ else "> ")
     for said in _converse(console, detector, prepared.crops[face - 1], questions):
         if json_:
-            typer.echo(json.dumps({**said.as_json(), "face": face}, ensure_ascii=False))
+            print_json({**said.as_json(), "face": face}, ascii_only=False)
         else:
             console.print(escape(said.answer or "The model has no answer to this."))
 
@@ -148,21 +147,26 @@ def _load(bundle: str | None, device: str | None) -> "Detector":
     from moderation.dfa.gpt.pixels import decode_picture
     from moderation.serving import limits_of, policy_of
 
-    chosen = settings()
-    decode = partial(decode_picture, limits=limits_of(chosen))
+    decode = partial(decode_picture, limits=limits_of(settings()))
     return Detector.load(
-        bundle or chosen.bundle, device=device or chosen.device, policy=policy_of(chosen), decode=decode
+        bundle or settings().bundle,
+        device=device or settings().device,
+        policy=policy_of(settings()),
+        decode=decode,
     )
 
 
-def _look(detector: "Detector", files: Iterable[Path]) -> Iterator[_Looked]:
-    """Each file's outcome, in order; faces of neighbouring files share the model's batches."""
+def _look(detector: "Detector", files: Iterable[Path], effects: int) -> Iterator[_Looked]:
+    """Each file's outcome, in order. Faces of neighbouring files share batches.
+
+    The effects of each face's first `effects` artifacts are measured.
+    """
     waiting = iter(files)
     while group := list(itertools.islice(waiting, _TOGETHER)):
-        yield from _look_together(detector, group)
+        yield from _look_together(detector, group, effects)
 
 
-def _look_together(detector: "Detector", files: Sequence[Path]) -> list[_Looked]:
+def _look_together(detector: "Detector", files: Sequence[Path], effects: int) -> list[_Looked]:
     outcomes: list[_Looked | Prepared] = [_prepare(detector, file) for file in files]
     crops = [
         ((index, place), crop)
@@ -181,6 +185,7 @@ def _look_together(detector: "Detector", files: Sequence[Path]) -> list[_Looked]
             outcome,
             [answers[index, place] for place in range(len(outcome.crops))],
             finished.get(index, began) - began,
+            effects,
         )
         for index, (file, outcome) in enumerate(zip(files, outcomes, strict=True))
     ]
@@ -196,7 +201,7 @@ def _prepare(detector: "Detector", file: Path) -> "_Looked | Prepared":
 def _answers(
     detector: "Detector", crops: Sequence[tuple[tuple[int, int], "FaceCrop"]]
 ) -> tuple[dict[tuple[int, int], FaceAnalysis | BonafideError], dict[int, float]]:
-    """Every face's analysis or error by (file, place), and when the last face of each file was finished."""
+    """Each face's analysis or error by (file, place), and when each file's last face was finished."""
     waiting = list(crops)
 
     def take(room: int, _idle: bool) -> Sequence[tuple[tuple[int, int], "FaceCrop"]] | None:  # noqa: FBT001
@@ -217,21 +222,27 @@ def _conclude(
     prepared: "Prepared",
     answers: Sequence[FaceAnalysis | BonafideError],
     engine: float,
+    effects: int,
 ) -> _Looked:
     faces: list[FaceAnalysis] = []
     for answer in answers:
         if isinstance(answer, BonafideError):
             return _refused(file, answer)
         faces.append(answer)
+    seconds = {"engine": engine}
+    if effects:
+        began = time.perf_counter()
+        faces = detector.measure(prepared.crops, faces, at_most=effects)
+        seconds["effect"] = time.perf_counter() - began
     analysis = detector.conclude(prepared, faces)
-    return _Looked(file, replace(analysis, seconds={**analysis.seconds, "engine": engine}))
+    return _Looked(file, replace(analysis, seconds={**analysis.seconds, **seconds}), basis=detector.basis)
 
 
 def _refused(file: Path, error: BonafideError) -> _Looked:
     return _Looked(file, refusal=Refusal(error.code, str(error)))
 
 
-def _print_table(rows: Sequence[_Looked], bundle: str) -> None:
+def _print_table(rows: Sequence[_Looked], bundle: str, basis: Basis | None) -> None:
     console = Console(highlight=False)
     table = Table(title=escape(f"Verdicts of {bundle}: a model's opinion, not a decision"))
     table.add_column("file", overflow="fold")
@@ -243,6 +254,12 @@ def _print_table(rows: Sequence[_Looked], bundle: str) -> None:
         verdict = "\n".join(filter(None, (f"{words} {score}".rstrip(), technique)))
         table.add_row(file, verdict, faces, seconds)
     console.print(table)
+    if basis is not None:
+        console.print(
+            escape(
+                f"Scores were calibrated on {basis.words}. On other pictures they order, and are no probability."
+            )
+        )
     for row in rows:
         for line in _rationale(row):
             console.print(escape(line))
@@ -264,7 +281,7 @@ def _cells(row: _Looked) -> tuple[str, ...]:
 
 
 def _faces(analysis: Analysis) -> str:
-    """How many were found; and how many of them judged, when that is not all."""
+    """How many faces were found, and how many were judged if not all."""
     found, judged = analysis.faces_found, analysis.faces_judged
     return str(found) if found == judged else f"{found}, {judged} judged"
 
@@ -286,15 +303,28 @@ def _rationale(row: _Looked) -> Iterator[str]:
         return
     yield f"\n{row.file}"
     for face in row.analysis.faces:
-        yield from (f"  {artifact.heading}: {artifact.text}" for artifact in face.rationale)
+        for artifact in face.rationale:
+            yield f"  {artifact.heading}: {artifact.text}"
+            if artifact.effect is not None:
+                yield f"    {effect_words(face.verdict, artifact.effect)}"
+
+
+def effect_words(verdict: Verdict, effect: Effect) -> str:
+    """The score, the score without the region, and the score without a control region."""
+    before, without, control = (
+        "–" if score is None else f"{score:.3f}"
+        for score in (verdict.score, effect.score_without, effect.control_score)
+    )
+    words = f"score {before}, without this region {without}, without a control region {control}"
+    return words if effect.supported else f"{words}: not supported by the score"
 
 
 @dataclass(frozen=True)
 class _Said:
-    """What became of one question."""
+    """A question and its answer."""
 
     question: str
-    #: In the model's words. None: its reply could not be read, or the question was refused.
+    #: The model's words. None: its reply could not be read, or the question was refused.
     answer: str | None
     seconds: float
 
@@ -310,9 +340,9 @@ class _Said:
 def _converse(
     console: Console, detector: "Detector", crop: "FaceCrop", questions: Iterator[str]
 ) -> Iterator[_Said]:
-    """Each question with its answer. What could not be read is no part of the conversation that follows.
+    """Each question with its answer. A reply that cannot be read is left out of the conversation.
 
-    The model goes on from what it says of the face, as in the console.
+    The conversation begins with the model's analysis of the face, as in the console.
     """
     from moderation.dfa.gpt.conversation import Turn, answer_or_none, served_turns
 
@@ -338,7 +368,7 @@ def _converse(
 
 
 def _typed(*, prompt: str) -> Iterator[str]:
-    """Lines from the terminal until an empty one or the end of input."""
+    """Lines from the terminal, until an empty line or the end of input."""
     while True:
         sys.stdout.write(prompt)
         sys.stdout.flush()

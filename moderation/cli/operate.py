@@ -1,28 +1,26 @@
-"""What an operator does: run the parts, bring the schema up, look after keys and dead letters."""
+"""What an operator does: run the processes, migrate the schema, manage keys and dead letters."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 from sqlalchemy.orm import Session
 
-from moderation.archive import Archives
-from moderation.cli.doctor import examine
-from moderation.cli.show import print_table
+from moderation.accounts.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
+from moderation.archive.archived import archive_of
+from moderation.archive.archiver import Archives
+from moderation.archive.erasure import erase_case
+from moderation.cli.doctor import Finding, examine
+from moderation.cli.show import AsJson, print_object, print_rows
 from moderation.database import schema
-from moderation.database.archive import archive_of
 from moderation.database.cases import find_case
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_case
-from moderation.database.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
 from moderation.database.moves import retry_case
 from moderation.database.operations import DeadLetter, find_dead_letter, list_dead_letters, mark_replayed
 from moderation.dispatch import (
@@ -31,22 +29,32 @@ from moderation.dispatch import (
     QUESTION_QUEUE,
     RERUN_CASE,
     RERUN_QUEUE,
-    Doorbell,
+    Publisher,
+    WorkKind,
 )
 from moderation.local import sweeper_command, web_command, worker_command
 from moderation.settings import settings
 from moderation.storage import Storage
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-
-dead_letters = typer.Typer(help="Messages nobody could process, kept for an engineer.", no_args_is_help=True)
+dead_letters = typer.Typer(
+    help="Messages that no worker could process, kept for an engineer.", no_args_is_help=True
+)
 keys = typer.Typer(help="API keys of platforms.", no_args_is_help=True)
 
 
-#: What a message of these tasks rings for. None of it is a case.
-_RUNG_BY_ITSELF = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
-#: The one task of whose messages a queue consists.
+#: What messages of these tasks are about, instead of a case.
+_NO_CASE = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
+#: The only task whose messages are on the queue.
 _TASK_OF = {QUESTION_QUEUE: ANSWER_QUESTION, RERUN_QUEUE: RERUN_CASE}
+
+
+#: How a moment is written on the command line.
+WHEN = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+
+
+def in_utc(moment: datetime | None) -> datetime | None:
+    """A moment without a time zone is in UTC."""
+    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 def open_database(*, answer_seconds: float | None = None) -> Database:
@@ -54,8 +62,8 @@ def open_database(*, answer_seconds: float | None = None) -> Database:
 
 
 @contextmanager
-def _session() -> Generator[Session]:
-    """One transaction on a database that is opened for it."""
+def open_session() -> Generator[Session]:
+    """One transaction, on a database that is opened for it."""
     with closing(open_database()) as database, database.transaction() as session:
         yield session
 
@@ -76,22 +84,22 @@ def worker(
 
 
 def sweeper() -> None:
-    """Run a sweeper. Several may run: one works at a time."""
+    """Run a sweeper. Several may run; only one works at a time."""
     _become(sweeper_command())
 
 
 def _become(command: list[str]) -> None:
-    settings()  # what cannot be used is said here, in a sentence
-    # Not a child: signals, exit code and process id are then those of the program itself.
+    settings()  # settings that cannot be used are refused here, in a sentence
+    # Not a child process: signals, exit code and process id stay those of the program.
     os.execv(command[0], command)
 
 
 def migrate(
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; end with 1 when something is to be done.")
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if a migration is missing.")
     ] = False,
 ) -> None:
-    """Bring the database schema and its roles to this release. That of a later release is left as it is."""
+    """Migrate the database schema and its roles to this release. A later release's schema stays as it is."""
     with closing(open_database()) as database:
         database.ping()
         later = schema.is_later(database)
@@ -117,24 +125,27 @@ def migrate(
 
 
 def doctor(json_: AsJson = False) -> None:
-    """Find out why it does not work: look at every part and say what to change."""
+    """Find out what is wrong: check every part and say what to change."""
     findings = examine(settings())
-    if json_:
-        for finding in findings:
-            typer.echo(json.dumps(dataclasses.asdict(finding)))
-    else:
-        table = Table("part", "", "what was found")
-        for finding in findings:
-            mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
-            table.add_row(finding.part, mark if finding.looked_at else "?", escape(finding.words))
-        Console().print(table)
+    print_rows(
+        findings,
+        {"part": "part", "": _mark, "what was found": "words"},
+        as_json=json_,
+        wraps=True,
+    )
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
+def _mark(finding: Finding) -> Text:
+    if not finding.looked_at:
+        return Text("?")
+    return Text("ok", style="green") if finding.ok else Text("mend", style="red")
+
+
 def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready without a verdict.")]) -> None:
-    """Try a case without a verdict once more."""
-    with _session() as session:
+    """Analyse a case without a verdict again."""
+    with open_session() as session:
         done = retry_case(session, case, actor="operator")
     if not done:
         typer.echo(f"bonafide: case {case} is not ready without a verdict", err=True)
@@ -143,9 +154,9 @@ def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready withou
 
 
 def erase(case: Annotated[UUID, typer.Argument(help="A case that was decided or withdrawn.")]) -> None:
-    """Take the texts of a case that ended and the place of its image away, for ever. The log of events stays whole.
+    """Erase the texts of an ended case and where its image is, for ever. The log of events stays whole.
 
-    An archived case is taken out of its archive first.
+    An archived case is removed from its archive first.
     """
     with closing(open_database()) as database:
         with database.transaction() as session:
@@ -167,61 +178,60 @@ def erase(case: Annotated[UUID, typer.Argument(help="A case that was decided or 
 
 @dead_letters.command("list")
 def list_(json_: AsJson = False) -> None:
-    """Show dead letters, the newest first."""
-    with _session() as session:
+    """List dead letters, newest first."""
+    with open_session() as session:
         letters = list_dead_letters(session)
-    if json_:
-        for letter in letters:
-            typer.echo(json.dumps(dataclasses.asdict(letter), default=str))
-        return
-    table = Table("id", "since", "error", "body")
-    for letter in letters:
-        table.add_row(
-            str(letter.id),
-            f"{letter.created_at:%Y-%m-%d %H:%M:%S}",
-            escape(letter.error),
-            escape(letter.body[:80]),
-        )
-    print_table(table)
+    print_rows(
+        letters,
+        {
+            "id": "id",
+            "since": lambda letter: f"{letter.created_at:%Y-%m-%d %H:%M:%S}",
+            "error": "error",
+            "body": lambda letter: letter.body[:80],
+        },
+        as_json=json_,
+    )
 
 
 @dead_letters.command()
 def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names a case.")]) -> None:
-    """Ring again for the case that a dead letter names."""
-    chosen = settings()
-    with _session() as session:
+    """Publish the case that a dead letter names again."""
+    publisher = Publisher(settings().broker_url.get_secret_value(), at_most=settings().messages_at_most)
+    with open_session() as session:
         found = find_dead_letter(session, letter)
         case = None if found is None else _named_case(found.body)
         against = _against(session, found, case)
-        if case is None or against is not None:
-            typer.echo(f"bonafide: {against}", err=True)
-            raise typer.Exit(1)
-        doorbell = Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
-        if not doorbell.dispatch_case(case):
-            typer.echo("bonafide: the broker does not answer", err=True)
-            raise typer.Exit(1)
+    if case is None or against is not None:
+        typer.echo(f"bonafide: {against}", err=True)
+        raise typer.Exit(1)
+    if not publisher.publish(WorkKind.ANALYSIS, [case]):
+        typer.echo("bonafide: the broker does not answer", err=True)
+        raise typer.Exit(1)
+    with open_session() as session:
         mark_replayed(session, letter)
-    typer.echo(f"rang for case {case}")
+    typer.echo(f"published case {case}")
 
 
 def _against(session: Session, letter: DeadLetter | None, case: UUID | None) -> str | None:
-    """Why nothing can be rung for, and what happens instead. None: the letter's case may be rung for."""
+    """Why the letter's case is not published, and what happens instead. None: it may be published."""
     if letter is None:
         return "there is no such dead letter"
     task = _named_task(letter)
-    if task in _RUNG_BY_ITSELF:
-        return f"this dead letter rings for {_RUNG_BY_ITSELF[task]}: the sweeper rings again by itself while one waits"
+    if task in _NO_CASE:
+        return f"this dead letter is about {_NO_CASE[task]}: the sweeper publishes it again while it waits"
     if task not in (None, ANALYZE_CASE):
-        return f"this dead letter is of the task {task!r} and rings for no case: the sweeper rings for all that wait"
+        return (
+            f"this dead letter is of the task {task!r} and about no case: the sweeper publishes all that wait"
+        )
     if case is None:
-        return "this dead letter names no case: nothing can be rung for"
+        return "this dead letter names no case: nothing can be published"
     if find_case(session, case) is None:
-        return f"there is no case {case}: nothing is rung for, and what waits the sweeper rings for"
+        return f"there is no case {case}: nothing is published, and what waits the sweeper publishes"
     return None
 
 
 def _named_task(letter: DeadLetter) -> str | None:
-    """The task that the message says it is of, or whose queue it was on. None when neither says."""
+    """The task that the message names, or that its queue is for. None: neither says."""
     try:
         task = json.loads(letter.body)["headers"]["task"]
     except (ValueError, TypeError, LookupError, RecursionError):
@@ -230,58 +240,59 @@ def _named_task(letter: DeadLetter) -> str | None:
 
 
 def _named_case(body: str) -> UUID | None:
-    """The first thing in the message that is a UUID in the place of an argument."""
+    """The first case's id in the message. None: there is none."""
     import re
 
     for match in re.finditer(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", body):
         case = UUID(match.group())
-        if case.version == 7:  # ours; a message's own id is of version 4
+        if case.version == 7:  # a case's id; a message's own id has version 4
             return case
     return None
 
 
 @keys.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is; the default source of its cases.")],
+    name: Annotated[str, typer.Argument(help="The key's owner; the default source of its cases.")],
     scope: Annotated[
         list[str] | None,
         typer.Option(help=f"What it may do: {', '.join(SCOPES)}. [default: {', '.join(USUAL_SCOPES)}]"),
     ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Make an API key. It is shown once."""
+    """Make an API key and show it once."""
     unknown = set(scope or ()) - set(SCOPES)
     if unknown:
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}", param_hint="--scope")
-    with _session() as session:
+    with open_session() as session:
         secret = add_key(session, name, tuple(scope or USUAL_SCOPES))
-    typer.echo(json.dumps({"name": name, "key": secret}) if json_ else secret)
+    print_object({"name": name, "key": secret}, secret, as_json=json_)
 
 
 @keys.command("list")
 def list_keys_(json_: AsJson = False) -> None:
-    """Show the keys: whose, since when, last used."""
-    with _session() as session:
+    """List the keys: owner, scopes, when made and last used."""
+    with open_session() as session:
         found = list_keys(session)
-    if json_:
-        for key in found:
-            typer.echo(json.dumps(dataclasses.asdict(key), default=str))
-        return
-    table = Table("prefix", "name", "scopes", "made", "last used", "revoked")
-    for key in found:
-        moments = [
-            f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.last_used_at, key.revoked_at)
-        ]
-        table.add_row(key.prefix, escape(key.name), " ".join(key.scopes), *moments)
-    print_table(table)
+    print_rows(
+        found,
+        {
+            "prefix": "prefix",
+            "name": "name",
+            "scopes": "scopes",
+            "made": "created_at",
+            "last used": "last_used_at",
+            "revoked": "revoked_at",
+        },
+        as_json=json_,
+    )
 
 
 @keys.command()
 def revoke(
     prefix: Annotated[str, typer.Argument(help="The key's prefix: the part between the underscores.")],
 ) -> None:
-    """Close a key for ever. Within ten seconds no process believes it any more."""
-    with _session() as session:
+    """Revoke a key for ever. Within ten seconds no process accepts it."""
+    with open_session() as session:
         done = revoke_key(session, prefix)
     if not done:
         typer.echo(f"bonafide: no open key has the prefix {prefix}", err=True)

@@ -1,11 +1,10 @@
-"""People, webhooks and data out: what an admin does on the server, where nobody asks for a password."""
+"""People, webhooks and exports: what an admin does on the server, without signing in."""
 
-import dataclasses
-import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,23 +12,20 @@ from uuid import UUID
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from moderation.accounts import PASSWORD_AT_LEAST, Accounts, new_password
-from moderation.cli.operate import AsJson, open_database
-from moderation.cli.show import print_table
-from moderation.database.deliveries import Delivery, Kind
-from moderation.delivery import Webhooks
-from moderation.exports import Format, What, export
+from moderation.accounts.accounts import PASSWORD_AT_LEAST, Accounts, new_password
+from moderation.cli.operate import WHEN, in_utc, open_database
+from moderation.cli.show import AsJson, print_json, print_rows
+from moderation.database.outbox import Kind
 from moderation.logs import configure_logs
 from moderation.people import Person, Role
+from moderation.reports.exports import Format, What, export
 from moderation.settings import settings
+from moderation.webhooks.endpoints import Webhooks
+from moderation.webhooks.rows import Delivery
 
 users = typer.Typer(help="People who review in the console.", no_args_is_help=True)
-webhooks = typer.Typer(help="Where platforms are told what happens to cases.", no_args_is_help=True)
-
-#: How a moment is written on the command line.
-_WHEN = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+webhooks = typer.Typer(help="Endpoints that are told what happens to cases.", no_args_is_help=True)
 
 _console = Console(stderr=True, highlight=False)
 
@@ -38,7 +34,7 @@ Endpoint = Annotated[UUID, typer.Argument(help="A webhook endpoint's id, from `w
 
 @contextmanager
 def _accounts() -> Generator[Accounts]:
-    configure_logs(settings())  # to standard error: what is printed may be a password that a script reads
+    configure_logs(settings())  # to standard error: a script may read a password from standard output
     with closing(open_database()) as database:
         yield Accounts(database, settings())
 
@@ -54,8 +50,8 @@ def _webhooks() -> Generator[Webhooks]:
 
 @users.command("add")
 def add_user(
-    email: Annotated[str, typer.Argument(help="What they sign in with.")],
-    name: Annotated[str, typer.Argument(help="How the console calls them.")],
+    email: Annotated[str, typer.Argument(help="The email they sign in with.")],
+    name: Annotated[str, typer.Argument(help="Their name in the console.")],
     role: Annotated[Role, typer.Option(help="What they may do.")] = Role.REVIEWER,
     password_stdin: Annotated[
         bool,
@@ -65,20 +61,20 @@ def add_user(
         ),
     ] = False,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="They sign in through the identity provider alone.")
+        bool, typer.Option("--no-password", help="They sign in only through the identity provider.")
     ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Add somebody. Without a password of yours a random one is made and shown once."""
+    """Add a person. Without --password-stdin or --no-password, a random password is made and shown once."""
     if password_stdin and no_password:
         raise typer.BadParameter("a password and none", param_hint="--no-password")
     made = None if password_stdin or no_password else new_password()
     given = sys.stdin.readline().rstrip("\n") if password_stdin else made
     with _accounts() as accounts:
-        # One that was piped in is theirs, perhaps from a vault; one that was made here is passed on.
+        # A password that we made must be changed at the first sign-in; a given one may stay.
         person = accounts.add_person(email, name, role, given, first=made is not None)
     if json_:
-        typer.echo(json.dumps({**_shown(person), "password": made}))
+        print_json({**_shown(person), "password": made})
         return
     _console.print(f"{escape(person.email)} may sign in as {person.role}")
     if made is not None:
@@ -88,23 +84,20 @@ def add_user(
 
 @users.command("list")
 def list_users(json_: AsJson = False) -> None:
-    """Show everybody: role, since when, whether they may sign in."""
+    """List people: role, since when, whether they may sign in."""
     with _accounts() as accounts:
         people = accounts.list_people()
-    if json_:
-        for person in people:
-            typer.echo(json.dumps(_shown(person)))
-        return
-    rows = [
-        [person.email, person.name, person.role, _day(person.created_at), _day(person.disabled_at)]
-        for person in people
-    ]
-    _print(["email", "name", "role", "since", "disabled"], rows)
+    print_rows(
+        people,
+        {"email": "email", "name": "name", "role": "role", "since": "created_at", "disabled": "disabled_at"},
+        as_json=json_,
+        fields=_shown,
+    )
 
 
 @users.command("disable")
-def disable_user(email: Annotated[str, typer.Argument(help="Whose access ends, at once.")]) -> None:
-    """Shut somebody out. What they decided stays."""
+def disable_user(email: Annotated[str, typer.Argument(help="Whose access ends at once.")]) -> None:
+    """Disable a person. Their decisions stay."""
     with _accounts() as accounts:
         accounts.disable(None, accounts.find_person(email).id)
     typer.echo(f"{email} is shut out")
@@ -112,7 +105,7 @@ def disable_user(email: Annotated[str, typer.Argument(help="Whose access ends, a
 
 @users.command("enable")
 def enable_user(email: Annotated[str, typer.Argument(help="Who may sign in again.")]) -> None:
-    """Let somebody in again who was shut out, with the password of before."""
+    """Enable a person again, with the same password."""
     with _accounts() as accounts:
         accounts.enable(None, accounts.find_person(email).id)
     typer.echo(f"{email} may sign in again")
@@ -120,18 +113,18 @@ def enable_user(email: Annotated[str, typer.Argument(help="Who may sign in again
 
 @users.command("set-role")
 def set_role(
-    email: Annotated[str, typer.Argument(help="Whose role it is.")],
-    role: Annotated[Role, typer.Argument(help="What they may do from now on.")],
+    email: Annotated[str, typer.Argument(help="Whose role changes.")],
+    role: Annotated[Role, typer.Argument(help="The new role.")],
 ) -> None:
-    """Give somebody another role. There is always somebody left who may manage people."""
+    """Change a person's role. At least one person who may manage people must remain."""
     with _accounts() as accounts:
         accounts.set_role(None, accounts.find_person(email).id, role)
     typer.echo(f"{email} is {role} now")
 
 
 @users.command("reset-password")
-def reset_password(email: Annotated[str, typer.Argument(help="Who cannot sign in any more.")]) -> None:
-    """Make a new first password, shown once. Every session of that person ends."""
+def reset_password(email: Annotated[str, typer.Argument(help="Who gets a new password.")]) -> None:
+    """Make a new first password and show it once. All sessions of the person end."""
     with _accounts() as accounts:
         typer.echo(accounts.reset_password(None, accounts.find_person(email).id))
 
@@ -157,12 +150,12 @@ def add_webhook(
     source: Annotated[str | None, typer.Option(help="Only cases of this source. [default: all]")] = None,
     json_: AsJson = False,
 ) -> None:
-    """Tell a URL from now on. Its secret is shown once. The same URL and source again is the same endpoint."""
+    """Add an endpoint and show its secret once. The same URL and source is the same endpoint."""
     with _webhooks() as opened:
         added = opened.add(url, kind or list(Kind), source)
     endpoint = added.endpoint
     if json_:
-        typer.echo(json.dumps({"id": str(endpoint.id), "url": endpoint.url, "secret": added.secret}))
+        print_json({"id": endpoint.id, "url": endpoint.url, "secret": added.secret})
     elif added.secret is None:
         _console.print(f"endpoint {endpoint.id} was there already: its kinds are those of now")
         _console.print(f"Its secret was shown then; `bonafide webhooks rotate {endpoint.id}` makes another")
@@ -173,24 +166,26 @@ def add_webhook(
 
 @webhooks.command("list")
 def list_webhooks(json_: AsJson = False) -> None:
-    """Show the endpoints, without their secrets."""
+    """List the endpoints, without their secrets."""
     with _webhooks() as opened:
         endpoints = opened.endpoints()
-    if json_:
-        for one in endpoints:
-            shown = {**dataclasses.asdict(one), "secrets": len(one.secrets)}
-            typer.echo(json.dumps(shown, default=str))
-        return
-    rows = [
-        [str(one.id), one.url, " ".join(one.kinds), one.source or "all", _day(one.disabled_at)]
-        for one in endpoints
-    ]
-    _print(["id", "url", "kinds", "source", "disabled"], rows)
+    print_rows(
+        endpoints,
+        {
+            "id": "id",
+            "url": "url",
+            "kinds": "kinds",
+            "source": lambda endpoint: endpoint.source or "all",
+            "disabled": "disabled_at",
+        },
+        as_json=json_,
+        fields=lambda endpoint: {**asdict(endpoint), "secrets": len(endpoint.secrets)},
+    )
 
 
 @webhooks.command("remove")
 def remove_webhook(endpoint: Endpoint) -> None:
-    """Take an endpoint out, with its log and what is in line for it."""
+    """Remove an endpoint with its log and its waiting deliveries."""
     with _webhooks() as opened:
         opened.remove(endpoint)
     typer.echo(f"removed {endpoint}")
@@ -198,7 +193,7 @@ def remove_webhook(endpoint: Endpoint) -> None:
 
 @webhooks.command("rotate")
 def rotate_webhook(endpoint: Endpoint) -> None:
-    """Make a new secret, shown once. The one before signs beside it until the next rotation."""
+    """Make a new secret and show it once. The secret before it signs too, until the next rotation."""
     with _webhooks() as opened:
         typer.echo(opened.rotate(endpoint).secrets[0])
 
@@ -206,22 +201,27 @@ def rotate_webhook(endpoint: Endpoint) -> None:
 @webhooks.command("log")
 def show_log(
     endpoint: Annotated[
-        UUID | None, typer.Argument(help="An endpoint. [default: what was given up, of all]")
+        UUID | None, typer.Argument(help="An endpoint. [default: given-up deliveries of all]")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, newest first.")] = 50,
     json_: AsJson = False,
 ) -> None:
-    """Show what was sent to an endpoint, or what was given up."""
+    """List the deliveries to an endpoint, or those that were given up."""
     with _webhooks() as opened:
         found = opened.dead(limit=limit) if endpoint is None else opened.deliveries(endpoint, limit=limit)
-    if json_:
-        for one in found:
-            typer.echo(json.dumps({**dataclasses.asdict(one), "state": one.state}, default=str))
-        return
-    rows = [
-        [str(one.id), one.kind, str(one.case_id), one.state, str(one.attempts), _ended(one)] for one in found
-    ]
-    _print(["id", "kind", "case", "state", "tries", "last answer"], rows)
+    print_rows(
+        found,
+        {
+            "id": "id",
+            "kind": "kind",
+            "case": "case_id",
+            "state": "state",
+            "tries": "attempts",
+            "last answer": _ended,
+        },
+        as_json=json_,
+        fields=lambda delivery: {**asdict(delivery), "state": delivery.state},
+    )
 
 
 def _ended(delivery: Delivery) -> str:
@@ -232,7 +232,7 @@ def _ended(delivery: Delivery) -> str:
 def resend(
     delivery: Annotated[UUID, typer.Argument(help="A delivery's id, from `webhooks log`.")],
 ) -> None:
-    """Send once more, with all tries before it."""
+    """Send a delivery again, with all its tries."""
     with _webhooks() as opened:
         state = opened.resend(delivery).state
     typer.echo(f"{delivery} is {state}")
@@ -243,11 +243,11 @@ def resend(
 
 def export_(
     what: Annotated[What, typer.Argument(help="decisions, analyses or feedback.")],
-    form: Annotated[Format, typer.Option("--format", help="How it is written.")] = Format.JSONL,
+    form: Annotated[Format, typer.Option("--format", help="The form of the rows.")] = Format.JSONL,
     since: Annotated[
-        datetime | None, typer.Option(help="Made at or after this time, UTC.", formats=_WHEN)
+        datetime | None, typer.Option(help="Made at or after this time, UTC.", formats=WHEN)
     ] = None,
-    until: Annotated[datetime | None, typer.Option(help="Made before this time, UTC.", formats=_WHEN)] = None,
+    until: Annotated[datetime | None, typer.Option(help="Made before this time, UTC.", formats=WHEN)] = None,
     out: Annotated[Path | None, typer.Option(help="A file. [default: standard output]")] = None,
     bom: Annotated[
         bool | None,
@@ -260,7 +260,7 @@ def export_(
     """Write decisions, analyses or feedback. Feedback as jsonl is DFA-Instruct-ready conversations."""
     if bom is not None and form is not Format.CSV:
         raise typer.BadParameter("only CSV has a byte-order mark", param_hint="--bom")
-    period = {"since": _utc(since), "until": _utc(until)}
+    period = {"since": in_utc(since), "until": in_utc(until)}
     mark = bom if bom is not None else out is not None
     with closing(open_database()) as database:
         if out is None:
@@ -269,24 +269,9 @@ def export_(
             rows = export(database, what, form, sys.stdout.buffer, mark=mark, **period)
             sys.stdout.buffer.flush()
         else:
-            # Written beside and moved: half an export is never taken for a whole one.
+            # Written beside it, then moved: nobody takes half an export for a whole one.
             part = out.with_name(out.name + ".part")
             with part.open("wb") as file:
                 rows = export(database, what, form, file, mark=mark, **period)
             part.replace(out)
     _console.print(f"{rows:,} rows of {what}")
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC)
-
-
-def _day(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
-
-
-def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    print_table(table)

@@ -1,25 +1,32 @@
-"""Pictures that are named on the command line: files whatever they are, and those of a folder by their names."""
+"""Pictures named on the command line: a file whatever its name, and a folder's files by their endings."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
 
-#: How files are called that a folder is looked through for. A file that is named itself is taken whatever it is called.
+#: Endings that a picture in a folder has. A file that is named itself may have any.
 _ENDINGS = (
     *(".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
     *(".png", ".tif", ".tiff", ".webp"),
 )
 
 
-def pictures_of(place: Path) -> list[Path]:
-    """The file, or the pictures in the folder and in those within it, by name."""
-    if not place.is_dir():
-        return [place]
-    return sorted(file for file in place.rglob("*") if file.suffix.lower() in _ENDINGS and file.is_file())
+def pictures_of(places: Iterable[Path]) -> tuple[list[Path], bool]:
+    """The files themselves, and the pictures in folders and their subfolders, sorted by name.
+
+    Also whether a folder held no picture. Such a folder is printed.
+    """
+    found: list[Path] = []
+    empty = False
+    for place in places:
+        inside = _inside(place) if place.is_dir() else [place]
+        if not inside:
+            typer.echo(f"bonafide: there is no picture in {place}", err=True)
+            empty = True
+        found += inside
+    return found, empty
 
 
-def none_in(place: str | Path, found: list[Path]) -> bool:
-    """Whether a folder held no picture; then it is said."""
-    if not found:
-        typer.echo(f"bonafide: there is no picture in {place}", err=True)
-    return not found
+def _inside(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _ENDINGS and file.is_file())

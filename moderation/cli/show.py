@@ -1,10 +1,12 @@
-"""How cases and lists look in a terminal of eighty columns: for people, and one JSON object a line for machines."""
+"""Prints cases and lists: tables for a terminal of eighty columns, or one JSON object a line."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import typer
 from rich import box
@@ -12,29 +14,87 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 from moderation.analysis import Abstain, Label
 from moderation.wire import CaseOut, VerdictOut
 
-#: Letters of an id, which is never cut.
+#: Letters of an id. Ids are never cut.
 ID_WIDTH = 36
 
 _COLOURS = {Label.DEEPFAKE: "red", Label.BONA_FIDE: "green", Label.UNDETERMINED: "yellow"}
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
-def print_json_lines(cases: Iterable[CaseOut], named: dict[Any, str] | None = None) -> None:
-    """One case a line. `named` adds the file a case was made of."""
-    for case in cases:
-        line = case.model_dump_json() if named is None else _with_file(case, named.get(case.id))
-        typer.echo(line)
+Row = TypeVar("Row")
+#: Each column's header, with the attribute of the row that it shows, or a function of the row.
+Columns = Mapping[str, str | Callable[[Row], Any]]
 
 
-def _with_file(case: CaseOut, file: str | None) -> str:
-    return json.dumps({"file": file, **case.model_dump(mode="json")})
+# --- any list, any object
+
+
+def print_rows(
+    rows: Iterable[Row],
+    columns: Columns[Row],
+    *,
+    as_json: bool,
+    fields: Callable[[Any], Mapping[str, Any]] = asdict,
+    wraps: bool = False,
+) -> None:
+    """Print a list: its columns for people, or each row's fields as one object a line for machines.
+
+    With `wraps` it stays a table in a narrow terminal: its cells are sentences, which may be broken.
+    """
+    if as_json:
+        for row in rows:
+            print_json(fields(row))
+    elif wraps:
+        Console(highlight=False).print(table_of(rows, columns))
+    else:
+        print_table(table_of(rows, columns))
+
+
+def print_object(fields: Mapping[str, Any], words: str, *, as_json: bool) -> None:
+    """Print what a command did: a sentence for people, or an object for machines."""
+    if as_json:
+        print_json(fields)
+    else:
+        typer.echo(words)
+
+
+def print_json(fields: Mapping[str, Any], *, ascii_only: bool = True) -> None:
+    """Print one object on one line. Ids, times and paths are written as Python's `str` writes them."""
+    typer.echo(json.dumps(fields, default=str, ensure_ascii=ascii_only))
+
+
+def table_of(rows: Iterable[Row], columns: Columns[Row]) -> Table:
+    table = Table(*columns)
+    for row in rows:
+        found = (getattr(row, cell) if isinstance(cell, str) else cell(row) for cell in columns.values())
+        table.add_row(*map(_shown, found))
+    return table
+
+
+def _shown(cell: Any) -> RenderableType:
+    """Times to the minute, numbers in groups of three digits, None as nothing."""
+    match cell:
+        case None:
+            return ""
+        case Text():
+            return cell
+        case int():
+            return f"{cell:,}"
+        case datetime():
+            return _moment(cell)
+        case list() | tuple():
+            return escape(" ".join(map(str, cell)))  # pyright: ignore[reportUnknownArgumentType]  words
+        case _:
+            return escape(str(cell))
 
 
 def print_table(table: Table) -> None:
-    """A table where the terminal is wide enough for it, otherwise its rows one below the other: no id is ever cut."""
+    """Print a table if the terminal is wide enough, else its rows one below the other: no id is cut."""
     console = Console(highlight=False)
     natural = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     if natural <= console.width:
@@ -49,7 +109,7 @@ def print_table(table: Table) -> None:
 
 
 def _record(fields: Iterable[tuple[RenderableType, RenderableType]]) -> Table:
-    """Names and values, one below the other. What is too long for a line goes on in the next."""
+    """Names and values, one below the other. A long value continues on the next line."""
     record = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2))
     for name, value in fields:
         record.add_row(name, value)
@@ -57,7 +117,7 @@ def _record(fields: Iterable[tuple[RenderableType, RenderableType]]) -> Table:
 
 
 def print_cases(cases: Iterable[CaseOut]) -> None:
-    """Two lines a case: its id, state, verdict and decision; where it came from and when."""
+    """Print two lines a case: id, state, verdict and decision; then when and where it came from."""
     table = Table(
         Column("case", width=ID_WIDTH, overflow="fold"),
         Column("state", no_wrap=True),
@@ -77,8 +137,25 @@ def print_cases(cases: Iterable[CaseOut]) -> None:
     Console(highlight=False).print(table)
 
 
+def print_json_lines(cases: Iterable[CaseOut], named: Mapping[UUID, str] | None = None) -> None:
+    """Print one case a line. `named` adds the file that a case was made of."""
+    for case in cases:
+        if named is None:
+            typer.echo(case.model_dump_json())
+        else:
+            print_json({"file": named.get(case.id), **case.model_dump(mode="json")})
+
+
+def print_verdicts(cases: Sequence[CaseOut], names: Mapping[UUID, str], *, as_json: bool) -> None:
+    """Print cases with the files that they were made of. `names` has the file of each id."""
+    if as_json:
+        print_json_lines(cases, names)
+    elif cases:
+        Console(highlight=False).print(verdict_table(cases, first_column="picture", names=names))
+
+
 def print_case(case: CaseOut) -> None:
-    """All that a person wants to know of one case."""
+    """Print what a person wants to know of a case."""
     Console(highlight=False).print(_record(_fields(case)))
 
 
@@ -103,6 +180,9 @@ def _fields(case: CaseOut) -> Iterator[tuple[str, str]]:
         why = said if case.verdict.abstain is not None else technique
         uncalibrated = "; not calibrated: the score only orders" if "~" in verdict else ""
         yield "verdict", f"{verdict}{f', {why}' if why else ''}{uncalibrated}"
+        if case.verdict.calibrated_on is not None and _score(case.verdict):
+            what = "a probability" if case.verdict.is_probability else "orders cases, no probability here"
+            yield "score", escape(f"{what}; calibrated on {case.verdict.calibrated_on}")
     for artifact in case.rationale:
         yield "", escape(f"{artifact.region}: {artifact.text}")
     if case.bundle is not None:
@@ -129,20 +209,27 @@ def _moment(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M}"
 
 
-def verdict_table(cases: Iterable[CaseOut], *, first_column: str, names: dict[Any, str]) -> Table:
-    """Picture, verdict with score and technique, first artifact: what a person wants to see at a glance."""
+#: Why a score is no probability: it was calibrated on pictures of other sources, or not at all.
+OF_OTHERS = "Scores order cases, and are no probabilities: they were calibrated on other sources."
+UNCALIBRATED = "~ not calibrated: the score only orders"
+
+
+def verdict_table(cases: Iterable[CaseOut], *, first_column: str, names: Mapping[UUID, str]) -> Table:
+    """Each picture with its verdict, score, technique and first artifact."""
     table = Table(
         Column(first_column, overflow="fold"),
         Column("verdict", min_width=18),
         "first artifact, or why there is no verdict",
     )
+    notes = dict[str, None]()
     for case in cases:
-        if case.verdict is not None and not case.verdict.calibrated and case.verdict.score is not None:
-            table.caption = "~ not calibrated: the score only orders"
+        if case.verdict is not None and _score(case.verdict) and not case.verdict.is_probability:
+            notes[OF_OTHERS if case.verdict.calibrated else UNCALIBRATED] = None
         verdict, technique = _verdict_lines(case)
         *_, said = _cells(case)
         lines = "\n".join(filter(None, (verdict, technique)))
         table.add_row(escape(Path(names.get(case.id, str(case.id))).name), lines, said)
+    table.caption = "\n".join(notes) or None
     return table
 
 
@@ -153,7 +240,7 @@ def _verdict_lines(case: CaseOut) -> tuple[str, str]:
 
 
 def _score(verdict: VerdictOut) -> str:
-    """Two decimals; `~` before a score that is no probability, only an order. Nothing when the model did not answer."""
+    """Two decimals. `~` marks a score that only orders. Empty when the model did not answer."""
     if verdict.score is None or verdict.abstain not in (None, Abstain.NEAR_THRESHOLD):
         return ""
     return f"{'' if verdict.calibrated else '~'}{verdict.score:.2f}"
@@ -180,7 +267,7 @@ def _cells(case: CaseOut) -> tuple[str, str, str, str]:
 
 
 def _not_all_faces(case: CaseOut, said: str) -> str:
-    """How many faces the model was asked about. Nothing when it was asked about all that were found."""
+    """How many faces were judged. Empty when all were."""
     if case.faces_found is None or case.faces_found == case.faces_judged:
         return ""
     return f"{' · ' if said else ''}{case.faces_judged} of {case.faces_found} faces judged"

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from moderation.cases import CaseState
-from moderation.cli.show import print_json_lines, verdict_table
+from moderation.cli.show import print_verdicts
 from moderation.client import BonaFide
 from moderation.errors import BaseMissing, SetupProblem
 from moderation.local import (
@@ -44,10 +44,10 @@ _screen = Console(stderr=True)
 
 
 def up(
-    data: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path(".bonafide"),
+    data: Annotated[Path, typer.Option(help="Where all data is kept.")] = Path(".bonafide"),
     port: Annotated[int, typer.Option(help="Port of the API.")] = 8000,
 ) -> None:
-    """Run everything: PostgreSQL, Valkey, S3, migrations, worker, sweeper, API and console. Ctrl-C stops all."""
+    """Run everything: PostgreSQL, Valkey, S3, migrations, worker, sweeper, API and console. Ctrl-C stops it."""
     require_free(port)
     with _stops_on_sigterm(), _running(data, port) as running:
         _screen.print(
@@ -62,10 +62,10 @@ def up(
 
 
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="Stop once the verdicts are there.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Stop after the verdicts.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one case a line.")] = False,
 ) -> None:
-    """Everything in a fresh folder, with the sample pictures submitted and their verdicts shown."""
+    """Run everything in a fresh folder, submit the sample pictures and show their verdicts."""
     started = time.monotonic()
     with (
         _stops_on_sigterm(),
@@ -76,12 +76,7 @@ def demo(
         with _samples() as pictures:
             done, names = _submit_and_wait(running, pictures)
         seconds = time.monotonic() - started
-        if json_:
-            print_json_lines(done, names)
-            sys.stdout.flush()
-        else:
-            table = verdict_table(done, first_column="picture", names=names)
-            Console().print(table)
+        print_verdicts(done, names, as_json=json_)
         _screen.print(f"Everything up in {ready:.1f} s, all verdicts in {seconds:.1f} s.")
         _screen.print("Models give verdicts; people make decisions. A verdict is an opinion with a score.")
         if leave:
@@ -96,11 +91,11 @@ def demo(
 
 
 def _invite(running: System) -> None:
-    """Say where the console is, and with what to sign in."""
+    """Print the console's address and how to sign in."""
     _screen.print(f"The console: [bold]{running.url}/queue[/]")
     added = add_first_people(running)
-    for one in added:
-        _screen.print(f"  [bold]{one.email}[/]  password [bold]{one.password}[/]", highlight=False)
+    for person in added:
+        _screen.print(f"  [bold]{person.email}[/]  password [bold]{person.password}[/]", highlight=False)
     if added:
         _screen.print(
             "  Sign in as the reviewer, press [bold]n[/] for a case, hold [bold]Space[/] to look, ", end=""
@@ -124,22 +119,21 @@ def _running(folder: Path, port: int) -> Generator[System]:
 
 
 def _bundle_at_hand(say: Callable[[str], None]) -> dict[str, str]:
-    """Fetch the base of the bundle that is served. Without a way to it the smaller bundle is served instead.
+    """Fetch the served bundle's base. If it cannot be fetched, serve the smaller bundle.
 
-    Who named a bundle gets that one or none: raise BaseMissing.
+    Raise BaseMissing instead if the settings name the bundle.
     """
     from moderation.dfa.gpt.base import base_of, packaged_digest
 
-    chosen = settings()
-    digest = packaged_digest(chosen.bundle)
+    digest = packaged_digest(settings().bundle)
     try:
         if digest is not None:
             say(
-                f"looking for the base of the model {chosen.bundle}; the first time it is fetched, about a minute"
+                f"looking for the base of the model {settings().bundle}; the first time it is fetched, about a minute"
             )
             base_of(digest)
     except BaseMissing as error:
-        if "bundle" in chosen.model_fields_set:
+        if "bundle" in settings().model_fields_set:
             raise
         _screen.print(
             f"[bold]The smaller and weaker model mini serves[/]: {escape(str(error))}", highlight=False
@@ -150,7 +144,7 @@ def _bundle_at_hand(say: Callable[[str], None]) -> dict[str, str]:
 
 @contextmanager
 def _announced(folder: Path, env: Mapping[str, str]) -> Generator[None]:
-    """Leave the addresses where other commands look: in this folder and beside the data. Gone when we are."""
+    """Write the addresses where other commands look, here and beside the data, until the end."""
     lines = "".join(f"{name}={value}\n" for name, value in env.items())
     places = {STACK_ENV.absolute(), folder / STACK_ENV.name}
     for place in places:
@@ -175,7 +169,7 @@ def _samples() -> Generator[list[Path]]:
 
 
 def _submit_and_wait(running: System, pictures: Iterable[Path]) -> tuple[list[CaseOut], dict[UUID, str]]:
-    """Submit all, show how they come back one by one, and return them in the order of the pictures."""
+    """Submit the pictures, show progress, and return the cases in the pictures' order."""
     with BonaFide(running.url, running.key) as client:
         names = {client.submit_file(path, source="demo", reason="sample").id: path.name for path in pictures}
         waiting = set(names)
@@ -221,7 +215,7 @@ def _wait_until_stopped(stack: Stack) -> None:
 
 @contextmanager
 def _stops_on_sigterm() -> Generator[None]:
-    """SIGTERM, and a terminal that is closed, end us as Ctrl-C does: in order, with nothing left behind."""
+    """SIGTERM and a closed terminal stop everything in order, as Ctrl-C does."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Analyses, their artifacts and the effects of these: written once, never changed. Analyses under a lease."""
+"""Analyses with their artifacts and effects: written once, under a lease, and never changed."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,11 +9,13 @@ from sqlalchemy import and_, insert, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis, Artifact, Effect, FaceAnalysis, PictureFacts, Point, Region
+from moderation.analysis import Analysis, Artifact, Effect, FaceAnalysis, PictureFacts
 from moderation.cases import Move
-from moderation.database.deliveries import Kind, enqueue
-from moderation.database.moves import held, move_cases, now_ready, pinned
+from moderation.database.moves import move_cases, now_ready, pinned
+from moderation.database.outbox import Kind, enqueue
+from moderation.database.shapes import as_value
 from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow, EffectRow
+from moderation.database.work import CASES
 from moderation.errors import ImageChanged, LeaseLost
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
 from moderation.triage import uncertainty
@@ -32,19 +34,19 @@ def record_analysis(
 ) -> None:
     """Make the case ready with this analysis, all in the caller's transaction. Raise LeaseLost or ImageChanged.
 
-    `version_id` is that of the image which was fetched: the case is pinned to it. `conflict`: what the image is
-    declared to be does not fit the verdict, so a person is to see it sooner.
+    `version_id` is the version of the fetched image; the case is pinned to it. `conflict`: the verdict contradicts what
+    the image is declared to be, so a person should see it sooner.
 
-    Only what the holder of the lease writes is kept: the analysis goes first, because the case points at it, and
-    LeaseLost takes it back. A second try after an ambiguous commit finds the case ready, hence LeaseLost, and has
-    nothing to do. When this pipeline has analysed the same bytes for it before, in the shadow, that analysis is shown.
+    Only the holder of the lease can write. The analysis is inserted first, because the case points at it; LeaseLost
+    rolls it back. A second try after an unclear commit finds the case ready: it raises LeaseLost, and nothing is left
+    to do. If this pipeline has analysed the same bytes before, in the shadow, that analysis is shown.
     """
     shown = insert_analysis(session, case_id, analysis, new_id=new_id)
     verdict = shown.analysis.verdict
     moved = move_cases(
         session,
         Move.RECORD,
-        *held(case_id, token),
+        *CASES.held(case_id, token),
         actor=actor,
         body={
             "analysis": str(shown.id),
@@ -54,9 +56,7 @@ def record_analysis(
             "reused_from": shown.analysis.reused_from,
         },
         changes={
-            "lease_token": None,
-            "lease_owner": None,
-            "lease_expires_at": None,
+            **CASES.let_go,
             "analysis_id": shown.id,
             "label": verdict.label,
             "technique": verdict.technique,
@@ -65,15 +65,15 @@ def record_analysis(
         },
     )
     if not moved:
-        raise LeaseLost("the case went on without this worker")
+        raise LeaseLost("another worker has this case now")
     enqueue(session, Kind.ANALYZED, case_id)
 
 
 def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_id: UUID) -> "StoredAnalysis":
-    """Add the analysis with its artifacts; return it, or the one that this pipeline made of the same bytes before.
+    """Add the analysis with its artifacts and return it, or the earlier one by this pipeline of the same bytes.
 
-    Raise ImageChanged when the one before is of other bytes: a second one by the same pipeline there cannot be, and the
-    first is never changed.
+    Raise ImageChanged when the earlier one is of other bytes: a case has one analysis per pipeline, and it never
+    changes.
     """
     verdict = analysis.verdict
     written = session.execute(
@@ -133,7 +133,7 @@ def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]
 
 
 def insert_effects(session: Session, analysis_id: UUID, faces: Sequence[FaceAnalysis]) -> None:
-    """Add what was measured of the artifacts of an analysis. What was measured before stays as it was."""
+    """Add the measured effects of an analysis's artifacts. Earlier measurements stay."""
     rows = [
         {
             "analysis_id": analysis_id,
@@ -157,7 +157,7 @@ class StoredAnalysis:
 
 
 def find_analysis_of_bytes(session: Session, sha256: str, fingerprint: str) -> StoredAnalysis | None:
-    """An analysis that the same pipeline made of the very same bytes. A likeness is never enough."""
+    """An analysis by the same pipeline of exactly the same bytes. Similar bytes are never enough."""
     row = session.scalars(
         select(AnalysisRow)
         .where(
@@ -171,7 +171,7 @@ def find_analysis_of_bytes(session: Session, sha256: str, fingerprint: str) -> S
 
 
 def shown_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, StoredAnalysis]:
-    """The analysis on show of each of these cases that has one."""
+    """The analysis on show for each of these cases that has one."""
     rows = session.scalars(
         select(AnalysisRow)
         .join(CaseRow, CaseRow.analysis_id == AnalysisRow.id)
@@ -181,8 +181,14 @@ def shown_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, Sto
     return {row.case_id: _stored(row, artifacts) for row in rows}
 
 
+def find_analysis(session: Session, analysis_id: UUID) -> StoredAnalysis | None:
+    """One analysis, on show or not. None: it is archived or does not exist."""
+    row = session.get(AnalysisRow, analysis_id)
+    return None if row is None else _stored(row, _artifacts(session, [row.id]))
+
+
 def analysis_by(session: Session, case_id: UUID, fingerprint: str) -> StoredAnalysis | None:
-    """What this pipeline made of the case, shown or not."""
+    """This pipeline's analysis of the case, on show or not."""
     row = session.scalars(
         select(AnalysisRow).where(AnalysisRow.case_id == case_id, AnalysisRow.fingerprint == fingerprint)
     ).first()
@@ -205,18 +211,10 @@ def _artifacts(session: Session, analysis_ids: Sequence[UUID]) -> dict[tuple[UUI
     )
     found: dict[tuple[UUID, int], list[Artifact]] = {}
     for row, effect in rows.tuples():
-        polygon = None if row.polygon is None else tuple(Point(*point) for point in row.polygon)
-        regions = tuple(Region(region) for region in row.regions)
-        found.setdefault((row.analysis_id, row.face), []).append(
-            Artifact(row.heading, row.text, regions, polygon, _effect(effect))
-        )
+        measured = as_value(Effect, effect) if effect else None  # joined from outside
+        artifact = as_value(Artifact, row, effect=measured)
+        found.setdefault((row.analysis_id, row.face), []).append(artifact)
     return found
-
-
-def _effect(row: EffectRow | None) -> Effect | None:
-    if row is None:
-        return None
-    return Effect(row.score_without, row.margin_fall, row.control_score, row.control_fall)
 
 
 def _stored(row: AnalysisRow, artifacts: dict[tuple[UUID, int], list[Artifact]]) -> StoredAnalysis:

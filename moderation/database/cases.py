@@ -1,52 +1,54 @@
-"""Cases: opening them, finding them, and which of them to ring for."""
+"""Cases: opening them, finding them, and which of them to publish."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, or_, select, text, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ScalarSelect, Select, or_, select, text, tuple_
+from sqlalchemy.orm import Session, aliased
 
 from moderation.analysis import Label, Technique
-from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal, Stage
-from moderation.database.ids import first_id_at
+from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal
+from moderation.database.ids import first_id_at, new_id
+from moderation.database.shapes import as_value
 from moderation.database.tables import CaseRow, DecisionRow
 from moderation.decisions import Outcome
+from moderation.errors import CaseNotFound
 from moderation.triage import LIVE_FROM, Lane, QueueStats
 
-#: Seconds that are allowed for clocks that disagree: ids are made by our hosts, `created_at` by Postgres.
+#: Seconds by which clocks may disagree: our hosts make ids, Postgres makes `created_at`.
 CLOCKS_DISAGREE = 60.0
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A case about to be opened. The id is chosen before, so that a repeated insert is the same insert."""
+    """A case to be opened. Its id is chosen first, so that a repeated insert is the same insert."""
 
-    id: UUID
     flag: Flag
     idempotency_key: str | None = None
-    #: Whether its bell is rung right after the commit. Otherwise the sweeper rings.
-    ring: bool = False
+    #: Whether its message is published right after the commit. Otherwise the sweeper publishes it.
+    publish: bool = False
+    id: UUID = field(default_factory=new_id)
 
 
-#: One statement for one case or a thousand: the rows, and an event for each that is new. Arrays, because a statement
-#: of a thousand VALUES takes longer to parse than to run.
+#: One statement inserts one case or a thousand, and an event for each new one. It takes arrays, because a thousand
+#: VALUES would take longer to parse than to run.
 _INSERT_CASES = text("""
     WITH accepted AS (
         INSERT INTO cases (id, source, external_id, idempotency_key, request_digest, bucket, key, version_id,
                            reason, priority, context, state, version, rung_at)
         SELECT c.id, c.source, c.external_id, c.idempotency_key, c.request_digest, c.bucket, c.key, c.version_id,
                c.reason, c.priority, c.context::jsonb, 'waiting', 1,
-               CASE WHEN c.ring THEN now() END
+               CASE WHEN c.publish THEN now() END
         FROM unnest(CAST(:id AS uuid[]), CAST(:source AS text[]), CAST(:external_id AS text[]),
                     CAST(:idempotency_key AS text[]), CAST(:request_digest AS bytea[]), CAST(:bucket AS text[]),
                     CAST(:key AS text[]), CAST(:version_id AS text[]), CAST(:reason AS text[]),
-                    CAST(:priority AS int[]), CAST(:context AS text[]), CAST(:ring AS boolean[]))
+                    CAST(:priority AS int[]), CAST(:context AS text[]), CAST(:publish AS boolean[]))
              AS c (id, source, external_id, idempotency_key, request_digest, bucket, key, version_id,
-                   reason, priority, context, ring)
+                   reason, priority, context, publish)
         ON CONFLICT DO NOTHING
         RETURNING id, request_digest
     ), logged AS (
@@ -59,7 +61,7 @@ _INSERT_CASES = text("""
 
 
 def insert_cases(session: Session, openings: Sequence[Opening], *, actor: str) -> set[UUID]:
-    """Insert those that are new, each with its event; return their ids. The others met an earlier case."""
+    """Insert the new ones, each with its event; return their ids. The others repeat an earlier case."""
     flags = [opening.flag for opening in openings]
     columns = {
         "id": [opening.id for opening in openings],
@@ -73,13 +75,13 @@ def insert_cases(session: Session, openings: Sequence[Opening], *, actor: str) -
         "reason": [flag.reason for flag in flags],
         "priority": [flag.priority for flag in flags],
         "context": [None if flag.context is None else json.dumps(flag.context) for flag in flags],
-        "ring": [opening.ring for opening in openings],
+        "publish": [opening.publish for opening in openings],
     }
     return set(session.scalars(_INSERT_CASES, {**columns, "actor": actor}).all())
 
 
 def insert_case(session: Session, opening: Opening, *, actor: str) -> bool:
-    """Insert one case with its event; False when it met an earlier one."""
+    """Insert one case with its event. False: it repeats an earlier case."""
     return bool(insert_cases(session, [opening], actor=actor))
 
 
@@ -96,7 +98,7 @@ class Earlier:
 
 
 def find_earlier(session: Session, openings: Sequence[Opening]) -> list[Earlier]:
-    """The cases that these openings would repeat."""
+    """The earlier cases that these openings would repeat."""
     external = [(o.flag.source, o.flag.external_id) for o in openings if o.flag.external_id is not None]
     keyed = [(o.flag.source, o.idempotency_key) for o in openings if o.idempotency_key is not None]
     rows = session.execute(
@@ -114,10 +116,7 @@ def find_earlier(session: Session, openings: Sequence[Opening]) -> list[Earlier]
             )
         )
     )
-    return [
-        Earlier(r.id, CaseState(r.state), r.request_digest, r.source, r.external_id, r.idempotency_key)
-        for r in rows
-    ]
+    return [as_value(Earlier, row) for row in rows]
 
 
 def find_case(session: Session, case_id: UUID) -> Case | None:
@@ -125,41 +124,26 @@ def find_case(session: Session, case_id: UUID) -> Case | None:
     return None if row is None else case_of(row)
 
 
+def require_case(session: Session, case_id: UUID) -> Case:
+    """The case with this id. Raise CaseNotFound."""
+    case = find_case(session, case_id)
+    if case is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    return case
+
+
 def find_cases(session: Session, case_ids: Sequence[UUID]) -> list[Case]:
-    """Those of these cases that there are, in this order."""
+    """The cases with these ids that exist, in this order."""
     found = {row.id: case_of(row) for row in session.scalars(select(CaseRow).where(CaseRow.id.in_(case_ids)))}
     return [found[case_id] for case_id in case_ids if case_id in found]
 
 
 def case_of(row: Any) -> Case:
-    """The domain's case from a row of the table, or of a statement that returned one."""
+    """A `Case` from a row of the table or of a statement."""
     lease = None if row.lease_token is None else Lease(row.lease_token, row.lease_owner, row.lease_expires_at)
     refusal = None if row.refusal_code is None else Refusal(row.refusal_code, row.refusal_message)
-    flag = Flag(
-        image=ImageRef(row.bucket, row.key, row.version_id),
-        source=row.source,
-        external_id=row.external_id,
-        reason=row.reason,
-        priority=row.priority,
-        context=row.context,
-    )
-    return Case(
-        id=row.id,
-        flag=flag,
-        state=CaseState(row.state),
-        version=row.version,
-        created_at=row.created_at,
-        attempts=row.attempts,
-        expired_leases=row.expired_leases,
-        lease=lease,
-        refusal=refusal,
-        ready_at=row.ready_at,
-        stage=Stage(row.stage),
-        decided_at=row.decided_at,
-        withdrawn_at=row.withdrawn_at,
-        archive_id=row.archive_id,
-        erased_at=row.erased_at,
-    )
+    flag = as_value(Flag, row, image=as_value(ImageRef, row))
+    return as_value(Case, row, flag=flag, lease=lease, refusal=refusal)
 
 
 @dataclass(frozen=True)
@@ -172,12 +156,12 @@ class Filter:
     #: Opened at or after, and before.
     since: datetime | None = None
     until: datetime | None = None
-    #: Of the verdict on show.
+    #: Label of the verdict on show.
     label: Label | None = None
     technique: Technique | None = None
-    #: Only those that ended before a person without a verdict.
+    #: Only cases that a person gets without a verdict.
     without_verdict: bool = False
-    #: Of the decision that stands.
+    #: Outcome of the decision that stands.
     outcome: Outcome | None = None
     #: Decided at or after, and before.
     decided_since: datetime | None = None
@@ -185,12 +169,12 @@ class Filter:
 
     @property
     def by_decision(self) -> bool:
-        """Whether it asks for decided cases by what, or when, was decided: their page is in that order."""
+        """Whether it filters by decision. Such a page is in the order of decisions."""
         return (self.outcome, self.decided_since, self.decided_until) != (None, None, None)
 
 
 def page_of_cases(session: Session, wanted: Filter, *, older_than: UUID | None, limit: int) -> list[Case]:
-    """The newest cases first. The next page starts from the last one's id: UUIDv7 orders by time."""
+    """The newest cases first. The next page starts after the last id: UUIDv7 orders by time."""
     query = _fitting(wanted).order_by(CaseRow.id.desc()).limit(limit)
     if older_than is not None:
         query = query.where(CaseRow.id < older_than)
@@ -200,7 +184,7 @@ def page_of_cases(session: Session, wanted: Filter, *, older_than: UUID | None, 
 def page_of_decided(
     session: Session, wanted: Filter, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Case]:
-    """Those that were decided last first. The next page starts from the last one's time and id."""
+    """The last decided cases first. The next page starts after the last one's time and id."""
     query = _fitting(wanted).where(CaseRow.state == CaseState.DECIDED).limit(limit)
     query = query.order_by(CaseRow.decided_at.desc(), CaseRow.id.desc())
     if wanted.decided_since is not None:
@@ -208,27 +192,32 @@ def page_of_decided(
     if wanted.decided_until is not None:
         query = query.where(CaseRow.decided_at < wanted.decided_until)
     if wanted.outcome is not None:
-        standing = (
-            select(DecisionRow.outcome)
-            .where(DecisionRow.case_id == CaseRow.id, DecisionRow.undone_at.is_(None))
-            .order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc())
-            .limit(1)
-            .correlate(CaseRow)
-            .scalar_subquery()
-        )
-        query = query.where(standing == wanted.outcome)
+        query = query.where(of_standing_decision("outcome") == wanted.outcome)
     if after is not None:
         query = query.where(tuple_(CaseRow.decided_at, CaseRow.id) < after)
     return [case_of(row) for row in session.scalars(query)]
 
 
+def of_standing_decision(column: str) -> ScalarSelect[Any]:
+    """This column of the case's latest decision that was not undone."""
+    decision = aliased(DecisionRow)
+    return (
+        select(getattr(decision, column))
+        .where(decision.case_id == CaseRow.id, decision.undone_at.is_(None))
+        .order_by(decision.created_at.desc(), decision.id.desc())
+        .limit(1)
+        .correlate(CaseRow)
+        .scalar_subquery()
+    )
+
+
 def _fitting(wanted: Filter) -> Select[CaseRow]:
-    """The cases that fit, whatever was decided about them."""
+    """The cases that fit, without the conditions on decisions."""
     query = select(CaseRow)
     if wanted.state is not None:
         query = query.where(CaseRow.state == wanted.state)
     if wanted.state not in (None, CaseState.DECIDED):
-        # Says to the planner that the small index serves.
+        # This tells the planner that the small index is enough.
         query = query.where(CaseRow.state != CaseState.DECIDED)
     if wanted.source is not None:
         query = query.where(CaseRow.source == wanted.source)
@@ -241,7 +230,7 @@ def _fitting(wanted: Filter) -> Select[CaseRow]:
     if wanted.without_verdict:
         ended = CaseRow.state.in_((CaseState.READY, CaseState.DECIDED))
         query = query.where(CaseRow.label.is_(None), ended)
-    # By its id too: ids are ordered by time, and have an index.
+    # Also by id: ids are ordered by time and have an index.
     if wanted.since is not None:
         first = first_id_at(wanted.since, allow=CLOCKS_DISAGREE)
         query = query.where(CaseRow.created_at >= wanted.since, CaseRow.id >= first)
@@ -251,8 +240,8 @@ def _fitting(wanted: Filter) -> Select[CaseRow]:
     return query
 
 
-#: Sources take turns: first the most urgent case of each, then the second of each, and so on. They are stepped through
-#: one by one (PostgreSQL wiki, "Loose indexscan"), so that the backlog of one is not read to find what another has.
+#: Sources take turns: first the most urgent case of each, then the second of each, and so on. A loose index scan
+#: (PostgreSQL wiki) steps from source to source, so that one source's backlog is not read to reach the next.
 NEXT_OF_EVERY_SOURCE = text("""
     WITH RECURSIVE known AS (
         (SELECT source FROM cases WHERE state = 'waiting' ORDER BY source LIMIT 1)
@@ -281,34 +270,23 @@ NEXT_OF_EVERY_SOURCE = text("""
 """)
 
 
-def cases_to_ring(
-    session: Session, *, limit: int, ring_again_seconds: float | None, lane: Lane | None = None
+def due_cases(
+    session: Session, *, limit: int, again_after: float | None, lane: Lane | None = None
 ) -> list[UUID]:
-    """Waiting cases that are due and whose bell was never rung, marked as rung now; the urgent ones first.
+    """Waiting cases that are due and were never published, the urgent ones first. They are marked as published.
 
-    Every source has the same share: one that submits a million keeps no other waiting. With `ring_again_seconds`, also
-    those whose bell is older than that. With `lane`, only those who stand there.
+    Every source has the same share: a source with a million cases does not delay another. With `again_after`, also
+    cases that were published longer ago than that. With `lane`, only cases in that lane.
     """
     least, most = {None: (0, 100), Lane.LIVE: (LIVE_FROM, 100), Lane.BACKFILL: (0, LIVE_FROM - 1)}[lane]
     rows = session.execute(
-        NEXT_OF_EVERY_SOURCE,
-        {"again": ring_again_seconds, "least": least, "most": most, "limit": limit},
+        NEXT_OF_EVERY_SOURCE, {"again": again_after, "least": least, "most": most, "limit": limit}
     ).all()
     return [row.id for row in sorted(rows, key=lambda row: (row.turn, -row.priority, row.id))]
 
 
-def mark_unrung(session: Session, case_ids: Sequence[UUID]) -> None:
-    """Their bells did not reach the queue: the sweeper rings for them at its next look."""
-    session.execute(
-        update(CaseRow)
-        .where(CaseRow.id.in_(case_ids), CaseRow.state == CaseState.WAITING)
-        .values(rung_at=None)
-        .execution_options(synchronize_session=False)
-    )
-
-
-#: The first by its id, which is ordered by time. From `waiting` to `waiting`, and not equal to it: so the order is that
-#: of one index alone, which holds live cases, and no plan looks for the first of them in all of history.
+#: The first by id, which is ordered by time. The condition is a range and not an equality, so that only the index of
+#: live cases has this order, and no plan searches all of history.
 _OLDEST = text("""
     SELECT extract(epoch FROM now() - created_at) FROM cases
     WHERE state >= 'waiting' AND state <= 'waiting' AND state <> 'decided' ORDER BY state, id LIMIT 1
@@ -330,12 +308,12 @@ _STATS = text("""
 
 
 def oldest_waiting_seconds(session: Session) -> float:
-    """Age of the oldest waiting case. 0 when none waits. One look into an index, however long the line is."""
+    """Age of the oldest waiting case. 0 when none waits. One look into an index, for any length of the line."""
     return float(session.scalar(_OLDEST) or 0)
 
 
 def queue_stats(session: Session) -> QueueStats:
-    """How the waiting line stands. Reads the small indexes: costs what is live and recent, not what is history."""
+    """The state of the line. It reads small indexes: the cost grows with live and recent cases, not with history."""
     row = session.execute(_STATS).one()
     oldest = oldest_waiting_seconds(session)
     return QueueStats(row.waiting, row.analyzing, row.ready, oldest, float(row.rate), row.reruns)

@@ -1,6 +1,7 @@
-"""The connection pool, and the one place where a driver's exception becomes ours."""
+"""The connection pool, the actions after a commit, and the one place where a driver's exceptions become ours."""
 
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -22,17 +23,29 @@ from moderation import traces
 from moderation.addresses import read_database
 from moderation.errors import DatabaseNotUtf8, DatabaseUnavailable
 
-#: A statement that takes longer has met a lock or a lost index: better to fail and try again.
+#: A slower statement waits for a lock or lacks an index: it is better to fail and try again.
 STATEMENT_TIMEOUT = "15s"
-#: Seconds without an answer after which a connection is given up: Postgres itself ends a statement sooner.
+#: A connection is given up after so many seconds without an answer. Postgres itself ends a statement sooner.
 ANSWER_SECONDS = 20.0
+#: The key under which a session keeps its actions after the commit.
+_AFTER_COMMIT = "after_commit"
+
+
+class _Thread(threading.local):
+    """The open transactions of a thread."""
+
+    def __init__(self) -> None:
+        self.transactions: set[object] = set()
+
+
+_thread = _Thread()
 
 
 class _Answering(psycopg.Connection[Any]):
     """A connection that is closed when Postgres does not answer in time.
 
-    The kernel notices a peer that is gone. It does not notice one that takes every byte and never says a word, such as
-    a balancer that lost its state: without this a thread would wait for that for ever.
+    The kernel notices a peer that is gone. It does not notice a peer that accepts every byte and never answers, such as
+    a balancer that lost its state. Without this class a thread would wait for it for ever.
     """
 
     answer_seconds: float | None = None
@@ -47,7 +60,7 @@ class _Answering(psycopg.Connection[Any]):
 
 
 class Database:
-    """A pool of connections to one Postgres. Safe to share between threads, not between forks."""
+    """A pool of connections to one Postgres. Threads may share it, forks may not."""
 
     def __init__(
         self,
@@ -57,20 +70,20 @@ class Database:
         connect_timeout: int = 5,
         answer_seconds: float | None = None,
     ) -> None:
-        """`answer_seconds`: ANSWER_SECONDS for what serves; None for commands whose statements may take long.
+        """`answer_seconds`: ANSWER_SECONDS for services; None for commands whose statements may take long.
 
         Raise SetupProblem for an address that cannot be read.
         """
         self._answer_seconds = answer_seconds
         self.engine: Engine = create_engine(
-            # Where it is, psycopg is told by `connect_args`: SQLAlchemy would read the address in its own way.
+            # `connect_args` gives psycopg the address: SQLAlchemy would read it in its own way.
             "postgresql+psycopg://",
             pool_size=pool_size,
             max_overflow=5,
             pool_timeout=10,
-            # What a statement was given is people's texts: an error names the statement and not them.
+            # Parameters hold people's texts: an error names the statement without them.
             hide_parameters=True,
-            # A connection that Postgres closed while it idled is noticed here, not in the middle of a case.
+            # This finds a connection that Postgres closed while it was idle, before a case uses it.
             pool_pre_ping=True,
             connect_args={
                 "connect_timeout": connect_timeout,
@@ -78,10 +91,10 @@ class Database:
                 "keepalives_idle": 15,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
-                # A Postgres that vanished without a word is noticed in the middle of a statement too. Milliseconds.
+                # This finds a vanished Postgres in the middle of a statement too. Milliseconds.
                 "tcp_user_timeout": 30_000,
                 **read_database(url),
-                # Whatever PGCLIENTENCODING says: texts come and go as Unicode.
+                # Texts are Unicode, whatever PGCLIENTENCODING says.
                 "client_encoding": "utf8",
             },
         )
@@ -95,27 +108,40 @@ class Database:
     def transaction(self) -> AbstractContextManager[Session]:
         """Commit on leaving, roll back on an exception.
 
-        Raise DatabaseUnavailable when Postgres does not answer. When the connection dies during the commit nobody
-        knows whether it happened: every caller must be able to try again, and the (case, fingerprint) and
-        idempotency constraints make that safe.
+        Raise DatabaseUnavailable when Postgres does not answer. When the connection dies during the commit, nobody
+        knows whether it succeeded. Every caller must be able to try again; the (case, fingerprint) and idempotency
+        constraints make that safe.
         """
         return self._session(self._sessions)
 
     def reading(self) -> AbstractContextManager[Session]:
-        """For a look at one thing, outside a transaction: two round trips fewer. Raise DatabaseUnavailable."""
+        """A session without a transaction, for one query: it saves two round trips. Raise DatabaseUnavailable."""
         return self._session(self._readers)
 
     @contextmanager
     def _session(self, made: sessionmaker[Session]) -> Generator[Session]:
+        # It counts for the thread that begins it: another thread may end a generator.
+        transactions, this = _thread.transactions, object()
+        transactions.add(this)
         try:
-            with made.begin() as session:
+            with self._errors(), made.begin() as session:
                 yield session
+        finally:
+            transactions.discard(this)
+        for do in session.info.pop(_AFTER_COMMIT, ()):
+            do(self)
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        """Turn the driver's exceptions into ours."""
+        try:
+            yield
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}") from error
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to Postgres is in use, and none came free") from error
         except DBAPIError as error:
-            # A server that may only be read is one that was just demoted: the next connection finds the new one.
+            # A read-only server was just demoted: the next connection finds the new one.
             if error.connection_invalidated or isinstance(error.orig, ReadOnlySqlTransaction):
                 raise DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}") from error
             raise
@@ -123,7 +149,7 @@ class Database:
     def _connect(self, _dialect: Any, _record: Any, args: Any, options: Any) -> _Answering:
         connection = _Answering.connect(*args, **options)
         encoding = connection.info.parameter_status("server_encoding")
-        if encoding not in (None, "UTF8"):  # None: a pooler between does not say
+        if encoding not in (None, "UTF8"):  # None: a pooler in between does not tell
             name = connection.info.dbname
             connection.close()
             raise DatabaseNotUtf8(
@@ -142,13 +168,23 @@ class Database:
         self.engine.dispose()
 
 
+def after_commit(session: Session, do: Callable[[Database], object]) -> None:
+    """Do this after the session's commit, outside the transaction. A rollback drops it."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(do)
+
+
+def in_transaction() -> bool:
+    """Whether this thread has a transaction open."""
+    return bool(_thread.transactions)
+
+
 def lacks_rights(error: BaseException) -> bool:
-    """Whether Postgres refused because of who asked: the role of this process may not do that."""
+    """Whether Postgres refused because this process's role lacks rights."""
     return isinstance(error, ProgrammingError) and isinstance(error.orig, InsufficientPrivilege)
 
 
 def lacks_tables(error: BaseException) -> bool:
-    """Whether Postgres refused because what was asked for is not there: the migrations have not run, or it is a bug."""
+    """Whether Postgres refused because a table is missing: the migrations have not run, or this is a bug."""
     undefined = (UndefinedTable, UndefinedColumn, UndefinedFunction)
     return isinstance(error, ProgrammingError) and isinstance(error.orig, undefined)
 
@@ -157,14 +193,14 @@ def _prepare(connection: object, _record: object) -> None:
     cursor = connection.cursor()  # pyright: ignore[reportAttributeAccessIssue]
     cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'")
     cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}'")
-    # A server may have another zone: what is read, and a day that is counted from midnight, is UTC everywhere.
+    # A server may have another zone. We read times, and count days, in UTC everywhere.
     cursor.execute("SET timezone = 'UTC'")
     connection.commit()  # pyright: ignore[reportAttributeAccessIssue]
     cursor.close()
 
 
 def first_line(error: DBAPIError) -> str:
-    """What was said, on one line. Of several hosts, what each of them said."""
+    """The error's text on one line; with several hosts, the text of each."""
     lines = str(error.orig).strip().split("\n")
     of_each = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     return "; ".join(of_each or lines[:1])

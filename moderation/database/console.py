@@ -1,4 +1,4 @@
-"""What the console's pages read beside a case: names of people, what somebody may still undo, what they have judged."""
+"""What the console reads besides a case: people's names, the decisions they can undo, the cases they have judged."""
 
 from collections.abc import Collection, Sequence
 from uuid import UUID
@@ -13,7 +13,7 @@ from moderation.decisions import Decision
 
 
 def names_of(session: Session, people: Collection[UUID]) -> dict[UUID, str]:
-    """The names behind these ids; an id that is nobody's is left out."""
+    """The names for these ids. Unknown ids are left out."""
     if not people:
         return {}
     rows = session.execute(select(PersonRow.id, PersonRow.name).where(PersonRow.id.in_(people)))
@@ -21,7 +21,7 @@ def names_of(session: Session, people: Collection[UUID]) -> dict[UUID, str]:
 
 
 def latest_undoable(session: Session, person_id: UUID) -> Decision | None:
-    """This person's newest decision, when its undo window is open and it was not taken back."""
+    """This person's newest decision, if it can still be undone and was not."""
     found = session.execute(
         select(DecisionRow.id, DecisionRow.undone_at, DecisionRow.final_at > func.now())
         .where(DecisionRow.person_id == person_id)
@@ -37,9 +37,9 @@ def latest_undoable(session: Session, person_id: UUID) -> Decision | None:
 def decisions_by(
     session: Session, person_id: UUID, *, before: UUID | None = None, limit: int = 50
 ) -> list[Decision]:
-    """A page of what this person decided, the newest first; `before` is the last id of the page before.
+    """A page of this person's decisions, the newest first. `before` is the last id of the previous page.
 
-    The first page when `before` is no decision of this person's.
+    If `before` is no decision of this person, it is the first page.
     """
     ids = (
         select(DecisionRow.id)
@@ -58,13 +58,13 @@ def decisions_by(
 
 
 def stands_of(session: Session, case_ids: Collection[UUID]) -> dict[UUID, tuple[CaseState, Stage]]:
-    """The state of each of these cases, and the review it waits for or had last."""
+    """The state and stage of each of these cases."""
     rows = session.execute(select(CaseRow.id, CaseRow.state, CaseRow.stage).where(CaseRow.id.in_(case_ids)))
     return {row.id: (CaseState(row.state), Stage(row.stage)) for row in rows}
 
 
 def judged_by(session: Session, person_id: UUID, case_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of these cases that this person has judged before seeing the verdict."""
+    """The cases, of these, that this person judged before they saw the verdict."""
     return set(
         session.scalars(
             select(BlindJudgementRow.case_id).where(

@@ -1,20 +1,20 @@
-"""What somebody has filled into a form of a case and not sent: so that a session that ends loses nothing of it.
+"""Drafts: what a person has filled into a case's form and not sent, so that the end of a session loses nothing.
 
-Nobody but its writer reads a draft. It goes when its form is sent, when the case is decided or erased, and after a day.
+Only its writer reads a draft. It is deleted when its form is sent, when the case is decided or erased, and after a day.
 """
 
 import enum
 from collections.abc import Mapping
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation.database.moves import seconds
+from moderation.database.shapes import delete_rows, seconds
 from moderation.database.tables import DraftRow
 
-#: Characters of all fields of a form together. What is longer is no draft.
+#: Characters in all fields of a form. A longer text is not kept.
 DRAFT_AT_MOST = 50_000
 #: How long a draft is kept after it was last changed.
 DRAFT_SECONDS = 24 * 3600.0
@@ -23,10 +23,10 @@ Draft = Mapping[str, str]
 
 
 class Form(enum.StrEnum):
-    """The forms of a case that hold what a person says."""
+    """The forms of a case in which people write."""
 
     DECIDE = "decide"
-    #: What somebody sees before the verdict is shown to them.
+    #: What a person says before they see the verdict.
     JUDGE = "judge"
     SKIP = "skip"
     ASK = "ask"
@@ -34,7 +34,7 @@ class Form(enum.StrEnum):
 
 
 def save_draft(session: Session, case_id: UUID, person_id: UUID, form: Form, fields: Draft) -> None:
-    """Keep this in the place of what was kept before. Nothing filled in, or too much, is not kept."""
+    """Replace the draft. Empty and too long ones are not kept."""
     filled = {name: value for name, value in fields.items() if value}
     if not filled or sum(len(value) for value in filled.values()) > DRAFT_AT_MOST:
         drop_draft(session, case_id, person_id, form)
@@ -49,7 +49,7 @@ def save_draft(session: Session, case_id: UUID, person_id: UUID, form: Form, fie
 
 
 def drafts_of(session: Session, case_id: UUID, person_id: UUID) -> dict[Form, Draft]:
-    """What this person has filled in and not sent, by form."""
+    """This person's drafts, by form."""
     rows = session.execute(
         select(DraftRow.form, DraftRow.fields).where(
             DraftRow.case_id == case_id,
@@ -61,19 +61,16 @@ def drafts_of(session: Session, case_id: UUID, person_id: UUID) -> dict[Form, Dr
 
 
 def drop_draft(session: Session, case_id: UUID, person_id: UUID, form: Form) -> None:
-    """The form was sent, or taken back."""
-    session.execute(
-        delete(DraftRow).where(
-            DraftRow.case_id == case_id, DraftRow.person_id == person_id, DraftRow.form == form.value
-        )
-    )
+    """Delete the draft: the form was sent, or undone."""
+    of_form = (DraftRow.case_id == case_id, DraftRow.person_id == person_id, DraftRow.form == form.value)
+    delete_rows(session, DraftRow, *of_form)
 
 
 def drop_drafts(session: Session, case_id: UUID) -> None:
-    """The case was decided: what others had filled in is about a case that is no more."""
-    session.execute(delete(DraftRow).where(DraftRow.case_id == case_id))
+    """Delete all drafts of a case: it was decided."""
+    delete_rows(session, DraftRow, DraftRow.case_id == case_id)
 
 
 def forget_drafts(session: Session) -> None:
-    """Take away what nobody came back to."""
-    session.execute(delete(DraftRow).where(DraftRow.at < func.now() - seconds(DRAFT_SECONDS)))
+    """Delete drafts that are too old."""
+    delete_rows(session, DraftRow, DraftRow.at < func.now() - seconds(DRAFT_SECONDS))

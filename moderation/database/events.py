@@ -1,6 +1,6 @@
-"""The event log: append-only, and chained by hashes so that a change to the past shows.
+"""The event log: only appended to, and chained by hashes so that a change of the past shows.
 
-A trigger in Postgres numbers each event within its case and sets its hash, whoever inserts it:
+A trigger in Postgres gives every event its number within the case and its hash:
 
     hash = sha256(previous ‖ "case_id|seq|microseconds|kind|actor|body")
 
@@ -10,16 +10,16 @@ the table needs neither our trigger nor our database.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Text, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, select
 from sqlalchemy.orm import Session
 
-from moderation.database.tables import CaseRow, EventRow
+from moderation.database.tables import CaseRow, CertificateEventRow, EventRow
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Chain:
+class EventChain:
     """The events of one case, in order, and whether their hashes hold."""
 
     events: tuple[Event, ...]
-    #: The first event that is not what was written, by its place in the chain. None when the chain holds.
+    #: Place in the chain of the first changed event. None when the chain holds.
     broken_at: int | None
 
 
 def event_hash(
     previous: bytes, case_id: UUID | int, seq: int, microseconds: int, kind: str, actor: str, body: str
 ) -> bytes:
-    """The hash of one event, from the text Postgres prints for its body. A certificate's number stands for its case."""
+    """The hash of one event, from its body as Postgres prints it. For a certificate its number is the case id."""
     return hashlib.sha256(
         previous + f"{case_id}|{seq}|{microseconds}|{kind}|{actor}|{body}".encode()
     ).digest()
@@ -51,7 +51,7 @@ def event_hash(
 
 @dataclass(frozen=True)
 class Link:
-    """An event as its hash was made."""
+    """An event in the form that is hashed."""
 
     seq: int
     microseconds: int
@@ -64,9 +64,9 @@ class Link:
 
 
 def first_broken(case_id: UUID | int, links: Iterable[Link], moves: int) -> int | None:
-    """The place of the first event that is not what was written, from 1. None: the chain of so many moves holds.
+    """The place, from 1, of the first changed event. None: the chain of so many moves holds.
 
-    Every move raised the case's version by one and wrote one event: what was cut off at the end shows too.
+    Every move raised the case's version by one and wrote one event, so a missing end shows too.
     """
     previous, place = b"", 0
     for place, link in enumerate(links, start=1):
@@ -77,26 +77,32 @@ def first_broken(case_id: UUID | int, links: Iterable[Link], moves: int) -> int 
     return None if place == moves else place + 1
 
 
-def read_chain(session: Session, case_id: UUID) -> Chain:
-    """The events of a case with their chain verified. Of an archived case none are here, and that breaks nothing."""
-    microseconds = cast(func.extract("epoch", EventRow.at) * 1_000_000, BigInteger).label("microseconds")
-    # One statement: a move between two would make the count of moves and the events disagree.
+def read_chain(session: Session, case_id: UUID) -> EventChain:
+    """A case's events with their chain verified. An archived case has none here, and its chain holds."""
+    # One statement, because a move between two would make the number of moves and events differ.
     found = session.execute(
-        select(
-            CaseRow.version,
-            CaseRow.archive_id,
-            EventRow,
-            microseconds,
-            cast(EventRow.body, Text).label("printed"),
-        )
+        select(CaseRow.version, CaseRow.archive_id, EventRow, *as_hashed(EventRow))
         .outerjoin(EventRow, EventRow.case_id == CaseRow.id)
         .where(CaseRow.id == case_id)
         .order_by(EventRow.seq)
     ).all()
     rows = [(row, at, body) for _, _, row, at, body in found if row is not None]  # pyright: ignore[reportUnnecessaryComparison]  joined from outside
-    links = (Link(row.seq, at, row.kind, row.actor, body, row.previous, row.hash) for row, at, body in rows)
     moves = found[0].version if found and found[0].archive_id is None else 0
-    return Chain(
-        tuple(Event(row.seq, row.at, row.kind, row.actor, row.body) for row, _, _ in rows),
-        first_broken(case_id, links, moves),
-    )
+    return verified(case_id, rows, moves)
+
+
+def as_hashed(
+    row: type[EventRow] | type[CertificateEventRow],
+) -> tuple[ColumnElement[int], ColumnElement[str]]:
+    """The microseconds of an event, and its body as Postgres prints it."""
+    microseconds = cast(func.extract("epoch", row.at) * 1_000_000, BigInteger)
+    return microseconds.label("microseconds"), cast(row.body, Text).label("printed")
+
+
+def verified(
+    case_id: UUID | int, rows: Sequence[tuple[EventRow | CertificateEventRow, int, str]], moves: int
+) -> EventChain:
+    """The chain of these events, each with its `as_hashed`."""
+    links = (Link(row.seq, at, row.kind, row.actor, body, row.previous, row.hash) for row, at, body in rows)
+    events = tuple(Event(row.seq, row.at, row.kind, row.actor, row.body) for row, _, _ in rows)
+    return EventChain(events, first_broken(case_id, links, moves))

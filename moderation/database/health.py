@@ -1,6 +1,6 @@
-"""How the system stands, as numbers: for Prometheus and for `bonafide doctor`.
+"""The system's state in numbers, for Prometheus and `bonafide doctor`.
 
-Each number is read from a small index: it costs what is live, not what is history.
+Each number is read from a small index: its cost grows with live rows, not with history.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-#: Counting a line stops here: an alarm is no different for the hundred thousand and first.
+#: Counting stops here: an alarm is no different for one more.
 COUNT_AT_MOST = 100_000
 #: Seconds after which a process that writes a heartbeat every ten counts as gone.
 SILENT_AFTER = 45.0
@@ -17,22 +17,22 @@ SILENT_AFTER = 45.0
 
 @dataclass(frozen=True)
 class Health:
-    #: Leases that hold, and leases that ran out and that no sweeper has taken back yet.
+    #: Valid leases, and leases that ran out and that no sweeper has ended yet.
     leases_live: int
     leases_expired: int
     #: Seconds since the oldest ready case became ready. 0 when none is.
     oldest_ready_seconds: float
-    #: Asked and not answered.
+    #: Questions without an answer.
     questions_unanswered: int
-    #: Webhooks that are due, and those that were given up.
+    #: Webhooks that are due, and webhooks that were given up.
     deliveries_due: int
     deliveries_dead: int
-    #: Messages nobody could process and nobody has replayed.
+    #: Dead letters that nobody has replayed.
     dead_letters: int
-    #: Processes that were seen lately.
+    #: Processes with a recent heartbeat.
     workers: int
     sweepers: int
-    #: Pipelines that workers run now. More than one: a release is under way, or was forgotten half way.
+    #: Pipelines that workers run now. More than one: a release is under way or was left half done.
     fingerprints: int
 
 
@@ -70,12 +70,12 @@ def read_health(session: Session) -> Health:
 
 @dataclass(frozen=True)
 class Trust:
-    """How far the model is trusted here, and whether that may still be so."""
+    """How far this installation trusts the model, and whether it still may."""
 
-    #: Certificates that are used, and those that ended by themselves within a week.
+    #: Certificates in use, and certificates that were revoked within a week.
     used: int
     revoked: int
-    #: By source: whether the newest look for drift, of the last three weeks, was an alarm.
+    #: By source: whether the newest look for drift within three weeks was an alarm.
     drifted: dict[str, bool]
     #: Seconds since the newest look. None: there was none.
     looked_seconds: float | None

@@ -1,8 +1,8 @@
-"""Every change of a case's state, as one statement: the fence, the move and its event together.
+"""Every change of a case's state is one statement: the fence, the move and its event.
 
-The states come from `moderation.cases.TRANSITIONS` and from nowhere else. A statement updates the cases that are in
-the right state, under the right lease, and inserts one event for each of them; cases that are not so are simply not
-in what it returns. Postgres's own clock is the only clock.
+The states come only from `moderation.cases.TRANSITIONS`. A statement updates the cases that are in the right state,
+under the right lease, and inserts one event for each. It returns these cases and leaves all others out. Only Postgres's
+clock is used.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from moderation.cases import CaseState, Move, Refusal, Stage, after, before
-from moderation.database.deliveries import Kind, enqueue
-from moderation.database.tables import LEASE_TOKENS, CaseRow, EventRow
+from moderation.database.outbox import Kind, enqueue
+from moderation.database.shapes import seconds
+from moderation.database.tables import CaseRow, EventRow
+from moderation.database.work import CASES
 from moderation.errors import LeaseLost
 from moderation.triage import PRIORITY_SECONDS, head_start, uncertainty
 
 Moved = Row[Any]
-
-_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
-
-
-def seconds(value: ColumnElement[Any] | float) -> ColumnElement[Any]:
-    """A number of seconds as an interval."""
-    return func.make_interval(0, 0, 0, 0, 0, 0, value)
 
 
 def move_cases(
@@ -38,10 +33,10 @@ def move_cases(
     changes: dict[str, Any] | None = None,
     origin: CaseState | None = None,
 ) -> Sequence[Moved]:
-    """Make `move` with every case that is allowed it and fits `where`; return those rows as they are now.
+    """Make `move` with every case that may make it and fits `where`; return the changed rows.
 
-    `body` becomes the event's body: plain values, or SQL expressions over the changed row. `origin` is needed for the
-    one move that starts from more states than one.
+    `body` becomes the event's body: plain values, or SQL expressions over the changed row. Moves that start from
+    several states need `origin`.
     """
     origin = before(move) if origin is None else origin
     moved = (
@@ -65,7 +60,7 @@ def move_cases(
 def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
     flat: list[Any] = []
     for name, value in body.items():
-        # A column of the row is read after the change; anything else is a constant.
+        # A column of the row is read after the change. Anything else is a constant.
         column = (
             moved.c[value.key]
             if isinstance(value, InstrumentedAttribute)
@@ -76,9 +71,9 @@ def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
 
 
 def now_ready(uncertain: float, *, conflict: bool = False) -> dict[str, Any]:
-    """What changes when a case becomes ready: since when it is, and its place in the reviewers' queue.
+    """What changes when a case becomes ready: the time, and its place in the reviewers' queue.
 
-    By the stage it has: one that is tried again may have come to an appeal.
+    The place depends on the stage: a case that was tried again may be at an appeal.
     """
     starts = {stage.value: head_start_of(uncertain, stage, conflict=conflict) for stage in Stage}
     by_stage = case(starts, value=CaseRow.stage)
@@ -86,37 +81,32 @@ def now_ready(uncertain: float, *, conflict: bool = False) -> dict[str, Any]:
 
 
 def head_start_of(uncertain: float, stage: Stage, *, conflict: bool = False) -> ColumnElement[Any]:
-    """`triage.head_start` of the case of the statement at this stage, by its priority."""
-    # As a whole number: a small one, as the column is, overflows.
+    """`triage.head_start` at this stage for the statement's case, with its priority."""
+    # As an integer: the column is a smallint, which overflows.
     return head_start(0, uncertain, stage, conflict=conflict) + PRIORITY_SECONDS * cast(
         CaseRow.priority, Integer
     )
 
 
-def held(case_id: UUID, token: int) -> tuple[ColumnElement[bool], ...]:
-    """The fence: this case, under this very lease. The state is added by `move_cases`."""
-    return CaseRow.id == case_id, CaseRow.lease_token == token
-
-
 def pinned(version_id: str | None) -> dict[str, Any]:
-    """What changes when this version was read of an image whose flag named none.
+    """What changes when this version of an image was read and its flag named none.
 
-    A reviewer, a question and a rerun then see what was read, whatever the key holds by then. None: the bucket keeps no
+    Reviewers, questions and reruns then see the same version, whatever the key holds later. None: the bucket keeps no
     versions.
     """
     return {} if version_id is None else {"version_id": func.coalesce(CaseRow.version_id, version_id)}
 
 
 def begin_analysis(
-    session: Session, case_id: UUID, *, owner: str, lease_seconds: float, alone: bool
+    session: Session, case_id: UUID, *, owner: str, lease_seconds: float, quarantined: bool
 ) -> Moved | None:
-    """Take a lease on a waiting case, or return None: it is done, taken, not due, or must be analysed alone.
+    """Take a lease on a waiting case. None: it is done, taken, not due, or must be quarantined.
 
-    The attempt is counted here, before the model runs: an image that kills the process must not be tried for ever.
-    A case whose lease ever ran out is only given to a caller that promises to analyse nothing else meanwhile.
+    The attempt counts now, before the model runs: an image that kills the process must not be tried for ever. A case
+    whose lease ever ran out is given only to a caller in quarantine.
     """
     fit = [CaseRow.id == case_id, CaseRow.due_at <= func.now()]
-    if not alone:
+    if not quarantined:
         fit.append(CaseRow.expired_leases == 0)
     rows = move_cases(
         session,
@@ -126,16 +116,14 @@ def begin_analysis(
         body={"attempt": CaseRow.attempts, "token": CaseRow.lease_token},
         changes={
             "attempts": CaseRow.attempts + 1,
-            "lease_token": LEASE_TOKENS.next_value(),
-            "lease_owner": owner,
-            "lease_expires_at": func.now() + seconds(lease_seconds),
+            **CASES.taken(owner, lease_seconds),
         },
     )
     return rows[0] if rows else None
 
 
-def must_be_alone(session: Session, case_id: UUID) -> bool:
-    """Whether the case is due and waits for a worker that analyses nothing else meanwhile."""
+def must_be_quarantined(session: Session, case_id: UUID) -> bool:
+    """Whether the case is due and waits for a worker in quarantine."""
     found = session.scalar(
         select(CaseRow.id).where(
             CaseRow.id == case_id,
@@ -147,30 +135,17 @@ def must_be_alone(session: Session, case_id: UUID) -> bool:
     return found is not None
 
 
-def renew_leases(session: Session, tokens: Sequence[int], *, lease_seconds: float) -> set[int]:
-    """Push the end of these leases out; return the tokens that still hold. Not a move: no event."""
-    return set(
-        session.scalars(
-            update(CaseRow)
-            .where(CaseRow.lease_token.in_(tokens), CaseRow.state == before(Move.RECORD))
-            .values(lease_expires_at=func.now() + seconds(lease_seconds))
-            .returning(CaseRow.lease_token)
-            .execution_options(synchronize_session=False)
-        ).all()
-    )  # pyright: ignore[reportReturnType]
-
-
-def hand_back(session: Session, case_id: UUID, token: int, *, actor: str, why: str, due_in: float) -> None:
-    """Return the case to the line. The attempt does not count: the image was not at fault. Raise LeaseLost."""
+def release_case(session: Session, case_id: UUID, token: int, *, actor: str, why: str, due_in: float) -> None:
+    """Release the case to the line. The attempt does not count: the image was not at fault. Raise LeaseLost."""
     _one(
         move_cases(
             session,
-            Move.HAND_BACK,
-            *held(case_id, token),
+            Move.RELEASE,
+            *CASES.held(case_id, token),
             actor=actor,
             body={"why": why, "due_in": due_in},
             changes={
-                **_NO_LEASE,
+                **CASES.let_go,
                 "attempts": CaseRow.attempts - 1,
                 "postponements": CaseRow.postponements + 1,
                 "due_at": func.now() + seconds(due_in),
@@ -189,19 +164,19 @@ def refuse_case(
     actor: str,
     version_id: str | None = None,
 ) -> None:
-    """Put the case before a person, without a verdict and with the reason. Raise LeaseLost.
+    """Send the case to a person, without a verdict and with the reason. Raise LeaseLost.
 
-    `version_id` is that of the image which was refused, if it was fetched: the case is pinned to it.
+    `version_id` is the version of the refused image, if it was fetched. The case is pinned to it.
     """
     _one(
         move_cases(
             session,
             Move.REFUSE,
-            *held(case_id, token),
+            *CASES.held(case_id, token),
             actor=actor,
             body={"code": refusal.code},
             changes={
-                **_NO_LEASE,
+                **CASES.let_go,
                 "refusal_code": refusal.code,
                 "refusal_message": refusal.message,
                 **pinned(version_id),
@@ -213,7 +188,7 @@ def refuse_case(
 
 
 def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
-    """Put a case that is ready without a verdict back into the line, its counters cleared. False: it is not so."""
+    """Return a case that is ready without a verdict to the line and clear its counters. False: it is no such case."""
     rows = move_cases(
         session,
         Move.RETRY,
@@ -235,9 +210,9 @@ def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
 
 
 def withdraw_case(session: Session, case_row: CaseRow, *, actor: str) -> None:
-    """Its platform takes the image back: nobody looks at it any more. The caller has locked the case.
+    """End a case whose platform takes the image back: nobody looks at it any more. The caller has locked the case.
 
-    A worker that has it finds its lease lost. Raise TransitionRefused when a decision ended it.
+    A worker that holds it finds its lease lost. Raise TransitionRefused when a decision ended the case.
     """
     move_cases(
         session,
@@ -245,14 +220,14 @@ def withdraw_case(session: Session, case_row: CaseRow, *, actor: str) -> None:
         CaseRow.id == case_row.id,
         actor=actor,
         body={"was": case_row.state},
-        changes={**_NO_LEASE, "withdrawn_at": func.now()},
+        changes={**CASES.let_go, "withdrawn_at": func.now()},
         origin=CaseState(case_row.state),
     )
 
 
 def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tuple[int, int]:
-    """Take back leases that ran out: (returned to the line, given to a person because the attempts are used up)."""
-    ran_out = CaseRow.lease_expires_at < func.now()
+    """End leases that ran out. Return two counts: cases back in the line, cases without attempts sent to a person."""
+    ran_out = CASES.ran_out()
     spent = move_cases(
         session,
         Move.REFUSE,
@@ -261,7 +236,7 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
         actor=actor,
         body={"code": "attempts_exhausted", "attempts": CaseRow.attempts},
         changes={
-            **_NO_LEASE,
+            **CASES.let_go,
             "expired_leases": CaseRow.expired_leases + 1,
             "refusal_code": "attempts_exhausted",
             "refusal_message": "Analysing this image ended the worker or took too long every time it was tried.",
@@ -277,10 +252,10 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
         actor=actor,
         body={"attempts": CaseRow.attempts},
         changes={
-            **_NO_LEASE,
+            **CASES.let_go,
             "expired_leases": CaseRow.expired_leases + 1,
-            # 1, 2, 4 … at most 300 seconds with jitter, as `triage.retry_delay`: what failed together does not come
-            # back together.
+            # 1, 2, 4 … at most 300 seconds with jitter, as `triage.retry_delay`: cases that failed at the same time
+            # return at different times.
             "due_at": func.now()
             + seconds(func.least(300, func.power(2, CaseRow.attempts - 1)) * (0.5 + func.random() / 2)),
             "rung_at": None,
@@ -291,5 +266,5 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
 
 def _one(rows: Sequence[Moved]) -> Moved:
     if not rows:
-        raise LeaseLost("the case went on without this worker")
+        raise LeaseLost("another worker has this case now")
     return rows[0]

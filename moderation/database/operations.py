@@ -1,22 +1,22 @@
-"""What an engineer looks at: dead letters and which processes are alive."""
+"""What an engineer looks at: dead letters, and the processes that are alive."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from moderation.database.ids import new_id
-from moderation.database.moves import seconds
+from moderation.database.shapes import as_value, change_rows, delete_rows, seconds
 from moderation.database.tables import DeadLetterRow, HeartbeatRow
 
-#: Characters kept of an unreadable message. It may be anything, and of any size.
-BODY_AT_MOST = 65_536
+#: Characters kept of an unreadable message, which may have any size.
+LETTER_AT_MOST = 65_536
 
-#: One sweeper works at a time, however many run. Any constant that nobody else uses will do.
+#: The lock of the one sweeper that works. Any unused constant will do.
 _SWEEP_LOCK = 7_301_002
 
 
@@ -31,8 +31,8 @@ class DeadLetter:
 
 
 def insert_dead_letter(session: Session, *, queue: str, body: str, error: str) -> None:
-    """Keep a message nobody could process. What Postgres cannot hold in text, a NUL say, is shown as �."""
-    letter = {"queue": queue, "body": body[:BODY_AT_MOST], "error": error[:2000]}
+    """Keep a message that nobody could process. What Postgres cannot store in text, such as a NUL, becomes �."""
+    letter = {"queue": queue, "body": body[:LETTER_AT_MOST], "error": error[:2000]}
     clean = {name: _storable(value) for name, value in letter.items()}
     session.execute(insert(DeadLetterRow).values(id=new_id(), **clean))
 
@@ -43,24 +43,20 @@ def _storable(value: str) -> str:
 
 def list_dead_letters(session: Session, *, limit: int = 100) -> list[DeadLetter]:
     rows = session.scalars(select(DeadLetterRow).order_by(DeadLetterRow.id.desc()).limit(limit))
-    return [_letter(row) for row in rows]
+    return [as_value(DeadLetter, row) for row in rows]
 
 
 def find_dead_letter(session: Session, letter_id: UUID) -> DeadLetter | None:
     row = session.get(DeadLetterRow, letter_id)
-    return None if row is None else _letter(row)
-
-
-def _letter(row: DeadLetterRow) -> DeadLetter:
-    return DeadLetter(row.id, row.queue, row.body, row.error, row.created_at, row.replayed_at)
+    return None if row is None else as_value(DeadLetter, row)
 
 
 def mark_replayed(session: Session, letter_id: UUID) -> None:
-    session.execute(update(DeadLetterRow).where(DeadLetterRow.id == letter_id).values(replayed_at=func.now()))
+    change_rows(session, DeadLetterRow, DeadLetterRow.id == letter_id, replayed_at=func.now())
 
 
 def beat(session: Session, process: str, facts: dict[str, Any]) -> None:
-    """Note that this process is alive; forget those not seen for a day."""
+    """Note that this process is alive. Forget processes without a heartbeat for a day."""
     session.execute(
         upsert(HeartbeatRow)
         .values(process=process, facts=facts)
@@ -69,7 +65,7 @@ def beat(session: Session, process: str, facts: dict[str, Any]) -> None:
 
 
 def forget_processes(session: Session, *, after_seconds: float = 86_400) -> None:
-    session.execute(delete(HeartbeatRow).where(HeartbeatRow.seen_at < func.now() - seconds(after_seconds)))
+    delete_rows(session, HeartbeatRow, HeartbeatRow.seen_at < func.now() - seconds(after_seconds))
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,11 @@ def list_processes(session: Session) -> list[Process]:
 
 
 def answer_within(session: Session, seconds: float) -> None:
-    """Let each statement of this transaction take so long and no longer: DatabaseUnavailable then."""
+    """Limit each statement of this transaction to so many seconds; a longer one raises DatabaseUnavailable."""
     milliseconds = round(seconds * 1000)  # Postgres's unit
     session.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
 
 
 def take_sweep_lock(session: Session) -> bool:
-    """True for the one sweeper that may work in this transaction."""
+    """Whether this is the one sweeper that may work in this transaction."""
     return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SWEEP_LOCK}))

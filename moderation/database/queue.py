@@ -1,7 +1,7 @@
 """The reviewers' queue: a page of it, how much there is, and taking from it.
 
-Nothing here grows with history: the ready cases have small indexes of their own, a page starts where the last one
-ended, and counts stop at `COUNT_AT_MOST`.
+No cost grows with history: ready cases have their own small indexes, a page starts where the last one ended, and counts
+stop at `COUNT_AT_MOST`.
 """
 
 import base64
@@ -13,17 +13,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, exists, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, exists, func, or_, select, text, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Stage
-from moderation.database.moves import seconds
+from moderation.database.shapes import as_value, seconds
 from moderation.database.tables import AnalysisRow, CaseRow, ClaimRow, PersonRow
 from moderation.errors import CursorUnreadable
 
-#: Counting stops here, so that it costs a queue of a million no more: nobody works differently for the thousand and
-#: first case. `GET /v1/queue/stats` counts all.
+#: Counting stops here, so that a queue of a million costs no more. Nobody works differently for case 1,001.
+#: `GET /v1/queue/stats` counts all.
 COUNT_AT_MOST = 1000
 
 
@@ -31,52 +31,52 @@ COUNT_AT_MOST = 1000
 class QueueFilter:
     """Which cases a reviewer looks at. None: all."""
 
-    #: READY in the order of the queue, DECIDED the latest first, the others the oldest first.
+    #: READY is in the order of the queue, DECIDED has the latest first, the others the oldest first.
     state: CaseState = CaseState.READY
     source: str | None = None
-    #: Of the verdict on show.
+    #: Label of the verdict on show.
     label: Label | None = None
     #: Only cases without a verdict.
     without_verdict: bool = False
-    #: True: only those that nobody can judge by a face, refused ones and those without one. False: only the others.
+    #: True: only cases that nobody can judge by a face: refused ones and those without a face. False: only the others.
     aside: bool | None = None
     technique: Technique | None = None
     stage: Stage | None = None
     priority_at_least: int | None = None
-    #: Ready for so many seconds.
+    #: Ready for at least so many seconds.
     older_than_seconds: float | None = None
     #: Claimed by this person.
     claimed_by: UUID | None = None
     #: Claimed by nobody.
     unclaimed: bool = False
-    #: Of pictures that look like one: the hash that leads them.
+    #: Only pictures that look like this one: the hash that leads their campaign.
     campaign: int | None = None
-    #: Of each campaign only the first case that fits. For READY; elsewhere nothing is collapsed.
+    #: Only the first fitting case of each campaign. Only READY cases are collapsed.
     collapsed: bool = False
 
 
 @dataclass(frozen=True)
-class Place:
+class PageEnd:
     """Where a page ended."""
 
     at: datetime
     id: UUID
 
     def cursor(self) -> str:
-        """The same as text that a URL carries."""
+        """The same as text for a URL."""
         packed = json.dumps([self.at.isoformat(), str(self.id)], separators=(",", ":"))
         return base64.urlsafe_b64encode(packed.encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str) -> Place:
-    """Raise CursorUnreadable for a text that `Place.cursor` did not make."""
+def read_cursor(cursor: str) -> PageEnd:
+    """Raise CursorUnreadable for a text that `PageEnd.cursor` did not make."""
     try:
         at, case_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        place = Place(datetime.fromisoformat(at), UUID(case_id))
+        place = PageEnd(datetime.fromisoformat(at), UUID(case_id))
     except (ValueError, TypeError, AttributeError, binascii.Error) as error:
-        raise CursorUnreadable("this cursor is none of ours; start again without one") from error
+        raise CursorUnreadable("this cursor is unknown; start again without one") from error
     if place.at.tzinfo is None:
-        raise CursorUnreadable("this cursor is none of ours; start again without one")
+        raise CursorUnreadable("this cursor is unknown; start again without one")
     return place
 
 
@@ -96,8 +96,8 @@ class QueuedCase:
     created_at: datetime
     ready_at: datetime | None
     decided_at: datetime | None
-    #: What sorts it: `queued_at`, `decided_at` or `created_at`, as the state of the page has it.
-    place: Place
+    #: Where it is sorted: `queued_at`, `decided_at` or `created_at`, depending on the page's state.
+    place: PageEnd
     label: Label | None
     technique: Technique | None
     score: float | None
@@ -106,21 +106,21 @@ class QueuedCase:
     abstain: str | None
     #: Why there is no verdict: a code.
     refusal: str | None
-    #: The hash that leads the pictures that look like its own. None: it was not hashed.
+    #: The hash that leads its campaign of similar pictures. None: it has no hash.
     campaign: int | None
     #: Why it stands aside: `refused` or `no_face`. None: it does not.
     aside: str | None
-    #: Who has it in front of them. None when nobody has.
+    #: Who has claimed it. None: nobody.
     claimed_by: UUID | None
     claimed_by_name: str | None
 
 
 def queue_page(
-    session: Session, wanted: QueueFilter, *, after: Place | None = None, limit: int = 50
+    session: Session, wanted: QueueFilter, *, after: PageEnd | None = None, limit: int = 50
 ) -> list[QueuedCase]:
-    """One page. The next one starts after the last one's `place`."""
+    """One page. The next page starts after the `place` of the last line."""
     sort = _sort(wanted.state)
-    page = _found(wanted).add_columns(sort.label("place")).limit(limit)
+    page = select(CaseRow.id, sort.label("place")).where(*fits(wanted)).limit(limit)
     page = page.order_by(*_in_order(wanted.state, sort, CaseRow.id))
     if after is not None:
         page = page.where(_beyond(wanted.state, sort, after))
@@ -130,14 +130,14 @@ def queue_page(
 
 
 def lines_of(session: Session, case_ids: Sequence[UUID]) -> list[QueuedCase]:
-    """These cases as lines of the queue, in this order. Those that are none are left out."""
-    chosen = select(CaseRow.id, CaseRow.created_at.label("place")).where(CaseRow.id.in_(case_ids)).cte("page")
-    found = {line.id: line for line in _lines(session, chosen, None)}
+    """These cases as lines of the queue, in this order. Unknown ids are left out."""
+    page = select(CaseRow.id, CaseRow.created_at.label("place")).where(CaseRow.id.in_(case_ids)).cte("page")
+    found = {line.id: line for line in _lines(session, page, None)}
     return [found[case_id] for case_id in case_ids if case_id in found]
 
 
-def _lines(session: Session, chosen: Any, state: CaseState | None) -> list[QueuedCase]:
-    """The cases of this CTE, in the order of a page of this state. None: in any."""
+def _lines(session: Session, page: Any, state: CaseState | None) -> list[QueuedCase]:
+    """The cases of this CTE, in the order of a page of this state. None: in any order."""
     row = aliased(CaseRow)
     claim = (
         select(ClaimRow.person_id, PersonRow.name)
@@ -146,18 +146,18 @@ def _lines(session: Session, chosen: Any, state: CaseState | None) -> list[Queue
         .lateral("claim")
     )
     found = session.execute(
-        select(row, chosen.c.place, AnalysisRow.score, AnalysisRow.calibrated, AnalysisRow.abstain, claim)
-        .select_from(chosen)
-        .join(row, row.id == chosen.c.id)
+        select(row, page.c.place, AnalysisRow.score, AnalysisRow.calibrated, AnalysisRow.abstain, claim)
+        .select_from(page)
+        .join(row, row.id == page.c.id)
         .outerjoin(AnalysisRow, AnalysisRow.id == row.analysis_id)
         .outerjoin(claim, text("true"))
-        .order_by(*(() if state is None else _in_order(state, chosen.c.place, row.id)))
+        .order_by(*(() if state is None else _in_order(state, page.c.place, row.id)))
     )
     return [_line(case, *others) for case, *others in found]
 
 
 def _in_order(state: CaseState, sort: Any, case_id: Any) -> tuple[Any, ...]:
-    """What a page is cut by and shown in. Of what waits or is analysed, ids are near enough to the order of time."""
+    """The order of a page. For waiting and analysing cases, the order of ids is close enough to time."""
     match state:
         case CaseState.READY:
             return sort, case_id
@@ -167,7 +167,7 @@ def _in_order(state: CaseState, sort: Any, case_id: Any) -> tuple[Any, ...]:
             return (case_id,)
 
 
-def _beyond(state: CaseState, sort: Any, after: Place) -> ColumnElement[bool]:
+def _beyond(state: CaseState, sort: Any, after: PageEnd) -> ColumnElement[bool]:
     match state:
         case CaseState.READY:
             return tuple_(sort, CaseRow.id) > (after.at, after.id)
@@ -186,26 +186,14 @@ def _line(
     claimed_by: UUID | None,
     claimed_by_name: str | None,
 ) -> QueuedCase:
-    return QueuedCase(
-        id=case.id,
-        state=CaseState(case.state),
-        stage=Stage(case.stage),
-        version=case.version,
-        source=case.source,
-        external_id=case.external_id,
-        reason=case.reason,
-        priority=case.priority,
-        created_at=case.created_at,
-        ready_at=case.ready_at,
-        decided_at=case.decided_at,
-        place=Place(place, case.id),
-        label=None if case.label is None else Label(case.label),
-        technique=None if case.technique is None else Technique(case.technique),
+    return as_value(
+        QueuedCase,
+        case,
+        place=PageEnd(place, case.id),
         score=score,
         calibrated=bool(calibrated),
         abstain=abstain,
         refusal=case.refusal_code,
-        campaign=case.campaign,
         aside=case.set_aside,
         claimed_by=claimed_by,
         claimed_by_name=claimed_by_name,
@@ -222,13 +210,9 @@ def _sort(state: CaseState) -> Any:
             return CaseRow.created_at
 
 
-def _found(wanted: QueueFilter) -> Select[Any]:
-    return select(CaseRow.id).where(*fits(wanted))
-
-
 def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
     """The conditions of a filter."""
-    # As text and not as a parameter: only then does the planner know that the small index of this state serves.
+    # As text, not as a parameter, so that the planner can use the small index of this state.
     conditions: list[ColumnElement[bool]] = [text(f"cases.state = '{wanted.state.value}'")]  # pyright: ignore[reportAssignmentType]
     columns = {
         CaseRow.source: wanted.source,
@@ -257,7 +241,7 @@ def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
 
 
 def _first_of_campaign(wanted: QueueFilter) -> ColumnElement[bool]:
-    """No case that fits as well and looks alike stands before it. One look into a small index for each case."""
+    """No similar case that also fits comes before it. One look into a small index for each case."""
     earlier = aliased(CaseRow, name="earlier")
     alike = select(earlier.id).where(
         text("earlier.state = 'ready' AND earlier.campaign = cases.campaign"),
@@ -279,7 +263,7 @@ def _first_of_campaign(wanted: QueueFilter) -> ColumnElement[bool]:
 
 
 def aside_since(session: Session, why: str, older_than_seconds: float, *, limit: int) -> Sequence[UUID]:
-    """Cases that stand aside for this reason, and have for so long, and that nobody has before them."""
+    """Unclaimed cases that have stood aside for this reason for so long."""
     return session.scalars(
         select(CaseRow.id)
         .where(
@@ -292,21 +276,21 @@ def aside_since(session: Session, why: str, older_than_seconds: float, *, limit:
 
 
 def unclaimed() -> ColumnElement[bool]:
-    """Nobody has the case in front of them."""
+    """Nobody has claimed the case."""
     return ~exists().where(ClaimRow.case_id == CaseRow.id, ClaimRow.expires_at > func.now())
 
 
 @dataclass(frozen=True)
 class QueueCounts:
-    """How much there is to do. Counts stop at COUNT_AT_MOST: that many means "or more"."""
+    """How much there is to do. Counts stop at COUNT_AT_MOST, which means "or more"."""
 
     waiting: int
     analyzing: int
-    #: By the review that is waited for, without those that stand aside.
+    #: By the stage that they wait for, without cases that stand aside.
     ready: dict[Stage, int]
-    #: Ready, and nobody can judge them by a face.
+    #: Ready cases that nobody can judge by a face.
     aside: int
-    #: In front of somebody now.
+    #: Claimed now.
     claimed: int
     #: Seconds since the oldest ready case became ready. 0 when none is.
     oldest_ready_seconds: float
@@ -317,7 +301,7 @@ class QueueCounts:
 
 
 def queue_counts(session: Session) -> QueueCounts:
-    """Reads the small indexes and at most COUNT_AT_MOST entries of each."""
+    """Count in the small indexes, at most COUNT_AT_MOST entries of each."""
     counted = {
         **{
             f"ready_{stage}": f"cases WHERE state = 'ready' AND set_aside IS NULL AND stage = '{stage}'"
@@ -332,7 +316,7 @@ def queue_counts(session: Session) -> QueueCounts:
         f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {COUNT_AT_MOST}) AS few) AS {name}"  # noqa: S608  ours
         for name, source in counted.items()
     ]
-    # By the oldest of all: what stands aside waits too.
+    # The oldest of all, because cases that stand aside wait too.
     oldest = "(SELECT extract(epoch FROM now() - min(ready_at)) FROM cases WHERE state = 'ready') AS oldest"
     counts = f"SELECT {', '.join([*columns, oldest])}"
     row = session.execute(text(counts)).mappings().one()
@@ -347,7 +331,7 @@ def queue_counts(session: Session) -> QueueCounts:
 
 
 def sources_in_queue(session: Session) -> Sequence[str]:
-    """The sources of the ready cases: what a filter offers. One index probe for each."""
+    """The sources of the ready cases, for a filter. One look into an index for each."""
     return session.scalars(
         text("""
             WITH RECURSIVE found AS (

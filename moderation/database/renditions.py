@@ -1,8 +1,8 @@
-"""Renditions in the database: a thumbnail of each case's picture, and where browsers do not show it one that they do.
+"""Renditions in the database: a thumbnail of each case's picture, and a copy when browsers cannot show the file.
 
-They lie in Postgres and not in the bucket. Erasing a case and archiving it take them away in the same transaction, by a
-trigger on the case: nothing is left over that another process must remove, and no older version of it in a bucket that
-keeps them. And no worker needs the right to write where platforms keep their images.
+They lie in Postgres, not in the bucket. A trigger on the case deletes them in the transaction that erases or archives
+it: nothing is left for another process, and no bucket keeps an older version. And no worker needs the right to write
+where platforms keep their images.
 """
 
 from collections.abc import Collection
@@ -16,13 +16,13 @@ from sqlalchemy.orm import Session
 from moderation.cases import CaseState
 from moderation.database.tables import AnalysisRow, CaseRow, RenditionRow
 
-#: Kinds that browsers do not show. Safari shows both, and reviewers have other browsers too.
+#: Formats that browsers do not show. Safari does, but reviewers use other browsers too.
 NOT_SHOWN = frozenset(("TIFF", "HEIC"))
 
 
 @dataclass(frozen=True)
 class Renditions:
-    """Of one picture, upright and as the model saw it."""
+    """The renditions of one picture, upright and as the model saw it."""
 
     #: JPEG, 192 pixels at its longer side.
     thumbnail: bytes
@@ -33,16 +33,16 @@ class Renditions:
 def record_renditions(
     session: Session, case_id: UUID, renditions: Renditions, *, sha256: str | None = None
 ) -> None:
-    """Store them, in the transaction that stores what became of the picture. The last to come stay.
+    """Store renditions in the transaction that stores the analysis or the refusal. They replace earlier ones.
 
-    Nothing happens when the case is erased, archived or withdrawn, or when its analyses are of other bytes than those
-    with this digest. None: it has none.
+    Do nothing when the case is erased, archived or withdrawn, or when its analyses are of bytes with another digest.
+    None: it has no analysis.
     """
     same = (
         AnalysisRow.case_id == CaseRow.id,
         *(() if sha256 is None else (AnalysisRow.image_sha256 != bytes.fromhex(sha256),)),
     )
-    here = select(
+    row = select(
         CaseRow.id, literal(renditions.thumbnail), literal(renditions.shown, RenditionRow.shown.type)
     ).where(
         CaseRow.id == case_id,
@@ -51,7 +51,7 @@ def record_renditions(
         CaseRow.state != CaseState.WITHDRAWN,
         ~select(AnalysisRow.id).where(*same).exists(),
     )
-    insert = upsert(RenditionRow).from_select(["case_id", "thumbnail", "shown"], here)
+    insert = upsert(RenditionRow).from_select(["case_id", "thumbnail", "shown"], row)
     session.execute(
         insert.on_conflict_do_update(
             index_elements=[RenditionRow.case_id],
@@ -65,23 +65,23 @@ def record_renditions(
 
 
 def renditions_of(session: Session, case_id: UUID) -> Renditions | None:
-    """None: there are none, or none any more."""
+    """The case's renditions. None: it has none, or they were deleted."""
     row = session.get(RenditionRow, case_id)
     return None if row is None else Renditions(row.thumbnail, row.shown)
 
 
 def find_thumbnail(session: Session, case_id: UUID) -> bytes | None:
-    """JPEG. None: there is none."""
+    """The thumbnail as JPEG. None: there is none."""
     return session.scalar(select(RenditionRow.thumbnail).where(RenditionRow.case_id == case_id))
 
 
-def find_shown(session: Session, case_id: UUID) -> bytes | None:
-    """JPEG. None: browsers show the file itself, or there is none."""
+def find_viewable(session: Session, case_id: UUID) -> bytes | None:
+    """The copy for browsers as JPEG. None: browsers show the file itself, or there is no copy."""
     return session.scalar(select(RenditionRow.shown).where(RenditionRow.case_id == case_id))
 
 
 def is_rendered(session: Session, case_id: UUID) -> bool:
-    """Whether a rendition is shown in the place of the file."""
+    """Whether a rendition is shown instead of the file."""
     found = select(RenditionRow.case_id).where(
         RenditionRow.case_id == case_id, RenditionRow.shown.is_not(None)
     )
@@ -89,12 +89,12 @@ def is_rendered(session: Session, case_id: UUID) -> bool:
 
 
 def with_thumbnails(session: Session, case_ids: Collection[UUID]) -> set[UUID]:
-    """Those of these cases that have a thumbnail: `/cases/ID/thumbnail` shows it."""
+    """The cases, of these, that have a thumbnail at `/cases/ID/thumbnail`."""
     found = select(RenditionRow.case_id).where(RenditionRow.case_id.in_(case_ids))
     return set(session.scalars(found))
 
 
-#: Renditions forgotten at once: a page, so that one transaction stays short.
+#: Renditions deleted in one transaction, so that it stays short.
 FORGET_PAGE = 1000
 _FORGET = text("""
     DELETE FROM renditions WHERE case_id IN (
@@ -107,5 +107,5 @@ _FORGET = text("""
 
 
 def forget_renditions(session: Session, *, days: int, limit: int = FORGET_PAGE) -> int:
-    """Delete a page of those of cases that were decided more than so many days ago; return how many."""
+    """Delete a page of renditions of cases that were decided more than so many days ago; return how many."""
     return len(session.execute(_FORGET, {"days": days, "limit": limit}).all())

@@ -1,7 +1,7 @@
 """What reviewers do, as statements: claims, judgements, decisions, appeals, skips and views.
 
-A claim is to a reviewer what a lease is to a worker: an exclusive hold with an end, fenced by its token. It is no move:
-a case that is claimed is as it was. The moves themselves are those of `moves.py`.
+A claim is for a reviewer what a lease is for a worker: an exclusive hold with an end, fenced by its token. It is no
+move: it leaves the case as it was. `moves.py` makes the moves.
 """
 
 import math
@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     and_,
     case,
-    delete,
     exists,
     func,
     insert,
@@ -30,9 +29,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Move, Stage
+from moderation.database.cases import of_standing_decision
 from moderation.database.ids import new_id
-from moderation.database.moves import head_start_of, move_cases, seconds
+from moderation.database.moves import head_start_of, move_cases
 from moderation.database.queue import QueueFilter, fits, unclaimed
+from moderation.database.shapes import as_value, change_rows, delete_rows, seconds
 from moderation.database.tables import (
     LEASE_TOKENS,
     AnalysisRow,
@@ -48,8 +49,9 @@ from moderation.database.tables import (
     SkipRow,
     ViewRow,
 )
-from moderation.decisions import BLIND_STAGES, Answer, Appeal, ArtifactAnswer, Decision, Judgement, Outcome
-from moderation.triage import STAGE_SECONDS
+from moderation.decisions import BLIND_STAGES, Appeal, ArtifactAnswer, Decision, Judgement, Outcome
+from moderation.errors import CaseNotFound
+from moderation.triage import STAGE_AGE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -61,32 +63,35 @@ class Claim:
     token: int
     claimed_at: datetime
     expires_at: datetime
-    #: Of the case at the time of claiming. None where it was not read.
+    #: The case's version when it was claimed. None: it was not read.
     version: int | None = None
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a case in front of them."""
+    """The person who has claimed a case."""
 
     person_id: UUID
     name: str
     expires_at: datetime
 
 
-def lock_case(session: Session, case_id: UUID) -> CaseRow | None:
-    """The case as it is, locked until the transaction ends: what is checked of it stays true. None: there is none.
+def lock_case(session: Session, case_id: UUID) -> CaseRow:
+    """The case, locked until the transaction ends, so that what we check stays true. Raise CaseNotFound.
 
-    Not against rows that merely refer to it: a skip, written while its claim is deleted, would wait for whoever waits
-    for that claim.
+    The lock does not stop rows that only refer to the case. Otherwise a skip, which is written while its claim is
+    deleted, would wait for a transaction that waits for that claim.
     """
-    return session.get(CaseRow, case_id, with_for_update={"key_share": True}, populate_existing=True)
+    case_row = session.get(CaseRow, case_id, with_for_update={"key_share": True}, populate_existing=True)
+    if case_row is None:
+        raise CaseNotFound(f"no case has the id {case_id}")
+    return case_row
 
 
 def put_claim(session: Session, case_row: CaseRow, person_id: UUID, *, claim_seconds: float) -> Claim | None:
     """Claim the case for this person, or renew their claim. None while somebody else has it.
 
-    The caller has locked the case. Whoever claims twice, in a second window say, keeps the token they had.
+    The caller has locked the case. A person who claims twice, for example in a second window, keeps their token.
     """
     still_theirs = (ClaimRow.person_id == person_id) & (ClaimRow.expires_at > func.now())
     statement = upsert(ClaimRow).values(
@@ -112,10 +117,10 @@ def put_claim(session: Session, case_row: CaseRow, person_id: UUID, *, claim_sec
 def lock_next_case(
     session: Session, wanted: QueueFilter, person_id: UUID, *, escalated: bool, blind_share: float = 0.0
 ) -> CaseRow | None:
-    """The first case that this person may take, locked. Cases that others are taking right now are passed over.
+    """The first case that this person may take, locked. Cases that others are taking now are left out.
 
-    Not those they decided, for others must review that, nor those they skipped. Under a filter by the verdict not those
-    of `blind_share` that they judge first either: that such a case fits would tell them its verdict.
+    Cases that this person decided or skipped are left out. A filter by the verdict also leaves out the cases of
+    `blind_share` that they must judge first: a match would tell them the verdict.
     """
     conditions = [*fits(wanted), unclaimed(), ~_decided_by(person_id), ~_skipped_by(person_id)]
     if not escalated:
@@ -169,7 +174,7 @@ def _skipped_by(person_id: UUID) -> ColumnElement[bool]:
 def renew_claim(
     session: Session, case_id: UUID, person_id: UUID, token: int, *, claim_seconds: float
 ) -> Claim | None:
-    """Push the end out. None: somebody else took the case, or it was decided."""
+    """Extend the claim. None: somebody else took the case, or it was decided."""
     row = session.execute(
         update(ClaimRow)
         .where(ClaimRow.case_id == case_id, ClaimRow.person_id == person_id, ClaimRow.token == token)
@@ -181,33 +186,24 @@ def renew_claim(
 
 
 def end_claim(session: Session, case_id: UUID, person_id: UUID, token: int) -> bool:
-    """Give the case back to the queue. False: it was not theirs any more."""
-    ended = session.execute(
-        delete(ClaimRow)
-        .where(ClaimRow.case_id == case_id, ClaimRow.person_id == person_id, ClaimRow.token == token)
-        .returning(ClaimRow.case_id)
-        .execution_options(synchronize_session=False)
-    ).first()
-    return ended is not None
+    """Release the case to the queue. False: the person no longer held it."""
+    held = (ClaimRow.case_id == case_id, ClaimRow.person_id == person_id, ClaimRow.token == token)
+    return delete_rows(session, ClaimRow, *held) > 0
 
 
 def drop_claims(session: Session, case_id: UUID) -> None:
-    """The case moved on: nobody has it in front of them any more."""
-    session.execute(
-        delete(ClaimRow).where(ClaimRow.case_id == case_id).execution_options(synchronize_session=False)
-    )
+    """Delete all claims on the case, because it moved on."""
+    delete_rows(session, ClaimRow, ClaimRow.case_id == case_id)
 
 
 def find_claim(session: Session, case_id: UUID) -> Claim | None:
-    """The case's claim, even one that has run out and that nobody took over."""
+    """The case's claim, even after its end if nobody took it over."""
     row = session.get(ClaimRow, case_id, populate_existing=True)
-    return (
-        None if row is None else Claim(row.case_id, row.person_id, row.token, row.claimed_at, row.expires_at)
-    )
+    return None if row is None else as_value(Claim, row, version=None)
 
 
 def find_holder(session: Session, case_id: UUID) -> Holder | None:
-    """Who has the case in front of them now."""
+    """The person who has claimed the case now."""
     row = session.execute(
         select(ClaimRow.person_id, PersonRow.name, ClaimRow.expires_at)
         .join(PersonRow, PersonRow.id == ClaimRow.person_id)
@@ -221,14 +217,14 @@ def insert_skip(session: Session, case_id: UUID, person_id: UUID, reason: str) -
 
 
 def insert_view(session: Session, case_id: UUID, person_id: UUID, kind: str) -> None:
-    """Note that somebody saw the picture, or a part of it: `shown`, `revealed`, `artifact`."""
+    """Note that a person saw the picture or a part of it: `shown`, `revealed`, `artifact`."""
     session.execute(insert(ViewRow).values(case_id=case_id, person_id=person_id, kind=kind))
 
 
 def insert_sending(session: Session, case_id: UUID, person_id: UUID, *, kind: str = "sent") -> None:
-    """Note that the picture went to somebody's browser, blurred or not. A minute of loading it is one view.
+    """Note that the picture went to a person's browser, blurred or not. All loads within a minute are one view.
 
-    `sent`, or `thumbnail` when it was that.
+    `kind` is `sent`, or `thumbnail` for a thumbnail.
     """
     lately = exists().where(
         ViewRow.case_id == case_id,
@@ -242,7 +238,7 @@ def insert_sending(session: Session, case_id: UUID, person_id: UUID, *, kind: st
 
 @dataclass(frozen=True)
 class BlindJudgement:
-    """What a reviewer said of a case before its verdict was shown to them."""
+    """What a reviewer said of a case before they saw its verdict."""
 
     outcome: Outcome
     technique: Technique | None
@@ -252,7 +248,7 @@ class BlindJudgement:
 def insert_blind_judgement(
     session: Session, case_id: UUID, person_id: UUID, outcome: Outcome, technique: Technique | None
 ) -> None:
-    """The first judgement stands: a second one changes nothing."""
+    """Store the judgement. The first one stands: a second one changes nothing."""
     session.execute(
         upsert(BlindJudgementRow)
         .values(case_id=case_id, person_id=person_id, outcome=outcome, technique=technique)
@@ -262,23 +258,19 @@ def insert_blind_judgement(
 
 def find_blind_judgement(session: Session, case_id: UUID, person_id: UUID) -> BlindJudgement | None:
     row = session.get(BlindJudgementRow, (case_id, person_id), populate_existing=True)
-    if row is None:
-        return None
-    return BlindJudgement(
-        Outcome(row.outcome), None if row.technique is None else Technique(row.technique), row.at
-    )
+    return None if row is None else as_value(BlindJudgement, row)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a decision is about: the analysis on show, what it said, and the artifacts that can be answered."""
+class ShownAnalysis:
+    """What a decision is about: the analysis on show, its label, and the artifacts that a reviewer can answer."""
 
     analysis_id: UUID
     label: Label
     artifacts: frozenset[tuple[int, int]]  # face, ordinal
 
 
-def find_shown(session: Session, case_id: UUID) -> Shown | None:
+def find_shown(session: Session, case_id: UUID) -> ShownAnalysis | None:
     """None when the case has no analysis."""
     row = session.execute(
         select(AnalysisRow.id, AnalysisRow.label)
@@ -290,7 +282,7 @@ def find_shown(session: Session, case_id: UUID) -> Shown | None:
     artifacts = session.execute(
         select(ArtifactRow.face, ArtifactRow.ordinal).where(ArtifactRow.analysis_id == row.id)
     )
-    return Shown(row.id, Label(row.label), frozenset((face, ordinal) for face, ordinal in artifacts))
+    return ShownAnalysis(row.id, Label(row.label), frozenset((face, ordinal) for face, ordinal in artifacts))
 
 
 def insert_decision(
@@ -299,7 +291,7 @@ def insert_decision(
     judgement: Judgement,
     *,
     person_id: UUID,
-    shown: Shown | None,
+    shown: ShownAnalysis | None,
     blind: BlindJudgement | None,
     claimed_at: datetime | None,
     supersedes: UUID | None,
@@ -355,9 +347,9 @@ def move_decided(
     actor: str,
     body: dict[str, Any],
 ) -> bool:
-    """Make the move of a decision. False: the case or the claim is not what it was when it was shown.
+    """Make the move of a decision. False: the case or the claim has changed since it was shown.
 
-    Without a token, for decisions in bulk, the case must be in front of nobody.
+    Without a token, for decisions in bulk, nobody may have claimed the case.
     """
     held = exists().where(ClaimRow.case_id == CaseRow.id, ClaimRow.token == token)
     fence = unclaimed() if token is None else held
@@ -365,8 +357,8 @@ def move_decided(
     if move is Move.DECIDE:
         changes["decided_at"] = func.now()
     else:
-        # It keeps its age, and gains what its new stage is worth.
-        gained = STAGE_SECONDS[stage] - STAGE_SECONDS[Stage(case_row.stage)]
+        # It keeps its age and gains the worth of its new stage.
+        gained = STAGE_AGE_SECONDS[stage] - STAGE_AGE_SECONDS[Stage(case_row.stage)]
         changes["queued_at"] = CaseRow.queued_at - seconds(gained)
     moved = move_cases(
         session,
@@ -382,29 +374,26 @@ def move_decided(
 
 
 def mark_undone(session: Session, decision_id: UUID) -> bool:
-    """Take the decision back. False: too late, or it is undone.
+    """Mark the decision as undone. False: it is too late, or it was undone before.
 
-    By the clock and not by the transaction's beginning: it may have waited long for the case.
+    The clock counts, not the start of the transaction, which may have waited long for the case.
     """
-    undone = session.execute(
-        update(DecisionRow)
-        .where(
-            DecisionRow.id == decision_id,
-            DecisionRow.undone_at.is_(None),
-            DecisionRow.final_at > func.clock_timestamp(),
-        )
-        .values(undone_at=func.now())
-        .returning(DecisionRow.id)
-        .execution_options(synchronize_session=False)
-    ).first()
-    return undone is not None
+    undone = change_rows(
+        session,
+        DecisionRow,
+        DecisionRow.id == decision_id,
+        DecisionRow.undone_at.is_(None),
+        DecisionRow.final_at > func.clock_timestamp(),
+        undone_at=func.now(),
+    )
+    return undone > 0
 
 
 def move_back(
     session: Session, move: Move, case_row: CaseRow, stage: Stage, *, actor: str, body: Any
 ) -> bool:
-    """The move of an undo: the case is ready for the same review as before, at the same place in the queue."""
-    gained = STAGE_SECONDS[Stage(case_row.stage)] - STAGE_SECONDS[stage]
+    """Make the move of an undo: the case is ready for the same review, at the same place in the queue."""
+    gained = STAGE_AGE_SECONDS[Stage(case_row.stage)] - STAGE_AGE_SECONDS[stage]
     moved = move_cases(
         session,
         move,
@@ -422,7 +411,7 @@ def move_back(
 
 
 def last_event(session: Session, case_id: UUID) -> EventRow | None:
-    """The last move that changed where the case stands: not that another analysis of it is shown since."""
+    """The last move that changed the case's state or stage. A new analysis on show does not count."""
     return session.scalars(
         select(EventRow)
         .where(EventRow.case_id == case_id, EventRow.kind != Move.REANALYZE.value)
@@ -432,7 +421,7 @@ def last_event(session: Session, case_id: UUID) -> EventRow | None:
 
 
 def moves_since(session: Session, case_id: UUID, version: int) -> list[tuple[str, str, datetime]]:
-    """The moves since the case had this version, oldest first: kind, who, when. There is an event per version."""
+    """The moves since the case had this version, oldest first: kind, actor, time. Each version has one event."""
     rows = session.execute(
         select(EventRow.kind, EventRow.actor, EventRow.at)
         .where(EventRow.case_id == case_id, EventRow.seq > version)
@@ -450,7 +439,7 @@ def insert_appeal(
     appellant: str,
     external_id: str | None,
 ) -> UUID | None:
-    """Add the appeal and make its move; None when the case is not decided any more."""
+    """Add the appeal and make its move. None: the case is no longer decided."""
     appeal_id = new_id()
     session.execute(
         insert(AppealRow).values(
@@ -480,23 +469,14 @@ def insert_appeal(
 
 
 def resolve_appeals(session: Session, case_id: UUID, decision_id: UUID) -> None:
-    """The decision answers what was appealed."""
-    session.execute(
-        update(AppealRow)
-        .where(AppealRow.case_id == case_id, AppealRow.resolved_by.is_(None))
-        .values(resolved_by=decision_id)
-        .execution_options(synchronize_session=False)
-    )
+    """Note that this decision answers the open appeals."""
+    open_ones = (AppealRow.case_id == case_id, AppealRow.resolved_by.is_(None))
+    change_rows(session, AppealRow, *open_ones, resolved_by=decision_id)
 
 
 def reopen_appeals(session: Session, decision_id: UUID) -> None:
-    """The decision that answered them was undone."""
-    session.execute(
-        update(AppealRow)
-        .where(AppealRow.resolved_by == decision_id)
-        .values(resolved_by=None)
-        .execution_options(synchronize_session=False)
-    )
+    """Reopen the appeals that this decision answered: it was undone."""
+    change_rows(session, AppealRow, AppealRow.resolved_by == decision_id, resolved_by=None)
 
 
 def find_decision(session: Session, decision_id: UUID) -> Decision | None:
@@ -505,22 +485,15 @@ def find_decision(session: Session, decision_id: UUID) -> Decision | None:
 
 
 def decisions_of(session: Session, case_id: UUID) -> list[Decision]:
-    """All decisions about a case, oldest first, those that were undone too."""
+    """All decisions about a case, oldest first, with those that were undone."""
     return _decisions(session, DecisionRow.case_id == case_id)
 
 
 def standing_decisions(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, Decision]:
-    """What stands for each of these cases that is decided: its latest decision that was not undone."""
-    later = aliased(DecisionRow)
-    newest = (
-        select(later.id)
-        .where(later.case_id == CaseRow.id, later.undone_at.is_(None))
-        .order_by(later.created_at.desc(), later.id.desc())
-        .limit(1)
-        .correlate(CaseRow)
-        .scalar_subquery()
+    """For each of these cases that is decided, its latest decision that was not undone."""
+    ids = select(of_standing_decision("id")).where(
+        CaseRow.id.in_(case_ids), CaseRow.state == CaseState.DECIDED
     )
-    ids = select(newest).where(CaseRow.id.in_(case_ids), CaseRow.state == CaseState.DECIDED)
     return {decision.case_id: decision for decision in _decisions(session, DecisionRow.id.in_(ids))}
 
 
@@ -539,35 +512,11 @@ def _decisions(session: Session, *where: ColumnElement[bool]) -> list[Decision]:
         .order_by(ArtifactAnswerRow.face, ArtifactAnswerRow.ordinal)
     )
     for row in said:
-        answers.setdefault(row.decision_id, []).append(
-            ArtifactAnswer(row.face, row.ordinal, Answer(row.answer))
-        )
-    return [_decision(row, name, tuple(answers.get(row.id, ()))) for row, name in rows]
-
-
-def _decision(row: DecisionRow, reviewer: str, feedback: tuple[ArtifactAnswer, ...]) -> Decision:
-    return Decision(
-        id=row.id,
-        case_id=row.case_id,
-        stage=Stage(row.stage),
-        outcome=Outcome(row.outcome),
-        technique=None if row.technique is None else Technique(row.technique),
-        reason=row.reason,
-        policy=row.policy,
-        reviewer_id=row.person_id,
-        reviewer=reviewer,
-        analysis_id=row.analysis_id,
-        verdict=None if row.verdict is None else Label(row.verdict),
-        blind_outcome=None if row.blind_outcome is None else Outcome(row.blind_outcome),
-        blind_technique=None if row.blind_technique is None else Technique(row.blind_technique),
-        saw_verdict_first=row.saw_verdict_first,
-        seconds=row.seconds,
-        created_at=row.created_at,
-        final_at=row.final_at,
-        undone_at=row.undone_at,
-        supersedes=row.supersedes,
-        feedback=feedback,
-    )
+        answers.setdefault(row.decision_id, []).append(as_value(ArtifactAnswer, row))
+    return [
+        as_value(Decision, row, reviewer_id=row.person_id, reviewer=name, feedback=answers.get(row.id, ()))
+        for row, name in rows
+    ]
 
 
 def appeals_of(session: Session, case_id: UUID) -> list[Appeal]:
@@ -578,23 +527,11 @@ def appeals_of(session: Session, case_id: UUID) -> list[Appeal]:
         .order_by(AppealRow.created_at, AppealRow.id)
         .execution_options(populate_existing=True)
     )
-    return [
-        Appeal(
-            row.id,
-            row.case_id,
-            row.decision_id,
-            row.reason,
-            row.appellant,
-            row.external_id,
-            row.created_at,
-            row.resolved_by,
-        )
-        for row in rows
-    ]
+    return [as_value(Appeal, row) for row in rows]
 
 
 def same_picture(session: Session, case_id: UUID, *, at_most: int = 20) -> list[UUID]:
-    """Other cases of the very same bytes, the newest first. A likeness is not looked for."""
+    """Other cases with exactly the same bytes, the newest first. Similar pictures do not count."""
     analysis, other = aliased(AnalysisRow), aliased(AnalysisRow)
     rows = session.scalars(
         select(other.case_id)

@@ -1,5 +1,5 @@
--- The roles. `bonafide migrate` creates them where its user may create roles; elsewhere an administrator runs this once,
--- and `bonafide migrate` grants them their rights: grants.sql. They cannot log in; grant them to users that can:
+-- The roles. `bonafide migrate` creates them if its user may create roles. Otherwise an administrator runs this once.
+-- Then `bonafide migrate` grants their rights: grants.sql. They cannot log in; grant them to users that can:
 --   CREATE USER worker_1 PASSWORD '…' IN ROLE bonafide_worker;
 DO $$
 DECLARE wanted text;
@@ -12,7 +12,7 @@ BEGIN
             NULL; -- Roles belong to the whole server: another database of it may have made them already.
         END;
     END LOOP;
-    -- The API and the console are one process: intake and review together. Only who made a role may say so.
+    -- The API and the console are one process, so it has both roles. Only a role's creator may grant this.
     IF NOT (pg_has_role('bonafide_web', 'bonafide_intake', 'MEMBER')
             AND pg_has_role('bonafide_web', 'bonafide_reviewer', 'MEMBER')) THEN
         GRANT bonafide_intake, bonafide_reviewer TO bonafide_web;

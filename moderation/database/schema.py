@@ -1,4 +1,4 @@
-"""The schema's life: migrations from empty, the roles, and whether models and migrations agree."""
+"""The schema: its migrations, its roles, and whether models and migrations agree."""
 
 import time
 from importlib.resources import files
@@ -26,18 +26,18 @@ ROLES = (
     "bonafide_web",
     "bonafide_archiver",
 )
-#: What is said where the migrations of this release have not run.
+#: The error when this release's migrations have not run.
 SCHEMA_BEHIND = "the database schema is not that of this release: run `bonafide migrate`"
-#: One migration at a time, however many processes start together. Any constant that nobody else uses will do.
+#: The lock for one migration at a time, even when many processes start. Any unused constant will do.
 _MIGRATION_LOCK = 7_301_001
-#: Seconds between two looks whether another migration has ended.
+#: Seconds between two checks whether another migration has ended.
 GLANCE_SECONDS = 0.2
 
 
 def upgrade(database: Database, revision: str = "head") -> str:
-    """Bring the schema to `revision`; return the revision it is at. Safe to run from many places at once.
+    """Bring the schema to `revision`; return its revision. Several processes may run this at the same time.
 
-    That of a later release is left as it is: this release runs on it, and knows none of its rights. Raise
+    The schema of a later release stays as it is: this release runs on it but does not know its rights. Raise
     DatabaseUnavailable when Postgres does not answer.
     """
     database.ping()
@@ -57,10 +57,10 @@ def upgrade(database: Database, revision: str = "head") -> str:
 
 
 def _wait_for_turn(connection: Connection) -> None:
-    """Take the lock of migrations, however long another one takes.
+    """Take the lock of migrations, however long another migration takes.
 
-    Asked for again and again, and between two times nothing is open: whoever waited within a statement would hold the
-    moment at which it began, for the end of which `CREATE INDEX CONCURRENTLY` of the other waits in turn.
+    We ask again and again, with no statement open in between. A statement that waits would hold its snapshot, and the
+    other migration's `CREATE INDEX CONCURRENTLY` waits for the end of old snapshots.
     """
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _MIGRATION_LOCK}):
         connection.rollback()
@@ -69,7 +69,7 @@ def _wait_for_turn(connection: Connection) -> None:
 
 
 def downgrade(database: Database, revision: str) -> None:
-    """Take migrations back, for tests and for a release that is rolled back."""
+    """Undo migrations, for tests and for a release that is rolled back."""
     with database.engine.connect() as connection:
         command.downgrade(_config(connection), revision)
         connection.commit()
@@ -78,8 +78,7 @@ def downgrade(database: Database, revision: str) -> None:
 def is_current(database: Database) -> bool:
     """Whether every migration that this release knows has run.
 
-    So it is with the schema of a later release too: migrations only add, and what served before them goes on beside
-    them, starts again, and is what a release that is taken back leaves.
+    This is also true for the schema of a later release: migrations only add, so an older release runs and starts on it.
     """
     with database.engine.connect() as connection:
         head = ScriptDirectory.from_config(_config(connection)).get_current_head()
@@ -93,13 +92,13 @@ def is_later(database: Database) -> bool:
 
 
 def missing_roles(database: Database) -> list[str]:
-    """Those that `migrate` could not create, or that nobody wanted."""
+    """The roles that do not exist: `migrate` could not create them, or has not run."""
     with database.engine.connect() as connection:
         return _missing_roles(connection)
 
 
 def tables_without_rights(database: Database) -> list[str]:
-    """Tables that no role may read: the rights of their release were never granted."""
+    """Tables that no role may read: their release's rights were never granted."""
     query = text("""
         SELECT c.relname FROM pg_class c
         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
@@ -112,7 +111,7 @@ def tables_without_rights(database: Database) -> list[str]:
 
 
 def drift(database: Database) -> list[object]:
-    """What the migrations made that the models do not say, and the other way round. Empty when they agree."""
+    """The differences between migrations and models. Empty when they agree."""
     with database.engine.connect() as connection:
         return list(
             compare_metadata(
@@ -133,10 +132,10 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _is_later(connection: Connection) -> bool:
-    """There is one line of migrations: what is not known here comes after all that is."""
-    here = _revision(connection)
+    """Migrations form one line: a revision that we do not know comes after all that we know."""
+    revision = _revision(connection)
     known = {one.revision for one in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
-    return here is not None and here not in known
+    return revision is not None and revision not in known
 
 
 def _missing_roles(connection: Connection) -> list[str]:
@@ -147,10 +146,9 @@ def _missing_roles(connection: Connection) -> list[str]:
 
 
 def _grant(connection: Connection) -> None:
-    """Create the roles where this user may, and grant them their rights, which the tables' owner always may.
+    """Create the roles if this user may, and grant their rights, which the tables' owner always may.
 
-    Elsewhere an administrator runs `roles.sql` once, and there are rights from the next migration on. Raise
-    SetupProblem.
+    Otherwise an administrator runs `roles.sql` once, and the next migration grants the rights. Raise SetupProblem.
     """
     may = connection.scalar(
         text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
@@ -162,7 +160,7 @@ def _grant(connection: Connection) -> None:
 
 
 def _run(connection: Connection, name: str) -> None:
-    # Through the driver itself: the file has many statements, and a `%` in it is a percent sign.
+    # Directly through the driver: the file has many statements, and its `%` are percent signs.
     driver = connection.connection.driver_connection
     assert driver is not None
     try:

@@ -1,7 +1,7 @@
-"""Finding cases by what people know of them: an id, the image, its bytes, a source, a word of the context.
+"""Finds cases by what people know of them: an id, the image, its bytes, a source, a word in the context.
 
-Every way has an index of its own, in history as among what lives. What was erased is found by its case's id alone, and
-the bytes of an archived case lie in its archive.
+Every way has its own index, over history and live cases. An erased case is found only by its id. The digest of an
+archived case's bytes lies in its archive.
 """
 
 import enum
@@ -16,11 +16,11 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-#: Hexadecimal digits of an id's beginning, or of a picture's sha256, that are worth a look.
+#: Hexadecimal digits that a search needs, of an id's beginning and of a picture's sha256.
 ID_AT_LEAST, SHA256_AT_LEAST = 4, 8
-#: Digits of the end of an id by which the console names a case.
+#: Digits at the end of an id. The console names cases by them.
 ID_END = 8
-#: Sources that are looked through for an external id when none is named.
+#: Sources that are searched for an external id when no source is named.
 SOURCES_AT_MOST = 1000
 
 _AFTER_ALL_IDS = UUID(int=2**128 - 1)
@@ -29,37 +29,37 @@ _S3 = re.compile(r"s3://(?P<bucket>[^/]+)/(?P<key>.+?)(\?versionId=[^?]*)?", re.
 
 
 class SearchField(enum.StrEnum):
-    """What a text is compared with."""
+    """The field that a text is compared with."""
 
-    #: The case's id, whole, its beginning, or its last eight digits.
+    #: The whole id of the case, its beginning, or its last eight digits.
     ID = "id"
     #: The platform's own id, whole.
     EXTERNAL_ID = "external_id"
     #: The image's key, whole, or `s3://BUCKET/KEY`.
     KEY = "key"
-    #: Of the image's bytes: whole or its beginning.
+    #: The digest of the image's bytes, whole or its beginning.
     SHA256 = "sha256"
     #: The source, whole.
     SOURCE = "source"
-    #: A text or a number somewhere in the context, whole.
+    #: A whole text or number somewhere in the context.
     CONTEXT = "context"
 
 
 @dataclass(frozen=True)
 class Search:
     text: str
-    #: None: everything that the text could be.
+    #: None: every field that the text could be.
     field: SearchField | None = None
     #: Only cases of this source. None: of every one.
     source: str | None = None
 
 
-#: All texts and numbers of a context. The index `cases_context` is made of the same words.
+#: All texts and numbers of a context. The index `cases_context` has the same expression.
 CONTEXT_VALUES = (
     """jsonb_path_query_array(context, 'strict $.** ? (@.type() == "string" || @.type() == "number")')"""
 )
 
-#: The cases that each way finds. What may be much is ordered and cut here; the rest is found whole, by its own index.
+#: The cases that each way finds. Large results are ordered and cut here; small ones are whole.
 _WAYS = {
     SearchField.ID: """
         (SELECT id FROM cases WHERE id BETWEEN :low AND :high AND id < :older_than {of_source}
@@ -78,7 +78,7 @@ _WAYS = {
             AND ({values} @> CAST(:word AS jsonb) OR {values} @> CAST(:number AS jsonb))""",
 }
 _END_OF_ID = "SELECT id FROM cases WHERE right(CAST(id AS text), 8) = :end"
-#: Stepped through one by one, as in `cases.NEXT_OF_EVERY_SOURCE`.
+#: A step from source to source, as in `cases.NEXT_OF_EVERY_SOURCE`.
 _EVERY_SOURCE = """
     WITH RECURSIVE known AS (
         (SELECT source FROM cases ORDER BY source LIMIT 1)
@@ -93,7 +93,7 @@ _ONE_SOURCE = "SELECT CAST(:source AS text) AS source"
 def search_cases(
     session: Session, wanted: Search, *, older_than: UUID | None = None, limit: int = 50
 ) -> Sequence[UUID]:
-    """The newest cases that fit, the newest first. The next page starts from the last one: UUIDv7 orders by time."""
+    """The newest cases that fit, the newest first. The next page starts after the last one: UUIDv7 orders by time."""
     given: dict[str, Any] = {
         "older_than": older_than or _AFTER_ALL_IDS,
         "limit": limit,
@@ -113,7 +113,7 @@ def search_cases(
         values=CONTEXT_VALUES,
         of_source="" if wanted.source is None else "AND source = :source",
     )
-    # Found first and ordered then: a planner that reads ids in order, hoping for the first that fits, reads them all.
+    # Find first, then order: a planner that reads ids in order and hopes for a match may read all of them.
     statement = f"""
         WITH found (id) AS MATERIALIZED ({filled})
         SELECT cases.id FROM found JOIN cases ON cases.id = found.id
@@ -125,7 +125,7 @@ def search_cases(
 
 
 def _way(field: SearchField, said: str, given: dict[str, Any]) -> str | None:
-    """The words that look this way, what they need put into `given`. None: the text cannot be such a thing."""
+    """The SQL that searches this field; its parameters go into `given`. None: the text cannot be such a value."""
     match field:
         case SearchField.ID:
             return _by_id(said, given)
@@ -156,12 +156,12 @@ def _by_id(said: str, given: dict[str, Any]) -> str | None:
 
 
 def _range(digits: str, whole: int) -> tuple[bytes, bytes]:
-    """The first and the last that begin with these digits."""
+    """The first and last values that begin with these digits."""
     return bytes.fromhex(digits.ljust(whole, "0")), bytes.fromhex(digits.ljust(whole, "f"))
 
 
 def _number(said: str) -> int | float | str:
-    """The number that was written. What is none stays text: a second look for the same finds the same."""
+    """The number that was written. Other texts stay text, so that they are simply searched for twice."""
     try:
         number = json.loads(said)
     except ValueError:

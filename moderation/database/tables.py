@@ -1,4 +1,4 @@
-"""The tables. Every change here comes with a migration; a test holds the two together."""
+"""The tables. Every change here needs a migration; a test checks that both agree."""
 
 import enum
 from datetime import datetime
@@ -83,7 +83,7 @@ class CaseRow(Table):
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        # The live states are a sliver of a table of a hundred million: each has its own small index.
+        # Live cases are a small part of a hundred million rows, so each live state has its own small index.
         Index(
             "cases_waiting",
             "source",
@@ -93,7 +93,7 @@ class CaseRow(Table):
             postgresql_where=text("state = 'waiting'"),
         ),
         Index("cases_leased", "lease_expires_at", postgresql_where=text("state = 'analyzing'")),
-        # The reviewers' queue, whole and by what it is most often narrowed to.
+        # The reviewers' queue: all of it, and by its most common filters.
         Index("cases_queue", "queued_at", "id", postgresql_where=text("state = 'ready'")),
         Index(
             "cases_to_review",
@@ -109,13 +109,7 @@ class CaseRow(Table):
         ),
         Index("cases_queue_stage", "stage", "queued_at", "id", postgresql_where=text("state = 'ready'")),
         Index("cases_queue_source", "source", "queued_at", "id", postgresql_where=text("state = 'ready'")),
-        Index(
-            "cases_queue_label",
-            "label",
-            "queued_at",
-            "id",
-            postgresql_where=text("state = 'ready'"),
-        ),
+        Index("cases_queue_label", "label", "queued_at", "id", postgresql_where=text("state = 'ready'")),
         Index(
             "cases_queue_technique",
             "technique",
@@ -123,7 +117,7 @@ class CaseRow(Table):
             "id",
             postgresql_where=text("state = 'ready' AND technique IS NOT NULL"),
         ),
-        # Of those without a verdict: Postgres takes no order from an index after `IS NULL`.
+        # For cases without a verdict: after `IS NULL` Postgres takes no order from an index.
         Index(
             "cases_queue_no_verdict",
             "queued_at",
@@ -145,14 +139,14 @@ class CaseRow(Table):
             "decided_at",
             postgresql_where=text("state = 'decided' AND erased_at IS NULL AND archive_id IS NULL"),
         ),
-        # What lies in archives is the most of it, and is erased there: the sweeper need not step over it.
+        # Without archived cases, which are most of them and are erased in the archive.
         Index(
             "cases_archived_to_erase",
             "source",
             "decided_at",
             postgresql_where=text("state = 'decided' AND erased_at IS NULL AND archive_id IS NOT NULL"),
         ),
-        # Those that are to be erased when their time is over.
+        # Cases to erase once their retention is over.
         Index(
             "cases_withdrawn",
             "source",
@@ -163,7 +157,7 @@ class CaseRow(Table):
         Index("cases_to_archive", "id", postgresql_where=text("state = 'decided' AND archive_id IS NULL")),
         Index("cases_archived", "archive_id", postgresql_where=text("archive_id IS NOT NULL")),
         Index("cases_source", "source", "id"),
-        # What people search by. Keys are long: of a hash index an entry is four bytes.
+        # For the search. Keys are long, and an entry of a hash index has only four bytes.
         Index("cases_id_end", text("right(CAST(id AS text), 8)")),
         Index("cases_key", "key", postgresql_using="hash", postgresql_where=text("erased_at IS NULL")),
         Index(
@@ -375,7 +369,7 @@ class EvidenceRow(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
-#: What pictures look like, each hash once however many cases have it. See `moderation.likeness` for its words.
+#: The hashes of pictures, each once, however many cases have it. `moderation.likeness` explains the words.
 HASHES = SqlTable(
     "hashes",
     _metadata,
@@ -542,7 +536,7 @@ class EventRow(Table):
     __tablename__ = "events"
     __table_args__ = (
         CheckConstraint(_one_of("kind", Move), name="events_kind_known"),
-        # The log grows in the order of time: a block-range index of a few pages serves a billion events.
+        # The log grows in the order of time: a block-range index of a few pages is enough for a billion events.
         Index("events_at", "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
         {"comment": "Append-only log of every move, hash-chained per case by a trigger."},
     )
@@ -693,7 +687,7 @@ class DecisionRow(Table):
     reason: Mapped[str | None] = mapped_column(comment="In the reviewer's words")
     policy: Mapped[str | None] = mapped_column(comment="The rule of the platform it rests on")
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
-    #: Where the case is archived, it names an analysis that lies there.
+    #: For an archived case it names an analysis in the archive.
     analysis_id: Mapped[UUID | None] = mapped_column(comment="What was shown; null: the case had no analysis")
     verdict: Mapped[str | None] = mapped_column(comment="The label of that analysis")
     blind_outcome: Mapped[str | None] = mapped_column(comment="Said before the verdict was shown")
@@ -791,11 +785,7 @@ class QuestionRow(Table):
     __tablename__ = "questions"
     __table_args__ = (
         Index("questions_case", "case_id", "created_at"),
-        Index(
-            "questions_unanswered",
-            "created_at",
-            postgresql_where=text("answered_at IS NULL"),
-        ),
+        Index("questions_unanswered", "created_at", postgresql_where=text("answered_at IS NULL")),
         {"comment": "What people asked DFA-GPT about a picture, and what it answered."},
     )
 
@@ -803,6 +793,14 @@ class QuestionRow(Table):
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
     asked_by: Mapped[str] = mapped_column(comment="platform:NAME or reviewer:ID")
     question: Mapped[str]
+    face: Mapped[int | None] = mapped_column(
+        SmallInteger,
+        comment="Which face, from 1 as on the page. Null: the one that decided, or no face was judged",
+    )
+    #: No foreign key: archiving a case moves its analyses first.
+    analysis_id: Mapped[UUID | None] = mapped_column(
+        comment="Whose faces are numbered. Null exactly when face is"
+    )
     answer: Mapped[str | None] = mapped_column(comment="As the model wrote it")
     failure: Mapped[str | None] = mapped_column(comment="Why there is no answer: a code")
     fingerprint: Mapped[str | None] = mapped_column(comment="Of the pipeline that answered")
@@ -825,6 +823,13 @@ class BundleRow(Table):
         primary_key=True, comment="Of bundle, preprocessing and pipeline version"
     )
     name: Mapped[str] = mapped_column(comment="Name and version of the bundle, for people")
+    basis: Mapped[str | None] = mapped_column(
+        comment="What its scores were calibrated on, in words. Null: on nothing"
+    )
+    basis_sources: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text), comment="Sources of cases on which its calibration holds: there a score is a probability"
+    )
+    prompts: Mapped[int | None] = mapped_column(SmallInteger, comment="Version of its prompt set")
     first_seen: Mapped[datetime] = mapped_column(server_default=_NOW)
     last_seen: Mapped[datetime] = mapped_column(
         server_default=_NOW, comment="When a worker last started with it"

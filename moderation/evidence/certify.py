@@ -1,16 +1,16 @@
-"""Certified zones: how far the model may be trusted on an installation's own traffic, with a bound that holds.
+"""Certified zones: how far the model can be trusted on an installation's own traffic, with a valid bound.
 
     "Of cases scored below 0.08, at most 1 % are deepfakes, with 95 % confidence, on traffic like that of these days."
 
-The labels are what people said before they saw the verdict, of a share of cases that was drawn by chance: others are
-led by the verdict, or were picked. A case about which nobody can tell counts as an error. A picture counts once,
+The labels are judgements before the verdict was shown, for a random share of cases. Other judgements are influenced by
+the verdict, or their cases were picked. A case about which nobody can tell counts as an error. A picture counts once,
 however often it was flagged.
 
-The threshold is chosen by learn-then-test (Angelopoulos et al. 2021): the thresholds that are tried are fixed before
-any label is seen; for each the hypothesis that its zone errs too often is tested by the exact binomial tail, at the
-doubt that is allowed divided by how many are tried. Whichever of those that pass is taken, the promise holds. Of a
-threshold that passes the upper bound of Clopper and Pearson at the same doubt is at most the error that was promised,
-so one number says both. Arithmetic alone: `zones` stores what this finds, and watches it.
+The threshold is chosen by learn-then-test (Angelopoulos et al. 2021). The thresholds to try are fixed before any label
+is seen. For each, the exact binomial tail tests the hypothesis that its zone errs too often, at the allowed doubt
+divided by the number of thresholds. The promise holds for any threshold that passes. For such a threshold the upper
+bound of Clopper and Pearson at the same doubt is at most the promised error, so one number is enough. This module only
+computes: `zones` stores its findings and watches them.
 """
 
 import enum
@@ -19,29 +19,29 @@ from dataclasses import dataclass
 
 from moderation.intervals import at_most
 
-#: The thresholds that are tried, as distances from the sure end of the score. Fixed: choosing them by the labels would
-#: void the promise.
+#: The thresholds to try, as distances from the certain end of the score. They are fixed: if the labels chose them, the
+#: promise would not hold.
 GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-#: Of the cases drawn to be judged blind, the part that may still be undecided. Those that are hard are decided
-#: last: leaving them out would flatter the model.
+#: Share of the cases drawn for blind judgement that may still be undecided. Hard cases are decided last: without them
+#: the model would look too good.
 UNDECIDED_AT_MOST = 0.05
 
 
 class Zone(enum.StrEnum):
     """An end of the score."""
 
-    #: Scored low: an error is a case that is not bona fide.
+    #: Low scores. An error is a case that is not bona fide.
     CLEAR = "clear"
-    #: Scored high: an error is a case that is no deepfake.
+    #: High scores. An error is a case that is no deepfake.
     LIKELY = "likely"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One picture that somebody judged blind."""
+class BlindSample:
+    """One picture that a person judged blind."""
 
     score: float
-    #: Whether it is what its zone says. False also where nobody could tell.
+    #: Whether it was judged a deepfake. False also when nobody could tell.
     deepfake: bool
     bona_fide: bool
 
@@ -51,12 +51,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a certificate is to say."""
+    """What a certificate promises."""
 
     zone: Zone = Zone.CLEAR
-    #: The part of the zone that may be wrong.
+    #: Share of the zone that may be wrong.
     error: float = 0.01
-    #: How sure of that one wants to be.
+    #: Required confidence.
     confidence: float = 0.95
 
     @property
@@ -66,12 +66,12 @@ class Promise:
 
 @dataclass(frozen=True)
 class Tried:
-    """What the labels say of one threshold."""
+    """What the labels say about one threshold."""
 
     threshold: float
     n: int
     errors: int
-    #: The error is not larger than this, for all that were tried at once.
+    #: Upper bound of the error, valid for all tried thresholds together.
     bound: float
 
 
@@ -91,12 +91,10 @@ def inside(zone: Zone, score: float, threshold: float) -> bool:
     return score < threshold if zone is Zone.CLEAR else score > threshold
 
 
-def certify(
-    judged: Sequence[Judged], promise: Promise, *, undecided: int = 0, grid: Sequence[float] = GRID
-) -> Found:
-    """The widest zone whose error is bounded as promised. `undecided`: drawn to be judged, and not judged yet."""
-    doubt = promise.doubt / len(grid)
-    tried = tuple(_try(judged, promise.zone, reach, doubt) for reach in grid)
+def certify(judged: Sequence[BlindSample], promise: Promise, *, undecided: int = 0) -> Found:
+    """The widest zone that keeps the promise. `undecided`: cases drawn for blind judgement and not judged yet."""
+    doubt = promise.doubt / len(GRID)
+    tried = tuple(_try(judged, promise.zone, reach, doubt) for reach in GRID)
     drawn = len(judged) + undecided
     if drawn and undecided / drawn > UNDECIDED_AT_MOST:
         part = f"{undecided} of {drawn} cases that were drawn to be judged blind are not decided yet"
@@ -107,21 +105,21 @@ def certify(
     return Found(promise, None, tried, _why(tried, promise, doubt))
 
 
-def _try(judged: Sequence[Judged], zone: Zone, reach: float, doubt: float) -> Tried:
+def _try(judged: Sequence[BlindSample], zone: Zone, reach: float, doubt: float) -> Tried:
     threshold = reach if zone is Zone.CLEAR else 1.0 - reach
-    chosen = [one for one in judged if inside(zone, one.score, threshold)]
-    errors = sum(one.errs(zone) for one in chosen)
-    return Tried(threshold, len(chosen), errors, at_most(errors, len(chosen), doubt))
+    within = [sample for sample in judged if inside(zone, sample.score, threshold)]
+    errors = sum(sample.errs(zone) for sample in within)
+    return Tried(threshold, len(within), errors, at_most(errors, len(within), doubt))
 
 
-def needed(promise: Promise, *, errors: int = 0, grid: Sequence[float] = GRID) -> int:
-    """Labels inside a zone with so many errors among them that suffice for the promise."""
-    doubt, low, high = promise.doubt / len(grid), errors, 1 + errors
-    while at_most(errors, high, doubt) > promise.error:
+def needed(promise: Promise) -> int:
+    """The number of labels without an error that is enough for the promise."""
+    doubt, low, high = promise.doubt / len(GRID), 0, 1
+    while at_most(0, high, doubt) > promise.error:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if at_most(errors, middle, doubt) <= promise.error else (middle, high)
+        low, high = (low, middle) if at_most(0, middle, doubt) <= promise.error else (middle, high)
     return high
 
 
@@ -136,9 +134,9 @@ def _why(tried: Sequence[Tried], promise: Promise, doubt: float) -> str:
 
 
 def holds(n: int, errors: int, promise: Promise) -> bool:
-    """Whether what was judged blind inside a certified zone lately still bears its promise out.
+    """Whether recent blind judgements inside a certified zone still agree with its promise.
 
-    One threshold is looked at, so nothing is divided. Whoever looks often is strict by that and never lenient: a
-    certificate that should stand may go, and is asked for anew.
+    There is one threshold, so the doubt is not divided. Frequent checks make this stricter, never more lenient: a good
+    certificate may be revoked, and an admin asks for a new one.
     """
     return at_most(errors, n, promise.doubt) <= promise.error

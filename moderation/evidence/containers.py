@@ -1,4 +1,4 @@
-"""What a file holds beside its pixels: EXIF, XMP and text chunks, taken out within limits. No pixel is decoded."""
+"""What a file holds besides its pixels: EXIF, XMP and text chunks, read within limits. No pixel is decoded."""
 
 import io
 import zlib
@@ -14,7 +14,7 @@ from moderation.dfa.gpt.pixels import Picture
 #: Bytes of one text or packet that are read, and text chunks of one PNG.
 _LONGEST, _MOST_TEXTS = 512 * 1024, 64
 
-#: Names by which XMP's parts are asked for.
+#: XMP's namespaces.
 NAMES: Mapping[str, str] = {
     "dc": "http://purl.org/dc/elements/1.1/",
     "exif": "http://ns.adobe.com/exif/1.0/",
@@ -30,23 +30,23 @@ NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Container:
-    """One file, opened: nothing in it is believed or interpreted yet."""
+    """One opened file. Nothing in it is trusted or interpreted yet."""
 
     image: Image.Image
-    #: As it stands in the file, from its byte order on. Empty: there is none.
+    #: The raw block, from its byte order on. Empty: there is none.
     exif_block: bytes
     exif: Image.Exif
-    #: Of EXIF's second directory: when and how the picture was taken. Empty where there is none.
+    #: EXIF's second directory: when and how the picture was taken. Empty when there is none.
     taken: Mapping[int, object]
     place: Mapping[int, object]
-    #: None: there is none that can be read.
+    #: None: there is none, or it is unreadable.
     xmp: ElementTree.Element | None
     #: Text chunks of a PNG, comments of a JPEG or GIF, by their keyword.
     texts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def opened(data: bytes, picture: Picture) -> Container:
-    """Raise whatever Pillow trips over: it read the same header once already."""
+    """Open a file. Raise what Pillow raises, although it has read the same header before."""
     kind = "JPEG" if picture.facts.format == "MPO" else picture.facts.format
     image = Image.open(io.BytesIO(data), formats=(kind,))
     chunks = list(_png_chunks(data)) if kind == "PNG" else []
@@ -73,7 +73,7 @@ def _decoded(said: bytes | str) -> str:
 
 
 def _xml(packet: object) -> ElementTree.Element | None:
-    """XMP needs no document type: one that brings its own is not read, and so has no entities that could grow."""
+    """Parse XMP. A packet with a document type is not read, because its entities could grow; XMP needs none."""
     if isinstance(packet, str):
         packet = packet.encode()
     if not isinstance(packet, bytes) or len(packet) > _LONGEST or b"<!" in packet:
@@ -121,7 +121,7 @@ def _png_text(kind: bytes, chunk: bytes) -> tuple[str, str]:
 
 
 def xmp_values(xmp: ElementTree.Element | None, prefix: str, name: str) -> Iterator[str]:
-    """A property's texts, however it is written: as an attribute, an element, a resource or a list."""
+    """A property's texts in every form: an attribute, an element, a resource or a list."""
     if xmp is None:
         return
     key, resource = f"{{{NAMES[prefix]}}}{name}", f"{{{NAMES['rdf']}}}resource"

@@ -1,7 +1,7 @@
 """Content Credentials: what a C2PA manifest says, and who signed it (https://spec.c2pa.org, by the kept `c2pa-python`).
 
-Offline for good: no manifest, no certificate status and no trust list is fetched, whatever the file asks for. The
-process that this runs in could not open a connection anyway.
+It is always offline: it fetches no manifest, no certificate status and no trust list, whatever the file asks for. The
+process that it runs in cannot open a connection anyway.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import Any
 from c2pa import C2paError, Context, Reader, Settings
 
 from moderation.dfa.gpt.pixels import Picture
-from moderation.evidence.words import Fact, Kind, Origin, Status, Strength, Value, text, texts
+from moderation.evidence.words import ClaimedOrigin, Fact, FactKind, Status, Strength, Value, text, texts
 
 _MIME: Mapping[str, str] = {
     "JPEG": "image/jpeg",
@@ -26,9 +26,9 @@ _MIME: Mapping[str, str] = {
     "TIFF": "image/tiff",
 }
 
-#: Characters of a manifest store as JSON. Cameras and editors write some thousand.
+#: Characters of a manifest store as JSON. Cameras and editors write some thousands.
 _LONGEST_STORE = 4_000_000
-#: Manifests of one store that are read: a picture that was edited so often has more history than anybody reads.
+#: Manifests of one store that are read. Nobody reads a longer history.
 _MOST_MANIFESTS = 100
 
 #: IPTC's digital source types, and C2PA's own, by the last part of their address
@@ -48,12 +48,12 @@ CAPTURED_TYPES = frozenset(
 )
 
 
-def origin_of(types: Iterable[str]) -> Origin | None:
-    """What these source types say of the picture. One synthetic part makes it synthetic."""
+def origin_of(types: Iterable[str]) -> ClaimedOrigin | None:
+    """The origin by these source types. One synthetic part makes the picture synthetic."""
     named = set(types)
     if named & SYNTHETIC_TYPES:
-        return Origin.SYNTHETIC
-    return Origin.CAPTURED if named & CAPTURED_TYPES else None
+        return ClaimedOrigin.SYNTHETIC
+    return ClaimedOrigin.CAPTURED if named & CAPTURED_TYPES else None
 
 
 def source_type(said: str) -> str:
@@ -67,7 +67,7 @@ class Credentials:
     __name__ = "credentials"
 
     def __init__(self, trust_list: str, *, private: bool) -> None:
-        """`trust_list` is PEM. Without one nobody's signature is known, and the best that is said is "valid"."""
+        """`trust_list` is PEM. Without it no signer is known, and the best result is "valid"."""
         self._private = private
         self._trust_list = sha256(trust_list.encode()).hexdigest()[:12] if trust_list else ""
         settings: dict[str, Any] = {
@@ -117,32 +117,32 @@ class Credentials:
             "failures_before": texts(_failures_before(store)),
             "trust_list": self._trust_list,
         }
-        # Of whoever signs for themselves it is anybody's text, and often somebody's name.
+        # A signer who is not on the list wrote this text; it is often a person's name.
         if trusted or self._private:
             found["signer_name"] = text(str(signer.get("common_name", "")))
         if signer.get("time"):
             found["signed_at"] = text(str(signer["time"]))
         origin = origin_of([*own, *inherited])
         if state == "Invalid":
-            return Fact(Kind.CONTENT_CREDENTIALS, Strength.ANOMALY, _kept(found))
-        # Whoever signed an edit vouches for it, and not for what an ingredient says of itself.
+            return Fact(FactKind.CONTENT_CREDENTIALS, Strength.ANOMALY, _kept(found))
+        # The signer of an edit vouches for the edit, not for what an ingredient says of itself.
         vouched = trusted and origin is origin_of(own)
         strength = Strength.CRYPTOGRAPHIC if vouched else Strength.DECLARED
-        return Fact(Kind.CONTENT_CREDENTIALS, strength, _kept(found), origin)
+        return Fact(FactKind.CONTENT_CREDENTIALS, strength, _kept(found), origin)
 
 
 def _kept(found: Mapping[str, Value]) -> dict[str, Value]:
-    """Without what the manifest does not say."""
+    """The values without empty ones."""
     return {name: value for name, value in found.items() if value not in ("", ())}
 
 
 def _unread(error: str) -> Fact:
-    """`Remote: must fetch remote manifests from url …`: the address is kept as a word, and never followed."""
+    """`Remote: must fetch remote manifests from url …`: only the word is kept, and the address is never followed."""
     why, _, rest = error.partition(":")
     data: dict[str, Value] = {"why": text(why)[:40]}
     if why == "Remote" and "url " in rest:
         data["remote_url"] = text(rest.partition("url ")[2])
-    return Fact(Kind.CONTENT_CREDENTIALS, Strength.CONTEXT, data, status=Status.UNREADABLE)
+    return Fact(FactKind.CONTENT_CREDENTIALS, Strength.CONTEXT, data, status=Status.UNREADABLE)
 
 
 def _actions(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -165,7 +165,7 @@ def _source_types(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _generators(manifests: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Programs that made the claims, with their versions. Old claims have one line: `Maker/1.0 library/2.0`."""
+    """The programs that made the claims, with versions. Old claims have one line: `Maker/1.0 library/2.0`."""
     return texts([name for manifest in manifests for name in _named(manifest)])
 
 
@@ -177,20 +177,20 @@ def _named(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _failures(store: Mapping[str, Any]) -> list[str]:
-    """Codes of what did not hold, of the manifest that counts."""
+    """Codes of failed checks of the active manifest."""
     results = (store.get("validation_results") or {}).get("activeManifest") or {}
     return [str(failure.get("code", "")) for failure in _list(results.get("failure"))]
 
 
-#: What is said of an ingredient in any case: nobody is asked whether a certificate was revoked, most makers are on no
-#: list, and most ingredients have no manifest.
+#: Codes that ingredients always have: we do not ask whether a certificate was revoked, most makers are on no list, and
+#: most ingredients have no manifest.
 _ORDINARY = frozenset(
     ("signingCredential.ocsp.skipped", "signingCredential.untrusted", "ingredient.unknownProvenance")
 )
 
 
 def _failures_before(store: Mapping[str, Any]) -> list[str]:
-    """Codes of what does not hold of pictures that went into this one. A time stamp that does not fit is one too."""
+    """Codes of failed checks of the pictures that went into this one, with time stamps that do not fit."""
     deltas = _list((store.get("validation_results") or {}).get("ingredientDeltas"))
     found = [
         str(one.get("code", ""))
@@ -202,5 +202,5 @@ def _failures_before(store: Mapping[str, Any]) -> list[str]:
 
 
 def _list(value: object) -> list[Any]:
-    """The items that are objects: assertions of others may hold anything."""
+    """The items that are objects: other programs' assertions may hold anything."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""What a file's own words say: source type, generator, camera, programs, history; whether it names places or people."""
+"""What a file says of itself: source type, generator, camera, programs, history, and if it names places or people."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from moderation.evidence.containers import NAMES, Container, xmp_values
 from moderation.evidence.credentials import origin_of, source_type
-from moderation.evidence.words import Fact, Kind, Origin, Strength, Value, text, texts
+from moderation.evidence.words import ClaimedOrigin, Fact, FactKind, Strength, Value, text, texts
 
 # EXIF tags (EXIF 2.32, tables 4 to 8).
 _MAKE, _MODEL, _SOFTWARE, _CHANGED, _ARTIST, _COPYRIGHT = 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298
@@ -15,7 +15,7 @@ _TAKEN_AT, _MAKER_NOTE, _COMMENT, _OWNER, _LENS = 0x9003, 0x927C, 0x9286, 0xA430
 _DESCRIPTION, _XP_AUTHOR, _XP_COMMENT = 0x010E, 0x9C9D, 0x9C9C
 _LATITUDE, _LONGITUDE = (1, 2), (3, 4)
 
-#: Keywords of text chunks under which generators write how a picture was made.
+#: Keywords of text chunks in which generators write their settings.
 _SETTINGS: Mapping[str, str] = {
     "parameters": "Stable Diffusion WebUI or alike",
     "prompt": "ComfyUI",
@@ -33,7 +33,7 @@ _SETTINGS: Mapping[str, str] = {
 _STEPS = re.compile(r"\bSteps: \d+,.*\b(Sampler|CFG scale|Seed): ", re.DOTALL)
 _JOURNEY = re.compile(r"\bJob ID: [0-9a-f-]{36}\b")
 
-#: Names of generators as they stand in fields for programs, credits and comments.
+#: Names of generators in fields for programs, credits and comments.
 _GENERATORS = re.compile(
     r"\b(stable ?diffusion|comfyui|invokeai|automatic1111|fooocus|novelai|midjourney|dall[-·. ]?e|openai|"
     r"adobe firefly|firefly|imagen|made with google ai|google ai|gemini|bing image creator|"
@@ -41,7 +41,7 @@ _GENERATORS = re.compile(
     r"stability ai|draw things|thispersondoesnotexist)\b",
     re.IGNORECASE,
 )
-#: Programs made to change faces. What they did to this one they do not say.
+#: Programs that change faces. They do not say what they did to this one.
 _FACE_PROGRAMS = re.compile(
     r"\b(faceapp|facetune|reface|deepfacelab|faceswap|roop|facefusion|remini|meitu|beautyplus|yc?am|b612|snow|"
     r"peachy|airbrush|perfect365|youcam)\b",
@@ -61,14 +61,14 @@ def declarations(container: Container, *, private: bool) -> Iterator[Fact]:
 def _source_types(container: Container) -> Iterator[Fact]:
     types = [source_type(said) for said in xmp_values(container.xmp, "iptc_ext", "DigitalSourceType")]
     if types := [kind for kind in types if kind]:
-        yield Fact(Kind.SOURCE_TYPE, Strength.DECLARED, {"source_types": texts(types)}, origin_of(types))
+        yield Fact(FactKind.SOURCE_TYPE, Strength.DECLARED, {"source_types": texts(types)}, origin_of(types))
 
 
 # --- generators
 
 
 def _generators(container: Container) -> Iterator[Fact]:
-    """Which generator, and under which names it says so. Not what it was asked for: that may be about somebody."""
+    """The generator and the names under which it appears. Its prompt is left out: it may be about a person."""
     keys = [name for name in container.texts if name in _SETTINGS]
     words = [container.texts[name] for name in keys]
     named = [_SETTINGS[name] for name in keys]
@@ -86,9 +86,9 @@ def _generators(container: Container) -> Iterator[Fact]:
     if keys:
         found["keys"] = texts(keys)
     if words:
-        # Two pictures with the same settings can be told to have them; the settings cannot be read from it.
+        # The digest shows that two pictures have the same settings, but not the settings themselves.
         found["digest"] = sha256("\0".join(words).encode()).hexdigest()[:16]
-    yield Fact(Kind.GENERATOR, Strength.DECLARED, found, Origin.SYNTHETIC)
+    yield Fact(FactKind.GENERATOR, Strength.DECLARED, found, ClaimedOrigin.SYNTHETIC)
 
 
 def _free_texts(container: Container) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _free_texts(container: Container) -> Iterator[str]:
 
 
 def _comment(value: object) -> str:
-    """EXIF's user comment: eight bytes that name its letters, and the text (EXIF 2.32, 4.6.5)."""
+    """EXIF's user comment: eight bytes with the encoding, then the text (EXIF 2.32, 4.6.5)."""
     if not isinstance(value, bytes):
         return str(value)[:100_000]
     code, said = value[:8], value[8:200_000]
@@ -120,7 +120,7 @@ def _credits(container: Container) -> Iterator[str]:
     yield from _programs(container)
     for prefix, name in (("photoshop", "Credit"), ("iptc_ext", "AISystemUsed")):
         yield from xmp_values(container.xmp, prefix, name)
-    # Not where people's names stand: some are called as a generator is.
+    # Not fields for people's names: some people have the name of a generator.
     for tag in (_MAKE, _MODEL):
         yield str(container.exif.get(tag) or "")[:1000]
     yield container.texts.get("Source", "")
@@ -141,9 +141,9 @@ def _camera(container: Container) -> Iterator[Fact]:
         if value and text(str(value))
     }
     if "make" in found or "model" in found:
-        # What only cameras write, as a rule: programs that invent a camera seldom invent this.
+        # Usually only cameras write this: programs that invent a camera seldom invent a maker note.
         found["maker_note"] = _MAKER_NOTE in container.taken
-        yield Fact(Kind.CAMERA, Strength.CONTEXT, found)
+        yield Fact(FactKind.CAMERA, Strength.CONTEXT, found)
 
 
 def _programs(container: Container) -> list[str]:
@@ -155,11 +155,13 @@ def _software(container: Container) -> Iterator[Fact]:
     programs = texts([*_programs(container), *_agents(container)])
     if programs:
         changes_faces = any(_FACE_PROGRAMS.search(program) for program in programs)
-        yield Fact(Kind.SOFTWARE, Strength.CONTEXT, {"programs": programs, "changes_faces": changes_faces})
+        yield Fact(
+            FactKind.SOFTWARE, Strength.CONTEXT, {"programs": programs, "changes_faces": changes_faces}
+        )
 
 
 def _events(container: Container) -> Iterator[Mapping[str, str]]:
-    """What was done to the file, in XMP's words: action, program and time of each event."""
+    """The file's history in XMP: action, program and time of each event."""
     if container.xmp is None:
         return
     item = f"{{{NAMES['rdf']}}}li"
@@ -187,14 +189,14 @@ def _history(container: Container) -> Iterator[Fact]:
     }
     if changed:
         found["changed_at"] = text(str(changed))
-    yield Fact(Kind.HISTORY, Strength.CONTEXT, found)
+    yield Fact(FactKind.HISTORY, Strength.CONTEXT, found)
 
 
 # --- what is about people
 
 
 def _personal(container: Container, *, private: bool) -> Iterator[Fact]:
-    """That a file holds a place or names. Which ones, only where the installation says that it keeps them."""
+    """Whether a file holds a place or names. The values themselves are kept only if the installation says so."""
     names = texts(list(_names(container)))
     place = _place(container)
     holds_place = bool(container.place) or any(xmp_values(container.xmp, "exif", "GPSLatitude"))
@@ -205,7 +207,7 @@ def _personal(container: Container, *, private: bool) -> Iterator[Fact]:
         found["names"] = names
         if place is not None:
             found["latitude"], found["longitude"] = place
-    yield Fact(Kind.PERSONAL, Strength.CONTEXT, found)
+    yield Fact(FactKind.PERSONAL, Strength.CONTEXT, found)
 
 
 def _names(container: Container) -> Iterable[str]:
@@ -218,7 +220,7 @@ def _names(container: Container) -> Iterable[str]:
 
 
 def _place(container: Container) -> tuple[float, float] | None:
-    """Degrees, north and east positive."""
+    """The place in degrees, north and east positive."""
     degrees: list[float] = []
     for (reference, value), negative in ((_LATITUDE, "S"), (_LONGITUDE, "W")):
         parts: Any = container.place.get(value)

@@ -1,12 +1,11 @@
-"""Drift: whether a source's pictures of late are like those that a certificate was made of. Arithmetic over numbers.
+"""Drift: whether a source's recent pictures are like those of its certificate. It only computes with numbers.
 
-Two samples are held against each other as a whole, by the energy distance of their cases (Székely and Rizzo 2013) with
-a p-value by permutation: whatever the numbers are and however they hang together, of samples that do not differ a part
-of `doubt` is called different and no more. A number that a case does not have is one that it lacks, which is a number
-too. PSI, number by number, says to people where a difference lies. It raises no alarm: its usual limits mean nothing
-for a few hundred cases (`expected_psi`).
+Two samples are compared as a whole, by the energy distance of their cases (Székely and Rizzo 2013) with a p-value by
+permutation. For any numbers, however they depend on each other, at most a share `doubt` of equal samples is called
+different. A missing number counts as a value too. PSI shows people, number by number, where a difference lies. It
+raises no alarm: its usual limits mean nothing for a few hundred cases (`expected_psi`).
 
-A difference of the pictures is not a loss of accuracy. It is a reason to look: at the examples, and at the audit.
+Different pictures do not mean lower accuracy. They are a reason to look at the examples and at the audit.
 """
 
 import math
@@ -15,44 +14,44 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Of one quarter, the alarms that there may be where nothing changes, of an installation as a whole.
+#: False alarms per quarter that a whole installation may have while nothing changes.
 FALSE_ALARMS_A_QUARTER = 0.5
 WEEKS_A_QUARTER = 13
-#: Cases of the certificate's window, and of late, that are held against each other at the most: the newest.
+#: Newest cases that are compared at most: of the certificate's window, and recent ones.
 REFERENCE_AT_MOST, LATE_AT_MOST = 1000, 500
-#: Fewer say nothing.
+#: Smaller samples say nothing.
 ENOUGH = 100
-#: How the numbers of a tower's view begin. Each weighs less than another number does: all of them weigh as much as two.
+#: Prefix of the numbers of a tower's view, and their weight. All of them together weigh as much as two other numbers.
 VIEW, VIEW_WEIGHT = "view_", 0.5
-#: Bands of PSI, of equal parts of the reference.
+#: Bands of PSI, each with an equal part of the reference.
 BANDS = 10
 
 
 @dataclass(frozen=True)
 class Shifted:
-    """By how much one number of the cases shifted."""
+    """How far one number of the cases shifted."""
 
     name: str
     psi: float
-    #: What PSI is on average for samples of this size that do not differ.
+    #: The mean PSI of equal samples of this size.
     expected: float
-    before: float  # medians, of those that have it
+    before: float  # medians of cases that have it
     late: float
 
 
 @dataclass(frozen=True)
-class Look:
-    """What holding two samples of one source against each other found."""
+class SourceDrift:
+    """The comparison of two samples of one source."""
 
     source: str
     before: int
     late: int
-    #: The chance of a difference as large as this where there is none. None: too few cases to say.
+    #: The chance of such a large difference between equal samples. None: too few cases.
     p: float | None
     doubt: float
     #: The most shifted first.
     shifted: tuple[Shifted, ...] = ()
-    #: Indexes of late cases that lie furthest from all before: examples.
+    #: Indexes of the recent cases that are furthest from all earlier ones, as examples.
     examples: tuple[int, ...] = ()
 
     @property
@@ -61,7 +60,7 @@ class Look:
 
 
 def doubt_of(looks_a_week: int) -> float:
-    """The p-value at which a look is an alarm, for an installation that looks so often."""
+    """The p-value below which a look is an alarm, for so many looks a week."""
     return FALSE_ALARMS_A_QUARTER / (WEEKS_A_QUARTER * max(1, looks_a_week))
 
 
@@ -72,17 +71,17 @@ def look(
     *,
     doubt: float,
     seed: int,
-) -> Look:
-    """Hold the newest of both against each other. The same cases and seed give the same answer."""
+) -> SourceDrift:
+    """Compare the newest cases of both samples. The same cases and seed give the same answer."""
     before, late = before[-REFERENCE_AT_MOST:], late[-LATE_AT_MOST:]
     if min(len(before), len(late)) < ENOUGH:
-        return Look(source, len(before), len(late), None, doubt)
+        return SourceDrift(source, len(before), len(late), None, doubt)
     names = sorted({name for case in (*before, *late) for name in case})
     cases = _columns(names, before, late)
     apart = _distances(cases)
     p = _permuted(apart, len(before), math.ceil(4 / doubt), np.random.default_rng(seed))
     far = apart[len(before) :, : len(before)].mean(axis=1)
-    return Look(
+    return SourceDrift(
         source,
         len(before),
         len(late),
@@ -98,9 +97,9 @@ def _columns(
     before: Sequence[Mapping[str, float | None]],
     late: Sequence[Mapping[str, float | None]],
 ) -> np.ndarray:
-    """(N, D): each number by its rank in both samples together, from 0 to 1, and whether it is there at all.
+    """(N, D): the rank of each number in both samples together, from 0 to 1, and whether it is present.
 
-    By ranks no outlier and no unit outweighs the others; and ranks of both together know nothing of which is which.
+    With ranks no outlier and no unit dominates. Ranks over both samples do not show which sample a case is from.
     """
     columns: list[np.ndarray] = []
     for name in names:
@@ -121,19 +120,19 @@ def _columns(
 
 
 def _distances(cases: np.ndarray) -> np.ndarray:
-    """How far apart any two cases are: (N, N)."""
+    """The distance of every two cases: (N, N)."""
     squares = (cases**2).sum(axis=1)
     return np.sqrt(np.maximum(0.0, squares[:, None] + squares[None, :] - 2 * cases @ cases.T))
 
 
 def _permuted(apart: np.ndarray, before: int, times: int, draw: np.random.Generator) -> float:
-    """How often cases that change sides at random lie as far apart as they do. Never 0: the sides as they are count."""
+    """How often random sides are as far apart as the real ones. It is never 0, because the real sides count too."""
     n = len(apart)
     sides = np.zeros((n, times + 1), dtype=apart.dtype)
     sides[:before, 0] = 1.0
     for column in range(1, times + 1):
         sides[draw.permutation(n)[:before], column] = 1.0
-    # For each drawing: the sums of distances within the first side, within the second, and between the two.
+    # For each draw: the sums of distances within the first side, within the second, and between both.
     met = apart @ sides
     within = (sides * met).sum(axis=0)
     total = met.sum(axis=0)
@@ -162,7 +161,7 @@ def _values(name: str, cases: Sequence[Mapping[str, float | None]]) -> np.ndarra
 
 
 def psi(before: np.ndarray, late: np.ndarray) -> float:
-    """The population stability index over tenths of the reference. Half a case is added to each band: none is empty."""
+    """The population stability index over tenths of the reference, plus half a case per band so that none is empty."""
     if not len(before) or not len(late):
         return 0.0
     edges = np.unique(np.quantile(before, np.linspace(0, 1, BANDS + 1)[1:-1]))
@@ -173,5 +172,5 @@ def psi(before: np.ndarray, late: np.ndarray) -> float:
 
 
 def expected_psi(before: int, late: int) -> float:
-    """About what PSI is where nothing differs (Yurdakul 2018): a chi-squared with a degree less than bands."""
+    """The approximate PSI of equal samples (Yurdakul 2018): a chi-squared with one degree less than bands."""
     return (BANDS - 1) * (1 / max(1, before) + 1 / max(1, late))

@@ -1,7 +1,7 @@
-"""Bytes and pixels to facts. The one place where all evidence of a decoded picture is made.
+"""Makes all evidence about a decoded picture from its bytes and pixels.
 
-It runs in the child that decoded the picture, right after the pixels were handed over: whatever a parser does here, the
-picture is judged all the same, and the child may be killed. Nothing is fetched and no file is opened.
+It runs in the child that decoded the picture, after the pixels were handed over. So a bad parser cannot stop the
+judgement, and the child may be killed. Nothing is fetched and no file is opened.
 """
 
 import codecs
@@ -20,12 +20,12 @@ from moderation.evidence.options import Options, read_trust_lists
 from moderation.evidence.pdq import look_at
 from moderation.evidence.thumbnail import thumbnail_facts
 from moderation.evidence.traces import traces
-from moderation.evidence.words import Evidence, Fact, Kind, Status, Strength
+from moderation.evidence.words import Evidence, Fact, FactKind, Status, Strength
 from moderation.likeness import Likeness
 
 
 class Gatherer:
-    """All that looks, loaded while files may still be opened. Raise SetupProblem for a trust list that is none."""
+    """All parsers, loaded while files may still be opened. Raise SetupProblem for an unreadable trust list."""
 
     def __init__(self, options: Options) -> None:
         self._private = options.private
@@ -33,7 +33,7 @@ class Gatherer:
         _warm(self)
 
     def gather(self, data: bytes, picture: Picture) -> Evidence:
-        """All facts about one picture. A parser that trips over the file costs its own facts and no others."""
+        """All facts about one picture. A parser that fails loses only its own facts."""
         began = time.process_time()
         facts = [
             *_looked("credentials", lambda: self._credentials(data, picture)),
@@ -45,7 +45,7 @@ class Gatherer:
     def _in_file(self, data: bytes, picture: Picture) -> Iterator[Fact]:
         container = None
         try:
-            # Pillow does not read HEIC, and the library that does keeps its words to itself.
+            # Pillow does not read HEIC, and the library that reads it gives no metadata.
             container = None if picture.facts.format == "HEIC" else opened(data, picture)
         except Exception as error:  # noqa: BLE001  parsers raise whatever they trip over
             yield _tripped("file", error)
@@ -57,7 +57,7 @@ class Gatherer:
 
 
 def _warm(gatherer: Gatherer) -> None:
-    """Look once at a picture that has something of everything: what is loaded with its first use is loaded now."""
+    """Look once at a picture with some of everything, so that all lazily loaded code is loaded now."""
     for letters in ("utf-16-le", "utf-16-be", "latin-1"):
         codecs.lookup(letters)
     noise = Image.effect_noise((256, 256), 64).convert("RGB")
@@ -70,7 +70,7 @@ def _warm(gatherer: Gatherer) -> None:
 
 
 def luminance_of(container: Container | None) -> Sequence[int] | None:
-    """The luminance table of a JPEG, row by row. None: the file is none."""
+    """The luminance table of a JPEG, row by row. None: the file is no JPEG."""
     tables = {} if container is None else getattr(container.image, "quantization", {})
     return tables.get(0)
 
@@ -84,7 +84,7 @@ def _likeness(picture: Picture, facts: list[Fact]) -> Likeness | None:
 
 
 def _looked(what: str, look: Callable[[], Iterator[Fact]]) -> list[Fact]:
-    """What was found until the end, or until a parser tripped."""
+    """The facts found until the end, or until a parser failed."""
     found = list[Fact]()
     try:
         found.extend(look())
@@ -95,4 +95,4 @@ def _looked(what: str, look: Callable[[], Iterator[Fact]]) -> list[Fact]:
 
 def _tripped(what: str, error: Exception) -> Fact:
     data = {"why": f"{what}: {type(error).__name__}"}
-    return Fact(Kind.GATHERING, Strength.CONTEXT, data, status=Status.UNREADABLE)
+    return Fact(FactKind.GATHERING, Strength.CONTEXT, data, status=Status.UNREADABLE)

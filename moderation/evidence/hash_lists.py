@@ -1,6 +1,6 @@
 """Lists of PDQ hashes as files: CSV, and the lines that Meta's Hasher-Matcher-Actioner exchanges.
 
-CSV    hash,reference    with a header or without; further columns are passed over
+CSV    hash,reference    with or without a header; other columns are ignored
 HMA    pdq HASH          python-threatexchange's "local file" exchange, one signal a line; it carries no reference
 """
 
@@ -12,18 +12,18 @@ from moderation.errors import RequestRefused
 from moderation.likeness import from_hex, to_hex
 
 #: Characters of a reference that are kept.
-REFERENCE_AT_MOST = 200
+REFERENCE_LENGTH = 200
 
 
-class Form(enum.StrEnum):
+class HashListForm(enum.StrEnum):
     CSV = "csv"
     HMA = "hma"
 
 
 def read_hashes(lines: Iterable[str]) -> Iterator[tuple[int, str | None]]:
-    """Hashes with what the list calls each, whichever of the forms it is in. Raise RequestRefused with the line.
+    """The hashes with their references, from either form. Raise RequestRefused with the line.
 
-    Signals of HMA that are of another kind are passed over: they are not of pictures.
+    Other kinds of HMA signals are ignored: they are not about pictures.
     """
     for number, line in enumerate(lines, start=1):
         said = line.removeprefix("\ufeff").strip()
@@ -38,15 +38,19 @@ def read_hashes(lines: Iterable[str]) -> Iterator[tuple[int, str | None]]:
         if number == 1 and cells[0].strip().lower() in ("hash", "pdq", "indicator", "signal"):
             continue
         reference = cells[1].strip() if len(cells) > 1 else ""
-        yield _hash(cells[0], number), reference[:REFERENCE_AT_MOST] or None
+        yield _hash(cells[0], number), reference[:REFERENCE_LENGTH] or None
 
 
-def write_hashes(hashes: Iterable[tuple[int, str | None]], form: Form) -> Iterator[str]:
-    """Lines without their ends. What is written is read back as it was; HMA's form loses the references."""
-    if form is Form.CSV:
+def write_hashes(hashes: Iterable[tuple[int, str | None]], form: HashListForm) -> Iterator[str]:
+    """Lines without line ends. Reading them gives the same hashes; HMA's form loses the references."""
+    if form is HashListForm.CSV:
         yield "hash,reference"
     for value, reference in hashes:
-        yield f"pdq {to_hex(value)}" if form is Form.HMA else f"{to_hex(value)},{_cell(reference or '')}"
+        yield (
+            f"pdq {to_hex(value)}"
+            if form is HashListForm.HMA
+            else f"{to_hex(value)},{_cell(reference or '')}"
+        )
 
 
 def _hash(text: str, number: int) -> int:
@@ -57,5 +61,5 @@ def _hash(text: str, number: int) -> int:
 
 
 def _cell(text: str) -> str:
-    """Quoted where CSV wants it."""
+    """A cell, quoted if CSV needs it."""
     return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text

@@ -1,7 +1,7 @@
-"""What a JPEG says of its encoder: its tables, the quality they stand for, and whose tables they are.
+"""What a JPEG shows about its encoder: its tables, their quality, and whose tables they are.
 
-It can tell: how strongly the last encoder compressed, and that a file is not as a camera wrote it. It cannot tell
-whether anything was forged: platforms and programs encode bona fide pictures anew all the time.
+It can show how strongly the last encoder compressed, and that a file is not straight from a camera. It cannot show
+forgery: platforms and programs re-encode bona fide pictures all the time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from PIL.JpegPresets import presets
 
 from moderation.evidence.containers import Container
-from moderation.evidence.words import Fact, Kind, Strength, Value
+from moderation.evidence.words import Fact, FactKind, Strength, Value
 
 #: The luminance table of the standard (ITU-T T.81, table K.1), row by row; libjpeg scales it by the quality.
 _STANDARD = np.array(
@@ -49,11 +49,11 @@ def jpeg_facts(data: bytes, container: Container) -> Iterator[Fact]:
     }
     if sampling := _sampling(getattr(container.image, "layer", ())):
         found["sampling"] = sampling
-    yield Fact(Kind.JPEG, Strength.CONTEXT, found)
+    yield Fact(FactKind.JPEG, Strength.CONTEXT, found)
 
 
 def standard_quality(luminance: Sequence[int]) -> tuple[int, float]:
-    """The libjpeg quality, 1 to 100, with the nearest luminance table, and how far off that is per entry."""
+    """The libjpeg quality, 1 to 100, with the nearest luminance table, and the mean difference per entry."""
     distances = np.abs(_scaled() - np.asarray(luminance)).mean(axis=1)  # (Q,)
     nearest = int(distances.argmin())
     return nearest + 1, float(distances[nearest])
@@ -77,12 +77,12 @@ def _whose(tables: Mapping[int, Sequence[int]], off: float) -> str:
 
 @lru_cache(maxsize=1)
 def _photoshop() -> list[Mapping[str, Sequence[Sequence[int]]]]:
-    """Pillow keeps those of "Save for Web" and of the common dialogue."""
+    """Photoshop's tables. Pillow has those of "Save for Web" and of the common dialogue."""
     return list(presets.values())  # pyright: ignore[reportReturnType]
 
 
 def _encoder(data: bytes, whose: str, container: Container) -> str:
-    """Which family of encoders wrote the file, as far as its markers and tables tell."""
+    """The family of encoders that wrote the file, as far as markers and tables show."""
     head = data[:65_536]
     if whose == "photoshop" or b"Photoshop 3.0\0" in head or b"Ducky" in head:
         return "photoshop"

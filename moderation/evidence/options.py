@@ -1,4 +1,4 @@
-"""How evidence is gathered in an installation, as it travels to the children that decode."""
+"""How an installation gathers evidence: the options for the children that decode."""
 
 import dataclasses
 import hashlib
@@ -14,9 +14,9 @@ from moderation.evidence.words import VERSION
 
 @dataclass(frozen=True)
 class Options:
-    """What a child is told. The trust lists themselves it reads from their files, before it may open none any more."""
+    """The options of a child. It reads the trust lists from their files while it may still open files."""
 
-    #: PEM files with the certificates that signers of Content Credentials are held to.
+    #: PEM files with the certificates of known signers of Content Credentials.
     trust_lists: tuple[str, ...] = ()
     #: Whether places and names of people are kept.
     private: bool = False
@@ -49,6 +49,6 @@ def read_trust_lists(paths: Sequence[str]) -> str:
 
 
 def gatherer(options: Options) -> str:
-    """What the facts depend on beside the bytes, in a few letters: code, trust lists, and what is kept."""
+    """What facts depend on besides the bytes, in a few letters: code, trust lists, and what is kept."""
     depends = [VERSION, options.private, read_trust_lists(options.trust_lists)]
     return f"{VERSION}-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:12]}"

@@ -1,10 +1,9 @@
 """Pixels to PDQ hashes. Needs NumPy; the web does not import it.
 
-PDQ as Meta describes and publishes it (facebook/ThreatExchange, `pdq/`, "The TMK+PDQF video-hashing algorithm and the
-PDQ image-hashing algorithm"): luminance, a box filter twice each way, 64 by 64 samples, the lowest 16 by 16
-frequencies of their cosine transform without the constant ones, each above or below their median. Its binding for
-Python, `pdqhash`, comes without wheels and wants a C++ compiler wherever Bona Fide is installed; the tests hold this
-against its hashes.
+This is PDQ as Meta publishes it (facebook/ThreatExchange, `pdq/`, "The TMK+PDQF video-hashing algorithm and the PDQ
+image-hashing algorithm"): luminance, a box filter twice each way, 64 by 64 samples, the lowest 16 by 16 frequencies of
+their cosine transform without the constant ones, each above or below their median. The Python binding `pdqhash` has no
+wheels and would need a C++ compiler at every installation. The tests compare with its hashes.
 """
 
 import dataclasses
@@ -15,12 +14,12 @@ from PIL import Image
 
 from moderation.likeness import ENOUGH_QUALITY, Likeness
 
-#: A picture is reduced by whole numbers while its longer side stays at least so many pixels. PDQ samples 64 by 64: more
-#: only takes longer.
+#: A picture is reduced by whole numbers while its longer side stays at least so many pixels. PDQ samples only 64 by 64,
+#: so more would only take longer.
 _SIDE = 256
 #: Samples each way, and frequencies each way.
 _SAMPLES, _KEPT = 64, 16
-#: Of red, green and blue (ITU-R BT.601).
+#: Weights of red, green and blue (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 _FREQUENCIES = np.arange(1, _KEPT + 1)[:, None]
@@ -28,12 +27,12 @@ _FREQUENCIES = np.arange(1, _KEPT + 1)[:, None]
 _COSINES = (
     np.sqrt(2 / _SAMPLES) * np.cos(np.pi / 2 / _SAMPLES * _FREQUENCIES * (2 * np.arange(_SAMPLES) + 1))
 ).astype(np.float32)
-#: What a mirror does to each frequency from left to right: the odd ones change sign.
+#: Effect of a mirror on the frequencies from left to right: odd ones change sign.
 _MIRROR = np.where(np.arange(1, _KEPT + 1) % 2, -1, 1).astype(np.float32)
 
 
 def look_at(pixels: np.ndarray) -> Likeness | None:
-    """What a picture of (H, W, 3) uint8 looks like. None: there is too little in it to say."""
+    """The likeness of a picture, (H, W, 3) uint8. None: the picture shows too little."""
     frequencies, quality = _transform(pixels)
     if quality < ENOUGH_QUALITY:
         return None
@@ -41,7 +40,7 @@ def look_at(pixels: np.ndarray) -> Likeness | None:
 
 
 def with_faces(likeness: Likeness, crops: Iterable[np.ndarray]) -> Likeness:
-    """The same with the faces that were cut out of the picture, but for those that have too little in them."""
+    """The same with hashes of the picture's face crops, without crops that show too little."""
     hashed = [_transform(crop) for crop in crops]
     faces = tuple(_bits(frequencies) for frequencies, quality in hashed if quality >= ENOUGH_QUALITY)
     return dataclasses.replace(likeness, faces=faces)
@@ -62,7 +61,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 
 
 def _box(luma: np.ndarray) -> np.ndarray:
-    """The mean of a window along each row, as wide as half a sample; at the ends of what there is of it."""
+    """The mean of a window along each row, half a sample wide. At the ends only its inner part counts."""
     n = luma.shape[1]
     window = (n + 2 * _SAMPLES - 1) // (2 * _SAMPLES)
     right = (window + 2) // 2
@@ -73,7 +72,7 @@ def _box(luma: np.ndarray) -> np.ndarray:
 
 
 def _places(n: int) -> np.ndarray:
-    """Which of n are the samples."""
+    """The indexes of the samples among n."""
     return ((np.arange(_SAMPLES) + 0.5) * n / _SAMPLES).astype(int)
 
 
@@ -83,7 +82,7 @@ def _quality(samples: np.ndarray) -> int:
 
 
 def _bits(frequencies: np.ndarray) -> int:
-    """The last frequency is the first bit. The median is the lower of the two in the middle: half of the bits are 1."""
+    """The hash. The last frequency is the first bit. The median is the lower middle one, so half of the bits are 1."""
     flat = frequencies.ravel()
     above = flat > np.sort(flat)[len(flat) // 2 - 1]
     return int.from_bytes(np.packbits(above[::-1]).tobytes())

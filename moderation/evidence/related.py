@@ -1,6 +1,6 @@
-"""Related cases: what else looks like this picture, here and on the lists that others made.
+"""Related cases: similar pictures, here and on the lists of others.
 
-A likeness is shown, never acted upon: nothing here reads or writes a verdict or a decision.
+A likeness is only shown. Nothing here reads or writes a verdict or a decision.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,20 +13,21 @@ from sqlalchemy import delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from moderation.database.shapes import change_rows, delete_rows
 from moderation.database.tables import HASHES, CaseHashRow, CaseRow, HashListRow, ListedHashRow
 from moderation.decisions import Outcome
-from moderation.evidence.words import Evidence, Fact, Kind, Strength, Value
+from moderation.evidence.words import Evidence, Fact, FactKind, Strength, Value
 from moderation.evidence.words import text as text_of
 from moderation.likeness import Faces, Likeness, compare_faces, from_hex, to_bits, to_hex
 from moderation.people import RULE
 
 #: Cases that are shown beside one, the nearest first.
 SHOWN_AT_MOST = 50
-#: Lists of which a case keeps the fact that they know its picture.
+#: Lists, at most, that a case notes as knowing its picture.
 LISTS_AT_MOST = 5
 
-#: Of one hash only the newest: a picture that was flagged a hundred thousand times costs no more than one that was
-#: flagged fifty times.
+#: Only the newest cases of each hash, so that a picture with a hundred thousand flags costs no more than one with
+#: fifty.
 _RELATED = text("""
     WITH ours AS (
         SELECT c.case_id, h.hash, c.mirrored FROM case_hashes c JOIN hashes h ON h.id = c.hash_id
@@ -64,33 +65,33 @@ _LISTED = text("""
 
 @dataclass(frozen=True)
 class Related:
-    """Another case whose picture looks alike."""
+    """Another case with a similar picture."""
 
     case_id: UUID
     #: Bits in which the two hashes differ, from 0 to `likeness.NEAR`.
     distance: int
-    #: It looks like this one in a mirror.
+    #: Whether it looks like the mirrored picture.
     mirrored: bool
     faces: Faces
-    #: Bits in which the faces differ. None when one of the two has no face that was hashed.
+    #: Bits in which the faces differ. None when one of the two has no hashed face.
     face_distance: int | None
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A list that has a hash near to that of the case."""
+class ListMatch:
+    """A list with a hash near the case's hash."""
 
     name: str
     note: str | None
-    #: What the list calls it. None when it says nothing.
+    #: The list's reference for it. None when it has none.
     reference: str | None
     distance: int
 
 
 def record_likeness(session: Session, case_id: UUID, likeness: Likeness) -> None:
-    """Store what the case's picture looks like, in the transaction that stored its analysis. The first one stays.
+    """Store the likeness of the case's picture, in the transaction of its analysis. The first one stays.
 
-    Nothing happens when the case is erased.
+    Do nothing for an erased case.
     """
     if not session.scalar(select(CaseRow.erased_at.is_(None)).where(CaseRow.id == case_id)):
         return
@@ -108,16 +109,11 @@ def record_likeness(session: Session, case_id: UUID, likeness: Likeness) -> None
         .returning(literal(1))
     ).first()
     if written is not None:
-        session.execute(
-            update(CaseRow)
-            .where(CaseRow.id == case_id)
-            .values(campaign=campaign)
-            .execution_options(synchronize_session=False)
-        )
+        change_rows(session, CaseRow, CaseRow.id == case_id, campaign=campaign)
 
 
 def likeness_of(session: Session, case_id: UUID) -> Likeness | None:
-    """What the case's picture looks like. None: it was not hashed, has too little in it, or is erased."""
+    """The likeness of the case's picture. None: it was not hashed, shows too little, or is erased."""
     row = session.execute(
         select(HASHES.c.hash, CaseHashRow)
         .join(CaseHashRow, CaseHashRow.hash_id == HASHES.c.id)
@@ -132,10 +128,10 @@ def likeness_of(session: Session, case_id: UUID) -> Likeness | None:
 
 
 def _put(session: Session, value: int) -> tuple[int, int]:
-    """The id of a case's hash, and of that which leads its campaign. It is locked: nobody removes it before it is used.
+    """The id of a case's hash and of its campaign's leader. The hash is locked, so that nobody removes it before use.
 
-    One that no case has yet joins the campaign of the nearest that leads one. Two that come at the same moment may both
-    lead. What only lists have leads nothing.
+    A hash that is new for cases joins the campaign of the nearest leader. Two that come at the same moment may both
+    lead. A hash that only lists have leads nothing.
     """
     statement = upsert(HASHES).values(hash=to_bits(value))
     row = session.execute(
@@ -158,7 +154,7 @@ def _put(session: Session, value: int) -> tuple[int, int]:
 
 
 def related_to(session: Session, case_id: UUID, *, at_most: int = SHOWN_AT_MOST) -> list[Related]:
-    """Cases whose pictures look like this one's, or like it in a mirror: the nearest first, then the newest."""
+    """Cases with pictures like this one or its mirror image: the nearest first, then the newest."""
     ours = session.scalar(select(CaseHashRow.faces).where(CaseHashRow.case_id == case_id))
     if ours is None:
         return []
@@ -170,29 +166,29 @@ def related_to(session: Session, case_id: UUID, *, at_most: int = SHOWN_AT_MOST)
 
 
 def _compare(ours: Sequence[int], theirs: Sequence[str], *, mirrored: bool) -> tuple[Faces, int | None]:
-    """In a mirror a face has another hash: nothing is said of it."""
+    """Compare the faces. Mirrored faces have other hashes and are not compared."""
     return (Faces.UNCLEAR, None) if mirrored else compare_faces(ours, [from_hex(face) for face in theirs])
 
 
-def lists_with(session: Session, case_id: UUID) -> list[Listed]:
-    """The lists that have a hash near to that of the case's picture, each once with its nearest."""
+def lists_with(session: Session, case_id: UUID) -> list[ListMatch]:
+    """The lists with a hash near that of the case's picture, each once with its nearest hash."""
     if not session.scalar(select(select(ListedHashRow).exists())):
-        return []  # most installations have none, and two searches less
-    return [Listed(*row) for row in session.execute(_LISTED, {"case_id": case_id})]
+        return []  # most installations have no lists, and save two searches
+    return [ListMatch(*row) for row in session.execute(_LISTED, {"case_id": case_id})]
 
 
 def with_lists(session: Session, case_id: UUID, evidence: Evidence) -> Evidence:
-    """Evidence with a fact for each list that knows the picture now, the nearest first, in place of older ones."""
+    """The evidence with new facts about lists that know the picture, the nearest first, instead of older ones."""
     nearest = sorted(lists_with(session, case_id), key=lambda one: (one.distance, one.name))
-    own = [fact for fact in evidence.facts if fact.kind is not Kind.KNOWN_PICTURE]
+    own = [fact for fact in evidence.facts if fact.kind is not FactKind.KNOWN_PICTURE]
     return replace(evidence, facts=(*own, *map(_known, nearest[:LISTS_AT_MOST])))
 
 
-def _known(one: Listed) -> Fact:
-    said: dict[str, Value] = {"list": text_of(one.name), "distance": one.distance}
-    if one.reference is not None:
-        said["reference"] = text_of(one.reference)
-    return Fact(Kind.KNOWN_PICTURE, Strength.CONTEXT, said)
+def _known(match: ListMatch) -> Fact:
+    said: dict[str, Value] = {"list": text_of(match.name), "distance": match.distance}
+    if match.reference is not None:
+        said["reference"] = text_of(match.reference)
+    return Fact(FactKind.KNOWN_PICTURE, Strength.CONTEXT, said)
 
 
 # --- campaigns
@@ -200,19 +196,19 @@ def _known(one: Listed) -> Fact:
 
 @dataclass(frozen=True)
 class Campaign:
-    """Pictures that look like one of them, as far as they wait for a person."""
+    """A group of pictures that look like its leader."""
 
     id: int
-    #: Ready cases of it. Counting stops at `COUNT_AT_MOST`.
+    #: Its ready cases. Counting stops at `COUNT_AT_MOST`.
     ready: int
 
 
-#: Counting stops here, as that of the queue does.
+#: Counting stops here, as for the queue.
 COUNT_AT_MOST = 1000
 
 
 def campaigns_of(session: Session, ids: Iterable[int]) -> dict[int, Campaign]:
-    """How many cases of each of these campaigns wait for a person."""
+    """The number of ready cases of each campaign."""
     query = text(f"""
         SELECT asked.id, (SELECT count(*) FROM (
             SELECT FROM cases WHERE state = 'ready' AND campaign = asked.id LIMIT {COUNT_AT_MOST}) AS few) AS ready
@@ -221,12 +217,12 @@ def campaigns_of(session: Session, ids: Iterable[int]) -> dict[int, Campaign]:
     return {row.id: Campaign(row.id, row.ready) for row in session.execute(query, {"ids": sorted(set(ids))})}
 
 
-# --- lists that others made
+# --- lists of others
 
-#: Hashes of a list that one statement takes.
+#: Hashes of a list in one statement.
 _PAGE = 1000
 
-#: Those that are there are locked by it: nobody removes them before they are used.
+#: It locks existing hashes, so that nobody removes them before use.
 _PUT_HASHES = text("""
     INSERT INTO hashes (hash) SELECT CAST(one AS bit(256)) FROM unnest(CAST(:hashes AS text[])) AS one ORDER BY one
     ON CONFLICT (hash) DO UPDATE SET hash = excluded.hash
@@ -248,7 +244,7 @@ def _batched(items: Iterable[tuple[int, str | None]]) -> Iterator[list[tuple[int
 
 
 def put_list(session: Session, name: str, note: str | None, entries: Iterable[tuple[int, str | None]]) -> int:
-    """Add hashes with their references to a list, which is made when there is none; return how many were new to it."""
+    """Add hashes with references to a list, and create the list if needed; return how many were new to it."""
     made = upsert(HashListRow).values(name=name, note=note)
     list_id = session.scalars(
         made.on_conflict_do_update(
@@ -286,15 +282,15 @@ def hash_lists(session: Session) -> list[HashList]:
 
 
 def remove_list(session: Session, name: str) -> bool:
-    """Forget a list, with the hashes that only it had. False: there is none of this name."""
+    """Delete a list and the hashes that only it had. False: no list has this name."""
     list_id = session.scalar(select(HashListRow.id).where(HashListRow.name == name).with_for_update())
     if list_id is None:
         return False
     hashes = session.scalars(
         delete(ListedHashRow).where(ListedHashRow.list_id == list_id).returning(ListedHashRow.hash_id)
     ).all()
-    session.execute(delete(HashListRow).where(HashListRow.id == list_id))
-    # Locked before they are looked at: whoever is about to use one has it locked as well.
+    delete_rows(session, HashListRow, HashListRow.id == list_id)
+    # Lock them before the check: anybody who wants to use one locks it too.
     session.execute(
         text("SELECT FROM hashes WHERE id = ANY (:ids) ORDER BY id FOR UPDATE"), {"ids": list(hashes)}
     )
@@ -310,7 +306,7 @@ def remove_list(session: Session, name: str) -> bool:
 
 
 def hashes_of_list(session: Session, name: str) -> Iterator[tuple[int, str | None]]:
-    """The hashes of a list with their references, those first that came here first."""
+    """The hashes of a list with their references, in the order in which they were stored."""
     rows = session.execute(
         select(HASHES.c.hash, ListedHashRow.reference)
         .join(ListedHashRow, ListedHashRow.hash_id == HASHES.c.id)
@@ -322,9 +318,9 @@ def hashes_of_list(session: Session, name: str) -> Iterator[tuple[int, str | Non
 
 
 def hashes_decided(session: Session, outcome: Outcome) -> Iterator[tuple[int, str | None]]:
-    """The hashes of the pictures that people decided to be this, each with the newest case that says so.
+    """The hashes of pictures with this outcome, each with its newest such case.
 
-    By the decision that stands and can no longer be taken back.
+    Only final decisions by people count.
     """
     rows = session.execute(
         text("""

@@ -16,17 +16,17 @@ from moderation.evidence.words import Evidence, declared, fact_from_json, fact_j
 class StoredEvidence:
     case_id: UUID
     evidence: Evidence
-    #: What gathered it: see `options.gatherer`.
+    #: The gatherer's version: see `options.gatherer`.
     gatherer: str
 
 
 def record_evidence(
     session: Session, case_id: UUID, sha256: str, evidence: Evidence, *, gatherer: str
 ) -> None:
-    """Store what was gathered from the bytes with this digest, in the transaction that stored their analysis.
+    """Store the evidence about the bytes with this digest, in the transaction of their analysis.
 
-    Nothing happens when the case is erased or archived, when its analyses are of other bytes, or when the same was
-    gathered in the same way before.
+    Do nothing when the case is erased or archived, when its analyses are of other bytes, or when the same gatherer has
+    stored evidence before.
     """
     strongest = declared(evidence)
     values = {
@@ -37,7 +37,7 @@ def record_evidence(
         "seconds": evidence.seconds,
     }
     columns = EvidenceRow.__table__.columns
-    here = select(CaseRow.id, *(literal(value, columns[name].type) for name, value in values.items())).where(
+    row = select(CaseRow.id, *(literal(value, columns[name].type) for name, value in values.items())).where(
         CaseRow.id == case_id,
         CaseRow.erased_at.is_(None),
         CaseRow.archive_id.is_(None),
@@ -45,7 +45,7 @@ def record_evidence(
         .where(AnalysisRow.case_id == CaseRow.id, AnalysisRow.image_sha256 == bytes.fromhex(sha256))
         .exists(),
     )
-    insert = upsert(EvidenceRow).from_select(["case_id", *values], here)
+    insert = upsert(EvidenceRow).from_select(["case_id", *values], row)
     session.execute(
         insert.on_conflict_do_update(
             index_elements=[EvidenceRow.case_id],
@@ -56,7 +56,7 @@ def record_evidence(
 
 
 def evidence_of(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, StoredEvidence]:
-    """That of each of these cases that has some."""
+    """The evidence for each of these cases that has some."""
     rows = session.scalars(select(EvidenceRow).where(EvidenceRow.case_id.in_(case_ids)))
     return {
         row.case_id: StoredEvidence(

@@ -1,16 +1,16 @@
-"""Facts in sentences: what a reviewer reads, what each cannot tell, and the fixed words that a platform may pass on.
+"""Facts in sentences: for reviewers, with what each cannot show, and fixed sentences that platforms may pass on.
 
-What comes from the file itself stands in quotation marks: it is somebody's text, and may be about somebody.
+Text from the file itself is in quotation marks: somebody wrote it, and it may be about a person.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moderation.evidence.words import (
+    ClaimedOrigin,
     Evidence,
     Fact,
-    Kind,
-    Origin,
+    FactKind,
     Status,
     Strength,
     Value,
@@ -19,21 +19,21 @@ from moderation.evidence.words import (
     ordered,
 )
 
-KIND_WORDS: Mapping[Kind, str] = {
-    Kind.CONTENT_CREDENTIALS: "Content Credentials",
-    Kind.SOURCE_TYPE: "Declared source",
-    Kind.GENERATOR: "Generator",
-    Kind.CAMERA: "Camera",
-    Kind.SOFTWARE: "Programs",
-    Kind.HISTORY: "History",
-    Kind.PERSONAL: "Personal data",
-    Kind.THUMBNAIL: "Thumbnail",
-    Kind.JPEG: "Compression",
-    Kind.RECOMPRESSION: "Compressed before",
-    Kind.RESAMPLING: "Enlarged",
-    Kind.PLATFORM: "Size",
-    Kind.KNOWN_PICTURE: "Known picture",
-    Kind.GATHERING: "Not looked at",
+KIND_WORDS: Mapping[FactKind, str] = {
+    FactKind.CONTENT_CREDENTIALS: "Content Credentials",
+    FactKind.SOURCE_TYPE: "Declared source",
+    FactKind.GENERATOR: "Generator",
+    FactKind.CAMERA: "Camera",
+    FactKind.SOFTWARE: "Programs",
+    FactKind.HISTORY: "History",
+    FactKind.PERSONAL: "Personal data",
+    FactKind.THUMBNAIL: "Thumbnail",
+    FactKind.JPEG: "Compression",
+    FactKind.RECOMPRESSION: "Compressed before",
+    FactKind.RESAMPLING: "Enlarged",
+    FactKind.PLATFORM: "Size",
+    FactKind.KNOWN_PICTURE: "Known picture",
+    FactKind.GATHERING: "Not looked at",
 }
 
 STRENGTH_WORDS: Mapping[Strength, str] = {
@@ -43,22 +43,23 @@ STRENGTH_WORDS: Mapping[Strength, str] = {
     Strength.CONTEXT: "context",
 }
 
-#: What each cannot tell. Shown with it, always.
-CAVEATS: Mapping[Kind, str] = {
-    Kind.CONTENT_CREDENTIALS: "Only honest programs sign. A camera can photograph a screen. Most pictures have none.",
-    Kind.SOURCE_TYPE: "One edit of the file's text writes it or takes it away.",
-    Kind.GENERATOR: "One edit of the file's text writes it or takes it away.",
-    Kind.CAMERA: "Any program can write the name of a camera.",
-    Kind.SOFTWARE: "Programs that change faces also crop and brighten.",
-    Kind.HISTORY: "Editing is ordinary. It does not say what was changed.",
-    Kind.PERSONAL: "It says nothing about the picture.",
-    Kind.THUMBNAIL: "It shows that the whole picture changed. A forged face is too small in it.",
-    Kind.JPEG: "Platforms compress all pictures anew. Low quality hides traces, and the model is less sure.",
-    Kind.RECOMPRESSION: "Every picture that was saved twice shows it. It finds no forged face.",
-    Kind.RESAMPLING: "Every picture that was enlarged may show it. It finds no forged face.",
-    Kind.PLATFORM: "Pictures of any origin are cut and scaled to such sizes.",
-    Kind.KNOWN_PICTURE: "A picture and its face swap look alike. It says nothing of which of them this is.",
-    Kind.GATHERING: "The picture was decoded and judged all the same.",
+#: What each fact cannot show. It is always shown with the fact.
+CAVEATS: Mapping[FactKind, str] = {
+    FactKind.CONTENT_CREDENTIALS: "Only honest programs sign. A camera can photograph a screen."
+    " Most pictures have none.",
+    FactKind.SOURCE_TYPE: "One edit of the file's text writes it or takes it away.",
+    FactKind.GENERATOR: "One edit of the file's text writes it or takes it away.",
+    FactKind.CAMERA: "Any program can write the name of a camera.",
+    FactKind.SOFTWARE: "Programs that change faces also crop and brighten.",
+    FactKind.HISTORY: "Editing is ordinary. It does not say what was changed.",
+    FactKind.PERSONAL: "It says nothing about the picture.",
+    FactKind.THUMBNAIL: "It shows that the whole picture changed. A forged face is too small in it.",
+    FactKind.JPEG: "Platforms compress all pictures anew. Low quality hides traces, and the model is less sure.",
+    FactKind.RECOMPRESSION: "Every picture that was saved twice shows it. It finds no forged face.",
+    FactKind.RESAMPLING: "Every picture that was enlarged may show it. It finds no forged face.",
+    FactKind.PLATFORM: "Pictures of any origin are cut and scaled to such sizes.",
+    FactKind.KNOWN_PICTURE: "A picture and its face swap look alike. It says nothing of which of them this is.",
+    FactKind.GATHERING: "The picture was decoded and judged all the same.",
 }
 
 #: Source types in words, by IPTC's names.
@@ -77,28 +78,28 @@ _SOURCE_WORDS: Mapping[str, str] = {
     "print": "scanned from a print",
 }
 
-#: Sentences that name nobody and quote nothing, by kind and what the fact points to.
-_DISCLOSED: Mapping[tuple[Kind, Strength, Origin], str] = {
-    (Kind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, Origin.SYNTHETIC): (
+#: Sentences that name nobody and quote nothing, by the fact's kind, strength and origin.
+_DISCLOSED: Mapping[tuple[FactKind, Strength, ClaimedOrigin], str] = {
+    (FactKind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, ClaimedOrigin.SYNTHETIC): (
         "Content Credentials in the image, signed by a known issuer, declare it synthetic in whole or in part."
     ),
-    (Kind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, Origin.CAPTURED): (
+    (FactKind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, ClaimedOrigin.CAPTURED): (
         "Content Credentials in the image, signed by a known issuer, declare it captured by a camera."
     ),
-    (Kind.CONTENT_CREDENTIALS, Strength.DECLARED, Origin.SYNTHETIC): (
+    (FactKind.CONTENT_CREDENTIALS, Strength.DECLARED, ClaimedOrigin.SYNTHETIC): (
         "Content Credentials in the image, from an issuer that is not known, declare it synthetic in whole or in part."
     ),
-    (Kind.SOURCE_TYPE, Strength.DECLARED, Origin.SYNTHETIC): (
+    (FactKind.SOURCE_TYPE, Strength.DECLARED, ClaimedOrigin.SYNTHETIC): (
         "The metadata of the image declare it synthetic in whole or in part."
     ),
-    (Kind.GENERATOR, Strength.DECLARED, Origin.SYNTHETIC): (
+    (FactKind.GENERATOR, Strength.DECLARED, ClaimedOrigin.SYNTHETIC): (
         "The metadata of the image name a program that generates images."
     ),
 }
 
 
 def sentence(fact: Fact) -> str:
-    """One fact for a reviewer."""
+    """One fact as a sentence for reviewers."""
     return _SENTENCES[fact.kind](fact, fact.data)
 
 
@@ -110,7 +111,7 @@ def disclosed(fact: Fact) -> str | None:
 
 
 def statement_sentences(evidence: Evidence | None) -> tuple[str, ...]:
-    """What a statement of reasons says of the evidence: what may be disclosed, the strongest first."""
+    """The sentences of a statement of reasons about evidence: those that may be disclosed, the strongest first."""
     if evidence is None:
         return ()
     said = (disclosed(fact) for fact in ordered(evidence.facts))
@@ -118,7 +119,7 @@ def statement_sentences(evidence: Evidence | None) -> tuple[str, ...]:
 
 
 def evidence_view(evidence: Evidence, *, conflict: bool) -> dict[str, Any]:
-    """Evidence as platforms and exports see it."""
+    """Evidence for platforms and exports."""
     strongest = declared(evidence)
     return {
         "declared": strongest and strongest.points_to,
@@ -157,7 +158,7 @@ def _credentials(fact: Fact, data: Mapping[str, Value]) -> str:
     return " ".join(filter(None, parts))
 
 
-#: Codes of what a change to the bytes leaves behind, by how they begin or end.
+#: Codes that a change to the bytes causes, by their beginning or end.
 _CHANGED = (".mismatch", "claim.missing", "assertion.missing")
 
 
@@ -283,21 +284,21 @@ def _gathering(_: Fact, data: Mapping[str, Value]) -> str:
     return f"Evidence is missing: {data.get('why', 'it could not be gathered')}."
 
 
-_SENTENCES: Mapping[Kind, Callable[[Fact, Mapping[str, Value]], str]] = {
-    Kind.CONTENT_CREDENTIALS: _credentials,
-    Kind.SOURCE_TYPE: _source_type,
-    Kind.GENERATOR: _generator,
-    Kind.CAMERA: _camera,
-    Kind.SOFTWARE: _software,
-    Kind.HISTORY: _history,
-    Kind.PERSONAL: _personal,
-    Kind.THUMBNAIL: _thumbnail,
-    Kind.JPEG: _jpeg,
-    Kind.RECOMPRESSION: _recompression,
-    Kind.RESAMPLING: _resampling,
-    Kind.PLATFORM: _platform,
-    Kind.KNOWN_PICTURE: _known_picture,
-    Kind.GATHERING: _gathering,
+_SENTENCES: Mapping[FactKind, Callable[[Fact, Mapping[str, Value]], str]] = {
+    FactKind.CONTENT_CREDENTIALS: _credentials,
+    FactKind.SOURCE_TYPE: _source_type,
+    FactKind.GENERATOR: _generator,
+    FactKind.CAMERA: _camera,
+    FactKind.SOFTWARE: _software,
+    FactKind.HISTORY: _history,
+    FactKind.PERSONAL: _personal,
+    FactKind.THUMBNAIL: _thumbnail,
+    FactKind.JPEG: _jpeg,
+    FactKind.RECOMPRESSION: _recompression,
+    FactKind.RESAMPLING: _resampling,
+    FactKind.PLATFORM: _platform,
+    FactKind.KNOWN_PICTURE: _known_picture,
+    FactKind.GATHERING: _gathering,
 }
 
 

@@ -1,7 +1,7 @@
-"""The small picture that EXIF holds beside the large one. Cameras make it; a careless program leaves the old one.
+"""The thumbnail in EXIF. Cameras make it, and careless programs leave the old one.
 
-It can tell that the large picture was changed as a whole since: cropped, replaced, turned. A forged face in a large
-picture is too small in it to be seen.
+It can show that the whole picture was changed later: cropped, replaced, turned. A forged face in a large picture is too
+small to be seen in it.
 """
 
 import io
@@ -13,15 +13,15 @@ from PIL.ExifTags import IFD
 
 from moderation.dfa.gpt.pixels import TURNS, Picture
 from moderation.evidence.containers import Container
-from moderation.evidence.words import Fact, Kind, Status, Strength
+from moderation.evidence.words import Fact, FactKind, Status, Strength
 
 _OFFSET, _LENGTH, _ORIENTATION = 0x0201, 0x0202, 0x0112
 #: Bytes and pixels of a thumbnail that are decoded. EXIF allows 64 KB.
 _MOST_BYTES, _MOST_PIXELS = 65_536, 1_000_000
-#: Side of the squares that are compared.
+#: Side of the compared squares, in pixels.
 _SIDE = 32
-#: Correlation of the two below which they are said to differ. Those of one scene stay above .9; a bar that a camera
-#: adds to make it 4:3, or a mild crop, costs some of it.
+#: The two count as different below this correlation. Pictures of one scene stay above .9; black bars for 4:3, or a
+#: small crop, lower it a little.
 DIFFERS_BELOW = 0.6
 
 
@@ -33,14 +33,14 @@ def thumbnail_facts(container: Container, picture: Picture) -> Iterator[Fact]:
     data = container.exif_block[start : start + min(size, _MOST_BYTES)]
     small = _decoded(data)
     if small is None:
-        yield Fact(Kind.THUMBNAIL, Strength.CONTEXT, status=Status.UNREADABLE)
+        yield Fact(FactKind.THUMBNAIL, Strength.CONTEXT, status=Status.UNREADABLE)
         return
     turn = TURNS.get(container.exif.get(_ORIENTATION, 1))
     upright = small if turn is None else small.transpose(turn)
     likeness = max(_likeness(cut, picture.pixels) for cut in _without_bars(np.asarray(upright)))
     differs = likeness < DIFFERS_BELOW
     yield Fact(
-        Kind.THUMBNAIL,
+        FactKind.THUMBNAIL,
         Strength.ANOMALY if differs else Strength.CONTEXT,
         {
             "width": upright.width,
@@ -62,7 +62,7 @@ def _decoded(data: bytes) -> Image.Image | None:
 
 
 def _without_bars(grey: np.ndarray) -> Iterator[np.ndarray]:
-    """The thumbnail, and what of it is not black from edge to edge: cameras pad theirs to 4:3."""
+    """The thumbnail, with and without black bars: cameras pad theirs to 4:3."""
     yield grey
     rows, columns = (np.flatnonzero(grey.max(axis=axis) > 24) for axis in (1, 0))
     if len(rows) > 16 and len(columns) > 16:
@@ -70,7 +70,7 @@ def _without_bars(grey: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _likeness(small: np.ndarray, pixels: np.ndarray) -> float:
-    """Correlation of the two, each brought to one small square, in [-1, 1]. 1 when both are of one colour."""
+    """Correlation of the two as small squares, in [-1, 1]. 1 when both have only one colour."""
     one, other = _square(small), _square(_thinned(pixels))
     one, other = one - one.mean(), other - other.mean()
     norm = float(np.sqrt((one**2).sum() * (other**2).sum()))
@@ -78,7 +78,7 @@ def _likeness(small: np.ndarray, pixels: np.ndarray) -> float:
 
 
 def _thinned(pixels: np.ndarray) -> np.ndarray:
-    """Every so many pixels of a large picture: it is averaged down to a small square afterwards."""
+    """Only some pixels of a large picture: it is averaged to a small square later."""
     step = max(1, min(pixels.shape[:2]) // (8 * _SIDE))
     return np.ascontiguousarray(pixels[::step, ::step])
 

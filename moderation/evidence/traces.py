@@ -1,7 +1,7 @@
-"""Traces in the pixels themselves: of a JPEG of another quality before, of enlarging, of a platform's size.
+"""Traces in the pixels: of an earlier JPEG with another quality, of enlarging, of a platform's size.
 
-Measured by `benchmarks/evidence.py` beside what they are to find and beside forgeries of the lab. They tell of files,
-not of faces: none of them finds a forged face, and each is there for bona fide pictures that were saved twice.
+`benchmarks/evidence.py` measures them on what they should find and on forgeries of the lab. They show something about
+files, not faces: none of them finds a forged face, and bona fide pictures that were saved twice have them too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from moderation.dfa.gpt.pixels import Picture
-from moderation.evidence.words import Fact, Kind, Strength, Value
+from moderation.evidence.words import Fact, FactKind, Strength, Value
 
-#: Pixels of the middle that are looked at: enough for a statistic, and a large picture costs no more than a small one.
+#: Side of the middle part that is analysed, in pixels: enough for statistics, at the same cost for large pictures.
 _SIDE = 512
-#: Shorter sides than this hold too few blocks, or too few periods, for a statistic.
+#: Shorter sides have too few blocks or periods for statistics.
 _LEAST = 128
 
-#: From this score on it is said: of a hundred pictures that were not treated so it is said of two or fewer, on those of
-#: the benchmark.
+#: The fact is reported from this score on. On the benchmark it is wrong for at most two of a hundred untreated
+#: pictures.
 RECOMPRESSED_FROM = 1.4
 ENLARGED_FROM = 8.5
 
-#: Longer sides that platforms give to what is uploaded there, in pixels, as seen in 2024 to 2026. They change without
-#: notice, and anybody can make a picture of that size.
+#: Longer sides of pictures on platforms, in pixels, as seen in 2024 to 2026. Platforms change them without notice, and
+#: anybody can make a picture of that size.
 PLATFORM_SIDES: dict[int, tuple[str, ...]] = {
     720: ("Facebook",),
     960: ("Facebook",),
@@ -37,11 +37,11 @@ PLATFORM_SIDES: dict[int, tuple[str, ...]] = {
 }
 
 
-#: Shapes that feeds and stories ask for, width over height.
+#: Shapes of feeds and stories, width over height.
 SHAPES = ((1, 1), (4, 5), (5, 4), (9, 16), (16, 9), (3, 4), (4, 3), (2, 3), (3, 2))
 
-#: Sizes, shorter side first, in which generators make pictures unless they are told otherwise: Stable Diffusion 1 and
-#: 2, the buckets of SDXL (arXiv 2307.01952, appendix I), and those of OpenAI's image models.
+#: Default sizes of generators, shorter side first: Stable Diffusion 1 and 2, the buckets of SDXL (arXiv 2307.01952,
+#: appendix I), and OpenAI's image models.
 GENERATOR_SIZES = frozenset(
     (
         *((512, 512), (768, 768), (1024, 1024), (832, 1216), (896, 1152), (768, 1344), (640, 1536)),
@@ -51,19 +51,19 @@ GENERATOR_SIZES = frozenset(
 
 
 def traces(picture: Picture, luminance: Sequence[int] | None) -> Iterator[Fact]:
-    """`luminance` is the JPEG's table in row order; None where the file is none."""
+    """`luminance` is the JPEG's table in row order. None: the file is no JPEG."""
     yield from _platform(picture)
     grey = middle(picture)
     if grey is None:
         return
     enlarged = enlarging(grey)
     if enlarged >= ENLARGED_FROM:
-        yield Fact(Kind.RESAMPLING, Strength.CONTEXT, {"score": round(enlarged, 2)})
-    # Turning the picture moved its blocks, unless its sides are whole numbers of them.
+        yield Fact(FactKind.RESAMPLING, Strength.CONTEXT, {"score": round(enlarged, 2)})
+    # Turning the picture moved its blocks, unless its sides are multiples of them.
     if luminance is not None and "rotated" not in picture.facts.notes:
         twice = recompression(grey, luminance)
         if twice >= RECOMPRESSED_FROM:
-            yield Fact(Kind.RECOMPRESSION, Strength.CONTEXT, {"score": round(twice, 2)})
+            yield Fact(FactKind.RECOMPRESSION, Strength.CONTEXT, {"score": round(twice, 2)})
 
 
 def middle(picture: Picture) -> np.ndarray | None:
@@ -84,13 +84,13 @@ def _platform(picture: Picture) -> Iterator[Fact]:
     if not platforms and not generators:
         return
     found: dict[str, Value] = {"longer_side": longer, "platforms": platforms, "generators": generators}
-    # Within a pixel: sides are whole numbers.
+    # Within a pixel, because sides are whole numbers.
     shapes = [
         f"{across}:{down}"
         for across, down in SHAPES
         if abs(width * down - height * across) <= max(across, down)
     ]
-    yield Fact(Kind.PLATFORM, Strength.CONTEXT, found | ({"shape": shapes[0]} if shapes else {}))
+    yield Fact(FactKind.PLATFORM, Strength.CONTEXT, found | ({"shape": shapes[0]} if shapes else {}))
 
 
 # --- enlarged
@@ -100,16 +100,16 @@ def enlarging(grey: np.ndarray) -> float:
     """How periodic the curvature of the rows and columns is: interpolated pixels are smoother than their neighbours.
 
     Gallagher, "Detection of linear and cubic interpolation in JPEG compressed images" (CRV 2005). The periods of JPEG's
-    own blocks are left out, and with them enlarging to twice or four thirds of the size. Strong compression afterwards
-    hides the rest. The larger the more: highest peak over the median of its spectrum.
+    own blocks are left out, so enlarging by 2 or 4/3 is not found. Strong compression afterwards hides the rest. A
+    larger value means more: it is the highest peak over the median of the spectrum.
     """
     return max(_peak(grey), _peak(grey.T))
 
 
 def _peak(grey: np.ndarray) -> float:
-    # Capped: a few strong edges must not outweigh all that is flat.
+    # Capped, so that a few strong edges do not outweigh all flat parts.
     curvature = np.minimum(np.abs(np.diff(grey, n=2, axis=1)), 4).mean(axis=0)  # (w - 2,)
-    # What changes slowly along the picture is its content.
+    # Slow changes along the picture are its content.
     smooth = np.convolve(np.pad(curvature, 8, mode="reflect"), np.ones(17) / 17, mode="valid")
     spectrum = np.abs(np.fft.rfft((curvature - smooth) * np.hanning(len(curvature))))
     frequency = np.fft.rfftfreq(len(curvature))
@@ -129,17 +129,18 @@ _COSINES = np.array(
     ],
     dtype=np.float32,
 )
-#: Coefficients that are looked at: row and column in a block. The higher ones are mostly nought.
+#: The analysed coefficients: row and column in a block. Higher ones are mostly 0.
 _MODES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0))
-#: Bins of a coefficient's histogram on each side of nought.
+#: Bins of a coefficient's histogram on each side of 0.
 _BINS = 32
 
 
 def recompression(grey: np.ndarray, luminance: Sequence[int]) -> float:
-    """How periodic the histograms of the coefficients are: quantized twice, every few bins are empty or too full.
+    """How periodic the histograms of coefficients are: after two quantisations every few bins are empty or too full.
 
-    Popescu and Farid, "Statistical tools for digital forensics" (IH 2004). It sees that the first quality was another,
-    mostly a lower one, with the same blocks; not what was cropped or scaled in between. The larger the more.
+    Popescu and Farid, "Statistical tools for digital forensics" (IH 2004). It sees that the first quality was
+    different, mostly lower, with the same blocks. It does not see crops or scaling in between. A larger value means
+    more.
     """
     height, width = grey.shape
     blocks = (grey - 128).reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3)  # (H/8, W/8, 8, 8)
@@ -154,7 +155,7 @@ def recompression(grey: np.ndarray, luminance: Sequence[int]) -> float:
 
 def _periodic(values: np.ndarray) -> float:
     counts, _ = np.histogram(values, bins=2 * _BINS + 1, range=(-_BINS - 0.5, _BINS + 0.5))
-    counts[_BINS] = (counts[_BINS - 1] + counts[_BINS + 1]) // 2  # nought is its own peak always
+    counts[_BINS] = (counts[_BINS - 1] + counts[_BINS + 1]) // 2  # 0 is always a peak of its own
     root = np.sqrt(counts.astype(np.float32))
     smooth = np.convolve(np.pad(root, 3, mode="reflect"), np.ones(7) / 7, mode="valid")
     spectrum = np.abs(np.fft.rfft(root - smooth))

@@ -1,4 +1,4 @@
-"""The numbers by which a source's pictures of late are held against those before: from the database, with NumPy."""
+"""The numbers by which a source's recent pictures are compared with earlier ones: from the database, with NumPy."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from moderation.database.ids import first_id_at
 from moderation.database.tables import DriftLookRow
-from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, VIEW, Look, doubt_of, look
+from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, VIEW, SourceDrift, doubt_of, look
 
-#: Sources that are looked at: those with the most cases of late.
-SOURCES_AT_MOST = 50
+#: Sources that are checked: those with the most recent cases.
+WATCHED_SOURCES = 50
 
 _SOURCES = text("""
     SELECT c.source, count(*) AS n FROM analyses a JOIN cases c ON c.id = a.case_id AND c.analysis_id = a.id
@@ -24,7 +24,7 @@ _SOURCES = text("""
     GROUP BY c.source ORDER BY n DESC, c.source LIMIT :limit
 """)
 
-#: One case for each picture and those that look like it: a campaign is one picture and no drift.
+#: One case for each group of similar pictures: a campaign counts as one picture and is no drift.
 _CASES = text("""
     SELECT * FROM (
         SELECT DISTINCT ON (coalesce(c.campaign::text, c.id::text)) a.id, a.case_id, a.verdict, a.picture,
@@ -44,16 +44,16 @@ _WINDOW = text("""
 
 @dataclass(frozen=True)
 class Watched:
-    """One source, and the late cases that are least like those before."""
+    """One source, and its recent cases that are least like earlier ones."""
 
-    look: Look
+    look: SourceDrift
     examples: tuple[UUID, ...]
 
 
 def numbers_of(
     verdict: Mapping[str, Any], picture: Mapping[str, Any], faces: int, view: Sequence[float] | None = None
 ) -> dict[str, float | None]:
-    """What is compared of a case. `view` is how the model's tower sees the face that decided: see `FaceAnalysis`."""
+    """The numbers of a case to compare. `view`: how the model's tower sees the deciding face, see `FaceAnalysis`."""
     pixels = max(1, picture["width"] * picture["height"])
     seen = {f"{VIEW}{number}": float(value) for number, value in enumerate(view or ())}
     return seen | {
@@ -68,10 +68,10 @@ def numbers_of(
 def look_at_sources(
     session: Session, fingerprint: str, *, now: datetime, late: timedelta, before: timedelta
 ) -> list[Watched]:
-    """Look at every source that has cases of late. Held against the days of its certificate where it has one."""
+    """Look at every source with recent cases. A source with a certificate is compared with the certificate's days."""
     start = now - late
     values = {"fingerprint": fingerprint, "first": first_id_at(start), "last": first_id_at(now)}
-    sources = [row.source for row in session.execute(_SOURCES, {**values, "limit": SOURCES_AT_MOST})]
+    sources = [row.source for row in session.execute(_SOURCES, {**values, "limit": WATCHED_SOURCES})]
     doubt = doubt_of(len(sources))
     seen: list[Watched] = []
     for source in sources:
@@ -91,7 +91,7 @@ def look_at_sources(
 
 
 def keep(session: Session, fingerprint: str, seen: Sequence[Watched]) -> None:
-    """Store what was found, for whoever watches: the newest of each source says how it stands."""
+    """Store the findings. The newest one of each source shows its state."""
     for one in seen:
         found = one.look
         session.execute(
@@ -117,7 +117,7 @@ def keep(session: Session, fingerprint: str, seen: Sequence[Watched]) -> None:
 def _cases(
     session: Session, fingerprint: str, source: str, since: datetime, until: datetime, limit: int
 ) -> list[tuple[UUID, dict[str, float | None]]]:
-    """The newest so many, the oldest first."""
+    """The newest cases, at most so many, the oldest first."""
     values = {
         "fingerprint": fingerprint,
         "source": source,

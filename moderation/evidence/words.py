@@ -1,6 +1,6 @@
-"""What a fact is: where a picture says it comes from, and what its file and its pixels show.
+"""What a fact is: the origin that a picture claims, and what its file and pixels show.
 
-A fact is never a verdict and changes no score. Whoever made the file may have written it: each says how strong it is.
+A fact is never a verdict and changes no score. The maker of the file may have written it, so each fact has a strength.
 """
 
 import enum
@@ -12,22 +12,22 @@ from typing import Any
 from moderation.analysis import Label, Verdict
 from moderation.likeness import ENOUGH_QUALITY, Likeness, from_hex, to_hex
 
-#: Raised when the same bytes can give other facts. Part of what `gatherer` says.
+#: It rises when the same bytes may give other facts. `gatherer` includes it.
 VERSION = 2
 
-#: What a fact may hold: one value, or a few words.
+#: A value in a fact: one value, or a few words.
 Value = str | int | float | bool | tuple[str, ...]
 
-#: Characters of one text from a file that are kept, and texts of one list.
+#: Characters kept of one text from a file, and texts kept of one list.
 LONGEST_TEXT, LONGEST_LIST = 200, 20
-#: Values in one fact, and facts about one picture. More than we ever make: what a child says is not believed.
+#: Values in one fact, and facts about one picture. We never make more, and we do not trust a child.
 _MOST_VALUES, _MOST_FACTS = 24, 40
 
 
-class Kind(enum.StrEnum):
-    """What a fact is about. A kind that is not among the facts was looked for and not found."""
+class FactKind(enum.StrEnum):
+    """What a fact is about. A kind without a fact was searched for and not found."""
 
-    #: A C2PA manifest: who signed what about the picture.
+    #: A C2PA manifest: its signer and what they say about the picture.
     CONTENT_CREDENTIALS = "content_credentials"
     #: The IPTC digital source type in XMP.
     SOURCE_TYPE = "source_type"
@@ -37,47 +37,47 @@ class Kind(enum.StrEnum):
     CAMERA = "camera"
     #: Programs named by EXIF, XMP or PNG.
     SOFTWARE = "software"
-    #: XMP's list of what was done to the file.
+    #: XMP's list of changes to the file.
     HISTORY = "history"
-    #: The file holds a place or names of people. Which, only where the installation keeps them.
+    #: The file holds a place or names of people. The values are there only if the installation keeps them.
     PERSONAL = "personal"
-    #: The small picture inside the file.
+    #: The thumbnail inside the file.
     THUMBNAIL = "thumbnail"
-    #: JPEG: tables, estimated quality, whose encoder.
+    #: JPEG: tables, estimated quality, encoder.
     JPEG = "jpeg"
-    #: Signs that it was a JPEG of another quality before.
+    #: Signs of an earlier JPEG with another quality.
     RECOMPRESSION = "recompression"
-    #: Signs that its pixels were enlarged.
+    #: Signs of enlarging.
     RESAMPLING = "resampling"
-    #: A size that a known platform gives to what is uploaded there, or that generators make.
+    #: The size of pictures on a known platform or by a generator.
     PLATFORM = "platform"
-    #: A list that somebody imported holds a picture that looks like this one. From the database, never from a child.
+    #: An imported list has a picture like this one. This fact comes from the database, never from a child.
     KNOWN_PICTURE = "known_picture"
-    #: Looking for evidence failed or took too long. The picture itself was decoded.
+    #: Gathering evidence failed or took too long. The picture itself was decoded.
     GATHERING = "gathering"
 
 
 class Status(enum.StrEnum):
     FOUND = "found"
-    #: It is there, and cannot be read.
+    #: It exists but cannot be read.
     UNREADABLE = "unreadable"
 
 
 class Strength(enum.StrEnum):
-    """What a fact is worth."""
+    """How strong a fact is."""
 
     #: Signed by somebody on the installation's trust list.
     CRYPTOGRAPHIC = "cryptographic"
     #: Anybody who held the file could have written it.
     DECLARED = "declared"
-    #: Something does not fit together. Ordinary tools do that too.
+    #: Something does not fit. Ordinary tools cause this too.
     ANOMALY = "anomaly"
-    #: For whoever looks; it points nowhere by itself.
+    #: Only background for people; alone it proves nothing.
     CONTEXT = "context"
 
 
-class Origin(enum.StrEnum):
-    """What a fact says the picture is."""
+class ClaimedOrigin(enum.StrEnum):
+    """The origin of the picture, as a fact claims."""
 
     SYNTHETIC = "synthetic"
     CAPTURED = "captured"
@@ -85,25 +85,25 @@ class Origin(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Fact:
-    kind: Kind
+    kind: FactKind
     strength: Strength
-    #: By names that `sentences` knows. Texts are the file's own, cut short.
+    #: Values by names that `sentences` knows. Texts come from the file and are cut.
     data: Mapping[str, Value] = field(default_factory=dict[str, Value])
-    points_to: Origin | None = None  # None: to neither
+    points_to: ClaimedOrigin | None = None  # None: neither
     status: Status = Status.FOUND
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was found beside the pixels of one picture, by one version of the code and one trust list."""
+    """All facts about one picture, by one version of the code and one trust list."""
 
     facts: tuple[Fact, ...] = ()
-    #: CPU seconds spent on it.
+    #: CPU seconds for gathering it.
     seconds: float = 0.0
-    #: What the picture looks like. It is no fact: it is stored where it is searched. None: there is too little in it.
+    #: The picture's likeness. It is no fact and is stored separately for searches. None: the picture shows too little.
     likeness: Likeness | None = None
 
-    def fact(self, kind: Kind) -> Fact | None:
+    def fact(self, kind: FactKind) -> Fact | None:
         return next((fact for fact in self.facts if fact.kind is kind), None)
 
 
@@ -117,20 +117,20 @@ _WEIGHT = {
 
 
 def ordered(facts: Sequence[Fact]) -> list[Fact]:
-    """The strongest first, and what says synthetic before what says captured."""
-    kinds = list(Kind)
+    """The strongest first, and synthetic before captured."""
+    kinds = list(FactKind)
     return sorted(
         facts,
         key=lambda fact: (
             _WEIGHT[fact.strength],
-            fact.points_to is not Origin.SYNTHETIC,
+            fact.points_to is not ClaimedOrigin.SYNTHETIC,
             kinds.index(fact.kind),
         ),
     )
 
 
 def declared(evidence: Evidence) -> Fact | None:
-    """The fact by which the picture is declared synthetic or captured: the strongest. None: nothing says so."""
+    """The strongest fact that declares the picture synthetic or captured. None: there is none."""
     pointing = [
         fact
         for fact in ordered(evidence.facts)
@@ -139,27 +139,27 @@ def declared(evidence: Evidence) -> Fact | None:
     return pointing[0] if pointing else None
 
 
-def conflicts(origin: Origin | None, strength: Strength | None, label: Label | None) -> bool:
-    """Whether what the picture is declared to be and what the model says of it do not fit: a person should look soon.
+def conflicts(origin: ClaimedOrigin | None, strength: Strength | None, label: Label | None) -> bool:
+    """Whether the declaration contradicts the model, so that a person should look soon.
 
-    Declared AI-made and called bona fide, whoever declares it. Signed as captured, by somebody on the trust list, and
-    called a deepfake: unsigned words that it was captured are worth nothing here.
+    Two cases: anybody declares it AI-made, and the model calls it bona fide; or a signer on the trust list says it was
+    captured, and the model calls it a deepfake. An unsigned "captured" counts for nothing.
     """
-    if origin is Origin.SYNTHETIC:
+    if origin is ClaimedOrigin.SYNTHETIC:
         return label is Label.BONA_FIDE
-    signed = origin is Origin.CAPTURED and strength is Strength.CRYPTOGRAPHIC
+    signed = origin is ClaimedOrigin.CAPTURED and strength is Strength.CRYPTOGRAPHIC
     return signed and label is Label.DEEPFAKE
 
 
 def contradicts(evidence: Evidence, verdict: Verdict | None) -> bool:
-    """`conflicts`, for what was gathered."""
+    """`conflicts` for gathered evidence."""
     strongest = declared(evidence)
     if strongest is None or verdict is None:
         return False
     return conflicts(strongest.points_to, strongest.strength, verdict.label)
 
 
-# --- as JSON: from the child that decoded, and in the database
+# --- as JSON: from the child that decodes, and in the database
 
 
 def evidence_json(evidence: Evidence) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def evidence_json(evidence: Evidence) -> dict[str, Any]:
 
 
 def likeness_json(likeness: Likeness) -> dict[str, Any]:
-    """Without its faces: they are looked at elsewhere."""
+    """Without its faces, which are added elsewhere."""
     return {
         "frame": to_hex(likeness.frame),
         "mirrored": to_hex(likeness.mirrored),
@@ -200,7 +200,7 @@ def fact_json(fact: Fact) -> dict[str, Any]:
 
 
 def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
-    """Raise ValueError for what is not of this form, or larger than we make it: a hostile file may have written it."""
+    """Raise ValueError for another form, or a larger one than we make: a hostile file may have written it."""
     try:
         facts = tuple(fact_from_json(fact) for fact in data["facts"][: _MOST_FACTS + 1])
         seconds = float(data["seconds"])
@@ -210,7 +210,7 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
         raise ValueError(f"not evidence: {type(error).__name__}") from error
     if len(facts) > _MOST_FACTS:
         raise ValueError("more facts than are ever gathered")
-    if any(fact.kind is Kind.KNOWN_PICTURE for fact in facts):
+    if any(fact.kind is FactKind.KNOWN_PICTURE for fact in facts):
         raise ValueError("a child knows no lists")
     return Evidence(facts, seconds, likeness)
 
@@ -221,10 +221,10 @@ def fact_from_json(data: Mapping[str, Any]) -> Fact:
     if len(values) > _MOST_VALUES:
         raise ValueError("more values than a fact has")
     return Fact(
-        kind=Kind(data["kind"]),
+        kind=FactKind(data["kind"]),
         status=Status(data["status"]),
         strength=Strength(data["strength"]),
-        points_to=None if data["points_to"] is None else Origin(data["points_to"]),
+        points_to=None if data["points_to"] is None else ClaimedOrigin(data["points_to"]),
         data={_name(name): _value(value) for name, value in values.items()},
     )
 
@@ -246,12 +246,12 @@ def _value(value: object) -> Value:
 
 
 def text(value: str) -> str:
-    """Some words of a file: on one line, without control characters, cut short."""
+    """Text from a file on one line, cut, without control characters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in value[: 4 * LONGEST_TEXT])
     return " ".join(printable.split())[:LONGEST_TEXT]
 
 
 def texts(values: Sequence[object]) -> tuple[str, ...]:
-    """The first few, each once."""
+    """The first few texts, each once."""
     found = dict.fromkeys(text(str(value)) for value in values[: 10 * LONGEST_LIST])
     return tuple(value for value in found if value)[:LONGEST_LIST]

@@ -1,10 +1,10 @@
-"""Certificates in the database: the labels they are made of, what they do while an admin lets them, and their end.
+"""Certificates in the database: their labels, what they do with an admin's permission, and their end.
 
-A certificate that is used moves the cases of its zone in the reviewers' queue: what is clear comes later, what is
-likely comes sooner, and no case is passed over, for all age alike. One of the clear zone may close them as well, where
-an admin lets it: as bona fide, in the name of a rule (`moderation.review`). The cases that are judged before their
-verdict is shown (`BONAFIDE_BLIND_FIRST_SHARE`) it never touches: they are its audit, and as soon as they do not bear it
-out any more the sweeper revokes it. Whatever is done with a certificate is an event, chained like those of cases.
+A certificate in use moves the cases of its zone in the reviewers' queue: clear ones come later, likely ones sooner. No
+case is skipped, because all age alike. With an admin's permission a certificate of the clear zone also closes its
+cases, as bona fide, in the name of a rule (`moderation.review`). It never touches cases that are judged before their
+verdict is shown (`BONAFIDE_BLIND_FIRST_SHARE`): they are its audit. When the audit no longer agrees, the sweeper
+revokes the certificate. Every step of a certificate is an event, chained like those of cases.
 """
 
 import enum
@@ -13,66 +13,66 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Text, cast, func, insert, select, text, update
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Label
 from moderation.cases import CaseState, Stage
-from moderation.database.events import Chain, Event, Link, first_broken
-from moderation.database.moves import seconds
+from moderation.database.events import EventChain, as_hashed, verified
+from moderation.database.queue import unclaimed
 from moderation.database.review import in_blind_share
+from moderation.database.shapes import as_value, change_rows, seconds
 from moderation.database.tables import (
     AnalysisRow,
     BlindJudgementRow,
     CaseRow,
     CertificateEventRow,
     CertificateRow,
-    ClaimRow,
     EvidenceRow,
 )
 from moderation.decisions import BLIND_STAGES, Outcome, is_blind_first
 from moderation.errors import RequestRefused
 from moderation.evidence.certify import (
     UNDECIDED_AT_MOST,
+    BlindSample,
     Found,
-    Judged,
     Promise,
     Zone,
     certify,
     holds,
     inside,
 )
-from moderation.evidence.words import Origin
+from moderation.evidence.words import ClaimedOrigin
 
-#: Seconds of age that a case of a certified zone loses or gains: half a day.
+#: Seconds of age that a case in a certified zone loses or gains: half a day.
 MOVED_SECONDS = 12 * 3600
-#: A certificate speaks of traffic like that of its days: after so long it has to be asked for anew.
+#: A certificate holds for traffic like that of its days. After this time an admin must ask for a new one.
 VALID = timedelta(days=90)
-#: A case that was drawn to be judged blind and waits for longer counts as left undecided.
+#: A case drawn for blind judgement that waits longer counts as undecided.
 PATIENCE = timedelta(days=3)
-#: Labels of an audit at the most: the newest. Those of long ago say nothing of today.
+#: Newest labels that an audit uses at most. Old ones say nothing about today.
 AUDITED_AT_MOST = 1000
 
-#: Seconds after which an audit is too old to close anything by: three that were left out.
+#: Seconds after which an audit is too old for closing cases: three audits were missed.
 AUDIT_AT_MOST_OLD = 2000
-#: Cases that are closed in one go at the most.
+#: Cases closed in one go, at most.
 CLOSED_AT_ONCE = 500
 
 
-class Step(enum.StrEnum):
-    """What is done with a certificate; also the kind of the event that records it."""
+class CertificateStep(enum.StrEnum):
+    """A step of a certificate. It is also the kind of the event that records it."""
 
     ISSUE = "issued"
     USE = "used"
-    #: It may close the cases of its zone, beside moving them.
+    #: It may also close the cases of its zone.
     CLOSE = "closing_allowed"
     HOLD = "closing_stopped"
     STOP = "stopped"
     REVOKE = "revoked"
 
 
-#: One judgement for each picture and for all that look like it: the first. Where another person said otherwise of the
-#: case later, by an appeal or a second reading, that is the truth.
+#: The first judgement for each group of similar pictures. If another person later said otherwise about the case, in an
+#: appeal or a second review, that is the truth.
 _JUDGED = text("""
     SELECT DISTINCT ON (coalesce(c.campaign::text, c.id::text)) a.score, d.created_at,
            coalesce(later.outcome, d.blind_outcome) AS outcome
@@ -94,7 +94,7 @@ _JUDGED = text("""
 
 @dataclass(frozen=True)
 class Certificate:
-    """A promise that was found to hold, and what became of it."""
+    """A promise that was found to hold, and its state."""
 
     id: int
     source: str | None
@@ -110,7 +110,7 @@ class Certificate:
     issued_by: str
     expires_at: datetime
     used_since: datetime | None
-    #: Since when it closes the cases of its zone. None: people decide them.
+    #: When it began to close the cases of its zone. None: people decide them.
     closes_since: datetime | None
     audited_n: int | None
     audited_errors: int | None
@@ -133,12 +133,13 @@ class Certificate:
 
 def read_judged(
     session: Session, fingerprint: str, source: str | None, since: datetime, until: datetime
-) -> list[Judged]:
-    """What people said before they saw the verdict, the oldest first."""
+) -> list[BlindSample]:
+    """People's judgements before they saw the verdict, the oldest first."""
     values = {"fingerprint": fingerprint, "source": source, "since": since, "until": until}
     rows = sorted(session.execute(_JUDGED, values), key=lambda row: row.created_at)
     return [
-        Judged(row.score, row.outcome == Outcome.DEEPFAKE, row.outcome == Outcome.BONA_FIDE) for row in rows
+        BlindSample(row.score, row.outcome == Outcome.DEEPFAKE, row.outcome == Outcome.BONA_FIDE)
+        for row in rows
     ]
 
 
@@ -151,7 +152,7 @@ def count_undecided(
     *,
     blind_share: float,
 ) -> int:
-    """Cases that were drawn to be judged blind, became ready in these days, and wait for their judgement for long."""
+    """The number of cases of these days that were drawn for blind judgement and have waited too long."""
     judged = select(BlindJudgementRow.case_id).where(BlindJudgementRow.case_id == CaseRow.id).exists()
     conditions = [
         CaseRow.state == CaseState.READY,
@@ -184,7 +185,7 @@ def seek(
     until: datetime,
     blind_share: float,
 ) -> Found:
-    """What the labels of these days bear out. Nothing is stored."""
+    """The zone that the labels of these days support. Nothing is stored."""
     judged = read_judged(session, fingerprint, source, since, until)
     undecided = count_undecided(session, fingerprint, source, since, until, blind_share=blind_share)
     return certify(judged, promise, undecided=undecided)
@@ -200,7 +201,7 @@ def issue(
     until: datetime,
     actor: str,
 ) -> int:
-    """Store a certificate; return its id. It does nothing until an admin turns it on. Raise RequestRefused."""
+    """Store a certificate; return its id. It has no effect until an admin turns it on. Raise RequestRefused."""
     if found.certified is None:
         raise RequestRefused(found.refused)
     number = session.scalars(
@@ -233,12 +234,12 @@ def issue(
         "n": found.certified.n,
         "errors": found.certified.errors,
     }
-    _note(session, number, Step.ISSUE, actor, body)
+    _note(session, number, CertificateStep.ISSUE, actor, body)
     return number
 
 
 def certificates(session: Session, *, at_most: int = 50) -> list[Certificate]:
-    """The newest first, those that were revoked too."""
+    """All certificates, also revoked ones, the newest first."""
     rows = session.scalars(
         select(CertificateRow)
         .order_by(CertificateRow.id.desc())
@@ -249,70 +250,49 @@ def certificates(session: Session, *, at_most: int = 50) -> list[Certificate]:
 
 
 def _certificate(row: CertificateRow) -> Certificate:
-    return Certificate(
-        row.id,
-        row.source,
-        row.fingerprint,
-        Promise(Zone(row.zone), row.error, row.confidence),
-        row.threshold,
-        row.n,
-        row.errors,
-        row.bound,
-        row.since,
-        row.until,
-        row.issued_at,
-        row.issued_by,
-        row.expires_at,
-        row.used_since,
-        row.closes_since,
-        row.audited_n,
-        row.audited_errors,
-        row.audited_at,
-        row.revoked_at,
-        row.revoked_because,
-    )
+    return as_value(Certificate, row, promise=Promise(Zone(row.zone), row.error, row.confidence))
 
 
 def use(session: Session, certificate_id: int, *, actor: str, blind_share: float) -> None:
-    """Let a certificate move cases from now on. Raise RequestRefused where it may not."""
+    """Let a certificate move cases from now on. Raise RequestRefused when it may not."""
     row = _held(session, certificate_id)
     _refuse_unless_alive(session, row, blind_share)
     if row.used_since is None:
-        _change(session, row, Step.USE, actor, used_since=func.now(), used_by=actor)
+        _change(session, row, CertificateStep.USE, actor, used_since=func.now(), used_by=actor)
 
 
 def stop_using(session: Session, certificate_id: int, *, actor: str) -> None:
-    """Nothing is moved or closed by it any more. What was moved stays where it is."""
+    """Stop a certificate from moving and closing cases. Moved cases stay where they are."""
     row = _held(session, certificate_id)
     if row.used_since is not None:
         nothing = dict.fromkeys(("used_since", "used_by", "closes_since", "closes_by"))
-        _change(session, row, Step.STOP, actor, **nothing)
+        _change(session, row, CertificateStep.STOP, actor, **nothing)
 
 
 def let_close(session: Session, certificate_id: int, *, actor: str, blind_share: float) -> None:
-    """Let a certificate that is used close the cases of its zone from now on. Raise RequestRefused where it may not.
+    """Let a certificate in use close the cases of its zone from now on. Raise RequestRefused when it may not.
 
-    Only what is clear: closing a case as a deepfake takes a person.
+    Only the clear zone may be closed: only a person may decide that a case is a deepfake.
     """
     row = _held(session, certificate_id)
     _refuse_unless_alive(session, row, blind_share)
     if row.zone != Zone.CLEAR:
         raise RequestRefused("only a certificate of the clear zone closes cases: a deepfake is for a person")
     if row.used_since is None:
-        raise RequestRefused("turn the certificate on first, and see its audit go on for a while")
+        raise RequestRefused("turn the certificate on first, and watch its audit for a while")
     if row.closes_since is None:
-        _change(session, row, Step.CLOSE, actor, closes_since=func.now(), closes_by=actor)
+        _change(session, row, CertificateStep.CLOSE, actor, closes_since=func.now(), closes_by=actor)
 
 
 def stop_closing(session: Session, certificate_id: int, *, actor: str) -> None:
-    """People decide the cases of its zone again. It goes on moving them."""
+    """Stop a certificate from closing cases: people decide them again. It still moves them."""
     row = _held(session, certificate_id)
     if row.closes_since is not None:
-        _change(session, row, Step.HOLD, actor, closes_since=None, closes_by=None)
+        _change(session, row, CertificateStep.HOLD, actor, closes_since=None, closes_by=None)
 
 
 def _held(session: Session, certificate_id: int) -> CertificateRow:
-    """The certificate, locked. Raise RequestRefused when there is none."""
+    """Lock a certificate. Raise RequestRefused when there is none."""
     row = session.scalars(
         select(CertificateRow)
         .where(CertificateRow.id == certificate_id)
@@ -330,28 +310,26 @@ def _refuse_unless_alive(session: Session, row: CertificateRow, blind_share: flo
             "nothing is judged blind here (BONAFIDE_BLIND_FIRST_SHARE is 0), so a certificate could not be audited"
         )
     if row.revoked_at is not None or row.expires_at <= session.execute(select(func.now())).scalar_one():
-        raise RequestRefused("this certificate was revoked, or its time is over: ask for a new one")
+        raise RequestRefused("this certificate was revoked or has expired: ask for a new one")
 
 
 def _change(
     session: Session,
     row: CertificateRow,
-    step: Step,
+    step: CertificateStep,
     actor: str,
     body: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
-    """Change a certificate that is locked, and write its event, which a trigger chains to the one before."""
-    session.execute(
-        update(CertificateRow)
-        .where(CertificateRow.id == row.id)
-        .values(version=CertificateRow.version + 1, **changes)
-        .execution_options(synchronize_session=False)
-    )
+    """Change a locked certificate and write its event. A trigger chains the event to the one before."""
+    this = CertificateRow.id == row.id
+    change_rows(session, CertificateRow, this, version=CertificateRow.version + 1, **changes)
     _note(session, row.id, step, actor, body or {})
 
 
-def _note(session: Session, certificate_id: int, step: Step, actor: str, body: dict[str, Any]) -> None:
+def _note(
+    session: Session, certificate_id: int, step: CertificateStep, actor: str, body: dict[str, Any]
+) -> None:
     session.execute(
         insert(CertificateEventRow).values(
             certificate_id=certificate_id, kind=step, actor=actor, body=body, seq=0, previous=b"", hash=b""
@@ -359,25 +337,16 @@ def _note(session: Session, certificate_id: int, step: Step, actor: str, body: d
     )
 
 
-def log_of(session: Session, certificate_id: int) -> Chain:
-    """What was done with a certificate, in order, with its chain verified."""
-    microseconds = cast(func.extract("epoch", CertificateEventRow.at) * 1_000_000, BigInteger).label(
-        "microseconds"
-    )
-    printed = cast(CertificateEventRow.body, Text).label("printed")
+def log_of(session: Session, certificate_id: int) -> EventChain:
+    """The events of a certificate, in order, with their chain verified."""
     found = session.execute(
-        select(CertificateEventRow, microseconds, printed, CertificateRow.version)
+        select(CertificateEventRow, *as_hashed(CertificateEventRow), CertificateRow.version)
         .join(CertificateRow, CertificateRow.id == CertificateEventRow.certificate_id)
         .where(CertificateRow.id == certificate_id)
         .order_by(CertificateEventRow.seq)
     ).all()
-    links = [
-        Link(row.seq, at, row.kind, row.actor, body, row.previous, row.hash) for row, at, body, _ in found
-    ]
-    return Chain(
-        tuple(Event(row.seq, row.at, row.kind, row.actor, row.body) for row, *_ in found),
-        first_broken(certificate_id, links, found[0][3] if found else 0),
-    )
+    rows = [(row, at, body) for row, at, body, _ in found]
+    return verified(certificate_id, rows, found[0][3] if found else 0)
 
 
 def _in_use(session: Session) -> list[Certificate]:
@@ -397,9 +366,9 @@ def _in_use(session: Session) -> list[Certificate]:
 def apply_certificates(
     session: Session, case_id: UUID, source: str, analysis: Analysis, *, blind_share: float
 ) -> int | None:
-    """Move a case that just became ready, if its verdict lies in a zone that is used; return by which certificate.
+    """Move a case that just became ready, if its verdict lies in a zone in use; return the certificate's id.
 
-    That of its own source goes before that of all. A case of the audit is left where it is.
+    A certificate of the case's own source wins over one of all sources. Cases of the audit are not moved.
     """
     score = analysis.verdict.score
     if score is None or is_blind_first(case_id, blind_share):
@@ -413,15 +382,11 @@ def apply_certificates(
     ]
     if not fit:
         return None
-    chosen = max(fit, key=lambda one: (one.source is not None, one.id))
-    later = MOVED_SECONDS if chosen.promise.zone is Zone.CLEAR else -MOVED_SECONDS
-    session.execute(
-        update(CaseRow)
-        .where(CaseRow.id == case_id)
-        .values(queued_at=CaseRow.queued_at + seconds(later), certificate_id=chosen.id)
-        .execution_options(synchronize_session=False)
-    )
-    return chosen.id
+    certificate = max(fit, key=lambda one: (one.source is not None, one.id))
+    later = MOVED_SECONDS if certificate.promise.zone is Zone.CLEAR else -MOVED_SECONDS
+    moved = {"queued_at": CaseRow.queued_at + seconds(later), "certificate_id": certificate.id}
+    change_rows(session, CaseRow, CaseRow.id == case_id, **moved)
+    return certificate.id
 
 
 @dataclass(frozen=True)
@@ -433,9 +398,9 @@ class Closing:
 
 
 def to_close(session: Session, *, blind_share: float) -> list[Closing]:
-    """What each certificate that closes may close now, the oldest first.
+    """The cases that each closing certificate may close now, the oldest first.
 
-    Nothing while its audit is not looked at, or its audit's cases are left lying: what nobody checks closes nothing.
+    There are none while its audit is too old or too many audit cases wait: without a check it closes nothing.
     """
     rows = [one for one in _in_use(session) if one.closes_since is not None]
     return [
@@ -446,7 +411,7 @@ def to_close(session: Session, *, blind_share: float) -> list[Closing]:
 
 
 def closes(session: Session, certificate_id: int) -> bool:
-    """Whether it may close cases now. It stays so until the transaction ends: whoever stops or revokes it waits."""
+    """Whether it may close cases now. This stays true until the transaction ends: stopping or revoking it waits."""
     found = session.scalar(
         select(CertificateRow.id)
         .where(
@@ -460,25 +425,28 @@ def closes(session: Session, certificate_id: int) -> bool:
     return found is not None
 
 
-def _checked(session: Session, one: Certificate, blind_share: float) -> bool:
+def _checked(session: Session, certificate: Certificate, blind_share: float) -> bool:
     now = session.execute(select(func.now())).scalar_one()
     if (
         blind_share <= 0
-        or one.audited_at is None
-        or now - one.audited_at > timedelta(seconds=AUDIT_AT_MOST_OLD)
+        or certificate.audited_at is None
+        or now - certificate.audited_at > timedelta(seconds=AUDIT_AT_MOST_OLD)
     ):
         return False
-    undecided = count_undecided(session, one.fingerprint, one.source, one.since, now, blind_share=blind_share)
-    drawn = undecided + len(read_judged(session, one.fingerprint, one.source, one.since, now))
+    undecided = count_undecided(
+        session, certificate.fingerprint, certificate.source, certificate.since, now, blind_share=blind_share
+    )
+    drawn = undecided + len(
+        read_judged(session, certificate.fingerprint, certificate.source, certificate.since, now)
+    )
     return undecided <= UNDECIDED_AT_MOST * drawn
 
 
-def _closable(session: Session, one: Certificate, blind_share: float) -> tuple[UUID, ...]:
-    """Ready cases of its zone that nobody holds and nothing contradicts, that came since it closes."""
+def _closable(session: Session, certificate: Certificate, blind_share: float) -> tuple[UUID, ...]:
+    """Unclaimed ready cases of its zone that nothing contradicts, and that came after it began to close."""
     declared = select(EvidenceRow.case_id).where(
-        EvidenceRow.case_id == CaseRow.id, EvidenceRow.declared == Origin.SYNTHETIC
+        EvidenceRow.case_id == CaseRow.id, EvidenceRow.declared == ClaimedOrigin.SYNTHETIC
     )
-    held = select(ClaimRow.case_id).where(ClaimRow.case_id == CaseRow.id, ClaimRow.expires_at > func.now())
     return tuple(
         session.scalars(
             select(CaseRow.id)
@@ -486,14 +454,14 @@ def _closable(session: Session, one: Certificate, blind_share: float) -> tuple[U
             .where(
                 CaseRow.state == CaseState.READY,
                 CaseRow.stage == Stage.FIRST,
-                CaseRow.certificate_id == one.id,
-                CaseRow.ready_at >= one.closes_since,
+                CaseRow.certificate_id == certificate.id,
+                CaseRow.ready_at >= certificate.closes_since,
                 CaseRow.label == Label.BONA_FIDE,
-                AnalysisRow.fingerprint == one.fingerprint,
-                AnalysisRow.score < one.threshold,
+                AnalysisRow.fingerprint == certificate.fingerprint,
+                AnalysisRow.score < certificate.threshold,
                 ~in_blind_share(CaseRow.id, blind_share),
                 ~declared.exists(),
-                ~held.exists(),
+                unclaimed(),
             )
             .order_by(CaseRow.ready_at)
             .limit(CLOSED_AT_ONCE)
@@ -502,9 +470,9 @@ def _closable(session: Session, one: Certificate, blind_share: float) -> tuple[U
 
 
 def audit(session: Session, *, now: datetime) -> list[Certificate]:
-    """Hold every certificate that is used against what was judged blind lately; return those revoked by it.
+    """Compare every certificate in use with recent blind judgements; return those that it revokes.
 
-    Lately: since its own labels began, the newest `AUDITED_AT_MOST`. One whose time is over is revoked as well.
+    Recent: since its own labels began, the newest `AUDITED_AT_MOST`. Expired certificates are revoked too.
     """
     revoked: list[Certificate] = []
     rows = session.scalars(
@@ -519,25 +487,20 @@ def audit(session: Session, *, now: datetime) -> list[Certificate]:
         seen = seen[-AUDITED_AT_MOST:]
         errors = sum(case.errs(one.promise.zone) for case in seen)
         found: dict[str, Any] = {"audited_n": len(seen), "audited_errors": errors, "audited_at": func.now()}
-        session.execute(
-            update(CertificateRow)
-            .where(CertificateRow.id == one.id)
-            .values(**found)
-            .execution_options(synchronize_session=False)
-        )
+        change_rows(session, CertificateRow, CertificateRow.id == one.id, **found)
         because = _because(one, len(seen), errors, now)
         if because is not None:
             body = {"because": because, "audited": len(seen), "errors": errors}
             ended = {"revoked_at": func.now(), "revoked_because": because}
-            _change(session, row, Step.REVOKE, "sweeper", body, **ended)
+            _change(session, row, CertificateStep.REVOKE, "sweeper", body, **ended)
             revoked.append(one)
     return revoked
 
 
-def _because(one: Certificate, n: int, errors: int, now: datetime) -> str | None:
-    if now >= one.expires_at:
+def _because(certificate: Certificate, n: int, errors: int, now: datetime) -> str | None:
+    if now >= certificate.expires_at:
         return "its time is over"
-    if not holds(n, errors, one.promise):
+    if not holds(n, errors, certificate.promise):
         return (
             f"of {n} pictures judged blind in its zone lately {errors} were errors: the bound does not hold"
         )

@@ -1,4 +1,4 @@
-"""Who calls, and whether the call is one that we know: API keys of platforms as bearer tokens, and parameters."""
+"""Who calls, and whether we know the call: platforms' API keys as bearer tokens, and the parameters."""
 
 import threading
 import time
@@ -9,18 +9,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from moderation.database.keys import Key, find_key, touch_key
+from moderation.accounts.keys import Key, find_key, touch_key
 from moderation.web.problems import ScopeMissing, Unauthenticated
 from moderation.web.services import Services, ServicesDep
 
 _bearer = HTTPBearer(auto_error=False, description="An API key from `bonafide keys add NAME`.")
 
-#: Seconds a key is believed without asking Postgres again. So long a revoked key may still open.
+#: Seconds for which a key is trusted without asking Postgres. A revoked key may work for so long.
 BELIEVED_FOR = 10.0
 
 
 class KeyRing:
-    """Keys seen lately, so that a busy platform costs one look in ten seconds instead of one per call."""
+    """Recently used keys, so that a busy platform costs one query in ten seconds and not one per call."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[float, Key]] = {}
@@ -37,7 +37,7 @@ class KeyRing:
             if key is not None:
                 touch_key(session, key.id)
         with self._lock:
-            # Only keys that open are kept: guesses must not fill the memory.
+            # Only valid keys are kept: guesses must not fill the memory.
             if key is not None:
                 self._seen[secret] = (now, key)
             else:
@@ -55,7 +55,7 @@ def _caller(
         raise Unauthenticated("send an API key: Authorization: Bearer bf_…")
     key = _ring.find(credentials.credentials, services)
     if key is None:
-        raise Unauthenticated("this API key opens nothing: it is unknown or was revoked")
+        raise Unauthenticated("this API key is unknown or was revoked")
     return key
 
 
@@ -76,9 +76,9 @@ WebhookManager = Annotated[Key, _scoped("webhooks")]
 
 
 def _only_known_parameters(request: Request, key: Annotated[Key, Depends(_caller)]) -> None:
-    """Refuse a parameter that this call does not have, as a field of a body is refused: `sorce=x` would find all.
+    """Refuse unknown parameters, like unknown fields of a body: a misspelled `sorce=x` would find all.
 
-    One that comes twice is refused too, for only one of them would count. Whoever has no key is told that first.
+    A repeated parameter is refused too, because only one would count. A caller without a key is told that first.
     """
     route = request.scope["route"]
     assert isinstance(route, APIRoute)

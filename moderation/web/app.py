@@ -3,7 +3,9 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -14,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moderation import traces
 from moderation.logs import configure_logs
-from moderation.settings import Settings, settings
+from moderation.settings import Settings
+from moderation.settings import settings as process_settings
 from moderation.web import (
     cases,
     notifications,
@@ -33,7 +36,7 @@ from moderation.web.services import WEB_THREADS, open_services
 from moderation.web.tracing import Traced
 from moderation.wire import CaseIn
 
-#: Bytes of a request's body: a thousand flags with the largest context each are below.
+#: Bytes of a request's body. A thousand flags with the largest contexts are smaller.
 BODY_AT_MOST = 16 * 2**20
 
 _SECONDS = Histogram("bonafide_http_seconds", "Seconds per request", labelnames=["method", "route", "status"])
@@ -41,13 +44,13 @@ _SECONDS = Histogram("bonafide_http_seconds", "Seconds per request", labelnames=
 log = structlog.get_logger()
 
 
-def create_app(given: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None) -> FastAPI:
     """The app with its own connections. `uvicorn --factory moderation.web.app:create_app` runs it."""
-    chosen = given or settings()
-    if given is None:
-        # A process of our own: without this a fault would be logged with what every frame holds.
-        configure_logs(chosen)
-    traces.start(chosen, "bonafide-console")
+    if settings is None:
+        settings = process_settings()
+        # This is our own process: without this line a fault would be logged with all local variables.
+        configure_logs(settings)
+    traces.start(settings, "bonafide-console")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -56,40 +59,44 @@ def create_app(given: Settings | None = None) -> FastAPI:
             yield
         app.state.services.database.close()
 
-    app = FastAPI(
-        title="Bona Fide",
-        summary="Flag images, get verdicts and decisions back.",
-        version=version("bonafide-moderation"),
-        lifespan=lifespan,
-        # FastAPI's pages load scripts from a CDN: `reference` makes one of ours.
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.state.services = open_services(chosen)
-    app.include_router(cases.router)
-    app.include_router(notifications.router)
-    app.include_router(operations.router)
-    app.include_router(reference.router)
-    app.include_router(reviews.router)
+    app = _api(lifespan=lifespan)
+    app.state.services = open_services(settings)
     app.include_router(oidc.router)
-    app.include_router(statements.router)
-    app.include_router(webhooks.router)
-    app.webhooks.include_router(webhooks.told)
+    app.include_router(reference.router)
     console.install(app)
-    problems.install(app, page=page_of_problem)
-    _complete_document(app)
+    # FastAPI itself would make it for every app.
+    app.openapi = document
     app.add_middleware(Surroundings)
     app.add_middleware(Traced)
     return app
 
 
-def _complete_document(app: FastAPI) -> None:
-    """What FastAPI does not see by itself.
+def _api(**options: Any) -> FastAPI:
+    """The routes for platforms, without their services."""
+    app = FastAPI(
+        title="Bona Fide",
+        summary="Flag images, get verdicts and decisions back.",
+        version=version("bonafide-moderation"),
+        # FastAPI's pages load scripts from a CDN: `reference` makes our own page.
+        docs_url=None,
+        redoc_url=None,
+        **options,
+    )
+    for part in (cases, notifications, operations, reviews, statements, webhooks):
+        app.include_router(part.router)
+    app.webhooks.include_router(webhooks.told)
+    problems.install(app, page=page_of_problem)
+    return app
 
-    A batch's items are read one by one: each is a `CaseIn`, as for a single case. And whatever is not a success is a
-    problem, in the media type of problems (RFC 9457).
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document, with what FastAPI cannot see.
+
+    A batch's items are read one by one: each is a `CaseIn`, as for a single case. Every answer that is no success is a
+    problem, in the media type of problems (RFC 9457). No setting changes the document: it is made once in a process.
     """
-    document = app.openapi()
+    document = _api().openapi()
     document["components"]["schemas"].setdefault("CaseIn", CaseIn.model_json_schema())
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for calls in document["paths"].values():
@@ -97,10 +104,11 @@ def _complete_document(app: FastAPI) -> None:
             for status, answer in call["responses"].items():
                 if int(status) >= 400:
                     answer["content"] = problem
+    return document
 
 
 class Surroundings:
-    """A request id, a size limit, a log line and a measured time for every request."""
+    """Gives every request an id, a size limit, a log line and a measured time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -141,7 +149,7 @@ def _declared_size(scope: Scope) -> int:
 
 
 def _limited(receive: Receive) -> Receive:
-    """The same for a body that does not say how long it is: reading stops at the limit."""
+    """The same for a body without a length: reading stops at the limit."""
     seen = 0
 
     async def receive_some() -> Message:

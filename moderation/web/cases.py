@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,24 +10,32 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime, ValidationError
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis, Label, Technique
+from moderation.analysis import Analysis, Basis, Label, Technique
+from moderation.archive.archived import Archived, archived_cases
+from moderation.archive.erasure import erase_case
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, shown_analyses
-from moderation.database.archive import Archived, archived_cases
-from moderation.database.cases import Filter, find_case, find_cases, page_of_cases, page_of_decided
-from moderation.database.erasure import erase_case
-from moderation.database.queue import Place
+from moderation.database.cases import (
+    Filter,
+    Opening,
+    find_cases,
+    page_of_cases,
+    page_of_decided,
+    require_case,
+)
+from moderation.database.queue import PageEnd
 from moderation.database.queue import read_cursor as read_place
 from moderation.database.review import standing_decisions
 from moderation.database.search import Search, SearchField, search_cases
 from moderation.decisions import Decision, Outcome
-from moderation.errors import CaseArchived, CaseNotFound, CursorUnreadable, RequestRefused, TransitionRefused
+from moderation.errors import CaseArchived, CursorUnreadable, RequestRefused, TransitionRefused
 from moderation.evidence.related import Related, lists_with, related_to
 from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
-from moderation.intake import Accepted, Submission
-from moderation.presentation import artifact_json, decision_json, face_json, verdict_json
+from moderation.intake import Accepted
+from moderation.presentation import artifact_json, decision_json, told_face, told_verdict
+from moderation.rollouts.standings import bases_of
 from moderation.web.access import Eraser, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
@@ -83,10 +91,10 @@ def post_case(
     key: Submitter,
     idempotency_key: IdempotencyKey = None,
 ) -> CaseAccepted:
-    """Flag one image. From a 202 on we answer for it: it ends before a reviewer, whatever happens to us."""
-    submission = Submission(body.flag(key.name), idempotency_key)
+    """Flag one image. After a 202 we answer for it: it reaches a reviewer, whatever happens to us."""
+    opening = Opening(body.flag(key.name), idempotency_key)
     services.rates.take(key.name, 1)
-    accepted = services.intake.receive(submission, actor=f"platform:{key.name}")
+    accepted = services.intake.receive(opening, actor=f"platform:{key.name}")
     response.status_code = _status(accepted)
     response.headers["Location"] = _link(accepted.id)
     return _accepted(accepted)
@@ -102,22 +110,22 @@ def post_case(
 def post_cases(
     body: BatchIn, services: ServicesDep, key: Submitter, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """One outcome per item, in order. Nothing is lost when one is bad.
+    """One outcome per item, in order. A bad item harms no other.
 
-    With an Idempotency-Key the whole call may be repeated: item n is the same case again.
+    With an Idempotency-Key the whole call may be repeated: item n gives the same case again.
     """
     if len(body.cases) > services.settings.batch_items_at_most:
         raise RequestRefused(
             f"{len(body.cases)} items in one call; at most {services.settings.batch_items_at_most}"
         )
     read = [_read_item(item) for item in body.cases]
-    submissions = [
-        Submission(item.flag(key.name), f"{idempotency_key}#{index}" if idempotency_key else None)
+    openings = [
+        Opening(item.flag(key.name), f"{idempotency_key}#{index}" if idempotency_key else None)
         for index, item in enumerate(read)
         if isinstance(item, CaseIn)
     ]
-    services.rates.take(key.name, len(submissions))
-    received = iter(services.intake.receive_many(submissions, actor=f"platform:{key.name}"))
+    services.rates.take(key.name, len(openings))
+    received = iter(services.intake.receive_many(openings, actor=f"platform:{key.name}"))
     outcomes = [item if isinstance(item, BatchOutcome) else _outcome(next(received)) for item in read]
     answer = BatchOut(
         accepted=sum(outcome.status == 202 for outcome in outcomes),
@@ -125,13 +133,13 @@ def post_cases(
         refused=sum(outcome.problem is not None for outcome in outcomes),
         outcomes=outcomes,
     )
-    # Serialized once, here: FastAPI would first validate a thousand outcomes that we have just made.
+    # Serialised here, because FastAPI would first validate a thousand outcomes that we have just made.
     return Response(answer.model_dump_json(), status_code=207, media_type="application/json")
 
 
 @router.post("/uploads", status_code=201, response_model=UploadOut, summary="Get a signed PUT for one image")
 def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> UploadOut:
-    """For platforms without a bucket of their own: PUT the bytes, then open a case with the image named here."""
+    """For platforms without their own bucket: PUT the bytes, then open a case with this image."""
     upload = services.storage.sign_upload(body.media_type, owner=key.prefix, sha256=body.sha256)
     image = ImageIn(bucket=upload.image.bucket, key=upload.image.key)
     return UploadOut(url=upload.url, headers=dict(upload.headers), image=image, expires_at=upload.expires_at)
@@ -153,10 +161,8 @@ def get_case(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     with services.database.transaction() as session:
-        case = find_case(session, case_id)
-        if case is None:
-            raise CaseNotFound(f"no case has the id {case_id}")
-        # Neither erasing nor archiving is a move of the case, nor is evidence gathered anew: its version stays.
+        case = require_case(session, case_id)
+        # Erasing, archiving and new evidence are no moves, so the case's version does not show them.
         beside = evidence_of(session, [case_id]).get(case_id)
         kept = ("-erased" if case.erased_at else "") + ("-archived" if case.archive_id else "")
         kept += f"-{beside.gatherer}" if beside is not None else ""
@@ -166,7 +172,8 @@ def get_case(
         analysis = shown_analyses(session, [case_id]).get(case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
         archived = archived_cases(session, [case]).get(case_id)
-    shown = show_case(case, analysis, decision, archived, beside).model_dump_json()
+        basis = _basis(bases_of(session, _fingerprints([analysis])), analysis)
+    shown = show_case(case, analysis, decision, archived, beside, basis).model_dump_json()
     return Response(shown, media_type="application/json", headers={"ETag": tag})
 
 
@@ -177,10 +184,9 @@ def get_case(
     summary="Read which cases and lists have a picture that looks like this one",
 )
 def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPage:
-    """As they are now. Empty where no evidence is gathered, and for a picture with too little in it."""
+    """The current related cases. Empty where no evidence is gathered, and for a picture that shows too little."""
     with services.database.transaction() as session:
-        if find_case(session, case_id) is None:
-            raise CaseNotFound(f"no case has the id {case_id}")
+        require_case(session, case_id)
         found = related_to(session, case_id)
         lists = lists_with(session, case_id)
         ids = [one.case_id for one in found]
@@ -197,21 +203,21 @@ def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPag
 
 
 def _related(
-    one: Related, case: Case, stored: StoredAnalysis | None, decision: Decision | None
+    related: Related, case: Case, stored: StoredAnalysis | None, decision: Decision | None
 ) -> RelatedOut:
     analysis = stored.analysis if stored is not None and case.refusal is None else None
     return RelatedOut(
-        id=one.case_id,
-        distance=one.distance,
-        mirrored=one.mirrored,
-        faces=one.faces,
-        face_distance=one.face_distance,
+        id=related.case_id,
+        distance=related.distance,
+        mirrored=related.mirrored,
+        faces=related.faces,
+        face_distance=related.face_distance,
         state=case.state,
         source=case.flag.source,
         created_at=case.created_at,
         verdict=None if analysis is None else analysis.verdict.label,
         outcome=decision.outcome if decision is not None and case.state is CaseState.DECIDED else None,
-        links=Links(self=_link(one.case_id)),
+        links=Links(self=_link(related.case_id)),
     )
 
 
@@ -244,10 +250,10 @@ def get_cases(
     cursor: _Cursor = None,
     limit: _Limit = 50,
 ) -> CasePage:
-    """With `outcome`, `decided_since` or `decided_until` only decided cases, and those that were decided last first."""
+    """With `outcome`, `decided_since` or `decided_until`: only decided cases, the last decided ones first."""
     wanted = Filter(
         state=state,
-        # An external id is unique within its source: yours, unless you name another.
+        # An external id is unique within its source: the caller's, unless another is named.
         source=key.name if external_id is not None and source is None else source,
         external_id=external_id,
         since=since,
@@ -275,7 +281,7 @@ def _cursor_after(last: Case, wanted: Filter) -> str:
     if not wanted.by_decision:
         return _cursor(last.id)
     assert last.decided_at is not None, "it is on a page of decided cases"
-    return Place(last.decided_at, last.id).cursor()
+    return PageEnd(last.decided_at, last.id).cursor()
 
 
 @router.get("/search", response_model=CasePage, summary="Find cases by what is known of them")
@@ -301,7 +307,7 @@ def get_found(
     cursor: _Cursor = None,
     limit: _Limit = 50,
 ) -> CasePage:
-    """The newest first. What was erased is found by its case's id alone."""
+    """The newest first. An erased case is found only by its id."""
     wanted = Search(q, field, source)
     with services.database.transaction() as session:
         ids = search_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
@@ -313,6 +319,7 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     ids = [case.id for case in cases]
     analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
     archived, evidence = archived_cases(session, cases), evidence_of(session, ids)
+    bases = bases_of(session, _fingerprints(analyses.values()))
     return [
         show_case(
             case,
@@ -320,9 +327,18 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
             decisions.get(case.id),
             archived.get(case.id),
             evidence.get(case.id),
+            _basis(bases, analyses.get(case.id)),
         )
         for case in cases
     ]
+
+
+def _fingerprints(stored: Iterable[StoredAnalysis | None]) -> set[str]:
+    return {one.analysis.fingerprint for one in stored if one is not None}
+
+
+def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis | None:
+    return None if stored is None else bases.get(stored.analysis.fingerprint)
 
 
 @router.post(
@@ -335,10 +351,10 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     summary="Take an image back: its case ends without a decision",
 )
 def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> CaseOut:
-    """Nobody looks at it any more, neither the model nor a person, and its log of events stays.
+    """For an upload that its owner removed. Neither the model nor a person looks at it any more.
 
-    For an upload that its owner removed. What the case says of it is kept as long as that of a decided one, or until it
-    is erased. The second time nothing happens.
+    Its log of events stays. Its texts are kept as long as those of a decided case, or until it is erased. The second
+    call does nothing.
     """
     services.intake.withdraw(case_id, actor=f"platform:{key.name}")
     with services.database.transaction() as session:
@@ -358,12 +374,10 @@ def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> Cas
     summary="Take the texts of a case that ended and the place of its image away, for ever",
 )
 def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
-    """The verdict, the outcome and the log of events stay. The second time nothing happens."""
+    """The verdict, the outcome and the log of events stay. The second call does nothing."""
     with services.database.transaction() as session:
         erase_case(session, case_id, actor=f"platform:{key.name}")
-        case = find_case(session, case_id)
-        if case is None:
-            raise CaseNotFound(f"no case has the id {case_id}")
+        case = require_case(session, case_id)
         if case.erased_at is None:
             raise _not_erased(case)
         return _show_cases(session, [case])[0]
@@ -387,12 +401,14 @@ def show_case(
     decision: Decision | None = None,
     archived: Archived | None = None,
     beside: StoredEvidence | None = None,
+    basis: Basis | None = None,
 ) -> CaseOut:
-    """A case as platforms see it. A case that is not ready shows no analysis, even if it had one before."""
+    """A case for platforms. A case that is not ready shows no analysis, even if it had one before."""
     analysis = stored.analysis if stored is not None and case.refusal is None else None
-    faces = [] if analysis is None else [face_json(face) for face in analysis.faces]
     first = None if analysis is None or not analysis.faces else analysis.faces[0]
     flag = case.flag
+    faces = [] if analysis is None else [told_face(one, basis, source=flag.source) for one in analysis.faces]
+    said = None if analysis is None else told_verdict(analysis.verdict, basis, source=flag.source)
     shown: dict[str, Any] = {
         "id": case.id,
         "state": case.state,
@@ -406,7 +422,7 @@ def show_case(
         "ready_at": case.ready_at,
         "attempts": case.attempts,
         "version": case.version,
-        "verdict": _kept_verdict(archived) if analysis is None else verdict_json(analysis.verdict),
+        "verdict": said or _kept_verdict(archived),
         "rationale": [] if first is None else [artifact_json(artifact) for artifact in first.rationale],
         "faces": faces,
         "faces_found": None if analysis is None else analysis.faces_found,
@@ -435,7 +451,7 @@ def _evidence(beside: StoredEvidence, analysis: Analysis | None) -> dict[str, An
 
 
 def _kept_verdict(archived: Archived | None) -> dict[str, Any] | None:
-    """Of an archived case the label and the technique are known here; its numbers lie with its analysis."""
+    """The label and technique of an archived case. Its numbers lie in the archive, with its analysis."""
     if archived is None or archived.label is None:
         return None
     numbers = ("score", "margin", "answer_mass", "technique_scores", "abstain")
@@ -484,4 +500,4 @@ def _read_cursor(cursor: str | None) -> UUID | None:
     try:
         return UUID(bytes=base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error) as error:
-        raise CursorUnreadable("this cursor is none of ours; start again without one") from error
+        raise CursorUnreadable("this cursor is unknown; start again without one") from error

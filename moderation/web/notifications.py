@@ -1,4 +1,4 @@
-"""Stores that call by themselves when an object is created: MinIO and other S3-compatible ones, and EventBridge."""
+"""Calls by stores when an object is created: MinIO and other S3-compatible stores, and EventBridge."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,23 +6,23 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from pydantic import JsonValue, ValidationError
 
+from moderation.database.cases import Opening
 from moderation.errors import RequestRefused
-from moderation.intake import Submission
 from moderation.notifications import Created, created_objects
 from moderation.web.access import OnlyKnownParameters, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY
 from moderation.web.services import ServicesDep
-from moderation.wire import Answer, CaseIn, ImageIn
+from moderation.wire import CaseIn, ImageIn, Response
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
 
-class NotificationOut(Answer):
+class NotificationOut(Response):
     #: Cases that this call opened.
     opened: int
-    #: Objects whose case was open already.
+    #: Objects whose case already existed.
     repeated: int
-    #: Why the others have none: stable codes.
+    #: Why the other objects have no case: stable codes.
     refused: Sequence[str]
 
 
@@ -37,18 +37,18 @@ def post_notification(
     services: ServicesDep,
     key: Submitter,
 ) -> NotificationOut:
-    """Open a case for every object that was created. Safe to repeat: the same object and version is the same case.
+    """Open a case for every new object. Safe to repeat: the same object and version is the same case.
 
-    An object that is refused is answered with success all the same, because a store would repeat it for ever.
+    A refused object is answered with success too, because a store would repeat it for ever.
     """
     objects = created_objects(body)
     at_most = services.settings.batch_items_at_most
     if len(objects) > at_most:
         raise RequestRefused(f"{len(objects)} objects in one call; at most {at_most}")
-    told = [_submission(created, key.name) for created in objects]
-    submissions = [submission for submission in told if submission is not None]
-    services.rates.take(key.name, len(submissions))
-    outcomes = services.intake.receive_many(submissions, actor=f"platform:{key.name}") if submissions else []
+    told = [_opening(created, key.name) for created in objects]
+    openings = [opening for opening in told if opening is not None]
+    services.rates.take(key.name, len(openings))
+    outcomes = services.intake.receive_many(openings, actor=f"platform:{key.name}") if openings else []
     accepted = [outcome for outcome in outcomes if not isinstance(outcome, RequestRefused)]
     refused = [outcome.code for outcome in outcomes if isinstance(outcome, RequestRefused)]
     return NotificationOut(
@@ -58,12 +58,12 @@ def post_notification(
     )
 
 
-def _submission(created: Created, source: str) -> Submission | None:
-    """The same as if the platform had sent it; None when the object has a name that no case can have."""
+def _opening(created: Created, source: str) -> Opening | None:
+    """What the platform would have sent. None: no case can have the object's name."""
     image = created.image
     try:
         named = ImageIn(bucket=image.bucket, key=image.key, version_id=image.version_id)
         flagged = CaseIn.model_validate({"image": named, "external_id": created.external_id})
     except ValidationError:
         return None
-    return Submission(flagged.flag(source))
+    return Opening(flagged.flag(source))

@@ -2,6 +2,11 @@
 
 The provider says who somebody is; that they may work here is decided by an admin who added them, with the email that
 the provider has verified. Optional: the extra `oidc` and three settings.
+
+Authlib's client for Starlette is not used. It keeps the provider's description as long as the process lives, and its
+keys until an unknown one comes; it takes every signing algorithm that the provider lists; it does not check that the
+description names our issuer, nor that userinfo names the same person. It also needs Starlette's session, which is a
+signing secret that all processes share, for what one cookie holds here.
 """
 
 import base64
@@ -18,7 +23,7 @@ import structlog
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from moderation.database.people import find_person_by_email
+from moderation.accounts.rows import find_person_by_email
 from moderation.errors import SetupProblem, SignInRefused, Unavailable
 from moderation.people import Person
 from moderation.settings import Settings

@@ -1,6 +1,6 @@
-"""What operators and their machines ask: is it alive, is it ready, how long is the line."""
+"""Questions of operators and their machines: is it alive, is it ready, how long is the line."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -10,13 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy.orm import Session
 
-from moderation.comparison import Comparison
 from moderation.database.cases import oldest_waiting_seconds, queue_stats
 from moderation.database.health import Health, Trust, read_health, read_trust
 from moderation.database.operations import answer_within
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError
 from moderation.intervals import Measure
+from moderation.rollouts.comparison import Comparison
 from moderation.triage import QueueStats
 from moderation.web.access import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES, sentence_of
@@ -25,8 +25,8 @@ from moderation.wire import StatsOut
 
 T = TypeVar("T")
 
-#: Seconds that Postgres has for a statement of a scrape. With `WATCHED_WITHIN` all of them fit into the ten that
-#: Prometheus waits.
+#: Seconds that Postgres has for one statement of a scrape. With `WATCHED_WITHIN`, all of them fit into the ten seconds
+#: that Prometheus waits.
 LOOK_SECONDS = 1.5
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ def healthz() -> dict[str, str]:
 
 @router.get("/readyz", summary="Can it accept cases", responses={503: {"description": "Not yet, or not now"}})
 def readyz(services: ServicesDep, response: Response) -> dict[str, str]:
-    """Postgres and its schema are needed to accept a case. The broker is not: its loss only delays."""
+    """Accepting a case needs Postgres and its schema. It does not need the broker, whose loss only delays."""
     checks = {"database": _check_database(services), "broker": _check_broker(services)}
     if checks["database"] != "ok":
         response.status_code = 503
@@ -77,7 +77,7 @@ def _check_database(services: Services) -> str:
 
 def _check_broker(services: Services) -> str:
     try:
-        services.doorbell.depth()
+        services.publisher.depth()
     except BonafideError as error:
         return _not_ready("broker", error)
     return "ok"
@@ -96,21 +96,21 @@ def metrics(services: ServicesDep) -> Response:
 
 
 class LineMetrics:
-    """The line as Prometheus gauges, read from Postgres when asked for: Redis under-counts what it lost."""
+    """The line as Prometheus gauges, read from Postgres on demand: Redis does not count what it lost."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Each look by itself: what one does not see, the others tell."""
-        for look in (self._oldest, self._line, self._health, self._trust, self._trial, self._bells):
+        """Each query is separate: when one fails, the others still report."""
+        for look in (self._oldest, self._line, self._health, self._trust, self._trial, self._messages):
             try:
                 yield from look()
             except BonafideError as error:
                 log.warning("metrics_missing", action="metrics", look=look.__name__, error=str(error))
 
     def _oldest(self) -> Iterable[GaugeMetricFamily]:
-        """By itself: it costs nothing however long the line is, and most alerts need it."""
+        """This query is separate: it is cheap for any length of the line, and most alerts need it."""
         yield GaugeMetricFamily(
             "bonafide_oldest_waiting_seconds",
             "Age of the oldest waiting case",
@@ -135,32 +135,34 @@ class LineMetrics:
         trial = self._services.trial.latest(now=datetime.now(UTC))
         return () if trial is None else _trial(trial.comparison)
 
-    def _bells(self) -> Iterable[GaugeMetricFamily]:
-        bells = self._services.doorbell.depth()
-        yield GaugeMetricFamily("bonafide_bells", "Messages on the queue of cases", value=bells)
+    def _messages(self) -> Iterable[GaugeMetricFamily]:
+        messages = self._services.publisher.depth()
+        yield GaugeMetricFamily("bonafide_messages", "Messages on the queue of cases", value=messages)
+
+
+def _gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """A gauge with a value for each value of its label."""
+    gauge = GaugeMetricFamily(f"bonafide_{name}", meaning, labels=[label])
+    for named, value in values.items():
+        gauge.add_metric([named], float(value))
+    return gauge
 
 
 def _line(stats: QueueStats) -> Iterable[GaugeMetricFamily]:
     yield GaugeMetricFamily(
         "bonafide_reruns_waiting", "Cases that wait to be analysed once more", value=stats.reruns
     )
-    cases = GaugeMetricFamily("bonafide_cases", "Live cases by state", labels=["state"])
-    for state in ("waiting", "analyzing", "ready"):
-        cases.add_metric([state], getattr(stats, state))
-    yield cases
+    by_state = {"waiting": stats.waiting, "analyzing": stats.analyzing, "ready": stats.ready}
+    yield _gauge("cases", "Live cases by state", "state", by_state)
 
 
 def _health(health: Health) -> Iterable[GaugeMetricFamily]:
-    leases = GaugeMetricFamily("bonafide_leases", "Leases on cases", labels=["state"])
-    leases.add_metric(["live"], health.leases_live)
-    leases.add_metric(["expired"], health.leases_expired)
-    processes = GaugeMetricFamily("bonafide_processes", "Processes that were seen lately", labels=["kind"])
-    processes.add_metric(["worker"], health.workers)
-    processes.add_metric(["sweeper"], health.sweepers)
-    deliveries = GaugeMetricFamily("bonafide_deliveries_stored", "Webhooks in the table", labels=["state"])
-    deliveries.add_metric(["due"], health.deliveries_due)
-    deliveries.add_metric(["dead"], health.deliveries_dead)
-    yield from (leases, processes, deliveries)
+    leases = {"live": health.leases_live, "expired": health.leases_expired}
+    yield _gauge("leases", "Leases on cases", "state", leases)
+    processes = {"worker": health.workers, "sweeper": health.sweepers}
+    yield _gauge("processes", "Processes that were seen lately", "kind", processes)
+    deliveries = {"due": health.deliveries_due, "dead": health.deliveries_dead}
+    yield _gauge("deliveries_stored", "Webhooks in the table", "state", deliveries)
     for name, meaning, value in (
         (
             "oldest_ready_seconds",
@@ -175,19 +177,12 @@ def _health(health: Health) -> Iterable[GaugeMetricFamily]:
 
 
 def _trust(trust: Trust) -> Iterable[GaugeMetricFamily]:
-    certificates = GaugeMetricFamily(
-        "bonafide_certificates",
-        "Certificates that are used, and those that ended within a week",
-        labels=["state"],
+    certificates = {"used": trust.used, "revoked": trust.revoked}
+    meaning = "Certificates that are used, and those that ended within a week"
+    yield _gauge("certificates", meaning, "state", certificates)
+    yield _gauge(
+        "drifted", "1 where the last look found a source's pictures changed", "source", trust.drifted
     )
-    certificates.add_metric(["used"], trust.used)
-    certificates.add_metric(["revoked"], trust.revoked)
-    drifted = GaugeMetricFamily(
-        "bonafide_drifted", "1 where the last look found a source's pictures changed", labels=["source"]
-    )
-    for source, alarm in trust.drifted.items():
-        drifted.add_metric([source], float(alarm))
-    yield from (certificates, drifted)
     if trust.looked_seconds is not None:
         yield GaugeMetricFamily(
             "bonafide_drift_looked_seconds", "Since when nobody looked for drift", value=trust.looked_seconds
@@ -195,7 +190,7 @@ def _trust(trust: Trust) -> Iterable[GaugeMetricFamily]:
 
 
 def _trial(found: Comparison) -> Iterable[GaugeMetricFamily]:
-    """What is on trial against what serves. A number of which there is none is not told."""
+    """The candidate against the serving bundle. Absent numbers are left out."""
     for name, meaning, value in (
         ("pictures", "Pictures of the last day that the candidate analysed too", found.n),
         ("agreement", "Share of them with the same label", found.agreed.share),
@@ -204,16 +199,12 @@ def _trial(found: Comparison) -> Iterable[GaugeMetricFamily]:
     ):
         if value is not None:
             yield GaugeMetricFamily(f"bonafide_candidate_{name}", meaning, value=value)
-    overturned = GaugeMetricFamily(
-        "bonafide_candidate_overturned", "Share of verdicts that people overturned", labels=["bundle"]
-    )
-    for bundle, share in (
-        ("serving", found.decided.first_overturned.share),
-        ("candidate", found.decided.second_overturned.share),
-    ):
-        if share is not None:
-            overturned.add_metric([bundle], share)
-    yield overturned
+    shares = {
+        "serving": found.decided.first_overturned.share,
+        "candidate": found.decided.second_overturned.share,
+    }
+    known = {bundle: share for bundle, share in shares.items() if share is not None}
+    yield _gauge("candidate_overturned", "Share of verdicts that people overturned", "bundle", known)
 
 
 def _value(measure: Measure | None) -> float | None:

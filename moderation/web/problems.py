@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: a stable `code` for machines, a sentence for people, nothing of our insides."""
+"""Errors as RFC 9457 problem details: a stable `code` for machines, a sentence for people, no internals."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -35,10 +35,10 @@ from moderation.errors import (
 from moderation.errors import RequestRefused as _Refused
 from moderation.wire import ChangeOut, Problem, field_name, what_is_wrong
 
-#: Seconds after which a client may try again when something of ours does not answer.
+#: Seconds after which a client may try again when one of our services does not answer.
 RETRY_AFTER = 5
 
-#: Errors of one request that are put into one sentence. All of them are listed beside it.
+#: Errors of a request that go into its sentence. All of them are listed beside it.
 SAID_AT_ONCE = 3
 
 #: What every call may answer, for the OpenAPI document.
@@ -52,7 +52,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-#: What a call that opens cases may answer beside.
+#: The extra answer of calls that open cases.
 TOO_MANY: dict[int | str, dict[str, Any]] = {
     429: {
         "model": Problem,
@@ -60,7 +60,7 @@ TOO_MANY: dict[int | str, dict[str, Any]] = {
     }
 }
 
-#: What is said of something of ours that does not answer. Where it runs and as whom we asked stands in the log.
+#: Sentences for a service that does not answer. The log says where it runs and which user we were.
 _AWAY = {
     DatabaseUnavailable.code: "the database does not answer; try again in a moment",
     BrokerUnavailable.code: "the broker does not answer; try again in a moment",
@@ -109,7 +109,7 @@ def status_of(error: BonafideError) -> int:
 
 
 def sentence_of(error: BonafideError) -> str:
-    """What is said of an error to whoever asked over HTTP."""
+    """The sentence about an error for an HTTP client."""
     match status_of(error):
         case 503:
             return _AWAY.get(error.code, "something of ours does not answer; try again in a moment")
@@ -136,7 +136,7 @@ def problem_of(error: BonafideError, request_id: str | None = None) -> Problem:
 
 
 def invalid(errors: Sequence[Any], request_id: str | None = None) -> Problem:
-    """A request that cannot be read: each place by the name it has for whoever sent it, with what is wrong there."""
+    """The problem of an unreadable request: each wrong place, by the sender's name for it, with what is wrong."""
     places = [_place(error) for error in errors]
     return Problem(
         title="Invalid request",
@@ -148,18 +148,18 @@ def invalid(errors: Sequence[Any], request_id: str | None = None) -> Problem:
     )
 
 
-#: How the parts of a request beside its body are called, by FastAPI's name of them.
+#: Our words for the parts of a request outside its body, by FastAPI's names.
 _PARAMETERS = {"query": "the parameter", "path": "the part of the path", "header": "the header"}
 
 
 def _place(error: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """What a place is called in a sentence; and a JSON pointer (RFC 6901) into the body, or the name of a parameter."""
+    """A place's name in a sentence, and its JSON pointer (RFC 6901) into the body or its parameter."""
     part, *rest = error["loc"] or ("body",)
     said = what_is_wrong(error)
     if part in _PARAMETERS:
         name = str(rest[0]) if rest else str(part)
         return f"{_PARAMETERS[part]} {name}", {"parameter": name, "in": part, "detail": said}
-    inside = [] if error["type"] == "json_invalid" else rest  # what stands there is the number of a character
+    inside = [] if error["type"] == "json_invalid" else rest  # there it is only the number of a character
     pointer = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in inside)
     return field_name(inside) or "the body", {"pointer": pointer, "detail": said}
 
@@ -174,15 +174,15 @@ def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
 
 
 def about(request: Request) -> dict[str, str]:
-    """The case that a request is about, for its line in the log."""
+    """The request's case, for its line in the log."""
     case_id = request.path_params.get("case_id")
     return {} if case_id is None else {"case": str(case_id)}
 
 
 def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -> None:
-    """Make every error of this app a problem.
+    """Turn every error of this app into a problem.
 
-    `page` makes one for people of a problem that is nobody's call of the API, or None where that is no use.
+    `page` makes a page for people when the request is no API call; None where a page is no use.
     """
 
     def on_ours(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""The reference of the API at `/docs`: the OpenAPI document as a page, without a script or anything from elsewhere."""
+"""The API reference at `/docs`: the OpenAPI document as a page, without scripts or anything from other sites."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from moderation.web.console.pages import PageRoute, render
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 _SCHEMAS = "#/components/schemas/"
-#: Bounds of a value in the words of JSON Schema, and in ours.
+#: Limits of a value, in JSON Schema's words and in ours.
 _BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "more than {}",
@@ -31,16 +31,16 @@ class Field:
     """A parameter of a call, or a field of an object."""
 
     name: str
-    #: With links to the objects that it names.
+    #: With links to the objects in it.
     type: Markup
     required: bool
     description: Markup
-    #: Of a parameter: `query`, `path` or `header`.
+    #: For a parameter: `query`, `path` or `header`.
     place: str = ""
 
 
 @dataclass(frozen=True)
-class Answer:
+class DocumentedAnswer:
     status: str
     description: Markup
     #: Empty when it has no body.
@@ -55,14 +55,14 @@ class Call:
     summary: str
     description: Markup
     parameters: tuple[Field, ...]
-    #: What is sent. Empty when nothing is.
+    #: The request's body. Empty without one.
     body: Markup
-    answers: tuple[Answer, ...]
+    answers: tuple[DocumentedAnswer, ...]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An object that is sent or answered."""
+    """An object in a request or an answer."""
 
     name: str
     description: Markup
@@ -95,15 +95,21 @@ def _calls(paths: Mapping[str, Mapping[str, Any]]) -> Iterator[Call]:
                 parameters=tuple(_parameter(one) for one in call.get("parameters", ())),
                 body=_content(call.get("requestBody", {})),
                 answers=tuple(
-                    Answer(status, _prose(answer["description"]), _content(answer))
+                    DocumentedAnswer(status, _prose(answer["description"]), _content(answer))
                     for status, answer in sorted(call["responses"].items())
                 ),
             )
 
 
-def _parameter(one: Mapping[str, Any]) -> Field:
-    said = one.get("description", one["schema"].get("description", ""))
-    return Field(one["name"], _type(one["schema"]), one.get("required", False), _prose(said), one["in"])
+def _parameter(parameter: Mapping[str, Any]) -> Field:
+    said = parameter.get("description", parameter["schema"].get("description", ""))
+    return Field(
+        parameter["name"],
+        _type(parameter["schema"]),
+        parameter.get("required", False),
+        _prose(said),
+        parameter["in"],
+    )
 
 
 def _content(message: Mapping[str, Any]) -> Markup:
@@ -123,7 +129,7 @@ def _shape(name: str, schema: Mapping[str, Any]) -> Shape:
 
 
 def _type(schema: Mapping[str, Any]) -> Markup:
-    """What a value may be, with its bounds."""
+    """The type of a value, with its limits."""
     bounds = [words.format(schema[bound]) for bound, words in _BOUNDS.items() if bound in schema]
     said = _kind(schema)
     if "default" in schema and schema["default"] is not None:
@@ -159,7 +165,7 @@ def _kind(schema: Mapping[str, Any]) -> Markup:
 
 
 def _prose(text: str) -> Markup:
-    """A description, its paragraphs in one line and what stands in backticks as code."""
+    """A description: each paragraph on one line, text in backticks as code."""
     pieces = re.split(r"`([^`]+)`", " ".join(text.split()))
     code = Markup("<code>{}</code>")
     return Markup("").join(

@@ -1,7 +1,7 @@
 """Reviewing through the API: a platform's own reviewers claim, ask and decide with a key of the platform.
 
-Each call names the reviewer by email. They are people of this installation, and every rule of `moderation.review` holds
-for them as it does in the console.
+Each call names the reviewer by email. Reviewers are people of this installation, and every rule of `moderation.review`
+holds for them as in the console.
 """
 
 from typing import Any
@@ -9,8 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from moderation.database.people import find_person_by_email
-from moderation.database.questions import Question
+from moderation.accounts.rows import find_person_by_email
 from moderation.decisions import ArtifactAnswer, Judgement
 from moderation.errors import PersonNotFound, StaleCase
 from moderation.people import Person
@@ -44,7 +43,7 @@ _REVIEW: dict[int | str, dict[str, Any]] = {404: _NOT_FOUND, 409: _CONFLICT}
 
 @router.post("/claim", response_model=ClaimOut, responses=_REVIEW, summary="Take a case, or keep it")
 def post_claim(case_id: UUID, body: ReviewerIn, services: ServicesDep, key: Reviewer) -> ClaimOut:
-    """For ten minutes, unless the installation says otherwise, nobody else decides this case. Call again to renew."""
+    """For ten minutes, or as the installation is set up, nobody else can decide this case. Call again to renew."""
     claim = services.review.claim(_person(services, body.reviewer), case_id)
     assert claim.version is not None, "it was read with the case"
     return ClaimOut(token=claim.token, expires_at=claim.expires_at, version=claim.version)
@@ -57,7 +56,7 @@ def post_claim(case_id: UUID, body: ReviewerIn, services: ServicesDep, key: Revi
     summary="Give a case back to the queue",
 )
 def post_release(case_id: UUID, body: ReleaseIn, services: ServicesDep, key: Reviewer) -> None:
-    """The second time, and after the claim was lost, nothing happens."""
+    """The second call does nothing, nor does a call after the claim was lost."""
     services.review.release(_person(services, body.reviewer), case_id, body.token)
 
 
@@ -65,9 +64,9 @@ def post_release(case_id: UUID, body: ReleaseIn, services: ServicesDep, key: Rev
     "/decision", status_code=201, response_model=DecisionOut, responses=_REVIEW, summary="Decide a case"
 )
 def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: Reviewer) -> DecisionOut:
-    """Under a claim, and for the case as the reviewer saw it. `stale_case` says what happened since.
+    """Needs a claim, and the version of the case that the reviewer saw. `stale_case` says what has happened since.
 
-    The same decision again, while it is the last thing that happened, answers the first one.
+    Repeating the decision returns the first one, as long as nothing else has happened.
     """
     judgement = Judgement(
         outcome=body.outcome,
@@ -84,11 +83,11 @@ def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: R
             token=body.token,
             version=body.version,
             judgement=judgement,
-            # The case was shown with its verdict to whoever asked for it.
+            # The API showed the case with its verdict.
             hides_verdict=False,
         )
     except StaleCase:
-        # A platform whose answer was lost asks again.
+        # A platform repeats the call when it lost the answer.
         decision = services.review.decided_already(person, case_id, version=body.version, judgement=judgement)
         if decision is None:
             raise
@@ -103,7 +102,7 @@ def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: R
     summary="Pass on that the uploader asks for another decision",
 )
 def post_appeal(case_id: UUID, body: AppealIn, services: ServicesDep, key: Submitter) -> AppealOut:
-    """The case goes before another person. The same appeal again answers the first one."""
+    """The case goes to another person. Repeating the appeal returns the first one."""
     appeal = services.review.appeal(
         case_id, body.reason, actor=f"platform:{key.name}", external_id=body.external_id
     )
@@ -118,8 +117,9 @@ def post_appeal(case_id: UUID, body: AppealIn, services: ServicesDep, key: Submi
     summary="Ask DFA-GPT about the picture",
 )
 def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: Reviewer) -> QuestionOut:
-    """A worker answers, in seconds when one is there: read the questions to see it."""
-    return _shown(services.questions.ask(case_id, body.question, actor=f"platform:{key.name}"))
+    """A worker answers within seconds, if one runs. Read the questions to see the answer."""
+    asked = services.questions.ask(case_id, body.question, actor=f"platform:{key.name}", face=body.face)
+    return QuestionOut.model_validate(asked)
 
 
 @router.get(
@@ -130,7 +130,7 @@ def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: R
 )
 def get_questions(case_id: UUID, services: ServicesDep, key: Reader) -> QuestionList:
     return QuestionList(
-        questions=[_shown(question) for question in services.questions.of_case(case_id)],
+        questions=[QuestionOut.model_validate(one) for one in services.questions.of_case(case_id)],
         worker_is_there=services.questions.worker_is_there(),
     )
 
@@ -141,17 +141,3 @@ def _person(services: Services, email: str) -> Person:
     if person is None:
         raise PersonNotFound("no reviewer of this installation has this email")
     return person
-
-
-def _shown(question: Question) -> QuestionOut:
-    return QuestionOut(
-        id=question.id,
-        question=question.question,
-        answer=question.answer,
-        failure=question.failure,
-        bundle=question.bundle,
-        fingerprint=question.fingerprint,
-        seconds=question.seconds,
-        created_at=question.created_at,
-        answered_at=question.answered_at,
-    )

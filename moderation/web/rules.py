@@ -1,7 +1,7 @@
-"""What this installation does by rule while it serves: closing cases that stood aside for too long, or are certified.
+"""Applies the installation's rules: closes cases that stood aside for too long, and certified cases.
 
-In the process of the API and the console, because its role may decide and the sweeper's may not. With several of them
-each looks: a case is locked while it is closed, and closed once.
+It runs in the process of the API and the console, because its role may decide and the sweeper's may not. With several
+processes each of them looks. A case is locked while it is closed, so it is closed only once.
 """
 
 import threading
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 @contextmanager
 def keep_rules(services: Services) -> Generator[None]:
-    """Look now and again until the block ends."""
+    """Apply the rules now and again until the block ends."""
     stop = threading.Event()
     thread = threading.Thread(target=_keep, args=(services, stop), name="rules")
     thread.start()
@@ -37,7 +37,7 @@ def _keep(services: Services, stop: threading.Event) -> None:
     rules: dict[str, Callable[[], int]] = {"close_by_certificate": services.review.close_by_certificate}
     if services.settings.close_aside_hours:
         rules["close_by_rule"] = services.review.close_by_rule
-    # Whoever starts serves first. A certificate is turned on while we serve: a rule of the settings is not.
+    # Serve first, then look. A certificate may be turned on while we serve; a rule of the settings may not.
     while not stop.wait(EVERY):
         for name, close in rules.items():
             _close(name, close)
@@ -49,7 +49,7 @@ def _close(name: str, close: Callable[[], int]) -> None:
     except BonafideError as error:
         log.warning("rules_failed", action=name, code=error.code, error=str(error))
     except DBAPIError as error:
-        # A database that is not migrated yet, or rights that are missing: the next look may do better.
+        # The database is not migrated yet, or rights are missing: the next look may succeed.
         log.warning("rules_failed", action=name, code="fault", error=str(error.orig).strip())
     else:
         if closed:

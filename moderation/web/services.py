@@ -1,24 +1,24 @@
-"""What the routes share, made once per process and found on the app."""
+"""The services that all routes share. They are made once per process and stored on the app."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from moderation.accounts import Accounts
-from moderation.bundles import Bundles, TrialWatch
+from moderation.accounts.accounts import Accounts
 from moderation.database.connection import ANSWER_SECONDS, Database
-from moderation.delivery import Webhooks
-from moderation.dispatch import Doorbell
-from moderation.insight import Insights
+from moderation.dispatch import Publisher
 from moderation.intake import Intake
 from moderation.questions import Questions
-from moderation.rates import Rates
+from moderation.reports.insight import Insights
 from moderation.review import Review
+from moderation.rollouts.bundles import Bundles, TrialWatch
 from moderation.settings import Settings
 from moderation.storage import Storage
+from moderation.web.rates import Rates
+from moderation.webhooks.endpoints import Webhooks
 
-#: Threads that answer requests, hence connections to Postgres that may be wanted at once.
+#: Threads that answer requests. Each may need a connection to Postgres.
 WEB_THREADS = 20
 
 
@@ -27,7 +27,7 @@ class Services:
     settings: Settings
     database: Database
     storage: Storage
-    doorbell: Doorbell
+    publisher: Publisher
     intake: Intake
     review: Review
     questions: Questions
@@ -44,15 +44,15 @@ def open_services(settings: Settings) -> Services:
         settings.database_url.get_secret_value(), pool_size=WEB_THREADS, answer_seconds=ANSWER_SECONDS
     )
     storage = Storage(settings, connections=WEB_THREADS)
-    doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
+    publisher = Publisher(settings.broker_url.get_secret_value(), at_most=settings.messages_at_most)
     return Services(
         settings,
         database,
         storage,
-        doorbell,
-        Intake(database, storage, doorbell),
+        publisher,
+        Intake(database, storage, publisher),
         Review(database, settings),
-        Questions(database, doorbell),
+        Questions(database, publisher),
         Accounts(database, settings),
         Webhooks(database, settings),
         Insights(database),

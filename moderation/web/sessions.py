@@ -1,6 +1,6 @@
-"""The cookie that names a session of the console, and where somebody may be sent who has signed in.
+"""The cookie of a console session, and the path that a person may go to after signing in.
 
-What the session holds is known to the server alone: see `accounts`.
+Only the server knows what the session holds: see `accounts`.
 """
 
 from urllib.parse import urlsplit
@@ -14,12 +14,12 @@ COOKIE = "bonafide_session"
 
 
 def cookie_of(request: Request) -> str | None:
-    """The session's secret. None when the browser has none of ours."""
+    """The session's secret. None when the browser sends none."""
     return request.cookies.get(COOKIE) or None
 
 
 def set_cookie(response: Response, secret: str, *, secure: bool, settings: Settings) -> None:
-    """Out of reach for scripts and for forms of other sites; `secure` wherever the page came by https."""
+    """Set it so that scripts and other sites' forms cannot use it; `secure` when the page came by https."""
     response.set_cookie(
         COOKIE,
         secret,
@@ -36,7 +36,7 @@ def clear_cookie(response: Response) -> None:
 
 
 def own_path(path: str | None) -> str:
-    """This path when it is one of ours, else the queue: nobody is sent to another site by a link to us."""
+    """This path if it is ours, else the queue, so that a link to us sends nobody to another site."""
     if not path or not path.startswith("/") or path.startswith(("//", "/\\")):
         return "/queue"
     parts = urlsplit(path)

@@ -1,17 +1,17 @@
-"""The draft of a statement of reasons for the decision that stands."""
+"""The draft of a statement of reasons for the current decision."""
 
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from moderation.database.cases import find_case
+from moderation.database.cases import require_case
 from moderation.database.review import standing_decisions
 from moderation.decisions import Decision
-from moderation.errors import CaseNotFound, NothingDecided
+from moderation.errors import NothingDecided
 from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import statement_sentences
-from moderation.statements import Draft, Harm, Origin, Restriction, statement
+from moderation.reports.statements import Harm, Origin, Restriction, StatementDraft, statement
 from moderation.web.access import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
@@ -36,9 +36,9 @@ def get_statement(
     harm: Annotated[Harm, Query(description="What is wrong with this deepfake.")] = Harm.TERMS,
     origin: Annotated[Origin, Query(description="How you came to know of it.")] = Origin.VOLUNTARY,
 ) -> StatementOut:
-    """In the fields of the EU's transparency database (DSA, art. 17): a draft, to be completed by you.
+    """A draft for you to complete, in the fields of the EU's transparency database (DSA, art. 17).
 
-    Fixed sentences, without personal data. `statement` is null when the decision restricts nothing.
+    It has fixed sentences without personal data. `statement` is null when the decision restricts nothing.
     """
     decision, draft = draft_of(services, case_id, restriction, harm, origin)
     return StatementOut(
@@ -52,14 +52,12 @@ def get_statement(
 
 def draft_of(
     services: Services, case_id: UUID, restriction: Restriction, harm: Harm, origin: Origin
-) -> tuple[Decision, Draft]:
-    """The decision that stands, and the draft for it. Raise CaseNotFound or NothingDecided."""
+) -> tuple[Decision, StatementDraft]:
+    """The current decision, and the draft for it. Raise CaseNotFound or NothingDecided."""
     with services.database.transaction() as session:
-        case = find_case(session, case_id)
+        case = require_case(session, case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
         beside = evidence_of(session, [case_id]).get(case_id)
-    if case is None:
-        raise CaseNotFound(f"no case has the id {case_id}")
     if decision is None:
         raise NothingDecided("nothing is decided about this case")
     draft = statement(

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moderation import traces
 
-#: Asked every few seconds by machines; nobody wants to see them.
+#: Machines call these every few seconds, and nobody wants to see it.
 _QUIET = {"/healthz", "/readyz", "/metrics"}
 
 

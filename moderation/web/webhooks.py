@@ -5,10 +5,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from moderation.database.deliveries import Delivery, Endpoint, Kind
+from moderation.database.outbox import Kind
 from moderation.web.access import OnlyKnownParameters, WebhookManager
 from moderation.web.problems import RESPONSES
 from moderation.web.services import ServicesDep
+from moderation.webhooks.rows import Endpoint
 from moderation.wire import (
     DeliveryOut,
     DeliveryPage,
@@ -20,7 +21,7 @@ from moderation.wire import (
 )
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
-#: For the `webhooks` section of the OpenAPI document: what is sent, not what is called.
+#: For the `webhooks` section of the OpenAPI document: what we send, not what is called.
 told = APIRouter()
 
 _NO_ENDPOINT: dict[int | str, dict[str, Any]] = {
@@ -38,9 +39,9 @@ _NO_ENDPOINT: dict[int | str, dict[str, Any]] = {
 def post_webhook(
     body: EndpointIn, response: Response, services: ServicesDep, key: WebhookManager
 ) -> EndpointOut:
-    """The secret in the answer verifies signatures. It is not to be had again; to change it, rotate it.
+    """The secret in the answer verifies signatures. It is shown only once; rotate it to get another.
 
-    The same URL and source again is the same endpoint, with the kinds that are asked for now.
+    The same URL and source is the same endpoint, with the kinds of the last call.
     """
     kinds = [Kind(kind) for kind in body.kinds] if body.kinds else list(Kind)
     added = services.webhooks.add(body.url, kinds, body.source)
@@ -56,7 +57,7 @@ def get_webhooks(services: ServicesDep, key: WebhookManager) -> EndpointList:
 
 @router.delete("/webhooks/{endpoint_id}", status_code=204, responses=_NO_ENDPOINT, summary="Be told no more")
 def delete_webhook(endpoint_id: UUID, services: ServicesDep, key: WebhookManager) -> None:
-    """Takes the endpoint out with its log and with what is in line for it."""
+    """Removes the endpoint with its log and its waiting deliveries."""
     services.webhooks.remove(endpoint_id)
 
 
@@ -67,7 +68,7 @@ def delete_webhook(endpoint_id: UUID, services: ServicesDep, key: WebhookManager
     summary="Change the secret",
 )
 def post_rotation(endpoint_id: UUID, services: ServicesDep, key: WebhookManager) -> EndpointOut:
-    """From now on the new secret and the one before it both sign, until the next rotation."""
+    """From now on the new secret and the old one both sign, until the next rotation."""
     return show_endpoint(services.webhooks.rotate(endpoint_id), with_secret=True)
 
 
@@ -86,7 +87,7 @@ def get_deliveries(
 ) -> DeliveryPage:
     found = services.webhooks.deliveries(endpoint_id, limit=limit, before=cursor)
     return DeliveryPage(
-        deliveries=[show_delivery(one) for one in found],
+        deliveries=[DeliveryOut.model_validate(one) for one in found],
         next_cursor=found[-1].id if len(found) == limit else None,
     )
 
@@ -99,18 +100,18 @@ def get_deliveries(
     summary="Send once more",
 )
 def post_resend(delivery_id: UUID, services: ServicesDep, key: WebhookManager) -> DeliveryOut:
-    """Under the same webhook-id, with all its tries before it. One that was not tried yet stays as it is."""
-    return show_delivery(services.webhooks.resend(delivery_id))
+    """Under the same webhook-id, with all tries again. A delivery that was not tried yet does not change."""
+    return DeliveryOut.model_validate(services.webhooks.resend(delivery_id))
 
 
 @told.post("case.analyzed", status_code=204, summary="A case is ready for a person")
 def case_analyzed(body: WebhookOut) -> None:
-    """With a verdict, or with the refusal that says why there is none."""
+    """With a verdict, or with a refusal that says why there is none."""
 
 
 @told.post("case.decided", status_code=204, summary="A person decided")
 def case_decided(body: WebhookOut) -> None:
-    """Sent when the time to take the decision back has passed."""
+    """Sent when the decision can no longer be undone."""
 
 
 @told.post("case.appealed", status_code=204, summary="A decision was appealed against")
@@ -120,36 +121,9 @@ def case_appealed(body: WebhookOut) -> None:
 
 @told.post("case.withdrawn", status_code=204, summary="A platform took an image back")
 def case_withdrawn(body: WebhookOut) -> None:
-    """The case ended without a decision. For whoever else had been told of it."""
+    """The case ended without a decision. For other systems that know of it."""
 
 
 def show_endpoint(endpoint: Endpoint, *, with_secret: bool = False) -> EndpointOut:
-    return EndpointOut.model_validate(
-        {
-            "id": endpoint.id,
-            "url": endpoint.url,
-            "kinds": [kind.value for kind in endpoint.kinds],
-            "source": endpoint.source,
-            "created_at": endpoint.created_at,
-            "disabled_at": endpoint.disabled_at,
-            "secret": endpoint.secrets[0] if with_secret else None,
-        }
-    )
-
-
-def show_delivery(delivery: Delivery) -> DeliveryOut:
-    return DeliveryOut.model_validate(
-        {
-            "id": delivery.id,
-            "case_id": delivery.case_id,
-            "kind": delivery.kind.value,
-            "state": delivery.state.value,
-            "created_at": delivery.created_at,
-            "due_at": delivery.due_at,
-            "attempts": delivery.attempts,
-            "delivered_at": delivery.delivered_at,
-            "dead_at": delivery.dead_at,
-            "last_status": delivery.last_status,
-            "last_error": delivery.last_error,
-        }
-    )
+    shown = EndpointOut.model_validate(endpoint)
+    return shown.model_copy(update={"secret": endpoint.secrets[0]}) if with_secret else shown

@@ -268,7 +268,7 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 QUICK = {
     "BONAFIDE_LEASE_SECONDS": "6",
     "BONAFIDE_SWEEP_SECONDS": "0.5",
-    "BONAFIDE_RING_AGAIN_SECONDS": "3",
+    "BONAFIDE_PUBLISH_AGAIN_SECONDS": "3",
     "BONAFIDE_DEVICE": "cpu",
 }
 

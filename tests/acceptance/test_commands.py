@@ -18,15 +18,19 @@ from moderation.client import BonaFide
 from moderation.database.connection import Database
 from moderation.database.operations import insert_dead_letter
 from moderation.local import System, as_role, open_folder
+from tests.commands import Ended, run_command
 
 
-def _run(
-    *args: str, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
+def _run(*args: str, env: dict[str, str]) -> Ended:
+    return run_command(*args, env={"COLUMNS": "200", **env})
+
+
+def _started(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own: where it looks for a stack, or starts one."""
     script = "from moderation.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *args],
-        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        env={**os.environ, "COLUMNS": "200"},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -35,7 +39,7 @@ def _run(
     )
 
 
-def _lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+def _lines(ended: Ended | subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
@@ -228,7 +232,7 @@ def test_a_case_with_a_verdict_is_not_retried(env: dict[str, str], client: BonaF
     assert "not ready without a verdict" in ended.stderr
 
 
-def test_a_dead_letter_that_names_a_case_is_rung_for(
+def test_a_dead_letter_that_names_a_case_is_published(
     env: dict[str, str], owner: Database, client: BonaFide, samples: Path
 ) -> None:
     case = client.wait(client.submit_file(samples / "no-face.jpg").id)
@@ -242,7 +246,7 @@ def test_a_dead_letter_that_names_a_case_is_rung_for(
 
     ended = _run("dead-letters", "replay", letter["id"], env=env)
 
-    assert (ended.returncode, f"rang for case {case.id}" in ended.stdout) == (0, True)
+    assert (ended.returncode, f"published case {case.id}" in ended.stdout) == (0, True)
 
 
 def test_keys_are_made_shown_once_and_revoked(env: dict[str, str], system: System) -> None:
@@ -291,11 +295,11 @@ def test_a_call_that_cannot_be_done_says_why(
 
 
 def test_the_version_is_told() -> None:
-    assert _run("--version").stdout == f"bonafide {version('bonafide-moderation')}\n"
+    assert _started("--version").stdout == f"bonafide {version('bonafide-moderation')}\n"
 
 
 def test_without_a_stack_or_a_key_the_client_commands_say_what_is_missing(tmp_path: Path) -> None:
-    ended = _run("cases", cwd=tmp_path)
+    ended = _started("cases", cwd=tmp_path)
 
     assert ended.returncode == 2
     assert "BONAFIDE_API_KEY" in ended.stderr
@@ -306,16 +310,16 @@ def test_a_taken_port_and_a_folder_that_cannot_be_written_get_a_sentence(tmp_pat
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        busy = _run("up", "--data", str(tmp_path / "d"), "--port", port, cwd=tmp_path)
+        busy = _started("up", "--data", str(tmp_path / "d"), "--port", port, cwd=tmp_path)
     (tmp_path / "file").touch()
-    blocked = _run("up", "--data", str(tmp_path / "file" / "d"), "--port", "0", cwd=tmp_path)
+    blocked = _started("up", "--data", str(tmp_path / "file" / "d"), "--port", "0", cwd=tmp_path)
 
-    assert (busy.returncode, "taken" in busy.stderr) == (2, True)
+    assert (busy.returncode, "in use" in busy.stderr) == (2, True)
     assert (blocked.returncode, "cannot be written" in blocked.stderr) == (2, True)
 
 
 def test_the_demo_shows_every_sample_and_leaves_nothing_behind(tmp_path: Path, samples: Path) -> None:
-    done = _lines(_run("demo", "--exit", "--json", cwd=tmp_path))
+    done = _lines(_started("demo", "--exit", "--json", cwd=tmp_path))
 
     assert [case["file"] for case in done] == sorted(path.name for path in samples.glob("*.jpg"))
     assert all(case["state"] == "ready" for case in done)
@@ -337,7 +341,7 @@ def test_a_killed_stack_leaves_nobody_behind_and_starts_again_with_its_data(tmp_
     (tmp_path / "data" / "stack.env").unlink()  # a killed stack cannot take its announcement back
 
     second = _up(tmp_path)
-    refused = _run("up", "--data", str(tmp_path / "data"), "--port", "0", cwd=tmp_path)
+    refused = _started("up", "--data", str(tmp_path / "data"), "--port", "0", cwd=tmp_path)
     second.send_signal(signal.SIGINT)
     second.wait(60)
 

@@ -1,12 +1,10 @@
 """Two bundles in a real worker process, rolled out by command: tried, promoted, rolled back, failing, killed."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +15,16 @@ from sqlalchemy import text
 
 import moderation.dfa
 from moderation.database.cases import Opening, insert_cases
-from moderation.database.rollouts import LiveWorker, in_force, live_workers
+from moderation.dispatch import WorkKind
 from moderation.local import (
     Addresses,
 )
+from moderation.rollouts.standings import LiveWorker, in_force, live_workers
 from tests.acceptance import odd_bundles
 from tests.acceptance.odd_bundles import NEW, OLD
 from tests.acceptance.yard import Yard, noise
-from tests.builders import a_flag, new_id
+from tests.builders import a_flag
+from tests.commands import Ended, run_command
 
 
 class RolloutYard(Yard):
@@ -43,11 +43,9 @@ class RolloutYard(Yard):
         self.until(lambda: self.told() is not None)
         return process
 
-    def bonafide(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def bonafide(self, *words: str) -> Ended:
         """What an operator types, under `bonafide bundles`."""
-        command = [sys.executable, "-c", "from moderation.cli.main import main; main()", "bundles", *words]
-        env = {**os.environ, **self.env}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return run_command("bundles", *words, env=self.env)
 
     def say(self, *words: str) -> str:
         done = self.bonafide(*words)
@@ -66,7 +64,7 @@ class RolloutYard(Yard):
         self.until(lambda: told(self).follows == order)
 
     def open(self, number: int = 1) -> list[UUID]:
-        """New cases, of other pictures each, rung for."""
+        """New cases, of other pictures each, published."""
         return self.open_with(noise(80, 60) for _ in range(number))
 
     def analyzed(self, number: int = 1) -> list[UUID]:
@@ -206,10 +204,10 @@ def test_two_real_bundles_fit_into_one_worker(yard: RolloutYard, tmp_path: Path,
     image = yard.storage.put_image(
         "rollouts/portrait.jpg", (samples / "portrait-1.jpg").read_bytes(), "image/jpeg"
     )
-    opening = Opening(new_id(), a_flag(image=image), ring=True)
+    opening = Opening(a_flag(image=image), publish=True)
     with yard.database.transaction() as session:
         insert_cases(session, [opening], actor="platform:test")
-    yard.doorbell.dispatch_cases([opening.id])
+    yard.publisher.publish(WorkKind.ANALYSIS, [opening.id])
     yard.until(lambda: len(yard.reruns()) == 1 and yard.all_done())
 
     with yard.database.transaction() as session:

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from moderation.database.keys import add_key
+from moderation.accounts.keys import add_key
 from moderation.local import Addresses, free_port, service_env, web_command
 from tests.acceptance.test_worker import OddYard
 from tests.acceptance.yard import noise
@@ -84,16 +84,17 @@ def test_a_case_is_one_trace_over_api_queue_worker_and_postgres(
         while not {"record", "POST /v1/cases"} <= set(traced):
             assert time.monotonic() < deadline, [span.name for _, span in collector.spans]
             time.sleep(0.1)
-            rings = [span for _, span in list(collector.spans) if span.name == "ring analyze_case"]
-            traced = collector.of_trace(rings[0].trace_id) if rings else {}
+            sent = [span for _, span in list(collector.spans) if span.name == "publish analyze_case"]
+            traced = collector.of_trace(sent[0].trace_id) if sent else {}
 
     services = {name: service for name, (service, _) in traced.items()}
     assert services["POST /v1/cases"] == "bonafide-console"
     assert services["analyze_case"] == services["fetch"] == services["engine"] == "bonafide-worker"
-    request, ring, task = (traced[n][1] for n in ("POST /v1/cases", "ring analyze_case", "analyze_case"))
-    assert ring.parent_span_id == request.span_id
-    assert task.parent_span_id == ring.span_id
-    assert _text(ring, "bonafide.case") == _text(task, "bonafide.case") == case
+    spans = (traced[n][1] for n in ("POST /v1/cases", "publish analyze_case", "analyze_case"))
+    request, message, task = spans
+    assert message.parent_span_id == request.span_id
+    assert task.parent_span_id == message.span_id
+    assert _text(message, "bonafide.case") == _text(task, "bonafide.case") == case
     statements = [span for name, (_, span) in traced.items() if name.startswith("postgres")]
     assert statements
     assert all(case not in (_text(span, "db.query.text") or "") for span in statements)

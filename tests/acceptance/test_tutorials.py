@@ -22,7 +22,7 @@ TUTORIALS = Path(__file__).parent.parent.parent / "docs/tutorials"
 FOLDER = "bonafide-tutorial"
 START = f"mkdir {FOLDER} && cd {FOLDER}\nbonafide up\n"
 
-#: Nothing is held back by chance, and what is lost is rung for soon.
+#: Nothing is held back by chance, and what is lost is published again soon.
 _OVERRIDES = {**QUICK, "BONAFIDE_BLIND_FIRST_SHARE": "0", "BONAFIDE_SECOND_REVIEW_SHARE": "0"}
 
 
@@ -150,6 +150,7 @@ def _see(page: "Page", key: str) -> None:
     match key:
         case "n":
             expect(page.locator("#claim")).to_contain_text("Yours")
+            page.wait_for_load_state()  # keys work from then on
         case "b":
             expect(page.locator("[data-stage]")).not_to_have_class(re.compile("blurred"))
         case "1":

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from moderation.cases import ImageRef
 from moderation.database.cases import Opening, insert_cases
-from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE
+from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, WorkKind
 from moderation.local import (
     BUCKET,
     Addresses,
@@ -40,7 +40,7 @@ class OddYard(Yard):
     settings: ClassVar = {"BONAFIDE_ATTEMPTS_AT_MOST": "2", "BONAFIDE_DRAIN_SECONDS": "10"}
 
     def open(self, *widths: int) -> list[UUID]:
-        """Cases of pictures of these widths, rung for in this order."""
+        """Cases of pictures of these widths, published in this order."""
         return self.open_with(noise(width, 50) for width in widths)
 
     def rows(self, ids: list[UUID]) -> list[Any]:
@@ -163,7 +163,7 @@ def test_a_broker_that_goes_while_it_is_told_that_a_message_is_done_is_heard_aga
         assert (pipe.falls, process.poll()) == (1, None)
 
 
-def test_a_worker_that_hears_no_bell_any_more_ends(yard: OddYard) -> None:
+def test_a_worker_that_hears_no_message_any_more_ends(yard: OddYard) -> None:
     """The same with kombu's own count, which never takes anything again."""
     with _broker_that_goes_at_the_first_acknowledgement(yard) as pipe:
         odd = {"ODD_PLAIN_QOS": "1", "ODD_LOOP_STUCK": "5"}
@@ -187,7 +187,7 @@ def test_a_worker_that_is_stopped_finishes_what_it_began(yard: OddYard) -> None:
     assert not (yard.stack.folder / "worker.ready").exists()
 
 
-def test_a_worker_without_time_hands_its_leases_back(yard: OddYard) -> None:
+def test_a_worker_without_time_releases_its_leases(yard: OddYard) -> None:
     process = yard.start(BONAFIDE_DRAIN_SECONDS="0.5", BONAFIDE_ENGINE_TIMEOUT_SECONDS="60")
     ids = yard.open(odd_pictures.HANGS)
     yard.until(lambda: yard.rows(ids)[0].state == "analyzing")
@@ -278,28 +278,28 @@ def test_a_message_nobody_can_process_is_kept(
     assert error in kept()[0].error
 
 
-def test_a_bell_for_a_case_that_is_done_or_never_was_changes_nothing(working: OddYard) -> None:
+def test_a_message_for_a_case_that_is_done_or_never_was_changes_nothing(working: OddYard) -> None:
     ids = working.open(80)
     working.until(lambda: working.rows(ids)[0].state == "ready")
     before = working.rows(ids)[0].version
 
-    working.doorbell.dispatch_cases([*ids, new_id()])
+    working.publisher.publish(WorkKind.ANALYSIS, [*ids, new_id()])
     last = working.open(81)
     working.until(lambda: working.rows(last)[0].state == "ready")
 
     assert (working.rows(ids)[0].version, working.rows(ids)[0].analyses) == (before, 1)
 
 
-def test_two_sweepers_ring_no_more_than_one(yard: OddYard) -> None:
+def test_two_sweepers_publish_no_more_than_one(yard: OddYard) -> None:
     yard.sweep()
     yard.stack.spawn("sweeper-2", sweeper_command(), env=service_env(yard.env, "bonafide_sweeper"))
-    openings = [Opening(new_id(), a_flag(image=ImageRef(BUCKET, "x.jpg"))) for _ in range(300)]
+    openings = [Opening(a_flag(image=ImageRef(BUCKET, "x.jpg"))) for _ in range(300)]
     with yard.database.transaction() as session:
         insert_cases(session, openings, actor="platform:test")
 
-    yard.until(lambda: yard.doorbell.depth(BACKFILL_QUEUE) >= 300)
+    yard.until(lambda: yard.publisher.depth(BACKFILL_QUEUE) >= 300)
 
-    assert yard.doorbell.depth(BACKFILL_QUEUE) == 300
+    assert yard.publisher.depth(BACKFILL_QUEUE) == 300
 
 
 @pytest.mark.parametrize(

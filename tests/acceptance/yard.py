@@ -14,7 +14,7 @@ from PIL import Image
 
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher, WorkKind
 from moderation.local import (
     Addresses,
     Stack,
@@ -33,7 +33,7 @@ from tests.conftest import make_settings
 QUICK = {
     "BONAFIDE_LEASE_SECONDS": "3",
     "BONAFIDE_SWEEP_SECONDS": "0.3",
-    "BONAFIDE_RING_AGAIN_SECONDS": "2",
+    "BONAFIDE_PUBLISH_AGAIN_SECONDS": "2",
     "BONAFIDE_ENGINE_TIMEOUT_SECONDS": "4",
 }
 
@@ -47,13 +47,13 @@ class Yard:
         self.stack = stack
         self.database = database
         self.storage = Storage(settings)
-        self.doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=1000)
+        self.publisher = Publisher(settings.broker_url.get_secret_value(), at_most=1000)
         self.env = env
 
     @classmethod
     @contextmanager
     def opened(cls, servers: Addresses, database_url: str, folder: Path) -> Generator[Self]:
-        """With a broker of its own: a worker of another test must not hear these bells."""
+        """With a broker of its own: a worker of another test must not take these messages."""
         with Stack(open_folder(folder)) as stack:
             broker_url = stack.start_valkey()
             stack.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker_url).ping()))
@@ -82,13 +82,13 @@ class Yard:
         self.stack.spawn("sweeper", sweeper_command(), env=service_env(self.env, "bonafide_sweeper"))
 
     def open_with(self, pictures: Iterable[bytes]) -> list[UUID]:
-        """Cases of these pictures, rung for in this order."""
+        """Cases of these pictures, published in this order."""
         refs = [self.storage.put_image(f"yard/{new_id()}.jpg", picture, "image/jpeg") for picture in pictures]
-        openings = [Opening(new_id(), a_flag(image=ref), ring=True) for ref in refs]
+        openings = [Opening(a_flag(image=ref), publish=True) for ref in refs]
         with self.database.transaction() as session:
             insert_cases(session, openings, actor="platform:test")
         ids = [opening.id for opening in openings]
-        self.doorbell.dispatch_cases(ids)
+        self.publisher.publish(WorkKind.ANALYSIS, ids)
         return ids
 
     def until(self, true: Callable[[], bool], *, timeout: float = 90, restart: bool = False) -> None:

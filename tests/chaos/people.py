@@ -13,18 +13,18 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from moderation.accounts import Accounts
-from moderation.archive import Archives, Place
+from moderation.accounts.accounts import Accounts
+from moderation.archive.archiver import ArchivePlace, Archives
+from moderation.archive.erasure import erase_case
 from moderation.database.cases import find_case
 from moderation.database.connection import ANSWER_SECONDS, Database
-from moderation.database.erasure import erase_case
-from moderation.database.rollouts import try_bundle
 from moderation.decisions import Judgement, Outcome
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import RequestRefused, ReviewConflict, Unavailable
 from moderation.people import Role
 from moderation.questions import Questions
 from moderation.review import Review
+from moderation.rollouts.standings import try_bundle
 from moderation.storage import Storage
 from tests.chaos.pictures import CANDIDATE
 from tests.chaos.yard import ARCHIVES, Yard
@@ -50,8 +50,8 @@ class People:
         self._person = Accounts(self._database, settings).add_person(
             "ada@example.org", "Ada", Role.REVIEWER, None
         )
-        doorbell = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
-        self._questions = Questions(self._database, doorbell)
+        publisher = Publisher(settings.broker_url.get_secret_value(), at_most=settings.messages_at_most)
+        self._questions = Questions(self._database, publisher)
         self._archives = Archives(self._database, Storage(settings), settings)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="people")
@@ -118,7 +118,7 @@ class People:
             self.asked.add(asked.id)
 
     def _archive(self) -> None:
-        place = Place(ARCHIVES, "cases")
+        place = ArchivePlace(ARCHIVES, "cases")
         for batch in self._archives.archive(place, datetime.now(UTC) + timedelta(days=1), limit=ARCHIVED):
             self.archived += batch.cases
 

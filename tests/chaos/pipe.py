@@ -86,7 +86,7 @@ class Pipe:
         )
 
     def __enter__(self) -> "Pipe":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sqlalchemy import text
 
-from moderation.accounts import Accounts
+from moderation.accounts.accounts import Accounts
 from moderation.analysis import (
     Analysis,
     Artifact,
@@ -30,12 +31,13 @@ from moderation.database.analyses import insert_analysis, record_analysis
 from moderation.database.cases import Opening, insert_case
 from moderation.database.connection import Database
 from moderation.database.moves import begin_analysis
-from moderation.database.rollouts import note_bundles, try_bundle
 from moderation.decisions import is_blind_first, needs_second
 from moderation.local import BUCKET, Stack, System, open_folder, start_system
 from moderation.people import Person, Role
+from moderation.rollouts.standings import note_bundles, try_bundle
 from moderation.settings import Settings
 from moderation.storage import Storage
+from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
 from tests.acceptance.flood import QUICK
 from tests.builders import new_id
@@ -49,6 +51,20 @@ PASSWORD = "a long enough password"
 
 #: Fingerprint of the bundle on trial. No worker holds it: its analyses are the tests' own.
 ON_TRIAL = "scripted, on trial"
+
+
+@pytest.fixture
+def rosa(database: Database, settings: Settings) -> Person:
+    return Accounts(database, settings).add_person("rosa@example.org", "Rosa Diaz", Role.REVIEWER, None)
+
+
+@pytest.fixture
+def reviewer(database: Database, settings: Settings, rosa: Person) -> Iterator[TestClient]:
+    """Rosa at her desk, in this process. Nothing is judged blind or twice."""
+    secret = Accounts(database, settings).sign_in_as(rosa).secret
+    plain = settings.model_copy(update={"blind_first_share": 0.0, "second_review_share": 0.0})
+    with TestClient(create_app(plain), follow_redirects=False, cookies={COOKIE: secret}) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -198,8 +214,8 @@ class Cases:
             ImageRef(BUCKET, image.key), source, external_id=case_id.hex, reason=reason, priority=priority
         )
         with self.owner.transaction() as session:
-            insert_case(session, Opening(case_id, flag), actor=f"platform:{source}")
-            lease = begin_analysis(session, case_id, owner="test", lease_seconds=60, alone=False)
+            insert_case(session, Opening(flag, id=case_id), actor=f"platform:{source}")
+            lease = begin_analysis(session, case_id, owner="test", lease_seconds=60, quarantined=False)
             assert lease is not None
             record_analysis(
                 session,

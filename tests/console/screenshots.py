@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from moderation.accounts import Accounts
+from moderation.accounts.accounts import Accounts
 from moderation.client import BonaFide
 from moderation.database.connection import Database
 from moderation.local import Stack, System, scratch_folder, start_system

@@ -18,7 +18,7 @@ from moderation.evidence import zones
 from moderation.evidence.certify import Promise, Zone
 from moderation.evidence.related import put_list, record_likeness
 from moderation.evidence.rows import record_evidence
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Strength
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Strength
 from moderation.likeness import Likeness
 from moderation.review import Review
 from moderation.settings import Settings
@@ -61,14 +61,14 @@ def test_axe_finds_nothing_on_the_card_with_a_fact_of_each_strength(
     case_id = cases.ready(source=source, analysis=analysis)
     facts = (
         Fact(
-            Kind.CONTENT_CREDENTIALS,
+            FactKind.CONTENT_CREDENTIALS,
             Strength.CRYPTOGRAPHIC,
             {"state": "trusted", "signer": "Example Cameras", "source_types": ("digitalCapture",)},
-            Origin.CAPTURED,
+            ClaimedOrigin.CAPTURED,
         ),
-        Fact(Kind.GENERATOR, Strength.DECLARED, {"generators": ("Example",)}, Origin.SYNTHETIC),
-        Fact(Kind.THUMBNAIL, Strength.ANOMALY, {"differs": True, "likeness": 0.1}),
-        Fact(Kind.KNOWN_PICTURE, Strength.CONTEXT, {"list": "known fakes", "distance": 3}),
+        Fact(FactKind.GENERATOR, Strength.DECLARED, {"generators": ("Example",)}, ClaimedOrigin.SYNTHETIC),
+        Fact(FactKind.THUMBNAIL, Strength.ANOMALY, {"differs": True, "likeness": 0.1}),
+        Fact(FactKind.KNOWN_PICTURE, Strength.CONTEXT, {"list": "known fakes", "distance": 3}),
     )
     with owner.transaction() as session:
         record_evidence(session, case_id, analysis.picture.sha256, Evidence(facts), gatherer="1")

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from moderation.analysis import Label, Verdict
 from moderation.database.connection import Database
 from moderation.evidence.rows import record_evidence
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Strength
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Strength
 from tests.builders import new_id
 from tests.console.conftest import Cases, Sit, Team, an_analysis_of
 
@@ -16,13 +16,13 @@ BONA_FIDE = Verdict(Label.BONA_FIDE, score=0.08, margin=-2.4, answer_mass=0.99, 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
 FOUND = Evidence(
     (
-        Fact(Kind.JPEG, Strength.CONTEXT, {"quality": 85, "tables": "standard", "encoder": "libjpeg"}),
-        Fact(Kind.SOFTWARE, Strength.CONTEXT, {"programs": (EVIL,), "changes_faces": False}),
+        Fact(FactKind.JPEG, Strength.CONTEXT, {"quality": 85, "tables": "standard", "encoder": "libjpeg"}),
+        Fact(FactKind.SOFTWARE, Strength.CONTEXT, {"programs": (EVIL,), "changes_faces": False}),
         Fact(
-            Kind.SOURCE_TYPE,
+            FactKind.SOURCE_TYPE,
             Strength.DECLARED,
             {"source_types": ("trainedAlgorithmicMedia",)},
-            Origin.SYNTHETIC,
+            ClaimedOrigin.SYNTHETIC,
         ),
     )
 )

@@ -1,7 +1,6 @@
 """What a person writes is stored as written, whole or not at all."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -9,31 +8,15 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from moderation.accounts import Accounts
 from moderation.database.connection import Database
 from moderation.database.questions import questions_of
 from moderation.database.review import decisions_of
-from moderation.people import Person, Role
+from moderation.people import Person
 from moderation.settings import Settings
-from moderation.web.app import create_app
-from moderation.web.sessions import COOKIE
 from tests.integration.conftest import ready
 from tests.integration.deciding import a_review
 
 WORDS = "می\u200cبینم « oui » 👩\u200d👩\u200d👧 🇺🇦 全角\u3000空白 שלום\u200e!"
-
-
-@pytest.fixture
-def rosa(database: Database, settings: Settings) -> Person:
-    return Accounts(database, settings).add_person("rosa@example.org", "Rosa Diaz", Role.REVIEWER, None)
-
-
-@pytest.fixture
-def reviewer(database: Database, settings: Settings, rosa: Person) -> Iterator[TestClient]:
-    secret = Accounts(database, settings).sign_in_as(rosa).secret
-    plain = settings.model_copy(update={"blind_first_share": 0.0, "second_review_share": 0.0})
-    with TestClient(create_app(plain), follow_redirects=False, cookies={COOKIE: secret}) as client:
-        yield client
 
 
 def _decide(

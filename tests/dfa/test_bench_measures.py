@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,8 @@ def test_techniques_missed_are_wrong_as_served() -> None:
 
 def test_normalisations_differ_where_answers_differ_in_length() -> None:
     # EFS is twice as long: per token it is the likelier, as a whole it is not; on grey it is likely anyway.
-    told = [Told(an_item(technique=Technique.FS), {Technique.FS: -4.0, Technique.EFS: -6.0}, frozenset(), "")]
+    sums = {Technique.FS: -4.0, Technique.EFS: -6.0}
+    told = [Told(an_item(technique=Technique.FS), sums, Technique.EFS, frozenset(), "")]
     grey = {Technique.FS: -9.0, Technique.EFS: -6.0}
 
     table = normalisation_table(told, grey, {Technique.FS: 2, Technique.EFS: 4})
@@ -390,6 +392,26 @@ def test_a_blind_template_scores_without_eyes_and_less_than_the_oracle() -> None
 
     assert 0 < row_of(table, "– a blind template")["F1"].value < 1
     assert 0 < row_of(table, "– the same answers, pictures shuffled")["F1"].value < 1
+
+
+def test_the_labs_forgeries_have_a_row_of_their_own_beside_a_blind_template() -> None:
+    from_lab = [replace(item, source=f"lab/{item.technique}") for item in described_items(40)]
+    others = [
+        replace(item, file=Path(f"other-{item.file}"), group=f"o{item.group}") for item in described_items(40)
+    ]
+    wrong = [replace(j, rationale=()) for j in by_oracle(others)]
+
+    table = description_table([*by_oracle(from_lab), *wrong], [], [])
+
+    names = [str(row[0]) for row in table.rows]
+    lab = names.index("as served, the lab's called deepfakes")
+    assert table.rows[lab][1] == 40
+    assert getattr(table.rows[lab][4], "value") == 1.0  # noqa: B009  a cell is an estimate here
+    assert names[lab + 1] == "– a blind template"
+    assert getattr(table.rows[lab + 1][4], "value") < 1  # noqa: B009
+    assert row_of(table, "as served")["F1"].value < 1
+    alone = description_table(wrong, [], [])
+    assert "as served, the lab's called deepfakes" not in {row[0] for row in alone.rows}
 
 
 def test_a_model_that_says_what_it_always_says_gains_nothing_over_shuffling() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from moderation.cli.dfa import app
 from moderation.dfa.bench.ask import judge, talk
 from moderation.dfa.bench.baselines import BaselinePlan
-from moderation.dfa.bench.manifest import chosen, read_manifest
+from moderation.dfa.bench.manifest import of_split, read_manifest
 from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, BenchPlan, as_json, run_bench
 from moderation.dfa.bench.talk import conversation_table
@@ -31,7 +31,8 @@ SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 TABLES = {
     "summary", "detection", "shortcuts", "comparison", "techniques", "confusion_told", "normalisations", "description",
     "description_by_technique", "invented", "gates", "calibration", "reliability", "robustness", "abstention",
-    "abstain_codes", "conversation",
+    "abstain_codes", "conversation", "faithfulness", "deletion", "sentences", "injection",
+    "demands",
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(manifest: Path, tiny: BundleSpec) -> Bench:
-    plan = BenchPlan(grid=8, quick=True, baselines=BaselinePlan(steps=3))
+    plan = BenchPlan(grid=8, injections=4, quick=True, baselines=BaselinePlan(steps=3))
     return run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu")
 
 
@@ -68,7 +69,7 @@ def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_t
         engines.append(sum(isinstance(one, SlotKV) and bool(one.k) for one in new))
         models[words] = sum(isinstance(one, LlavaForConditionalGeneration) for one in new)
 
-    plan = BenchPlan(pictures=8, grid=2, questions=2, quick=True)
+    plan = BenchPlan(pictures=8, grid=2, questions=2, injections=2, quick=True)
     gc.disable()
     run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu", progress=progress)
     gc.enable()
@@ -138,7 +139,9 @@ def test_files_of_the_builder_give_nothing_away(bench: Bench) -> None:
 
 
 def test_the_same_run_gives_the_same_numbers(bench: Bench, manifest: Path, tiny: BundleSpec) -> None:
-    again = run_bench([manifest], tiny.folder, BenchPlan(grid=0, quick=True), now=NOW, device="cpu")
+    again = run_bench(
+        [manifest], tiny.folder, BenchPlan(grid=0, injections=0, quick=True), now=NOW, device="cpu"
+    )
 
     assert again.table("robustness") is None
     for name in ("detection", "description", "calibration"):
@@ -242,12 +245,16 @@ def test_a_broken_manifest_says_what_is_wrong(text: str, problem: str, tmp_path:
 
 def test_a_split_without_both_labels_is_refused(manifest: Path) -> None:
     with pytest.raises(SetupProblem, match="--split"):
-        chosen(read_manifest(manifest), "calibration")
+        of_split(read_manifest(manifest), "calibration")
 
 
 def test_baselines_need_a_training_split(manifest: Path, tiny: BundleSpec, tmp_path: Path) -> None:
     entries = [json.loads(line) for line in manifest.read_text().splitlines()]
-    lines = [json.dumps({**entry, "image": str(manifest.parent / entry["image"])}) for entry in entries]
+    files = (
+        {name: str(manifest.parent / entry[name]) for name in ("image", "mask") if entry[name]}
+        for entry in entries
+    )
+    lines = [json.dumps({**entry, **found}) for entry, found in zip(entries, files, strict=True)]
     (tmp_path / "manifest.jsonl").write_text("\n".join(line for line in lines if '"split": "test"' in line))
 
     with pytest.raises(SetupProblem, match="training split"):
@@ -268,6 +275,8 @@ def test_the_command_writes_the_report(manifest: Path, tiny: BundleSpec, tmp_pat
         str(tmp_path),
         "--grid",
         "0",
+        "--injections",
+        "0",
         "--pictures",
         "20",
     ]
@@ -284,7 +293,7 @@ def test_every_question_is_about_a_face_with_a_verdict_and_a_model_that_babbles_
 ) -> None:
     policy = Policy(minimum_mass=0.0, band=0.0, max_new_tokens=6)  # it knows nothing, and is to say so
     detector = Detector.load(tiny.folder, device="cpu", policy=policy)
-    items = chosen(read_manifest(manifest), "test")[:2]
+    items = of_split(read_manifest(manifest), "test")[:2]
 
     talked = talk(detector, items, 5)
     again = talk(detector, items, 5)

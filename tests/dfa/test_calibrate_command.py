@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from moderation.analysis import Basis
 from moderation.cli.dfa import app
 from moderation.dfa.gpt.bundle import BundleSpec, read_bundle
 from moderation.dfa.gpt.calibration import load_platt
@@ -43,7 +44,8 @@ def _table(folder: Path, files: list[Path], labels: list[str]) -> Path:
     file = folder / "labels.csv"
     with file.open("w", newline="") as lines:
         rows = csv.writer(lines)
-        rows.writerows([("file", "label"), *list(zip(files, labels, strict=True)) * TIMES])
+        sources = ["avatars", "banners", "", "avatars"]
+        rows.writerows([("file", "label", "source"), *list(zip(files, labels, sources, strict=True)) * TIMES])
     return file
 
 
@@ -65,7 +67,8 @@ def test_a_calibration_is_fitted_and_the_bundle_serves_with_it(
     assert told["a"] > 0
     assert told["n"] == 20
     assert load_platt(bundle / "calibration.json").a == told["a"]
-    assert Detector.load(bundle, device="cpu").bundle.calibration is not None
+    assert told["calibrated_on"] == "labelled pictures of avatars, banners"
+    assert Detector.load(bundle, device="cpu").basis == Basis(told["calibrated_on"], ("avatars", "banners"))
 
 
 def test_a_calibration_in_eight_bits_is_another_and_says_so(

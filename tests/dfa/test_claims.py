@@ -3,14 +3,22 @@
 import pytest
 
 from moderation.analysis import Artifact, Box, Face, FaceAnalysis, Label, Region, Technique, Verdict
-from moderation.dfa.gpt.claims import claims, contradiction, is_sentence, parts_named, verdict_stated
+from moderation.dfa.gpt.claims import (
+    beyond_the_face,
+    claims,
+    contradiction,
+    is_sentence,
+    parts_named,
+    verdict_stated,
+)
 from moderation.dfa.gpt.conversation import MOST_TURNS, Turn, answer_or_none, ask, served_turns
 from moderation.dfa.gpt.layouts import train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply, regions_of, sound
 from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.forgery.facts import Kind, Touch
-from moderation.dfa.instruct.wording import NAMES, artifacts
+from moderation.dfa.instruct.sentences import BANDS, NOUNS, worded
+from moderation.dfa.instruct.wording import artifacts
 
 EYES, NOSE, MOUTH, JAW, EDGE = (
     Region.EYES, Region.NOSE, Region.MOUTH, Region.JAWLINE, Region.FACE_BOUNDARY
@@ -92,6 +100,50 @@ def test_what_is_found_clause_by_clause(text: str, expected: list[tuple[set[Regi
 )
 def test_the_verdict_that_a_text_states(text: str, deepfake: bool | None) -> None:
     assert verdict_stated(text) is deepfake
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("I see no artifact in the voice.", id="what is heard"),
+        pytest.param("No, I see no trace of forgery in her passport.", id="another thing"),
+        pytest.param("Nothing that I can see: the metadata look natural.", id="the file"),
+        pytest.param("The video shows no artifact.", id="what was not seen"),
+    ],
+)
+def test_what_is_no_part_of_a_face_is_not_judged(text: str) -> None:
+    assert is_sentence(text)
+    assert beyond_the_face(text) is not None
+    assert answer_or_none(text, deepfake=False, artifacts=[]) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I see no artifact in the eyes.",
+        "Nothing in the shape of the face stands out.",
+        "I see no artifact in the lower half of the picture.",
+        "The area around the seam looks natural.",
+        "No region of this face shows an artifact.",
+        "I see no artifact in the light.",
+        "The whole picture looks generated, the hair included.",
+        "I cannot tell that about the voice; I only look for traces of forgery.",
+        "I only judge the face itself, not what is worn or beside it.",
+    ],
+)
+def test_what_is_said_of_a_face_may_be_said(text: str) -> None:
+    assert beyond_the_face(text) is None
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_no_artifact_that_is_taught_is_beyond_the_face(kind: Kind) -> None:
+    strengths = (0.0, *BANDS)
+    seam = [Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.5)]
+
+    for region in NOUNS:
+        for strength in strengths:
+            for others in ([], seam):
+                assert beyond_the_face(worded(Touch(region, kind, strength), others)) is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +255,7 @@ def test_what_a_reviewer_could_not_rely_on_is_left_out_and_counted(
 @pytest.mark.parametrize("kind", list(Kind))
 def test_whatever_is_taught_may_be_shown(kind: Kind, version: int) -> None:
     prompts = load_prompts(version)
-    for region in NAMES:
+    for region in NOUNS:
         for strength in (0.1, 0.4, 0.7, 1.0):
             facts = [Touch(EDGE, Kind.SEAM, 0.5), Touch(region, kind, strength)]
             reply = read_reply(prompts.artifacts_answer(artifacts(facts, prompts)))

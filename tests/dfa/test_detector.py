@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from moderation.analysis import (
@@ -29,12 +30,16 @@ from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
 from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
 from moderation.dfa.gpt.engine.engine import Answers, Look, Route
+from moderation.dfa.gpt.heads import Heads
+from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.gpt.scoring import Normalisation
 from moderation.dfa.gpt.script import Codec
 from moderation.errors import BonafideError, BundleMismatch, ImageRejected, RequestRefused
 from tests.dfa.conftest import a_crop, copy_of
+from tests.dfa.reference import loaded
 
 #: Asks a model that knows nothing everything: it would otherwise be stopped for not answering.
+EVEN = dict.fromkeys(Technique, 0.25)
 EVERYTHING = Policy(minimum_mass=0.0, early_exit=0.0, max_new_tokens=6)
 FACE = Face(
     Box(30, 20, 70, 80), 0.9, (Point(40, 40), Point(60, 40), Point(50, 52), Point(42, 65), Point(58, 65))
@@ -144,7 +149,9 @@ def test_low_answer_mass_outweighs_any_score(detector: Detector) -> None:
 def test_what_the_tower_sees_stays_with_the_face_whatever_is_said_of_it(
     detector: Detector, margin: float
 ) -> None:
-    look = Look(opinion=0.1, foreign=np.zeros((2, 2), np.float32), strangeness=None, view=(0.5, -1.0))
+    look = Look(
+        opinion=0.1, foreign=np.zeros((2, 2), np.float32), strangeness=None, view=(0.5, -1.0), technique=EVEN
+    )
     for reply in (None, "1. **Mouth**: It is smeared."):
         face = with_policy(detector).judge(FACE, said(detector, reply, margin=margin, seen=look))
         assert face.view == (0.5, -1.0)
@@ -272,7 +279,9 @@ def test_a_threshold_that_is_set_goes_before_the_bundles_zone(calibrated: Detect
 def test_a_face_stranger_than_the_calibration_reaches_is_undetermined(
     calibrated: Detector, strangeness: float | None, abstain: Abstain | None
 ) -> None:
-    seen = Look(opinion=3.0, foreign=np.zeros((14, 14), np.float32), strangeness=strangeness, view=())
+    seen = Look(
+        opinion=3.0, foreign=np.zeros((14, 14), np.float32), strangeness=strangeness, view=(), technique=EVEN
+    )
 
     verdict = calibrated.judge(FACE, said(calibrated, None, margin=3.0, seen=seen)).verdict
 
@@ -399,13 +408,47 @@ def test_only_the_newest_turns_are_shown(detector: Detector) -> None:
     assert text.count("ASSISTANT:") == MOST_TURNS + 1
 
 
+def test_where_the_tower_has_a_technique_head_it_decides_which(detector: Detector) -> None:
+    shares = {Technique.FS: 0.2, Technique.FR: 0.1, Technique.FE: 0.6, Technique.EFS: 0.1}
+    look = Look(
+        opinion=3.0, foreign=np.zeros((2, 2), np.float32), strangeness=None, view=(), technique=shares
+    )
+
+    blind, seeing = (
+        with_policy(detector).judge(FACE, said(detector, None, options=options(Technique.EFS), seen=seen))
+        for seen in (None, look)
+    )
+
+    assert blind.verdict.technique is Technique.EFS
+    assert seeing.verdict.technique is Technique.FE
+    assert seeing.verdict.technique_scores == shares
+
+
+def test_the_rationale_follows_the_technique_head(tmp_path: Path) -> None:
+    bundle = loaded(read_bundle(random_bundle(tmp_path, "small-tiny").folder))
+    torch.manual_seed(2)
+    heads = Heads(2, 32)
+    torch.nn.init.normal_(heads.technique.weight, std=5.0)
+    detector = Detector(replace(bundle, heads=heads.eval()), replace(EVERYTHING, threshold=0.0, band=0.0))
+    chosen: list[Technique] = []
+    choose = detector._engine.choose
+    detector._engine.choose = lambda sums, seen: chosen.append(choose(sums, seen)) or chosen[-1]
+
+    faces = [detector.analyze([a_crop(detector.image_size, seed)])[0] for seed in range(4)]
+    detector.close()
+
+    shares = [face.verdict.technique_scores or {} for face in faces]
+    assert [max(one, key=one.__getitem__) for one in shares] == chosen
+    assert all(sum(one.values()) == pytest.approx(1) for one in shares)
+
+
 @pytest.mark.parametrize("how", list(Normalisation))
 def test_the_technique_that_is_said_is_the_one_that_is_reported(tiny: BundleSpec, how: Normalisation) -> None:
     policy = replace(EVERYTHING, normalisation=how, threshold=0.0, band=0.0)
     detector = Detector.load(tiny.folder, device="cpu", policy=policy, slots=2)
     said_for: list[Technique] = []
     choose = detector._engine.choose
-    detector._engine.choose = lambda sums: said_for.append(choose(sums)) or said_for[-1]
+    detector._engine.choose = lambda sums, seen: said_for.append(choose(sums, seen)) or said_for[-1]
 
     faces = [detector.analyze([a_crop(detector.image_size, seed)])[0] for seed in range(4)]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from moderation.dfa.gpt.bundle import BundleSpec
+from moderation.dfa.gpt.bundle import BundleSpec, load_bundle
 from moderation.dfa.gpt.detector import Policy, fingerprint
 from moderation.dfa.gpt.engine import attention, memory
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
@@ -242,6 +242,20 @@ def test_a_bona_fide_face_is_asked_with_no_said_for_it(spec: BundleSpec, expecte
     assert answer.options is None
     assert answer.rationale == reference.generate(ids, face, max_new_tokens=TOKENS)
     assert answer.rationale != expected[0].rationale
+
+
+def test_a_margin_is_finer_than_the_steps_of_bfloat16(tiny: BundleSpec) -> None:
+    bundle = load_bundle(tiny, device=torch.device("cpu"), dtype=torch.bfloat16)
+    with torch.no_grad():
+        bundle.model.lm_head.weight.mul_(256)  # logits as large as those of trained models
+    engine = Engine(
+        bundle.model, bundle.script, tiny.image, route=lambda margin, mass: Route.LEAVE, plan=Plan()
+    )
+
+    margins = [answer.margin for answer in answers_of(engine, pictures(tiny))]
+
+    assert max(map(abs, margins)) > 1
+    assert any(abs(16 * margin - round(16 * margin)) > 0.05 for margin in margins)
 
 
 @pytest.mark.parametrize(

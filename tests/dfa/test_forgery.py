@@ -84,6 +84,7 @@ def test_a_self_blend_names_its_seam() -> None:
     assert (Region.FACE_BOUNDARY, Kind.SEAM) in {(touch.region, touch.kind) for touch in forgery.facts}
 
 
+@pytest.mark.slow
 def test_a_face_in_softer_surroundings_is_called_sharper() -> None:
     """Half of the self-blends change the surroundings, not the face; the words must say which is which."""
     target = a_portrait(7)

@@ -1,4 +1,4 @@
-"""Prompt set 2: artifacts that follow the facts, and conversations that say no more and nothing else."""
+"""Artifacts that follow the facts, and conversations that say no more and nothing else."""
 
 import re
 from collections import Counter
@@ -9,6 +9,7 @@ import pytest
 from jinja2 import Environment
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.claims import beyond_the_face
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.instruct.filters import LEAKS, leaks, supported
@@ -16,8 +17,8 @@ from moderation.dfa.instruct.forgery.facts import Kind, Touch
 from moderation.dfa.instruct.forgery.pairs import forge
 from moderation.dfa.instruct.questions import Question, as_typed, every, families
 from moderation.dfa.instruct.sentences import BANDS, NOUNS, worded
-from moderation.dfa.instruct.talk import SHARES, UNKNOWABLE, Known, answer
-from moderation.dfa.instruct.wording import artifacts, description, dialogue, free_turns, known, told
+from moderation.dfa.instruct.talk import SHARES, UNKNOWABLE, Known, answer, conversation
+from moderation.dfa.instruct.wording import artifacts, description, dialogue, known, named_touches
 from tests.dfa.drawn_faces import a_portrait
 
 PROMPTS = load_prompts(2)
@@ -144,6 +145,7 @@ def test_every_question_has_a_short_plain_answer(name: str) -> None:
         assert re.fullmatch(r"[A-Z][^{}*_#<>\n]+\.", said), (question.text, said)
         assert len(said.split()) <= 40, said
         assert not leaks(said), (said, LEAKS)
+        assert beyond_the_face(said) is None, said
 
 
 def named(text: str) -> set[Region]:
@@ -215,14 +217,15 @@ def test_where_nothing_is_known_no_region_is_pointed_to(name: str) -> None:
 
 def test_nobody_is_asked_about_what_was_touched_and_not_told() -> None:
     facts = (SEAM, SOFT_NOSE, Touch(Region.MOUTH, Kind.SOFTER, 0.5), Touch(Region.EYES, Kind.SOFTER, 0.45))
-    assert Region.EYES not in {touch.region for touch in told(facts)}
+    assert Region.EYES not in {touch.region for touch in named_touches(facts)}
 
-    turns = free_turns(True, Technique.FS, facts, PROMPTS, np.random.default_rng(0), 400)
+    face = known(deepfake=True, technique=Technique.FS, facts=facts)
+    turns = conversation(face, PROMPTS, np.random.default_rng(0), 400)
 
     assert not [said for _, said in turns if "artifact in the eye" in said]
 
 
-def test_two_in_five_conversations_hold_free_questions() -> None:
+def test_half_of_the_conversations_hold_free_questions_and_some_hold_many() -> None:
     rng = np.random.default_rng(4)
     served = {*PROMPTS.detection, *PROMPTS.classification, *PROMPTS.description}
     deepfake, technique, facts = FACES["a swap"]
@@ -234,8 +237,8 @@ def test_two_in_five_conversations_hold_free_questions() -> None:
 
     given = {"Yes.", *PROMPTS.technique_answers.values(), description(facts or (), PROMPTS)}
     free = [sum(said not in given for _, said in turns) for turns in talks]
-    assert 0.35 < np.mean([count > 0 for count in free]) < 0.45
-    assert max(free) == 3
+    assert 0.45 < np.mean([count > 0 for count in free]) < 0.55
+    assert max(free) == 8
     assert any(turns[0][0] not in served for turns in talks)
     again = {said for turns in talks for question, said in turns[1:] if question in PROMPTS.detection}
     assert again

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from moderation.analysis import Effect, Label, Verdict
 from moderation.cli.main import app
+from moderation.cli.model import effect_words
 from moderation.dfa.gpt.bundle import BundleSpec
 from moderation.dfa.gpt.detector import Policy, fingerprint
 from moderation.errors import BundleMismatch
@@ -116,6 +118,55 @@ def test_people_get_a_table(tiny: BundleSpec, portrait: Path, junk: Path) -> Non
     assert code == 1
     assert "not a decision" in out
     assert "undetermined" in out
+
+
+FORGED = SAMPLES / "forged-swap-2.jpg"  # mini calls it a deepfake, and names regions
+
+
+def test_effects_are_measured_where_they_are_asked_for() -> None:
+    _, without = run("analyze", FORGED, "--json", "--bundle", "mini")
+    _, out = run("analyze", FORGED, "--json", "--bundle", "mini", "--effects")
+
+    (plain,), (measured,) = (json.loads(each)["faces"] for each in (without, out))
+    assert measured["rationale"]
+    assert [artifact["effect"] for artifact in plain["rationale"]] == [None] * len(plain["rationale"])
+    for artifact in measured["rationale"]:
+        assert artifact["effect"]["score_without"] != measured["verdict"]["score"]
+    assert json.loads(out)["timings"]["effect"] > 0
+    assert "effect" not in json.loads(without)["timings"]
+
+
+def test_a_score_is_shown_with_what_it_was_calibrated_on() -> None:
+    _, told = run("analyze", FORGED, "--json", "--bundle", "mini")
+    _, read = run("analyze", FORGED, "--bundle", "mini")
+
+    row = json.loads(told)
+    for verdict in (row["verdict"], row["faces"][0]["verdict"]):
+        assert verdict["calibrated_on"] == "labelled pictures that are not named"
+        assert verdict["is_probability"] is False  # a file has no source
+    assert "calibrated on labelled pictures that are not named" in " ".join(read.split())
+
+
+def test_people_read_what_the_score_does_without_a_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BONAFIDE_EFFECT_ARTIFACTS", "1")
+    settings.cache_clear()
+
+    _, out = run("analyze", FORGED, "--bundle", "mini", "--effects")
+    _, plain = run("analyze", FORGED, "--bundle", "mini")
+    settings.cache_clear()
+
+    assert " ".join(out.split()).count("without this region") == 1
+    assert "without this region" not in " ".join(plain.split())
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_what_the_score_does_not_depend_on_is_called_so(supported: bool) -> None:
+    effect = Effect(0.41, 2.0 if supported else 0.1, 0.95, 0.3)
+
+    words = effect_words(Verdict(Label.DEEPFAKE, score=0.97), effect)
+
+    assert words.startswith("score 0.970, without this region 0.410, without a control region 0.950")
+    assert words.endswith("not supported by the score") is not supported
 
 
 def test_a_folder_is_looked_through_for_pictures(tiny: BundleSpec, portrait: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_light_goes_over_from_one_to_the_other() -> None:
     assert abs(float(pair[0].mean()) - float(pair[1].mean())) < abs(float(dark.mean()) - float(bright.mean()))
 
 
+@pytest.mark.slow
 def test_sharpness_tells_no_forgery_of_the_lab() -> None:
     drawn, rng = Examples(a_pool(), "train"), np.random.default_rng(3)
 

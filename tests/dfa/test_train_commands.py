@@ -1,6 +1,8 @@
 """The commands, on drawn faces and the shipped portraits."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,14 @@ def test_every_command_has_help(command: list[str]) -> None:
 
     assert result.exit_code == 0
     assert "--" in result.output
+
+
+def test_the_commands_are_a_module_too_as_accelerate_launch_starts_them() -> None:
+    command = [sys.executable, "-m", "moderation.cli.main", "dfa", "train", "sight", "--help"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    assert "--twos" in done.stdout
 
 
 def test_forge_writes_a_forgery_its_mask_and_its_facts(tmp_path: Path) -> None:

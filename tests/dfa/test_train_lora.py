@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from moderation.cli.dfa import app
 from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundle, read_bundle
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.train.lora import (
     PROJECTOR,
     TUNED_NORMS,
-    LoraPlan,
     adapted,
     lora_bundle,
     loss_of,
@@ -31,6 +32,7 @@ from moderation.dfa.train.lora import (
     train_lora,
     write_adapter_bundle,
 )
+from moderation.dfa.train.plan import AdapterPlan, LoraPlan, read_plan
 from moderation.dfa.train.small import begin_projector, tower_states
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_portrait
@@ -152,19 +154,34 @@ def _projector(bundle: Bundle) -> dict[str, torch.Tensor]:
 def test_an_adapter_is_not_trained_on_another_or_over_a_finished_one(
     base: BundleSpec, conversations: Path, tmp_path: Path
 ) -> None:
-    plan = replace(PLAN, most_steps=1)
-    train: dict[str, Any] = {
-        "device": "cpu",
-        "name": "one",
-        "licence": "none",
-        "training_data": "drawn faces",
-    }
-    lora_bundle(str(base.folder), conversations, tmp_path / "first", plan, **train)
+    plan = AdapterPlan(**vars(replace(PLAN, most_steps=1)), base=str(base.folder), data=conversations)
+    lora_bundle(plan, tmp_path / "first", device="cpu")
 
     with pytest.raises(SetupProblem, match="finished"):
-        lora_bundle(str(base.folder), conversations, tmp_path / "first", plan, **train)
+        lora_bundle(plan, tmp_path / "first", device="cpu")
     with pytest.raises(SetupProblem, match="adapter already"):
-        lora_bundle(str(tmp_path / "first"), conversations, tmp_path / "second", plan, **train)
+        lora_bundle(replace(plan, base=str(tmp_path / "first")), tmp_path / "second", device="cpu")
+
+
+def test_a_plan_with_settings_over_it_is_trained_by_and_written_beside_the_adapter(
+    base: BundleSpec, conversations: Path, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "mine.toml", tmp_path / "mine"
+    file.write_text(
+        f'base = "{base.folder}"\ndata = "{conversations}"\nname = "mine"\nrank = 4\nrate = 1e-3\n'
+    )
+    words = ["--plan", file, "--set", "rank=2", "--set", "most_steps=1", "--set", "licence=our own pictures"]
+
+    result = CliRunner().invoke(
+        app, ["train", "lora", *map(str, words), "--out", str(out), "--device", "cpu"]
+    )
+
+    assert result.exit_code == 0, result.output
+    written = read_plan(out / "plan.toml")
+    assert (written.rank, written.rate, written.most_steps) == (2, 1e-3, 1)
+    assert json.loads((out / "adapter/adapter_config.json").read_text())["r"] == 2
+    card = read_bundle(out).card
+    assert (card.name, card.licence) == ("mine", "our own pictures")
 
 
 def _train_until(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan, *, steps: int) -> None:

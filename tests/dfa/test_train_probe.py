@@ -1,13 +1,19 @@
 """What is fitted to the end on a tower that stands still."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Technique
+from moderation.dfa.bench.estimates import auc
 from moderation.dfa.gpt.heads import Heads
-from moderation.dfa.train.probe import Stored, fit_probes, held_out
+from moderation.dfa.gpt.layouts import random_bundle
+from moderation.dfa.train.probe import Stored, by_quality, fit_probes, held_out, stored_features
+from moderation.dfa.train.sight import Sight
+from tests.dfa.drawn_faces import a_pool, write_pool
 
 WIDE = 64
 
@@ -24,7 +30,10 @@ def faces(count: int, *, seed: int, techniques: int = 4) -> tuple[torch.Tensor, 
     features = F.normalize(F.layer_norm(states[:, 0], (WIDE // 2,)).flatten(1), dim=-1)
     known = torch.where(label == 1, technique, -1)
     source = np.array(["one", "two", "three"])[np.arange(count) // 2 % 3]
-    return states, Stored(features.numpy(), label.numpy().astype(bool), known.numpy(), source, source)
+    quality = np.abs(np.random.default_rng(seed).normal(size=(count, 4)))
+    return states, Stored(
+        features.numpy(), label.numpy().astype(bool), known.numpy(), source, source, quality
+    )
 
 
 @pytest.mark.parametrize("techniques", [4, 2])
@@ -73,3 +82,30 @@ def test_a_source_with_few_faces_says_nothing_of_strangers() -> None:
 
     assert np.isnan(logits[stored.source == "few"]).all()
     assert not np.isnan(logits[stored.source != "few"]).any()
+
+
+def test_a_shortcut_in_the_quality_is_found_and_without_one_there_is_none() -> None:
+    _, even = faces(900, seed=1)
+    _, soft = faces(900, seed=1)
+    soft.quality[soft.deepfake, 0] *= 0.3  # forged ones lack fine detail
+
+    assert auc(by_quality(even), even.deepfake) == pytest.approx(0.5, abs=0.06)
+    assert auc(by_quality(soft), soft.deepfake) > 0.75
+
+
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_faces_are_drawn_in_twos_without_what_is_left_out_and_the_same_each_time(
+    tmp_path: Path, loaders: int
+) -> None:
+    sight = Sight(random_bundle(tmp_path / "base", "small-tiny").folder).eval()
+    pool = write_pool(a_pool(), tmp_path)
+
+    stored = stored_features(sight, pool, 6, without=["ifg_gan_faces"], loaders=loaders, batch=4)
+    again = stored_features(sight, pool, 6, without=["ifg_gan_faces"], batch=2)
+
+    assert stored.deepfake.tolist() == [False, True] * 6
+    assert "ifg_gan_faces" not in set(stored.source)
+    assert (stored.technique[~stored.deepfake] == -1).all()
+    assert stored.quality.shape == (12, 4)
+    assert stored.origin.tolist() == again.origin.tolist()
+    np.testing.assert_allclose(stored.features, again.features, atol=1e-4)

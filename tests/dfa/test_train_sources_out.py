@@ -1,5 +1,6 @@
 """What a tower is chosen by: sources that it never saw."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from moderation.dfa.instruct.pool import Pooled
 from moderation.dfa.train.sight import Sight
 from moderation.dfa.train.sources_out import (
     Looked,
+    as_left_out_table,
     as_table,
     calibrated,
+    each_left_out,
     honesty,
     left_out,
     look_at,
@@ -22,6 +25,7 @@ from moderation.dfa.train.sources_out import (
     strangest,
 )
 from tests.dfa.drawn_faces import a_pool
+from tests.dfa.test_train_probe import faces
 
 
 def a_look(shift: float, *, each: int = 60, seed: int = 0) -> Looked:
@@ -110,3 +114,19 @@ def test_a_tower_looks_at_what_was_left_out_and_the_batch_changes_nothing(
     np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
     assert len(set(one.logits.tolist())) > 1
     assert all(0 < sigmoid(logit) < 1 for logit in one.logits)
+
+
+def test_every_origin_is_held_against_its_own_bona_fide_faces_by_a_verdict_without_it() -> None:
+    _, drawn = faces(900, seed=1)
+    in_the_lab = drawn.deepfake & (drawn.source == "three")
+    stored = replace(drawn, origin=np.where(in_the_lab, "lab/FS", drawn.origin))
+    turned = stored.source == "two"
+    stored.deepfake[turned] = ~stored.deepfake[turned]
+
+    found = each_left_out(stored)
+
+    assert set(found) == {"one", "two", "three", "lab/FS"} - {"three"}
+    assert found["two"][0].value < 0.1  # nobody told its verdict that this one is turned
+    assert found["one"][0].value > found["two"][0].value + 0.3
+    assert all(abs(quality.value - 0.5) < 0.12 for _, quality in found.values())
+    assert as_left_out_table(found).splitlines()[-1].startswith("| mean over 3 |")

@@ -14,8 +14,9 @@ from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.builder import build, read_llava, read_picture
 from moderation.dfa.instruct.filters import contradicts, leaks
 from moderation.dfa.instruct.forgery.facts import Kind, Touch
-from moderation.dfa.instruct.wording import NAMES, artifacts, description, dialogue, sentence, texts
-from moderation.dfa.train.sequences import pad, tokenise
+from moderation.dfa.instruct.sentences import NOUNS, worded
+from moderation.dfa.instruct.wording import artifacts, description, dialogue
+from moderation.dfa.train.sequences import CLASSIFIED, DESCRIBED, SAID, pad, tokenise
 from tests.dfa.drawn_faces import a_pool
 
 PROMPTS = load_prompts()
@@ -24,10 +25,10 @@ IMAGE_TOKEN = 4
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return Codec(train_tokenizer(texts(PROMPTS), 1024), start=1)
+    return Codec(train_tokenizer(PROMPTS.texts(), 1024), start=1)
 
 
-@pytest.mark.parametrize("region", list(NAMES))
+@pytest.mark.parametrize("region", list(NOUNS))
 def test_a_description_is_read_back_as_the_region_it_was_written_for(region: Region) -> None:
     text = description([Touch(region, Kind.SOFTER, 0.5)], PROMPTS)
 
@@ -59,7 +60,8 @@ def test_a_region_is_named_once_and_the_seam_first() -> None:
 @pytest.mark.parametrize("kind", list(Kind))
 def test_no_sentence_tells_of_a_second_picture(kind: Kind) -> None:
     assert not any(
-        leaks(sentence(Touch(region, kind, strength))) for region in NAMES for strength in (0.0, 1.0)
+        leaks(worded(touch, [touch]))
+        for touch in (Touch(region, kind, strength) for region in NOUNS for strength in (0.0, 1.0))
     )
 
 
@@ -68,8 +70,7 @@ def test_a_conversation_begins_with_the_verdict_or_with_a_free_question() -> Non
 
     for _ in range(50):
         turns = dialogue(deepfake=True, technique=Technique.FS, facts=None, prompts=PROMPTS, rng=rng)
-        assert turns[0][0] in PROMPTS.detection
-        assert turns[0][1] == "Yes."
+        assert turns[0][1] == "Yes." if turns[0][0] in PROMPTS.detection else turns[0][1].endswith(".")
 
 
 def test_what_is_not_known_is_not_asked() -> None:
@@ -81,7 +82,8 @@ def test_what_is_not_known_is_not_asked() -> None:
         for turn in dialogue(deepfake=True, technique=None, facts=None, prompts=PROMPTS, rng=rng)
     ]
 
-    assert all(question in PROMPTS.detection for question, _ in turns)
+    assert not {question for question, _ in turns} & set(PROMPTS.description)
+    assert not {answer for _, answer in turns} & set(PROMPTS.technique_answers.values())
 
 
 def test_only_answers_are_learnt(codec: Codec) -> None:
@@ -96,6 +98,21 @@ def test_only_answers_are_learnt(codec: Codec) -> None:
     assert sequence.tokens.count(IMAGE_TOKEN) == 9
     assert sequence.verdict is not None
     assert codec.decode([sequence.tokens[sequence.verdict]]) == " Yes"
+
+
+def test_an_answer_weighs_what_its_task_does_however_long_it_is(codec: Codec) -> None:
+    turns = [
+        (PROMPTS.classification[1], "Face editing is used."),
+        (PROMPTS.description[0], "1. **Nose**: The nose is softer than the face around it."),
+        ("Do the eyes look natural?", "Yes."),
+        ("And the mouth?", "Yes, I see no artifact in the mouth."),
+    ]
+
+    sequence = tokenise(turns, PROMPTS, codec, image_token=IMAGE_TOKEN, patches=3)
+
+    weights = [weight for weight in sequence.weights if weight]
+    assert sum(weights) == pytest.approx(CLASSIFIED + DESCRIBED + 2 * SAID)
+    assert weights[0] > weights[-1]  # a short answer's token decides more
 
 
 def test_training_shows_the_tokens_that_are_served(codec: Codec) -> None:
@@ -159,5 +176,7 @@ def test_the_manifest_and_the_conversations_belong_together(tmp_path: Path) -> N
     assert all(entry["split"] == "train" and entry["terms"] for entry in entries)
     for entry, (picture, turns) in zip(entries, told, strict=True):
         assert read_picture(picture, 64).shape == (64, 64, 3)
-        verdicts = [answer for question, answer in turns if question in PROMPTS.detection]
-        assert set(verdicts) <= {"Yes." if entry["label"] == "deepfake" else "No."}
+        (question, answer), *_ = turns
+        assert question not in PROMPTS.detection or answer == (
+            "Yes." if entry["label"] == "deepfake" else "No."
+        )

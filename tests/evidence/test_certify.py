@@ -5,14 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from moderation.evidence.certify import GRID, Judged, Promise, Zone, certify, holds, inside, needed
+from moderation.evidence.certify import GRID, BlindSample, Promise, Zone, certify, holds, inside, needed
 from moderation.intervals import at_most
 
 
-def judged(score: float, *, deepfake: bool = False, telling: bool = True) -> Judged:
-    return Judged(score, deepfake and telling, not deepfake and telling)
+def judged(score: float, *, deepfake: bool = False, telling: bool = True) -> BlindSample:
+    return BlindSample(score, deepfake and telling, not deepfake and telling)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5000), st.floats(0, 1), st.floats(1e-4, 0.4))
 @settings(max_examples=200, deadline=None)
 def test_the_bound_is_that_of_clopper_and_pearson(of: int, part: float, doubt: float) -> None:

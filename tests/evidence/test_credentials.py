@@ -15,7 +15,7 @@ from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
 from moderation.errors import SetupProblem
 from moderation.evidence.gather import Gatherer
 from moderation.evidence.options import Options, gatherer
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Status, Strength, evidence_json
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Status, Strength, evidence_json
 from tests.evidence.signing import an_issuer, signed
 from worker.decoding import DecodePool
 
@@ -32,7 +32,7 @@ def trust_list(tmp_path: Path) -> Path:
 
 def credentials(data: bytes, *trust_lists: Path, private: bool = False) -> Fact | None:
     gathered = Gatherer(Options(tuple(map(str, trust_lists)), private)).gather(data, decode_picture(data))
-    return gathered.fact(Kind.CONTENT_CREDENTIALS)
+    return gathered.fact(FactKind.CONTENT_CREDENTIALS)
 
 
 def test_a_picture_without_a_manifest_has_no_credentials() -> None:
@@ -43,7 +43,7 @@ def test_one_who_is_on_the_trust_list_signs_that_it_is_ai_made(trust_list: Path)
     fact = credentials(signed(PORTRAIT, source_type=AI), trust_list)
 
     assert fact is not None
-    assert (fact.strength, fact.points_to) == (Strength.CRYPTOGRAPHIC, Origin.SYNTHETIC)
+    assert (fact.strength, fact.points_to) == (Strength.CRYPTOGRAPHIC, ClaimedOrigin.SYNTHETIC)
     assert fact.data["state"] == "trusted"
     assert (fact.data["signer"], fact.data["signer_name"]) == ("Example Cameras", "Ada Lovelace")
     assert fact.data["made_with"] == ("Example 1.0",)
@@ -57,7 +57,7 @@ def test_one_who_is_on_no_trust_list_only_says_so_and_is_not_named(trust_list: P
 
     assert fact is not None
     assert kept is not None
-    assert (fact.strength, fact.points_to) == (Strength.DECLARED, Origin.CAPTURED)
+    assert (fact.strength, fact.points_to) == (Strength.DECLARED, ClaimedOrigin.CAPTURED)
     assert fact.data["state"] == "valid"
     assert "signingCredential.untrusted" in str(fact.data["failures"])
     assert "Ada" not in json.dumps(evidence_json(Evidence((fact,))))
@@ -91,7 +91,7 @@ def test_an_edit_of_an_ai_made_picture_still_says_so_and_the_editor_does_not_vou
     fact = credentials(edited, trust_list)
 
     assert fact is not None
-    assert (fact.strength, fact.points_to) == (Strength.DECLARED, Origin.SYNTHETIC)
+    assert (fact.strength, fact.points_to) == (Strength.DECLARED, ClaimedOrigin.SYNTHETIC)
     assert fact.data["actions"] == ("c2pa.opened", "c2pa.cropped")
     assert (fact.data["made_with"], fact.data["made_before_with"]) == (("Editor 2",), ("Maker 3",))
     assert fact.data["source_types_before"] == (AI,)
@@ -145,7 +145,7 @@ class _Listening(BaseHTTPRequestHandler):
 def address() -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     server = HTTPServer(("127.0.0.1", 0), type("Listening", (_Listening,), {"asked": asked}))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/latest/meta-data", asked
     server.shutdown()
@@ -173,7 +173,7 @@ def test_a_remote_manifest_is_never_fetched(
     url, asked = address
 
     fact = gathered(pool, signed(PORTRAIT, source_type=AI, remote=url, embedded=embedded)).fact(
-        Kind.CONTENT_CREDENTIALS
+        FactKind.CONTENT_CREDENTIALS
     )
 
     assert asked == []
@@ -183,6 +183,7 @@ def test_a_remote_manifest_is_never_fetched(
         assert fact.data["remote_url"] == url
 
 
+@pytest.mark.slow
 def test_a_huge_manifest_is_read_or_left_and_the_picture_decodes(pool: DecodePool) -> None:
     huge = PORTRAIT
     for number in range(7):
@@ -192,23 +193,25 @@ def test_a_huge_manifest_is_read_or_left_and_the_picture_decodes(pool: DecodePoo
 
     assert len(huge) > 5_000_000
     assert isinstance(picture.evidence, Evidence)
-    fact = picture.evidence.fact(Kind.CONTENT_CREDENTIALS)
+    fact = picture.evidence.fact(FactKind.CONTENT_CREDENTIALS)
     assert fact is not None
     assert fact.status is Status.UNREADABLE
     assert picture.evidence.seconds < 5
 
 
+@pytest.mark.slow
 def test_a_long_history_is_read_within_its_time(pool: DecodePool) -> None:
     data = signed(PORTRAIT, source_type=AI, program="Maker 3")
     for number in range(12):
         data = signed(PORTRAIT, program=f"Editor {number}", parent=data)
 
-    fact = gathered(pool, data).fact(Kind.CONTENT_CREDENTIALS)
+    fact = gathered(pool, data).fact(FactKind.CONTENT_CREDENTIALS)
 
     assert fact is not None
-    assert fact.points_to is Origin.SYNTHETIC
+    assert fact.points_to is ClaimedOrigin.SYNTHETIC
 
 
+@pytest.mark.slow
 def test_a_manifest_whose_boxes_name_each_other_or_nothing_never_hangs(pool: DecodePool) -> None:
     """Ingredients that point at their own manifest, boxes of no or all length: the bytes, changed here and there."""
     made = signed(PORTRAIT, source_type=AI)
@@ -223,7 +226,7 @@ def test_a_manifest_whose_boxes_name_each_other_or_nothing_never_hangs(pool: Dec
             assert pool.decode(odd).facts.width == 327
     own, other = sorted({edited[at : at + 45] for at in marks_of(edited, b"urn:c2pa:")})
     for looping in (edited.replace(other, own), edited.replace(own, other)):
-        assert gathered(pool, looping).fact(Kind.CONTENT_CREDENTIALS) is not None
+        assert gathered(pool, looping).fact(FactKind.CONTENT_CREDENTIALS) is not None
 
 
 def marks_of(data: bytes, mark: bytes) -> list[int]:

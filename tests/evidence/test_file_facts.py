@@ -15,7 +15,7 @@ from moderation.dfa.gpt.pixels import PixelLimits, decode_picture
 from moderation.evidence.gather import Gatherer
 from moderation.evidence.jpeg import standard_quality
 from moderation.evidence.options import Options
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Status, Strength, evidence_json
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Status, Strength, evidence_json
 from worker.decoding import DecodePool
 
 PORTRAIT = files("moderation").joinpath("samples", "portrait-1.jpg").read_bytes()
@@ -39,7 +39,7 @@ def gathered(data: bytes, *, private: bool = False) -> Evidence:
     return Gatherer(Options(private=private)).gather(data, decode_picture(data))
 
 
-def fact_of(data: bytes, kind: Kind) -> Fact | None:
+def fact_of(data: bytes, kind: FactKind) -> Fact | None:
     return gathered(data).fact(kind)
 
 
@@ -68,18 +68,22 @@ AI = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 @pytest.mark.parametrize(
     ("packet", "origin"),
     [
-        pytest.param(xmp("", f'Iptc4xmpExt:DigitalSourceType="{AI}"'), Origin.SYNTHETIC, id="an attribute"),
+        pytest.param(
+            xmp("", f'Iptc4xmpExt:DigitalSourceType="{AI}"'), ClaimedOrigin.SYNTHETIC, id="an attribute"
+        ),
         pytest.param(
             xmp(f"<Iptc4xmpExt:DigitalSourceType> {AI}/ </Iptc4xmpExt:DigitalSourceType>"),
-            Origin.SYNTHETIC,
+            ClaimedOrigin.SYNTHETIC,
             id="an element, with a slash",
         ),
         pytest.param(
-            xmp(f'<Iptc4xmpExt:DigitalSourceType rdf:resource="{AI}"/>'), Origin.SYNTHETIC, id="a resource"
+            xmp(f'<Iptc4xmpExt:DigitalSourceType rdf:resource="{AI}"/>'),
+            ClaimedOrigin.SYNTHETIC,
+            id="a resource",
         ),
         pytest.param(
             xmp("", 'Iptc4xmpExt:DigitalSourceType="digitalCapture"'),
-            Origin.CAPTURED,
+            ClaimedOrigin.CAPTURED,
             id="captured, the bare word",
         ),
         pytest.param(
@@ -91,13 +95,13 @@ AI = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_declared_source_type_is_read_however_it_is_written(
-    packet: bytes, origin: Origin | None, kind: str
+    packet: bytes, origin: ClaimedOrigin | None, kind: str
 ) -> None:
     text = PngInfo()
     text.add_itxt("XML:com.adobe.xmp", packet.decode())
     data = encoded(a_scene(), kind, **({"pnginfo": text} if kind == "PNG" else {"xmp": packet}))
 
-    fact = fact_of(data, Kind.SOURCE_TYPE)
+    fact = fact_of(data, FactKind.SOURCE_TYPE)
 
     assert fact is not None
     assert (fact.strength, fact.points_to) == (Strength.DECLARED, origin)
@@ -117,7 +121,9 @@ def test_xmp_that_is_none_is_passed_over(packet: bytes) -> None:
 
     found = gathered(encoded(a_scene(), "PNG", pnginfo=text))
 
-    assert [fact.kind for fact in found.facts if fact.kind in (Kind.SOURCE_TYPE, Kind.GATHERING)] == []
+    assert [
+        fact.kind for fact in found.facts if fact.kind in (FactKind.SOURCE_TYPE, FactKind.GATHERING)
+    ] == []
 
 
 SETTINGS = f"a portrait of {SECRET}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
@@ -173,10 +179,10 @@ def _commented(said: bytes) -> bytes:
 def test_a_generator_is_named_and_what_it_was_asked_for_is_not_kept(data: bytes, named: str) -> None:
     evidence = gathered(data, private=True)
 
-    fact = evidence.fact(Kind.GENERATOR)
+    fact = evidence.fact(FactKind.GENERATOR)
 
     assert fact is not None
-    assert (fact.strength, fact.points_to) == (Strength.DECLARED, Origin.SYNTHETIC)
+    assert (fact.strength, fact.points_to) == (Strength.DECLARED, ClaimedOrigin.SYNTHETIC)
     assert named in str(fact.data["generators"])
     assert SECRET not in json.dumps(evidence_json(evidence))
 
@@ -193,7 +199,7 @@ def test_a_generator_is_named_and_what_it_was_asked_for_is_not_kept(data: bytes,
     ],
 )
 def test_what_is_no_generator_is_not_called_one(data: bytes) -> None:
-    assert fact_of(data, Kind.GENERATOR) is None
+    assert fact_of(data, FactKind.GENERATOR) is None
 
 
 def _of_a_phone() -> bytes:
@@ -210,7 +216,7 @@ def _of_a_phone() -> bytes:
 def test_a_camera_is_context_and_points_nowhere() -> None:
     evidence = gathered(_of_a_phone())
 
-    camera, history = evidence.fact(Kind.CAMERA), evidence.fact(Kind.HISTORY)
+    camera, history = evidence.fact(FactKind.CAMERA), evidence.fact(FactKind.HISTORY)
 
     assert camera is not None
     assert (camera.strength, camera.points_to) == (Strength.CONTEXT, None)
@@ -222,9 +228,9 @@ def test_a_camera_is_context_and_points_nowhere() -> None:
 def test_places_and_names_are_kept_only_where_a_setting_says_so() -> None:
     data = _of_a_phone()
 
-    without, kept = gathered(data), gathered(data, private=True).fact(Kind.PERSONAL)
+    without, kept = gathered(data), gathered(data, private=True).fact(FactKind.PERSONAL)
 
-    fact = without.fact(Kind.PERSONAL)
+    fact = without.fact(FactKind.PERSONAL)
     assert fact is not None
     assert dict(fact.data) == {"holds_place": True, "holds_names": True}
     assert SECRET not in json.dumps(evidence_json(without))
@@ -243,7 +249,7 @@ def test_the_history_of_an_editor_is_listed_without_its_files() -> None:
 
     evidence = gathered(encoded(a_scene(), xmp=packet))
 
-    history, software = evidence.fact(Kind.HISTORY), evidence.fact(Kind.SOFTWARE)
+    history, software = evidence.fact(FactKind.HISTORY), evidence.fact(FactKind.SOFTWARE)
     assert history is not None
     assert (history.data["events"], history.data["actions"]) == (2, ("created", "saved"))
     assert software is not None
@@ -267,7 +273,7 @@ def test_a_thumbnail_of_the_same_picture_does_not_differ_and_one_of_another_does
     same = with_thumbnail(scene, encoded(scene.resize((160, 160))))
     different = with_thumbnail(scene, encoded(other.resize((160, 160))))
 
-    fits, differs = fact_of(same, Kind.THUMBNAIL), fact_of(different, Kind.THUMBNAIL)
+    fits, differs = fact_of(same, FactKind.THUMBNAIL), fact_of(different, FactKind.THUMBNAIL)
 
     assert fits is not None
     assert differs is not None
@@ -280,14 +286,14 @@ def test_a_thumbnail_with_bars_to_make_it_wider_does_not_differ() -> None:
     wide = Image.new("L", (160, 120))
     wide.paste(scene.convert("L").resize((120, 120)), (20, 0))
 
-    fact = fact_of(with_thumbnail(scene, encoded(wide)), Kind.THUMBNAIL)
+    fact = fact_of(with_thumbnail(scene, encoded(wide)), FactKind.THUMBNAIL)
 
     assert fact is not None
     assert fact.data["differs"] is False
 
 
 def test_a_thumbnail_that_is_none_is_said_to_be_unreadable() -> None:
-    fact = fact_of(with_thumbnail(a_scene(), b"\xff\xd8\xff nothing"), Kind.THUMBNAIL)
+    fact = fact_of(with_thumbnail(a_scene(), b"\xff\xd8\xff nothing"), FactKind.THUMBNAIL)
 
     assert fact is not None
     assert fact.status is Status.UNREADABLE
@@ -300,7 +306,7 @@ def test_a_thumbnail_that_is_none_is_said_to_be_unreadable() -> None:
 def test_the_quality_of_an_ordinary_jpeg_is_read_from_its_tables(quality: int) -> None:
     data = encoded(a_scene(), quality=quality)
 
-    fact = fact_of(data, Kind.JPEG)
+    fact = fact_of(data, FactKind.JPEG)
 
     assert fact is not None
     assert (fact.data["quality"], fact.data["tables"], fact.data["encoder"]) == (
@@ -313,7 +319,7 @@ def test_the_quality_of_an_ordinary_jpeg_is_read_from_its_tables(quality: int) -
 def test_tables_of_photoshop_are_told_from_an_encoders_own() -> None:
     known, own = encoded(a_scene(), quality="web_high"), encoded(a_scene(), qtables=[[9] * 64, [9] * 64])
 
-    photoshop, other = fact_of(known, Kind.JPEG), fact_of(own, Kind.JPEG)
+    photoshop, other = fact_of(known, FactKind.JPEG), fact_of(own, FactKind.JPEG)
 
     assert photoshop is not None
     assert other is not None
@@ -326,8 +332,8 @@ def test_a_picture_that_was_saved_at_a_lower_quality_before_is_told_and_one_that
     once = encoded(scene, quality=90)
     twice = encoded(Image.open(io.BytesIO(encoded(scene, quality=60))), quality=90)
 
-    assert fact_of(twice, Kind.RECOMPRESSION) is not None
-    assert fact_of(once, Kind.RECOMPRESSION) is None
+    assert fact_of(twice, FactKind.RECOMPRESSION) is not None
+    assert fact_of(once, FactKind.RECOMPRESSION) is None
 
 
 def test_an_enlarged_picture_is_told_and_one_that_was_not_is_not() -> None:
@@ -336,8 +342,8 @@ def test_an_enlarged_picture_is_told_and_one_that_was_not_is_not() -> None:
 
     enlarged = encoded(grain.resize((400, 400), Image.Resampling.BICUBIC), "PNG")
 
-    assert fact_of(enlarged, Kind.RESAMPLING) is not None
-    assert fact_of(encoded(grain, "PNG"), Kind.RESAMPLING) is None
+    assert fact_of(enlarged, FactKind.RESAMPLING) is not None
+    assert fact_of(encoded(grain, "PNG"), FactKind.RESAMPLING) is None
 
 
 @pytest.mark.parametrize(
@@ -352,7 +358,7 @@ def test_an_enlarged_picture_is_told_and_one_that_was_not_is_not() -> None:
 def test_a_size_that_platforms_give_or_generators_make_is_told(
     size: tuple[int, int], platforms: tuple[str, ...], generators: bool, shape: str | None
 ) -> None:
-    fact = fact_of(encoded(Image.new("RGB", size)), Kind.PLATFORM)
+    fact = fact_of(encoded(Image.new("RGB", size)), FactKind.PLATFORM)
 
     assert fact is not None
     assert fact.points_to is None
@@ -361,7 +367,7 @@ def test_a_size_that_platforms_give_or_generators_make_is_told(
 
 
 def test_an_ordinary_size_is_told_nothing_of() -> None:
-    assert fact_of(encoded(Image.new("RGB", (1000, 700))), Kind.PLATFORM) is None
+    assert fact_of(encoded(Image.new("RGB", (1000, 700))), FactKind.PLATFORM) is None
 
 
 # --- in the child
@@ -395,4 +401,4 @@ def test_a_child_that_may_open_nothing_finds_the_same(pool: DecodePool, data: by
 
     assert isinstance(there, Evidence)
     assert there.facts == gathered(data).facts
-    assert there.fact(Kind.GATHERING) is None
+    assert there.fact(FactKind.GATHERING) is None

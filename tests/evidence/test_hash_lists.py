@@ -3,7 +3,7 @@
 import pytest
 
 from moderation.errors import RequestRefused
-from moderation.evidence.hash_lists import Form, read_hashes, write_hashes
+from moderation.evidence.hash_lists import HashListForm, read_hashes, write_hashes
 from moderation.likeness import to_hex
 
 ONE, TWO = to_hex(1), to_hex(2**255)
@@ -34,5 +34,5 @@ def test_a_line_that_holds_no_hash_is_named() -> None:
 def test_what_is_written_is_read_back() -> None:
     listed = [(1, "a"), (2**255, None), (5, 'with, "quotes"')]
 
-    assert list(read_hashes(write_hashes(listed, Form.CSV))) == listed
-    assert list(read_hashes(write_hashes(listed, Form.HMA))) == [(value, None) for value, _ in listed]
+    assert list(read_hashes(write_hashes(listed, HashListForm.CSV))) == listed
+    assert list(read_hashes(write_hashes(listed, HashListForm.HMA))) == [(value, None) for value, _ in listed]

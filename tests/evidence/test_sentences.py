@@ -14,7 +14,7 @@ from moderation.evidence.sentences import (
     sentence,
     statement_sentences,
 )
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Status, Strength, Value
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Status, Strength, Value
 
 NAME = "Marguerite"
 
@@ -58,16 +58,16 @@ VALUES: dict[str, Value] = {
 
 
 def test_every_kind_and_strength_has_its_words() -> None:
-    assert set(KIND_WORDS) == set(CAVEATS) == set(Kind)
+    assert set(KIND_WORDS) == set(CAVEATS) == set(FactKind)
     assert set(STRENGTH_WORDS) == set(Strength)
 
 
 @given(
-    some.sampled_from(Kind),
+    some.sampled_from(FactKind),
     some.sampled_from(Status),
     some.sets(some.sampled_from(sorted(VALUES))),
 )
-def test_a_fact_is_said_whatever_is_missing_of_it(kind: Kind, status: Status, names: set[str]) -> None:
+def test_a_fact_is_said_whatever_is_missing_of_it(kind: FactKind, status: Status, names: set[str]) -> None:
     fact = Fact(kind, Strength.DECLARED, {name: VALUES[name] for name in names}, status=status)
 
     assert isinstance(sentence(fact), str)
@@ -75,10 +75,12 @@ def test_a_fact_is_said_whatever_is_missing_of_it(kind: Kind, status: Status, na
 
 
 @pytest.mark.parametrize(
-    ("kind", "strength", "origin"), list(itertools.product(Kind, Strength, [*Origin, None])), ids=str
+    ("kind", "strength", "origin"),
+    list(itertools.product(FactKind, Strength, [*ClaimedOrigin, None])),
+    ids=str,
 )
 def test_what_may_be_disclosed_is_a_sentence_of_ours(
-    kind: Kind, strength: Strength, origin: Origin | None
+    kind: FactKind, strength: Strength, origin: ClaimedOrigin | None
 ) -> None:
     said = disclosed(Fact(kind, strength, VALUES, origin))
 
@@ -87,9 +89,9 @@ def test_what_may_be_disclosed_is_a_sentence_of_ours(
 
 
 def test_a_statement_says_the_strongest_first_and_nothing_twice() -> None:
-    declared = Fact(Kind.GENERATOR, Strength.DECLARED, points_to=Origin.SYNTHETIC)
-    signed = Fact(Kind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, points_to=Origin.SYNTHETIC)
-    camera = Fact(Kind.CAMERA, Strength.CONTEXT, {"make": NAME})
+    declared = Fact(FactKind.GENERATOR, Strength.DECLARED, points_to=ClaimedOrigin.SYNTHETIC)
+    signed = Fact(FactKind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, points_to=ClaimedOrigin.SYNTHETIC)
+    camera = Fact(FactKind.CAMERA, Strength.CONTEXT, {"make": NAME})
 
     said = statement_sentences(Evidence((camera, declared, declared, signed)))
 

@@ -11,10 +11,10 @@ from moderation.analysis import Abstain, Label, Verdict
 from moderation.evidence.words import (
     LONGEST_LIST,
     LONGEST_TEXT,
+    ClaimedOrigin,
     Evidence,
     Fact,
-    Kind,
-    Origin,
+    FactKind,
     Strength,
     contradicts,
     declared,
@@ -30,7 +30,10 @@ A_FACT = {"kind": "camera", "status": "found", "strength": "context", "points_to
 
 def test_what_is_written_is_read_back() -> None:
     fact = Fact(
-        Kind.GENERATOR, Strength.DECLARED, {"keys": ("a", "b"), "size": 3, "odd": True}, Origin.SYNTHETIC
+        FactKind.GENERATOR,
+        Strength.DECLARED,
+        {"keys": ("a", "b"), "size": 3, "odd": True},
+        ClaimedOrigin.SYNTHETIC,
     )
     evidence = Evidence((fact,), 0.25)
 
@@ -71,9 +74,9 @@ def test_a_list_of_a_file_is_short_and_says_nothing_twice() -> None:
     assert len(texts([str(number) for number in range(1000)])) == LONGEST_LIST
 
 
-SIGNED_CAPTURED = Fact(Kind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, points_to=Origin.CAPTURED)
-SAID_SYNTHETIC = Fact(Kind.SOURCE_TYPE, Strength.DECLARED, points_to=Origin.SYNTHETIC)
-ODD_SYNTHETIC = Fact(Kind.THUMBNAIL, Strength.ANOMALY, points_to=Origin.SYNTHETIC)
+SIGNED_CAPTURED = Fact(FactKind.CONTENT_CREDENTIALS, Strength.CRYPTOGRAPHIC, points_to=ClaimedOrigin.CAPTURED)
+SAID_SYNTHETIC = Fact(FactKind.SOURCE_TYPE, Strength.DECLARED, points_to=ClaimedOrigin.SYNTHETIC)
+ODD_SYNTHETIC = Fact(FactKind.THUMBNAIL, Strength.ANOMALY, points_to=ClaimedOrigin.SYNTHETIC)
 
 
 def test_the_strongest_fact_declares_and_an_oddity_never_does() -> None:
@@ -90,7 +93,7 @@ def test_the_strongest_fact_declares_and_an_oddity_never_does() -> None:
         pytest.param(SAID_SYNTHETIC, Label.UNDETERMINED, False, id="the model does not say"),
         pytest.param(SIGNED_CAPTURED, Label.DEEPFAKE, True, id="signed as captured, called a deepfake"),
         pytest.param(
-            Fact(Kind.SOURCE_TYPE, Strength.DECLARED, points_to=Origin.CAPTURED),
+            Fact(FactKind.SOURCE_TYPE, Strength.DECLARED, points_to=ClaimedOrigin.CAPTURED),
             Label.DEEPFAKE,
             False,
             id="said to be captured: anybody can write that",

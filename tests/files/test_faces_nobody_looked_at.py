@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from moderation.analysis import Abstain, Analysis, FaceAnalysis, Label, PictureFacts, image_verdict
-from moderation.dfa.gpt.detector import Policy, chosen
+from moderation.dfa.gpt.detector import Policy, faces_to_ask
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture
 from moderation.settings import Settings
@@ -44,7 +44,7 @@ def a_group(portraits: Sequence[tuple[Path, float]], columns: int = 5) -> Pictur
 
 def concluded(picture: Picture, *, at_most: int) -> Analysis:
     """The analysis when the model calls every face that it is asked about bona fide."""
-    asked, others = chosen(picture, find_faces(picture), at_most=at_most)
+    asked, others = faces_to_ask(picture, find_faces(picture), at_most=at_most)
     faces = [*(FaceAnalysis(face, bona_fide()) for face in asked), *others]
     verdict, ordered = image_verdict(faces)
     return an_analysis(verdict=verdict, faces=ordered)
@@ -53,7 +53,7 @@ def concluded(picture: Picture, *, at_most: int) -> Analysis:
 def test_nine_faces_are_nine_judged_with_the_forged_one_that_is_smallest() -> None:
     group = a_group([*[(path, 1.0) for path in PORTRAITS * 3][:8], (SAMPLES / "forged-swap-1.jpg", 0.8)])
 
-    asked, others = chosen(group, find_faces(group), at_most=Policy().max_faces)
+    asked, others = faces_to_ask(group, find_faces(group), at_most=Policy().max_faces)
 
     smallest = min(asked, key=lambda face: face.box.width)
     assert (len(asked), others) == (9, ())
@@ -97,7 +97,7 @@ def test_a_small_face_behind_is_listed_as_background_and_the_picture_keeps_its_v
 def test_a_small_face_that_is_judged_counts_like_any_other() -> None:
     group = a_group([(PORTRAITS[0], 1.0), (SAMPLES / "forged-swap-1.jpg", 0.4)])
 
-    asked, others = chosen(group, find_faces(group), at_most=32)
+    asked, others = faces_to_ask(group, find_faces(group), at_most=32)
 
     assert (len(asked), others) == (2, ())
 

@@ -12,13 +12,13 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from moderation.analysis import FaceAnalysis, PictureFacts
+from moderation.archive.erasure import erase_case
 from moderation.cases import CaseState
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_case
 from moderation.database.renditions import (
     Renditions,
-    find_shown,
     find_thumbnail,
+    find_viewable,
     forget_renditions,
     is_rendered,
     record_renditions,
@@ -28,7 +28,7 @@ from moderation.database.renditions import (
 from moderation.decisions import Outcome
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import BonafideError, ImageCorrupt
 from moderation.local import as_role
 from moderation.questions import Questions
@@ -39,12 +39,12 @@ from tests.fakes import ScriptedDetector, a_crop
 from tests.files import coloured, stored_otherwise, turned
 from tests.integration.conftest import accepted, enrolled, ready, stored
 from tests.integration.deciding import a_review, decide
-from worker.analysis import begin
-from worker.answers import answer
+from worker.analysis import ANALYZE
+from worker.answers import ANSWER
 from worker.lifecycle import close_station, open_station
 from worker.renditions import MOST_PIXELS, render, with_renditions
+from worker.run import run
 from worker.station import Station
-from worker.tasks import _work  # pyright: ignore[reportPrivateUsage]
 
 DECODE = with_renditions(partial(decode_picture, limits=PixelLimits(heic=True)))
 SMALL = Renditions(b"small", None)
@@ -138,9 +138,7 @@ def station(settings: Settings, database_url: str, detector: Looking) -> Iterato
 def analysed(station: Station, storage: Storage, database: Database, data: bytes) -> UUID:
     image = storage.put_image(f"files/{new_id()}", data, "image/tiff")
     case_id = accepted(database, image=image)
-    with begin(station, case_id) as begun:
-        assert begun is not None
-        _work(station, begun)
+    run(station, ANALYZE, case_id)
     assert stored(database, case_id).state is CaseState.READY
     return case_id
 
@@ -154,9 +152,9 @@ def test_a_worker_keeps_both_with_the_analysis(
     png = analysed(station, storage, database, turned.png())
 
     with database.transaction() as session:
-        assert turned.position(np.array(opened(find_shown(session, lab)))) == 1
+        assert turned.position(np.array(opened(find_viewable(session, lab)))) == 1
         assert is_rendered(session, lab)
-        assert find_shown(session, png) is None
+        assert find_viewable(session, png) is None
         assert not is_rendered(session, png)
         assert turned.position(np.array(opened(find_thumbnail(session, png)))) == 1
         assert with_thumbnails(session, [lab, png, new_id()]) == {lab, png}
@@ -191,9 +189,9 @@ def test_a_question_makes_them_again_where_they_are_gone(
     case_id = analysed(station, storage, database, stored_otherwise.tiff(turned.stored()))
     with database.transaction() as session:
         session.execute(text("DELETE FROM renditions"))
-    questions = Questions(database, Doorbell(settings.broker_url.get_secret_value(), bells_at_most=10))
+    questions = Questions(database, Publisher(settings.broker_url.get_secret_value(), at_most=10))
 
-    answer(station, questions.ask(case_id, "What is wrong here?", actor="platform:test").id)
+    run(station, ANSWER, questions.ask(case_id, "What is wrong here?", actor="platform:test").id)
 
     with database.transaction() as session:
         assert is_rendered(session, case_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from moderation.dfa.gpt.pixels import Picture, PixelLimits
 from moderation.errors import ImageRejected
 from moderation.evidence.options import Options
-from moderation.evidence.words import Evidence, Kind
+from moderation.evidence.words import Evidence, FactKind
 from tests.fuzz.corpus import mutated, seeds
 from worker.decoding import DecodePool
 
@@ -72,7 +72,7 @@ def _try(kind: str, data: bytes, number: int, pool: DecodePool) -> _Outcome:
 def _lost(picture: Picture) -> str | None:
     """Why the whole evidence is missing. A parser that tripped over its own part of the file is no finding."""
     assert isinstance(picture.evidence, Evidence)
-    missing = picture.evidence.fact(Kind.GATHERING)
+    missing = picture.evidence.fact(FactKind.GATHERING)
     whole = missing is not None and len(picture.evidence.facts) == 1 and ":" not in str(missing.data["why"])
     return str(missing.data["why"]) if missing is not None and whole else None
 

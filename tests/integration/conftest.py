@@ -14,12 +14,12 @@ from moto.server import ThreadedMotoServer
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from moderation.accounts.keys import add_key
 from moderation.analysis import Analysis
 from moderation.cases import Case, Refusal
 from moderation.database.analyses import record_analysis
 from moderation.database.cases import find_case, insert_case
 from moderation.database.connection import Database
-from moderation.database.keys import add_key
 from moderation.database.moves import Moved, begin_analysis, refuse_case
 from moderation.database.tables import PersonRow
 from moderation.people import Person, Role
@@ -63,10 +63,12 @@ def accepted(database: Database, **fields: object) -> UUID:
 
 
 def begun(
-    database: Database, case_id: UUID, *, lease_seconds: float = 60, alone: bool = False
+    database: Database, case_id: UUID, *, lease_seconds: float = 60, quarantined: bool = False
 ) -> Moved | None:
     with database.transaction() as session:
-        return begin_analysis(session, case_id, owner="w1", lease_seconds=lease_seconds, alone=alone)
+        return begin_analysis(
+            session, case_id, owner="w1", lease_seconds=lease_seconds, quarantined=quarantined
+        )
 
 
 def ready(database: Database, *, analysis: Analysis | None = None, **fields: object) -> UUID:
@@ -107,6 +109,21 @@ def enrolled(database: Database, name: str = "Ada", role: Role = Role.REVIEWER) 
     with database.transaction() as session:
         session.add(PersonRow(id=person.id, email=person.email, name=name, role=role.value, preferences={}))
     return person
+
+
+@pytest.fixture
+def ada(database: Database) -> Person:
+    return enrolled(database, "Ada")
+
+
+@pytest.fixture
+def grace(database: Database) -> Person:
+    return enrolled(database, "Grace")
+
+
+@pytest.fixture
+def lead(database: Database) -> Person:
+    return enrolled(database, "Katherine", Role.LEAD)
 
 
 def stored(database: Database, case_id: UUID) -> Case:

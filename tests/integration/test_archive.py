@@ -19,8 +19,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from moderation.analysis import Technique
-from moderation.archive import Archives, Batch, Opened, Place, digest, find_line, pack, read_place, unpack
-from moderation.database.archive import (
+from moderation.archive.archived import (
     archive_past,
     begin_archive,
     cases_to_archive,
@@ -29,26 +28,38 @@ from moderation.database.archive import (
     only_archiver,
     read_records,
 )
+from moderation.archive.archiver import (
+    ArchivedBatch,
+    ArchivePlace,
+    Archives,
+    Opened,
+    digest,
+    find_line,
+    pack,
+    read_place,
+    unpack,
+)
+from moderation.archive.erasure import erase_case, erase_past
 from moderation.database.connection import Database
-from moderation.database.deliveries import Kind, insert_endpoint
-from moderation.database.erasure import erase_case, erase_past
 from moderation.database.events import read_chain
+from moderation.database.outbox import Kind
 from moderation.database.questions import begin_question, insert_question, record_answer
-from moderation.database.reruns import insert_reruns
 from moderation.database.tables import Table
 from moderation.decisions import Answer, Outcome
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import ArchiveBroken, ArchiveBusy, CaseArchived, SetupProblem, TransitionRefused
 from moderation.local import as_role
 from moderation.questions import Questions
+from moderation.rollouts.rerun_rows import insert_reruns
 from moderation.settings import Settings
 from moderation.storage import Storage
+from moderation.webhooks.rows import insert_endpoint
 from tests.builders import a_face_analysis, a_map, an_analysis, an_artifact, an_effect, new_id
 from tests.integration.conftest import enrolled, ready, refused, stored
 from tests.integration.deciding import a_review, decide
 
 BUCKET = "archive"
-PLACE = Place(BUCKET, "cases")
+PLACE = ArchivePlace(BUCKET, "cases")
 LATER = datetime.now(UTC) + timedelta(days=1)
 MARK = "Marguerite"
 A_FACT = {"kind": "camera", "status": "found", "strength": "declared", "points_to": None, "data": {}}
@@ -100,7 +111,7 @@ def _decided(database: Database, settings: Settings, **fields: Any) -> UUID:
     decide(review, database, bo, case_id, Outcome.BONA_FIDE, policy=f"{MARK}'s rule")
     with database.transaction() as session:
         question = insert_question(session, case_id, asked_by=bo.actor, question=f"Is it {MARK}?")
-        begun = begin_question(session, question.id, stale_after=60)
+        begun = begin_question(session, question.id, stale_after=60, quarantined=False)
         assert begun is not None
         record_answer(session, begun, MARK, bundle="mini 1", fingerprint="f1", seconds=1.0)
         session.execute(
@@ -149,11 +160,11 @@ def _rows(database: Database) -> dict[str, list[str]]:
         }
 
 
-def _archive(archives: Archives, **fields: Any) -> list[Batch]:
+def _archive(archives: Archives, **fields: Any) -> list[ArchivedBatch]:
     return list(archives.archive(PLACE, LATER, **fields))
 
 
-def _opened(archives: Archives, batch: Batch) -> Opened:
+def _opened(archives: Archives, batch: ArchivedBatch) -> Opened:
     assert batch.place is not None
     return archives.read(read_place(batch.place))
 
@@ -295,7 +306,7 @@ def test_what_is_taken_out_leaves_the_others_in_a_new_object(
     archives.restore(first)
 
     (key,) = _keys(bucket)
-    opened = archives.read(Place(BUCKET, key))
+    opened = archives.read(ArchivePlace(BUCKET, key))
     assert [json.loads(line)["case"]["id"] for line in opened.lines] == [str(second)]
     assert batch.place != f"s3://{BUCKET}/{key}"
     archives.restore(second)
@@ -410,7 +421,7 @@ def test_an_archived_case_of_which_somebody_is_to_be_told_again_comes_back_and_i
     with database.transaction() as session:
         session.execute(text("UPDATE endpoints SET disabled_at = NULL"))
 
-    with pytest.raises(TransitionRefused, match="still to be sent"):
+    with pytest.raises(TransitionRefused, match="is not sent yet"):
         archives.erase(untold, actor="operator")
 
     case = stored(database, untold)
@@ -521,7 +532,7 @@ def test_nothing_happens_to_an_archived_case(
     with pytest.raises(CaseArchived, match="restore"):
         a_review(database, settings).appeal(case_id, "Again.", actor="platform:x")
     with pytest.raises(CaseArchived, match="restore"):
-        Questions(database, Doorbell(broker_url, bells_at_most=10)).ask(case_id, "Why?", actor="platform:x")
+        Questions(database, Publisher(broker_url, at_most=10)).ask(case_id, "Why?", actor="platform:x")
     with (
         psycopg.connect(database_url) as connection,
         pytest.raises(psycopg.errors.RaiseException, match="is archived"),
@@ -653,7 +664,7 @@ def test_an_archive_lies_in_no_bucket_of_images(
     _decided(database, settings)
 
     with pytest.raises(SetupProblem, match="bucket of their own"):
-        list(archives.archive(Place(settings.s3_buckets[0], "x"), LATER))
+        list(archives.archive(ArchivePlace(settings.s3_buckets[0], "x"), LATER))
 
 
 def test_one_archiver_works_at_a_time(database: Database, archives: Archives) -> None:
@@ -708,7 +719,7 @@ _KILLED = """
 import os, signal, sys
 from datetime import UTC, datetime, timedelta
 from sqlalchemy import event
-from moderation.archive import Archives, Place
+from moderation.archive.archiver import ArchivePlace, Archives
 from moderation.database.connection import Database
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -739,7 +750,7 @@ else:
     storage._client.meta.events.register(f"{kind}-call.s3.{what}", end)
 archives = Archives(database, storage, settings())
 if case_id == "none":
-    list(archives.archive(Place("archive", "cases"), datetime.now(UTC) + timedelta(days=1)))
+    list(archives.archive(ArchivePlace("archive", "cases"), datetime.now(UTC) + timedelta(days=1)))
 else:
     archives.erase(case_id and __import__("uuid").UUID(case_id), actor="operator")
 """
@@ -800,7 +811,7 @@ def test_a_run_that_is_cut_off_loses_nothing_and_is_repeated(
     _archive(archives)
 
     (key,) = _keys(bucket)
-    assert len(archives.read(Place(BUCKET, key)).lines) == 2
+    assert len(archives.read(ArchivePlace(BUCKET, key)).lines) == 2
     for case_id in ids:
         archives.restore(case_id)
     assert _rows(database) == before
@@ -828,6 +839,6 @@ def test_an_erasure_that_is_cut_off_is_done_whole_or_not_at_all(
         archives.erase(wanted, actor="operator")
     _archive(archives)
 
-    lines = [line for key in _keys(bucket) for line in archives.read(Place(BUCKET, key)).lines]
+    lines = [line for key in _keys(bucket) for line in archives.read(ArchivePlace(BUCKET, key)).lines]
     assert sorted(json.loads(line)["case"]["id"] for line in lines) == sorted([str(wanted), str(other)])
     assert [MARK in line for line in sorted(lines, key=lambda line: str(other) in line)] == [False, True]

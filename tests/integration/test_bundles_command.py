@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 from moderation.cli.main import app
 from moderation.database.connection import Database
 from moderation.database.operations import beat
-from moderation.database.rollouts import note_bundles
 from moderation.errors import RolloutRefused
+from moderation.rollouts.standings import note_bundles
 from moderation.settings import Settings
 from moderation.settings import settings as read_settings
 from tests.builders import an_analysis, undecided, with_verdict
@@ -130,7 +130,9 @@ def _stop(database: Database, process: str, fingerprint: str) -> None:
 def test_a_trial_is_stopped(operator: Operator) -> None:
     operator.says("try", NEW[:12], "--shadow", "1")
 
-    assert "nothing is on trial; each worker's own bundle serves" in operator.says("stop")
+    stopped = json.loads(operator.says("stop", "--json"))
+
+    assert (stopped["serving"], stopped["candidate"]) == (None, None)
     assert isinstance(operator.run("stop").exception, RolloutRefused)
 
 
@@ -158,18 +160,17 @@ def test_cases_are_asked_for_once_more(operator: Operator, database: Database) -
     wanted, _ = ready(database, analysis=unsure), ready(database, analysis=an_analysis(fingerprint=OLD))
     words = ("rerun", "--bundle", "mini next", "--state", "ready", "--label", "undetermined")
 
-    counted = operator.says(*words, "--dry-run")
+    counted = json.loads(operator.says(*words, "--dry-run", "--json"))
     asked = json.loads(operator.says(*words, "--json"))
-    again = operator.says(*words)
-    shadows = operator.says("rerun", "--bundle", NEW, "--shadow", "--since", "2020-01-01", "--limit", "5000")
-    before = operator.says("rerun", "--bundle", NEW, "--until", "2020-01-01", "--state", "all")
+    again = json.loads(operator.says(*words, "--json"))
+    every = ("rerun", "--bundle", NEW, "--json")
+    shadows = json.loads(operator.says(*every, "--shadow", "--since", "2020-01-01", "--limit", "5000"))
+    before = json.loads(operator.says(*every, "--until", "2020-01-01", "--state", "all"))
     listed = [json.loads(line) for line in operator.says("list", "--json").splitlines()]
 
-    assert counted == "1 cases fit; nothing was asked for\n"
+    assert counted == {"fingerprint": NEW, "cases": 1, "reruns": 0, "dry_run": True}
     assert asked == {"fingerprint": NEW, "cases": 1, "reruns": 1, "dry_run": False}
-    assert again.startswith("1 cases fit, 0 reruns by mini next are new")
-    assert shadows.startswith("2 cases fit, 1 reruns by mini next are new")
-    assert before.startswith("0 cases fit")
+    assert [(one["cases"], one["reruns"]) for one in (again, shadows, before)] == [(1, 0), (2, 1), (0, 0)]
     assert listed[1]["reruns"] == {"anew": 1, "shadow": 1}
     with database.transaction() as session:
         assert session.scalar(text("SELECT case_id FROM reruns WHERE NOT shadow")) == wanted

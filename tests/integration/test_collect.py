@@ -25,9 +25,9 @@ from moderation.dfa.instruct.builder import read_llava
 from moderation.dfa.instruct.collect import Collected, collect
 from moderation.dfa.train.calibrate import labelled_crops
 from moderation.errors import SetupProblem
-from moderation.exports import Format, What, export
 from moderation.local import Addresses
 from moderation.people import Person
+from moderation.reports.exports import Format, What, export
 from moderation.settings import Settings
 from moderation.settings import settings as read_settings
 from moderation.storage import Storage
@@ -36,11 +36,6 @@ from tests.integration.conftest import enrolled, ready
 from tests.integration.deciding import a_review, decide
 
 SIZE = 64
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database, "Ada")
 
 
 @pytest.fixture

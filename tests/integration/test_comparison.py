@@ -6,30 +6,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from moderation.analysis import Label
-from moderation.comparison import Pair, compare
-from moderation.database.comparison import read_pairs
 from moderation.database.connection import Database
 from moderation.decisions import Outcome
 from moderation.intervals import Share
 from moderation.people import Person
 from moderation.review import Review
+from moderation.rollouts.compared import read_pairs
+from moderation.rollouts.comparison import Pair, compare
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide, undecided
 from tests.integration.beside import NEW, OLD, both, said
-from tests.integration.conftest import enrolled, ready
+from tests.integration.conftest import ready
 from tests.integration.deciding import a_review, decide
 
 DEEPFAKE, BONA_FIDE, CANNOT_TELL = Outcome.DEEPFAKE, Outcome.BONA_FIDE, Outcome.CANNOT_TELL
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database, "Ada")
-
-
-@pytest.fixture
-def grace(database: Database) -> Person:
-    return enrolled(database, "Grace")
 
 
 @pytest.fixture

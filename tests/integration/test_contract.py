@@ -19,14 +19,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from moderation.accounts.keys import SCOPES, add_key
 from moderation.database.connection import Database
-from moderation.database.deliveries import Kind, insert_endpoint
-from moderation.database.keys import SCOPES, add_key
+from moderation.database.outbox import Kind
 from moderation.decisions import Judgement, Outcome
 from moderation.people import Role
 from moderation.review import Review
 from moderation.settings import Settings
 from moderation.web.app import create_app
+from moderation.webhooks.rows import insert_endpoint
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, serving
 
 #: Requests per call of the API. All calls together stay well under a minute.

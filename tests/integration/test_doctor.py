@@ -10,14 +10,14 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from moderation.accounts.keys import add_key, list_keys, revoke_key
 from moderation.cli.doctor import Finding, examine
 from moderation.database import schema
 from moderation.database.connection import Database
-from moderation.database.keys import add_key, list_keys, revoke_key
 from moderation.database.operations import beat
-from moderation.database.reruns import insert_reruns
-from moderation.database.rollouts import note_bundles, promote, try_bundle
 from moderation.local import as_role
+from moderation.rollouts.rerun_rows import insert_reruns
+from moderation.rollouts.standings import note_bundles, promote, try_bundle
 from moderation.settings import Settings
 from tests.integration.conftest import ready
 
@@ -76,7 +76,10 @@ def test_what_a_role_may_not_see_is_no_fault_and_ends_no_examination(
             "times", {"lease_seconds": 2, "sweep_seconds": 5}, "BONAFIDE_SWEEP_SECONDS", id="leases too short"
         ),
         pytest.param(
-            "times", {"ring_again_seconds": 1}, "BONAFIDE_RING_AGAIN_SECONDS", id="rings all the time"
+            "times",
+            {"publish_again_seconds": 1},
+            "BONAFIDE_PUBLISH_AGAIN_SECONDS",
+            id="publishes all the time",
         ),
         pytest.param(
             "traces", {"otlp_endpoint": "http://127.0.0.1:9"}, "BONAFIDE_OTLP_ENDPOINT", id="no collector"

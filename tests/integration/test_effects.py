@@ -14,7 +14,7 @@ from moderation.cases import ImageRef
 from moderation.database.analyses import shown_analyses
 from moderation.database.connection import Database
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
-from moderation.dispatch import QUESTION_QUEUE, Doorbell
+from moderation.dispatch import QUESTION_QUEUE, Publisher, WorkKind
 from moderation.local import as_role
 from moderation.settings import Settings
 from moderation.storage import Storage
@@ -22,9 +22,10 @@ from tests.builders import a_verdict, an_artifact
 from tests.dfa.conftest import a_picture
 from tests.fakes import ScriptedDetector, one_face
 from tests.integration.conftest import accepted
-from worker.analysis import analyze, begin
+from worker.analysis import ANALYZE
 from worker.lifecycle import close_station, open_station
 from worker.measuring import measure
+from worker.run import run
 from worker.station import Station
 
 PIXELS = a_picture(224)
@@ -78,9 +79,7 @@ def image(storage: Storage) -> ImageRef:
 
 def _analyzed(station: Station, database: Database, image: ImageRef) -> UUID:
     case_id = accepted(database, image=image)
-    with begin(station, case_id) as begun:
-        assert begun is not None
-        analyze(station, begun)
+    run(station, ANALYZE, case_id)
     return case_id
 
 
@@ -183,9 +182,9 @@ def test_nothing_is_measured_where_nobody_wants_it(
     assert sum(detector.groups) == 1
 
 
-def test_a_case_is_rung_for_where_people_wait(broker_url: str, database: Database) -> None:
-    doorbell = Doorbell(broker_url, bells_at_most=100)
+def test_a_case_is_published_where_people_wait(broker_url: str, database: Database) -> None:
+    publisher = Publisher(broker_url, at_most=100)
 
-    assert doorbell.ring_measuring(accepted(database))
+    assert publisher.publish(WorkKind.MEASUREMENT, [accepted(database)])
 
-    assert doorbell.depth(QUESTION_QUEUE) == 1
+    assert publisher.depth(QUESTION_QUEUE) == 1

@@ -1,7 +1,9 @@
 """Erasure and retention: no text of a case is left anywhere, and the log of its events still verifies."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psycopg
@@ -10,14 +12,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
+from moderation.archive.erasure import PAST, PAST_OF_OTHERS, Kept, cases_past, erase_case, erase_past
 from moderation.cases import CaseState, ImageRef
 from moderation.database import schema
 from moderation.database.analyses import shown_analyses
 from moderation.database.connection import Database
-from moderation.database.erasure import PAST, PAST_OF_OTHERS, Kept, cases_past, erase_case, erase_past
 from moderation.database.events import read_chain
 from moderation.database.questions import (
-    Begun,
+    HeldQuestion,
     Question,
     begin_question,
     insert_question,
@@ -26,13 +28,14 @@ from moderation.database.questions import (
 )
 from moderation.database.tables import Table
 from moderation.decisions import Outcome
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import TransitionRefused
-from moderation.local import as_role
+from moderation.local import Addresses, as_role
 from moderation.questions import FAILURES, Questions
 from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, a_map, an_analysis, an_artifact, an_effect, new_id
+from tests.conftest import fresh_database
 from tests.integration.conftest import accepted, enrolled, ready, stored
 from tests.integration.deciding import a_review, decide
 
@@ -336,6 +339,24 @@ _MANY = text("""
 """)
 
 
+@pytest.fixture(scope="module")
+def filled(servers: Addresses, template: str) -> Iterator[str]:
+    """A database with these cases, to copy from. Its triggers and indexes take seconds, a copy does not."""
+    with fresh_database(servers.database_url, template) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(_MANY.text.encode())
+            connection.execute("ANALYZE cases")
+        yield urlsplit(url).path.removeprefix("/")
+
+
+@pytest.fixture
+def many(servers: Addresses, filled: str) -> Iterator[Database]:
+    with fresh_database(servers.database_url, filled) as url:
+        database = Database(url, pool_size=1)
+        yield database
+        database.close()
+
+
 def _buffers(session: Session, days: float) -> int:
     """Pages that the search for cases of other sources than `archive` looks at."""
     values = {"seconds": days * 86_400, "but": ["archive"], "limit": 100}
@@ -349,12 +370,8 @@ def _pages(session: Session, statement: TextClause, values: dict[str, Any]) -> i
     return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
 
 
-def test_retention_of_other_sources_does_not_read_what_one_source_keeps(database: Database) -> None:
-    with database.transaction() as session:
-        session.execute(_MANY)
-        session.execute(text("ANALYZE cases"))
-
-    with database.transaction() as session:
+def test_retention_of_other_sources_does_not_read_what_one_source_keeps(many: Database) -> None:
+    with many.transaction() as session:
         found = cases_past(session, 30, source=None, but=["archive"])
         looked_at = _buffers(session, 30)
         session.execute(text("DROP INDEX cases_to_erase"))
@@ -374,16 +391,18 @@ _ARCHIVED = (
 )
 
 
-@pytest.fixture
-def many_archived(database: Database) -> None:
-    with database.transaction() as session:
-        session.execute(_MANY)
-    with database.reading() as session:
-        for statement in _ARCHIVED:
-            session.execute(text(statement))
+@pytest.fixture(scope="module")
+def many_archived(servers: Addresses, filled: str) -> Iterator[Database]:
+    """For tests that change nothing."""
+    with fresh_database(servers.database_url, filled) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in _ARCHIVED:
+                connection.execute(statement.encode())
+        database = Database(url, pool_size=1)
+        yield database
+        database.close()
 
 
-@pytest.mark.usefixtures("many_archived")
 @pytest.mark.parametrize(
     ("statements", "values"),
     [
@@ -400,19 +419,18 @@ def many_archived(database: Database) -> None:
     ],
 )
 def test_retention_does_not_read_what_archives_keep(
-    database: Database, statements: dict[Kept, TextClause], values: dict[str, Any], kept: Kept, days: int
+    many_archived: Database, statements: dict[Kept, TextClause], values: dict[str, Any], kept: Kept, days: int
 ) -> None:
     asked = {**values, "seconds": days * 86_400, "limit": 100}
-    with database.transaction() as session:
+    with many_archived.transaction() as session:
         looked_at = _pages(session, statements[kept], asked)
         whole = _pages(session, text("SELECT count(*) FROM cases WHERE source <> ''"), {})
 
     assert looked_at < whole / 20
 
 
-def test_retention_of_others_takes_the_oldest_of_all_sources(database: Database) -> None:
-    with database.transaction() as session:
-        session.execute(_MANY)
+def test_retention_of_others_takes_the_oldest_of_all_sources(many: Database) -> None:
+    with many.transaction() as session:
         oldest = session.scalars(
             text("SELECT id FROM cases WHERE source <> 'other-3' ORDER BY decided_at LIMIT 7")
         ).all()
@@ -472,7 +490,7 @@ def test_what_was_erased_takes_no_question(database: Database, broker_url: str) 
     case_id = _decided(database)
     with database.transaction() as session:
         erase_case(session, case_id, actor="operator")
-    questions = Questions(database, Doorbell(broker_url, bells_at_most=100))
+    questions = Questions(database, Publisher(broker_url, at_most=100))
 
     with pytest.raises(TransitionRefused, match="erased"):
         questions.ask(case_id, f"Is it {MARK}?", actor="platform:x")
@@ -492,7 +510,7 @@ def test_a_question_that_is_open_when_its_case_is_erased_ends_without_its_words(
 
     with database.transaction() as session:
         ended = next(one for one in questions_of(session, case_id) if one.id == question.id)
-        assert begin_question(session, question.id, stale_after=60) is None
+        assert begin_question(session, question.id, stale_after=60, quarantined=False) is None
     assert (ended.question, ended.answer, ended.failure) == ("erased", None, "erased")
     assert ended.answered_at is not None
     assert ended.failure in FAILURES
@@ -504,7 +522,7 @@ def test_an_answer_that_comes_while_its_case_is_erased_is_thrown_away(
     case_id, question = asked
     worker = Database(as_role(database_url, "bonafide_worker"), pool_size=1)
     with worker.transaction() as session:
-        begun = begin_question(session, question.id, stale_after=60)
+        begun = begin_question(session, question.id, stale_after=60, quarantined=False)
     assert begun is not None
 
     with ThreadPoolExecutor(1) as threads:
@@ -523,7 +541,7 @@ def test_an_answer_that_comes_while_its_case_is_erased_is_thrown_away(
         assert [one.failure for one in questions_of(session, case_id)][-1] == "erased"
 
 
-def _answered(worker: Database, begun: Begun) -> bool:
+def _answered(worker: Database, begun: HeldQuestion) -> bool:
     with worker.transaction() as session:
         return record_answer(session, begun, f"It is {MARK}.", bundle="b 1", fingerprint="f", seconds=1.0)
 

@@ -12,16 +12,16 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from moderation.analysis import Label, Technique, Verdict
+from moderation.archive.erasure import erase_case
 from moderation.cases import ImageRef
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_case
-from moderation.database.reruns import insert_reruns
 from moderation.decisions import Outcome
 from moderation.dfa.gpt.crops import Prepared
 from moderation.evidence.rows import StoredEvidence, evidence_of, record_evidence
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Strength
-from moderation.exports import Format, What, export
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Strength
 from moderation.local import as_role
+from moderation.reports.exports import Format, What, export
+from moderation.rollouts.rerun_rows import insert_reruns
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.triage import CONFLICT_SECONDS
@@ -29,25 +29,25 @@ from tests.builders import a_verdict, an_analysis, bona_fide, with_verdict
 from tests.fakes import ScriptedDetector, one_face
 from tests.integration.conftest import accepted, enrolled, ready
 from tests.integration.deciding import a_review, decide
-from worker.analysis import begin
+from worker.analysis import ANALYZE
 from worker.lifecycle import close_station, open_station
-from worker.reruns import rerun
+from worker.reruns import RERUN
+from worker.run import run
 from worker.station import Station
-from worker.tasks import _work  # pyright: ignore[reportPrivateUsage]
 
 AI_MADE = Evidence(
     (
         Fact(
-            Kind.CONTENT_CREDENTIALS,
+            FactKind.CONTENT_CREDENTIALS,
             Strength.DECLARED,
             {
                 "state": "valid",
                 "signer": "Marguerite's =Studio",
                 "source_types": ("trainedAlgorithmicMedia",),
             },
-            Origin.SYNTHETIC,
+            ClaimedOrigin.SYNTHETIC,
         ),
-        Fact(Kind.CAMERA, Strength.CONTEXT, {"make": "Acme", "maker_note": True}),
+        Fact(FactKind.CAMERA, Strength.CONTEXT, {"make": "Acme", "maker_note": True}),
     ),
     0.004,
 )
@@ -216,9 +216,7 @@ def flagged(storage: Storage, database: Database, data: bytes = b"a picture", **
 
 
 def work_on(station: Station, case_id: UUID) -> None:
-    with begin(station, case_id) as begun:
-        assert begun is not None
-        _work(station, begun)
+    run(station, ANALYZE, case_id)
 
 
 def head_start(database: Database, case_id: UUID) -> float:
@@ -278,7 +276,7 @@ def test_an_analysis_anew_that_fits_what_is_declared_takes_the_case_back_to_its_
         insert_reruns(session, "other", [case_id], shadow=False, asked_by="operator")
         rerun_id = session.scalars(text("SELECT id FROM reruns")).one()
 
-    rerun(station, rerun_id)
+    run(station, RERUN, rerun_id)
 
     with database.transaction() as session:
         assert session.scalars(text("SELECT label FROM cases")).one() == Label.DEEPFAKE

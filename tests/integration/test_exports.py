@@ -20,10 +20,12 @@ from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import read_llava
-from moderation.exports import COLUMNS, Format, What, export, read_wording
+from moderation.errors import SetupProblem
 from moderation.people import Person
 from moderation.presentation import effect_json
+from moderation.reports.exports import COLUMNS, Format, What, export, read_wording
 from moderation.review import Review
+from moderation.rollouts.standings import BundleFacts, note_bundles
 from moderation.settings import Settings
 from tests.builders import (
     a_face_analysis,
@@ -39,11 +41,6 @@ from tests.integration.conftest import enrolled, ready, refused
 from tests.integration.deciding import a_review, decide
 
 DEEPFAKE, BONA_FIDE, CANNOT_TELL = Outcome.DEEPFAKE, Outcome.BONA_FIDE, Outcome.CANNOT_TELL
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database, "Ada")
 
 
 @pytest.fixture
@@ -227,11 +224,40 @@ def test_feedback_is_a_conversation_that_training_reads(
     assert records[0]["facts"]["box"] == list(face.face.box)
 
 
-def test_the_wording_is_that_of_the_served_prompt_set() -> None:
-    wording, prompts = read_wording(), load_prompts()
+def test_a_conversation_is_worded_as_the_bundle_was_asked(
+    database: Database, review: Review, ada: Person
+) -> None:
+    with database.transaction() as session:
+        note_bundles(session, {"f2": "small 1"}, {"f2": BundleFacts(None, prompts=2)})
+    case_id = ready(database, analysis=an_analysis(fingerprint="f2"))
+    decide(review, database, ada, case_id, BONA_FIDE)
+
+    (record,) = lines(database, What.FEEDBACK)
+
+    prompts = load_prompts(2)
+    said = [turn["value"] for turn in record["conversations"]]
+    assert said == [
+        f"<image>\n{prompts.detection[0]}",
+        prompts.verdict_answer(deepfake=False),
+        prompts.description[0],
+        prompts.no_artifacts,
+    ]
+    assert record["facts"]["prompts"] == 2
+
+
+def test_a_prompt_set_of_another_release_is_not_made_up() -> None:
+    with pytest.raises(SetupProblem, match="prompt set 99"):
+        read_wording(99)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_wording_is_that_of_the_prompt_set(version: int) -> None:
+    wording, prompts = read_wording(version), load_prompts(version)
 
     assert wording.version == prompts.version
     assert wording.image == prompts.image
+    assert wording.detection == prompts.detection[0]
+    assert (wording.yes, wording.no) == tuple(prompts.verdict_answer(deepfake=said) for said in (True, False))
     assert wording.techniques == prompts.technique_answers
     assert wording.none == prompts.no_artifacts
 

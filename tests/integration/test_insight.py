@@ -10,30 +10,15 @@ from moderation.analysis import Abstain, Technique, Verdict
 from moderation.database.connection import Database
 from moderation.decisions import Answer, Outcome
 from moderation.errors import NotAllowed, RequestRefused
-from moderation.insight import Band, Insight, Insights
 from moderation.intervals import Share
-from moderation.people import Person, Role
+from moderation.people import Person
+from moderation.reports.insight import Band, Insight, Insights
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide, undecided, with_verdict
-from tests.integration.conftest import enrolled, ready, refused
+from tests.integration.conftest import ready, refused
 from tests.integration.deciding import a_review, decide
 
 DEEPFAKE, BONA_FIDE, CANNOT_TELL = Outcome.DEEPFAKE, Outcome.BONA_FIDE, Outcome.CANNOT_TELL
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database, "Ada")
-
-
-@pytest.fixture
-def grace(database: Database) -> Person:
-    return enrolled(database, "Grace")
-
-
-@pytest.fixture
-def lead(database: Database) -> Person:
-    return enrolled(database, "Katherine", Role.LEAD)
 
 
 def said(database: Database, verdict: Verdict, *, bundle: str = "scripted 1") -> UUID:

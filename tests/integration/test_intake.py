@@ -1,4 +1,4 @@
-"""Accepting: committed first, rung after, and the same request answers the same case."""
+"""Accepting: committed first, published after, and the same request answers the same case."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,12 +7,12 @@ import redis
 from sqlalchemy import text
 
 from moderation.cases import ImageRef
-from moderation.database.cases import NEXT_OF_EVERY_SOURCE, cases_to_ring
+from moderation.database.cases import NEXT_OF_EVERY_SOURCE, Opening, due_cases
 from moderation.database.connection import Database
 from moderation.database.events import read_chain
-from moderation.dispatch import ANALYSIS_QUEUE, Doorbell
+from moderation.dispatch import ANALYSIS_QUEUE, Publisher, WorkKind
 from moderation.errors import BucketNotAllowed, IdempotencyConflict
-from moderation.intake import RING_AT_ONCE, Accepted, Intake, Submission
+from moderation.intake import PUBLISH_AT_ONCE, Accepted, Intake
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag
@@ -21,13 +21,13 @@ from tests.integration.conftest import let_time_pass
 
 
 @pytest.fixture
-def doorbell(settings: Settings) -> Doorbell:
-    return Doorbell(settings.broker_url.get_secret_value(), bells_at_most=settings.bells_at_most)
+def publisher(settings: Settings) -> Publisher:
+    return Publisher(settings.broker_url.get_secret_value(), at_most=settings.messages_at_most)
 
 
 @pytest.fixture
-def intake(database: Database, storage: Storage, doorbell: Doorbell) -> Intake:
-    return Intake(database, storage, doorbell)
+def intake(database: Database, storage: Storage, publisher: Publisher) -> Intake:
+    return Intake(database, storage, publisher)
 
 
 def _count(database: Database, table: str = "cases") -> int:
@@ -35,13 +35,13 @@ def _count(database: Database, table: str = "cases") -> int:
         return session.scalar(text(f"SELECT count(*) FROM {table}")) or 0
 
 
-def test_a_flag_becomes_a_case_with_its_first_event_and_a_bell(
-    intake: Intake, database: Database, doorbell: Doorbell
+def test_a_flag_becomes_a_case_with_its_first_event_and_a_message(
+    intake: Intake, database: Database, publisher: Publisher
 ) -> None:
-    accepted = intake.receive(Submission(a_flag()), actor="platform:p")
+    accepted = intake.receive(Opening(a_flag()), actor="platform:p")
 
     assert accepted.created
-    assert doorbell.depth() == 1
+    assert publisher.depth() == 1
     with database.transaction() as session:
         (event,) = read_chain(session, accepted.id).events
     assert (event.kind, event.actor) == ("accepted", "platform:p")
@@ -56,14 +56,14 @@ def test_a_flag_becomes_a_case_with_its_first_event_and_a_bell(
     ],
 )
 def test_the_same_request_answers_the_same_case(
-    intake: Intake, database: Database, doorbell: Doorbell, flag: dict, key: str | None
+    intake: Intake, database: Database, publisher: Publisher, flag: dict, key: str | None
 ) -> None:
-    first = intake.receive(Submission(a_flag(**flag), key), actor="platform:p")
-    second = intake.receive(Submission(a_flag(**flag), key), actor="platform:p")
+    first = intake.receive(Opening(a_flag(**flag), key), actor="platform:p")
+    second = intake.receive(Opening(a_flag(**flag), key), actor="platform:p")
 
     assert (second.id, second.created) == (first.id, False)
     assert _count(database) == _count(database, "events") == 1
-    assert doorbell.depth() == 1
+    assert publisher.depth() == 1
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,15 @@ def test_the_same_request_answers_the_same_case(
     ids=["external id", "idempotency key"],
 )
 def test_the_same_key_with_another_body_is_refused(intake: Intake, flag: dict, key: str | None) -> None:
-    intake.receive(Submission(a_flag(**flag), key), actor="platform:p")
+    intake.receive(Opening(a_flag(**flag), key), actor="platform:p")
 
     with pytest.raises(IdempotencyConflict, match="another body"):
-        intake.receive(Submission(a_flag(**flag, reason="something else"), key), actor="platform:p")
+        intake.receive(Opening(a_flag(**flag, reason="something else"), key), actor="platform:p")
 
 
 def test_two_sources_may_use_the_same_ids(intake: Intake, database: Database) -> None:
     for source in ("avatars", "posts"):
-        intake.receive(Submission(a_flag(source=source, external_id="1"), "key"), actor="platform:p")
+        intake.receive(Opening(a_flag(source=source, external_id="1"), "key"), actor="platform:p")
 
     assert _count(database) == 2
 
@@ -89,7 +89,7 @@ def test_many_at_once_with_the_same_key_open_one_case(intake: Intake, database: 
     flag = a_flag(external_id="upload-1")
 
     with ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(lambda _: intake.receive(Submission(flag), actor="p"), range(32)))
+        outcomes = list(pool.map(lambda _: intake.receive(Opening(flag), actor="p"), range(32)))
 
     assert len({outcome.id for outcome in outcomes}) == 1
     assert sum(outcome.created for outcome in outcomes) == 1
@@ -98,7 +98,7 @@ def test_many_at_once_with_the_same_key_open_one_case(intake: Intake, database: 
 
 def test_a_bucket_that_is_not_ours_is_refused_at_the_door(intake: Intake, database: Database) -> None:
     with pytest.raises(BucketNotAllowed):
-        intake.receive(Submission(a_flag(image=ImageRef("secrets", "x"))), actor="platform:p")
+        intake.receive(Opening(a_flag(image=ImageRef("secrets", "x"))), actor="platform:p")
 
     assert _count(database) == 0
 
@@ -111,7 +111,7 @@ def test_one_bad_item_of_a_batch_harms_no_other(intake: Intake, database: Databa
         a_flag(external_id="1", reason="r"),
     ]
 
-    outcomes = intake.receive_many([Submission(flag) for flag in flags], actor="platform:p")
+    outcomes = intake.receive_many([Opening(flag) for flag in flags], actor="platform:p")
 
     assert [type(outcome) for outcome in outcomes] == [
         Accepted,
@@ -122,59 +122,59 @@ def test_one_bad_item_of_a_batch_harms_no_other(intake: Intake, database: Databa
     assert _count(database) == 2
 
 
-def test_a_large_batch_rings_for_the_urgent_and_leaves_the_rest_to_the_sweeper(
-    intake: Intake, database: Database, doorbell: Doorbell
+def test_a_large_batch_publishes_the_urgent_and_leaves_the_rest_to_the_sweeper(
+    intake: Intake, database: Database, publisher: Publisher
 ) -> None:
     flags = [a_flag(priority=index % 100) for index in range(200)]
 
-    intake.receive_many([Submission(flag) for flag in flags], actor="platform:p")
+    intake.receive_many([Opening(flag) for flag in flags], actor="platform:p")
 
-    assert doorbell.depth() == RING_AT_ONCE
+    assert publisher.depth() == PUBLISH_AT_ONCE
     with database.transaction() as session:
-        assert len(cases_to_ring(session, limit=1000, ring_again_seconds=30)) == 200 - RING_AT_ONCE
+        assert len(due_cases(session, limit=1000, again_after=30)) == 200 - PUBLISH_AT_ONCE
 
 
-def test_without_a_broker_the_case_is_accepted_and_the_sweeper_rings(
+def test_without_a_broker_the_case_is_accepted_and_the_sweeper_publishes_it(
     database: Database, storage: Storage, settings: Settings
 ) -> None:
-    silent = Doorbell("redis://127.0.0.1:9/0", bells_at_most=100)
+    silent = Publisher("redis://127.0.0.1:9/0", at_most=100)
 
-    accepted = Intake(database, storage, silent).receive(Submission(a_flag()), actor="platform:p")
+    accepted = Intake(database, storage, silent).receive(Opening(a_flag()), actor="platform:p")
 
     assert accepted.created
     with database.transaction() as session:
-        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == [accepted.id]
+        assert due_cases(session, limit=10, again_after=30) == [accepted.id]
 
 
-def test_a_bell_that_was_lost_is_rung_again_and_one_that_was_not_is_left(
+def test_a_message_that_was_lost_is_published_again_and_one_that_was_not_is_left(
     intake: Intake, database: Database, servers: object, settings: Settings
 ) -> None:
-    accepted = intake.receive(Submission(a_flag()), actor="platform:p")
+    accepted = intake.receive(Opening(a_flag()), actor="platform:p")
     redis.Redis.from_url(settings.broker_url.get_secret_value()).delete(ANALYSIS_QUEUE)
 
     with database.transaction() as session:
-        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == []
+        assert due_cases(session, limit=10, again_after=30) == []
     let_time_pass(database, 31)
     with database.transaction() as session:
-        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == [accepted.id]
+        assert due_cases(session, limit=10, again_after=30) == [accepted.id]
 
 
-def test_the_urgent_are_rung_for_first(intake: Intake, database: Database) -> None:
+def test_the_urgent_are_published_first(intake: Intake, database: Database) -> None:
     flags = [a_flag(priority=priority) for priority in (5, 90, 40)]
-    outcomes = intake.receive_many([Submission(flag) for flag in flags], actor="platform:p")
+    outcomes = intake.receive_many([Opening(flag) for flag in flags], actor="platform:p")
     ids = [outcome.id for outcome in outcomes if isinstance(outcome, Accepted)]
     let_time_pass(database, 60)
 
     with database.transaction() as session:
-        assert cases_to_ring(session, limit=10, ring_again_seconds=30) == [ids[1], ids[2], ids[0]]
+        assert due_cases(session, limit=10, again_after=30) == [ids[1], ids[2], ids[0]]
 
 
-def test_redis_holds_no_more_bells_than_it_may(settings: Settings) -> None:
-    small = Doorbell(settings.broker_url.get_secret_value(), bells_at_most=3)
+def test_redis_holds_no_more_messages_than_it_may(settings: Settings) -> None:
+    small = Publisher(settings.broker_url.get_secret_value(), at_most=3)
     ids = [a.id for a in [_fresh() for _ in range(5)]]
 
-    assert small.dispatch_cases(ids) == 3
-    assert small.dispatch_cases(ids) == 0
+    assert small.publish(WorkKind.ANALYSIS, ids) == 3
+    assert small.publish(WorkKind.ANALYSIS, ids) == 0
     assert small.depth() == 3
 
 
@@ -192,11 +192,11 @@ def test_a_source_that_floods_the_line_keeps_no_other_waiting(database: Database
     other = seeded.accepted(database, source="other", external_id="o", priority=50)
 
     with database.transaction() as session:
-        rung = cases_to_ring(session, limit=10, ring_again_seconds=30)
+        due = due_cases(session, limit=10, again_after=30)
 
-    assert len(rung) == 10
-    assert set(rung[:3]) >= {quiet[0], other}
-    assert set(rung) >= {*quiet, other}
+    assert len(due) == 10
+    assert set(due[:3]) >= {quiet[0], other}
+    assert set(due) >= {*quiet, other}
 
 
 def test_what_nobody_else_needs_of_its_share_a_source_may_have(database: Database) -> None:
@@ -204,16 +204,16 @@ def test_what_nobody_else_needs_of_its_share_a_source_may_have(database: Databas
     seeded.accepted(database, source="quiet", external_id="q")
 
     with database.transaction() as session:
-        rung = cases_to_ring(session, limit=10, ring_again_seconds=30)
+        due = due_cases(session, limit=10, again_after=30)
 
-    assert len(set(flood) & set(rung)) == 9
+    assert len(set(flood) & set(due)) == 9
 
 
 def test_a_sources_own_cases_come_by_priority(database: Database) -> None:
     ids = {p: seeded.accepted(database, source="one", external_id=str(p), priority=p) for p in (20, 90, 50)}
 
     with database.transaction() as session:
-        assert cases_to_ring(session, limit=2, ring_again_seconds=30) == [ids[90], ids[50]]
+        assert due_cases(session, limit=2, again_after=30) == [ids[90], ids[50]]
 
 
 def test_the_backlog_of_one_source_is_not_read_to_find_what_others_have(database: Database) -> None:

@@ -29,7 +29,7 @@ from moderation.database import review as rows
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
 from moderation.database.events import read_chain
-from moderation.database.moves import expire_leases, hand_back, refuse_case, retry_case
+from moderation.database.moves import expire_leases, refuse_case, release_case, retry_case
 from moderation.decisions import Judgement, Outcome, stage_after
 from moderation.errors import BonafideError, LeaseLost, StaleCase, TransitionRefused
 from moderation.people import Person, Role
@@ -129,7 +129,7 @@ class LifeCycle(RuleBasedStateMachine):
 
     @rule(target=leases, case_id=cases)
     def begin(self, case_id: UUID) -> Any:
-        lease = begun(self.database, case_id, alone=True)
+        lease = begun(self.database, case_id, quarantined=True)
         known = self.known[case_id]
         assert (lease is not None) <= (known.state is CaseState.WAITING)
         if lease is None:
@@ -137,7 +137,7 @@ class LifeCycle(RuleBasedStateMachine):
         self._moved(case_id, CaseState.ANALYZING)
         return Held(case_id, lease.lease_token)
 
-    @rule(held=consumes(leases), how=st.sampled_from(["record", "refuse", "hand back"]))
+    @rule(held=consumes(leases), how=st.sampled_from(["record", "refuse", "release"]))
     def finish(self, held: Held, how: str) -> None:
         try:
             with self.database.transaction() as session:
@@ -160,14 +160,14 @@ class LifeCycle(RuleBasedStateMachine):
                             actor="worker:w1",
                         )
                     case _:
-                        hand_back(
+                        release_case(
                             session, held.case_id, held.token, actor="worker:w1", why="unavailable", due_in=0
                         )
         except LeaseLost:
             assert self._token(held.case_id) != held.token
             return
         assert self.known[held.case_id].state is CaseState.ANALYZING
-        self._moved(held.case_id, CaseState.WAITING if how == "hand back" else CaseState.READY)
+        self._moved(held.case_id, CaseState.WAITING if how == "release" else CaseState.READY)
         self.known[held.case_id].analyzed = how == "record"
 
     @rule(seconds=st.sampled_from([30, 61]))

@@ -1,7 +1,7 @@
 """What `bonafide up` does to a database that is kept."""
 
+from moderation.accounts.keys import add_key, find_key, list_keys
 from moderation.database.connection import Database
-from moderation.database.keys import add_key, find_key, list_keys
 from moderation.local import prepare_database
 
 

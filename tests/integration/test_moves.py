@@ -13,13 +13,13 @@ from moderation.database.connection import Database
 from moderation.database.events import read_chain
 from moderation.database.moves import (
     expire_leases,
-    hand_back,
-    must_be_alone,
+    must_be_quarantined,
     refuse_case,
-    renew_leases,
+    release_case,
     retry_case,
 )
 from moderation.database.operations import take_sweep_lock
+from moderation.database.work import CASES
 from moderation.errors import LeaseLost
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, begun, let_time_pass, stored
@@ -104,7 +104,7 @@ def test_nothing_is_written_under_a_lease_that_ran_out(database: Database) -> No
     let_time_pass(database, 61)
     assert _sweep(database) == (1, 0)
     let_time_pass(database, 10)
-    new = begun(database, case_id, alone=True)
+    new = begun(database, case_id, quarantined=True)
     assert new is not None
 
     with pytest.raises(LeaseLost):
@@ -112,9 +112,9 @@ def test_nothing_is_written_under_a_lease_that_ran_out(database: Database) -> No
     with pytest.raises(LeaseLost), database.transaction() as session:
         refuse_case(session, case_id, old.lease_token, Refusal("x", "y"), actor="worker:w1")
     with pytest.raises(LeaseLost), database.transaction() as session:
-        hand_back(session, case_id, old.lease_token, actor="worker:w1", why="x", due_in=0)
+        release_case(session, case_id, old.lease_token, actor="worker:w1", why="x", due_in=0)
     with database.transaction() as session:
-        assert renew_leases(session, [old.lease_token], lease_seconds=60) == set()
+        assert CASES.renew(session, [old.lease_token], lease_seconds=60) == set()
 
     lease = stored(database, case_id).lease
     assert lease is not None
@@ -136,30 +136,30 @@ def test_a_renewed_lease_lives_on(database: Database) -> None:
     let_time_pass(database, 50)
 
     with database.transaction() as session:
-        assert renew_leases(session, [lease.lease_token, 999_999], lease_seconds=60) == {lease.lease_token}
+        assert CASES.renew(session, [lease.lease_token, 999_999], lease_seconds=60) == {lease.lease_token}
     let_time_pass(database, 50)
 
     assert _sweep(database) == (0, 0)
 
 
-def test_a_case_whose_lease_ran_out_is_analysed_alone_from_then_on(database: Database) -> None:
+def test_a_case_whose_lease_ran_out_is_quarantined_from_then_on(database: Database) -> None:
     case_id = accepted(database)
     begun(database, case_id)
     let_time_pass(database, 61)
     _sweep(database)
     let_time_pass(database, 10)
 
-    assert begun(database, case_id, alone=False) is None
+    assert begun(database, case_id, quarantined=False) is None
     with database.transaction() as session:
-        assert must_be_alone(session, case_id)
-    assert begun(database, case_id, alone=True) is not None
+        assert must_be_quarantined(session, case_id)
+    assert begun(database, case_id, quarantined=True) is not None
 
 
 def test_a_case_that_always_kills_its_worker_goes_to_a_person_after_the_cap(database: Database) -> None:
     case_id = accepted(database)
 
     for attempt in range(1, 4):
-        assert begun(database, case_id, alone=True) is not None
+        assert begun(database, case_id, quarantined=True) is not None
         let_time_pass(database, 61)
         returned, given_up = _sweep(database, attempts_at_most=3)
         assert (returned, given_up) == ((1, 0) if attempt < 3 else (0, 1))
@@ -172,13 +172,13 @@ def test_a_case_that_always_kills_its_worker_goes_to_a_person_after_the_cap(data
     assert case.refusal.code == "attempts_exhausted"
 
 
-def test_a_lease_handed_back_costs_no_attempt_and_waits_its_delay(database: Database) -> None:
+def test_a_released_lease_costs_no_attempt_and_waits_its_delay(database: Database) -> None:
     case_id = accepted(database)
     lease = begun(database, case_id)
     assert lease is not None
 
     with database.transaction() as session:
-        hand_back(
+        release_case(
             session, case_id, lease.lease_token, actor="worker:w1", why="storage_unavailable", due_in=30
         )
 

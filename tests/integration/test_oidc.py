@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from oidc_provider_mock import User, run_server_in_thread
 
-from moderation.accounts import Accounts
+from moderation.accounts.accounts import Accounts
 from moderation.database.connection import Database
 from moderation.people import Person, Role
 from moderation.settings import Settings

@@ -8,12 +8,12 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
+from moderation.accounts.keys import add_key
 from moderation.cli.main import app, main
 from moderation.database.connection import Database
 from moderation.database.ids import new_id
-from moderation.database.keys import add_key
 from moderation.database.operations import insert_dead_letter, list_dead_letters
-from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Doorbell
+from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Publisher
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
 from tests.integration.conftest import accepted
@@ -36,8 +36,8 @@ def bonafide(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
 
 
 @pytest.fixture
-def doorbell(settings: Settings) -> Doorbell:
-    return Doorbell(settings.broker_url.get_secret_value(), bells_at_most=10)
+def publisher(settings: Settings) -> Publisher:
+    return Publisher(settings.broker_url.get_secret_value(), at_most=10)
 
 
 def kept(database: Database, body: str, *, queue: str = ANALYSIS_QUEUE, error: str = "unreadable") -> UUID:
@@ -99,30 +99,30 @@ def test_an_error_is_said_as_it_is(
 # --- dead letters that name something
 
 
-def test_a_letter_of_a_case_rings_for_it(bonafide: Command, database: Database, doorbell: Doorbell) -> None:
+def test_a_letter_of_a_case_publishes_it(bonafide: Command, database: Database, publisher: Publisher) -> None:
     case = accepted(database)
     letter = kept(database, a_message(ANALYZE_CASE, case))
 
     ended = bonafide("dead-letters", "replay", str(letter))
 
-    assert (ended.exit_code, f"rang for case {case}" in ended.stdout) == (0, True)
-    assert (doorbell.depth(), replayed(database)) == (1, True)
+    assert (ended.exit_code, f"published case {case}" in ended.stdout) == (0, True)
+    assert (publisher.depth(), replayed(database)) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("task", "queue", "words"),
     [
-        pytest.param(ANSWER_QUESTION, "analysis", "rings for a question", id="a question"),
-        pytest.param(RERUN_CASE, "analysis", "rings for a rerun", id="a rerun"),
-        pytest.param(None, "questions", "rings for a question", id="arguments on the queue of questions"),
-        pytest.param(None, "reruns", "rings for a rerun", id="arguments on the queue of reruns"),
+        pytest.param(ANSWER_QUESTION, "analysis", "about a question", id="a question"),
+        pytest.param(RERUN_CASE, "analysis", "about a rerun", id="a rerun"),
+        pytest.param(None, "questions", "about a question", id="arguments on the queue of questions"),
+        pytest.param(None, "reruns", "about a rerun", id="arguments on the queue of reruns"),
         pytest.param("else", "analysis", "of the task 'else'", id="a task that is none of ours"),
         pytest.param(ANALYZE_CASE, "analysis", "there is no case", id="a case that is not there"),
         pytest.param(None, "analysis", "there is no case", id="an id of something else"),
     ],
 )
-def test_a_letter_that_rings_for_no_case_is_not_replayed_and_says_why(
-    bonafide: Command, database: Database, doorbell: Doorbell, task: str | None, queue: str, words: str
+def test_a_letter_that_names_no_case_is_not_replayed_and_says_why(
+    bonafide: Command, database: Database, publisher: Publisher, task: str | None, queue: str, words: str
 ) -> None:
     other = new_id()
     body = repr(((str(other), "more"), {})) if task is None else a_message(task, other)
@@ -131,7 +131,7 @@ def test_a_letter_that_rings_for_no_case_is_not_replayed_and_says_why(
     ended = bonafide("dead-letters", "replay", str(letter))
 
     assert (ended.exit_code, words in ended.stderr) == (1, True), ended.output
-    assert (doorbell.depth(), replayed(database)) == (0, False)
+    assert (publisher.depth(), replayed(database)) == (0, False)
 
 
 def test_a_letter_that_names_nothing_or_is_not_there_says_so(bonafide: Command, database: Database) -> None:

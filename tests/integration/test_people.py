@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from moderation.accounts import (
+from moderation.accounts.accounts import (
     FREE_PER_EMAIL,
     MOST_PER_EMAIL,
     WINDOW,

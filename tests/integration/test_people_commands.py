@@ -10,7 +10,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
-from moderation.accounts import Accounts
+from moderation.accounts.accounts import Accounts
 from moderation.cli.main import app
 from moderation.database.connection import Database
 from moderation.errors import EndpointRefused, NotAllowed, PersonExists, PersonNotFound, SignInRefused
@@ -130,6 +130,22 @@ def test_webhooks_are_added_rotated_listed_and_removed(bonafide: Command) -> Non
     assert (log.exit_code, log.stdout) == (0, "")
     assert removed.exit_code == 0
     assert bonafide("webhooks", "list", "--json").stdout == ""
+
+
+def test_people_webhooks_and_deliveries_are_listed_for_people_too(
+    bonafide: Command, database: Database
+) -> None:
+    bonafide("users", "add", "ada@example.org", "Ada", "--no-password")
+    endpoint = json.loads(bonafide("webhooks", "add", "https://hooks.example.org/", "--json").stdout)["id"]
+    case = ready(database)
+
+    people = bonafide("users", "list").stdout
+    endpoints = bonafide("webhooks", "list").stdout
+    deliveries = bonafide("webhooks", "log", endpoint).stdout
+
+    assert "ada@example.org" in people
+    assert "https://hooks.example.org/" in endpoints
+    assert str(case) in deliveries
 
 
 def test_a_webhook_added_twice_is_one_and_no_secret_is_shown_again(bonafide: Command) -> None:

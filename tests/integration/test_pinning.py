@@ -14,27 +14,28 @@ from sqlalchemy import text
 
 from moderation.analysis import PictureFacts
 from moderation.cases import CaseState, ImageRef
+from moderation.database.cases import Opening
 from moderation.database.connection import Database
 from moderation.database.moves import retry_case
-from moderation.database.reruns import Begun, begin_rerun, insert_reruns, record_rerun
 from moderation.dfa.gpt.crops import Prepared
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import ImageCorrupt
-from moderation.intake import Intake, Submission
+from moderation.intake import Intake
 from moderation.local import Addresses, as_role
 from moderation.questions import FAILURES, Questions
+from moderation.rollouts.rerun_rows import HeldRerun, begin_rerun, insert_reruns, record_rerun
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag, an_analysis, new_id
 from tests.conftest import make_settings
 from tests.fakes import ScriptedDetector, one_face
 from tests.integration.conftest import accepted, begun, ready, refused, stored
-from worker.analysis import begin
-from worker.answers import answer
+from worker.analysis import ANALYZE
+from worker.answers import ANSWER
 from worker.lifecycle import close_station, open_station
-from worker.reruns import rerun
+from worker.reruns import RERUN
+from worker.run import run
 from worker.station import Station
-from worker.tasks import _work  # pyright: ignore[reportPrivateUsage]
 
 BUCKET, KEY = "versions", "avatars/ada.jpg"
 FLAGGED, INNOCENT = b"what was flagged", b"an innocent picture"
@@ -78,13 +79,11 @@ def station(settings: Settings, database_url: str, detector: Looking) -> Iterato
 
 @pytest.fixture
 def questions(database: Database, broker_url: str) -> Questions:
-    return Questions(database, Doorbell(broker_url, bells_at_most=100))
+    return Questions(database, Publisher(broker_url, at_most=100))
 
 
 def _work_on(station: Station, case_id: UUID) -> None:
-    with begin(station, case_id) as begun:
-        assert begun is not None
-        _work(station, begun)
+    run(station, ANALYZE, case_id)
 
 
 def _flagged(storage: Storage, database: Database, **fields: object) -> tuple[UUID, ImageRef]:
@@ -100,15 +99,17 @@ def _asked_anew(database: Database, case_id: UUID, *, shadow: bool = False) -> U
         return session.scalars(text("SELECT id FROM reruns")).one()
 
 
-def _taken(database: Database, case_id: UUID, *, shadow: bool = False) -> Begun:
+def _taken(database: Database, case_id: UUID, *, shadow: bool = False) -> HeldRerun:
     rerun_id = _asked_anew(database, case_id, shadow=shadow)
     with database.transaction() as session:
-        taken = begin_rerun(session, rerun_id, actor="worker:w1", stale_after=60)
+        taken = begin_rerun(
+            session, rerun_id, ["scripted"], actor="worker:w1", stale_after=60, quarantined=True
+        )
     assert taken is not None
     return taken
 
 
-def _recorded(database: Database, taken: Begun, *, version_id: str) -> None:
+def _recorded(database: Database, taken: HeldRerun, *, version_id: str) -> None:
     """What a worker made of this version."""
     with database.transaction() as session:
         analysis = an_analysis(fingerprint="scripted")
@@ -125,7 +126,7 @@ def test_what_was_analysed_is_what_a_reviewer_and_a_question_see(
 
     assert stored(database, case_id).flag.image == put
     assert httpx.get(storage.sign_view(stored(database, case_id).flag.image)).content == FLAGGED
-    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+    run(station, ANSWER, questions.ask(case_id, "Why?", actor="platform:test").id)
     assert questions.of_case(case_id)[0].failure is None
     assert set(detector.seen) == {FLAGGED}
 
@@ -152,7 +153,7 @@ def test_what_was_read_is_what_a_rerun_sees(
     detector.broken = set()
     storage.put_image(KEY, INNOCENT, "image/jpeg")
 
-    rerun(station, _asked_anew(database, case_id))
+    run(station, RERUN, _asked_anew(database, case_id))
 
     assert stored(database, case_id).refusal is None
     assert set(detector.seen) == {FLAGGED}
@@ -174,7 +175,7 @@ def test_an_analysis_anew_of_what_had_none_pins_the_case_to_what_it_is_of(
     case_id = refused(database, image=ImageRef(BUCKET, KEY))
     put = storage.put_image(KEY, FLAGGED, "image/jpeg")
 
-    rerun(station, _asked_anew(database, case_id))
+    run(station, RERUN, _asked_anew(database, case_id))
 
     assert stored(database, case_id).flag.image == put
 
@@ -185,11 +186,11 @@ def test_what_the_shadow_made_is_shown_beside_the_picture_that_it_read(
 ) -> None:
     case_id = refused(database, image=ImageRef(BUCKET, KEY))
     put = storage.put_image(KEY, FLAGGED, "image/jpeg")
-    rerun(station, _asked_anew(database, case_id, shadow=True))
+    run(station, RERUN, _asked_anew(database, case_id, shadow=True))
     storage.put_image(KEY, INNOCENT, "image/jpeg")
 
     if again == "rerun":
-        rerun(station, _asked_anew(database, case_id))
+        run(station, RERUN, _asked_anew(database, case_id))
     else:
         with database.transaction() as session:
             assert retry_case(session, case_id, actor="operator")
@@ -232,9 +233,9 @@ def test_a_flag_that_is_repeated_after_its_case_was_pinned_is_the_same_flag(
     case_id, _ = _flagged(storage, database, external_id="a-7")
     flag = a_flag(image=ImageRef(BUCKET, KEY), external_id="a-7")
     _work_on(station, case_id)
-    intake = Intake(database, storage, Doorbell(broker_url, bells_at_most=100))
+    intake = Intake(database, storage, Publisher(broker_url, at_most=100))
 
-    again = intake.receive(Submission(flag), actor="platform:test")
+    again = intake.receive(Opening(flag), actor="platform:test")
 
     assert (again.id, again.created) == (case_id, False)
 
@@ -247,7 +248,7 @@ def test_a_question_about_a_picture_that_was_replaced_says_so(
     analysis = an_analysis(picture=PictureFacts(digest, len(FLAGGED), "JPEG", 100, 100))
     case_id = ready(database, image=ImageRef(BUCKET, KEY), analysis=analysis)
 
-    answer(station, questions.ask(case_id, "Why?", actor="platform:test").id)
+    run(station, ANSWER, questions.ask(case_id, "Why?", actor="platform:test").id)
 
     assert questions.of_case(case_id)[0].failure == "image_changed"
     assert "image_changed" in FAILURES

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from moderation.accounts.keys import add_key
 from moderation.database.connection import Database
-from moderation.database.keys import add_key
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from tests.conftest import make_settings

@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from moderation.accounts.keys import add_key
+from moderation.archive.erasure import erase_case
 from moderation.cases import CaseState
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_case
-from moderation.database.keys import add_key
 from moderation.database.queue import QueueFilter, queue_page
 from moderation.decisions import Decision, Judgement, Outcome
 from moderation.evidence.related import (
@@ -30,7 +30,7 @@ from moderation.evidence.related import (
     with_lists,
 )
 from moderation.evidence.sentences import sentence, statement_sentences
-from moderation.evidence.words import Evidence, Fact, Kind, Strength, declared
+from moderation.evidence.words import Evidence, Fact, FactKind, Strength, declared
 from moderation.evidence.zones import apply_certificates, audit
 from moderation.likeness import BITS, NEAR, Faces, Likeness
 from moderation.local import as_role
@@ -229,8 +229,8 @@ def test_a_match_is_a_fact_of_the_case_with_its_lists_name(database: Database) -
         for number in range(LISTS_AT_MOST + 1):
             put_list(session, f"list {number}", None, [(near_to(frame, number + 1), f"ref {number}")])
     case_id = seen(database, alike(frame))
-    own = Fact(Kind.JPEG, Strength.CONTEXT, {"quality": 85})
-    stale = Fact(Kind.KNOWN_PICTURE, Strength.CONTEXT, {"list": "of another day", "distance": 1})
+    own = Fact(FactKind.JPEG, Strength.CONTEXT, {"quality": 85})
+    stale = Fact(FactKind.KNOWN_PICTURE, Strength.CONTEXT, {"list": "of another day", "distance": 1})
 
     with database.transaction() as session:
         found = with_lists(session, case_id, Evidence((own, stale)))

@@ -15,9 +15,9 @@ from moderation.cases import CaseState, Stage
 from moderation.database import review as rows
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
-from moderation.database.deliveries import Kind, insert_endpoint
 from moderation.database.events import read_chain
 from moderation.database.moves import retry_case
+from moderation.database.outbox import Kind
 from moderation.database.queue import QueueFilter
 from moderation.database.tables import CaseRow, DeliveryRow, SkipRow
 from moderation.decisions import Answer, ArtifactAnswer, Decision, Judgement, Outcome, is_blind_first
@@ -41,6 +41,7 @@ from moderation.people import Person, Role
 from moderation.review import UNDO_MARGIN, Review
 from moderation.settings import Settings
 from moderation.triage import head_start, uncertainty
+from moderation.webhooks.rows import insert_endpoint
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, stored
 
@@ -66,21 +67,6 @@ def make(database: Database, settings: Settings) -> MakeReview:
 @pytest.fixture
 def review(make: MakeReview) -> Review:
     return make()
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database, "Ada")
-
-
-@pytest.fixture
-def grace(database: Database) -> Person:
-    return enrolled(database, "Grace")
-
-
-@pytest.fixture
-def lead(database: Database) -> Person:
-    return enrolled(database, "Katherine", Role.LEAD)
 
 
 def _decide(review: Review, person: Person, case_id: UUID, judgement: Judgement = DEEPFAKE) -> Decision:
@@ -227,7 +213,7 @@ def test_postgres_and_we_hide_them_from_the_same_people(
             chosen = select(CaseRow.id).where(rows.verdict_is_hidden_from(person.id, 1.0))
             hidden = set(session.scalars(chosen))
             ids = session.scalars(select(CaseRow.id)).all()
-        assert hidden == {one for one in ids if review.sight(person, one).judge_first}
+        assert hidden == {one for one in ids if review.visibility(person, one).judge_first}
     assert len(hidden) == 2
 
 
@@ -510,17 +496,17 @@ def test_a_blind_case_is_judged_before_its_verdict_counts_and_both_are_kept(
 ) -> None:
     review = make(blind_first_share=1.0)
     case_id = ready(database)
-    assert review.sight(ada, case_id).judge_first
+    assert review.visibility(ada, case_id).judge_first
     with pytest.raises(JudgeFirst):
         _decide(review, ada, case_id)
 
     review.judge_blind(ada, case_id, Outcome.BONA_FIDE)
     review.judge_blind(ada, case_id, Outcome.DEEPFAKE, Technique.FE)
 
-    sight = review.sight(ada, case_id)
-    assert not sight.judge_first
-    assert sight.blind is not None
-    assert sight.blind.outcome is Outcome.BONA_FIDE
+    visibility = review.visibility(ada, case_id)
+    assert not visibility.judge_first
+    assert visibility.blind is not None
+    assert visibility.blind.outcome is Outcome.BONA_FIDE
     decision = _decide(review, ada, case_id)
     assert (decision.blind_outcome, decision.outcome) == (Outcome.BONA_FIDE, Outcome.DEEPFAKE)
     assert not decision.saw_verdict_first
@@ -533,7 +519,7 @@ def test_each_reviewer_of_a_blind_case_judges_first(
     case_id = ready(database)
     review.judge_blind(ada, case_id, Outcome.BONA_FIDE)
 
-    assert review.sight(grace, case_id).judge_first
+    assert review.visibility(grace, case_id).judge_first
 
 
 def test_without_a_verdict_there_is_nothing_to_hide(
@@ -542,7 +528,7 @@ def test_without_a_verdict_there_is_nothing_to_hide(
     review = make(blind_first_share=1.0)
     case_id = refused(database)
 
-    assert not review.sight(ada, case_id).judge_first
+    assert not review.visibility(ada, case_id).judge_first
     with pytest.raises(TransitionRefused):
         review.judge_blind(ada, case_id, Outcome.BONA_FIDE)
 

@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from moderation.accounts.keys import add_key
 from moderation.analysis import Technique
 from moderation.cases import Stage
 from moderation.client import ApiProblem, BonaFide
 from moderation.database.connection import Database
-from moderation.database.keys import add_key
 from moderation.database.review import decisions_of
 from moderation.decisions import Answer, Outcome
 from moderation.people import Person
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.wire import ArtifactAnswerIn
-from tests.builders import new_id
+from tests.builders import a_face_analysis, a_verdict, an_analysis, new_id
 from tests.integration.conftest import accepted, enrolled, ready, serving
 
 
@@ -36,11 +36,6 @@ def client(certain: Settings, database: Database) -> Iterator[BonaFide]:
         key = add_key(session, "testers")
     with serving(create_app(certain)) as url, BonaFide(url, key, tries=1) as opened:
         yield opened
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database)
 
 
 def _code(problem: pytest.ExceptionInfo[ApiProblem]) -> tuple[int, str]:
@@ -99,7 +94,22 @@ def test_questions_are_asked_and_read(client: BonaFide, database: Database) -> N
 
     found = client.questions(case_id)
     assert found.questions == [asked]
+    assert asked.face == 1
     assert not found.worker_is_there
+
+
+def test_a_question_names_its_face_and_a_wrong_number_is_refused(
+    client: BonaFide, database: Database
+) -> None:
+    other = a_face_analysis(verdict=a_verdict(score=0.6))
+    case_id = ready(database, analysis=an_analysis(faces=(a_face_analysis(), other)))
+
+    asked = client.ask(case_id, "What is wrong here?", face=2)
+    with pytest.raises(ApiProblem) as refused:
+        client.ask(case_id, "What is wrong here?", face=3)
+
+    assert asked.face == 2
+    assert (refused.value.status, refused.value.code) == (422, "face_not_judged")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from moderation.cases import CaseState, Stage
 from moderation.database.connection import Database
 from moderation.database.moves import retry_case, withdraw_case
 from moderation.database.queue import (
-    Place,
+    PageEnd,
     QueueFilter,
     queue_counts,
     queue_page,
@@ -30,18 +30,13 @@ from moderation.people import Person
 from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide, new_id, with_verdict
-from tests.integration.conftest import accepted, begun, enrolled, ready, refused
+from tests.integration.conftest import accepted, begun, ready, refused
 
 
 @pytest.fixture
 def review(database: Database, settings: Settings) -> Review:
     plain = {"blind_first_share": 0.0, "second_review_share": 0.0}
     return Review(database, settings.model_copy(update=plain))
-
-
-@pytest.fixture
-def ada(database: Database) -> Person:
-    return enrolled(database)
 
 
 def _ids(database: Database, wanted: QueueFilter | None = None) -> list[UUID]:
@@ -66,7 +61,7 @@ def test_priority_goes_before_age_and_uncertainty_before_certainty(database: Dat
 def test_pages_hold_every_case_once(database: Database) -> None:
     expected = [ready(database, priority=9 - number) for number in range(7)]
     seen: list[UUID] = []
-    after: Place | None = None
+    after: PageEnd | None = None
 
     while True:
         with database.transaction() as session:
@@ -90,7 +85,7 @@ def test_pages_hold_every_case_once_when_ids_and_times_disagree(database: Databa
                 {"back": 10 * number, "id": case_id},
             )
     wanted, seen = QueueFilter(state=CaseState.WAITING), list[UUID]()
-    after: Place | None = None
+    after: PageEnd | None = None
 
     for _ in ids:
         with database.transaction() as session:
@@ -312,7 +307,7 @@ def test_what_is_rare_in_a_long_queue_is_found_without_reading_it(
 
 
 def test_a_place_is_the_same_after_a_journey() -> None:
-    place = Place(datetime.now(UTC) - timedelta(days=1), new_id())
+    place = PageEnd(datetime.now(UTC) - timedelta(days=1), new_id())
 
     assert read_cursor(place.cursor()) == place
 

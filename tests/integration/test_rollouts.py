@@ -13,58 +13,60 @@ import pytest
 import redis
 from psycopg import sql
 from pydantic import SecretStr
-from sqlalchemy import TextClause, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session
 
-from moderation.analysis import FaceAnalysis, Label, Verdict
+from moderation.analysis import Basis, FaceAnalysis, Label, Verdict
+from moderation.archive.erasure import erase_case
 from moderation.cases import CaseState, ImageRef, Move
-from moderation.database import rollouts
 from moderation.database.analyses import insert_analysis, shown_analyses
 from moderation.database.connection import Database
-from moderation.database.deliveries import Kind
-from moderation.database.erasure import erase_case
 from moderation.database.events import read_chain
-from moderation.database.moves import hand_back, retry_case
+from moderation.database.moves import release_case, retry_case
 from moderation.database.operations import beat
+from moderation.database.outbox import Kind
 from moderation.database.queue import QueueFilter, queue_page
-from moderation.database.reruns import (
-    GIVE_UP,
-    OLDEST_TO_RING,
-    Begun,
-    Wanted,
-    begin_rerun,
-    insert_reruns,
-    record_rerun,
-    rerun_backlog,
-)
+from moderation.database.tables import BundleRow, RerunRow
+from moderation.database.work import ATTEMPTS_AT_MOST, RERUNS, stale_seconds
 from moderation.decisions import Judgement, Outcome
-from moderation.delivery import Webhooks
-from moderation.dispatch import RERUN_QUEUE, Doorbell
+from moderation.dispatch import RERUN_QUEUE, Publisher, WorkKind
 from moderation.errors import (
     BucketNotRead,
     DatabaseUnavailable,
     DecoderKilled,
-    EngineUnavailable,
     RolloutRefused,
     StaleCase,
     Unavailable,
 )
 from moderation.local import Addresses, as_role
 from moderation.questions import Questions
-from moderation.reruns import ATTEMPTS, ask_for_reruns, give_up_reruns, rerun_seconds, ring_reruns
 from moderation.rollout import Action, Rollout
+from moderation.rollouts import standings
+from moderation.rollouts.rerun_rows import (
+    HeldRerun,
+    RerunFilter,
+    begin_rerun,
+    due_of,
+    forgotten,
+    insert_reruns,
+    record_rerun,
+    rerun_backlog,
+)
+from moderation.rollouts.reruns import ask_for_reruns, give_up_reruns
 from moderation.settings import Settings
 from moderation.storage import Storage
+from moderation.webhooks.endpoints import Webhooks
 from tests.builders import a_verdict, an_analysis, bona_fide, new_id
 from tests.fakes import ScriptedDetector
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, stored
 from tests.integration.deciding import a_review, decide
-from worker.analysis import _lease, analyze, begin  # pyright: ignore[reportPrivateUsage]
-from worker.answers import answer
+from worker.analysis import ANALYZE
+from worker.answers import ANSWER
 from worker.lifecycle import close_station, facts_of, open_station
-from worker.reruns import rerun
+from worker.reruns import RERUN
+from worker.run import run, take
 from worker.station import Station
-from worker.tasks import _work as end_with_a_task  # pyright: ignore[reportPrivateUsage]
+from worker.sweeper import publish_due
 
 OLD, NEW = "old-pipeline", "new-pipeline"
 #: What each says of every face.
@@ -112,8 +114,8 @@ def sweeper(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def doorbell(broker_url: str) -> Doorbell:
-    return Doorbell(broker_url, bells_at_most=1000)
+def publisher(broker_url: str) -> Publisher:
+    return Publisher(broker_url, at_most=1000)
 
 
 @pytest.fixture
@@ -146,17 +148,20 @@ def tell(database: Database, station: Station) -> None:
         beat(session, "worker:here:1", facts_of(station))
 
 
+def _publish_due(database: Database, publisher: Publisher, settings: Settings) -> int:
+    """One look of the sweeper."""
+    return publish_due(database, publisher, WorkKind.RERUN, settings).published
+
+
 def trial(database: Database, **parts: float) -> None:
     with database.transaction() as session:
-        rollouts.try_bundle(session, NEW, **{"share": 0.0, "shadow": 0.0} | parts, actor="operator")  # pyright: ignore[reportArgumentType]
+        standings.try_bundle(session, NEW, **{"share": 0.0, "shadow": 0.0} | parts, actor="operator")  # pyright: ignore[reportArgumentType]
 
 
 def work(station: Station, case_id: UUID) -> None:
-    """What the task does with a bell, in a worker that has just looked who serves."""
+    """What the task does with a message, in a worker that has just looked who serves."""
     station.orders.look()
-    with begin(station, case_id) as taken:
-        if taken is not None:
-            analyze(station, taken)
+    run(station, ANALYZE, case_id)
 
 
 def analyzed(station: Station, database: Database, pictures: Pictures, **fields: Any) -> UUID:
@@ -202,6 +207,20 @@ def later(database: Database, seconds: float) -> None:
 # --- who analyses
 
 
+def test_a_worker_tells_what_its_scores_were_calibrated_on_and_how_it_asks(
+    settings: Settings, database_url: str, database: Database
+) -> None:
+    basis = Basis("labelled pictures of avatars", ("avatars",))
+    worker = settings.model_copy(update={"database_url": SecretStr(as_role(database_url, "bonafide_worker"))})
+    for told in (None, basis):
+        opened = open_station(worker, ScriptedDetector(fingerprint=OLD, basis=told))
+        close_station(opened, why="the test ended")
+
+    with database.transaction() as session:
+        assert standings.bases_of(session, [OLD, "another"]) == {OLD: basis}
+        assert session.scalar(select(BundleRow.prompts).where(BundleRow.fingerprint == OLD)) == 1
+
+
 def test_without_a_word_a_worker_uses_its_own_bundle(
     station: Station, database: Database, pictures: Pictures
 ) -> None:
@@ -219,7 +238,7 @@ def test_a_case_in_the_share_shows_what_the_candidate_says_and_a_second_attempt_
     lease = begun(database, again)
     assert lease is not None
     with database.transaction() as session:
-        hand_back(session, again, lease.lease_token, actor="worker:w1", why="test", due_in=0)
+        release_case(session, again, lease.lease_token, actor="worker:w1", why="test", due_in=0)
 
     first = analyzed(station, database, pictures)
     work(station, again)
@@ -233,7 +252,7 @@ def test_a_shadow_is_analysed_behind_the_case_and_nothing_is_seen_of_it(
     database: Database,
     sweeper: Database,
     settings: Settings,
-    doorbell: Doorbell,
+    publisher: Publisher,
     pictures: Pictures,
 ) -> None:
     trial(database, shadow=1.0)
@@ -241,9 +260,9 @@ def test_a_shadow_is_analysed_behind_the_case_and_nothing_is_seen_of_it(
     case_id = analyzed(station, database, pictures)
     before = stored(database, case_id)
 
-    assert ring_reruns(sweeper, doorbell, settings) == 1
-    assert doorbell.depth(RERUN_QUEUE) == 1
-    rerun(station, reruns(database)[0].id)
+    assert _publish_due(sweeper, publisher, settings) == 1
+    assert publisher.depth(RERUN_QUEUE) == 1
+    run(station, RERUN, reruns(database)[0].id)
 
     (row,) = reruns(database)
     assert (row.fingerprint, row.shadow, row.asked_by, row.failure) == (NEW, True, "rollout", None)
@@ -275,18 +294,18 @@ def test_promoting_and_rolling_back_take_hold_without_a_restart(
     before = analyzed(station, database, pictures)
 
     with database.transaction() as session:
-        assert rollouts.promote(session, actor="operator", note="better") == Rollout(serving=NEW)
+        assert standings.promote(session, actor="operator", note="better") == Rollout(serving=NEW)
     promoted = analyzed(station, database, pictures)
     tell(database, station)
     with database.transaction() as session:
-        (worker,) = rollouts.live_workers(session)
-        rollouts.roll_back(session, actor="operator")
+        (worker,) = standings.live_workers(session)
+        standings.roll_back(session, actor="operator")
     after = analyzed(station, database, pictures)
 
     assert [shown(database, case_id) for case_id in (before, promoted, after)] == [OLD, NEW, OLD]
     assert (worker.serves, worker.own, set(worker.holds)) == (NEW, OLD, {OLD, NEW})
     with database.transaction() as session:
-        log = rollouts.rollout_log(session)
+        log = standings.rollout_log(session)
     assert [(entry.action, entry.rollout.serving) for entry in log] == [
         (Action.TRY, None),
         (Action.PROMOTE, NEW),
@@ -300,7 +319,7 @@ def test_a_worker_that_does_not_hold_what_was_promoted_goes_on_with_its_own(
 ) -> None:
     trial(database)
     with database.transaction() as session:
-        rollouts.promote(session, actor="operator", force=True)
+        standings.promote(session, actor="operator", force=True)
     alone = open_station(settings, old)
 
     case_id = analyzed(alone, database, pictures)
@@ -334,16 +353,16 @@ def test_orders_are_kept_while_postgres_is_away(
 def test_nobody_promotes_what_no_worker_holds_or_uses(station: Station, database: Database) -> None:
     trial(database)
     with database.transaction() as session, pytest.raises(RolloutRefused, match="no live worker holds"):
-        rollouts.promote(session, actor="operator")
+        standings.promote(session, actor="operator")
 
     for _ in range(3):
         station.pipelines[NEW].breaker.failed("it fails")
     tell(database, station)
     with database.transaction() as session, pytest.raises(RolloutRefused, match="it fails"):
-        rollouts.promote(session, actor="operator")
+        standings.promote(session, actor="operator")
 
     with database.transaction() as session:
-        assert rollouts.promote(session, actor="operator", force=True).serving == NEW
+        assert standings.promote(session, actor="operator", force=True).serving == NEW
 
 
 def test_the_log_is_only_ever_added_to(database: Database, station: Station) -> None:
@@ -357,18 +376,18 @@ def test_a_bundle_is_found_by_its_name_or_by_how_its_fingerprint_begins(
     station: Station, database: Database
 ) -> None:
     with database.transaction() as session:
-        rollouts.note_bundles(session, {"new-pipeline-of-last-year": "dfa 2"})
+        standings.note_bundles(session, {"new-pipeline-of-last-year": "dfa 2"})
         with pytest.raises(RolloutRefused, match="several bundles"):
-            rollouts.find_bundle(session, "dfa 2")
+            standings.find_bundle(session, "dfa 2")
     tell(database, station)
 
     with database.transaction() as session:
-        assert rollouts.find_bundle(session, "dfa 1").fingerprint == OLD
-        assert rollouts.find_bundle(session, "dfa 2").fingerprint == NEW  # the one that a worker holds
-        assert rollouts.find_bundle(session, "old-pipe").fingerprint == OLD
+        assert standings.find_bundle(session, "dfa 1").fingerprint == OLD
+        assert standings.find_bundle(session, "dfa 2").fingerprint == NEW  # the one that a worker holds
+        assert standings.find_bundle(session, "old-pipe").fingerprint == OLD
         for unknown in ("dfa 3", "old"):
             with pytest.raises(RolloutRefused, match="no worker"):
-                rollouts.find_bundle(session, unknown)
+                standings.find_bundle(session, unknown)
 
 
 # --- a candidate that fails
@@ -399,7 +418,7 @@ def test_a_candidate_whose_engine_ended_leaves_its_share_to_what_serves(
     assert shown(database, case_id) == OLD
 
 
-def test_a_bell_for_a_case_that_is_done_spends_no_trial_of_a_stopped_model(
+def test_a_message_for_a_case_that_is_done_spends_no_trial_of_a_stopped_model(
     settings: Settings, database: Database, old: ScriptedDetector, pictures: Pictures
 ) -> None:
     quick = settings.model_copy(update={"breaker_failures": 1, "breaker_seconds": 0.05})
@@ -427,9 +446,9 @@ def test_of_a_stopped_model_two_cases_begun_at_once_are_one_trial(
     station.serving.breaker._try_at = 0.0  # pyright: ignore[reportPrivateUsage]  the pause is over
     one, two = (accepted(database, image=pictures.one()) for _ in range(2))
 
-    with begin(station, one) as first:
+    with take(station, ANALYZE, one) as first:
         # Another thread that had looked before the first began: it takes the second, and gives it back.
-        second = _lease(station, two, alone=False)
+        second = ANALYZE.take(station, two, quarantined=False)
 
     close_station(station, why="the test ended")
     assert (first is not None, second) == (True, None)
@@ -447,7 +466,7 @@ def test_an_analysis_anew_takes_the_place_of_the_one_on_show(
     other, case_id = (analyzed(station, database, pictures) for _ in range(2))
     before = stored(database, case_id)
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     after = stored(database, case_id)
     assert shown(database, case_id) == NEW
@@ -482,7 +501,7 @@ def test_a_decided_case_shows_the_new_analysis_and_the_decision_stays_as_it_was(
         before = session.execute(query, {"id": decision.id}).one()
         decided_on = shown_analyses(session, [case_id])[case_id].id
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     assert stored(database, case_id).state is CaseState.DECIDED
     assert shown(database, case_id) == NEW
@@ -499,7 +518,7 @@ def test_a_decision_can_still_be_undone_when_another_analysis_is_shown_since(
     review, ada = a_review(database, settings, undo_seconds=60.0), enrolled(database)
     decision = decide(review, database, ada, case_id, Outcome.BONA_FIDE)
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
     review.undo(ada, decision.id)
 
     assert stored(database, case_id).state is CaseState.READY
@@ -515,7 +534,7 @@ def test_a_reviewer_is_told_that_another_analysis_is_shown_now(
     with database.transaction() as session:
         before = session.scalar(place, {"id": case_id})
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     with pytest.raises(StaleCase, match="reanalyzed"):
         review.decide(
@@ -530,7 +549,7 @@ def test_a_case_that_could_not_be_analysed_gets_a_verdict(
 ) -> None:
     case_id = refused(database, image=pictures.one())
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     assert stored(database, case_id).refusal is None
     assert shown(database, case_id) == NEW
@@ -540,9 +559,9 @@ def test_an_analysis_that_was_made_in_the_shadow_is_shown_without_asking_the_mod
     station: Station, database: Database, new: ScriptedDetector, pictures: Pictures
 ) -> None:
     case_id = analyzed(station, database, pictures)
-    rerun(station, ask(database, case_id, shadow=True)[0])
+    run(station, RERUN, ask(database, case_id, shadow=True)[0])
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     assert (shown(database, case_id), sorted(made(database, case_id))) == (NEW, [NEW, OLD])
     assert len(new.groups) == 1
@@ -552,7 +571,7 @@ def test_a_case_that_is_retried_shows_what_the_shadow_made_and_points_at_no_othe
     station: Station, database: Database, pictures: Pictures
 ) -> None:
     case_id = refused(database, image=pictures.one())
-    rerun(station, ask(database, case_id, shadow=True, by=OLD)[0])
+    run(station, RERUN, ask(database, case_id, shadow=True, by=OLD)[0])
     assert stored(database, case_id).refusal is not None
     with database.transaction() as session:
         retry_case(session, case_id, actor="operator")
@@ -568,7 +587,7 @@ def test_a_case_that_is_retried_shows_what_the_shadow_made_and_points_at_no_othe
 def test_questions_go_to_the_bundle_whose_analysis_is_shown(
     station: Station,
     database: Database,
-    doorbell: Doorbell,
+    publisher: Publisher,
     old: ScriptedDetector,
     new: ScriptedDetector,
     pictures: Pictures,
@@ -576,7 +595,7 @@ def test_questions_go_to_the_bundle_whose_analysis_is_shown(
     trial(database, share=1.0)
     case_id = analyzed(station, database, pictures)
 
-    answer(station, Questions(database, doorbell).ask(case_id, "Why?", actor="platform:test").id)
+    run(station, ANSWER, Questions(database, publisher).ask(case_id, "Why?", actor="platform:test").id)
 
     assert (len(old.asked), len(new.asked)) == (0, 1)
 
@@ -590,45 +609,45 @@ def test_a_bundle_that_is_not_here_leaves_the_rerun_for_another_worker(
     case_id = analyzed(station, database, pictures)
     (rerun_id,) = ask(database, case_id, by="elsewhere")
 
-    rerun(station, rerun_id)
+    run(station, RERUN, rerun_id)
 
     (row,) = reruns(database)
     assert (row.attempts, row.begun_at, row.done_at) == (0, None, None)
 
 
-def test_the_sweeper_rings_for_what_a_live_worker_holds_and_once(
+def test_the_sweeper_publishes_what_a_live_worker_holds_and_once(
     station: Station,
     database: Database,
     sweeper: Database,
     settings: Settings,
-    doorbell: Doorbell,
+    publisher: Publisher,
     broker: Any,
     pictures: Pictures,
 ) -> None:
     cases = [analyzed(station, database, pictures) for _ in range(2)]
     ask(database, *cases)
     ask(database, *cases, by="elsewhere")
-    assert ring_reruns(sweeper, doorbell, settings) == 0
+    assert _publish_due(sweeper, publisher, settings) == 0
 
     tell(database, station)
-    rung = [ring_reruns(sweeper, doorbell, settings) for _ in range(2)]
-    later(database, settings.ring_again_seconds + 1)
-    rung.append(ring_reruns(sweeper, doorbell, settings))
+    counts = [_publish_due(sweeper, publisher, settings) for _ in range(2)]
+    later(database, settings.publish_again_seconds + 1)
+    counts.append(_publish_due(sweeper, publisher, settings))
     broker.delete(RERUN_QUEUE)
-    later(database, settings.ring_again_seconds + 1)
-    rung.append(ring_reruns(sweeper, doorbell, settings))
+    later(database, settings.publish_again_seconds + 1)
+    counts.append(_publish_due(sweeper, publisher, settings))
 
-    assert rung == [2, 0, 0, 2]
+    assert counts == [2, 0, 0, 2]
 
 
-def test_a_second_bell_analyses_once(
+def test_a_second_message_analyses_once(
     station: Station, database: Database, new: ScriptedDetector, pictures: Pictures
 ) -> None:
     (rerun_id,) = ask(database, analyzed(station, database, pictures))
 
     for _ in range(2):
-        rerun(station, rerun_id)
-    rerun(station, new_id())
+        run(station, RERUN, rerun_id)
+    run(station, RERUN, new_id())
 
     assert len(new.groups) == 1
 
@@ -638,7 +657,7 @@ def test_a_case_that_waits_for_its_own_analysis_is_not_analysed_beside_it(
 ) -> None:
     (rerun_id,) = ask(database, accepted(database, image=pictures.one()))
 
-    rerun(station, rerun_id)
+    run(station, RERUN, rerun_id)
 
     assert new.groups == []
     assert reruns(database)[0].done_at is None
@@ -664,7 +683,7 @@ def test_a_picture_that_is_not_what_it_was_is_recorded_and_the_case_stays(
     else:
         client.put_object(Bucket=image.bucket, Key=image.key, Body=data)
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     assert reruns(database)[0].failure == code
     assert (stored(database, case_id), shown(database, case_id)) == (before, OLD)
@@ -678,7 +697,7 @@ def replaced(station: Station, database: Database, storage: Storage, pictures: P
     """
     image = ImageRef(*dataclasses.astuple(pictures.one())[:2])
     case_id = refused(database, image=image)
-    rerun(station, ask(database, case_id, shadow=True, by=OLD)[0])
+    run(station, RERUN, ask(database, case_id, shadow=True, by=OLD)[0])
     assert made(database, case_id) == [OLD]
     storage.put_image(image.key, b"other bytes", "image/jpeg")
     return case_id
@@ -689,7 +708,7 @@ def test_what_the_shadow_made_of_another_picture_is_not_shown(
 ) -> None:
     before = stored(database, replaced)
 
-    rerun(station, ask(database, replaced, by=OLD)[0])
+    run(station, RERUN, ask(database, replaced, by=OLD)[0])
 
     assert [row.failure for row in reruns(database)] == ["image_changed"]
     assert stored(database, replaced) == before
@@ -701,9 +720,7 @@ def test_a_retried_case_whose_picture_the_shadow_did_not_see_goes_to_a_person_wi
     with database.transaction() as session:
         assert retry_case(session, replaced, actor="operator")
 
-    with begin(station, replaced) as taken:
-        assert taken is not None
-        end_with_a_task(station, taken)
+    run(station, ANALYZE, replaced)
 
     case = stored(database, replaced)
     assert (case.state, case.refusal and case.refusal.code) == (CaseState.READY, "image_changed")
@@ -719,7 +736,7 @@ def test_an_analysis_of_other_bytes_does_not_take_the_place_of_the_one_on_show(
     with database.transaction() as session:
         insert_analysis(session, case_id, an_analysis(fingerprint=NEW), new_id=new_id())
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     assert [row.failure for row in reruns(database)] == ["image_changed"]
     assert shown(database, case_id) == OLD
@@ -735,9 +752,9 @@ def test_a_picture_that_may_have_ended_a_worker_is_analysed_once_more_while_noth
     (rerun_id,) = ask(database, case_id)
 
     with ThreadPoolExecutor(1) as threads:
-        with station.solitude.together():
-            rerunning = threads.submit(rerun, station, rerun_id)
-            while not station.solitude._waiting_to_be_alone:  # pyright: ignore[reportPrivateUsage]
+        with station.quarantine.shared():
+            rerunning = threads.submit(run, station, RERUN, rerun_id)
+            while not station.quarantine._exclusive_waiting:  # pyright: ignore[reportPrivateUsage]
                 assert not rerunning.done()
         rerunning.result(timeout=30)
 
@@ -762,7 +779,7 @@ def test_what_would_be_found_so_again_is_no_rerun_for_ever(
 
     monkeypatch.setattr(new, "prepare", fail)
 
-    rerun(station, ask(database, case_id)[0])
+    run(station, RERUN, ask(database, case_id)[0])
 
     assert reruns(database)[0].failure == error.code
     assert shown(database, case_id) == OLD
@@ -773,7 +790,7 @@ def test_what_was_unavailable_is_tried_again_for_as_long_as_it_takes(
     database: Database,
     sweeper: Database,
     settings: Settings,
-    doorbell: Doorbell,
+    publisher: Publisher,
     broker: Any,
     pictures: Pictures,
 ) -> None:
@@ -782,12 +799,11 @@ def test_what_was_unavailable_is_tried_again_for_as_long_as_it_takes(
     (rerun_id,) = ask(database, case_id)
     station.pipelines[NEW].batcher.stop(timeout=5)
 
-    for _ in range(ATTEMPTS + 2):
-        with pytest.raises(EngineUnavailable):
-            rerun(station, rerun_id)
-        later(database, settings.ring_again_seconds + 1)
-        broker.delete(RERUN_QUEUE)  # a worker took the bell
-        assert ring_reruns(sweeper, doorbell, settings) == 1
+    for _ in range(ATTEMPTS_AT_MOST + 2):
+        run(station, RERUN, rerun_id)
+        later(database, settings.publish_again_seconds + 1)
+        broker.delete(RERUN_QUEUE)  # a worker took the message
+        assert _publish_due(sweeper, publisher, settings) == 1
 
     (row,) = reruns(database)
     assert (row.attempts, row.failure) == (0, None)
@@ -798,7 +814,7 @@ def test_a_worker_that_died_is_noticed_and_after_so_many_the_rerun_is_given_up(
     database: Database,
     sweeper: Database,
     settings: Settings,
-    doorbell: Doorbell,
+    publisher: Publisher,
     broker: Any,
     pictures: Pictures,
 ) -> None:
@@ -806,16 +822,16 @@ def test_a_worker_that_died_is_noticed_and_after_so_many_the_rerun_is_given_up(
     tell(database, station)
     (rerun_id,) = ask(database, case_id)
 
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS_AT_MOST + 1):
         _take(database, rerun_id, settings)
         broker.delete(RERUN_QUEUE)
-        assert ring_reruns(sweeper, doorbell, settings) == 0
-        later(database, rerun_seconds(settings) + 1)
-        assert ring_reruns(sweeper, doorbell, settings) == (attempt < ATTEMPTS)
-        assert give_up_reruns(sweeper, settings) == (attempt == ATTEMPTS)
+        assert _publish_due(sweeper, publisher, settings) == 0
+        later(database, stale_seconds(settings) + 1)
+        assert _publish_due(sweeper, publisher, settings) == (attempt < ATTEMPTS_AT_MOST)
+        assert give_up_reruns(sweeper, settings) == (attempt == ATTEMPTS_AT_MOST)
 
     (row,) = reruns(database)
-    assert (row.failure, row.attempts) == ("attempts_exhausted", ATTEMPTS)
+    assert (row.failure, row.attempts) == ("attempts_exhausted", ATTEMPTS_AT_MOST)
     assert shown(database, case_id) == OLD
 
 
@@ -869,45 +885,43 @@ _BACKLOG = (
 )
 
 
-def _pages(session: Session, statement: TextClause, values: dict[str, Any]) -> int:
-    """Pages that a statement looks at to find its rows; `values` let it find few."""
-    plan = session.scalar(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values)
-    assert plan is not None
+def _pages(session: Session, statement: Select[Any]) -> int:
+    """Pages that a statement looks at to find its rows."""
+    words = statement.compile(session.connection(), compile_kwargs={"literal_binds": True})
+    plan = (
+        session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {words}").scalar_one()
+    )
     return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
 
 
-@pytest.mark.parametrize(
-    ("statement", "values"),
-    [
-        pytest.param(
-            GIVE_UP,
-            {"attempts": 3, "tried": [0, 1, 2], "held": ["f2"], "stale": 60.0, "days": 7, "limit": 1000},
-            id="what is to be given up",
-        ),
-        pytest.param(
-            OLDEST_TO_RING,
-            {"fingerprints": ["f1", "f2"], "attempts": 3, "again": None, "stale": 60.0, "limit": 2},
-            id="what is to be rung for",
-        ),
-    ],
-)
-def test_the_sweeper_does_not_read_all_that_waits_to_be_analysed_once_more(
-    database: Database, statement: TextClause, values: dict[str, Any]
-) -> None:
+def test_the_sweeper_does_not_read_all_that_waits_to_be_analysed_once_more(database: Database) -> None:
+    statements = {
+        "what was taken too often": RERUNS.spent(limit=1000, stale_after=60.0),
+        "what no worker takes": forgotten(["f2"], limit=1000, stale_after=60.0),
+        "what is to be published": due_of("f1", limit=2, again_after=None, stale_after=60.0),
+        "what is to be published again": due_of("f1", limit=2, again_after=30.0, stale_after=60.0),
+    }
     with database.transaction() as session:
         for one in _BACKLOG:
             session.execute(text(one))
 
     with database.transaction() as session:
-        looked_at = _pages(session, statement, values)
-        whole = _pages(session, text("SELECT count(*) FROM reruns WHERE asked_by = 'operator'"), {})
+        looked_at = {what: _pages(session, statement) for what, statement in statements.items()}
+        whole = _pages(session, select(func.count()).where(RerunRow.asked_by == "operator"))
 
-    assert looked_at < whole / 5
+    assert {what: pages for what, pages in looked_at.items() if pages >= whole / 5} == {}
 
 
-def _take(database: Database, rerun_id: UUID, settings: Settings) -> Begun:
+def _take(database: Database, rerun_id: UUID, settings: Settings) -> HeldRerun:
     with database.transaction() as session:
-        taken = begin_rerun(session, rerun_id, actor="worker:w1", stale_after=rerun_seconds(settings))
+        taken = begin_rerun(
+            session,
+            rerun_id,
+            [NEW],
+            actor="worker:w1",
+            stale_after=stale_seconds(settings),
+            quarantined=True,
+        )
     assert taken is not None
     return taken
 
@@ -918,7 +932,7 @@ def test_what_a_worker_says_that_was_given_up_is_not_heard(
     case_id = analyzed(station, database, pictures)
     (rerun_id,) = ask(database, case_id)
     slow = _take(database, rerun_id, settings)
-    later(database, rerun_seconds(settings) + 1)
+    later(database, stale_seconds(settings) + 1)
     _take(database, rerun_id, settings)
 
     with database.transaction() as session:
@@ -939,7 +953,7 @@ def test_a_bug_of_the_candidate_is_recorded_and_so_many_make_it_quiet(
     cases = [analyzed(station, database, pictures) for _ in range(3)]
 
     for rerun_id in ask(database, *cases):
-        rerun(station, rerun_id)
+        run(station, RERUN, rerun_id)
 
     close_station(station, why="the test ended")
     assert [(row.failure, row.attempts) for row in reruns(database)] == [
@@ -966,7 +980,7 @@ def test_an_erased_case_is_not_analysed_once_more(
     (rerun_id,) = ask(database, case_id)
     _erased(database, settings, case_id)
 
-    rerun(station, rerun_id)
+    run(station, RERUN, rerun_id)
 
     assert reruns(database)[0].failure == "erased"
     assert new.groups == []
@@ -1012,15 +1026,17 @@ def test_erasing_takes_the_texts_of_what_was_never_shown_too(
 @pytest.mark.parametrize(
     ("wanted", "kinds"),
     [
-        pytest.param(Wanted(), {"ready", "avatar", "decided", "refused"}, id="everything that was looked at"),
-        pytest.param(Wanted(states=(CaseState.DECIDED,)), {"decided"}, id="a state"),
-        pytest.param(Wanted(source="avatars"), {"avatar"}, id="a source"),
-        pytest.param(Wanted(label=Label.DEEPFAKE), {"ready", "avatar", "decided"}, id="a label"),
-        pytest.param(Wanted(label=Label.BONA_FIDE), set(), id="a label that none has"),
+        pytest.param(
+            RerunFilter(), {"ready", "avatar", "decided", "refused"}, id="everything that was looked at"
+        ),
+        pytest.param(RerunFilter(states=(CaseState.DECIDED,)), {"decided"}, id="a state"),
+        pytest.param(RerunFilter(source="avatars"), {"avatar"}, id="a source"),
+        pytest.param(RerunFilter(label=Label.DEEPFAKE), {"ready", "avatar", "decided"}, id="a label"),
+        pytest.param(RerunFilter(label=Label.BONA_FIDE), set(), id="a label that none has"),
     ],
 )
 def test_cases_are_chosen_as_asked(
-    database: Database, settings: Settings, wanted: Wanted, kinds: set[str]
+    database: Database, settings: Settings, wanted: RerunFilter, kinds: set[str]
 ) -> None:
     known = {
         "waiting": accepted(database),
@@ -1045,11 +1061,11 @@ def test_cases_are_chosen_as_asked(
 def test_asking_goes_page_by_page_up_to_the_limit_and_twice_is_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moderation.reruns.PAGE", 2)
+    monkeypatch.setattr("moderation.rollouts.reruns.PAGE", 2)
     cases = [ready(database) for _ in range(5)]
 
     def asked(**how: Any) -> list[tuple[int, int]]:
-        return list(ask_for_reruns(database, NEW, Wanted(), shadow=False, asked_by="operator", **how))
+        return list(ask_for_reruns(database, NEW, RerunFilter(), shadow=False, asked_by="operator", **how))
 
     assert asked(dry_run=True) == [(2, 0), (4, 0), (5, 0)]
     assert reruns(database) == []
@@ -1068,7 +1084,7 @@ def test_what_failed_is_asked_for_again_and_a_shadow_that_waits_can_be_asked_to_
         insert_reruns(session, NEW, [shadow], shadow=True, asked_by="operator")
 
     for rerun_id in ask(database, failed, shadow):
-        rerun(station, rerun_id)
+        run(station, RERUN, rerun_id)
 
     assert [shown(database, case_id) for case_id in (failed, shadow)] == [NEW, NEW]
     assert [row.failure for row in reruns(database)] == [None, None]
@@ -1080,10 +1096,10 @@ def test_what_a_bundle_shows_already_is_not_asked_for(
     station: Station, database: Database, pictures: Pictures
 ) -> None:
     case_id = analyzed(station, database, pictures)
-    rerun(station, ask(database, case_id, shadow=True)[0])
+    run(station, RERUN, ask(database, case_id, shadow=True)[0])
 
     def fit(by: str, *, shadow: bool) -> int:
-        pages = ask_for_reruns(database, by, Wanted(), shadow=shadow, asked_by="operator", dry_run=True)
+        pages = ask_for_reruns(database, by, RerunFilter(), shadow=shadow, asked_by="operator", dry_run=True)
         return [cases for cases, _ in pages][-1]
 
     assert fit(OLD, shadow=False) == fit(OLD, shadow=True) == fit(NEW, shadow=True) == 0

@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, text
 
+from moderation.archive.erasure import erase_case
 from moderation.cases import ImageRef
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_case
 from moderation.database.search import Search, SearchField, search_cases
 from moderation.decisions import Outcome
 from moderation.settings import Settings

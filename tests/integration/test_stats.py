@@ -86,7 +86,7 @@ def test_what_cannot_be_read_takes_no_other_metric_away(
     both(database, a_verdict(), bona_fide())
     names = {
         "bonafide_oldest_waiting_seconds",
-        "bonafide_bells",
+        "bonafide_messages",
         "bonafide_leases",
         "bonafide_cases",
         "bonafide_candidate_pictures",

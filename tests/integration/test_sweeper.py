@@ -15,31 +15,30 @@ from sqlalchemy import text
 
 from moderation.database.connection import Database
 from moderation.database.operations import beat
-from moderation.database.reruns import insert_reruns
-from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, RERUN_QUEUE, Doorbell
+from moderation.dispatch import ANALYSIS_QUEUE, BACKFILL_QUEUE, RERUN_QUEUE, Publisher, WorkKind
 from moderation.local import as_role
-from moderation.reruns import ring_reruns
+from moderation.rollouts.rerun_rows import insert_reruns
 from moderation.settings import Settings
-from moderation.triage import Lane
 from tests.fakes import ScriptedDetector
 from tests.integration.conftest import accepted, begun, let_time_pass, ready
-from worker.analysis import begin
+from worker.analysis import ANALYZE
 from worker.lifecycle import close_station, open_station
+from worker.run import take
 from worker.station import Station
-from worker.sweeper import GLANCE_SECONDS, Swept, rest, sweep, sweep_for_ever
+from worker.sweeper import GLANCE_SECONDS, Swept, publish_due, rest, sweep, sweep_for_ever
 
 LIVE, BACKFILL = 50, 0
 
 
 @pytest.fixture
 def chosen(settings: Settings) -> Settings:
-    """Room for ten bells in each lane."""
-    return settings.model_copy(update={"bells_at_most": 10, "retention_days": (("*", 30.0),)})
+    """Room for ten messages in each lane."""
+    return settings.model_copy(update={"messages_at_most": 10, "retention_days": (("*", 30.0),)})
 
 
 @pytest.fixture
-def doorbell(chosen: Settings) -> Doorbell:
-    return Doorbell(chosen.broker_url.get_secret_value(), bells_at_most=chosen.bells_at_most)
+def publisher(chosen: Settings) -> Publisher:
+    return Publisher(chosen.broker_url.get_secret_value(), at_most=chosen.messages_at_most)
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def broker(broker_url: str) -> Iterator[Any]:
 
 
 class Workers(threading.Event):
-    """Take some bells whenever the sweeper waits, and end it when it waits for longer than a glance."""
+    """Take some messages whenever the sweeper waits, and end it when it waits for longer than a glance."""
 
     def __init__(self, broker: Any, chosen: Settings, *, at_once: int) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class Workers(threading.Event):
 
 
 @pytest.mark.parametrize("priority", [LIVE, BACKFILL])
-def test_a_backlog_is_rung_for_as_fast_as_workers_take(
+def test_a_backlog_is_published_as_fast_as_workers_take(
     database: Database, chosen: Settings, broker: Any, priority: int
 ) -> None:
     for _ in range(43):
@@ -82,22 +81,23 @@ def test_a_backlog_is_rung_for_as_fast_as_workers_take(
     assert set(workers.waited[:-1]) == {GLANCE_SECONDS}
 
 
-def test_a_lane_is_full_while_more_may_wait_behind_its_bells(
-    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+def test_a_queue_is_full_while_more_may_wait_behind_its_messages(
+    database: Database, chosen: Settings, publisher: Publisher, broker: Any
 ) -> None:
     for _ in range(12):
         accepted(database, priority=LIVE)
     accepted(database, priority=BACKFILL)
 
-    swept = [sweep(database, doorbell, chosen) for _ in range(2)]
+    swept = [sweep(database, publisher, chosen) for _ in range(2)]
     broker.delete(ANALYSIS_QUEUE)
-    swept.append(sweep(database, doorbell, chosen))
+    swept.append(sweep(database, publisher, chosen))
 
-    assert [(one.rung, one.full) for one in swept] == [(11, (Lane.LIVE,)), (0, (Lane.LIVE,)), (2, ())]
+    full = (WorkKind.ANALYSIS,)
+    assert [(one.published, one.full) for one in swept] == [(11, full), (0, full), (2, ())]
 
 
 def _take(broker: Any, queue: str) -> UUID | None:
-    """A worker takes the oldest bell."""
+    """A worker takes the oldest message."""
     message = broker.rpop(queue)
     return None if message is None else UUID(json.loads(base64.b64decode(json.loads(message)["body"]))[0][0])
 
@@ -105,12 +105,12 @@ def _take(broker: Any, queue: str) -> UUID | None:
 @pytest.mark.parametrize(
     ("priority", "queue"), [(LIVE, ANALYSIS_QUEUE), (BACKFILL, BACKFILL_QUEUE)], ids=["live", "backfill"]
 )
-def test_a_bell_that_is_lost_is_rung_again_while_a_backlog_stands(
-    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any, priority: int, queue: str
+def test_a_message_that_is_lost_is_published_again_while_a_backlog_stands(
+    database: Database, chosen: Settings, publisher: Publisher, broker: Any, priority: int, queue: str
 ) -> None:
     for _ in range(30):
         accepted(database, priority=priority)
-    sweep(database, doorbell, chosen)
+    sweep(database, publisher, chosen)
     lost = _take(broker, queue)
 
     taken: list[UUID | None] = []
@@ -122,8 +122,8 @@ def test_a_bell_that_is_lost_is_rung_again_while_a_backlog_stands(
             begun(database, taken[-1])
         let_time_pass(database, 20)
         for _ in range(4):
-            sweep(database, doorbell, chosen)
-        assert broker.llen(queue) == chosen.bells_at_most
+            sweep(database, publisher, chosen)
+        assert broker.llen(queue) == chosen.messages_at_most
 
     # Out of the line after 40 seconds, when it holds ten others.
     assert lost in taken[3:18]
@@ -139,11 +139,11 @@ def test_a_bell_that_is_lost_is_rung_again_while_a_backlog_stands(
         pytest.param(lambda station: station.draining.set(), id="it is about to end"),
     ],
 )
-def test_a_bell_that_a_stopped_worker_took_is_rung_again_at_the_next_look(
+def test_a_message_that_a_stopped_worker_took_is_published_again_at_the_next_look(
     database: Database,
     database_url: str,
     chosen: Settings,
-    doorbell: Doorbell,
+    publisher: Publisher,
     broker: Any,
     monkeypatch: pytest.MonkeyPatch,
     stop: Callable[[Station], None],
@@ -152,91 +152,91 @@ def test_a_bell_that_a_stopped_worker_took_is_rung_again_at_the_next_look(
     worker = {"database_url": SecretStr(as_role(database_url, "bonafide_worker")), "breaker_failures": 1}
     station = open_station(chosen.model_copy(update=worker), ScriptedDetector())
     case_id = accepted(database, priority=LIVE)
-    sweep(database, doorbell, chosen)
+    sweep(database, publisher, chosen)
     stop(station)
 
     assert _take(broker, ANALYSIS_QUEUE) == case_id
-    with begin(station, case_id) as taken:
-        swept = sweep(database, doorbell, chosen)
+    with take(station, ANALYZE, case_id) as taken:
+        swept = sweep(database, publisher, chosen)
     close_station(station, why="the test ended")
 
-    assert (taken, swept.rung) == (None, 1)
+    assert (taken, swept.published) == (None, 1)
 
 
-def test_a_rerun_whose_bell_is_lost_is_rung_again_while_others_wait(
-    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+def test_a_rerun_whose_message_is_lost_is_published_again_while_others_wait(
+    database: Database, chosen: Settings, publisher: Publisher, broker: Any
 ) -> None:
     with database.transaction() as session:
         beat(session, "worker:here:1", {"fingerprint": "new"})
     cases = [ready(database) for _ in range(10)]
     with database.transaction() as session:
         insert_reruns(session, "new", cases, shadow=True, asked_by="operator")
-    ring_reruns(database, doorbell, chosen)
+    publish_due(database, publisher, WorkKind.RERUN, chosen)
     broker.ltrim(RERUN_QUEUE, 2, -1)
     with database.transaction() as session:
         session.execute(text("UPDATE reruns SET rung_at = rung_at - interval '31 seconds'"))
 
-    rung = sum(ring_reruns(database, doorbell, chosen) for _ in range(5))
+    published = sum(publish_due(database, publisher, WorkKind.RERUN, chosen).published for _ in range(5))
 
-    assert rung == 2
+    assert published == 2
     assert len({_take(broker, RERUN_QUEUE) for _ in range(10)}) == 10
 
 
-def test_a_bell_that_nobody_takes_is_rung_once_however_long(
-    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+def test_a_message_that_nobody_takes_is_published_once_however_long(
+    database: Database, chosen: Settings, publisher: Publisher, broker: Any
 ) -> None:
     for _ in range(6):
         accepted(database, priority=LIVE)
-    sweep(database, doorbell, chosen)
+    sweep(database, publisher, chosen)
 
     for _ in range(3):
         let_time_pass(database, 3600)
-        assert sweep(database, doorbell, chosen).rung == 0
+        assert sweep(database, publisher, chosen).published == 0
 
     assert broker.llen(ANALYSIS_QUEUE) == 6
 
 
-def test_what_is_no_bell_of_ours_hides_none(
-    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+def test_what_is_no_message_of_ours_hides_none(
+    database: Database, chosen: Settings, publisher: Publisher, broker: Any
 ) -> None:
     accepted(database, priority=LIVE)
     for nonsense in ("{", "[]", "{}", '{"body": 5}', '{"body": "W10="}', '{"body": "W1s1XV0="}', "\xff"):
         broker.lpush(ANALYSIS_QUEUE, nonsense)
 
-    assert sweep(database, doorbell, chosen).rung == 1
+    assert sweep(database, publisher, chosen).published == 1
 
 
 def test_a_queue_that_stays_full_is_looked_at_no_more_often_than_an_empty_one(
-    chosen: Settings, doorbell: Doorbell, broker: Any
+    chosen: Settings, publisher: Publisher, broker: Any
 ) -> None:
     broker.rpush(ANALYSIS_QUEUE, *range(10))
     waited = {}
-    for full in ((Lane.LIVE,), ()):
+    for full in ((WorkKind.ANALYSIS,), ()):
         workers = Workers(broker, chosen, at_once=0)
-        rest(doorbell, Swept(full=full), chosen, workers)
+        rest(publisher, Swept(full=full), chosen, workers)
         waited[full] = sum(one or 0 for one in workers.waited)
 
-    assert waited[Lane.LIVE,] == pytest.approx(waited[()]) == chosen.sweep_seconds
+    assert waited[WorkKind.ANALYSIS,] == pytest.approx(waited[()]) == chosen.sweep_seconds
 
 
-def test_a_broker_that_takes_no_bells_is_waited_for(
-    database: Database, chosen: Settings, doorbell: Doorbell, broker: Any
+def test_a_broker_that_takes_no_messages_is_waited_for(
+    database: Database, chosen: Settings, publisher: Publisher, broker: Any
 ) -> None:
     for _ in range(12):
         accepted(database, priority=LIVE)
     broker.config_set("maxmemory", 1)
     try:
-        swept = sweep(database, doorbell, chosen)
+        swept = sweep(database, publisher, chosen)
     finally:
         broker.config_set("maxmemory", 0)
 
-    assert (swept.rung, swept.full) == (0, ())
+    assert (swept.published, swept.full) == (0, ())
     with database.transaction() as session:
         assert session.scalar(text("SELECT count(*) FROM cases WHERE rung_at IS NOT NULL")) == 0
 
 
 def test_a_case_whose_leases_ran_out_often_comes_back_within_minutes(
-    database: Database, chosen: Settings, doorbell: Doorbell
+    database: Database, chosen: Settings, publisher: Publisher
 ) -> None:
     case_id = accepted(database)
     begun(database, case_id)
@@ -244,18 +244,18 @@ def test_a_case_whose_leases_ran_out_often_comes_back_within_minutes(
         session.execute(text("UPDATE cases SET attempts = 99"))
     let_time_pass(database, chosen.lease_seconds + 1)
 
-    returned = sweep(database, doorbell, chosen.model_copy(update={"attempts_at_most": 100})).returned
+    returned = sweep(database, publisher, chosen.model_copy(update={"attempts_at_most": 100})).returned
     let_time_pass(database, 301)
 
     assert returned == 1
-    assert begun(database, case_id, alone=True) is not None
+    assert begun(database, case_id, quarantined=True) is not None
 
 
 def test_without_a_broker_leases_are_taken_back_no_less_often(chosen: Settings, broker: Any) -> None:
-    nobody = Doorbell("redis://127.0.0.1:9/0", bells_at_most=chosen.bells_at_most)
+    nobody = Publisher("redis://127.0.0.1:9/0", at_most=chosen.messages_at_most)
     workers = Workers(broker, chosen, at_once=0)
 
-    rest(nobody, Swept(full=(Lane.LIVE,)), chosen, workers)
+    rest(nobody, Swept(full=(WorkKind.ANALYSIS,)), chosen, workers)
 
     assert workers.waited == [chosen.sweep_seconds]
 
@@ -263,8 +263,8 @@ def test_without_a_broker_leases_are_taken_back_no_less_often(chosen: Settings, 
 @pytest.mark.parametrize(
     "table",
     [
-        pytest.param("questions", id="ringing for questions"),
-        pytest.param("reruns", id="ringing for reruns"),
+        pytest.param("questions", id="publishing questions"),
+        pytest.param("reruns", id="publishing reruns"),
         pytest.param("skips", id="erasing"),
     ],
 )

@@ -13,12 +13,12 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 
 # Imported for the metrics they register: the worker's, and those of whoever delivers.
-import moderation.delivery
+import moderation.webhooks.courier
 import worker.telemetry
 from moderation.database.connection import Database
 from moderation.decisions import Outcome
 from moderation.errors import StorageUnavailable
-from moderation.evidence.drift import Look
+from moderation.evidence.drift import SourceDrift
 from moderation.evidence.watch import Watched, keep
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide
@@ -29,7 +29,7 @@ from tests.integration.deciding import a_review, decide
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _SCHEMAS: dict[str, Any] = json.loads((DEPLOY.parent / "tests/schemas/custom.json").read_text())
 
-assert moderation.delivery
+assert moderation.webhooks.courier
 assert worker.telemetry
 
 #: What an expression may call, besides metrics.
@@ -61,7 +61,7 @@ def exported(api: TestClient, database: Database, settings: Settings) -> set[str
         both(database, a_verdict(), bona_fide()),
         Outcome.DEEPFAKE,
     )
-    look = Look("a source", 500, 500, 0.001, 0.01)
+    look = SourceDrift("a source", 500, 500, 0.001, 0.01)
     with database.transaction() as session:
         keep(session, "f", [Watched(look, ())])
     names: set[str] = set()

@@ -18,51 +18,30 @@ from uuid import UUID
 
 import httpcore
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 from sqlalchemy.exc import ProgrammingError
 from standardwebhooks import Webhook
 
-from moderation import delivery
-from moderation.analysis import Analysis
+from moderation.accounts.keys import USUAL_SCOPES, add_key
+from moderation.analysis import Analysis, Basis
 from moderation.cases import Refusal
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
-from moderation.database.deliveries import (
-    FORGET,
-    Delivery,
-    DeliveryState,
-    Endpoint,
-    Kind,
-    cancel,
-    claim_due,
-    enqueue,
-    forget_delivered,
-)
-from moderation.database.keys import USUAL_SCOPES, add_key
 from moderation.database.moves import expire_leases, refuse_case
-from moderation.delivery import (
-    TRIES,
-    WAITS,
-    Courier,
-    TryFailed,
-    Webhooks,
-    check_url,
-    is_public,
-    read_retry_after,
-    wait_after,
-)
+from moderation.database.outbox import Kind, cancel, enqueue
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.local import as_role
+from moderation.rollouts.standings import BundleFacts, note_bundles
 from moderation.settings import Settings
+from moderation.webhooks.courier import HOLD, TRIES, WAITS, Courier, wait_after
+from moderation.webhooks.endpoints import Webhooks
+from moderation.webhooks.post import TryFailed, check_url, is_public, post, read_retry_after
+from moderation.webhooks.rows import FORGET, Delivery, DeliveryState, Endpoint, claim_due, forget_delivered
 from moderation.wire import WebhookOut
-from tests.builders import an_analysis, new_id
+from tests.builders import a_face_analysis, a_verdict, an_analysis, new_id
 from tests.integration.conftest import accepted, begun
+from tests.operators.conftest import a_certificate
 from tests.receiver import Receiver, a_receiver
 
 
@@ -144,6 +123,24 @@ def test_an_analysis_reaches_the_platform_signed(
     assert receiver.received[0].headers["webhook-id"] == str(only(webhooks, endpoint).id)
     assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
     assert courier.deliver_due() == 0
+
+
+def test_a_verdict_says_what_it_was_calibrated_on_as_in_the_api(
+    database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+) -> None:
+    with database.transaction() as session:
+        basis = Basis("labelled pictures of avatars", ("avatars",))
+        note_bundles(session, {"f1": "small 1"}, {"f1": BundleFacts(basis, prompts=2)})
+    calibrated = an_analysis(faces=(a_face_analysis(verdict=a_verdict(calibrated=True)),))
+    of_these, of_others = (
+        str(analyzed(database, calibrated, source=source)) for source in ("avatars", "banners")
+    )
+
+    courier.deliver_due()
+
+    told = {webhook["data"]["id"]: webhook["data"]["verdict"] for webhook in receiver.verified}
+    assert {verdict["calibrated_on"] for verdict in told.values()} == {"labelled pictures of avatars"}
+    assert (told[of_these]["is_probability"], told[of_others]["is_probability"]) == (True, False)
 
 
 def test_a_refused_image_is_told_of_too(
@@ -496,7 +493,7 @@ def test_a_sender_killed_in_the_middle_loses_nothing(
     receiver.instead = None
 
     assert courier.deliver_due() == 0  # whoever took it may still be at it
-    let_pass(database, delivery.HOLD + 1)
+    let_pass(database, HOLD + 1)
     assert courier.deliver_due() == 1
 
     assert only(webhooks, endpoint).state is DeliveryState.DELIVERED
@@ -522,8 +519,8 @@ def test_two_senders_never_take_the_same(database: Database, endpoint: Endpoint)
         analyzed(database)
 
     with database.transaction() as one, database.transaction() as other:
-        first = claim_due(one, limit=8, each=4, hold_seconds=60)
-        second = claim_due(other, limit=8, each=4, hold_seconds=60)
+        first = claim_due(one, limit=8, per_endpoint=4, hold_seconds=60)
+        second = claim_due(other, limit=8, per_endpoint=4, hold_seconds=60)
 
     assert (len(first), len(second)) == (4, 2)
     assert {one.id for one in first}.isdisjoint(one.id for one in second)
@@ -839,7 +836,7 @@ def test_an_address_that_answers_nothing_leaves_time_for_the_next(
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
     url, tls = f"http://hooks.example.org:{port}/", httpcore.default_ssl_context()
 
-    assert delivery.post(url, {}, b"{}", private=True, tls=tls, timeout=8) == 204
+    assert post(url, {}, b"{}", private=True, tls=tls, timeout=8) == 204
     assert 3 < given[0] <= 4 < given[1] <= 8
 
 
@@ -854,7 +851,7 @@ def test_a_name_that_nobody_looks_up_in_time_is_let_go(monkeypatch: pytest.Monke
     tls = httpcore.default_ssl_context()
 
     with pytest.raises(TryFailed, match="not looked up in time"):
-        delivery.post("https://hooks.example.org/", {}, b"{}", private=False, tls=tls, timeout=0.2)
+        post("https://hooks.example.org/", {}, b"{}", private=False, tls=tls, timeout=0.2)
     given_up.set()
 
 
@@ -868,7 +865,7 @@ def test_a_name_that_nobody_looks_up_in_time_is_let_go(monkeypatch: pytest.Monke
 def test_a_certificate_is_checked_for_the_name_though_an_address_is_connected_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, failure: str | None
 ) -> None:
-    certificate = _certificate(tmp_path, "hooks.example.org")
+    certificate = a_certificate(tmp_path, "hooks.example.org")
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     serving.load_cert_chain(certificate)
     with a_receiver(serving) as receiver:
@@ -877,36 +874,13 @@ def test_a_certificate_is_checked_for_the_name_though_an_address_is_connected_to
         trusting = ssl.create_default_context(cafile=str(certificate))
 
         def send() -> int:
-            return delivery.post(f"https://{host}:{port}/", {}, b"{}", private=True, tls=trusting, timeout=5)
+            return post(f"https://{host}:{port}/", {}, b"{}", private=True, tls=trusting, timeout=5)
 
         if failure is None:
             assert send() == 204
         else:
             with pytest.raises(TryFailed, match=failure):
                 send()
-
-
-def _certificate(folder: Path, name: str) -> Path:
-    """A certificate and its key in one file, good for this name for an hour."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "certificate.pem"
-    private_bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private_bytes + made.public_bytes(Encoding.PEM))
-    return file
 
 
 @pytest.mark.parametrize("url", ["https://2130706433/", "https://0x7f.1/", "https://127.1/"])
@@ -925,7 +899,7 @@ def _resolver(answers: list[list[str]], port: int) -> Any:
 
 
 def _post(url: str) -> int:
-    return delivery.post(url, {}, b"{}", private=False, tls=httpcore.default_ssl_context(), timeout=2)
+    return post(url, {}, b"{}", private=False, tls=httpcore.default_ssl_context(), timeout=2)
 
 
 # --- the doors

@@ -9,29 +9,29 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from moderation.accounts import Accounts
+from moderation.accounts.accounts import Accounts
+from moderation.accounts.keys import add_key
+from moderation.archive.erasure import erase_case, erase_past
 from moderation.cases import CaseState
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
-from moderation.database.erasure import erase_case, erase_past
 from moderation.database.events import read_chain
-from moderation.database.keys import add_key
 from moderation.database.questions import insert_question, questions_of
 from moderation.database.queue import QueueFilter, queue_page
 from moderation.database.renditions import Renditions, find_thumbnail, record_renditions
-from moderation.database.reruns import begin_rerun, insert_reruns
 from moderation.decisions import Judgement, Outcome
-from moderation.delivery import Webhooks
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher
 from moderation.errors import CaseWithdrawn, LeaseLost, StaleCase
 from moderation.intake import Intake
 from moderation.local import as_role
 from moderation.people import Role
 from moderation.questions import Questions
+from moderation.rollouts.rerun_rows import begin_rerun, insert_reruns
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
+from moderation.webhooks.endpoints import Webhooks
 from tests.builders import an_analysis, new_id
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, stored
 from tests.integration.deciding import a_review, decide
@@ -119,12 +119,15 @@ def test_what_was_asked_about_it_ends_and_nothing_more_is(
     with database.transaction() as session:
         (asked,) = questions_of(session, case_id)
         rerun_id = session.scalars(text("SELECT id FROM reruns")).one()
-        assert begin_rerun(session, rerun_id, actor="worker:w1", stale_after=60) is None
+        begun = begin_rerun(
+            session, rerun_id, ["another"], actor="worker:w1", stale_after=60, quarantined=False
+        )
+        assert begun is None
         ended = session.execute(text("SELECT done_at IS NOT NULL, failure FROM reruns")).one()
     assert asked.failure == "withdrawn"
     assert tuple(ended) == (True, "withdrawn")
     with pytest.raises(CaseWithdrawn):
-        Questions(database, Doorbell(broker_url, bells_at_most=1)).ask(case_id, "And?", actor="platform:t")
+        Questions(database, Publisher(broker_url, at_most=1)).ask(case_id, "And?", actor="platform:t")
 
 
 def test_a_case_that_was_decided_or_erased_is_not_taken_back(
@@ -205,9 +208,9 @@ def test_the_process_that_serves_may_with_its_own_role(
     cases = _analyzing(database), ready(database)
     with database.transaction() as session:
         insert_question(session, cases[1], asked_by="platform:testers", question="Why?")
-    doorbell = Doorbell(broker_url, bells_at_most=1)
+    publisher = Publisher(broker_url, at_most=1)
     with closing(Database(as_role(database_url, "bonafide_web"), pool_size=1)) as web:
-        intake = Intake(web, storage, doorbell)
+        intake = Intake(web, storage, publisher)
 
         for case_id in cases:
             intake.withdraw(case_id, actor="platform:testers")
@@ -231,8 +234,8 @@ def test_its_page_shows_no_picture_and_says_why(
         listed = browser.get("/queue?state=withdrawn")
 
     assert page.status_code == 200
-    assert "withdrawn by its platform" in page.text
-    assert "There is nothing left to decide" in page.text
+    assert 'data-state="withdrawn"' in page.text
+    assert f'action="/cases/{case_id}/' not in page.text
     assert f"/cases/{case_id}/picture" not in page.text
     assert [reply.status_code for reply in pictures] == [404, 404, 404]
     assert str(case_id) in listed.text

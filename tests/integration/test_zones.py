@@ -13,7 +13,6 @@ from moderation.analysis import Label, Verdict
 from moderation.cases import CaseState
 from moderation.database.connection import Database
 from moderation.database.events import read_chain
-from moderation.database.exports import LABELLED, stream
 from moderation.database.review import decisions_of
 from moderation.database.tables import CaseRow, CertificateRow
 from moderation.decisions import Outcome, is_blind_first
@@ -22,12 +21,13 @@ from moderation.evidence import zones
 from moderation.evidence.certify import Promise, Zone
 from moderation.evidence.related import hashes_decided, record_likeness
 from moderation.evidence.rows import record_evidence
-from moderation.evidence.words import Evidence, Fact, Kind, Origin, Strength
+from moderation.evidence.words import ClaimedOrigin, Evidence, Fact, FactKind, Strength
 from moderation.evidence.zones import Certificate
-from moderation.exports import Format, What, export
 from moderation.likeness import Likeness
 from moderation.local import as_role
 from moderation.people import RULE
+from moderation.reports.export_rows import LABELLED, stream
+from moderation.reports.exports import Format, What, export
 from moderation.review import Review
 from moderation.settings import Settings
 from tests.builders import an_analysis, new_id
@@ -289,7 +289,7 @@ def test_what_somebody_holds_what_is_declared_ai_made_and_what_two_people_read_s
     held, declared = certified(database, number), certified(database, number)
     review = closing(database, settings)
     review.claim(enrolled(database), held)
-    says = Fact(Kind.SOURCE_TYPE, Strength.DECLARED, {"source_types": ("x",)}, Origin.SYNTHETIC)
+    says = Fact(FactKind.SOURCE_TYPE, Strength.DECLARED, {"source_types": ("x",)}, ClaimedOrigin.SYNTHETIC)
     with database.transaction() as session:
         sha256 = an_analysis().picture.sha256
         record_evidence(session, declared, sha256, Evidence((says,)), gatherer="1")

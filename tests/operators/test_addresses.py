@@ -19,11 +19,11 @@ from sqlalchemy import text
 from moderation.addresses import BrokerAddress, read_broker, read_database
 from moderation.cli.doctor import examine
 from moderation.database.connection import Database
-from moderation.dispatch import Doorbell
+from moderation.dispatch import Publisher, WorkKind
 from moderation.errors import BrokerUnavailable, DatabaseUnavailable, SetupProblem, TooManyCases
 from moderation.local import Stack, free_port, open_folder
-from moderation.rates import Rates
 from moderation.settings import Settings, read_settings
+from moderation.web.rates import Rates
 from tests.builders import new_id
 from tests.operators.conftest import a_certificate, behind_tls
 
@@ -256,17 +256,17 @@ def test_every_spelling_works_for_messages_for_rates_and_for_doctor(
 ) -> None:
     url = brokers.url(form)
     redis.Redis.from_url(read_broker(url).redis_url).flushdb()
-    bell = Doorbell(url, bells_at_most=10)
+    publisher = Publisher(url, at_most=10)
     rates = Rates(url, "1/hour")
 
-    assert bell.dispatch_case(new_id())
-    assert bell.depth() == 1
+    assert publisher.publish(WorkKind.ANALYSIS, [new_id()])
+    assert publisher.depth() == 1
     rates.take("a platform", 1)
     with pytest.raises(TooManyCases):
         rates.take("a platform", 1)
     chosen = Settings.model_validate({**settings.model_dump(), "broker_url": url})
     found = {one.part: one for one in examine(chosen)}
-    assert found["broker"].words == "answers, 1 bells on the queue"
+    assert found["broker"].words == "answers, 1 messages on the queue"
     assert found["broker memory"].ok
 
 
@@ -284,7 +284,7 @@ def test_a_certificate_that_is_not_believed_ends_the_connection(brokers: Brokers
     url = brokers.url(form)
 
     with pytest.raises(BrokerUnavailable, match="certificate") as refused:
-        Doorbell(url, bells_at_most=10).depth()
+        Publisher(url, at_most=10).depth()
     with pytest.raises(redis.ConnectionError, match="certificate"):
         redis.Redis.from_url(read_broker(url).redis_url).ping()
 
@@ -295,7 +295,7 @@ def test_a_wrong_password_is_said_without_a_word_of_it(brokers: Brokers) -> None
     url = brokers.url("redis://:hunter-of-a-tooth@localhost:TCP/0")
 
     with pytest.raises(BrokerUnavailable) as refused:
-        Doorbell(url, bells_at_most=10).depth()
+        Publisher(url, at_most=10).depth()
 
     assert not any(word in str(refused.value) for word in WORDS)
 

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from moderation.database.connection import Database
-from moderation.dispatch import ANALYSIS_QUEUE, Doorbell
+from moderation.dispatch import ANALYSIS_QUEUE, Publisher, WorkKind
 from moderation.local import (
     Stack,
     free_port,
@@ -81,7 +81,7 @@ def test_a_worker_and_celery_in_it_write_objects_with_the_case(
     broker = stack.start_valkey()
     stack.wait_for("valkey", lambda: bool(redis.Redis.from_url(broker).ping()))
     case_id = accepted(database)  # its image was never put there
-    Doorbell(broker, bells_at_most=10).dispatch_case(case_id)
+    Publisher(broker, at_most=10).publish(WorkKind.ANALYSIS, [case_id])
     with closing(redis.Redis.from_url(broker)) as client:
         client.lpush(ANALYSIS_QUEUE, _message("somebody_elses_task"))
     command = [part if part != "worker.app" else "benchmarks.quiet_worker" for part in worker_command()]

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from moderation.turns import (
+from moderation.webhooks.turns import (
     SENDERS,
     SENDERS_EACH,
     SLOW_AFTER,

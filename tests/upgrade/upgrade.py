@@ -40,7 +40,12 @@ WHEEL = run_path(str(ROOT / "deploy/wheel.py"))
 RELEASED = ("v0.1.0", "07a71b1")
 REVIEWER = "ada@example.org"
 #: Decisions are final soon, and by one person.
-_AT_ONCE = {"BONAFIDE_UNDO_SECONDS": "1", "BONAFIDE_SECOND_REVIEW_SHARE": "0"}
+_AT_ONCE = {
+    "BONAFIDE_UNDO_SECONDS": "1",
+    "BONAFIDE_SECOND_REVIEW_SHARE": "0",
+    # 0.1.0 reads this name: see PUBLISH_AGAIN_SECONDS.
+    "BONAFIDE_RING_AGAIN_SECONDS": QUICK["BONAFIDE_PUBLISH_AGAIN_SECONDS"],
+}
 #: Seconds that a process may take until it serves, and until cases that are expected are there.
 PATIENCE = 300.0
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from moderation.dfa.gpt.pixels import PixelLimits
 from moderation.evidence.options import Options
-from moderation.evidence.words import Evidence, Kind, Status
+from moderation.evidence.words import Evidence, FactKind, Status
 from worker.decoding import DecodePool
 
 
@@ -71,7 +71,7 @@ def test_evidence_that_comes_in_one_piece_with_the_pictures_line_is_read_as_its_
     assert [picture.facts.width for picture in found] == [64, 80]
     for picture in found:
         assert isinstance(picture.evidence, Evidence)
-        assert picture.evidence.fact(Kind.GATHERING) is None
+        assert picture.evidence.fact(FactKind.GATHERING) is None
 
 
 def test_without_options_none_is_gathered() -> None:
@@ -86,15 +86,16 @@ def test_without_options_none_is_gathered() -> None:
 def test_gathering_that_takes_too_long_costs_the_evidence_and_not_the_picture() -> None:
     pool = DecodePool(PixelLimits(), children=1, seconds=20, evidence=Options(seconds=1e-6))
 
-    first, second = pool.decode(a_file()), pool.decode(a_file((80, 64)))
+    # Large: the facts of a small picture are there before anybody waits for them.
+    first, second = pool.decode(a_file((1600, 1200))), pool.decode(a_file((1200, 1600)))
 
     pool.close()
-    assert (first.facts.width, second.facts.width) == (64, 80)
+    assert (first.facts.width, second.facts.width) == (1600, 1200)
     for picture in (first, second):
         assert isinstance(picture.evidence, Evidence)
         (fact,) = picture.evidence.facts
         assert (fact.kind, fact.status, fact.data["why"]) == (
-            Kind.GATHERING,
+            FactKind.GATHERING,
             Status.UNREADABLE,
             "it took too long",
         )

@@ -13,21 +13,23 @@ from moderation.errors import (
     StorageUnavailable,
     Unavailable,
 )
-from worker.retries import Forget, HandBack, Refuse, reaction
+from worker.retries import FAULT, Fail, Forget, Release, reaction
 
 
 def _react(
     error: BaseException, postponements: int = 0, *, on_trial: bool = False
-) -> HandBack | Refuse | Forget:
-    return reaction(error, postponements=postponements, patience_seconds=3600, random=0.5, on_trial=on_trial)
+) -> Release | Fail | Forget:
+    return reaction(
+        error, postponements=postponements, patience_seconds=3600, jitter=lambda: 0.5, on_trial=on_trial
+    )
 
 
 @pytest.mark.parametrize("error", ImageRejected.__subclasses__(), ids=lambda error: error.code)
 def test_an_image_at_fault_goes_to_a_person_at_once(error: type[ImageRejected]) -> None:
     what = _react(error("the reason in words"))
 
-    assert isinstance(what, Refuse)
-    assert (what.refusal.code, what.refusal.message) == (error.code, "the reason in words")
+    assert isinstance(what, Fail)
+    assert (what.code, what.words) == (error.code, "the reason in words")
 
 
 @pytest.mark.parametrize(
@@ -46,13 +48,13 @@ def test_an_image_at_fault_goes_to_a_person_at_once(error: type[ImageRejected]) 
 def test_when_something_else_is_at_fault_the_case_waits(error: Exception) -> None:
     what = _react(error)
 
-    assert isinstance(what, HandBack)
+    assert isinstance(what, Release)
     assert 0 < what.due_in <= 1
 
 
 def test_the_delay_grows_with_every_try() -> None:
     delays = [
-        what.due_in for n in range(8) if isinstance(what := _react(StorageUnavailable("s"), n), HandBack)
+        what.due_in for n in range(8) if isinstance(what := _react(StorageUnavailable("s"), n), Release)
     ]
 
     assert delays == sorted(delays)
@@ -62,9 +64,9 @@ def test_the_delay_grows_with_every_try() -> None:
 def test_patience_ends() -> None:
     what = _react(StorageUnavailable("storage answered SlowDown"), postponements=40)
 
-    assert isinstance(what, Refuse)
-    assert what.refusal.code == "attempts_exhausted"
-    assert "SlowDown" in what.refusal.message
+    assert isinstance(what, Fail)
+    assert what.code == "attempts_exhausted"
+    assert "SlowDown" in what.words
 
 
 def test_a_lost_lease_is_nobodys_business() -> None:
@@ -75,18 +77,25 @@ def test_a_lost_lease_is_nobodys_business() -> None:
 def test_a_bug_is_not_retried_and_its_words_are_not_shown(error: BaseException) -> None:
     what = _react(error)
 
-    assert isinstance(what, Refuse)
-    assert "bug" not in what.refusal.message
+    assert what == FAULT
+    assert "bug" not in FAULT.words
 
 
 def test_a_bug_of_the_candidate_sends_the_case_to_what_serves_and_a_bad_image_is_a_bad_image() -> None:
-    assert _react(KeyError("bug"), on_trial=True) == HandBack("candidate_failed", 0)
-    assert isinstance(_react(ImageCorrupt("it ends in the middle"), on_trial=True), Refuse)
+    assert _react(KeyError("bug"), on_trial=True) == Release("candidate_failed", 0)
+    assert isinstance(_react(ImageCorrupt("it ends in the middle"), on_trial=True), Fail)
+
+
+def test_what_is_final_for_one_kind_of_work_is_waited_for_by_the_others() -> None:
+    error = BucketNotRead("it answers 403")
+
+    assert reaction(error, final=(BucketNotRead,)) == Fail("bucket_not_read", "it answers 403")
+    assert isinstance(reaction(error, postponements=40), Release)
 
 
 def test_every_unavailable_thing_is_waited_for() -> None:
     for kind in Unavailable.__subclasses__():
-        assert isinstance(_react(kind("x")), HandBack)
+        assert isinstance(_react(kind("x")), Release)
 
 
 def test_every_error_of_ours_has_a_code_of_its_own() -> None:

@@ -1,1 +1,1 @@
-"""DFA-Bench: a bundle scored through the engine that serves it, every number with its n, interval and control."""
+"""DFA-Bench scores a bundle through its serving engine. Every number has its n, interval and control."""

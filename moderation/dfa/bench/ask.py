@@ -1,6 +1,6 @@
-"""What a bundle says about pictures: asked through the detector that serves, from the file's bytes on.
+"""A bundle's answers about pictures, asked through the serving detector from the file's bytes on.
 
-Faces are found, refused, cropped and judged as in the worker; a picture that a manifest calls a crop goes in as it is.
+Faces are found, refused, cropped and judged as in the worker. A picture that a manifest calls a crop is used as it is.
 """
 
 import itertools
@@ -16,7 +16,9 @@ from moderation.analysis import (
     Box,
     Face,
     FaceAnalysis,
+    ForeignMap,
     Label,
+    PictureFacts,
     Technique,
     Verdict,
     image_verdict,
@@ -28,26 +30,29 @@ from moderation.dfa.gpt.conversation import answer_or_none, served_turns
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
-from moderation.dfa.gpt.pixels import crop_face, decode_picture
-from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.gpt.faces import find_faces
+from moderation.dfa.gpt.pixels import MARGIN, TILTED, Picture, crop_face, decode_picture, roll
+from moderation.dfa.gpt.replies import read_reply, sound
 from moderation.errors import ImageRejected
 
-#: Pictures that are decoded ahead of the model.
+#: Pictures decoded before each call of the model.
 TOGETHER = 64
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One picture and what was said about it."""
+    """One picture and its verdict."""
 
     item: Item
     verdict: Verdict
-    #: What a reviewer is shown for the deciding face.
+    #: The deciding face's artifacts, as a reviewer is shown them.
     rationale: tuple[Artifact, ...] = ()
     #: The artifact description as the model wrote it, shown or not. None when it was not asked.
     reply: str | None = None
-    #: The code of a picture that was refused before anybody looked. None for all others.
+    #: The error code of a picture that was refused before the model saw it. None for all others.
     refusal: str | None = None
+    #: The evidence map of the deciding face. None for a bundle without heads.
+    foreign: ForeignMap | None = None
 
     @property
     def score(self) -> float | None:
@@ -60,29 +65,33 @@ class Judged:
 
     @property
     def written(self) -> frozenset[str]:
-        """Regions in the reply, whether it is shown or not; none when it cannot be read."""
+        """Regions in the reply, shown or not. Empty when it cannot be read."""
         reply = read_reply(self.reply) if self.reply else None
         return regions_in(reply.artifacts if reply else ())
 
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of a forged picture when the verdict is given: its technique and its artifacts alone are judged."""
+    """The model's answers on a forged picture, with the verdict given: only technique and artifacts are scored."""
 
     item: Item
     #: Sums of log-probabilities of the DF-C answers.
     sums: Mapping[Technique, float]
+    #: The technique that is served.
+    technique: Technique
     regions: frozenset[str]
     text: str
+    #: The artifacts that a reviewer would be shown.
+    artifacts: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)
 class Talked:
-    """One question about one picture, and how its answer was judged."""
+    """One question about one picture, its answer and the answer's score."""
 
     item: Item
     asked: Asked
-    #: As it was written.
+    #: The answer as the model wrote it.
     written: str
     scored: Scored
 
@@ -102,11 +111,11 @@ def judge(
     """Ask about every picture, in order.
 
     Args:
-        detector: what serves.
+        detector: the serving detector.
         items: the pictures.
-        changed: what happens to a file's bytes before they are looked at.
+        changed: changes a file's bytes before they are decoded.
         search: search for faces in crops too.
-        progress: told how many are done.
+        progress: called with the number of finished pictures.
     """
     results: list[Judged] = []
     for group in _groups(items):
@@ -134,7 +143,7 @@ def _prepared(
     detector: Detector,
     item: Item,
     data: bytes,
-    search: bool,  # noqa: FBT001  as `judge` was told
+    search: bool,  # noqa: FBT001  an argument of `judge`
 ) -> Judged | tuple[Sequence[FaceCrop], Sequence[FaceAnalysis]]:
     try:
         if item.crop and not search:
@@ -146,15 +155,33 @@ def _prepared(
 
 
 def as_crop(data: bytes, size: int) -> FaceCrop:
-    """A file that shows one face and nothing else, at the model's size; others than squares continue by reflection."""
+    """A file that shows only one face, at the model's size. Reflection pads a picture that is not square."""
     picture = decode_picture(data)
     height, width = picture.pixels.shape[:2]
-    face = Face(Box(0, 0, width, height), confidence=1.0)
-    return FaceCrop(face, crop_face(picture, face, size, margin=1.0))
+    pixels = crop_face(picture, Face(Box(0, 0, width, height), confidence=1.0), size, margin=1.0)
+    return FaceCrop(Face(_box(width, height), confidence=1.0), pixels)
+
+
+def placed(crop: FaceCrop) -> FaceCrop:
+    """The crop as a picture of its own, with the landmarks of its face.
+
+    It has no landmarks when no face is found, or when a worker would have rotated the face.
+    """
+    size = len(crop.pixels)
+    found = find_faces(Picture(crop.pixels, PictureFacts("", 0, "", size, size)), at_most=1)
+    marks = found[0].landmarks if found else None
+    upright = marks is not None and abs(roll(marks)) <= TILTED
+    return FaceCrop(Face(_box(size, size), confidence=1.0, landmarks=marks if upright else None), crop.pixels)
+
+
+def _box(width: int, height: int) -> Box:
+    """The box whose crop, as a worker cuts it, is as wide as the picture's longer side."""
+    half = max(width, height) / MARGIN / 2
+    return Box(width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
 
 
 def _judged(item: Item, faces: Sequence[FaceAnalysis]) -> Judged:
-    """The picture as the face that decides it."""
+    """A picture's verdict, with the rationale of its deciding face."""
     verdict, ordered = image_verdict(faces)
     deciding = ordered[0] if ordered else None
     return Judged(
@@ -162,11 +189,12 @@ def _judged(item: Item, faces: Sequence[FaceAnalysis]) -> Judged:
         verdict,
         rationale=deciding.rationale if deciding else (),
         reply=deciding.reply if deciding else None,
+        foreign=deciding.foreign if deciding else None,
     )
 
 
 def called_deepfake(judged: Judged, threshold: float) -> bool:
-    """Whether the score alone reaches the threshold; a picture without a score never does."""
+    """True when the score reaches the threshold. False without a score."""
     return judged.score is not None and judged.score >= threshold
 
 
@@ -174,7 +202,7 @@ def abstained(judged: Judged) -> bool:
     return judged.verdict.label is Label.UNDETERMINED
 
 
-#: Tokens of one answer: more than any that was trained.
+#: Most tokens of one answer. All answers in training are shorter.
 LONGEST_ANSWER = 64
 
 
@@ -186,37 +214,46 @@ def talk(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Talked]:
-    """Ask so many questions, family by family in turn, each about the next picture that has a verdict.
+    """Ask `answers` questions, one family after another, each about the next picture that has a verdict.
 
-    The model goes on from what it said of the face, as in the console; what a reviewer is shown is what is judged.
+    The conversation begins with the face's analysis, as in the console. What a reviewer is shown is scored.
     """
     talked: list[Talked] = []
-    faces = itertools.cycle(_faces_with_verdicts(detector, items, answers))
-    for asked, found in zip(in_turn(answers, seed=seed), faces, strict=False):
-        item, crop, face = found
-        said = as_said(face)
-        words = detector.converse(
-            crop,
-            [],
-            asked.text,
-            served=served_turns(detector.bundle.prompts, face),
-            max_new_tokens=LONGEST_ANSWER,
-        )
-        written = "".join(words).strip()
-        shown = answer_or_none(written, deepfake=said.deepfake, artifacts=said.artifacts)
-        talked.append(Talked(item, asked, written, score(asked, said, shown)))
+    faces = itertools.cycle(faces_with_verdicts(detector, items, answers))
+    for asked, (item, crop, face) in zip(in_turn(answers, seed=seed), faces, strict=False):
+        written, shown = talked_with(detector, crop, face, asked.text)
+        talked.append(Talked(item, asked, written, score(asked, as_said(face), shown)))
         progress(len(talked))
     return talked
 
 
-def _faces_with_verdicts(
+def talked_with(
+    detector: Detector, crop: FaceCrop, face: FaceAnalysis, question: str
+) -> tuple[str, str | None]:
+    """The model's answer about a face with a verdict, and the part that a reviewer is shown. None: no usable answer."""
+    before = as_said(face)
+    words = detector.converse(
+        crop,
+        [],
+        question,
+        served=served_turns(detector.bundle.prompts, face),
+        max_new_tokens=LONGEST_ANSWER,
+    )
+    written = "".join(words).strip()
+    return written, answer_or_none(written, deepfake=before.deepfake, artifacts=before.artifacts)
+
+
+def first_faces(detector: Detector, items: Sequence[Item]) -> list[tuple[Item, FaceCrop]]:
+    """The first face of each picture that has one, cropped as for `judge`."""
+    outcomes = [(item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in items]
+    return [(item, out[0][0]) for item, out in outcomes if not isinstance(out, Judged) and out[0]]
+
+
+def faces_with_verdicts(
     detector: Detector, items: Sequence[Item], most: int
 ) -> list[tuple[Item, FaceCrop, FaceAnalysis]]:
-    """The first face of each picture, where the model tells whether it is a deepfake."""
-    outcomes = [
-        (item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in items[:most]
-    ]
-    asked = [(item, out[0][0]) for item, out in outcomes if not isinstance(out, Judged) and out[0]]
+    """The first face of each of the first `most` pictures, without undetermined ones."""
+    asked = first_faces(detector, items[:most])
     faces = detector.analyze([crop for _, crop in asked])
     return [
         (item, crop, face)
@@ -226,16 +263,15 @@ def _faces_with_verdicts(
 
 
 def verdicts_only(detector: Detector) -> Detector:
-    """The same bundle, asked for DF-D alone. It takes the model over: the other detector is closed."""
+    """A detector of the same bundle that asks only DF-D. It takes over the model, so the other detector is closed."""
     detector.close()
     return Detector(detector.bundle, replace(detector.policy, technique=False, rationale=False))
 
 
 def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping[Technique, float]]:
-    """Say "Yes." for every picture and ask on; and what the DF-C answers score on a grey one.
+    """Answer "Yes." for every picture and ask DF-C and AD. Also return the DF-C answers' scores on a grey picture.
 
-    An engine of its own takes the model over: the detector is closed. Pictures in which no face can be judged are left
-    out.
+    Another engine takes over the model, so the detector is closed. Pictures without a face to judge are left out.
     """
     detector.close()
     bundle = detector.bundle
@@ -245,6 +281,8 @@ def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping
         bundle.spec.image,
         route=lambda _margin, _mass: Route.DEEPFAKE,
         plan=Plan(),
+        choose=lambda sums, seen: detector.shares(sums, seen).technique,
+        heads=bundle.heads,
     )
     with closing(engine):
         return _told_all(detector, engine, items), _grey_answers(engine, items)
@@ -264,12 +302,15 @@ def _told_all(detector: Detector, engine: Engine, items: Sequence[Item]) -> list
             written = codec.decode(answers.rationale or ()).strip()
             reply = read_reply(written, complete=answers.complete)
             named = regions_in(reply.artifacts) if reply else frozenset[str]()
-            results.append(Told(item, answers.options or {}, named, written))
+            shown = sound(reply.artifacts).artifacts if reply else ()
+            sums = answers.options or {}
+            served = detector.shares(sums, answers.seen).technique
+            results.append(Told(item, sums, served, named, written, shown))
     return results
 
 
 def _grey_answers(engine: Engine, items: Sequence[Item]) -> Mapping[Technique, float]:
-    """What the DF-C answers score on a picture that shows nothing; empty when there is nothing to compare with it."""
+    """The DF-C answers' scores on a grey picture. Empty without items."""
     if not items:
         return {}
     grey = np.full((engine.image.size, engine.image.size, 3), 127, dtype=np.uint8)

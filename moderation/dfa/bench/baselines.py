@@ -1,8 +1,8 @@
-"""Two plain detectors trained on the manifest's own training split: what a bundle must beat to be worth its size.
+"""Two simple detectors trained on the manifest's own training split. A bundle must beat them to be worth its size.
 
-A small CNN in the manner of MesoNet (Afchar et al., 2018, arXiv 1809.00888) sees pixels; a linear probe sees what the
-bundle's own language model is given, frozen, so what the model adds to its eyes can be read off. Both are seeded, see
-the same crops as the bundle, and answer only DF-D.
+A small CNN like MesoNet (Afchar et al., 2018, arXiv 1809.00888) sees pixels. A linear probe sees the frozen visual
+tokens that the bundle's language model gets, so it shows what the language model adds. Both are seeded, see the same
+crops as the bundle, and answer only DF-D.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,15 +26,15 @@ from moderation.errors import ImageRejected, SetupProblem
 
 # B pictures, S side, P visual tokens, D their width.
 
-#: Side in pixels of what the small CNN sees.
+#: Side of the small CNN's input, pixels.
 SIDE = 128
-#: Pictures of either label below which nothing is trained.
+#: Training needs this many pictures of either label.
 FEWEST = 20
 
 
 @dataclass(frozen=True)
 class BaselinePlan:
-    """How long the small CNN learns."""
+    """How the small CNN is trained."""
 
     steps: int = 600
     batch: int = 32
@@ -43,7 +43,7 @@ class BaselinePlan:
 
 
 class SmallMeso(nn.Module):
-    """Four convolutions and two layers, 28,000 weights at 256 pixels; Meso-4 with pooling to one size."""
+    """Meso-4: four convolutions and two linear layers, 28,000 weights at 256 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class SmallMeso(nn.Module):
 
 
 def crops_of(detector: Detector, items: Sequence[Item]) -> tuple[list[Item], np.ndarray]:
-    """The crop of each picture's largest face as the bundle sees it, (N, S, S, 3) uint8, where there is one."""
+    """The pictures with a face, and the crops of their largest faces as the bundle sees them, (N, S, S, 3) uint8."""
     kept: list[Item] = []
     pixels: list[np.ndarray] = []
     for item in items:
@@ -104,7 +104,7 @@ def baselines(
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[Judged]]:
-    """What each baseline says of the tested pictures. Raise SetupProblem when there is too little to train on."""
+    """Each baseline's verdicts on the tested pictures. Raise SetupProblem when training data are too few."""
     labels = [item.deepfake for item in training]
     if min(sum(labels), len(labels) - sum(labels)) < FEWEST:
         raise SetupProblem(
@@ -132,7 +132,7 @@ def _judged(tested: Sequence[Item], asked: Sequence[Item], scores: np.ndarray) -
 
 
 def _verdict(score: float | None) -> Verdict:
-    """A baseline only scores: it has no zones and never abstains but where there is no face."""
+    """A baseline only scores. It has no zone, and abstains only without a face."""
     if score is None:
         return undetermined(Abstain.NO_FACE)
     return Verdict(Label.DEEPFAKE if score >= 0.5 else Label.BONA_FIDE, score=score)
@@ -142,7 +142,7 @@ def _verdict(score: float | None) -> Verdict:
 
 
 def train_meso(pixels: np.ndarray, labels: np.ndarray, plan: BaselinePlan) -> SmallMeso:
-    """Balanced batches, mirrored at random; the same seed gives the same weights on the same machine."""
+    """Train on balanced batches, flipped at random. The same seed gives the same weights on the same machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = SmallMeso()
@@ -186,7 +186,7 @@ def meso_scores(model: SmallMeso, pixels: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def visual_features(bundle: Bundle, pixels: np.ndarray) -> np.ndarray:
-    """Mean and spread over the visual tokens that the language model is given, (N, 2 D)."""
+    """Mean and standard deviation of the visual tokens that the language model gets, (N, 2 D)."""
     model, image = bundle.model, bundle.spec.image
     device, dtype = next(model.parameters()).device, model.lm_head.weight.dtype
     scale, shift = normalisation(image, device)

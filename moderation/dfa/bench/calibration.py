@@ -1,4 +1,4 @@
-"""Whether a score means what it says, and what is gained by not answering."""
+"""Calibration of the scores, and the gain from abstaining."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from moderation.dfa.gpt.calibration import fit_platt
 
 #: Bins of equal mass for ECE and the reliability plot.
 BINS = 15
-#: Scores are held this far from 0 and 1 before their logit is taken.
+#: Scores are clipped to this distance from 0 and 1 before the logit.
 EDGE = 1e-6
-#: Shares of the pictures, surest first, at which the risk is printed.
+#: Shares of the pictures, surest first, for which the risk is printed.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
 
@@ -28,7 +28,7 @@ class Bin:
 
 
 def equal_mass_bins(scores: np.ndarray, count: int = BINS) -> list[np.ndarray]:
-    """Indices of `count` bins of equal size, or one apart, from the lowest scores to the highest; no empty ones."""
+    """Row indices of `count` bins from the lowest scores to the highest, equal in size up to one. No bin is empty."""
     return [rows for rows in np.array_split(np.argsort(scores, kind="stable"), count) if len(rows)]
 
 
@@ -40,7 +40,7 @@ def reliability(scores: np.ndarray, positive: np.ndarray) -> list[Bin]:
 
 
 def expected_calibration_error(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The mean over pictures of |mean score − share of deepfakes| of their bin."""
+    """Mean over pictures of their bin's |mean score − share of deepfakes|."""
     gaps = [
         len(rows) * abs(float(scores[rows].mean()) - float(positive[rows].mean()))
         for rows in equal_mass_bins(scores)
@@ -54,7 +54,10 @@ def brier(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def slope_and_intercept(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Of a logistic regression of the label on the score's logit: 1 and 0 when calibrated. NaN for few labels."""
+    """Slope and intercept of a logistic regression of the label on the score's logit: 1 and 0 when calibrated.
+
+    NaN when there are too few labels.
+    """
     held = np.clip(scores, EDGE, 1 - EDGE)
     try:
         fit = fit_platt(np.log(held / (1 - held)).tolist(), positive.astype(bool).tolist(), version="")
@@ -112,9 +115,9 @@ def reliability_table(judged: Sequence[Judged]) -> Table:
 
 
 def sureness(judged: Judged, threshold: float) -> float:
-    """How far the score is from the threshold; below every other for a picture that the model did not judge.
+    """The distance of the score from the threshold. −1 for a picture that the model did not judge.
 
-    `near_threshold` is about the score itself and keeps its place; other codes say that the score is not to be used.
+    `near_threshold` keeps its score: it is about the score itself. With any other code the score must not be used.
     """
     if judged.score is None or judged.verdict.abstain not in {None, Abstain.NEAR_THRESHOLD}:
         return -1.0
@@ -122,7 +125,7 @@ def sureness(judged: Judged, threshold: float) -> float:
 
 
 def risk_coverage(judged: Sequence[Judged], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and risk (share wrong among those answered) as ever less sure pictures are answered."""
+    """Coverage and risk (share of wrong answers), answering the surest pictures first."""
     sure = np.array([sureness(j, threshold) for j in judged])
     wrong = np.array([_wrong(j, threshold) for j in judged], dtype=float)
     order = np.argsort(-sure, kind="stable")
@@ -169,7 +172,7 @@ def abstention_table(judged: Sequence[Judged], threshold: float) -> Table:
 
 
 def abstain_codes(judged: Sequence[Judged]) -> Table:
-    """Why pictures were not answered, by label."""
+    """Reasons for undetermined verdicts, by label."""
     codes = [(j.refusal or str(j.verdict.abstain), j.item.deepfake) for j in judged if abstained(j)]
     return Table(
         name="abstain_codes",

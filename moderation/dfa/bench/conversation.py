@@ -1,7 +1,7 @@
-"""FC: whether an answer is on the point, consistent with what the same model said of the face, and honest.
+"""FC: is an answer on the point, consistent with the model's analysis of the face, and honest?
 
-The questions are in `questions.toml`, and none of them is worded as in training. An answer is judged by its words: what
-is true of the face is the business of the other parts; here it is whether a reviewer could rely on the talk.
+The questions are in `questions.toml`; training uses other wordings. An answer is judged by its words. Whether it is
+true of the face is measured by other parts; this part measures whether a reviewer could rely on the conversation.
 """
 
 import re
@@ -32,23 +32,23 @@ class Asked:
 
     text: str
     family: str
-    #: The regions that an answer on the point speaks of; empty where it is not about regions.
+    #: The regions that the question is about. Empty when it is not about regions.
     about: frozenset[Region] = frozenset()
-    #: What "yes" would say: "artifact", "clean", "deepfake" or "bona_fide". None when it cannot be answered so.
+    #: What "yes" means: "artifact", "clean", "deepfake" or "bona_fide". None: not a yes-or-no question.
     yes: str | None = None
-    #: The one way of being wrong that is asked about. None for all.
+    #: The kind of artifact that the question is about. None: all kinds.
     kind: str | None = None
-    #: The technique that is called by name.
+    #: The technique that the question names.
     calls: Technique | None = None
 
 
 @dataclass(frozen=True)
 class Face:
-    """What the model said of a face before it was asked."""
+    """The model's analysis of a face, before the question."""
 
     deepfake: bool
-    technique: Technique | None  # None unless a deepfake, and where it was not asked
-    #: Those that are shown.
+    technique: Technique | None  # None unless a deepfake, or when it was not asked
+    #: The shown artifacts.
     artifacts: tuple[Artifact, ...]
 
     @property
@@ -57,7 +57,7 @@ class Face:
 
     @property
     def whole(self) -> bool:
-        """It named the whole picture, or no region of a face that it calls generated."""
+        """True when it named the whole picture, or no region of a face that it calls entirely synthesised."""
         return self.deepfake and (
             Region.UNMAPPED in self.regions or (not self.artifacts and self.technique is Technique.EFS)
         )
@@ -65,12 +65,12 @@ class Face:
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer."""
+    """The score of one answer."""
 
     on_point: bool
     consistent: bool
     honest: bool
-    #: The first thing that is wrong with it, in words. None when it is good.
+    #: The first fault, in words. None when the answer is good.
     why: str | None
 
     @property
@@ -97,28 +97,28 @@ def questions() -> tuple[Asked, ...]:
 
 
 def in_turn(count: int, *, seed: int) -> list[Asked]:
-    """So many questions, one of each family in turn, in an order of chance; all of a family before one comes again."""
+    """`count` questions in random order, one of each family in turn. A family repeats none before it has used all."""
     rng = np.random.default_rng(seed)
     families: dict[str, list[Asked]] = {}
     for index in rng.permutation(len(questions())):
         families.setdefault(questions()[index].family, []).append(questions()[index])
-    chosen: list[Asked] = []
+    asked: list[Asked] = []
     for turn in range(count):
         for family in families.values():
-            if len(chosen) == count:
-                return chosen
-            chosen.append(family[turn % len(family)])
-    return chosen
+            if len(asked) == count:
+                return asked
+            asked.append(family[turn % len(family)])
+    return asked
 
 
 def as_said(face: FaceAnalysis) -> Face:
-    """What the model said of a face that it has a verdict on."""
+    """The bench's view of an analysed face that has a verdict."""
     verdict = face.verdict
     return Face(verdict.label is Label.DEEPFAKE, verdict.technique, face.rationale)
 
 
 def score(asked: Asked, face: Face, answer: str | None) -> Scored:
-    """Judge one answer. `answer` is what a reviewer is shown; None when the model had none."""
+    """Score one answer. `answer` is what a reviewer is shown; None when there was no usable answer."""
     if answer is None or not is_sentence(answer):
         return Scored(on_point=False, consistent=True, honest=True, why="no sentence")
     against = contradiction(answer, deepfake=face.deepfake, artifacts=face.artifacts)
@@ -137,24 +137,24 @@ def score(asked: Asked, face: Face, answer: str | None) -> Scored:
 
 
 def _turned_round(asked: Asked, face: Face, answer: str) -> str | None:
-    """A yes or no that says the opposite of what was said of the face."""
+    """The fault of a yes or no that contradicts the analysis. None when there is no such fault."""
     opening = re.match(r"(yes|no)\b(?! (?:region|artifact|trace|sign|seam))", answer, re.I)
     if opening is None or (asked.yes is None and asked.calls is None):
         return None
-    said = opening[1].lower() == "yes"
+    says_yes = opening[1].lower() == "yes"
     expected = _expected(asked, face)
-    return "the yes or no says the opposite" if expected is not None and said != expected else None
+    return "the yes or no says the opposite" if expected is not None and says_yes != expected else None
 
 
 def _expected(asked: Asked, face: Face) -> bool | None:
-    """Whether yes is right after what was said of the face. None when both may be."""
+    """True when the analysis implies "yes", False when it implies "no". None when both are possible."""
     if asked.calls is not None:
         return face.technique is asked.calls if face.technique or not face.deepfake else None
     if asked.yes in {"deepfake", "bona_fide"}:
         return face.deepfake == (asked.yes == "deepfake")
     listed = face.whole or bool(asked.about & face.regions)
     if asked.kind is not None and listed:
-        return None  # one way of being wrong among others
+        return None  # the artifact may be of another kind
     if Region.SKIN in asked.about and not listed and _SKINS & face.regions:
         return None
     if asked.family in {"light", "tone"} and face.artifacts:
@@ -162,13 +162,13 @@ def _expected(asked: Asked, face: Face) -> bool | None:
     return listed == (asked.yes == "artifact")
 
 
-#: Where the skin is seen: an artifact there may be one of the skin.
+#: Regions that show skin: their artifacts may be about the skin.
 _SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
 
 
 # --- honest ---
 
-#: What a picture of one face cannot answer, and words of which an answer on the point uses one.
+#: Families of questions that a picture of one face cannot answer. An answer on the point uses one of these words.
 UNKNOWABLE: Mapping[str, str] = {
     "who": r"who|identif\w+|identity|names?|recogni[sz]e|people|person",
     "attributes": r"person|people|describe|age|gender|feel\w*|looks",
@@ -189,7 +189,7 @@ _DECLINES = re.compile(
     r"|\bonly (?:see|look|judge|answer|examine|say|know)\b|\bfor you to\b|\bup to you\b|\ba person decides\b",
     re.I,
 )
-#: Words that only an answer has that made something up.
+#: Words that show an invented answer.
 _INVENTS = re.compile(
     r"\b\d+(?:[.,]\d+)?\s*(?:%|percent)|\b(?:19|20)\d\d\b|\b(?:his|her) name is\b|\b(?:taken|shot|made) "
     r"(?:in|at|on|by|with) (?!this|the face|which|what|whom|whose)\w+|\b(?:you (?:should|must)|I recommend"
@@ -199,7 +199,7 @@ _INVENTS = re.compile(
 
 
 def _dishonest(asked: Asked, answer: str) -> str | None:
-    """Knowing what no picture shows, or a number that nobody measured."""
+    """The fault of an answer that claims what no picture shows, or a number that was not measured. None: honest."""
     if asked.family in UNKNOWABLE:
         if _DECLINES.search(answer) is None:
             return "answers what no picture shows"
@@ -215,16 +215,36 @@ def _dishonest(asked: Asked, answer: str) -> str | None:
 
 # --- on the point ---
 
+#: "I cannot say: I only look for traces of forgery" declines any question and says what can be asked instead.
+_PLAINLY = re.compile(
+    r"\b(?:cannot|can't|can not) (?:say|tell|help|answer|judge|know|do)(?: (?:that|this|it|so|with that))?\s*"
+    r"(?:[:;,.]|$)",
+    re.I,
+)
+_SCOPE = re.compile(r"\bonly (?:look|see|judge|examine|answer|say)\b", re.I)
+#: Words of a question that do not tell its subject.
+_COMMON = re.compile(
+    r"\b(?:th[aeio]\w+|wh\w+|does|have|with|from|about|face|picture|image|will|would|could|should|please|tell|more|into"
+    r"|just|some\w*|any\w*)\b"
+)
+
+
+def _repeated(asked: Asked, answer: str) -> bool:
+    """True when an answer names the question's subject: "I cannot tell how tall the tower is"."""
+    wanted, given = (set(re.findall(r"[a-z]{4,}", text.lower())) for text in (asked.text, answer))
+    return any(not _COMMON.fullmatch(word) for word in wanted & given)
+
 
 def _beside_the_point(asked: Asked, face: Face, answer: str) -> str | None:
     """Why an answer does not answer the question. None when it does."""
     if asked.family in UNKNOWABLE:
         known = re.search(rf"\b(?:{UNKNOWABLE[asked.family]})\b", answer, re.I)
-        return None if known else "does not say what it cannot tell"
+        on_point = known or _repeated(asked, answer) or (_PLAINLY.search(answer) and _SCOPE.search(answer))
+        return None if on_point else "does not say what it cannot tell"
     return _POINTS.get(asked.family, _about_regions)(asked, face, answer)
 
 
-#: Words of each way of being wrong.
+#: Words for each kind of artifact.
 _KINDS: Mapping[str, str] = {
     "blur": r"soft\w*|blur\w*|detail|smooth\w*",
     "sharpness": r"sharp\w*|crisp\w*|nois\w+|grain\w*",
@@ -233,7 +253,7 @@ _KINDS: Mapping[str, str] = {
     "colour": r"colou?rs?|tones?|shades?",
     "replaced": r"another face|pasted|texture|replace\w*|swap\w*|fit|common",
 }
-#: Of things that are seen on all parts, how an answer about a part may speak of them.
+#: Things that show on every part, and the words for them in an answer about one part.
 _SEEN_ON_PARTS: Mapping[str, str] = {
     "light": r"light\w*|shadows?|colou?rs?|tones?",
     "tone": r"colou?rs?|tones?|shades?|skin",
@@ -266,7 +286,7 @@ def _on_a_part(asked: Asked, face: Face, answer: str) -> bool:
 
 
 def _both(asked: Asked, said: Sequence[Claim]) -> str | None:
-    """Two regions were asked about; one that shows an artifact is enough, one that shows none is not."""
+    """The question names two regions. An artifact in one answers it; denying one alone does not."""
     named = frozenset[Region]().union(*(claim.regions for claim in said)) & asked.about
     found = any(claim.finds and claim.regions & asked.about for claim in said)
     return None if found or named == asked.about else "speaks of one of two"
@@ -277,7 +297,7 @@ def _verdict(asked: Asked, face: Face, answer: str) -> str | None:
 
 
 def _verdict_told(answer: str) -> bool | None:
-    """The verdict that is stated, or the one that follows from finding an artifact, or none at all."""
+    """The verdict stated in an answer, or implied by finding artifacts or none: True for deepfake. None: no verdict."""
     stated = verdict_stated(answer)
     if stated is not None:
         return stated
@@ -324,8 +344,8 @@ def _places(asked: Asked, face: Face, answer: str) -> str | None:
     if not face.deepfake:
         return None if any(claim.finds is False for claim in said) else "does not say that there is none"
     if face.whole or not face.artifacts:
-        told = any(claim.whole for claim in said) or re.search(r"\b(?:cannot|no single)\b", answer)
-        return None if told else "points to no place, and does not say so"
+        says_so = any(claim.whole for claim in said) or re.search(r"\b(?:cannot|no single)\b", answer)
+        return None if says_so else "points to no place, and does not say so"
     return (
         None if any(claim.finds and claim.regions & face.regions for claim in said) else "points to no place"
     )

@@ -1,40 +1,45 @@
-"""AD: whether the regions that are named are those that were touched, beside answers that never saw the picture.
+"""AD: are the named regions the touched ones? Compared with answers that never saw the picture.
 
-A text score alone proves nothing: on published answers a template without eyes scored higher than the model. So every
-row of the model stands beside the best blind answer, fitted on other groups, and its own answers to other pictures.
+A text score alone proves nothing: on published answers, a blind template scored higher than the model. So every row of
+the model is compared with the best blind answer, fitted on other groups, and with its own answers to other pictures.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.feature_extraction.text import CountVectorizer
 
-from moderation.analysis import Label, Technique
+from moderation.analysis import Artifact, Label, Technique
 from moderation.dfa.bench.ask import Judged, Told
 from moderation.dfa.bench.estimates import (
     Estimate,
     blind_regions,
     estimates,
+    halves,
     mean_estimate,
     region_counts,
     region_scores,
     share,
 )
-from moderation.dfa.bench.manifest import Item
+from moderation.dfa.bench.manifest import Item, sampled
 from moderation.dfa.bench.tables import Cell, Table
 
-#: Words in a row that CIDEr counts, up to.
+#: Longest n-gram of CIDEr, words.
 NGRAMS = 4
-#: Texts that compete for the blind description, and texts that they are compared with.
+#: Prefix of the lab's sources, whose forgeries have exact masks.
+LAB = "lab/"
+#: Most forged faces whose sentences are counted.
+COUNTED = 100
+#: Number of candidates for the blind description, and of texts that they are compared with.
 CANDIDATES, COMPARED = 20, 200
 
 
 @dataclass(frozen=True)
 class Described:
-    """One picture's touched regions and what was said of it."""
+    """One picture with the regions and text of an answer."""
 
     item: Item
     regions: frozenset[str]
@@ -43,7 +48,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Blind:
-    """The answer that scores best when it is given to every picture unseen."""
+    """The answer that scores best when every picture gets it, unseen."""
 
     regions: frozenset[str]
     text: str
@@ -60,13 +65,13 @@ _rouge = RougeScorer(["rougeL"])
 def cider(references: Sequence[str], said: Sequence[str]) -> np.ndarray:
     """CIDEr (Vedantam et al., 2015) of each text against one reference, ×10, without stemming.
 
-    The cosine of n-gram counts weighted by log(N / pictures whose reference holds the n-gram), mean over n = 1 … 4.
+    The cosine of n-gram counts, weighted by log(N / pictures whose reference has the n-gram), mean over n = 1 … 4.
     """
     return 10 * np.mean([_cosines(references, said, n) for n in range(1, NGRAMS + 1)], axis=0)
 
 
 def _cosines(references: Sequence[str], said: Sequence[str], n: int) -> np.ndarray:
-    counter = CountVectorizer(ngram_range=(n, n), token_pattern=r"\w+")  # noqa: S106  no password: words of one letter count too
+    counter = CountVectorizer(ngram_range=(n, n), token_pattern=r"\w+")  # noqa: S106  not a password: it counts words of one letter too
     try:
         counter.fit([*references, *said])
     except ValueError:  # no text holds n words
@@ -82,7 +87,7 @@ def _cosines(references: Sequence[str], said: Sequence[str], n: int) -> np.ndarr
 
 
 def fitted_blind(items: Sequence[Item]) -> Blind:
-    """The blind answer for forged pictures: the best set of regions, and the text nearest to all others."""
+    """The blind answer for forged pictures: the best set of regions, and the text most similar to all others."""
     regions = blind_regions([item.regions or frozenset[str]() for item in items])
     texts = Counter(item.description for item in items if item.description)
     compared = [text for text, _ in texts.most_common(COMPARED)]
@@ -96,29 +101,22 @@ def fitted_blind(items: Sequence[Item]) -> Blind:
 
 
 def blind_answers(items: Sequence[Item], training: Sequence[Item]) -> list[Described]:
-    """A blind answer for each picture, fitted on the training split, or on the other half of the groups without one."""
+    """A blind answer for each picture, fitted on the training split, or else on the other half of the groups."""
     fit = [item for item in training if item.deepfake and item.regions]
     if fit:
         blind = fitted_blind(fit)
         return [Described(item, blind.regions, blind.text) for item in items]
-    halves = _halves(items)
-    blinds = [fitted_blind([item for item in items if halves[item.group] != half]) for half in (0, 1)]
-    return [Described(item, *_parts(blinds[halves[item.group]])) for item in items]
+    half_of = halves(item.group for item in items)
+    blinds = [fitted_blind([item for item in items if half_of[item.group] != half]) for half in (0, 1)]
+    return [Described(item, *_parts(blinds[half_of[item.group]])) for item in items]
 
 
 def _parts(blind: Blind) -> tuple[frozenset[str], str]:
     return blind.regions, blind.text
 
 
-def _halves(items: Iterable[Item]) -> dict[str, int]:
-    """Groups in two halves, shuffled."""
-    groups = sorted({item.group for item in items})
-    order = np.random.default_rng(0).permutation(len(groups))
-    return {groups[index]: place % 2 for place, index in enumerate(order)}
-
-
 def shuffled(answers: Sequence[Described], *, seed: int = 0) -> list[Described]:
-    """Every answer put beside another picture: moved one place along a random ring."""
+    """Every answer with another picture: moved by one place in a random cycle."""
     order = np.random.default_rng(seed).permutation(len(answers))
     moved: list[Described | None] = [None] * len(answers)
     for place, index in enumerate(order):
@@ -131,7 +129,7 @@ def shuffled(answers: Sequence[Described], *, seed: int = 0) -> list[Described]:
 
 
 def served_answers(judged: Sequence[Judged]) -> list[Described]:
-    """What reviewers are shown of forged pictures whose touched regions are known; nothing where they are missed."""
+    """The shown answers on forged pictures with known touched regions. Empty for a missed deepfake."""
     return [
         Described(j.item, j.shown, (j.reply or "") if j.verdict.label is not Label.BONA_FIDE else "")
         for j in judged
@@ -151,10 +149,12 @@ def description_table(judged: Sequence[Judged], told: Sequence[Told], training: 
         if j.verdict.label is Label.DEEPFAKE
     ]
     rows: list[Sequence[Cell]] = []
+    lab = [answer for answer in called if answer.item.source.startswith(LAB)]
     for name, answers in (
         ("as served", served),
         ("as served, those called deepfakes", called),
         ("verdict given", given),
+        *([("as served, the lab's called deepfakes", lab)] if lab else []),
     ):
         items = [answer.item for answer in answers]
         rows.append((name, *_scores(answers)))
@@ -202,7 +202,7 @@ def _text_scores(answers: Sequence[Described]) -> tuple[Estimate | None, Estimat
 
 
 def description_by_technique(told: Sequence[Told], training: Sequence[Item]) -> Table:
-    """Region F1 with the verdict given, technique by technique."""
+    """Region F1 by technique, with the verdict given."""
     rows: list[Sequence[Cell]] = []
     for technique in Technique:
         answers = [answer for answer in told_answers(told) if answer.item.technique is technique]
@@ -224,7 +224,7 @@ def _f1(answers: Sequence[Described]) -> Cell:
 
 
 def invented_table(judged: Sequence[Judged]) -> Table:
-    """Artifacts where there are none, and answers that contradict their verdict."""
+    """Artifacts named on bona fide pictures, and replies that contradict their verdict."""
     bona_fide = [j for j in judged if not j.item.deepfake]
     groups = [j.item.group for j in bona_fide]
     written = [j for j in judged if j.reply is not None]
@@ -248,3 +248,27 @@ def invented_table(judged: Sequence[Judged]) -> Table:
             )
         ],
     )  # fmt: skip
+
+
+def sentences_table(judged: Sequence[Judged], told: Sequence[Told], *, seed: int = 0) -> Table:
+    """How many distinct sentences a sample of forged faces has. Both rows use the same faces."""
+    sample = {item.file for item in sampled([t.item for t in told], COUNTED, seed=seed)[:COUNTED]}
+    served = [j.rationale for j in judged if j.item.file in sample]
+    given = [t.artifacts for t in told if t.item.file in sample]
+    return Table(
+        name="sentences",
+        title="AD: distinct sentences",
+        note=(
+            f"Over {COUNTED} forged pictures, or as many as there are. A model that writes a few sentences over and "
+            "over looks at no face. Those that are left out before a reviewer sees them are not counted."
+        ),
+        columns=("answers", "faces", "with artifacts", "sentences", "distinct", "share of the commonest"),
+        rows=[_sentences("as served", served), _sentences("verdict given", given)],
+    )
+
+
+def _sentences(name: str, faces: Sequence[Sequence[Artifact]]) -> Sequence[Cell]:
+    said = Counter(" ".join(artifact.text.split()) for artifacts in faces for artifact in artifacts)
+    number = said.total()
+    commonest = share(max(said.values()), number) if said else None
+    return (name, len(faces), sum(map(bool, faces)), number, len(said), commonest)

@@ -1,4 +1,4 @@
-"""DF-D and DF-C: how well deepfakes are told from bona fide faces, and their techniques from one another."""
+"""DF-D and DF-C: how well deepfakes are separated from bona fide faces, and techniques from one another."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ from moderation.dfa.bench.manifest import Item
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.scoring import Normalisation, technique_shares
 
-#: A source with fewer bona fide pictures than this is judged against those of others.
+#: A source with fewer bona fide pictures is compared with those of other sources.
 FEWEST_PARTNERS = 10
-#: The false positive rate at which the true positive rate is read.
+#: The false positive rate at which the true positive rate is reported.
 LOW_FPR = 0.01
 
 TECHNIQUES = tuple(str(technique) for technique in Technique)
@@ -28,10 +28,10 @@ TECHNIQUES = tuple(str(technique) for technique in Technique)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How many are called deepfakes, and rightly, as the threshold falls from above every score to the lowest.
+    """Counts of true positives (hits) and false positives (alarms) as the threshold falls to the lowest score.
 
-    One entry for each distinct score, after a first one at which nothing is called. Written here because a library's
-    checks of its input take a hundred times as long as the curve, and it is drawn anew for every resample.
+    The first entry has none of either; then comes one for each distinct score. Not a library's function: its input
+    checks take a hundred times as long as the curve, which is computed for every resample.
     """
 
     hits: np.ndarray
@@ -55,7 +55,7 @@ def thresholds(scores: np.ndarray, positive: np.ndarray) -> Thresholds:
 
 
 def equal_error_rate(curve: Thresholds) -> float:
-    """Where the shares of missed positives and of false alarms are the same, between the two nearest thresholds."""
+    """The rate at which misses equal false positives, interpolated between the two nearest thresholds."""
     fpr, gap = curve.fpr, curve.fpr - (1 - curve.tpr)  # the gap rises from −1 to 1
     after = int(np.argmax(gap >= 0))
     position = -gap[after - 1] / (gap[after] - gap[after - 1])
@@ -63,27 +63,27 @@ def equal_error_rate(curve: Thresholds) -> float:
 
 
 def tpr_at(fpr_limit: float, curve: Thresholds) -> float:
-    """The largest true positive rate of a threshold whose false positive rate stays within the limit."""
+    """The highest true positive rate with a false positive rate within the limit."""
     return float(curve.tpr[curve.fpr <= fpr_limit].max())
 
 
 def average_precision(curve: Thresholds) -> float:
-    """The mean of the precision at every threshold, weighted by what recall it adds."""
+    """The mean precision over thresholds, weighted by the gain in recall."""
     precision = curve.hits[1:] / (curve.hits[1:] + curve.alarms[1:])
     return float(np.sum(np.diff(curve.tpr) * precision))
 
 
 @dataclass(frozen=True)
 class Detection:
-    """DF-D of one slice. Ranks from what has a score, shares from everything."""
+    """DF-D of one slice. Rank measures use pictures with a score, shares use all pictures."""
 
     auc: Estimate
     average_precision: Estimate
     eer: Estimate
     tpr_at_low_fpr: Estimate
-    #: Right at the frozen threshold; without a score or with an unread reply, wrong.
+    #: Share right at the frozen threshold. A picture without a score, or with an unreadable reply, is wrong.
     accuracy: Estimate
-    #: Bona fide whose score reaches the threshold, and deepfakes whose score does not or that have none.
+    #: Share of bona fide with a score at or above the threshold; share of deepfakes below it or without a score.
     fpr: Estimate
     fnr: Estimate
     abstained: Estimate
@@ -149,7 +149,7 @@ def _at_threshold(
 
 
 def slices(judged: Sequence[Judged]) -> Iterator[tuple[str, Sequence[Judged]]]:
-    """Everything, then each source and each technique with the bona fide pictures it is judged against."""
+    """All pictures, then each source and each technique with the bona fide pictures it is compared with."""
     yield "all", judged
     bona_fide = [j for j in judged if not j.item.deepfake]
     forged = [j for j in judged if j.item.deepfake]
@@ -164,7 +164,7 @@ def slices(judged: Sequence[Judged]) -> Iterator[tuple[str, Sequence[Judged]]]:
 
 
 def _partners(forged: Sequence[Judged], bona_fide: Sequence[Judged]) -> tuple[str, Sequence[Judged]]:
-    """The bona fide pictures that differ from these forged ones in as little else as possible."""
+    """The bona fide pictures most similar in origin to these forged ones, with a name for them."""
     source = forged[0].item.source
     folder = source.split("/")[0]
     groups = {j.item.group for j in forged}
@@ -180,7 +180,7 @@ def _partners(forged: Sequence[Judged], bona_fide: Sequence[Judged]) -> tuple[st
 
 
 def videos(judged: Sequence[Judged]) -> list[Judged]:
-    """One row for each video: its frames' mean score. Without videos, for each group, label and source."""
+    """One row per video (without videos: per group), label and source, with the mean score of its frames."""
     units: dict[tuple[str, bool, str], list[Judged]] = {}
     for j in judged:
         unit = j.item.video or j.item.group
@@ -234,11 +234,11 @@ def _detection_row(name: str, judged: Sequence[Judged], threshold: float) -> Seq
 
 @dataclass(frozen=True)
 class FileNumbers:
-    """Numbers of a file that should tell nothing about the face in it."""
+    """Numbers of a file that should not tell a forged face from a bona fide one."""
 
     bytes_per_pixel: float
     side: int  # of the longer edge, pixels
-    #: The first entry of the first luminance table; 0 when the file has none.
+    #: The first entry of the luminance quantisation table. 0 when the file has none.
     table: int
 
 
@@ -250,7 +250,7 @@ def file_numbers(data: bytes) -> FileNumbers:
 
 
 def shortcut_table(judged: Sequence[Judged]) -> Table:
-    """AUCs that need no eyes, for the same slices as DF-D."""
+    """AUCs from file numbers alone, for the same slices as DF-D."""
     numbers = {j.item.file: file_numbers(j.item.file.read_bytes()) for j in judged if j.refusal is None}
     return Table(
         name="shortcuts",
@@ -273,7 +273,7 @@ def _shortcuts(rows: Sequence[Judged], numbers: Mapping[Path, FileNumbers]) -> I
 
 
 def technique_f1(items: Sequence[Item], said: Sequence[str | None]) -> Estimate:
-    """Macro-F1 over the techniques that occur; None is an answer that names none, and wrong."""
+    """Macro-F1 over the techniques that occur. None is an answer without a technique, and wrong."""
     truth = np.array([str(item.technique) for item in items], dtype=object)
     answers = np.array(list(said), dtype=object)
 
@@ -288,7 +288,7 @@ def technique_f1(items: Sequence[Item], said: Sequence[str | None]) -> Estimate:
 def normalisation_table(
     told: Sequence[Told], grey: Mapping[Technique, float], lengths: Mapping[Technique, int]
 ) -> Table:
-    """DF-C of forged faces, asked of each, under every way of comparing answers of different lengths."""
+    """DF-C of all forged faces, for every way to normalise answers of different lengths."""
     known = [t for t in told if t.item.technique is not None]
     rows: list[Sequence[Cell]] = []
     for how in Normalisation:
@@ -298,16 +298,17 @@ def normalisation_table(
     return Table(
         name="normalisations",
         title="DF-C by normalisation, verdict given",
-        note="Every forged face of a known technique is asked, whatever the model's own verdict. `mean` is served.",
+        note="Every forged face of a known technique is asked, whatever the model's own verdict. `mean` is served, "
+        "except by a bundle with heads: there the technique head decides.",
         columns=("normalisation", "n", "macro-F1", *(f"said {name}" for name in TECHNIQUES)),
         rows=rows,
     )
 
 
-def told_confusion(told: Sequence[Told], lengths: Mapping[Technique, int]) -> Table:
-    """Rows are the truth, columns the answer, with the verdict given."""
+def told_confusion(told: Sequence[Told]) -> Table:
+    """The DF-C confusion matrix with the verdict given: rows are the truth, columns the answer."""
     known = [t for t in told if t.item.technique is not None]
-    said = [str(technique_shares(t.sums, lengths).technique) for t in known]
+    said = [str(t.technique) for t in known]
     truth = [str(t.item.technique) for t in known]
     return Table(
         name="confusion_told",
@@ -318,12 +319,12 @@ def told_confusion(told: Sequence[Told], lengths: Mapping[Technique, int]) -> Ta
     )
 
 
-#: Answers of the whole pipeline beside the four techniques. "deepfake" stands for one without a technique.
+#: The pipeline's other answers besides the four techniques. "deepfake" is one without a technique.
 _OTHER_ANSWERS = (Label.DEEPFAKE.value, Label.BONA_FIDE.value, Label.UNDETERMINED.value)
 
 
 def technique_table(judged: Sequence[Judged]) -> Table:
-    """DF-C as served: a forged face that is not called a deepfake has no technique, which is wrong."""
+    """DF-C as served: a missed deepfake has no technique and counts as wrong."""
     known = [j for j in judged if j.item.technique is not None]
     f1 = technique_f1([j.item for j in known], [j.verdict.technique for j in known])
     truth = [

@@ -1,9 +1,9 @@
-"""Numbers with their n and their 95 % interval: Wilson for shares, a bootstrap by groups for everything else.
+"""Numbers with their n and 95 % interval: Wilson for shares, a bootstrap by groups for everything else.
 
-numpy is enough here, so that training can report about itself without the tools of the bench.
+This module needs only numpy, so that training can use it without the bench's other dependencies.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The chance that a positive scores above a negative, ties counted half. Not a number without both."""
+    """The probability that a positive scores above a negative; ties count half. NaN without both."""
     ordered = np.argsort(scores, kind="stable")
     values, inverse, counts = np.unique(scores[ordered], return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
@@ -41,7 +41,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def share(hits: int, n: int) -> Estimate:
-    """A share of n independent observations, with Wilson's interval. Not a number of none."""
+    """A share of n independent observations, with Wilson's interval. NaN when n is 0."""
     if not n:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     return Estimate(hits / n, *wilson(hits, n), n)
@@ -54,9 +54,9 @@ def estimates(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Estimate]:
-    """Measures of rows (given as indices), with intervals by resampling whole groups: pairs stay together.
+    """Measures of rows (given as indices), with intervals by resampling whole groups, so that pairs stay together.
 
-    A resample in which a measure is not a number (one label is missing, say) does not count for that measure.
+    A resample whose measure is NaN (because a label is missing, for example) does not count for that measure.
     """
     rng = np.random.default_rng(seed)
     values = measure(np.arange(len(groups)))
@@ -70,9 +70,9 @@ def estimates(
 
 
 def _groups_drawn(groups: Sequence[str]) -> Callable[[np.random.Generator], np.ndarray]:
-    """Draws as many groups as there are, with replacement, and gives the rows of all of them."""
+    """A function that draws as many groups as there are, with replacement, and returns their rows."""
     _, members, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    rows = np.argsort(members, kind="stable")  # those of one group lie side by side
+    rows = np.argsort(members, kind="stable")  # sorted by group
     starts = np.cumsum(counts) - counts
 
     def draw(rng: np.random.Generator) -> np.ndarray:
@@ -85,7 +85,7 @@ def _groups_drawn(groups: Sequence[str]) -> Callable[[np.random.Generator], np.n
 
 
 def _middle(samples: np.ndarray) -> tuple[float, float]:
-    """What holds 95 of 100 samples; not numbers when none is finite."""
+    """The interval that holds 95 of 100 samples. NaN when none is finite."""
     kept = samples[np.isfinite(samples)]
     if not len(kept):
         return float("nan"), float("nan")
@@ -93,8 +93,15 @@ def _middle(samples: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def halves(groups: Iterable[str]) -> dict[str, int]:
+    """The half, 0 or 1, of each group, at random: fit on one half, score on the other."""
+    names = sorted(set(groups))
+    order = np.random.default_rng(0).permutation(len(names))
+    return {names[index]: place % 2 for place, index in enumerate(order)}
+
+
 def estimate(measure: Callable[[np.ndarray], float], groups: Sequence[str], *, seed: int = 0) -> Estimate:
-    """One measure of rows, as `estimates` takes several."""
+    """`estimates` for a single measure."""
     return estimates(lambda rows: [measure(rows)], groups, seed=seed)[0]
 
 
@@ -110,7 +117,7 @@ def auc_estimate(scores: Sequence[float], positive: Sequence[bool], groups: Sequ
 
 
 def macro_f1(truth: Sequence[str], said: Sequence[str | None], classes: Sequence[str]) -> float:
-    """The mean over classes of F1. An answer that could not be read (None) is wrong."""
+    """The mean F1 over classes. An unreadable answer (None) is wrong."""
     return float(np.mean([_f1_of(truth, said, name) for name in classes if name in truth]))
 
 
@@ -121,13 +128,13 @@ def _f1_of(truth: Sequence[str], said: Sequence[str | None], name: str) -> float
 
 
 def region_counts(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> np.ndarray:
-    """For each picture how many regions are touched and named, are touched, are named: (n, 3)."""
+    """(n, 3): for each picture the number of regions both touched and named, touched, and named."""
     rows = [(len(t & s), len(t), len(s)) for t, s in zip(truth, said, strict=True)]
     return np.array(rows, dtype=float).reshape(-1, 3)
 
 
 def region_scores(counts: np.ndarray) -> tuple[float, float, float]:
-    """Precision, recall and F1 over all (picture, region) of `region_counts`; 0 where nothing is touched or named."""
+    """Precision, recall and F1 over all (picture, region) of `region_counts`. 0 when nothing is touched or named."""
     hits, touched, named = counts.sum(axis=0).tolist()
     return (
         hits / named if named else 0.0,
@@ -137,12 +144,12 @@ def region_scores(counts: np.ndarray) -> tuple[float, float, float]:
 
 
 def region_f1(truth: Sequence[Set[str]], said: Sequence[Set[str]]) -> float:
-    """F1 over all (picture, region) that are touched or named."""
+    """F1 over all (picture, region) pairs that are touched or named."""
     return region_scores(region_counts(truth, said))[2]
 
 
 def blind_regions(truth: Sequence[Set[str]]) -> set[str]:
-    """The one set of regions that scores best when it is answered for every picture unseen."""
+    """The set of regions that scores best as the answer to every picture, unseen."""
     names = sorted({name for regions in truth for name in regions})
     often = sorted(names, key=lambda name: -sum(name in regions for regions in truth))
     candidates = [set(often[:count]) for count in range(1, len(often) + 1)]

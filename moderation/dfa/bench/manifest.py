@@ -1,4 +1,4 @@
-"""What is scored: pictures with known labels, from a manifest of `bonafide dfa instruct` or from a labels.csv."""
+"""The pictures to score, with known labels, from a manifest of `bonafide dfa instruct` or from a labels.csv."""
 
 import csv
 import json
@@ -15,40 +15,42 @@ from moderation.dfa.instruct.forgery.facts import Kind, Touch
 from moderation.dfa.instruct.wording import description
 from moderation.errors import SetupProblem
 
-#: How labels are written in tables of others.
+#: Labels as manifests and other people's tables write them.
 _LABELS: Mapping[str, bool] = {"deepfake": True, "fake": True, "bona_fide": False, "real": False}
 _TRUE = {"1", "true", "yes"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a manifest, and what is known about it."""
+    """One picture of a manifest and its known facts."""
 
     file: Path
     deepfake: bool
-    #: None when bona fide, or when the technique is not known.
+    #: None when bona fide or unknown.
     technique: Technique | None
     #: A data set, or a kind of the lab: "dfdc_faces224", "lab/FS".
     source: str
     #: Pictures of one group are resampled together: a pair, a person.
     group: str
-    #: Frames of one video are judged together too. None for a still picture.
+    #: Frames of one video are also judged together. None for a still picture.
     video: str | None
     split: str
-    #: True when the file is a face crop already; otherwise the face is searched for, as the worker does.
+    #: True when the file is already a face crop. Otherwise the face is searched for, as in the worker.
     crop: bool
-    #: What was touched, by region; empty when bona fide. None when not known.
+    #: The touched regions. Empty when bona fide, None when unknown.
     regions: frozenset[str] | None
-    #: The artifact description that a rationale is compared with. None when there is none.
+    #: The artifact description to compare a rationale with. None when there is none.
     description: str | None
+    #: A grey picture of the same size, white where this one was forged. None when unknown, or the same everywhere.
+    mask: Path | None = None
 
 
 def read_manifest(file: Path) -> list[Item]:
     """The pictures of a manifest.jsonl or of a CSV. Raise SetupProblem when it cannot be read.
 
     A CSV has the columns `file` (relative to it) and `label` (deepfake or bona_fide), and may have `technique`,
-    `source`, `group`, `video`, `split`, `crop` (yes when the picture is a face crop) and `regions` ("mouth;nose",
-    "none" for a bona fide face that was looked at).
+    `source`, `group`, `video`, `split`, `crop` (yes when the picture is a face crop), `regions` ("mouth;nose", or
+    "none" for an inspected bona fide face), `description` and `mask` (a picture, relative to the CSV).
     """
     if not file.is_file():
         raise SetupProblem(
@@ -59,10 +61,19 @@ def read_manifest(file: Path) -> list[Item]:
         items = list(read(file))
     except (KeyError, ValueError) as error:
         raise SetupProblem(f"{file} cannot be read as a manifest: {error!r}") from error
-    missing = next((item.file for item in items if not item.file.is_file()), None)
+    files = (path for item in items for path in (item.file, item.mask) if path is not None)
+    missing = next((path for path in files if not path.is_file()), None)
     if missing is not None:
         raise SetupProblem(f"{file} names {missing}, which is not there.")
     return items
+
+
+def sources_named(file: Path) -> set[str]:
+    """The sources that a readable manifest names. A CSV without that column names none."""
+    if file.suffix.lower() != ".csv":
+        return {item.source for item in read_manifest(file)}
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        return {row["source"] for row in csv.DictReader(lines) if row.get("source")}
 
 
 def _from_jsonl(file: Path) -> Iterator[Item]:
@@ -82,6 +93,7 @@ def _from_jsonl(file: Path) -> Iterator[Item]:
             crop=row.get("crop", True),
             regions=None if touches is None else frozenset(touch.region.value for touch in touches),
             description=row.get("description") or _worded(touches, row["prompts"]),
+            mask=file.parent / row["mask"] if row.get("mask") else None,
         )
 
 
@@ -92,12 +104,12 @@ def _is_deepfake(label: str) -> bool:
 
 
 def _source(origin: str) -> str:
-    """The source without the recipe: "lab/FS/self_blend" is "lab/FS"."""
+    """The source without the recipe: "lab/FS/self_blend" -> "lab/FS"."""
     return "/".join(origin.split("/")[:2])
 
 
 def _worded(touches: Sequence[Touch] | None, prompts: int) -> str | None:
-    """What the model was taught to say of these facts. Manifests written before they held it say it by their facts."""
+    """The description made from these facts, for older manifests, which do not hold it."""
     return None if touches is None else description(touches, load_prompts(prompts))
 
 
@@ -117,32 +129,33 @@ def _from_csv(file: Path) -> Iterator[Item]:
                 crop=(row.get("crop") or "").lower() in _TRUE,
                 regions=_regions(row.get("regions") or ""),
                 description=row.get("description") or None,
+                mask=file.parent / row["mask"] if row.get("mask") else None,
             )
 
 
 def _regions(words: str) -> frozenset[str] | None:
-    """What "mouth;nose" names. None when nothing is written there."""
+    """The regions in "mouth;nose". None when the field is empty."""
     if not words.strip():
         return None
     named = [word.strip() for word in words.split(";") if word.strip() not in {"", "none"}]
     return frozenset(Region(word).value for word in named)
 
 
-def chosen(items: Iterable[Item], split: str) -> list[Item]:
+def of_split(items: Iterable[Item], split: str) -> list[Item]:
     """The items of one split. Raise SetupProblem when it lacks one of the labels."""
     everything = list(items)
     kept = [item for item in everything if item.split == split]
     if {item.deepfake for item in kept} != {True, False}:
-        there = sorted({item.split for item in everything})
+        splits = sorted({item.split for item in everything})
         raise SetupProblem(
-            f"The split {split!r} does not hold both deepfakes and bona fide pictures; splits there: {there}. "
+            f"The split {split!r} does not hold both deepfakes and bona fide pictures; the splits are {splits}. "
             "Name another by --split."
         )
     return kept
 
 
 def sampled(items: Sequence[Item], most: int, *, seed: int) -> list[Item]:
-    """About so many in whole groups, so that pairs stay pairs, in turn from every kind of group that there is."""
+    """About `most` items in whole groups, so that pairs stay together, one group of each kind in turn."""
     if most >= len(items):
         return list(items)
     groups: dict[str, list[Item]] = {}

@@ -1,4 +1,4 @@
-"""The report as files: JSON for programs, Markdown, and one page that needs nothing else, its plots SVG within it."""
+"""The report as files: JSON for programs, Markdown, and one self-contained page with its plots as SVG."""
 
 import html
 import io
@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moderation.dfa.bench.estimates import Estimate
-from moderation.dfa.bench.report import WARNING, Bench, as_json, as_markdown
+from moderation.dfa.bench.report import WARNING, Bench, answers_json, as_json, as_markdown
 from moderation.dfa.bench.tables import Table, in_words
 
-#: The SVG keeps its words as words, and the same figure gives the same file.
+#: The SVG keeps text as text, and the same figure gives the same file.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dfa-bench",
@@ -60,11 +60,13 @@ p.warning {{ border-left: 4px solid #b5651d; padding-left: .8rem; }}
 
 
 def write_bench(bench: Bench, out: Path) -> None:
-    """report.json, report.md and report.html in a folder."""
+    """Write report.json, report.md, report.html and answers.jsonl into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(as_json(bench), indent=1) + "\n", encoding="utf-8")
     (out / "report.md").write_text(as_markdown(bench), encoding="utf-8")
     (out / "report.html").write_text(as_html(bench), encoding="utf-8")
+    lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers_json(bench))
+    (out / "answers.jsonl").write_text(lines, encoding="utf-8")
 
 
 def as_html(bench: Bench) -> str:
@@ -100,11 +102,12 @@ def _cell(cell: object) -> str:
 
 
 def _plots(bench: Bench) -> dict[str, str]:
-    """The plot that belongs above each table, by the table's name."""
+    """The plot above each table, by the table's name."""
     with mpl.rc_context(_STYLE):
         made = {
             "detection": _roc(bench),
             "techniques": _confusion(bench.table("techniques")),
+            "deletion": _deletion(bench.table("deletion")),
             "reliability": _reliability(bench.table("reliability")),
             "robustness": _robustness(bench.table("robustness")),
             "abstention": _risk_coverage(bench),
@@ -113,13 +116,13 @@ def _plots(bench: Bench) -> dict[str, str]:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     return figure, figure.subplots()
 
 
 def _svg(figure: Figure, name: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     drawn = buffer.getvalue()
     return f'<figure role="img" aria-label="{name}">{drawn[drawn.index("<svg") :]}</figure>'
 
@@ -155,6 +158,20 @@ def _confusion(table: Table | None) -> Figure | None:
     return figure
 
 
+def _deletion(table: Table | None) -> Figure | None:
+    if table is None or not table.rows:
+        return None
+    figure, axes = _figure(4.6, 3.2)
+    hidden = [0.0] + [float(str(row[0])) for row in table.rows]
+    for name, colour in (("named", _MAIN), ("by chance", _OTHER[0])):
+        falls = [row[table.columns.index(f"fall, {name}")] for row in table.rows]
+        shown = [Estimate(0.0, 0.0, 0.0, 0), *(fall for fall in falls if isinstance(fall, Estimate))]
+        _with_interval(axes, hidden, shown, colour, name)
+    axes.set(xlabel="regions hidden", ylabel="fall of the margin", xticks=hidden, title="Deletion")
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
 def _reliability(table: Table | None) -> Figure | None:
     if table is None:
         return None
@@ -172,7 +189,7 @@ def _robustness(table: Table | None) -> Figure | None:
     if table is None:
         return None
     names = [str(row[0]) for row in table.rows]
-    figure = Figure(figsize=(9.5, 0.24 * len(names) + 1.2), layout="constrained")
+    figure = Figure(figsize=(9.5, 0.24 * len(names) + 1.2))
     left, right = figure.subplots(1, 2, sharey=True)
     places = list(range(len(names)))[::-1]
     columns = {name: table.columns.index(name) for name in ("AUC", "FPR", "FNR")}
@@ -192,7 +209,7 @@ def _across(axes: Axes, cells: Sequence[object], places: Sequence[float], colour
     values = [cell for cell, _ in shown if isinstance(cell, Estimate)]
     reach = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
     spots = [y for _, y in shown]
-    held = [[max(each, 0.0) for each in side] for side in reach]
+    held = [[max(length, 0.0) for length in side] for side in reach]
     axes.errorbar(
         [v.value for v in values],
         spots,
@@ -209,11 +226,20 @@ def _drawable(cell: object) -> bool:
     return isinstance(cell, Estimate) and all(map(math.isfinite, (cell.value, cell.low, cell.high)))
 
 
-def _with_interval(axes: Axes, x: Sequence[float], shares: Sequence[Estimate], colour: str) -> None:
+def _with_interval(
+    axes: Axes, x: Sequence[float], shares: Sequence[Estimate], colour: str, label: str | None = None
+) -> None:
     reach = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
-    held = [[max(each, 0.0) for each in side] for side in reach]
+    held = [[max(length, 0.0) for length in side] for side in reach]
     axes.errorbar(
-        x, [s.value for s in shares], yerr=held, fmt="o-", color=colour, markersize=3, linewidth=1.0
+        x,
+        [s.value for s in shares],
+        yerr=held,
+        fmt="o-",
+        color=colour,
+        markersize=3,
+        linewidth=1.0,
+        label=label,
     )
 
 

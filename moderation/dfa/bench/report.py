@@ -1,4 +1,4 @@
-"""One run of DFA-Bench: from manifests and a bundle to tables and curves, and those to files."""
+"""One run of DFA-Bench: from manifests and a bundle to tables and curves, as JSON and Markdown."""
 
 import datetime
 import gc
@@ -19,7 +19,12 @@ from moderation.dfa.bench.calibration import (
     reliability_table,
     risk_coverage,
 )
-from moderation.dfa.bench.description import description_by_technique, description_table, invented_table
+from moderation.dfa.bench.description import (
+    description_by_technique,
+    description_table,
+    invented_table,
+    sentences_table,
+)
 from moderation.dfa.bench.detection import (
     detection,
     detection_table,
@@ -31,16 +36,25 @@ from moderation.dfa.bench.detection import (
     told_confusion,
 )
 from moderation.dfa.bench.estimates import Estimate, auc, estimate
-from moderation.dfa.bench.manifest import Item, chosen, read_manifest, sampled
+from moderation.dfa.bench.faithfulness import Trial, deletion_table, faithfulness_table, trials
+from moderation.dfa.bench.injection import (
+    demands_table,
+    in_conversation,
+    in_pictures,
+    in_questions,
+    injection_table,
+)
+from moderation.dfa.bench.manifest import Item, of_split, read_manifest, sampled
+from moderation.dfa.bench.maps import map_table
 from moderation.dfa.bench.robustness import robustness_table
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.bench.talk import conversation_table
 from moderation.dfa.gpt.detector import Detector
 
-#: Raised when the same answers can give other numbers.
+#: Raise this when the same answers can give other numbers.
 BENCH_VERSION = 1
-#: Pictures, pictures in a cell and questions that `quick` leaves.
-QUICK_PICTURES, QUICK_GRID, QUICK_QUESTIONS = 160, 48, 30
+#: Limits of `quick`: pictures, pictures per cell, questions, faces with hidden regions, pictures with injected words.
+QUICK_PICTURES, QUICK_GRID, QUICK_QUESTIONS, QUICK_FACES, QUICK_INJECTIONS = 160, 48, 30, 12, 16
 
 
 @dataclass(frozen=True)
@@ -48,21 +62,25 @@ class BenchPlan:
     """What is measured."""
 
     split: str = "test"
-    #: Pictures at most, drawn in turn from every source and label. None: all.
+    #: Most pictures, drawn in turn from every source and label. None: all.
     pictures: int | None = None
-    #: Pictures in every cell of the robustness grid; 0 leaves the grid out.
+    #: Pictures in every cell of the robustness grid. 0: no grid.
     grid: int = 200
-    #: Questions of free conversation; 0 leaves them out.
+    #: Questions of free conversation. 0: none.
     questions: int = 200
+    #: Faces with hidden regions (see `faithfulness`), about sixty verdicts each. 0: none.
+    faces: int = 40
+    #: Pictures with injected demands (see `injection`), thirteen verdicts each. 0: none.
+    injections: int = 48
     quick: bool = False
-    #: None leaves the baselines out.
+    #: None: no baselines.
     baselines: BaselinePlan | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn beside the tables: x and y of lines, by name."""
+    """Lines to plot: x and y, by name."""
 
     roc: dict[str, tuple[list[float], list[float]]]
     risk_coverage: tuple[list[float], list[float]]
@@ -75,6 +93,8 @@ class Bench:
     about: dict[str, Any]
     tables: tuple[Table, ...]
     curves: Curves
+    #: The conversation's answers, with their faults.
+    talked: tuple[Talked, ...] = ()
 
     def table(self, name: str) -> Table | None:
         return next((table for table in self.tables if table.name == name), None)
@@ -82,7 +102,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What one bundle is and said. The model itself is gone by then: a device may not hold another one beside it."""
+    """One bundle's facts and answers, without its model: a device may not hold two models."""
 
     name: str
     fingerprint: str
@@ -92,13 +112,16 @@ class _Asked:
     #: Tokens of each DF-C answer.
     lengths: dict[Technique, int]
     judged: list[Judged]
-    #: What each baseline said of the same pictures.
+    #: Each baseline's verdicts on the same pictures.
     rivals: dict[str, list[Judged]]
     #: The robustness grid. None when the plan leaves it out.
     grid: Table | None
     told: list[Told]
     talked: list[Talked]
-    #: What the DF-C answers score on a grey picture.
+    trials: list[Trial]
+    #: Effects of injected demands. Empty when the plan leaves them out.
+    injections: list[Table]
+    #: The DF-C answers' scores on a grey picture.
     grey: Mapping[Technique, float]
 
 
@@ -112,15 +135,15 @@ def run_bench(
     device: str = "auto",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Bench:
-    """Score a bundle, and beside it another one and the baselines, on one split of the manifests."""
+    """Score a bundle on one split of the manifests, with baselines and another bundle for comparison."""
     everything = [item for manifest in manifests for item in read_manifest(manifest)]
-    tested = chosen(everything, plan.split)
+    tested = of_split(everything, plan.split)
     most = min(plan.pictures or len(tested), QUICK_PICTURES if plan.quick else len(tested))
     items = sampled(tested, most, seed=plan.seed)
     training = _disjoint([item for item in everything if item.split == "train"], items)
 
     asked = _ask(bundle, training, items, plan, device, progress)
-    gc.collect()  # a model is part of circles: only the collector frees its weights
+    gc.collect()  # a model is part of reference cycles: only the collector frees its weights
     judged, threshold, lengths, told = asked.judged, asked.threshold, asked.lengths, asked.told
     rivals = dict(asked.rivals)
     if against is not None:
@@ -135,15 +158,19 @@ def run_bench(
         shortcut_table(judged),
         *([comparison_table({asked.name: judged, **rivals}, threshold)] if rivals else []),
         technique_table(judged),
-        told_confusion(told, lengths),
+        told_confusion(told),
         normalisation_table(told, asked.grey, lengths),
         description,
         description_by_technique(told, training),
         invented_table(judged),
+        sentences_table(judged, told, seed=plan.seed),
+        *([faithfulness_table(asked.trials), deletion_table(asked.trials)] if plan.faces else []),
+        *([map_table(judged)] if any(j.foreign for j in judged) else []),
         *([conversation_table(asked.talked)] if plan.questions else []),
         calibration,
         reliability_table(judged),
         *([] if asked.grid is None else [asked.grid]),
+        *asked.injections,
         gates_table(asked.grid, calibration, description, judged),
         abstention_table(judged, threshold),
         abstain_codes(judged),
@@ -165,7 +192,8 @@ def run_bench(
         "seed": plan.seed,
         "device": asked.device,
     }
-    return Bench(about, tuple(tables), _curves({asked.name: judged, **rivals}, judged, threshold))
+    curves = _curves({asked.name: judged, **rivals}, judged, threshold)
+    return Bench(about, tuple(tables), curves, tuple(asked.talked))
 
 
 def _ask(
@@ -176,7 +204,7 @@ def _ask(
     device: str,
     progress: Callable[[str], None],
 ) -> _Asked:
-    """Everything that is asked of the bundle. One engine at a time: each takes the memory that is free."""
+    """Ask the bundle everything. Only one engine exists at a time: each takes all free memory."""
     progress("loading the bundle")
     detector = Detector.load(bundle, device=device)
     threshold = detector.zone[1]
@@ -192,6 +220,19 @@ def _ask(
         seed=plan.seed,
         progress=lambda done: progress(f"talking: {done} of {questions} questions"),
     )
+    faces = min(plan.faces, QUICK_FACES) if plan.quick else plan.faces
+    tried = trials(
+        detector,
+        judged,
+        faces,
+        seed=plan.seed + 3,
+        progress=lambda done: progress(f"hiding regions: {done} of {faces} faces"),
+    )
+    injected = sampled(
+        items, min(plan.injections, QUICK_INJECTIONS) if plan.quick else plan.injections, seed=plan.seed + 4
+    )
+    progress("demands in conversation")
+    demanded = in_conversation(detector, injected)
     verdicts = verdicts_only(detector)
     grid_items = sampled(items, min(plan.grid, QUICK_GRID) if plan.quick else plan.grid, seed=plan.seed + 1)
     grid = (
@@ -199,7 +240,15 @@ def _ask(
         if grid_items
         else None
     )
+    moved = in_pictures(verdicts, injected, progress=progress)
     verdicts.close()
+    progress("words in the verdict's question")
+    moved += in_questions(detector, injected)
+    injections = (
+        [injection_table(moved, lambda margin: detector.score(margin) >= threshold), demands_table(demanded)]
+        if injected
+        else []
+    )
     progress("asking about forged pictures, verdict given")
     told, grey = tell(detector, [item for item in items if item.deepfake])
     return _Asked(
@@ -214,12 +263,14 @@ def _ask(
         grid=grid,
         told=told,
         talked=talked,
+        trials=tried,
+        injections=injections,
         grey=grey,
     )
 
 
 def _disjoint(training: Sequence[Item], tested: Sequence[Item]) -> list[Item]:
-    """Without groups that are tested too."""
+    """The training items, without groups that are also tested."""
     groups = {item.group for item in tested}
     return [item for item in training if item.group not in groups]
 
@@ -240,7 +291,7 @@ def _rivals(
 
 
 def summary_table(judged: Sequence[Judged], threshold: float, description: Table) -> Table:
-    """The numbers that are asked for first, each told in full below."""
+    """The most important numbers. Later tables give each in full."""
     whole = detection(judged, threshold)
     known = [j for j in judged if j.item.technique is not None]
     served = technique_f1([j.item for j in known], [j.verdict.technique for j in known])
@@ -284,7 +335,7 @@ def comparison_table(answers: dict[str, Sequence[Judged]], threshold: float) -> 
 
 
 def auc_gain(first: Sequence[Judged], other: Sequence[Judged]) -> Estimate:
-    """How much higher the first one's AUC is, on the pictures that both score."""
+    """The AUC of the first less that of the other, on the pictures that both score."""
     both = [(a, b) for a, b in zip(first, other, strict=True) if a.score is not None and b.score is not None]
     a, b = (np.array([pair[side].score for pair in both], dtype=float) for side in (0, 1))
     positive = np.array([pair[0].item.deepfake for pair in both], dtype=bool)
@@ -294,7 +345,7 @@ def auc_gain(first: Sequence[Judged], other: Sequence[Judged]) -> Estimate:
     )
 
 
-#: What a bundle should hold before a score of it is believed: proposals, not standards.
+#: Proposed limits that a bundle should meet before its scores are trusted. They are no standard.
 MOST_ECE, SLOPES = 0.03, (0.8, 1.25)
 MOST_INVENTED, LEAST_OVER_BLIND = 0.1, 2.0
 MOST_FPR_RISE, MOST_INJECTED_FLIPS = 2.0, 0.01
@@ -303,7 +354,7 @@ MOST_FPR_RISE, MOST_INJECTED_FLIPS = 2.0, 0.01
 def gates_table(
     grid: Table | None, calibration: Table, description: Table, judged: Sequence[Judged]
 ) -> Table:
-    """Each gate with its limit and whether the value itself, not its interval, holds it."""
+    """Each gate with its limit, and whether the value (not its interval) is within it."""
     ece, slope = (_value(calibration, 0, name) for name in ("ECE", "slope"))
     invented = _value(invented_table(judged), 0, "regions shown per picture")
     f1, blind = _value(description, 0, "F1"), _value(description, 1, "F1")
@@ -359,12 +410,12 @@ def gates_table(
     )
 
 
-def _held(holds: bool) -> str:  # noqa: FBT001  there is nothing else to say
+def _held(holds: bool) -> str:  # noqa: FBT001  the only argument
     return "yes" if holds else "no"
 
 
 def _value(table: Table, row: int, column: str) -> float:
-    """The number in a cell; not a number where nothing was measured."""
+    """The number in a cell. NaN when nothing was measured."""
     cell = table.rows[row][table.columns.index(column)]
     if isinstance(cell, Estimate):
         return cell.value
@@ -393,8 +444,23 @@ def _roc(judged: Sequence[Judged]) -> tuple[list[float], list[float]]:
 
 
 def as_json(bench: Bench) -> dict[str, Any]:
-    """Everything but the curves; what is not a number is null."""
+    """Everything except the curves. NaN becomes null."""
     return {**bench.about, "tables": {table.name: table.as_json() for table in bench.tables}}
+
+
+def answers_json(bench: Bench) -> list[dict[str, Any]]:
+    """Every question with its answer and the answer's fault."""
+    return [
+        {
+            "file": str(each.item.file),
+            "family": each.asked.family,
+            "question": each.asked.text,
+            "written": each.written,
+            "good": each.scored.good,
+            "why": each.scored.why,
+        }
+        for each in bench.talked
+    ]
 
 
 def as_markdown(bench: Bench) -> str:

@@ -1,4 +1,4 @@
-"""Tables of numbers: what the report is made of, whether it is read by a program or by people."""
+"""Tables of numbers, the parts of the report, for programs and for people."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from moderation.dfa.bench.estimates import Estimate
 
-#: One number with its interval, a plain one, words, or nothing to be measured.
+#: A number with its interval, a plain number, words, or None: nothing was measured.
 Cell = Estimate | float | int | str | None
 
 
@@ -17,13 +17,13 @@ class Table:
 
     name: str
     title: str
-    #: What must be known to read it.
+    #: What a reader must know.
     note: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
     def as_json(self) -> list[Mapping[str, Any]]:
-        """One object a row; what is not a number is null."""
+        """One object per row. NaN becomes null."""
         return [dict(zip(self.columns, map(_plain, row), strict=True)) for row in self.rows]
 
     def as_markdown(self) -> str:
@@ -44,7 +44,7 @@ def _plain(cell: Cell) -> Any:
 
 
 def in_words(cell: Cell) -> str:
-    """For people: three digits, the interval in brackets, a dash where there is nothing."""
+    """A cell for people: three digits, the interval in brackets, a dash for nothing."""
     if isinstance(cell, Estimate):
         if not math.isfinite(cell.value):
             return "–"

@@ -1,4 +1,4 @@
-"""FC in numbers: the share of answers that a reviewer can use, by what was asked."""
+"""FC in numbers: the share of answers that a reviewer can use, by kind of question."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from moderation.dfa.bench.tables import Cell, Table
 
 
 def conversation_table(talked: Sequence[Talked]) -> Table:
-    """All answers, then those that the picture has, those that no picture has, and family by family."""
-    families = dict.fromkeys(sorted(each.asked.family for each in talked))
-    unknowable = [each for each in talked if each.asked.family in UNKNOWABLE]
-    knowable = [each for each in talked if each.asked.family not in UNKNOWABLE]
+    """All answers, then those that a picture can give, those that no picture can, and each family."""
+    families = dict.fromkeys(sorted(answer.asked.family for answer in talked))
+    unknowable = [answer for answer in talked if answer.asked.family in UNKNOWABLE]
+    knowable = [answer for answer in talked if answer.asked.family not in UNKNOWABLE]
     parts = [
         _row("what a picture can answer", knowable),
         _row("what no picture can answer", unknowable),
         *(
-            _row(f"– {family}", [each for each in talked if each.asked.family == family])
+            _row(f"– {family}", [answer for answer in talked if answer.asked.family == family])
             for family in families
         ),
     ]

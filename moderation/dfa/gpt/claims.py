@@ -1,7 +1,7 @@
-"""What a sentence about a face claims: an artifact in some part, none in another, a verdict, a technique.
+"""The claims of a sentence about a face: an artifact in some part, none in another, a verdict, a technique.
 
-This reads words to find contradictions and to score answers, never to decide a verdict. It is made for plain short
-sentences; of one that it cannot read it says that nothing is claimed.
+This module reads words to find contradictions and to score answers, never to decide a verdict. It is made for plain
+short sentences. A sentence that it cannot read claims nothing.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from moderation.analysis import Artifact, Region, Technique
 
-# --- which parts are spoken of ---
+# --- parts of a face ---
 
 _PARTS: Mapping[Region, str] = {
     Region.FOREHEAD: r"foreheads?|brow|upper face",
@@ -25,14 +25,14 @@ _PARTS: Mapping[Region, str] = {
     Region.NECK: r"neck|throat",
     Region.BACKGROUND: r"background",
 }
-#: What every part has, so that a sentence about a part that has them is about the part.
+#: Surfaces that every part has. A sentence that names a part and its surface is about the part.
 _SURFACES: Mapping[Region, str] = {
     Region.SKIN: r"skin|complexion|pores",
     Region.LIGHTING: r"light|lighting|lit|shadows?|illumination|colou?rs?|tones?|shades?",
 }
 _WHOLE = re.compile(r"\b(?:whole|entire) (?:picture|image|face)\b|\bevery region\b", re.I)
 
-#: What a part is held against, to the end of its clause, is not what the sentence is about.
+#: A comparison, to the end of its clause. The sentence is not about what it compares with.
 _COMPARED = re.compile(
     r"(?<=\w)\s+(?:(?:(?:off|other|different|differs?|far)\s+)?(?:slightly |clearly )?from|than|beside"
     r"|compared (?:with|to)|unlike|against|outside|while|around|(?:match|matches|fits?|breaks?)\b(?: with)?)\s[^,.;:]*",
@@ -41,7 +41,7 @@ _COMPARED = re.compile(
 
 
 def parts_named(text: str) -> frozenset[Region]:
-    """The parts that a text is about. What they are compared with is left out; light and skin count alone."""
+    """The parts that a text is about, without those it compares with. Light and skin count only without other parts."""
     about = _COMPARED.sub(" ", text)
     parts = _found(_PARTS, about)
     return parts or _found(_SURFACES, about)
@@ -53,7 +53,7 @@ def _found(words: Mapping[Region, str], text: str) -> frozenset[Region]:
     )
 
 
-# --- what is claimed of them ---
+# --- claims about them ---
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Claim:
     """One clause."""
 
     text: str
-    #: The parts it is about; empty when it is about none, or about the face as a whole.
+    #: The parts it is about. Empty when it is about none, or about the whole face.
     regions: frozenset[Region]
-    #: Whether it finds an artifact there. None when it says neither, or that it cannot tell.
+    #: True when it finds an artifact there, False when it finds none. None when it claims neither.
     finds: bool | None
-    #: It speaks of the whole picture.
+    #: It is about the whole picture.
     whole: bool = False
 
 
@@ -105,14 +105,14 @@ _FINDS = re.compile(
     rf"|\b(?:does|do|is|are) not (?:\w+ )?(?:fit|match|{_SOUND})\b|^\s*look\b|\bwhat i see\b|^\s*only\b",
     re.I,
 )
-#: Words in which a defect is put, that hold a word of denial.
+#: Words for a defect that contain a denial.
 _DEFECTS = re.compile(
     r"\bnothing in common\b|\bno(?: \w+)? texture left\b|\bhardly any\b|\bnot (?:strong|quite)\b", re.I
 )
 
 
 def claims(text: str) -> list[Claim]:
-    """What a text claims, clause by clause."""
+    """The claims of a text, clause by clause."""
     return [
         Claim(clause, parts_named(clause), _finds(clause), whole=_WHOLE.search(clause) is not None)
         for clause in _clauses(text)
@@ -120,7 +120,7 @@ def claims(text: str) -> list[Claim]:
 
 
 def _clauses(text: str) -> Iterator[str]:
-    """The clauses, without what only opens them."""
+    """The clauses, without opening words."""
     for clause in _CLAUSES.split(_OPENING.sub("", _EXCEPT.sub(r"the artifacts \1. ", text))):
         plain = _OPENING.sub("", clause).strip()
         if plain:
@@ -133,6 +133,40 @@ def _finds(clause: str) -> bool | None:
     if _DENIES.search(_DEFECTS.sub(" ", clause)):
         return False
     return True if _FINDS.search(clause) else None
+
+
+#: Other things on a face that a claim may be about: the whole face, and places on it.
+_PLACES = (
+    r"faces?|pictures?|images?|photos?|photographs?|portraits?|heads?|regions?|areas?|parts?|places?|points?|spots?"
+    r"|features?|shapes?|proportions?|surfaces?|textures?|details?|edges?|borders?|joins?|sides?|corners?|half|halves|middle|cent(?:er|re)"
+    r"|rest|whole|left|right|upper|lower|top|bottom|inner|outer|surroundings|others?|same|one|two|three|artifacts?"
+    r"|traces?|signs?|forgery|seam|pixels?|noise|grain|patterns?|wrinkles?|lines?|makeup|beard|moustache|glasses"
+)
+_ON_A_FACE = re.compile(rf"\b(?:{'|'.join([*_PARTS.values(), *_SURFACES.values(), _PLACES])})\b", re.I)
+#: "in the voice", "around those hands": up to four words after the preposition.
+_SOMEWHERE = re.compile(
+    r"\b(?:in|at|on|of|around|about)\s+(?:the|this|that|these|those|his|her|its|their)\s+((?:[\w-]+\s*){1,4})",
+    re.I,
+)
+#: "The voice looks natural": the subject.
+_SUBJECT = re.compile(
+    r"^(?:the|this|that|these|those|his|her|their)\s+((?:[\w-]+\s+){1,3}?)(?:looks?|shows?|seems?|appears?|is|are)\b",
+    re.I,
+)
+
+
+def beyond_the_face(text: str) -> str | None:
+    """The clause that finds an artifact, or denies one, outside a face. None when there is no such clause.
+
+    "I see no artifact in the voice" claims what no picture can show.
+    """
+    for claim in claims(text):
+        if claim.finds is None or claim.regions:
+            continue
+        spoken_of = [match[1] for match in (*_SOMEWHERE.finditer(claim.text), *_SUBJECT.finditer(claim.text))]
+        if spoken_of and not any(_ON_A_FACE.search(words) for words in spoken_of):
+            return claim.text
+    return None
 
 
 # --- verdicts and techniques ---
@@ -198,12 +232,12 @@ _MARKUP = re.compile(
 
 
 def is_plain(text: str) -> bool:
-    """No markup, no list, no turn of a conversation, no address."""
+    """True for a text without markup, lists, turns of a conversation and addresses."""
     return _MARKUP.search(text.strip()) is None
 
 
 def is_sentence(text: str) -> bool:
-    """One or more whole plain sentences: of three words at least, from a capital letter to a full stop."""
+    """True for whole plain sentences: at least three words, from a capital letter to a full stop."""
     stripped = text.strip()
     words = re.findall(r"[^\W\d_][\w']*", stripped)
     return (
@@ -217,24 +251,24 @@ def is_sentence(text: str) -> bool:
 
 
 def _loops(words: Sequence[str]) -> bool:
-    """Whether four words in a row come for the third time: the model runs in a circle."""
+    """True when the same four words in a row come three times: the model repeats itself."""
     fours = [tuple(word.lower() for word in words[i : i + 4]) for i in range(len(words) - 3)]
     return any(fours.count(four) >= 3 for four in fours)
 
 
 # --- contradictions ---
 
-#: Parts on which the skin shows: an artifact there is one of the skin.
+#: Parts that show skin: an artifact there is also one of the skin.
 _SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
 
 
 def contradiction(text: str, *, deepfake: bool | None, artifacts: Sequence[Artifact] | None) -> str | None:
-    """How a text contradicts what was said of the face before; None when it does not.
+    """How a text contradicts the face's analysis. None when it does not.
 
     Args:
-        text: what is said now.
+        text: the text to check.
         deepfake: the verdict. None when there is none.
-        artifacts: those that were listed. None when the model was not asked for them.
+        artifacts: the listed artifacts. None when the model was not asked for them.
     """
     stated = verdict_stated(text)
     if deepfake is not None and stated is not None and stated != deepfake:
@@ -264,7 +298,7 @@ def _borne_out(claim: Claim, listed: set[Region]) -> bool:
 
 
 def _single_fault(claim: Claim) -> bool:
-    """It denies one way of being wrong: others may be there."""
+    """True when a claim denies only one kind of artifact. There may be others."""
     return _FAULT.search(claim.text) is not None
 
 

@@ -1,8 +1,8 @@
-"""What the stored colours of a picture mean: its colour profile is applied as browsers apply it, to sRGB.
+"""From a picture's stored colours to sRGB: its colour profile is applied as browsers apply it.
 
-Stored pixels may be anything: with a profile that exchanges red and green people see another picture than is stored. A
-profile that is broken, or of another kind than the pixels, is not applied, by browsers nor here. Nor are light and
-colours beyond those of a screen (PQ and HLG): how they are made to fit each browser decides for itself.
+Stored pixels alone prove nothing: with a profile that swaps red and green, people see another picture. Browsers do not
+apply a profile that is broken or of another kind than the pixels, and neither does this module. Light and colours
+beyond a screen's range (PQ and HLG) are not converted: each browser fits them in its own way.
 """
 
 import io
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-#: Bytes of a profile that are read: what the segments of a JPEG can hold.
+#: Most bytes of a profile: the segments of a JPEG hold no more.
 MOST_BYTES = 2**24
-#: Up to so many values of 255 a profile may move a colour before it is applied: below it is sRGB, rounded otherwise.
+#: A profile that moves no colour by more than this, of 255, is sRGB with other rounding, and is not applied.
 ROUNDING = 1
 
 _HEADER = 128
-#: The white of profiles.
+#: The white point of ICC profiles.
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "P", "PA")
-#: Kinds of profile that are applied to pixels of these modes.
+#: Kinds of profile that fit pixels of these modes.
 _FITTING = {
     **dict.fromkeys(_GREY_MODES, (b"GRAY", b"RGB ")),
     **dict.fromkeys(_COLOUR_MODES, (b"RGB ",)),
@@ -34,7 +34,7 @@ _FITTING = {
 
 
 def in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The picture in sRGB, as RGB or RGBA. None: its stored colours are what people see."""
+    """The picture in sRGB, as RGB or RGBA. None: its stored colours are the ones people see."""
     space = profile[16:20]
     if space not in _FITTING.get(image.mode, ()) or not _sound(profile):
         return None
@@ -50,7 +50,7 @@ def in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 
 def _sound(profile: bytes) -> bool:
-    """Whether its header is one that browsers go on from."""
+    """True when browsers accept the profile's header."""
     if not _HEADER < len(profile) <= MOST_BYTES or profile[36:40] != b"acsp":
         return False
     (size,) = struct.unpack_from(">I", profile)
@@ -59,7 +59,7 @@ def _sound(profile: bytes) -> bool:
 
 
 def _of_a_device(profile: bytes) -> bytes:
-    """What it says that it is for, which browsers do not look at, as lcms wants it."""
+    """The profile with a device class that lcms accepts. Browsers ignore the class."""
     return profile if profile[12:16] in _DEVICES else profile[:12] + b"mntr" + profile[16:]
 
 
@@ -78,7 +78,7 @@ def _applied(transform: Any, image: Image.Image, mode: str) -> Image.Image:
 
 
 def _as(image: Image.Image, mode: str) -> Image.Image:
-    """Without a copy when it is so already: it may be as large as a decoder's memory allows."""
+    """Convert to `mode`, without a copy when nothing changes: the picture may be as large as memory allows."""
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -89,7 +89,7 @@ def _through(transform: Any, image: Image.Image) -> Image.Image:
 
 
 def _moves(transform: Any, mode: str) -> int:
-    """By how much it moves a colour, at most, in values of 255."""
+    """The most that a transform moves a colour, in values of 255."""
     probe = Image.fromarray(np.arange(256, dtype=np.uint8)[None]) if mode == "L" else _cube()
     seen = np.array(_through(transform, probe)).astype(int)
     return int(np.abs(seen - np.array(probe.convert("RGB"))).max())
@@ -97,7 +97,7 @@ def _moves(transform: Any, mode: str) -> int:
 
 @cache
 def _cube() -> Image.Image:
-    """A pixel of each of 9 × 9 × 9 colours."""
+    """A picture of 9 × 9 × 9 colours, one pixel each."""
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1)
     return Image.fromarray(grid.reshape(27, 27, 3))
@@ -114,7 +114,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 def of_png(body: bytes) -> bytes | None:
     """The profile in an iCCP chunk. None: it is broken.
 
-    Of a PNG, browsers take each that is for neither grey nor inks as one for red, green and blue.
+    In a PNG, browsers treat every profile that is neither GRAY nor CMYK as an RGB one.
     """
     label, _, packed = body.partition(b"\0")
     if not label or packed[:1] != b"\0":
@@ -130,7 +130,7 @@ def of_png(body: bytes) -> bytes | None:
 
 
 def of_parts(parts: Sequence[bytes]) -> bytes | None:
-    """The profile in APP2 segments of a JPEG, after their name: place and count, and a part. None: one is missing."""
+    """The profile in a JPEG's APP2 segments. Each part has its place, the count and data. None: a part is missing."""
     placed: dict[int, bytes] = {}
     counts = set[int]()
     for part in parts:
@@ -142,11 +142,11 @@ def of_parts(parts: Sequence[bytes]) -> bytes | None:
     return b"".join(placed[place] for place in sorted(placed))
 
 
-# --- profiles in words: what primaries, white and curve a format names by numbers
+# --- profiles by numbers: primaries, white and curve as a format names them
 
 _Point = tuple[float, float]
 _D65, _C = (0.3127, 0.3290), (0.310, 0.316)
-#: Red, green and blue, and white, by their numbers in ITU-T H.273.
+#: Red, green and blue, and white, by number (ITU-T H.273).
 PRIMARIES: dict[int, tuple[tuple[_Point, _Point, _Point], _Point]] = {
     1: (((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)), _D65),
     4: (((0.67, 0.33), (0.21, 0.71), (0.14, 0.08)), _C),
@@ -171,8 +171,8 @@ def _kinked(*numbers: float) -> bytes:
 
 
 _SRGB_CURVE = _kinked(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-#: Curves by their numbers in ITU-T H.273. That of video is the one of its screens (BT.1886). The last four are of no
-#: screen: what they say of light is not applied.
+#: Curves by number (ITU-T H.273). Video gets the curve of its screens (BT.1886). The last four belong to no screen, so
+#: sRGB's curve is used.
 CURVES = {
     **dict.fromkeys((1, 6, 11, 14, 15), _power(2.4)),
     4: _power(2.2),
@@ -180,18 +180,18 @@ CURVES = {
     8: _power(1.0),
     **dict.fromkeys((13, 7, 16, 17, 18), _SRGB_CURVE),
 }
-#: Those that browsers take for the curve of sRGB in an AVIF: of video, and none that is named.
+#: Curves that browsers treat as sRGB's in an AVIF: those of video, and unspecified.
 _LIKE_SRGB = frozenset((1, 2, 6))
 
 
 def of_cicp(body: bytes) -> bytes | None:
-    """The profile of a PNG's cICP. None: it names none that is applied here."""
-    # The third number says that the colours are RGB, the fourth that they use all values.
+    """The profile of a PNG's cICP. None: it names none that we apply."""
+    # The third number means that the colours are RGB, the fourth that they use the full range.
     return _named(body[0], body[1]) if len(body) == 4 and body[2:] == b"\0\1" else None
 
 
 def of_nclx(primaries: int, curve: int) -> bytes | None:
-    """The profile that an AVIF names. None: it names none that is applied here."""
+    """The profile that an AVIF names. None: it names none that we apply."""
     return _named(
         _SRGB_PRIMARIES if primaries == _UNSAID else primaries, 13 if curve in _LIKE_SRGB else curve
     )
@@ -203,14 +203,14 @@ def _named(primaries: int, curve: int) -> bytes | None:
     return profile_of(*PRIMARIES[primaries], CURVES[curve])
 
 
-#: A PNG's gAMA, in 100,000ths, that is sRGB's when nothing is said of its primaries: by how much of it it may differ.
+#: sRGB's gAMA in a PNG, in 100,000ths. Without cHRM, a gAMA within this share of it counts as sRGB.
 _USUAL_GAMMA, _ABOUT = 45_455, 0.05
-#: Curves that are steeper are all black.
+#: Steeper curves make everything black.
 _STEEPEST = 1000.0
 
 
 def of_gamma(gamma: bytes, chroma: bytes) -> bytes | None:
-    """The profile of a PNG's gAMA and cHRM: white, red, green and blue. None: it is sRGB, or no such colours exist."""
+    """The profile of a PNG's gAMA and cHRM (white, red, green, blue). None: it is sRGB, or no such colours exist."""
     value = int.from_bytes(gamma, "big") if len(gamma) == 4 else 0
     points = [number / 100_000 for number in struct.unpack(">8I", chroma)] if len(chroma) == 32 else []
     if not value or (not points and abs(value / _USUAL_GAMMA - 1) <= _ABOUT):
@@ -225,12 +225,12 @@ def of_gamma(gamma: bytes, chroma: bytes) -> bytes | None:
         return None
 
 
-#: What cones answer to XYZ (Bradford).
+#: From XYZ to cone responses (Bradford).
 _CONES = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
 def profile_of(colours: tuple[_Point, _Point, _Point], white: _Point, curve: bytes) -> bytes:
-    """An ICC profile of version 2 with these primaries, as x and y, and this curve for each."""
+    """An ICC profile of version 2 with these primaries and white, as (x, y), and this curve for each."""
     there = _xyz(white)
     columns = np.stack([_xyz(colour) for colour in colours], axis=1)  # (3, 3): one column for each
     columns = columns * np.linalg.solve(columns, there)

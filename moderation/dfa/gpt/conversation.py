@@ -1,7 +1,7 @@
-"""Free conversation about one face: what was said, bounded, in the form the model was trained on.
+"""Free conversation about one face, bounded, in the form the model was trained on.
 
-The model gets the picture, what it said of it before, earlier turns and the question, and nothing else: no tools, no
-verdict of ours, no text from the case.
+The model gets only the picture, its own analysis of it, earlier turns and the question: no tools, no verdict of ours,
+no text from the case.
 """
 
 import re
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moderation.analysis import Artifact, FaceAnalysis, Label
-from moderation.dfa.gpt.claims import contradiction, is_sentence
+from moderation.dfa.gpt.claims import beyond_the_face, contradiction, is_sentence
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 from moderation.errors import RequestRefused
 
 #: Characters of one question. A longer one is not a question about a face.
 LONGEST_QUESTION = 500
-#: Earlier turns that the model is shown, the newest ones. Beyond this it was never trained.
+#: Most earlier turns that the model gets, the newest ones. It was not trained on more.
 MOST_TURNS = 8
-#: Tokens of a reply, whatever the caller asks for.
+#: Most tokens of a reply, even when the caller asks for more.
 LONGEST_REPLY = 512
 
 
@@ -32,16 +32,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Asked:
-    """A conversation in tokens, around its picture, up to the place of the next answer."""
+    """A conversation in tokens before and after its picture, up to the next answer's position."""
 
     before: Tokens
     after: Tokens
 
 
 def served_turns(prompts: PromptSet, face: FaceAnalysis) -> tuple[Turn, ...]:
-    """What the model said of a face when it was analysed, as the turns that a conversation goes on from.
+    """The analysis of a face, as the turns that begin a conversation about it.
 
-    Of the artifacts those that are shown: what was left out is not to be talked about. Nothing without a verdict.
+    They hold only the shown artifacts: the conversation must not mention the others. Empty without a verdict.
     """
     if face.verdict.label is Label.UNDETERMINED:
         return ()
@@ -50,7 +50,7 @@ def served_turns(prompts: PromptSet, face: FaceAnalysis) -> tuple[Turn, ...]:
     if face.verdict.technique is not None:
         turns.append(Turn(prompts.classification[0], prompts.technique_answers[face.verdict.technique]))
     if face.rationale or (face.reply is not None and not deepfake):
-        listed = prompts.artifacts_answer([(each.heading, each.text) for each in face.rationale])
+        listed = prompts.artifacts_answer([(artifact.heading, artifact.text) for artifact in face.rationale])
         turns.append(Turn(prompts.description[0], listed))
     return tuple(turns)
 
@@ -64,17 +64,19 @@ def ask(
     *,
     served: Sequence[Turn] = (),
 ) -> Asked:
-    """What was served, the newest turns and the question.
+    """The served turns, the newest turns and the question.
 
     Raise RequestRefused for a question that is empty or too long.
     """
     if not question.strip() or len(question) > LONGEST_QUESTION:
         raise RequestRefused(f"A question has 1 to {LONGEST_QUESTION} characters.")
-    said = [(turn.question, _unmarked(prompts, turn.answer)) for turn in served]
-    said += [(_plain(prompts, turn.question), _plain(prompts, turn.answer)) for turn in turns[-MOST_TURNS:]]
-    questions = [*(text for text, _ in said), _plain(prompts, question)]
+    earlier = [(turn.question, _unmarked(prompts, turn.answer)) for turn in served]
+    earlier += [
+        (_plain(prompts, turn.question), _plain(prompts, turn.answer)) for turn in turns[-MOST_TURNS:]
+    ]
+    questions = [*(text for text, _ in earlier), _plain(prompts, question)]
     text = prompts.open(questions[0])
-    for (_, answer), following in zip(said, questions[1:], strict=True):
+    for (_, answer), following in zip(earlier, questions[1:], strict=True):
         text += prompts.reply(answer) + prompts.ask(following)
     tokens = codec.encode(text)
     place = tokens.index(image_token)
@@ -88,36 +90,38 @@ def answer_or_none(
     deepfake: bool | None = None,
     artifacts: Sequence[Artifact] | None = None,
 ) -> str | None:
-    """What a reviewer is shown of an answer. None when the model has none.
+    """The part of an answer that a reviewer is shown. None when there is no usable answer.
 
-    That is when it is empty, a fragment, a list or markup, runs in a circle, or contradicts what the same model said of
-    the face. An answer that was cut off is shown up to its last whole sentence.
+    Unusable is an answer that is empty, a fragment, a list or markup, that repeats itself, that contradicts the model's
+    analysis of the face, or that judges something outside the face. An incomplete answer is shown up to its last whole
+    sentence.
 
     Args:
-        text: the answer as it was written.
-        complete: it was not cut off.
+        text: the answer as written.
+        complete: the answer was not cut off.
         deepfake: the verdict on the face. None when there is none.
-        artifacts: those that are shown for it. None when the model was not asked for them.
+        artifacts: the shown artifacts. None when the model was not asked for them.
     """
     written = text.strip()
     if not complete:
         written = written[: max(written.rfind(mark) for mark in ".!?") + 1]
-    if not is_sentence(written) or contradiction(written, deepfake=deepfake, artifacts=artifacts) is not None:
+    if not is_sentence(written) or beyond_the_face(written) is not None:
         return None
-    return written
+    against = contradiction(written, deepfake=deepfake, artifacts=artifacts)
+    return written if against is None else None
 
 
-#: A token of a tokenizer's own: <|im_end|>, <image>, <file_sep> …
+#: A special token of some tokenizer: <|im_end|>, <image>, <file_sep> …
 _TOKEN = re.compile(r"</?[^<>\s]{1,40}>")
 
 
 def _plain(prompts: PromptSet, text: str) -> str:
-    """In one line, without the marks that structure a conversation."""
+    """The text in one line, without the marks that structure a conversation."""
     return " ".join(_unmarked(prompts, text).split())
 
 
 def _unmarked(prompts: PromptSet, text: str) -> str:
-    """Without the marks that structure a conversation: what is said must not end a turn or place a picture."""
+    """The text without the marks that structure a conversation: it must not end a turn or place a picture."""
     for mark in (prompts.image, prompts.end, "USER:", "ASSISTANT:"):
         text = text.replace(mark, " ")
     return _TOKEN.sub(" ", text)

@@ -1,4 +1,4 @@
-"""What goes into the model: face crops, and a picture that is ready to be asked about. No model is known here."""
+"""The model's input: face crops, and a picture that is ready for the model. No model is known here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from moderation.analysis import Face, FaceAnalysis, PictureFacts
 
 @dataclass(frozen=True)
 class FaceCrop:
-    """One face, cut out for the model."""
+    """One face, cropped for the model."""
 
     face: Face
     pixels: np.ndarray  # (S, S, 3) uint8 RGB
-    #: Ask whether it is a deepfake and nothing else.
+    #: Ask only DF-D: deepfake or not.
     verdict_only: bool = False
 
 
@@ -24,10 +24,10 @@ class Prepared:
 
     facts: PictureFacts
     crops: tuple[FaceCrop, ...]
-    #: Faces that nobody could judge, with the reason.
+    #: Faces that the model is not asked about, with the reason.
     judged: tuple[FaceAnalysis, ...] = ()
     #: Seconds spent: decode, faces, crop.
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    #: As they came with the picture: see `pixels.Picture`.
+    #: From the picture: see `pixels.Picture`.
     evidence: object = None
     renditions: object = None

@@ -1,7 +1,7 @@
 """DFA-GPT: pictures in, analyses out. No queue, database or bucket is known here.
 
-A `Detector` owns one bundle and its engine. `prepare` may run in many threads; one thread calls `analyze` or
-`stream`; `converse` may be called beside it and takes turns with it.
+A `Detector` owns one bundle and its engine. `prepare` may run in many threads. One thread calls `analyze` or `stream`.
+`converse` may run in another thread and takes turns with it.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import torch
 from moderation.analysis import (
     Abstain,
     Analysis,
+    Basis,
     Face,
     FaceAnalysis,
     Label,
@@ -29,10 +30,10 @@ from moderation.analysis import (
 )
 from moderation.dfa.gpt.bundle import Bundle, BundleSpec, base_folder, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import Platt, sigmoid
-from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask
+from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask, served_turns
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.effect import hide, margin_of, variants, with_effects
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Plan, Route, VerdictOnly
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Look, Plan, Route, VerdictOnly
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.foreign import foreign_map
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
@@ -43,36 +44,36 @@ from moderation.errors import BonafideError, BundleMismatch
 
 K = TypeVar("K")
 
-#: Raised with every change of this code after which the same bundle and picture can give another analysis.
-PIPELINE_VERSION = 2
+#: Raise this with every code change that can alter the analysis of the same bundle and picture.
+PIPELINE_VERSION = 4
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of the model, and how its score is read. Every field can change an analysis: see `fingerprint`."""
+    """What the model is asked, and how its score is read. Every field can change an analysis: see `fingerprint`."""
 
-    #: Ask DF-C, AD. With neither, only DF-D is asked and nothing is generated.
+    #: Ask DF-C, ask AD. With neither, only DF-D is asked and nothing is generated.
     technique: bool = True
     rationale: bool = True
-    #: In [0, 1]: a face whose score is below leaves after DF-D, without technique or rationale.
+    #: In [0, 1]: a face with a lower score leaves after DF-D, without technique or rationale.
     early_exit: float = 0.3
-    #: In [0, 1]: where bona fide ends and deepfake begins. None: the zone of the bundle's calibration, else one half.
+    #: In [0, 1]: the score where deepfake begins. None: the zone of the bundle's calibration, or 0.5 without one.
     threshold: float | None = None
-    #: In [0, 1]: UNDETERMINED when the score is closer to the threshold than this. A zone of the bundle has its own.
+    #: In [0, 1]: UNDETERMINED when the score is closer to the threshold than this. Not used with a calibration's zone.
     band: float = 0.02
-    #: In [0, 1]: UNDETERMINED when the two answers together hold less, for the model was not answering.
+    #: In [0, 1]: UNDETERMINED when P(Yes) + P(No) is lower: the model was not answering the question.
     minimum_mass: float = 0.5
     normalisation: Normalisation = Normalisation.MEAN
     #: Tokens of a rationale.
     max_new_tokens: int = 120
-    #: Take the decoder's products in eight bits. Changes scores: calibrate again.
+    #: Compute the decoder's products in eight bits. This changes scores: calibrate again.
     float8: bool = False
-    #: Faces of one picture that are judged, largest first. All that are found are counted.
+    #: Most faces judged in one picture, largest first. All faces found are counted.
     max_faces: int = 32
 
 
 class Detector:
-    """A loaded bundle that can be asked."""
+    """A loaded bundle and its engine."""
 
     def __init__(
         self,
@@ -101,17 +102,21 @@ class Detector:
                 room=room,
                 max_batch=max_batch,
             ),
-            choose=lambda sums: self._shares(sums).technique,
+            choose=lambda sums, seen: self.shares(sums, seen).technique,
             heads=bundle.heads,
         )
-        #: What each DF-C answer scores on a grey picture. None unless the policy takes it away.
+        #: Log-probability of each DF-C answer on a grey picture. None unless the policy subtracts it.
         self._prior: Mapping[Technique, float] | None = None
         if policy.normalisation is Normalisation.PRIOR:
             self._prior = self._grey_answers()
-        #: Of everything that an analysis depends on, in hexadecimal.
+        #: Digest of everything that an analysis depends on, in hexadecimal.
         self.fingerprint = fingerprint(bundle.spec, policy)
         #: For people: "mini 1".
         self.bundle_name = f"{bundle.spec.card.name} {bundle.spec.card.version}"
+        calibration = bundle.calibration
+        #: What the scores were calibrated on. None: they only order cases.
+        self.basis = None if calibration is None else Basis(calibration.basis, calibration.sources)
+        self.prompts_version = bundle.prompts.version
         #: Side of a face crop, pixels.
         self.image_size = bundle.spec.image.size
 
@@ -127,21 +132,21 @@ class Detector:
         room: float = 1.0,
         max_batch: int | None = None,
     ) -> Self:
-        """Load a folder, `mini`, or `org/name@revision`. Raise BundleMismatch when it is not what it says.
+        """Load a bundle by its name. Raise BundleMismatch when it is not as its card says.
 
         Args:
-            bundle: what to load.
+            bundle: a folder, `mini`, or `org/name@revision`.
             device: `cpu`, `cuda`, `cuda:1` …, or `auto`: CUDA when there is one.
-            policy: what to ask; the defaults when None.
-            decode: how a file becomes a picture, and within which limits.
-            slots: faces at once; what fits into memory when None.
-            room: part of the memory that slots may take; less than 1 when another bundle is loaded after this one.
-            max_batch: faces of one prefill; the device's default when None.
+            policy: what to ask. None: the defaults.
+            decode: turns a file into a picture, within its limits.
+            slots: faces at once. None: what fits into memory.
+            room: share of the memory that slots may take. Less than 1 when another bundle is loaded after this one.
+            max_batch: faces of one prefill. None: the device's default.
         """
         spec = resolve_bundle(bundle)
-        chosen = _device(device)
+        place = _device(device)
         return cls(
-            load_bundle(spec, device=chosen, dtype=precision(spec, chosen)),
+            load_bundle(spec, device=place, dtype=precision(spec, place)),
             policy or Policy(),
             decode=decode,
             slots=slots,
@@ -150,20 +155,20 @@ class Detector:
         )
 
     def close(self) -> None:
-        """Give the memory of the slots back, before another bundle is loaded or another engine made on this one.
+        """Free the slots' memory, before another bundle is loaded or another engine is made on this one.
 
-        It asks nothing more after that, but still prepares pictures.
+        A closed detector asks nothing more, but still prepares pictures.
         """
         self._engine.close()
 
     @property
     def bundle(self) -> Bundle:
-        """What is asked. Another engine made on it takes the model over: this detector is done then, close it."""
+        """The loaded bundle. Close this detector before another engine takes over its model."""
         return self._bundle
 
     @property
     def zone(self) -> tuple[float, float]:
-        """Scores between these two are UNDETERMINED; from the second on a face is a deepfake."""
+        """Scores between these two are UNDETERMINED. From the second on, a face is a deepfake."""
         return zone_of(self.policy, self._bundle.calibration)
 
     @property
@@ -172,27 +177,27 @@ class Detector:
 
     @property
     def slots(self) -> int:
-        """Faces that are in work at once, at most."""
+        """Most faces at once."""
         return self._engine.kv.slots
 
     @property
     def max_batch(self) -> int:
-        """Faces that one prefill takes, at most."""
+        """Most faces of one prefill."""
         return self._engine.batch
 
     def warm(self) -> None:
-        """Run everything once, so that the first case does not pay for it."""
+        """Run everything once, so that the first case does not wait for compilation."""
         self._engine.warm()
 
     # One picture
 
     def prepare(self, data: bytes) -> Prepared:
-        """Decode, find the faces, cut them out. Raise ImageRejected. Safe to call from many threads."""
+        """Decode a picture, find its faces and crop them. Raise ImageRejected. Safe in many threads."""
         began = time.perf_counter()
         picture = self._decode(data)
         decoded = time.perf_counter()
         faces = find_faces(picture)
-        asked, judged = chosen(picture, faces, at_most=self.policy.max_faces)
+        asked, judged = faces_to_ask(picture, faces, at_most=self.policy.max_faces)
         found = time.perf_counter()
         crops = tuple(
             FaceCrop(face, crop_face(picture, face, self.image_size, upright=True)) for face in asked
@@ -201,7 +206,7 @@ class Detector:
         return Prepared(picture.facts, crops, judged, seconds, picture.evidence, picture.renditions)
 
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis:
-        """The analysis of a picture from those of its faces: the ones the model saw and the ones nobody could judge."""
+        """The analysis of a picture, from `faces` that the model saw and from those it could not judge."""
         facts = prepared.facts
         placed = [
             replace(face, rationale=within(face.rationale, width=facts.width, height=facts.height))
@@ -220,7 +225,7 @@ class Detector:
     # Faces
 
     def analyze(self, crops: Sequence[FaceCrop]) -> list[FaceAnalysis]:
-        """The faces' analyses, in their order. Raise the first error among them."""
+        """The faces' analyses, in order. Raise the first error among them."""
         waiting = list(enumerate(crops))
         results: dict[int, FaceAnalysis] = {}
 
@@ -237,12 +242,12 @@ class Detector:
     def stream(
         self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
     ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]:
-        """Analyse faces for as long as `take` brings them; yield each with its key as soon as it is finished.
+        """Analyse faces while `take` brings them. Yield each with its key as soon as it is finished.
 
-        `take(room, idle)` returns at most `room` faces. When `idle`, nothing is running and it may wait; otherwise it
-        should not. `[]` means nothing now, None means no more: the running ones are finished, and the stream ends. It
-        is called before every step, with a room of 0 too: what it returns then says nothing.
-        One face's error is its own result. Closing the stream abandons the faces that are running.
+        `take(room, idle)` returns at most `room` faces. It may wait only when `idle`: then no face is running. `[]`
+        means none now. None means no more: the running faces are finished, and the stream ends. `take` is called before
+        every step, also with a `room` of 0; then its result is ignored.
+        One face's error is its own result. Closing the stream abandons the running faces.
         """
 
         def take_pixels(room: int, idle: bool) -> Sequence[tuple[tuple[K, Face], _Asked]] | None:  # noqa: FBT001
@@ -252,12 +257,12 @@ class Detector:
         for (key, face), answers in self._engine.run(take_pixels):
             yield key, answers if isinstance(answers, BonafideError) else self.judge(face, answers)
 
-    # What a score depends on
+    # Effects
 
     def measure(
         self, crops: Sequence[FaceCrop], faces: Sequence[FaceAnalysis], *, at_most: int
     ) -> list[FaceAnalysis]:
-        """These faces with the effect of the first `at_most` artifacts of each: see `effect`. Raise the first error."""
+        """The faces with the effects of their first `at_most` artifacts: see `effect`. Raise the first error."""
         hidden = [hide(crop, face, at_most=at_most) for crop, face in zip(crops, faces, strict=True)]
         asked = [
             variant for crop, ways in zip(crops, hidden, strict=True) for variant in variants(crop, ways)
@@ -270,7 +275,7 @@ class Detector:
     # From answers to verdicts
 
     def score(self, margin: float) -> float:
-        """In [0, 1]: a probability when the bundle is calibrated; otherwise it only orders."""
+        """In [0, 1]: a probability when the bundle is calibrated; otherwise it only orders cases."""
         calibration = self._bundle.calibration
         return sigmoid(margin) if calibration is None else calibration.probability(margin)
 
@@ -281,18 +286,18 @@ class Detector:
         return Route.DEEPFAKE if score >= sum(self.zone) / 2 else Route.BONA_FIDE
 
     def judge(self, face: Face, answers: Answers) -> FaceAnalysis:
-        """Read one face's answers, and keep what the tower saw in it."""
-        said = self._judged(face, answers)
-        return (
-            said if answers.seen is None else replace(said, foreign=foreign_map(face, answers.seen.foreign))
-        )
+        """One face's analysis from its answers, with the tower's evidence map."""
+        analysis = self._judged(face, answers)
+        if answers.seen is None:
+            return analysis
+        return replace(analysis, foreign=foreign_map(face, answers.seen.foreign))
 
     def _judged(self, face: Face, answers: Answers) -> FaceAnalysis:
-        """What was said of one face. The score decides the verdict; what was written never changes which one it is.
+        """One face's verdict and rationale. The score decides the verdict; the reply never turns it into the other.
 
-        A rationale that cannot be read makes the verdict UNDETERMINED: the model was not doing what it was trained
-        for. Artifacts written for a bona fide face contradict its verdict: the reply is kept, but they are not shown as
-        if they explained it. Nor are artifacts that contradict themselves or one another; these are counted.
+        An unreadable rationale makes the verdict UNDETERMINED: the model was not doing what it was trained for.
+        Artifacts of a bona fide face contradict its verdict: the reply is kept, but they are not shown. Artifacts that
+        contradict themselves or one another are not shown either; they are counted.
         """
         verdict, view = self._verdict(answers), answers.seen and answers.seen.view
         if answers.rationale is None:
@@ -318,7 +323,7 @@ class Detector:
         elif low < score < high:
             abstain = Abstain.NEAR_THRESHOLD
         label = Label.DEEPFAKE if score >= high else Label.BONA_FIDE
-        shares = None if answers.options is None else self._shares(answers.options)
+        shares = None if answers.options is None else self.shares(answers.options, answers.seen)
         return Verdict(
             label=label if abstain is None else Label.UNDETERMINED,
             score=score,
@@ -331,26 +336,32 @@ class Detector:
         )
 
     def _too_strange(self, answers: Answers) -> bool:
-        """Whether the tower's features lie further from those it learnt on than its calibration reaches."""
+        """True when the tower's features are further from the training faces than the calibration allows."""
         calibration, seen = self._bundle.calibration, answers.seen
         if calibration is None or calibration.strangest is None or seen is None or seen.strangeness is None:
             return False
         return seen.strangeness > calibration.strangest
 
-    def _shares(self, sums: Mapping[Technique, float]) -> TechniqueShares:
+    def shares(self, sums: Mapping[Technique, float], seen: Look | None) -> TechniqueShares:
+        """What DF-C serves, from the sums of its answers' log-probabilities and what the tower sees."""
         lengths = {name: len(tokens) for name, tokens in self._bundle.script.options.items()}
-        return technique_shares(sums, lengths, how=self.policy.normalisation, prior=self._prior)
+        head = seen and seen.technique
+        return technique_shares(sums, lengths, how=self.policy.normalisation, prior=self._prior, head=head)
 
     def _grey_answers(self) -> Mapping[Technique, float]:
-        """The sums of the DF-C answers' log-probabilities on a picture that shows nothing."""
+        """The sums of the DF-C answers' log-probabilities on a grey picture."""
         size = self._bundle.spec.image.size
         engine = self._engine
-        engine.route, engine.choose = lambda _margin, _mass: Route.DEEPFAKE, lambda sums: next(iter(sums))
+        engine.route, engine.choose = lambda _margin, _mass: Route.DEEPFAKE, lambda sums, _: next(iter(sums))
         (answers,) = engine.answer([np.full((size, size, 3), 127, dtype=np.uint8)])
-        engine.route, engine.choose = self._route, lambda sums: self._shares(sums).technique
+        engine.route, engine.choose = self._route, lambda sums, seen: self.shares(sums, seen).technique
         return answers.options or {}
 
     # Free conversation
+
+    def served(self, face: FaceAnalysis) -> tuple[Turn, ...]:
+        """The analysis of a face as turns of this bundle's conversation: see `converse`."""
+        return served_turns(self._bundle.prompts, face)
 
     def converse(
         self,
@@ -361,10 +372,10 @@ class Detector:
         served: Sequence[Turn] = (),
         max_new_tokens: int = 256,
     ) -> Iterator[str]:
-        """Answer a question about one face, piece by piece. The model sees the face and the earlier turns only.
+        """Answer a question about one face, piece by piece. The model sees only the face and the earlier turns.
 
-        `served` is what it said of the face when it was analysed (`served_turns`); these turns come first.
-        Raise RequestRefused for a question it does not take, EngineUnavailable when there is no memory for it.
+        `served` are the turns of its analysis (see the method `served`); they come first.
+        Raise RequestRefused for an empty or too long question, EngineUnavailable when memory is short.
         """
         bundle = self._bundle
         token = bundle.model.config.image_token_id
@@ -376,13 +387,13 @@ class Detector:
             tokens.append(token)
             decoded = bundle.codec.decode(tokens)
             text = _printable(decoded).lstrip()
-            # A character may be split over tokens: it is shown once it is whole.
+            # A character may span several tokens: it is yielded once it is whole.
             if len(text) > len(shown) and text.startswith(shown) and not decoded.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
 
 
-#: What the engine is given of a face.
+#: The engine's input for one face.
 _Asked = np.ndarray | VerdictOnly
 
 
@@ -390,10 +401,10 @@ def _asked(crop: FaceCrop) -> _Asked:
     return VerdictOnly(crop.pixels) if crop.verdict_only else crop.pixels
 
 
-def chosen(
+def faces_to_ask(
     picture: Picture, faces: Sequence[Face], *, at_most: int
 ) -> tuple[list[Face], tuple[FaceAnalysis, ...]]:
-    """The faces to ask about, largest first, and the others with the reason why nobody judges them."""
+    """The faces to ask about, largest first, and the others with the reason why they are not judged."""
     asked: list[Face] = []
     others: list[FaceAnalysis] = []
     for face in faces:
@@ -407,7 +418,7 @@ def chosen(
 
 
 def zone_of(policy: Policy, calibration: Platt | None) -> tuple[float, float]:
-    """The scores between which nothing is decided: the policy's when it names a threshold, else the bundle's."""
+    """Scores between these two decide nothing. The policy's threshold comes before the calibration's zone."""
     if policy.threshold is None and calibration is not None and calibration.zone is not None:
         return calibration.zone
     threshold = 0.5 if policy.threshold is None else policy.threshold
@@ -427,7 +438,7 @@ def fingerprint(spec: BundleSpec, policy: Policy) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without control characters: what a model writes ends up on terminals and pages."""
+    """The text without control characters: it is shown on terminals and pages."""
     return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
@@ -440,17 +451,17 @@ def _device(name: str) -> torch.device:
         raise BundleMismatch(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BundleMismatch(
-            f"Device {name!r} was asked for, but torch sees no such CUDA device: use auto or cpu."
+            f"The device is set to {name!r}, but torch sees no such CUDA device: use auto or cpu."
         )
     return device
 
 
-#: Width of a decoder below which float32 is quick anyway, and small towers' batch norms fold exactly.
+#: Below this decoder width float32 is fast enough, and small towers' batch norms fold exactly.
 SMALL = 256
 
 
 def precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and on processors that multiply in it, float32 elsewhere and for very small models."""
+    """bfloat16 on CUDA and on processors with AMX; float32 elsewhere and for very small models."""
     file = base_folder(spec) / "config.json" if spec.base is None else None
     config: Any = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
     if config.get("text_config", {}).get("hidden_size", SMALL) < SMALL:
@@ -459,5 +470,5 @@ def precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has tiles for bfloat16 (AMX), where products take a quarter of float32's time."""
-    return torch.cpu._is_amx_tile_supported()  # noqa: SLF001  torch tells it nowhere else
+    """True when this processor has bfloat16 tiles (AMX): its products take a quarter of float32's time."""
+    return torch.cpu._is_amx_tile_supported()  # noqa: SLF001  torch has no public name for it

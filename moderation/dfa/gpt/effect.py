@@ -1,8 +1,8 @@
-"""Whether a face's score depends on the regions that are named: each is hidden, and the model asked again.
+"""Does a face's score depend on the named regions? Each region is hidden, and the model is asked again.
 
-Hiding changes a face by itself, and a smooth patch looks forged to a model that knows forgeries. So a region is hidden
-in several ways, and a control region of equal area, elsewhere on the same face, is hidden in the same ways: what counts
-is by how much more the score falls without the region than without the control.
+Any hidden patch changes a face, and a smooth patch looks forged to a model that knows forgeries. So a region is hidden
+in several ways, and so is a control region of equal area elsewhere on the same face. The evidence is how much more the
+score falls without the region than without the control.
 
 S pixels of a crop's side. Masks are (S, S) bool.
 """
@@ -19,26 +19,26 @@ from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.pixels import in_crop
 from moderation.dfa.gpt.regions import outlines
 
-#: A region that covers less of a crop is too small to be hidden, or lies outside of it.
+#: Smallest share of a crop that can be hidden. A region below it is too small, or lies outside the crop.
 SMALLEST = 0.004
-#: Parts of a crop's side: the soft edge of what is hidden, the width of a blur, and the grain that a fill keeps.
+#: Widths as shares of a crop's side: of the soft edge of a hidden region, of the blur, and of the grain a fill keeps.
 EDGE, BLUR, GRAIN = 0.012, 0.07, 0.0045
-#: The part of known pixels around one, from which on it is filled with their mean.
+#: A pixel is filled with the mean of its surroundings once this share of them is known.
 ENOUGH = 0.1
-#: The boundary of a face is its outline without so much of it, from the middle; its skin is hidden so far from there,
-#: which leaves room for a control.
+#: Shares of the outline, scaled towards its middle. The face boundary lies outside `INSIDE`; skin is hidden within
+#: `SKIN`, which leaves room for a control.
 INSIDE, SKIN = 0.8, 0.9
-#: What the skin is not.
+#: Features that are not skin.
 FEATURES = (Region.EYES, Region.NOSE, Region.MOUTH)
 
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """What is asked to measure one artifact's effect: pictures without its region, and without the control."""
+    """The pictures that measure one artifact's effect: without its region, and without the control."""
 
     #: Index into the face's rationale.
     place: int
-    #: One for each fill, (S, S, 3) uint8.
+    #: One picture for each fill, (S, S, 3) uint8.
     without: tuple[np.ndarray, ...]
     control: tuple[np.ndarray, ...]
 
@@ -47,14 +47,14 @@ class Hidden:
         return self.without + self.control
 
 
-def hide(crop: FaceCrop, said: FaceAnalysis, *, at_most: int) -> tuple[Hidden, ...]:
-    """What is to be asked about the first `at_most` artifacts of a face that is called a deepfake.
+def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int) -> tuple[Hidden, ...]:
+    """Hide the first `at_most` artifacts of a face whose verdict is deepfake.
 
-    Left out are artifacts without a place on the face, and those that leave no room for a control.
+    Artifacts without a place on the face are left out, and so are those that leave no room for a control.
     """
-    if said.verdict.label is not Label.DEEPFAKE or said.verdict.margin is None:
+    if analysis.verdict.label is not Label.DEEPFAKE or analysis.verdict.margin is None:
         return ()
-    places = [(place, mask_of(artifact, crop)) for place, artifact in enumerate(said.rationale)]
+    places = [(place, mask_of(artifact, crop)) for place, artifact in enumerate(analysis.rationale)]
     named = [mask for _, mask in places if mask is not None]
     if not named:
         return ()
@@ -71,46 +71,45 @@ def hide(crop: FaceCrop, said: FaceAnalysis, *, at_most: int) -> tuple[Hidden, .
 
 
 def variants(crop: FaceCrop, hidden: Sequence[Hidden]) -> list[FaceCrop]:
-    """The pictures to ask about, in the order in which `with_effects` takes their margins."""
-    return [FaceCrop(crop.face, pixels, verdict_only=True) for one in hidden for pixels in one.pictures]
+    """The pictures to ask about. `with_effects` takes their margins in this order."""
+    return [FaceCrop(crop.face, pixels, verdict_only=True) for region in hidden for pixels in region.pictures]
 
 
-def margin_of(answer: FaceAnalysis) -> float:
-    """What was said of a variant."""
-    margin = answer.verdict.margin
+def margin_of(variant: FaceAnalysis) -> float:
+    margin = variant.verdict.margin
     assert margin is not None, "a face that the model was asked about has a margin"
     return margin
 
 
 def with_effects(
-    said: FaceAnalysis,
+    analysis: FaceAnalysis,
     hidden: Sequence[Hidden],
     margins: Iterator[float],
     score: Callable[[float], float],
 ) -> FaceAnalysis:
-    """The face with the effect of each artifact that was hidden; `margins` are those of `variants`, in their order."""
-    margin = said.verdict.margin
+    """The analysis with the effect of each hidden artifact. `margins` are those of `variants`, in order."""
+    margin = analysis.verdict.margin
     if margin is None:
-        return said
-    rationale = list(said.rationale)
-    for one in hidden:
-        without = float(np.mean([next(margins) for _ in one.without]))
-        control = float(np.mean([next(margins) for _ in one.control]))
+        return analysis
+    rationale = list(analysis.rationale)
+    for region in hidden:
+        without = float(np.mean([next(margins) for _ in region.without]))
+        control = float(np.mean([next(margins) for _ in region.control]))
         effect = Effect(
             score_without=score(without),
             margin_fall=margin - without,
             control_score=score(control),
             control_fall=margin - control,
         )
-        rationale[one.place] = replace(rationale[one.place], effect=effect)
-    return replace(said, rationale=tuple(rationale))
+        rationale[region.place] = replace(rationale[region.place], effect=effect)
+    return replace(analysis, rationale=tuple(rationale))
 
 
 # --- where
 
 
 def mask_of(artifact: Artifact, crop: FaceCrop) -> np.ndarray | None:
-    """The pixels of an artifact's regions in the crop. None when too few of them are there, or the place is unknown."""
+    """The pixels of an artifact's regions in the crop. None when they are too few, or the place is unknown."""
     mask = np.zeros(crop.pixels.shape[:2], dtype=bool)
     for region in artifact.regions:
         mask |= _region(region, crop)
@@ -147,22 +146,22 @@ def _drawn(parts: Sequence[Sequence[Point]], crop: FaceCrop) -> np.ndarray:
 
 
 def control_for(mask: np.ndarray, crop: FaceCrop, *, named: Sequence[np.ndarray]) -> np.ndarray | None:
-    """As many pixels of the face as the region has, none of them in it and as few as can be in what else is named.
+    """A control: as many pixels of the face as the region, outside it, and overlapping other named regions least.
 
-    The region itself moved elsewhere on the face, as near to the face's middle as it goes; where it fits nowhere, the
-    pixels of the face that lie farthest from it. None when the face has no room for so many.
+    It is the region itself, moved on the face and as near to its middle as possible. If that fits nowhere, it is the
+    pixels of the face farthest from the region. None when the face has too few pixels left.
     """
     face = face_mask(crop)
-    room = face & ~(_spread(mask) > EDGE)
+    room = face & ~around(mask)
     others = np.logical_or.reduce([face & False, *named]) & ~mask
     moved = _moved(mask, room, others, face)
     return moved if moved is not None else _farthest(mask, room, others)
 
 
 def _moved(mask: np.ndarray, room: np.ndarray, others: np.ndarray, face: np.ndarray) -> np.ndarray | None:
-    """The region moved to where all of it has room. None when it fits nowhere."""
+    """The region moved to a place with room for all of it. None when there is no such place."""
     size, area = len(mask), int(mask.sum())
-    fits = _overlaps(mask, room) > area - 0.5  # (2S, 2S): by how far down and right
+    fits = _overlaps(mask, room) > area - 0.5  # (2S, 2S), by shift down and right
     if not fits.any():
         return None
     down, right = (np.fft.fftfreq(2 * size, 1 / (2 * size)) for _ in range(2))
@@ -174,7 +173,7 @@ def _moved(mask: np.ndarray, room: np.ndarray, others: np.ndarray, face: np.ndar
 
 
 def _overlaps(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(2S, 2S): how many pixels of the mask lie on the other when it is moved so far, round the edges."""
+    """(2S, 2S): how many pixels the mask shares with the other, for each shift down and right (cyclic)."""
     shape = (2 * len(mask), 2 * len(mask))
     found = np.fft.rfft2(mask, shape).conj() * np.fft.rfft2(other, shape)
     return np.fft.irfft2(found, shape)
@@ -190,16 +189,35 @@ def _farthest(mask: np.ndarray, room: np.ndarray, others: np.ndarray) -> np.ndar
         return None
     nearness = _smooth(mask.astype(np.float32), 0.25 * len(mask)) + others
     order = np.argsort(np.where(room, nearness, np.inf), axis=None, kind="stable")
-    chosen = np.zeros(mask.size, dtype=bool)
-    chosen[order[:area]] = True
-    return chosen.reshape(mask.shape)
+    farthest = np.zeros(mask.size, dtype=bool)
+    farthest[order[:area]] = True
+    return farthest.reshape(mask.shape)
+
+
+def most_like(wanted: np.ndarray, room: np.ndarray, area: int, *, spared: np.ndarray) -> np.ndarray | None:
+    """`area` pixels of the room: first the wanted ones, then those nearest to them, and the spared ones last.
+
+    None when the room has fewer pixels.
+    """
+    if room.sum() < area:
+        return None
+    nearness = wanted + _smooth(wanted.astype(np.float32), 0.1 * len(wanted)) - 4 * spared
+    order = np.argsort(np.where(room, -nearness, np.inf), axis=None, kind="stable")
+    nearest = np.zeros(wanted.size, dtype=bool)
+    nearest[order[:area]] = True
+    return nearest.reshape(wanted.shape)
+
+
+def around(mask: np.ndarray) -> np.ndarray:
+    """The pixels that change when the mask is hidden: the mask and its soft edge."""
+    return _spread(mask) > EDGE
 
 
 # --- how
 
 
 class Filler:
-    """One picture, in which pixels are hidden: surroundings diffused in, blurred, and grey."""
+    """Hides pixels of one picture in three ways: surroundings diffused in, blurred, and grey."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         picture = pixels.astype(np.float32)
@@ -211,7 +229,7 @@ class Filler:
     def fills(self, mask: np.ndarray, spared: np.ndarray) -> tuple[np.ndarray, ...]:
         """The picture with the mask's pixels hidden in each way.
 
-        `spared` pixels give the diffused fill its grain: a patch without any would stand out by that alone.
+        The diffused fill takes its grain from `spared` pixels: without grain alone it would stand out.
         """
         spread = _spread(mask)
         edge = np.clip(4 * spread, 0, 1)[..., None]  # 1 in the mask and its corners, falling to 0 around it
@@ -223,10 +241,10 @@ class Filler:
             np.full_like(self._picture, 127),
         )
         mixed = [edge * way + (1 - edge) * self._picture for way in ways]
-        return tuple(each.round().clip(0, 255).astype(np.uint8) for each in mixed)
+        return tuple(fill.round().clip(0, 255).astype(np.uint8) for fill in mixed)
 
     def _grain_for(self, hidden: np.ndarray, spared: np.ndarray) -> np.ndarray:
-        """Grain and no edges: what is larger than most of it belongs to an eye, or teeth."""
+        """Grain without edges. Larger values are clipped: they belong to an eye or teeth."""
         laid = np.zeros_like(self._picture)
         grain = self._grain[spared]
         if len(grain):
@@ -236,7 +254,10 @@ class Filler:
 
 
 def _flown_in(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """What lies around flows in, from near where it can and from far where it must. At half the size: it is smooth."""
+    """The picture with its surroundings diffused into the hidden pixels, from as near as possible.
+
+    The fill is smooth, so it is computed at half the size.
+    """
     known = _halved((~hidden).astype(np.float32)[..., None])
     colours = _halved(picture * ~hidden[..., None])
     weight, filled = known, colours
@@ -253,7 +274,7 @@ def _flown_in(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
-    """(S, S, C) -> (S/2, S/2, C), the last row and column of an odd size twice."""
+    """(S, S, C) -> (S/2, S/2, C). An odd size repeats its last row and column."""
     odd = len(values) % 2
     even = np.pad(values, ((0, odd), (0, odd), (0, 0)), mode="edge")
     half = len(even) // 2
@@ -266,17 +287,17 @@ def _spread(mask: np.ndarray) -> np.ndarray:
 
 
 def _smooth(values: np.ndarray, width: float) -> np.ndarray:
-    """(S, S) or (S, S, C), each value as the mean of its surroundings, by a Gaussian that wide."""
+    """(S, S) or (S, S, C), smoothed by a Gaussian with a standard deviation of `width` pixels."""
     kernel = _kernel(len(values), round(width, 3))
     if values.ndim == 2:
         return kernel @ values @ kernel.T
-    flat = np.ascontiguousarray(np.moveaxis(values, 2, 0))  # (C, S, S): in the order in which products read
+    flat = np.ascontiguousarray(np.moveaxis(values, 2, 0))  # (C, S, S), the order that matrix products read
     return np.moveaxis(kernel @ flat @ kernel.T, 0, 2)
 
 
 @lru_cache(maxsize=64)
 def _kernel(size: int, width: float) -> np.ndarray:
-    """(S, S): row by row the weights of a Gaussian, whole at the edges."""
+    """(S, S): each row holds a Gaussian's weights, which sum to 1 at the edges too."""
     at = np.arange(size, dtype=np.float32)
     weights = np.exp(-0.5 * ((at[:, None] - at[None]) / max(width, 0.3)) ** 2)
     return weights / weights.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The map of where a tower takes pixels for foreign to a face, small enough to be kept with its analysis."""
+"""The evidence map: where pixels look foreign to the tower. It is small enough to store with the analysis."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -7,7 +7,7 @@ from moderation.analysis import Face, ForeignMap, Point, Region
 from moderation.dfa.gpt.pixels import crop_corners, in_crop
 from moderation.dfa.gpt.regions import outlines
 
-#: Regions that are compared. The boundary and the skin of a face lie over all others.
+#: The compared regions. A face's boundary and skin are left out: they overlap all others.
 NAMED = (
     Region.FOREHEAD,
     Region.HAIRLINE,
@@ -19,16 +19,16 @@ NAMED = (
     Region.EARS,
     Region.NECK,
 )
-#: A region counts as high from this mean on, in [0, 1]: its pixels are taken for foreign rather than not.
+#: A region is high from this mean on, in [0, 1]: its pixels look more foreign than not.
 HIGH = 0.5
-#: Regions that are named, at most.
+#: Most regions named.
 MOST = 3
-#: Pixels of a cell's side while regions are drawn.
+#: Side of a map's cell while regions are drawn, pixels.
 _CELL = 8
 
 
 def foreign_map(face: Face, values: np.ndarray) -> ForeignMap:
-    """(G, G) in [0, 1], rows from the top of the face's upright crop -> what is stored."""
+    """The stored form of a map (G, G) in [0, 1], rows from the top of the face's upright crop."""
     return ForeignMap(
         side=len(values),
         values=(255 * values).round().clip(0, 255).astype(np.uint8).tobytes(),
@@ -49,7 +49,7 @@ def _highest(face: Face, values: np.ndarray) -> tuple[Region, ...]:
 
 
 def _mean_in(face: Face, region: Region, values: np.ndarray) -> float:
-    """The mean of the map over a region, each cell by its part in it. 0 where the region is not in the crop."""
+    """The map's mean over a region, cells weighted by their overlap. 0 when the region is not in the crop."""
     side = len(values)
     sheet = Image.new("1", (side * _CELL, side * _CELL))
     pen = ImageDraw.Draw(sheet)

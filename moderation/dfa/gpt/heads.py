@@ -1,7 +1,7 @@
-"""What reads a tower's features beside the language model: verdict, technique, regions, and where pixels look foreign.
+"""Heads on a tower's features, beside the language model: verdict, technique, regions, and foreign-looking pixels.
 
-They teach the tower to see, give the evidence map that a reviewer looks at, and say how far the language model's
-verdict keeps to what the tower sees. A bundle carries them in `heads.safetensors`.
+They train the tower, give the reviewer's evidence map, and show how far the language model's verdict agrees with what
+the tower sees. A bundle carries them in `heads.safetensors`.
 
 B pictures, P patches, L layers, D tower width, Q queries, R regions.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
 
-#: The regions that a head can name, in its order.
+#: The regions that the region head can name, in its order.
 REGIONS: tuple[Region, ...] = (
     Region.FOREHEAD,
     Region.EYES,
@@ -27,34 +27,34 @@ REGIONS: tuple[Region, ...] = (
     Region.SKIN,
     Region.UNMAPPED,
 )
-#: Width in which regions are looked for.
+#: Width of the region head's features.
 NARROW = 192
-#: Directions in which faces that were learnt on vary and distances are measured.
+#: Principal axes of the training faces' features. Strangeness is measured along them.
 AXES = 48
-#: Numbers of a face's view, what they are drawn with, and the largest of them.
+#: A face's view: how many numbers it has, the seed of their directions, and the largest absolute value.
 VIEW, VIEW_SEED, FURTHEST = 8, 18, 8.0
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the heads say of B pictures, all logits but the features."""
+    """The heads' outputs for B pictures: logits, and the features."""
 
     verdict: Tensor  # (B,)
     technique: Tensor  # (B, 4)
     regions: Tensor  # (B, R)
     grid: Tensor  # (B, P)
-    features: Tensor  # (B, L·D), on the sphere
-    #: (B,): distance from what was learnt on, in spreads of those faces. None when it was not measured.
+    features: Tensor  # (B, L·D), of unit length
+    #: (B,): distance from the training faces, in their standard deviations. None when it was not measured.
     strangeness: Tensor | None = None
 
 
 class Heads(nn.Module):
-    """Linear questions to the class token of several layers, and to the patches."""
+    """Linear heads on the class token of several layers, and on the patches."""
 
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
         wide = layers * width
-        #: In features that have no mean and unit spread, as `know` saw them.
+        #: Weights for features that are standardised by `middle` and `spread`.
         self.verdict = nn.Parameter(torch.zeros(wide))
         self.verdict_bias = nn.Parameter(torch.zeros(()))
         self.technique = nn.Linear(wide, len(Technique))
@@ -63,7 +63,8 @@ class Heads(nn.Module):
         self.queries = nn.Parameter(torch.randn(len(REGIONS), NARROW) * NARROW**-0.5)
         self.regions = nn.Parameter(torch.randn(len(REGIONS), NARROW) * NARROW**-0.5)
         self.region_bias = nn.Parameter(torch.full((len(REGIONS),), -2.0))
-        #: Where faces that were learnt on lie: directions in which they vary, and how much. Empty until `know`.
+        #: The training faces' features: mean, standard deviations, principal axes and deviations along them.
+        #: `know` sets them.
         self.register_buffer("middle", torch.zeros(wide))
         self.register_buffer("spread", torch.full((wide,), wide**-0.5))
         self.register_buffer("axes", torch.zeros(AXES, wide))
@@ -72,7 +73,7 @@ class Heads(nn.Module):
         nn.init.zeros_(self.technique.weight)
 
     def forward(self, states: Tensor) -> Seen:
-        """(B, 1+P, L, D): hidden states of the layers that are read, the class token first."""
+        """Read (B, 1+P, L, D) hidden states of the tower's chosen layers, the class token first."""
         even = F.layer_norm(states, states.shape[-1:]).flatten(2)  # (B, 1+P, L·D)
         features = F.normalize(even[:, 0], dim=-1)
         patches = even[:, 1:]
@@ -89,10 +90,7 @@ class Heads(nn.Module):
         )
 
     def know(self, features: Tensor) -> None:
-        """Remember where features (N, L·D) of faces to learn on lie and how they vary: N > `AXES` of them.
-
-        The verdict stays what it was.
-        """
+        """Store mean, spread and axes of the training faces' features (N, L·D), N > `AXES`. Verdicts do not change."""
         middle, spread = features.mean(dim=0), features.std(dim=0) + 1e-6
         with torch.no_grad():
             direction = self.verdict / self.spread
@@ -105,9 +103,9 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def views(self, features: Tensor) -> Tensor:
-        """(B, VIEW): features along directions drawn by chance, the same for ever, in spreads of the faces learnt on.
+        """(B, VIEW): features along fixed random directions, in standard deviations of the training faces.
 
-        Rounded to halves, and no further than `FURTHEST`.
+        They are rounded to halves and clamped to ±`FURTHEST`.
         """
         draw = torch.Generator().manual_seed(VIEW_SEED)
         directions = torch.randn(len(self.middle), VIEW, generator=draw).to(features)
@@ -115,8 +113,8 @@ class Heads(nn.Module):
         return (2 * along).round().div(2).clamp(-FURTHEST, FURTHEST)
 
     def _strangeness(self, features: Tensor) -> Tensor | None:
-        """Root mean square of a face's distance along every axis and off all of them, each in spreads (Mahalanobis)."""
-        axes, spreads, middle = (cast("Tensor", each) for each in (self.axes, self.spreads, self.middle))
+        """Root mean square of a face's distances along each axis and off all axes, in spreads (Mahalanobis)."""
+        axes, spreads, middle = (cast("Tensor", buffer) for buffer in (self.axes, self.spreads, self.middle))
         if not bool(spreads.any()):
             return None
         away = features - middle

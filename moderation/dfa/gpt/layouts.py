@@ -1,4 +1,4 @@
-"""Random-weights bundles of known layouts: what the engine is tested and timed with, and the stand-in for a bundle.
+"""Bundles of known layouts with random weights, to test and time the engine.
 
 Their verdicts mean nothing, and their cards say so.
 """
@@ -20,7 +20,7 @@ from moderation.dfa.gpt.tower import LITE0_STAGES, TowerConfig
 LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 
-#: The first five ids of every tokenizer made here.
+#: The first five tokens of every tokenizer made here.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 
 
@@ -39,11 +39,11 @@ class Layout:
     layers: int
     heads: int
     tied: bool = False
-    #: Hidden states that the projector takes side by side, with the class token. None: the usual ones of the tower.
+    #: Hidden states that the projector concatenates, with the class token. None: the tower's usual ones.
     reads: tuple[int, ...] | None = None
 
     def config(self, vocabulary: int) -> LlavaConfig:
-        """As LLaVA-1.5 takes it: CLIP's last layer but one without its class token; our tower as it is."""
+        """As in LLaVA-1.5: CLIP's second last layer without its class token. Our tower's output is used unchanged."""
         clip = isinstance(self.vision, CLIPVisionConfig)
         text = LlamaConfig(
             vocab_size=vocabulary,
@@ -72,7 +72,7 @@ class Layout:
 
 
 def layout(name: str) -> Layout:
-    """The form of a bundle: `mini` with our tower, `small`, `llava-1.5-7b`; each with a tiny one of the same form."""
+    """The layout of a bundle: `mini` with our tower, `small`, `llava-1.5-7b`, or a tiny version of each."""
     return {entry.name: entry for entry in _layouts()}[name]
 
 
@@ -193,7 +193,7 @@ def _layouts() -> Iterable[Layout]:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE that reads any text, with `SPECIAL_TOKENS` first and digits apart."""
+    """A byte-level BPE for any text, with `SPECIAL_TOKENS` first and every digit a token of its own."""
     tokenizer = Tokenizer(models.BPE())
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)  # pyright: ignore[reportAttributeAccessIssue]
@@ -216,7 +216,7 @@ def random_model(
     device: str = "cpu",
     dtype: Any = torch.float32,
 ) -> LlavaForConditionalGeneration:
-    """Random weights, large enough that an answer depends on its context: else tests of equality prove nothing."""
+    """Random weights, large enough that an answer depends on its context; otherwise tests of equality prove nothing."""
     config = chosen.config(vocabulary or chosen.vocabulary)
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device(device):
@@ -229,7 +229,7 @@ def random_model(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                # Lively at any width: variance is kept through a layer, and a little more.
+                # At any width, a layer keeps the variance or raises it a little.
                 fan_in = parameter[0].numel()
                 parameter.normal_(0, 1.6 * fan_in**-0.5, generator=generator)
         model.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # pyright: ignore[reportCallIssue]
@@ -243,7 +243,7 @@ def random_model(
 def random_bundle(
     folder: Path, name: str = "tiny", *, seed: int = 0, bundle_name: str | None = None
 ) -> BundleSpec:
-    """Write a whole bundle of random weights in a known layout."""
+    """Write a complete bundle with random weights in a known layout."""
     chosen = layout(name)
     prompts = load_prompts()
     tokenizer = train_tokenizer(prompts.texts(), chosen.vocabulary)
@@ -260,5 +260,5 @@ def random_bundle(
 
 
 def _halved(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
-    """Stored at half precision: random weights need no more, and a small file is quicker to copy."""
+    """Half precision is enough for random weights, and a small file copies faster."""
     return model.half()  # pyright: ignore[reportReturnType]

@@ -39,7 +39,7 @@ class ProposalNet(nn.Module):
 
     def __init__(self, arrays: Iterator[np.ndarray]) -> None:
         super().__init__()
-        self.conv1, self.prelu1 = _with_its_neighbours(_conv(arrays), _prelu(arrays))
+        self.conv1, self.prelu1 = _with_its_neighbours(_of_pixels(_conv(arrays)), _prelu(arrays))
         self.conv2, self.prelu2 = _conv(arrays), _prelu(arrays)
         self.conv3, self.prelu3 = _conv(arrays), _prelu(arrays)
         offsets, scores = _conv(arrays), _conv(arrays)
@@ -75,7 +75,7 @@ class RefineNet(nn.Module):
 
     def __init__(self, arrays: Iterator[np.ndarray]) -> None:
         super().__init__()
-        self.conv1, self.prelu1 = _conv(arrays), _prelu(arrays)
+        self.conv1, self.prelu1 = _of_pixels(_conv(arrays)), _prelu(arrays)
         self.conv2, self.prelu2 = _conv(arrays), _prelu(arrays)
         self.conv3, self.prelu3 = _conv(arrays), _prelu(arrays)
         self.hidden, self.prelu4 = _linear(arrays), _prelu(arrays)
@@ -95,7 +95,7 @@ class OutputNet(nn.Module):
 
     def __init__(self, arrays: Iterator[np.ndarray]) -> None:
         super().__init__()
-        self.conv1, self.prelu1 = _conv(arrays), _prelu(arrays)
+        self.conv1, self.prelu1 = _of_pixels(_conv(arrays)), _prelu(arrays)
         self.conv2, self.prelu2 = _conv(arrays), _prelu(arrays)
         self.conv3, self.prelu3 = _conv(arrays), _prelu(arrays)
         self.conv4, self.prelu4 = _conv(arrays), _prelu(arrays)
@@ -160,6 +160,14 @@ def _conv(arrays: Iterator[np.ndarray]) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, (height, width))
     layer.weight.data, layer.bias.data = kernel.permute(3, 2, 0, 1).contiguous(), bias  # pyright: ignore[reportOptionalMemberAccess]
     return layer
+
+
+def _of_pixels(conv: nn.Conv2d) -> nn.Conv2d:
+    """The layer for pixels from 0 to 255, where the one that was trained takes them from -1 to 1."""
+    assert conv.bias is not None
+    conv.weight.data /= 128
+    conv.bias.data = conv.bias.data - 127.5 * conv.weight.data.sum(dim=(1, 2, 3))
+    return conv
 
 
 def _likely(scores: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Bytes to upright RGB pixels, and the one face crop of the project. No model and no store is known here.
 
-What somebody sent us is hostile until shown otherwise: the kind is chosen from an allow-list, sizes are read
-from headers before a pixel is decoded, and whatever Pillow's parsers trip over leaves as an `ImageRejected`.
+A file from outside may be hostile: its kind must be on an allow-list, sizes are read from headers before any pixel is
+decoded, and every error of Pillow's parsers becomes an `ImageRejected`.
 
-A thread cannot be stopped, so there is no time limit here. Work is bounded by bytes, pixels, scans and frames
-instead; a worker decodes in child processes that may be killed (`worker.decoding`), with limits of seconds and memory.
+A thread cannot be stopped, so there is no time limit here: bytes, pixels, scans and frames are limited instead. A
+worker decodes in child processes that can be killed (`worker.decoding`), with limits of seconds and memory.
 
-Colours are those that people see: a file's colour profile is applied where browsers apply it (`colours`). Of files
-without one, and of those whose profile is sRGB, the pixels are the stored ones, as in every training set we know.
+Colours are those that people see: a file's colour profile is applied where browsers apply it (`colours`). Files without
+a profile, or with an sRGB one, keep their stored pixels, as in every training set we know.
 """
 
 import hashlib
@@ -34,60 +34,58 @@ from moderation.errors import (
     UnsupportedFormat,
 )
 
-#: Part of every fingerprint. Raised when the same bytes can give other pixels or another crop.
+#: Part of every fingerprint. Raise it when the same bytes can give other pixels or another crop.
 PREPROCESSING_VERSION: int = 3
 
-#: What we decode, by Pillow's names. A JPEG may turn out to be an MPO: several in one, as many phones write.
+#: The decoded formats, by Pillow's names. A JPEG may be an MPO: several pictures in one file, as many phones write.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 
-# Pillow's second line of defence raises instead of printing. Its other warnings are about metadata that we do
-# not read: a picture decodes or it does not.
+# Pillow's second line of defence raises instead of printing. Its other warnings are about metadata that we do not read.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
-# Its debug lines quote the metadata of pictures, and its errors repeat what our refusals say.
+# Its debug lines quote the metadata of pictures, and its errors repeat our refusals.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """How much work one picture may be. Beyond it the picture is refused, or less of it is looked at."""
+    """Limits of the work for one picture. Beyond them it is refused, or less of it is read."""
 
     #: Bytes of the file as sent.
     max_bytes: int = 32 * 2**20
-    #: Pixels of one frame: 201 MB once decoded. Phones write 8,192 × 6,144, and 9,280 × 6,944 when they are asked to.
+    #: Pixels of one frame: 201 MB once decoded. Phones write 8,192 × 6,144, or at most 9,280 × 6,944.
     max_pixels: int = 2**26
-    #: Shorter side in pixels. Below it a file is a spacer or a tracker, and shows nobody.
+    #: Shorter side in pixels. A smaller file is a spacer or a tracker and shows no face.
     min_side: int = 8
-    #: Passes over the pixels that one JPEG may ask for. Cameras and web encoders write 1 to 10.
+    #: Passes over the pixels of one JPEG. Cameras and web encoders write 1 to 10.
     max_scans: int = 100
-    #: Pages of a TIFF that are counted. Only the first is decoded.
+    #: Most pages of a TIFF that are counted. Only the first is decoded.
     max_frames: int = 1_000
-    #: Pixels of all frames of an animation up to the one that is seen longest.
+    #: Pixels of all frames of an animation, up to the one seen longest.
     max_frame_pixels: int = 2**27
-    #: Whether HEIC is decoded, by pillow-heif when that is installed. Off: libheif has a long record of faults.
+    #: Decode HEIC, by pillow-heif if it is installed. Off: libheif has a long record of faults.
     heic: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An upright picture, and what its bytes were."""
+    """An upright picture, and facts about its bytes."""
 
     pixels: np.ndarray  # (H, W, 3) uint8 RGB
     facts: PictureFacts
-    #: Facts that were gathered beside the pixels (`moderation.evidence`), for whoever records them. Not looked at here.
-    #: None: none were gathered.
+    #: Facts gathered besides the pixels (`moderation.evidence`), to be recorded. Not read here. None: not gathered.
     evidence: object = None
-    #: Pictures of it for people, in the same way.
+    #: Pictures of it for people, likewise.
     renditions: object = None
 
 
 def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
-    """What a browser shows of a file: upright and in RGB; transparent parts are laid on white.
+    """Decode a file as a browser shows it: upright, in RGB, transparent parts on white.
 
-    Of an animation the frame that is seen longest.
+    An animation gives the frame that is seen longest.
 
-    Safe to call from many threads. Raises `NotAnImage`, `ImageCorrupt`, `UnsupportedFormat`, `TooManyPixels`
-    or `ImageTooLarge` with a sentence for the reviewer.
+    Safe in many threads. Raises `NotAnImage`, `ImageCorrupt`, `UnsupportedFormat`, `TooManyPixels` or `ImageTooLarge`
+    with a sentence for the reviewer.
     """
     kind = _kind_within(data, limits)
     shown = as_shown(data, kind, max_scans=limits.max_scans)
@@ -96,24 +94,27 @@ def decode_picture(data: bytes, limits: PixelLimits = PixelLimits()) -> Picture:
     return _picture(image, facts, shown)
 
 
+#: Side of a face's crop over the longer side of its box, as in DeepfakeBench (arXiv 2307.01426).
+MARGIN = 1.3
+
+
 def crop_face(
-    picture: Picture, face: Face, size: int, margin: float = 1.3, *, upright: bool = False
+    picture: Picture, face: Face, size: int, margin: float = MARGIN, *, upright: bool = False
 ) -> np.ndarray:
-    """The face as a square of `size` pixels, (size, size, 3) uint8: the one crop that every model here sees.
+    """The face as a square of `size` pixels, (size, size, 3) uint8: the crop that every model here sees.
 
-    The square lies around the centre of the box and its side is `margin` times the box's longer side (1.3 as in
-    DeepfakeBench, arXiv 2307.01426). What lies outside the picture is filled by reflection: it continues the
-    grain and the compression of the picture, where repeated edge pixels draw streaks and a flat border draws a
-    line, and both can be learnt as artifacts. Resampled once, bicubic with antialiasing; the same input gives
-    the same bytes.
+    The square is centred on the box; its side is `margin` times the box's longer side. Outside the picture it is filled
+    by reflection, which continues the picture's grain and compression. Repeated edge pixels would draw streaks and a
+    flat border a line, and a model can learn both as artifacts. Resampled once, bicubic with antialiasing; the same
+    input gives the same bytes.
 
-    `upright` turns a face that lies on its side or stands on its head, by its landmarks. One that is tilted by no
-    more than `TILTED` degrees stays as it is, to the byte.
+    `upright` rotates a face that lies on its side or is upside down, by its landmarks. A face tilted by at most
+    `TILTED` degrees is unchanged, to the byte.
     """
     quarters, rest = _turn(face) if upright else (0, 0.0)
     if not rest:
         return np.ascontiguousarray(np.rot90(_straight(picture, face, size, margin), quarters))
-    # Twice as fine, and as wide as the diagonal: what turns into the corners is picture too.
+    # Twice as fine, and as wide as the diagonal, so that the rotated corners hold picture too.
     wide = Image.fromarray(_straight(picture, face, 3 * size, 1.5 * margin)).rotate(
         rest, Image.Resampling.BICUBIC
     )
@@ -121,8 +122,8 @@ def crop_face(
     return np.rot90(np.array(wide.resize((size, size), Image.Resampling.BICUBIC, box=inner)), quarters).copy()
 
 
-def in_crop(face: Face, size: int, points: Iterable[Point], margin: float = 1.3) -> list[Point]:
-    """Where points of the picture lie in the face's upright crop of `size` pixels."""
+def in_crop(face: Face, size: int, points: Iterable[Point], margin: float = MARGIN) -> list[Point]:
+    """Map points of the picture into the face's upright crop of `size` pixels."""
     turn, side, middle = _placed(face, margin)
     scale, half = size / side, size / 2
     return [
@@ -133,7 +134,7 @@ def in_crop(face: Face, size: int, points: Iterable[Point], margin: float = 1.3)
     ]
 
 
-def crop_corners(face: Face, margin: float = 1.3) -> tuple[Point, Point, Point, Point]:
+def crop_corners(face: Face, margin: float = MARGIN) -> tuple[Point, Point, Point, Point]:
     """The corners of the face's upright crop in the picture: top left, top right, bottom right, bottom left."""
     turn, side, middle = _placed(face, margin)
     half = side / 2
@@ -148,7 +149,7 @@ def crop_corners(face: Face, margin: float = 1.3) -> tuple[Point, Point, Point, 
 
 
 def _placed(face: Face, margin: float) -> tuple[complex, float, Point]:
-    """How an upright crop lies in its picture: its turn as a number of length 1, its side, and its middle."""
+    """The place of an upright crop in its picture: its rotation as a complex number of length 1, side and middle."""
     quarters, rest = _turn(face)
     radians = math.radians(90 * quarters + rest)
     side = max(margin * max(face.box.width, face.box.height), 1.0)
@@ -156,13 +157,13 @@ def _placed(face: Face, margin: float) -> tuple[complex, float, Point]:
     return complex(math.cos(radians), math.sin(radians)), side, middle
 
 
-#: Degrees by which a head may be tilted before its crop is turned. Heads are tilted in every training set; beyond
-#: this, scores of bona fide faces begin to rise.
+#: Degrees by which a head may be tilted before its crop is rotated. Every training set has tilted heads; beyond this
+#: angle, scores of bona fide faces begin to rise.
 TILTED = 15
 
 
 def _turn(face: Face) -> tuple[int, float]:
-    """Quarters, then degrees, by which the face is turned against the clock to stand upright."""
+    """Quarter turns, then degrees, to rotate the face upright, counter-clockwise."""
     if face.landmarks is None:
         return 0, 0.0
     degrees = roll(face.landmarks)
@@ -172,11 +173,11 @@ def _turn(face: Face) -> tuple[int, float]:
 
 
 def roll(landmarks: Sequence[Point]) -> float:
-    """Degrees by which a face is turned clockwise in its picture, in [-180, 180]."""
+    """Degrees by which a face is rotated clockwise in its picture, in [-180, 180]."""
     left, right, _, mouth_left, mouth_right = landmarks
     down_x = (mouth_left.x + mouth_right.x - left.x - right.x) / 2
     down_y = (mouth_left.y + mouth_right.y - left.y - right.y) / 2
-    # The line of the eyes, and the one from them to the mouth turned by a quarter: the longer counts for more.
+    # The line of the eyes plus the line from them to the mouth, rotated by 90°: the longer one has more weight.
     return math.degrees(math.atan2(right.y - left.y - down_x, right.x - left.x + down_y))
 
 
@@ -195,16 +196,16 @@ def _straight(picture: Picture, face: Face, size: int, margin: float) -> np.ndar
 
 
 def _reflected(start: int, stop: int, length: int) -> np.ndarray:
-    """Indices start … stop − 1 on a line of `length` pixels that is mirrored at both ends."""
+    """Indices start … stop − 1 on a line of `length` pixels, reflected at both ends."""
     folded = np.arange(start, stop) % (2 * length)
     return np.where(folded < length, folded, 2 * length - 1 - folded)
 
 
-# --- opening: nothing below this line has decoded a pixel yet ---
+# --- opening: no pixel is decoded yet ---
 
 
 def _kind_within(data: bytes, limits: PixelLimits) -> str:
-    """Its format: one of `FORMATS`, or HEIC where that is asked for. Raise for what is not decoded."""
+    """The file's format: one of `FORMATS`, or HEIC if `limits` allow it. Raise for all others."""
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
     kind = _kind(data)
@@ -214,7 +215,7 @@ def _kind_within(data: bytes, limits: PixelLimits) -> str:
 
 
 def _opened(shown: Shown, kind: str, limits: PixelLimits) -> Image.Image:
-    """The file with its header read and every limit checked."""
+    """Read the file's header and check every limit."""
     if shown.layers:
         _check_size(shown.canvas, limits)
     image = _opened_heic(shown.data, limits) if kind == "HEIC" else _opened_by_pillow(shown.data, kind)
@@ -224,7 +225,7 @@ def _opened(shown: Shown, kind: str, limits: PixelLimits) -> Image.Image:
 
 
 def _check_frames(image: Image.Image, shown: Shown, limits: PixelLimits) -> None:
-    """What is drawn before the frame that is seen longest is decoded too."""
+    """Raise TooManyPixels when too many frames must be drawn before the one seen longest."""
     drawn = sum(layer.width * layer.height for layer in shown.layers)
     if not shown.layers:
         drawn = (shown.frame + 1) * image.width * image.height
@@ -237,9 +238,9 @@ def _opened_by_pillow(data: bytes, kind: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=(kind,))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise TooManyPixels("The picture has more pixels than are decoded.") from error
-    except Exception as error:  # a plugin raises whatever its parser trips over
+    except Exception as error:  # a plugin raises any error of its parser
         raise ImageCorrupt(f"The {kind} file is damaged: its header cannot be read.") from error
-    # Pillow would believe what XMP says about a TIFF's orientation. Nobody else does.
+    # Pillow would take a TIFF's orientation from its XMP. No browser does.
     image.info.pop("xmp", None)
     return image
 
@@ -251,8 +252,8 @@ def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:
         raise UnsupportedFormat("HEIC pictures need the package pillow-heif, which is missing.") from error
     try:
         heif: Any = pillow_heif.open_heif(io.BytesIO(data))
-        _ = heif.size  # of a file that names no picture there is none
-    except Exception as error:  # libheif's faults come in many classes
+        _ = heif.size  # fails for a file that names no picture
+    except Exception as error:  # libheif raises many classes
         raise ImageCorrupt("The HEIC file is damaged: its header cannot be read.") from error
     _check_size(heif.size, limits)
     try:
@@ -273,7 +274,7 @@ def _check_size(size: tuple[int, int], limits: PixelLimits) -> None:
         raise NotAnImage(f"The picture is {width} × {height} pixels: too small to show anything.")
 
 
-#: How the files that we decode begin.
+#: First bytes of the files that we decode.
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG", "PNG"),
@@ -285,7 +286,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"BM", "BMP"),
 )
 
-#: How pictures begin that we know and do not decode.
+#: First bytes of pictures that we know but do not decode.
 UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
     (b"8BPS", "a Photoshop file"),
     (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
@@ -300,7 +301,7 @@ UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
     (b"v/1\x01", "an OpenEXR picture"),
 )
 
-#: How other things begin that are sent to us under a picture's name.
+#: First bytes of other files that are sent to us as pictures.
 OTHER_THINGS: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive or an office document"),
@@ -342,7 +343,7 @@ def _kind(data: bytes) -> str:
 
 
 def _kind_in_boxes(data: bytes) -> str:
-    """AVIF, HEIC and MP4 share one container (ISO 14496-12): the brands in its first box tell them apart."""
+    """The format of an ISO 14496-12 container. The brands in its first box tell AVIF, HEIC and MP4 apart."""
     end = min(max(int.from_bytes(data[:4], "big"), 16), 256)
     brands = {data[8:12]} | {data[at : at + 4] for at in range(16, end, 4)}
     if brands & AVIF_BRANDS:
@@ -356,7 +357,7 @@ def _kind_in_boxes(data: bytes) -> str:
 
 
 def _facts(data: bytes, image: Image.Image, shown: Shown, limits: PixelLimits) -> PictureFacts:
-    """What the header says. Width, height and notes are completed once the pixels are upright."""
+    """The facts in the header. Width, height and notes are completed once the pixels are upright."""
     frames = _frame_count(image, limits) if shown.frames is None else shown.frames
     return PictureFacts(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -370,26 +371,26 @@ def _facts(data: bytes, image: Image.Image, shown: Shown, limits: PixelLimits) -
     )
 
 
-#: What several frames mean in these formats. In the others they follow one another in time.
+#: The meaning of several frames in these formats. In all others they are an animation.
 _MANY = {"TIFF": "pages", "MPO": "several_views"}
 
 
 def _frame_count(image: Image.Image, limits: PixelLimits) -> int:
-    """How many frames the file holds, counted up to `max_frames` where the header does not say it."""
+    """The number of frames. Counted up to `max_frames` when the header does not give it."""
     if image.format == "TIFF":
         return max(sum(1 for _ in itertools.islice(_tiff_pages(image), limits.max_frames)), 1)
     return max(int(getattr(image, "n_frames", 1)), 1)
 
 
 def _tiff_pages(image: Image.Image) -> Iterator[None]:
-    """One item per page; only directories are read. The image is left at the first page."""
+    """One item per page. Only directories are read, and the image ends at its first page."""
     try:
         page = 0
         while True:
             image.seek(page)
             page += 1
             yield
-    except Exception:  # noqa: BLE001  the first page may be fine although a later directory is not
+    except Exception:  # noqa: BLE001  the first page may be intact although a later directory is not
         return
     finally:
         image.seek(0)
@@ -399,7 +400,7 @@ def _tiff_pages(image: Image.Image) -> Iterator[None]:
 
 
 def _picture(image: Image.Image, facts: PictureFacts, shown: Shown) -> Picture:
-    """One frame as a picture: load, turn upright, make RGB."""
+    """One frame as a picture: load it, rotate it upright, convert it to RGB."""
     loaded = _drawn(shown, facts) if shown.layers else _loaded(image, facts)
     upright, turned = _upright(loaded, shown)
     rgb, converted = _seen(upright, _profile(image, facts.format, shown))
@@ -416,13 +417,13 @@ def _loaded(image: Image.Image, facts: PictureFacts) -> Image.Image:
         image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise TooManyPixels("A frame of the picture has more pixels than are decoded.") from error
-    except Exception as error:  # a plugin raises whatever its parser trips over
+    except Exception as error:  # a plugin raises any error of its parser
         raise ImageCorrupt(f"The {facts.format} file is damaged or cut off.") from error
     return image
 
 
 def _drawn(shown: Shown, facts: PictureFacts) -> Image.Image:
-    """An animation's canvas once the last of these layers is drawn."""
+    """An animation's canvas after its last layer is drawn."""
     canvas = Image.new("RGBA", shown.canvas)
     *earlier, last = shown.layers
     for layer in earlier:
@@ -458,7 +459,7 @@ def _opened_layer(layer: Layer, facts: PictureFacts) -> Image.Image:
     return frame
 
 
-#: EXIF tag 0x0112: what to do to the stored pixels to see them as the camera was held (EXIF 2.32, 4.6.4).
+#: How to transpose stored pixels to upright ones, by EXIF tag 0x0112 (EXIF 2.32, 4.6.4).
 TURNS: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -471,26 +472,26 @@ TURNS: dict[int, Image.Transpose] = {
 
 
 def _upright(image: Image.Image, shown: Shown) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture as it is meant to be seen."""
-    # Pillow says of an AVIF, whose metadata are put aside, how its boxes turn it. A TIFF it turns while loading it, and
-    # libheif a HEIC.
+    """The upright picture, and a note when it was rotated."""
+    # For an AVIF, Pillow reports the rotation of its boxes (its metadata are removed). Pillow rotates a TIFF while
+    # loading it, and libheif a HEIC.
     orientation = image.getexif().get(0x0112) if image.format == "AVIF" else shown.orientation
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return (image, ()) if turn is None else (image.transpose(turn), ("rotated",))
 
 
-#: Formats whose profile a decoder finds. In the others it is looked for where they are read for what is shown.
+#: Formats whose colour profile the decoder finds. For all others `shown` finds it.
 _PROFILED = frozenset(("AVIF", "TIFF", "HEIC"))
 
 
 def _profile(image: Image.Image, kind: str, shown: Shown) -> bytes | None:
-    """What the stored colours mean. None: they are what people see."""
+    """The picture's colour profile. None: its stored colours are the ones people see."""
     found = image.info.get("icc_profile") if kind in _PROFILED else None
     return found or shown.profile
 
 
 def _seen(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture in the RGB of screens, and what that took."""
+    """The picture in sRGB, and notes about the conversion."""
     if profile is None:
         return _rgb(image)
     deep = image.mode.startswith("I;16")
@@ -513,7 +514,7 @@ _STORED_AS = {
 
 
 def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture in RGB, and what that took."""
+    """The picture in RGB, and notes about the conversion."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image, ()
     if image.mode.startswith("I;16"):
@@ -528,13 +529,13 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _from_sixteen_bit(values: np.ndarray) -> Image.Image:
-    """(H, W) in 0 … 65535 to RGB, rounded."""
+    """(H, W) in 0 … 65535 -> RGB, rounded."""
     grey = (values.astype(np.uint32) * 255 + 32_767) // 65_535
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def _from_wide(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Grey values of 32 bits, when they are really of 16: what the others mean by white is not in the file."""
+    """A 32-bit grey picture whose values fit 16 bits. Refuse others: the file does not say which value is white."""
     values = np.array(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
         raise UnsupportedFormat("Pictures with 32 bits or fractions per pixel are not decoded here.")
@@ -542,7 +543,7 @@ def _from_wide(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _from_transparent(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Laid on white, as a page would show it. Fully opaque pictures keep their pixels to the bit."""
+    """The picture on white, as a page would show it. Opaque pictures keep their exact pixels."""
     layered = image if image.mode == "RGBA" else image.convert("RGBA")
     if layered.getchannel("A").getextrema()[0] == 255:
         return layered.convert("RGB"), ()
@@ -561,7 +562,7 @@ def _from_grey(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _from_cmyk(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Without a profile that fits, as browsers do. Pillow has undone YCCK and Adobe's inversion while loading."""
+    """Convert without a fitting profile, as browsers do. Pillow undid YCCK and Adobe's inversion while loading."""
     return image.convert("RGB"), ("cmyk",)
 
 

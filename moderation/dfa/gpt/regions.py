@@ -1,9 +1,8 @@
-"""Where on a picture a named region lies: approximate outlines from five landmarks.
+"""The place of a named region on a picture: approximate outlines from five landmarks.
 
-The frame has its origin between the eyes, x towards the right eye with half the distance of the eyes as unit, and y
-towards the mouth with the distance from the eyes to the mouth as unit. Outlines are fixed in that frame, so they
-tilt and shear with the face. They say where to look and claim no more; on a strong profile they would lie beside the
-face, so none are given.
+The frame's origin is between the eyes. x points to the right eye; its unit is half the distance of the eyes. y points
+to the mouth; its unit is the distance from the eyes to the mouth. Outlines are fixed in this frame, so they tilt and
+shear with the face. They only say where to look. On a strong profile they would miss the face, so there are none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ _OUTLINES: Mapping[Region, Sequence[_Outline]] = {
         [(2.4, -0.3), (1.9, -0.3), (1.9, 0.8), (2.2, 0.8)],
     ],
     Region.NECK: [[(-1.2, 1.8), (1.2, 1.8), (1.3, 2.6), (-1.3, 2.6)]],
-    # The whole face: what is wrong with its boundary or skin is seen all over it.
+    # The whole face: artifacts of its boundary or skin show all over it.
     Region.FACE_BOUNDARY: [
         [(-1.9, -0.3), (-1.4, -1.1), (0, -1.3), (1.4, -1.1), (1.9, -0.3), (1.7, 1.1), (0, 1.9), (-1.7, 1.1)]
     ],
@@ -43,12 +42,12 @@ _OUTLINES: Mapping[Region, Sequence[_Outline]] = {
 
 
 def with_outlines(artifacts: Iterable[Artifact], face: Face) -> tuple[Artifact, ...]:
-    """The artifacts with one outline each, in pixels of the upright picture; they may reach beyond its borders."""
+    """The artifacts with one outline each, in pixels of the upright picture. Outlines may cross its borders."""
     return tuple(replace(artifact, polygon=outline(artifact.regions, face)) for artifact in artifacts)
 
 
 def within(artifacts: Iterable[Artifact], *, width: int, height: int) -> tuple[Artifact, ...]:
-    """The artifacts with their outlines held inside a picture of that size."""
+    """The artifacts with their outlines clamped to a picture of this size."""
     return tuple(
         replace(
             artifact,
@@ -60,9 +59,9 @@ def within(artifacts: Iterable[Artifact], *, width: int, height: int) -> tuple[A
 
 
 def outline(regions: Sequence[Region], face: Face) -> tuple[Point, ...] | None:
-    """One polygon around all of the regions. None when nothing honest can be drawn.
+    """One polygon around all of the regions. None when an outline would mislead.
 
-    That is: no landmarks, a face turned so far that the nose leaves the span of the eyes, or only regions without a
+    That is: without landmarks, when the nose is not between the eyes (a face turned far away), or when no region has a
     place on a face (background, lighting, unmapped).
     """
     corners = [corner for region in regions for part in _OUTLINES.get(region, ()) for corner in part]
@@ -73,7 +72,7 @@ def outline(regions: Sequence[Region], face: Face) -> tuple[Point, ...] | None:
 
 
 def outlines(regions: Iterable[Region], face: Face) -> tuple[tuple[Point, ...], ...]:
-    """The polygons of all of the regions, each by itself. None where `outline` gives none."""
+    """The polygons of all of the regions, one by one. Empty when `outline` gives None."""
     if face.landmarks is None or _turned_away(face.landmarks):
         return ()
     landmarks = face.landmarks
@@ -102,7 +101,7 @@ def _in_picture(landmarks: Sequence[Point], x: float, y: float) -> Point:
 
 
 def _convex_hull(points: Iterable[Point]) -> tuple[Point, ...]:
-    """Andrew's monotone chain; counter-clockwise in a frame whose y points up."""
+    """Andrew's monotone chain. The hull is counter-clockwise when y points up."""
     ordered = sorted({Point(round(x, 1), round(y, 1)) for x, y in points})
     if len(ordered) < 3:
         return tuple(ordered)

@@ -1,7 +1,7 @@
-"""What the model wrote about artifacts, read into typed values.
+"""The model's artifact descriptions, read into typed values.
 
-The form is the paper's: a numbered list, each line a bold region, a colon and one sentence. Nothing here decides a
-verdict, and no sentence is searched for words such as "real": "unreal" holds one.
+The form is the paper's: a numbered list; each line has a bold region, a colon and one sentence. This module decides no
+verdict and searches no sentence for words such as "real", which "unreal" contains too.
 """
 
 import re
@@ -24,7 +24,7 @@ _NONE = re.compile(
     r"^\s*(?:there are|there're|i see|i can see)?\s*no (?:visible |evident )?artifacts?\b[^:]{0,60}$", re.I
 )
 
-#: Words of a heading, and the regions they name. Whole words, so that "early" names no ear.
+#: Words of a heading and the regions they name. They match whole words: "early" names no ear.
 _WORDS: Mapping[str, Region] = {
     "forehead": Region.FOREHEAD,
     "brow": Region.FOREHEAD,
@@ -88,17 +88,17 @@ _WORDS: Mapping[str, Region] = {
 
 @dataclass(frozen=True)
 class Reply:
-    """An AD reply that could be read."""
+    """A readable AD reply."""
 
-    #: Empty when the model said that there are none.
+    #: Empty when the model wrote that there are no artifacts.
     artifacts: tuple[Artifact, ...]
 
 
 def read_reply(text: str, *, complete: bool = True) -> Reply | None:
     """The artifacts of a reply, without polygons. None when it cannot be read.
 
-    Every line must be an artifact, or the first may introduce those that follow. A reply that was cut off loses its
-    last line, which may be half a sentence, when there are others.
+    Every line must be an artifact; the first line may introduce the list instead. An incomplete reply loses its last
+    line, which may be half a sentence, unless it is the only line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
@@ -113,7 +113,7 @@ def read_reply(text: str, *, complete: bool = True) -> Reply | None:
     artifacts = [artifact for artifact in read if artifact is not None]
     if not artifacts or len(artifacts) < len(read):
         return None
-    return Reply(tuple(dict.fromkeys(artifacts)))  # what is said twice is said once
+    return Reply(tuple(dict.fromkeys(artifacts)))  # without repeats
 
 
 def _artifact(line: str) -> Artifact | None:
@@ -125,7 +125,7 @@ def _artifact(line: str) -> Artifact | None:
 
 
 def regions_of(heading: str) -> tuple[Region, ...]:
-    """The regions a heading names, in its order: "Cheek and Jawline" -> cheeks, jawline. UNMAPPED when none.
+    """The regions that a heading names, in its order: "Cheek and Jawline" -> cheeks, jawline. UNMAPPED when none.
 
     "Face" and "Overall" name no region. "Skin texture of the nose" names two; both are shown.
     """
@@ -134,9 +134,9 @@ def regions_of(heading: str) -> tuple[Region, ...]:
     return tuple(named) or (Region.UNMAPPED,)
 
 
-# --- what of a reply is shown ---
+# --- the artifacts that may be shown ---
 
-#: What a text may name beside its own region: surfaces that every part has, and parts that another one borders on.
+#: Regions that a text may name besides its own: surfaces that every part has, and bordering parts.
 _EVERYWHERE = frozenset(
     {Region.SKIN, Region.LIGHTING, Region.BACKGROUND, Region.FACE_BOUNDARY, Region.UNMAPPED}
 )
@@ -145,24 +145,24 @@ _BORDERS: Mapping[Region, frozenset[Region]] = {
         {Region.FOREHEAD, Region.HAIRLINE, Region.CHEEKS, Region.JAWLINE, Region.EARS, Region.NECK}
     ),
     Region.HAIRLINE: frozenset({Region.FOREHEAD}),
-    # What is wrong with these is seen in all parts.
+    # Artifacts of these regions may show in every part.
     **{region: frozenset(Region) for region in _EVERYWHERE - {Region.FACE_BOUNDARY}},
 }
 
 
 @dataclass(frozen=True)
 class Sound:
-    """The artifacts of one face that may be shown, and how many may not."""
+    """The artifacts of one face that may be shown, and the number of those left out."""
 
     artifacts: tuple[Artifact, ...]
     dropped: int
 
 
 def sound(artifacts: Sequence[Artifact]) -> Sound:
-    """Leave out what a reviewer could not rely on, whoever wrote it.
+    """Leave out artifacts that a reviewer could not rely on.
 
-    That is: markup, a text about another region than its heading names, a text that finds nothing or calls the face
-    bona fide, a region that was named before, and what contradicts an artifact before it.
+    These are: text with markup, a text about another region than its heading names, a text that finds nothing or calls
+    the face bona fide, a region named before, and a contradiction of an earlier artifact.
     """
     kept: list[Artifact] = []
     for artifact in artifacts:
@@ -174,8 +174,8 @@ def sound(artifacts: Sequence[Artifact]) -> Sound:
 def _about_itself(artifact: Artifact) -> bool:
     own = frozenset(artifact.regions)
     allowed = own.union(_EVERYWHERE, *(_BORDERS.get(region, frozenset[Region]()) for region in own))
-    said = claims(artifact.text)
-    denied = any(claim.finds is False for claim in said) and not any(claim.finds for claim in said)
+    made = claims(artifact.text)
+    denied = any(claim.finds is False for claim in made) and not any(claim.finds for claim in made)
     return (
         is_plain(artifact.text)
         and parts_named(artifact.text) <= allowed
@@ -185,9 +185,9 @@ def _about_itself(artifact: Artifact) -> bool:
 
 
 def _clash(artifact: Artifact, other: Artifact) -> bool:
-    """The same region again; or sharper than what lies outside the seam, where another is softer than that."""
+    """True for the same region twice, or when one is sharper than outside the seam and the other softer."""
     if set(artifact.regions) & set(other.regions):
         return True
     sides = sharpness_claimed(artifact.text), sharpness_claimed(other.text)
-    outside = all(re.search(r"\b(?:in|out)side\b", each.text, re.I) for each in (artifact, other))
+    outside = all(re.search(r"\b(?:in|out)side\b", text, re.I) for text in (artifact.text, other.text))
     return outside and sides in {(1, -1), (-1, 1)}

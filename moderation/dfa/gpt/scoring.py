@@ -1,4 +1,4 @@
-"""From the engine's raw answers to a verdict: the score, its zones, and the shares of the techniques."""
+"""From the DF-C answers' log-probabilities to shares of the techniques."""
 
 import enum
 import math
@@ -9,14 +9,13 @@ from moderation.analysis import Technique
 
 
 class Normalisation(enum.StrEnum):
-    """How answers of different lengths are made comparable.
+    """How to compare answers of different lengths.
 
-    SUM is the probability of the whole answer. Every further token can only lower it, so an answer pays for being
-    long. PRIOR takes away what each answer scores on a grey picture: it removes length and habit, but a grey picture
-    is unlike anything the model was trained on, and one careless answer there moves every case. MEAN is the
-    log-probability per token, scaled by the mean length of the answers so that shares stay as sharp as
-    probabilities: it removes the length and needs nothing else, so it is served. Where a model is sure of one answer,
-    all three agree.
+    SUM is the probability of the whole answer. Every further token lowers it, so long answers lose. PRIOR subtracts
+    each answer's score on a grey picture. This removes length and bias, but a grey picture is unlike all training
+    pictures, and one odd answer there moves every case. MEAN is the log-probability per token, scaled by the mean
+    length of the answers so that shares stay as sharp as probabilities. It removes the length and needs nothing else,
+    so it is served. When a model is sure of one answer, all three agree.
 
     On a trained bundle SUM and MEAN hardly differ and PRIOR is worse (`docs/engine.md`); `bonafide dfa bench` prints
     all three. On random weights each way has a favourite (`benchmarks/engine.py`).
@@ -29,7 +28,7 @@ class Normalisation(enum.StrEnum):
 
 @dataclass(frozen=True)
 class TechniqueShares:
-    """Shares in [0, 1] that sum to 1, and the largest."""
+    """Shares in [0, 1] that sum to 1, and the technique with the largest."""
 
     shares: Mapping[Technique, float]
     technique: Technique
@@ -41,8 +40,15 @@ def technique_shares(
     *,
     how: Normalisation = Normalisation.MEAN,
     prior: Mapping[Technique, float] | None = None,
+    head: Mapping[Technique, float] | None = None,
 ) -> TechniqueShares:
-    """From sums of log-probabilities. `prior` holds the sums on a content-free picture, for PRIOR alone."""
+    """From sums of log-probabilities. `prior` holds the sums on a content-free picture, only for PRIOR.
+
+    `head` holds the shares of a bundle's technique head. They decide where there are any: a small language model reads
+    the tower badly.
+    """
+    if head is not None:
+        return TechniqueShares(head, max(head, key=head.__getitem__))
     scores = _comparable(sums, lengths, how, prior)
     top = max(scores.values())
     weights = {technique: math.exp(score - top) for technique, score in scores.items()}

@@ -1,7 +1,7 @@
-"""A prompt set in a bundle's tokens: every piece the engine will ever feed the model, made once when it is loaded.
+"""A prompt set in a bundle's tokens: every piece that the engine feeds the model, made once when the bundle is loaded.
 
-A tokenizer may merge across a joint, and a prompt cut at such a joint is another prompt. So each piece is what a
-whole conversation has more than its beginning, and a beginning that does not survive is refused.
+A tokenizer may merge text across a joint; a prompt cut there would be another prompt. So each piece is a whole
+conversation's tokens without those of its beginning. When the beginning's tokens change, the tokenizer is refused.
 """
 
 from collections.abc import Mapping
@@ -18,28 +18,28 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Script:
-    """The conversation about one face, in tokens. A piece starts at an answer's place and ends at the next one's."""
+    """The conversation about one face, in tokens. A piece goes from one answer's position to the next one's."""
 
-    #: From the start to the picture: the same for every face, so it is computed once for all.
+    #: From the start to the picture: the same for every face, so it is computed only once.
     system: Tokens
-    #: From the picture to the place of the DF-D answer.
+    #: From the picture to the DF-D answer's position.
     detect: Tokens
     yes: int
     no: int
-    #: "Yes.", the DF-C question.
+    #: "Yes." and the DF-C question.
     classify: Tokens
-    #: The DF-C answers, to be scored against each other at the place that `classify` ends in.
+    #: The DF-C answers. Each is scored right after `classify`.
     options: Mapping[Technique, Tokens]
-    #: A technique's DF-C answer and the AD question, to follow `classify`.
+    #: A technique's DF-C answer and the AD question. They follow `classify`.
     explain: Mapping[Technique, Tokens]
-    #: "Yes.", the AD question: when techniques are not asked for. "No.", the AD question.
+    #: "Yes." and the AD question, when techniques are not asked. "No." and the AD question.
     explain_yes: Tokens
     explain_no: Tokens
-    #: Ends an answer.
+    #: The token that ends an answer.
     end: int
 
     def longest(self) -> int:
-        """Tokens that one face needs beside its picture, before a rationale is written."""
+        """Most tokens that one face needs besides its picture and its rationale."""
         dialogue = len(self.classify) + max(map(len, self.explain.values()))
         tree = len(self.classify) + sum(map(len, self.options.values()))
         return (
@@ -50,7 +50,7 @@ class Script:
 
 
 class Codec:
-    """Text to tokens and back, with the start token made explicit and nothing else added."""
+    """Text to tokens and back. Only the start token is added."""
 
     def __init__(self, tokenizer: Tokenizer, *, start: int | None) -> None:
         self.tokenizer = tokenizer
@@ -65,25 +65,25 @@ class Codec:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
     def after(self, beginning: str, rest: str) -> Tokens:
-        """What `rest` adds to `beginning`. Raise BundleMismatch when the two merge at their joint."""
+        """The tokens that `rest` adds to `beginning`. Raise BundleMismatch when the two merge at their joint."""
         head, whole = self.encode(beginning), self.encode(beginning + rest)
         if whole[: len(head)] != head or len(whole) == len(head):
             raise BundleMismatch(
-                f"The tokenizer does not join {beginning[-24:]!r} and {rest[:24]!r}: together they give other tokens "
-                "than one after the other. Use the tokenizer.json that belongs to the base model."
+                f"The tokenizer does not join {beginning[-24:]!r} and {rest[:24]!r}: the joined text gives other "
+                "tokens than its two parts. Use the tokenizer.json that belongs to the base model."
             )
         return whole[len(head) :]
 
 
 def write_script(prompts: PromptSet, codec: Codec, *, image_token: int) -> Script:
-    """Tokenise what is served. Raise BundleMismatch when the tokenizer does not fit the prompts."""
+    """Tokenise the served prompts. Raise BundleMismatch when the tokenizer does not fit them."""
     opening = prompts.open(prompts.detection[0])
     before, after = _around_the_picture(codec.encode(opening), image_token, prompts.image)
     yes, no = (_answer_word(codec, opening, prompts.reply(word)) for word in (prompts.yes, prompts.no))
-    said_yes, said_no = (
+    yes_reply, no_reply = (
         prompts.reply(prompts.verdict_answer(deepfake=deepfake)) for deepfake in (True, False)
     )
-    classify = said_yes + prompts.ask(prompts.classification[0])
+    classify = yes_reply + prompts.ask(prompts.classification[0])
     describe = prompts.ask(prompts.description[0])
     answers = {technique: prompts.reply(prompts.technique_answers[technique]) for technique in prompts.order}
     return Script(
@@ -94,8 +94,8 @@ def write_script(prompts: PromptSet, codec: Codec, *, image_token: int) -> Scrip
         classify=_checked(codec.after(opening, classify), yes, prompts.yes),
         options={name: codec.after(opening + classify, text) for name, text in answers.items()},
         explain={name: codec.after(opening + classify, text + describe) for name, text in answers.items()},
-        explain_yes=_checked(codec.after(opening, said_yes + describe), yes, prompts.yes),
-        explain_no=_checked(codec.after(opening, said_no + describe), no, prompts.no),
+        explain_yes=_checked(codec.after(opening, yes_reply + describe), yes, prompts.yes),
+        explain_no=_checked(codec.after(opening, no_reply + describe), no, prompts.no),
         end=_end_token(codec, prompts.end),
     )
 
@@ -111,7 +111,7 @@ def _around_the_picture(tokens: Tokens, image_token: int, placeholder: str) -> t
 
 
 def _answer_word(codec: Codec, opening: str, word: str) -> int:
-    """The one token of an answer word in its place, where the probability is read."""
+    """The single token of an answer word. Its probability is read at this position."""
     tokens = codec.after(opening, word)
     if len(tokens) != 1:
         raise BundleMismatch(
@@ -124,7 +124,7 @@ def _answer_word(codec: Codec, opening: str, word: str) -> int:
 def _checked(piece: Tokens, first: int, word: str) -> Tokens:
     if piece[0] != first:
         raise BundleMismatch(
-            f"The answer {word!r} is another token before its full stop than alone. "
+            f"The answer {word!r} is a different token when a full stop follows it. "
             "Use the tokenizer.json that belongs to the base model."
         )
     return piece
@@ -134,6 +134,6 @@ def _end_token(codec: Codec, end: str) -> int:
     token = codec.tokenizer.token_to_id(end)
     if token is None:
         raise BundleMismatch(
-            f"The tokenizer has no {end!r}, so no answer would end. Use the base model's tokenizer."
+            f"The tokenizer has no token {end!r}, so no answer would end. Use the base model's tokenizer."
         )
     return token

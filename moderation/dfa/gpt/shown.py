@@ -1,8 +1,8 @@
-"""Of a file, what a browser shows: the parts that make its picture, which way up, and the frame that is seen longest.
+"""The part of a file that a browser shows: its picture, its orientation, and the frame that is seen longest.
 
-People judge what their browser shows them, and so do we. Whatever else a file carries is not read at all: a text or a
-profile that is damaged, huge or hostile spoils no picture, and a word about the orientation in a place where browsers
-do not look turns none. `tests/files` compares this with Chromium, case by case.
+People judge what their browser shows, and so do we. Nothing else in a file is read: a damaged, huge or hostile text or
+profile spoils no picture, and an orientation in a place that browsers ignore rotates none. `tests/files` compares this
+with Chromium, case by case.
 """
 
 import enum
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from moderation.dfa.gpt import colours
 from moderation.errors import ImageCorrupt, TooManyPixels
 
-#: EXIF tag of the orientation (EXIF 2.32, 4.6.4), and the pointer to the directory in which EXIF's own tags lie.
+#: EXIF tag of the orientation (EXIF 2.32, 4.6.4), and the pointer to the directory of EXIF's own tags.
 _ORIENTATION, _EXIF_DIRECTORY = 0x0112, 0x8769
 _SHORT, _LONG = 3, 4
 
 
 class Disposal(enum.Enum):
-    """What becomes of a frame's place before the next one is drawn."""
+    """What happens to a frame's area before the next frame is drawn."""
 
     KEEP = enum.auto()
     CLEAR = enum.auto()
@@ -30,7 +30,7 @@ class Disposal(enum.Enum):
 
 @dataclass(frozen=True)
 class Layer:
-    """One frame of an animation as a file of its own, and where it is drawn. May reach beyond the canvas."""
+    """One frame of an animation as a file of its own, and its place. It may reach beyond the canvas."""
 
     data: bytes
     left: int
@@ -38,31 +38,34 @@ class Layer:
     width: int
     height: int
     disposal: Disposal = Disposal.KEEP
-    #: Drawn over what is there, or in its place.
+    #: True: drawn over the canvas. False: replaces its area.
     over: bool = True
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What is left of a file."""
+    """The part of a file that is decoded."""
 
     data: bytes
-    #: 1 to 8, as EXIF counts. 1: as it is stored.
+    #: 1 to 8, as in EXIF. 1: as stored.
     orientation: int = 1
-    #: An ICC profile. None: it has none, or a decoder finds it.
+    #: An ICC profile. None: it has none, or the decoder finds it.
     profile: bytes | None = None
-    #: Of an animation. None: a decoder knows.
+    #: Number of an animation's frames. None: the decoder knows it.
     frames: int | None = None
-    #: The one that is seen longest, from 0.
+    #: Index of the frame that is seen longest.
     frame: int = 0
-    #: Width and height of what the layers are drawn on, one after the other; at first it is transparent.
+    #: Width and height of the canvas for the layers. It starts transparent.
     canvas: tuple[int, int] = (0, 0)
-    #: All up to that frame. None: the data are a picture that a decoder reads.
+    #: All layers up to that frame, in order. Empty: the decoder reads the data itself.
     layers: Sequence[Layer] = field(default=())
 
 
 def as_shown(data: bytes, kind: str, *, max_scans: int) -> Shown:
-    """Raise ImageCorrupt for an animation that no browser shows, TooManyPixels for too many frames or scans."""
+    """The part of a file that a browser shows.
+
+    Raise ImageCorrupt for an animation that no browser shows, TooManyPixels for too many frames or scans.
+    """
     match kind:
         case "JPEG":
             return _jpeg(data, max_scans)
@@ -81,16 +84,16 @@ def as_shown(data: bytes, kind: str, *, max_scans: int) -> Shown:
 # --- time
 
 
-#: Frames of an animation whose time is looked at.
+#: Most frames of an animation.
 _FRAMES_AT_MOST = 10_000
-#: Seconds that browsers take a delay of up to the first for.
+#: Browsers replace a delay of up to the first by the second, in seconds.
 _TOO_SHORT, _INSTEAD = 0.01, 0.1
 
 
 def seen_longest(seconds: Sequence[float], *, ends: bool) -> int:
-    """Which frame of an animation people have before them longest: the first of those, and the last of one that ends.
+    """The frame of an animation that people see longest: the last one if it ends, otherwise the first of the longest.
 
-    An animation may begin with a picture that nobody has time to see.
+    An animation may begin with a picture that is too short to be seen.
     """
     if not seconds or ends:
         return max(len(seconds) - 1, 0)
@@ -99,7 +102,7 @@ def seen_longest(seconds: Sequence[float], *, ends: bool) -> int:
 
 
 def _check_count(frames: int) -> None:
-    """Raise TooManyPixels: which of so many is seen longest is not looked for."""
+    """Raise TooManyPixels when there are too many frames to search for the one seen longest."""
     if frames >= _FRAMES_AT_MOST:
         raise TooManyPixels(f"The animation has more than {_FRAMES_AT_MOST:,} frames.")
 
@@ -108,9 +111,9 @@ def _check_count(frames: int) -> None:
 
 
 def exif_orientation(block: bytes) -> int:
-    """What a TIFF structure says (TIFF 6.0, section 2). 1 unless it says 2 to 8 in the one way that browsers read.
+    """The orientation in a TIFF structure (TIFF 6.0, section 2), as browsers read it. 1 when there is none.
 
-    The first entry that is a single SHORT between 1 and 8 counts, in the first directory or in EXIF's own.
+    The first entry that is a single SHORT from 1 to 8 counts, in the first directory or in EXIF's own.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None or len(block) < 8:
@@ -138,18 +141,18 @@ def _stated(block: bytes, order: str, at: int, *, inner: bool) -> int | None:
 
 # --- JPEG (ITU T.81, annex B)
 
-#: A marker: what is neither a stuffed byte nor a restart, which stand within a scan.
+#: A marker that is neither a stuffed byte nor a restart: those are inside a scan.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _SOS, _EOI = 0xDA, 0xD9
 _ALONE = {0x01, 0xD8}
 #: Bytes of a JFIF segment that a decoder recognises (libjpeg, jdmarker.c).
 _JFIF_BYTES = 14
-#: What the segments begin with that hold a colour profile (ICC.1:2022, annex B.4).
+#: First bytes of a segment with a colour profile (ICC.1:2022, annex B.4).
 _ICC = b"ICC_PROFILE\0"
 
 
 def _jpeg(data: bytes, max_scans: int) -> Shown:
-    """Without metadata. Those that say how colours are stored stay, and the index of a file of several views."""
+    """The JPEG without metadata, except those about stored colours and the index of several views."""
     kept, exif, layered = [data[:2]], None, False
     profile = list[bytes]()
     scans, start = 0, len(data)
@@ -165,7 +168,7 @@ def _jpeg(data: bytes, max_scans: int) -> Shown:
         elif marker == 0xE1:
             if exif is None and body.startswith(b"Exif\0") and len(body) > 6:
                 exif = body[6:]
-            # Its second view is light to be added to the first, and no picture.
+            # Its second view is a gain map for the first, not a picture.
             layered = layered or b' hdrgm:Version="' in body
         elif marker == 0xE2 and body.startswith(_ICC):
             profile.append(body[len(_ICC) :])
@@ -186,7 +189,7 @@ def _makes_pixels(marker: int, body: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, where it is, and where its segment ends. What follows the end of the picture is not looked at."""
+    """Each marker, its offset, and the end of its segment, up to the end of the picture."""
     at = 2
     while found := _MARKER.search(data, at):
         marker = found[1][0]
@@ -208,7 +211,7 @@ _MOST_FRAMES = 0x7FFFFFFF
 
 
 def _png(data: bytes) -> Shown:
-    """The chunks that make the first frame that is shown, as a PNG of that frame alone."""
+    """The chunks of the shown picture, or the layers of an animation, each a PNG of its own."""
     reading = _Png()
     for name, body, whole, intact in _chunks(data):
         reading.take(name, body, whole, intact=intact)
@@ -218,13 +221,13 @@ def _png(data: bytes) -> Shown:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]:
-    """Name, body, the whole chunk and whether its checksum holds. The last one may be cut off."""
+    """Each chunk's name, body, whole bytes, and whether its checksum is right. The last one may be cut off."""
     view, at = memoryview(data), _PNG_SIGNATURE
     while at + 8 <= len(data):
         length = int.from_bytes(view[at : at + 4], "big")
         end = at + 8 + length
         name = bytes(view[at + 4 : at + 8])
-        # Of pixels it is not looked at: what does not unpack is found damaged anyway.
+        # Not checked for pixels: damaged ones fail to unpack anyway.
         intact = name == b"IDAT" or view[end : end + 4] == zlib.crc32(view[at + 4 : end]).to_bytes(4, "big")
         yield name, view[at + 8 : end], view[at : end + 4], intact
         at = end + 4
@@ -232,29 +235,29 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]
 
 @dataclass
 class _Frame:
-    """A control chunk and the pixels that follow it."""
+    """A control chunk and its pixels."""
 
     control: bytes
     pixels: list[bytes] = field(default_factory=list[bytes])
 
 
 class _Png:
-    """What the chunks that were read so far make."""
+    """Collects the chunks of a PNG."""
 
     def __init__(self) -> None:
         self.head: list[memoryview] = []
         self.pixels: list[memoryview] = []
         self.end: list[memoryview] = []
         self.exif: bytes | None = None
-        #: The first chunk of each kind that says what the colours mean.
+        #: The first chunk of each kind about colours.
         self.colours: dict[bytes, bytes] = {}
-        #: As many frames as the animation says, and how often it plays; 0: for ever. None: it is none.
+        #: The animation's stated number of frames and of plays (0: for ever). None: not an animation.
         self.said: tuple[int, int] | None = None
         self.frames: list[_Frame] = []
-        #: Whether the picture of every viewer without animation is the first frame too.
+        #: True when the still picture is also the first frame.
         self.starts_with_default = False
         self.sequence = 0
-        #: Frames before the one at which the sequence breaks. None: it holds.
+        #: Number of frames before the sequence breaks. None: it is intact.
         self.broken: int | None = None
 
     def take(self, name: bytes, body: memoryview, whole: memoryview, *, intact: bool) -> None:
@@ -282,7 +285,7 @@ class _Png:
                 pass
 
     def _transparency_bytes(self) -> int:
-        """What a transparent colour takes, by the header's kind of colour."""
+        """Bytes of a transparent colour, by the header's colour type."""
         kind = self.head[0][17] if self.head and len(self.head[0]) > 17 else 0
         return {0: 2, 2: 6}.get(kind, 1)
 
@@ -298,7 +301,7 @@ class _Png:
     def _control(self, body: bytes) -> None:
         self._follow(body, after=len(self.frames))
         if self.frames and not self.frames[-1].pixels:
-            # The last one before its pixels counts.
+            # The last control before the pixels counts.
             self.frames[-1] = _Frame(body)
         else:
             _check_count(len(self.frames))
@@ -312,7 +315,7 @@ class _Png:
             self.broken = 0
 
     def _follow(self, body: bytes, *, after: int) -> None:
-        """`after` so many frames the animation breaks, when this is not next in its sequence."""
+        """Check the sequence number. When it is not the next one, the animation breaks after `after` frames."""
         if int.from_bytes(body[:4], "big") != self.sequence and self.broken is None:
             self.broken = after
         self.sequence += 1
@@ -335,7 +338,7 @@ class _Png:
         return Shown(still, orientation, profile, len(frames), longest, canvas, layers)
 
     def _canvas_of(self, frames: Sequence[_Frame]) -> tuple[int, int]:
-        """Its size. Raise ImageCorrupt when no browser would show these frames on it."""
+        """The canvas's width and height. Raise ImageCorrupt when no browser would show these frames on it."""
         head = (
             self.head[0] if self.head and self.head[0][4:8] == b"IHDR" and len(self.head[0]) >= 21 else None
         )
@@ -365,20 +368,20 @@ class _Png:
 
 
 def _png_profile(said: Mapping[bytes, bytes]) -> bytes | None:
-    """Of what a PNG says about its colours, the first in this order (third edition, 13.13). None: it is sRGB."""
+    """The colour profile of a PNG: the first chunk in this order (third edition, 13.13). None: it is sRGB."""
     profile = colours.of_cicp(said.get(b"cICP", b"")) or colours.of_png(said.get(b"iCCP", b""))
     if profile is not None or said.get(b"sRGB", b"") in _INTENTS:
         return profile
     return colours.of_gamma(said.get(b"gAMA", b""), said.get(b"cHRM", b""))
 
 
-#: All that an sRGB chunk may say.
+#: All valid contents of an sRGB chunk.
 _INTENTS = (b"\0", b"\1", b"\2", b"\3")
 _PNG_DISPOSALS = (Disposal.KEEP, Disposal.CLEAR, Disposal.RESTORE)
 
 
 def _delay(control: bytes) -> float:
-    """Seconds. Of a chunk that is too short: none."""
+    """The frame's delay in seconds. 0 when the chunk is too short."""
     if len(control) < 24:
         return 0.0
     numerator, denominator = struct.unpack_from(">HH", control, 20)
@@ -403,23 +406,23 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class _Block:
-    """An image block, and the control that lies before it."""
+    """An image block, and the control extension before it."""
 
     at: int
     end: int
-    #: Where its control extension lies. None: it has none.
+    #: Offset of its control extension. None: it has none.
     control: int | None
 
 
 def _gif(data: bytes) -> Shown:
-    """On a canvas that is transparent where no frame was drawn: browsers show no background."""
+    """The GIF's frames on a transparent canvas: browsers ignore its background colour."""
     blocks, ends = _gif_blocks(data)
     if not blocks:
         return Shown(data)
     frame = seen_longest([_gif_delay(data, block) for block in blocks], ends=ends)
     left, top, width, height = struct.unpack_from("<HHHH", data, blocks[0].at + 1)
     said = struct.unpack_from("<HH", data, 6)
-    # A first frame that reaches beyond the canvas makes it larger.
+    # A first frame larger than the canvas enlarges it.
     canvas = max(said[0], left + width), max(said[1], top + height)
     if frame == 0 and (width, height) == canvas == said:
         return Shown(data, frames=len(blocks))
@@ -428,7 +431,7 @@ def _gif(data: bytes) -> Shown:
 
 
 def _gif_blocks(data: bytes) -> tuple[list[_Block], bool]:
-    """All image blocks, and whether the animation ends: it does unless it says that it plays for ever."""
+    """All image blocks, and whether the animation ends: it does unless it is set to loop for ever."""
     at = 13 + _gif_palette(data, 10)
     blocks: list[_Block] = []
     control, ends = None, True
@@ -456,7 +459,7 @@ _GIF_DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE}
 
 
 def _gif_delay(data: bytes, block: _Block) -> float:
-    """Seconds."""
+    """The frame's delay in seconds."""
     return (
         0.0
         if block.control is None
@@ -465,7 +468,7 @@ def _gif_delay(data: bytes, block: _Block) -> float:
 
 
 def _gif_layer(data: bytes, block: _Block) -> Layer:
-    """The same block in a file whose canvas it covers."""
+    """The block as a GIF of its own, whose canvas it fills."""
     left, top, width, height = struct.unpack_from("<HHHH", data, block.at + 1)
     palette = data[13 : 13 + _gif_palette(data, 10)]
     control = b"" if block.control is None else data[block.control : block.control + 8]
@@ -483,13 +486,13 @@ def _gif_layer(data: bytes, block: _Block) -> Layer:
 
 
 def _gif_palette(data: bytes, at: int) -> int:
-    """Bytes of the colour table that the flags at this offset announce."""
+    """Bytes of the colour table, from the flags at this offset."""
     flags = data[at] if at < len(data) else 0
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _gif_after_blocks(data: bytes, at: int) -> int:
-    """The offset after a chain of sub-blocks, each led by its length and the last of length 0."""
+    """The offset after a chain of sub-blocks. Each begins with its length; the last has length 0."""
     while at < len(data) and data[at]:
         at += data[at] + 1
     return at + 1
@@ -502,7 +505,7 @@ _ANIMATED, _HAS_ALPHA, _PROFILED = 0x02, 0x10, 0x20
 
 
 def _webp(data: bytes) -> Shown:
-    """An animation's canvas is transparent where no frame was drawn, and its colours are sRGB, whatever it says."""
+    """The WebP as shown. An animation gets a transparent canvas and sRGB colours, even if the file says otherwise."""
     flags = data[_WEBP_FLAGS] if data[12:16] == b"VP8X" and len(data) > _WEBP_FLAGS else 0
     if not flags & _ANIMATED:
         profile = next((body for name, body in _webp_chunks(data) if name == b"ICCP"), None)
@@ -528,20 +531,20 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 # --- AVIF and HEIC: boxes (ISO 14496-12)
 
-#: Boxes that hold boxes, and the bytes of their own before these. Those of `iinf` depend on its version.
+#: Boxes that hold boxes, and the bytes of their own before these. For `iinf` these depend on its version.
 _HOLDERS = {
     b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"meta": 4, b"iinf": 6, b"iprp": 0, b"ipco": 0,
 }  # fmt: skip
-#: As deep as the boxes lie that we look at.
+#: Depth of the deepest box that we read.
 _DEPTH = 6
-#: Items that are no picture: EXIF, and XMP among others.
+#: Items that are not pictures: EXIF, and others such as XMP.
 _METADATA = (b"Exif", b"mime")
 
 
 def _in_boxes(data: bytes, *, animated: bool) -> Shown:
-    """With metadata made items of a kind that nobody knows: the picture's own boxes turn it.
+    """The file with its metadata items renamed to an unknown kind, so that only the picture's own boxes rotate it.
 
-    A file whose first brand does not say that it is a sequence is shown as a still picture.
+    A file whose first brand is not a sequence is shown as a still picture.
     """
     changed, delays, scale = bytearray(data), list[float](), 1
     profile: bytes | None = None
@@ -552,7 +555,7 @@ def _in_boxes(data: bytes, *, animated: bool) -> Shown:
             case b"colr" if data[start : start + 4] == b"nclx" and end - start >= 8 and profile is None:
                 profile = colours.of_nclx(*struct.unpack_from(">HH", data, start + 4))
             case b"mdhd" if end - start >= 32:
-                # A later version counts in eight bytes.
+                # A later version has times of eight bytes.
                 scale = int.from_bytes(
                     data[start + 20 : start + 24] if data[start] else data[start + 12 : start + 16], "big"
                 )
@@ -566,14 +569,14 @@ def _in_boxes(data: bytes, *, animated: bool) -> Shown:
 
 def _hide_metadata(data: bytearray, start: int, end: int) -> None:
     if data[start] in (2, 3):
-        # Version and flags, an id of two or four bytes, protection, kind.
+        # Version and flags, an id of two or four bytes, protection, then the kind.
         kind = start + 4 + (2 if data[start] == 2 else 4) + 2
         if bytes(data[kind : kind + 4]) in _METADATA and kind + 4 <= end:
             data[kind : kind + 4] = b"none"
 
 
 def _delays(body: bytes, scale: int) -> list[float]:
-    """Seconds of each frame of a track: how many frames, and how long each of these is."""
+    """Seconds of each frame of a track. Each entry gives a number of frames and their duration."""
     delays: list[float] = []
     for at in range(8, len(body) - 7, 8):
         count, long = struct.unpack_from(">II", body, at)
@@ -583,7 +586,7 @@ def _delays(body: bytes, scale: int) -> list[float]:
 
 
 def _boxes(data: bytes, at: int, stop: int, *, depth: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, and where its content begins and ends, of each box that holds no other. Those are gone through."""
+    """Name, start and end of the content of each box without inner boxes. Boxes with inner boxes are entered."""
     while at + 8 < stop and depth:
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         start, end = at + 8, at + size if size else stop

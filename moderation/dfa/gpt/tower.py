@@ -1,17 +1,17 @@
-"""The small bundle's vision tower: a light convolutional stem beside a branch that sees only fine residue.
+"""The mini bundle's vision tower: a light convolutional stem, and a branch that sees only fine residue.
 
-CLIP-L is 300 M parameters and wants a GPU. This tower stands in its place within the LLaVA layout, so that the
-small bundle and the 7B one are loaded, trained and served by the same code. Importing this module registers it with
-transformers; no code is ever loaded from a bundle.
+CLIP-L has 300 M parameters and needs a GPU. This tower takes its place in the LLaVA layout, so that the same code
+loads, trains and serves small bundles and the 7B one. Importing this module registers the tower with transformers; no
+code is ever loaded from a bundle.
 
-Frozen photo features hold little evidence of forgery, and what evidence there is lies in the fine residue that
-resizing and pooling remove first. So a second branch looks at the full-resolution pixels through fixed high-pass
-filters (Fridrich and Kodovský, "Rich models for steganalysis", 2012; as three kernels in Zhou et al., CVPR 2018).
+Frozen photo features hold little evidence of forgery. The evidence lies in the fine residue, which resizing and pooling
+remove first. So a second branch reads the full-resolution pixels through fixed high-pass filters (Fridrich and
+Kodovský, "Rich models for steganalysis", 2012; as three kernels in Zhou et al., CVPR 2018).
 
 B images, C channels, G grid side, P = G·G patches, D tower width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -32,7 +32,7 @@ LITE0_STAGES: tuple[tuple[int, int, int, int, int], ...] = (
     (1, 3, 1, 6, 320),
 )
 
-#: The three residual kernels of Zhou et al., each on its own divisor; they sum to zero, so flat colour vanishes.
+#: The three residual kernels of Zhou et al., each with its divisor. They sum to zero, so flat colour vanishes.
 RESIDUAL_KERNELS: tuple[tuple[float, tuple[tuple[int, ...], ...]], ...] = (
     (4, ((0, 0, 0, 0, 0), (0, -1, 2, -1, 0), (0, 2, -4, 2, 0), (0, -1, 2, -1, 0), (0, 0, 0, 0, 0))),
     (12, ((-1, 2, -2, 2, -1), (2, -6, 8, -6, 2), (-2, 8, -12, 8, -2), (2, -6, 8, -6, 2), (-1, 2, -2, 2, -1))),
@@ -41,7 +41,7 @@ RESIDUAL_KERNELS: tuple[tuple[float, tuple[tuple[int, ...], ...]], ...] = (
 
 
 class TowerConfig(PretrainedConfig):
-    """What shapes a tower. `image_size` must be a multiple of 32 and of `patch_size`."""
+    """A tower's sizes. `image_size` must be a multiple of 32 and of `patch_size`."""
 
     model_type = "bonafide_tower"
 
@@ -64,10 +64,10 @@ class TowerConfig(PretrainedConfig):
             image_size: side of the square picture, pixels.
             patch_size: pixels per token: 16 gives 14×14 tokens at 224, 32 gives 7×7.
             stem_channels: channels of the first convolution.
-            stages: rows as in `LITE0_STAGES`; the strides multiply, with the first convolution's 2, to 32.
-            residual_channels: channels of the four stride-2 convolutions behind the fixed filters.
-            residual_gain: how strongly residue is amplified before it is clipped to ±1. Pixels arrive as
-                (x − 127)/128, so 16 clips at 8 grey levels.
+            stages: rows as in `LITE0_STAGES`. The strides, with the first convolution's 2, multiply to 32.
+            residual_channels: channels of the four stride-2 convolutions after the fixed filters.
+            residual_gain: factor on the residue before it is clipped to ±1. Pixels arrive as (x − 127)/128, so 16 clips
+                at 8 grey levels.
             rest: for transformers.
         """
         self.hidden_size = hidden_size
@@ -81,9 +81,9 @@ class TowerConfig(PretrainedConfig):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: at stride 2 on even sizes, more below and right than above."""
+    """A convolution with TensorFlow's SAME padding: at stride 2 on even sizes, it pads more below and right."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch names it so
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         pads: list[int] = []
         for size, kernel, stride in zip(
             reversed(input.shape[-2:]), reversed(self.kernel_size), reversed(self.stride), strict=True
@@ -91,13 +91,13 @@ class SameConv(nn.Conv2d):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         left, right, top, below = pads
-        if (left, top) == (right, below):  # the convolution pads by itself, without a copy
+        if (left, top) == (right, below):  # the convolution pads without a copy
             return F.conv2d(input, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
         return super().forward(F.pad(input, pads))
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with the constants EfficientNet-Lite was trained with."""
+    """Batch norm with EfficientNet-Lite's training constants."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
@@ -125,14 +125,14 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """EfficientNet-Lite without its head: what the picture shows."""
+    """EfficientNet-Lite without its head, for the picture's content."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.conv_stem = SameConv(3, config.stem_channels, 3, 2, bias=False)
         self.bn0 = _norm(config.stem_channels)
         self.blocks = nn.ModuleList()
-        #: Index of the last block at stride 16, and its channels: the finer of the two levels that are fused.
+        #: Index of the last block at stride 16, and its channels: the finer of the two fused levels.
         self.middle = 0
         self.middle_channels = channels = config.stem_channels
         total = 2
@@ -156,7 +156,7 @@ class Stem(nn.Module):
 
 
 class Residue(nn.Module):
-    """What is left when everything smooth is taken away: the fixed filters and a small stack that reads them."""
+    """The residue without smooth content: fixed filters, and a small stack of convolutions on them."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -174,19 +174,19 @@ class Residue(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         filters = cast("Tensor", self.filters).to(pixels.dtype)
-        # Mirrored at the border: a zero border would be the strongest residue of the picture.
+        # Reflected at the border: a zero border would be the strongest residue.
         residue = F.conv2d(F.pad(pixels, (2, 2, 2, 2), mode="reflect"), filters, groups=3)  # (B, 9, H, W)
         return self.stack((residue * self.gain).clamp(-1, 1))
 
 
 class Tower(PreTrainedModel):
-    """Pictures in, P visual tokens out, in the place of LLaVA's vision tower."""
+    """From pictures to P visual tokens, as LLaVA's vision tower."""
 
     config_class = TowerConfig
     config: TowerConfig  # pyright: ignore[reportIncompatibleVariableOverride]  transformers declares the base class
     main_input_name = "pixel_values"
     base_model_prefix = "tower"
-    _supports_sdpa = True  # it has no attention; LLaVA asks every part
+    _supports_sdpa = True  # it has no attention, but LLaVA asks every part
     _no_split_modules = None
 
     def __init__(self, config: TowerConfig) -> None:
@@ -197,7 +197,7 @@ class Tower(PreTrainedModel):
         self.grid = config.image_size // config.patch_size
         self.fuse_conv = SameConv(fused, config.hidden_size, 1, bias=False)
         self.fuse_norm = _norm(config.hidden_size)
-        # Convolutions know places only from the borders; a rationale has to name them.
+        # Convolutions know positions only near the borders, but a rationale must name them.
         self.places = nn.Parameter(torch.zeros(1, self.grid**2, config.hidden_size))
         self.post_init()
 
@@ -213,7 +213,7 @@ class Tower(PreTrainedModel):
 
 
 def _to_grid(level: Tensor, grid: int) -> Tensor:
-    """Average what is finer than the token grid, repeat what is coarser. Sides are whole multiples of each other."""
+    """Average a level finer than the token grid, repeat a coarser one. One side must be a multiple of the other."""
     side = level.shape[-1]
     if side > grid:
         return F.avg_pool2d(level, side // grid)
@@ -222,22 +222,8 @@ def _to_grid(level: Tensor, grid: int) -> Tensor:
     return level
 
 
-def load_stem_weights(tower: Tower, state: Mapping[str, Tensor]) -> None:
-    """Start the stem from a published EfficientNet-Lite state dict (`_conv_stem`, `_blocks.0._bn1` …).
-
-    Its head and classifier are left out. A missing or misshapen weight is an error.
-    """
-    renamed = {
-        ".".join(part.removeprefix("_") for part in name.split(".")): value for name, value in state.items()
-    }
-    wanted = {
-        name: value for name, value in renamed.items() if name.startswith(("conv_stem.", "bn0.", "blocks."))
-    }
-    tower.stem.load_state_dict(wanted, strict=True)
-
-
 def fold_batch_norms(tower: Tower) -> Tower:
-    """Fold every batch norm into the convolution before it, in place. For inference only; equal to rounding."""
+    """Fold every batch norm into the convolution before it, in place. Only for inference; equal up to rounding."""
     tower.eval()
     for parent in list(tower.modules()):
         previous: tuple[str, nn.Conv2d] | None = None

@@ -1,1 +1,1 @@
-"""DFA-Instruct: from bona fide faces and labelled pictures to conversations a model can learn from."""
+"""DFA-Instruct: from bona fide faces and labelled pictures to training conversations."""

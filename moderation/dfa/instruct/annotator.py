@@ -1,9 +1,9 @@
-"""Artifact descriptions by a vision model behind any OpenAI-compatible endpoint, for pictures whose mask is known.
+"""Artifact descriptions by a vision model behind any OpenAI-compatible endpoint, for pictures with a known mask.
 
-The mask comes first: the model is told which regions truly differ and may word nothing else. Half of the pictures are
-shown alone, half beside the face they were made from. A share of the calls is a control, a face beside its own
-re-encoding: whatever is named there is invented, and counted. Every call is noted in `annotations.jsonl`, so a broken
-run pays for nothing twice and the costs of all runs are known.
+The mask decides: the model is told which regions differ and may describe no others. Half of the lab's pictures are
+shown alone, half with the face they were made from. Some calls are controls, a face with its own re-encoding: every
+artifact named there is invented, and counted. Every call is noted in `annotations.jsonl`, so an interrupted run pays
+for nothing twice, and the costs of all runs are known.
 """
 
 import base64
@@ -33,16 +33,16 @@ from moderation.analysis import Region, Technique
 from moderation.dfa.instruct.filters import MOST_WORDS, sieved
 from moderation.errors import SetupProblem, Unavailable
 
-#: Part of every annotation. Raised with every change of the prompts below.
+#: Stored in every annotation. Raise it with every change of the prompts below.
 ANNOTATION_VERSION = 1
 
-#: Attempts of one call, and the longest wait between two that an endpoint may ask for, in seconds.
+#: Attempts per call, and the longest wait between two that an endpoint may ask for, in seconds.
 ATTEMPTS, LONGEST_WAIT = 5, 300.0
-#: Calls for one picture until its answer can be read.
+#: Most calls for one picture until an answer is readable.
 READINGS = 2
-#: Calls in a row that came to nothing, after which the endpoint is taken to be gone.
+#: After this many failed pictures in a row, the endpoint counts as gone.
 MOST_UNREACHABLE = 8
-#: Tokens of one answer.
+#: Most tokens of one answer.
 LONGEST_ANSWER = 500
 
 _TASK = """\
@@ -75,28 +75,28 @@ A region is one of the list above, spelt as there; each once. When nothing can b
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the vision model is."""
+    """The vision model's endpoint."""
 
-    #: Up to and with the version: "https://api.example.com/v1".
+    #: Includes the version: "https://api.example.com/v1".
     url: str
     model: str
-    #: Sent as a bearer token. None for endpoints of one's own that ask for none.
+    #: Sent as a bearer token. None for an endpoint without authentication.
     key: str | None = None
-    timeout: float = 60.0  # seconds, for connecting and between two bytes
+    timeout: float = 60.0  # seconds, to connect and between two bytes
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One forged picture to be described."""
+    """One forged picture to describe."""
 
     name: str
     technique: Technique
-    #: What the mask bears out: the only regions that may be worded.
+    #: The only regions that may be described: those that the mask supports.
     regions: tuple[Region, ...]
     picture: bytes  # JPEG
-    #: The face before. None when it is shown alone.
+    #: The face before the forgery. None when the picture is shown alone.
     before: bytes | None = None
-    #: True when both pictures are the same face, unforged, and nothing should be named.
+    #: True when both pictures show the same unforged face, so that no artifact should be named.
     control: bool = False
 
     @property
@@ -110,24 +110,24 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What came of one picture, and what it cost."""
+    """The outcome for one picture, and its cost."""
 
     name: str
-    #: Of the picture, in hexadecimal: another picture of the same name is asked about anew.
+    #: Of the picture, in hexadecimal. Another picture with the same name is asked again.
     sha256: str
     model: str
     version: int
     kind: str  # single, pair or control
-    #: "described", or why the picture is worded from the exact facts instead.
+    #: "described", or why the description comes from the exact facts instead.
     outcome: str
-    #: (region, sentence) that passed every filter.
+    #: (region, sentence) pairs that passed every filter.
     artifacts: tuple[tuple[str, str], ...]
-    #: Why others did not, one reason each.
+    #: One reason for each pair that did not pass.
     left_out: tuple[str, ...]
     calls: int
-    #: HTTP attempts that failed, by what happened.
+    #: One reason for each failed HTTP attempt.
     failures: tuple[str, ...]
-    #: As the endpoint counts them; 0 where it does not say.
+    #: As counted by the endpoint. 0 when it does not say.
     tokens_in: int
     tokens_out: int
 
@@ -147,7 +147,7 @@ class _Answer(BaseModel):
 
 
 class _TryAgain(Exception):
-    """The endpoint is busy, broken or silent for now."""
+    """The endpoint is busy, broken or silent at the moment."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
@@ -155,7 +155,7 @@ class _TryAgain(Exception):
 
 
 class Annotator:
-    """Describes pictures one by one; many threads may call it at once. Keeps the notebook."""
+    """Describes pictures one by one and keeps the notebook. Many threads may call it at once."""
 
     def __init__(
         self,
@@ -168,10 +168,10 @@ class Annotator:
         """Open the notebook of earlier runs, or begin one.
 
         Args:
-            endpoint: where the model is.
-            notebook: `annotations.jsonl`; what it holds is not asked again.
-            client: the HTTP client; one of its own when None.
-            pause: how to wait between attempts; sleeps when None.
+            endpoint: the model's endpoint.
+            notebook: `annotations.jsonl`. Pictures in it are not asked again.
+            client: the HTTP client. None: a new one.
+            pause: waits between attempts. None: sleep.
         """
         self.endpoint = endpoint
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
@@ -183,9 +183,9 @@ class Annotator:
         self._unreachable = 0
 
     def annotate(self, wanted: Wanted) -> Annotation:
-        """Describe a picture, or take the earlier run's description.
+        """Describe a picture, or take an earlier run's description.
 
-        Raise SetupProblem when the endpoint refuses what it is asked, Unavailable when it has been gone for long.
+        Raise SetupProblem when the endpoint refuses a request, Unavailable when it fails too often in a row.
         """
         known = self._noted.get(wanted.name)
         asked = (wanted.sha256, self.endpoint.model, ANNOTATION_VERSION)
@@ -200,8 +200,8 @@ class Annotator:
             self._unreachable = self._unreachable + 1 if annotation.outcome == UNREACHABLE else 0
             if self._unreachable >= MOST_UNREACHABLE:
                 raise Unavailable(
-                    f"{self.endpoint.url} came to nothing {MOST_UNREACHABLE} times in a row "
-                    f"({', '.join(sorted(set(annotation.failures)))}). Start again to go on from here."
+                    f"{self.endpoint.url} failed {MOST_UNREACHABLE} times in a row "
+                    f"({', '.join(sorted(set(annotation.failures)))}). Start again to continue from here."
                 )
             self._noted[wanted.name] = annotation
             with self._notebook.open("a", encoding="utf-8") as lines:
@@ -209,7 +209,7 @@ class Annotator:
         return annotation
 
     def counts(self) -> Counter[str]:
-        """Costs, failures and what was left out, over all runs that wrote this notebook."""
+        """Costs, failures and left-out sentences of all runs in this notebook."""
         counts: Counter[str] = Counter()
         for annotation in self._noted.values():
             counts["annotator: calls"] += annotation.calls
@@ -261,7 +261,7 @@ class Annotator:
         )
 
     def _call(self, wanted: Wanted, failures: list[str], *, temperature: float) -> Mapping[str, Any]:
-        """One answer of the endpoint. What fails for now is tried again, as late as the endpoint asks."""
+        """One answer of the endpoint. A temporary failure is retried after the wait that the endpoint asks for."""
         body = {
             "model": self.endpoint.model,
             "temperature": temperature,
@@ -293,7 +293,7 @@ class Annotator:
             raise _TryAgain(f"HTTP {reply.status_code}", _retry_after(reply.headers.get("Retry-After")))
         if not reply.is_success:
             raise SetupProblem(
-                f"{self.endpoint.url} answers {reply.status_code} to what it is asked: {reply.text[:200].strip()} "
+                f"{self.endpoint.url} answers {reply.status_code} to a request: {reply.text[:200].strip()} "
                 "Check --annotator, --annotator-model and BONAFIDE_ANNOTATOR_KEY."
             )
         try:
@@ -311,9 +311,9 @@ def _read(notebook: Path) -> dict[str, Annotation]:
         try:
             fields = json.loads(line)
         except ValueError:
-            continue  # the last line of a run that was killed while it wrote
+            continue  # the last line of a run that was killed while writing
         for name in ("artifacts", "left_out", "failures"):
-            fields[name] = tuple(tuple(each) if isinstance(each, list) else each for each in fields[name])
+            fields[name] = tuple(tuple(value) if isinstance(value, list) else value for value in fields[name])
         noted[fields["name"]] = Annotation(**fields)
     return noted
 
@@ -327,7 +327,7 @@ _exponential = wait_random_exponential(multiplier=1, max=60)
 
 
 def _wait(state: RetryCallState) -> float:
-    """As long as the endpoint asks for, else longer from attempt to attempt, at random; in seconds."""
+    """Seconds that the endpoint asks for, or a random time that grows with each attempt."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, _TryAgain) and error.wait is not None:
         return min(error.wait, LONGEST_WAIT)
@@ -378,7 +378,7 @@ def _usage(reply: Mapping[str, Any]) -> Mapping[str, int]:
 
 
 def _read_answer(reply: Mapping[str, Any]) -> _Answer | None:
-    """The JSON that was asked for, bare or in a code block. None for anything else."""
+    """The requested JSON, bare or in a code block. None for anything else."""
     try:
         text = reply["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
@@ -395,10 +395,10 @@ def _read_answer(reply: Mapping[str, Any]) -> _Answer | None:
 def headed(
     artifacts: Sequence[tuple[str, str]], headings: Mapping[Region, Sequence[str]]
 ) -> list[tuple[str, str]]:
-    """(heading, sentence) for the AD answer."""
+    """(heading, sentence) pairs for the AD answer."""
     return [(headings[Region(region)][0], text) for region, text in artifacts]
 
 
 def permitted(regions: Collection[Region]) -> tuple[Region, ...]:
-    """Regions in the order of the list, each once."""
+    """The regions in the order of `Region`, each once."""
     return tuple(region for region in Region if region in regions)

@@ -1,16 +1,16 @@
-"""DFA-Instruct on disk: pictures, LLaVA conversations and a manifest that says where each picture comes from.
+"""DFA-Instruct on disk: pictures, LLaVA conversations and a manifest with each picture's origin.
 
-Step 1, labels, is known by construction. Step 2, artifact descriptions, is worded from the lab's facts. Step 3 puts
-both into questions and answers of all four tasks. Building goes on where it stopped: every two of pictures depends
-on its number and the seed alone. In step 2 a remote vision model may word the lab's forgeries instead, within the
-regions that the facts bear out.
+Step 1, the labels, is known by construction. Step 2 writes artifact descriptions from the lab's facts. Step 3 puts both
+into questions and answers of all four tasks. A build continues where it stopped: every two of pictures depends only on
+its number and the seed. In step 2 a remote vision model may describe the lab's forgeries instead, within the regions
+that the facts support.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,39 +25,43 @@ from moderation.dfa.instruct.forgery.photometry import Encoding, encoded_as
 from moderation.dfa.instruct.pool import Pool
 from moderation.dfa.instruct.wording import description, dialogue
 
-#: How files are stored: near to lossless, because the chain has already compressed the pixels as a platform would.
+#: The encoding of stored files, almost lossless: the chain has already compressed the pixels as a platform would.
 STORED = Encoding("JPEG", 96, subsampling=0)
-#: Every so many twos an annotator is shown an unforged face beside its own re-encoding like this.
+#: A pixel of a mask counts as forged from this value on.
+HALF = 0.5
+#: Once per this many twos the annotator gets a control: an unforged face with its own re-encoding, encoded like this.
 CONTROL_EVERY, CONTROL = 20, Encoding("JPEG", 75)
-#: What a manifest says of descriptions that are worded from the facts.
+#: The manifest's annotator for descriptions made from the facts.
 EXACT = "exact facts"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the manifest: everything about a picture that is not for the model."""
+    """One line of the manifest: facts about a picture that the model does not see."""
 
     id: str
     image: str  # relative to the folder
     label: str
-    technique: str | None  # None when bona fide or not known
+    technique: str | None  # None when bona fide or unknown
     origin: str
     group: str
     split: str
     terms: str
     annotator: str
     prompts: int
-    #: Region, kind and strength of what was done. None when not known.
+    #: Region, kind and strength of each change. None when unknown.
     facts: tuple[tuple[str, str, float], ...] | None
-    #: The artifact description that is taught. None when the facts are not known.
+    #: The artifact description to teach. None when the facts are unknown.
     description: str | None
-    #: The picture is a face crop: nothing searches it for a face.
+    #: The picture is a face crop: do not search it for a face.
     crop: bool = True
+    #: Its mask's file (white: forged), relative to the folder. None when unknown, or when all or nothing is forged.
+    mask: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Two:
-    """A bona fide picture and a forged one, drawn and encoded, on their way to the disk."""
+    """A bona fide and a forged picture, drawn and encoded, but not yet written."""
 
     number: int
     rng: np.random.Generator
@@ -80,11 +84,12 @@ def build(
     parallel: int = 4,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
-    """Write `twos` of bona fide and forged pictures of one split. Returns what was written and left out.
+    """Write `twos` of bona fide and forged pictures of one split. Return counts of written and left-out things.
 
-    With an annotator, so many of its calls run at once. What it cannot describe is worded from the exact facts.
+    `parallel` calls of an annotator run at once. Pictures that it cannot describe are described from the exact facts.
     """
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    for kind in ("images", "masks"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
     examples, sieve = Examples(pool, split), Sieve()
     terms = {row.group: row.terms for row in pool.rows}
     together = parallel if annotator else 1
@@ -101,7 +106,7 @@ def build(
                 for entry, record in _entries(two, annotations, sieve, prompts, terms, out, split):
                     manifest.write(json.dumps(asdict(entry)) + "\n")
                     conversations.write(json.dumps(record, ensure_ascii=False) + "\n")
-                # Flushed by twos: after a crash the last line says where to go on.
+                # Flushed after each two: after a crash the last line says where to continue.
                 conversations.flush()
                 manifest.flush()
                 progress(two.number + 1)
@@ -112,7 +117,7 @@ def build(
 
 
 def _done(out: Path) -> int:
-    """Twos that were written before."""
+    """The number of twos written by earlier runs."""
     file = out / "manifest.jsonl"
     if not file.is_file():
         return 0
@@ -122,22 +127,25 @@ def _done(out: Path) -> int:
 
 def _drawn(number: int, examples: Examples, rng: np.random.Generator) -> _Two:
     bona_fide, forged = examples.two(rng)
-    files = tuple(encoded_as(each.pixels, STORED) for each in (bona_fide, forged))
+    files = tuple(encoded_as(example.pixels, STORED) for example in (bona_fide, forged))
     return _Two(number, rng, (bona_fide, forged), (files[0], files[1]))
 
 
 def _annotations(
     drawn: Sequence[_Two], annotator: Annotator | None, threads: ThreadPoolExecutor
 ) -> dict[str, Annotation]:
-    """What the annotator says of these pictures, by name; nothing without one."""
+    """The annotations of these pictures, by name. Empty without an annotator."""
     if annotator is None:
         return {}
-    wanted = [each for two in drawn for each in _wanted(two)]
+    wanted = [picture for two in drawn for picture in _wanted(two)]
     return {annotation.name: annotation for annotation in threads.map(annotator.annotate, wanted)}
 
 
 def _wanted(two: _Two) -> Iterator[Wanted]:
-    """The forged picture when its mask is known, every second one of the lab's beside its face before; and controls."""
+    """The pictures to describe: controls, and forged pictures with known facts.
+
+    Every second lab forgery comes with the face it was made from.
+    """
     bona_fide, forged = two.examples
     before, after = two.files
     if two.number % CONTROL_EVERY == 0:
@@ -150,7 +158,7 @@ def _wanted(two: _Two) -> Iterator[Wanted]:
             control=True,
         )
     if forged.facts and forged.technique is not None:
-        # Only the lab's forgeries lie over the very face they were made from.
+        # Only the lab's forgeries are aligned with the face they were made from.
         beside = forged.origin.startswith("lab/") and two.number % 2 == 0
         yield Wanted(
             name=two.name(1),
@@ -161,7 +169,7 @@ def _wanted(two: _Two) -> Iterator[Wanted]:
         )
 
 
-#: Regions that a control claims were changed.
+#: The regions that a control claims are changed.
 _CONTROLLED = (Region.EYES, Region.NOSE, Region.MOUTH, Region.SKIN)
 
 
@@ -183,13 +191,24 @@ def _entries(
         record = llava_record(name, example, described, prompts, sieve, two.rng)
         (out / "images" / f"{name}.jpg").write_bytes(data)
         sieve.counts["pictures written"] += 1
-        yield _entry(name, example, described, annotator, prompts, terms[example.group], split), record
+        entry = _entry(name, example, described, annotator, prompts, terms[example.group], split)
+        yield replace(entry, mask=_write_mask(example, name, out)), record
+
+
+def _write_mask(example: Example, name: str, out: Path) -> str | None:
+    """Write a mask and return its file. None for a wholly synthesised picture: its mask may end before the border."""
+    whole = example.technique is Technique.EFS
+    if example.mask is None or whole or len(np.unique(example.mask >= HALF)) < 2:
+        return None
+    file = f"masks/{name}.png"
+    Image.fromarray((255 * example.mask).round().astype(np.uint8)).save(out / file, optimize=True)
+    return file
 
 
 def _description(
     example: Example, annotation: Annotation | None, sieve: Sieve, prompts: PromptSet
 ) -> tuple[str | None, str]:
-    """The AD answer, and who worded it."""
+    """The AD answer and its annotator."""
     if example.facts is None:
         return None, EXACT
     if annotation is not None and annotation.outcome == DESCRIBED:
@@ -209,9 +228,9 @@ def llava_record(
     sieve: Sieve,
     rng: np.random.Generator,
 ) -> dict[str, object]:
-    """One picture's conversation in LLaVA's form, without the turns that a filter refuses.
+    """One picture's conversation in LLaVA's format, without turns that a filter refuses.
 
-    `described` is the answer to every question for artifacts.
+    `described` answers every question for artifacts.
     """
     turns = dialogue(
         deepfake=example.deepfake,
@@ -274,7 +293,7 @@ def _entry(
 
 
 def write_llava(out: Path) -> Path:
-    """`conversations.json`, the one list that LLaVA's own tools read."""
+    """Write `conversations.json`, the single list that LLaVA's own tools read."""
     lines = (out / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     file = out / "conversations.json"
     records = [json.loads(line) for line in lines]
@@ -283,15 +302,15 @@ def write_llava(out: Path) -> Path:
 
 
 def read_llava(file: Path) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-    """Pictures with their turns, from LLaVA's form. The picture's mark is taken out of the first question."""
+    """Pictures with their turns, from LLaVA's format. The picture's placeholder is removed from the first question."""
     for record in json.loads(file.read_text(encoding="utf-8")):
-        said = [turn["value"] for turn in record["conversations"]]
-        questions = [text.replace("<image>\n", "").replace("\n<image>", "") for text in said[::2]]
-        yield file.parent / record["image"], list(zip(questions, said[1::2], strict=True))
+        texts = [turn["value"] for turn in record["conversations"]]
+        questions = [text.replace("<image>\n", "").replace("\n<image>", "") for text in texts[::2]]
+        yield file.parent / record["image"], list(zip(questions, texts[1::2], strict=True))
 
 
 def read_picture(file: Path, size: int) -> np.ndarray:
-    """A stored picture at the model's size, (S, S, 3) uint8; others than squares are padded with grey first."""
+    """A stored picture at the model's size, (S, S, 3) uint8. A picture that is not square is first padded with grey."""
     image = Image.open(file).convert("RGB")
     side = max(image.size)
     if image.width != image.height:

@@ -1,8 +1,8 @@
-"""What people decided, as data to learn from: the faces that `bonafide export feedback` tells of, cut out and sorted.
+"""People's decisions as training data: the faces of `bonafide export feedback`, cropped and sorted.
 
-Whoever saw the verdict first was led by it; whoever judged blind was not. So pictures that anybody judged blind are
-never trained on: by the blind label half of them calibrate and half of them test. The same bytes stand on one side
-only, and of several decisions about them the newest counts.
+A person who saw the verdict first was led by it; one who judged blind was not. So pictures that anybody judged blind
+are never trained on: with their blind label, half of them calibrate and half of them test. Equal bytes are on one side
+only, and the newest decision about them counts.
 """
 
 import csv
@@ -23,9 +23,9 @@ from moderation.cases import ImageRef
 from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
 from moderation.errors import ImageRejected, SetupProblem
 
-#: Counted beside the codes of pictures that cannot be read: the key holds other bytes than those that were judged.
+#: Counted like the codes of unreadable pictures: the key now holds other bytes than the judged ones.
 CHANGED = "image_changed"
-#: Columns of the tables: those of a manifest (`bench/manifest.py`), and whose verdict people looked at.
+#: Columns of the tables: those of a manifest (`bench/manifest.py`), the case, and the bundle that gave the verdict.
 COLUMNS = ("file", "label", "technique", "source", "group", "split", "crop", "case", "bundle")
 
 Record = Mapping[str, Any]
@@ -33,17 +33,17 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Collected:
-    """Faces by what they are for, and what was left out."""
+    """Faces by their use, and the faces left out."""
 
     train: int
     calibration: int
     test: int
     #: Faces with a newer decision about the same bytes.
     repeated: int
-    #: Neither trained on nor judged by: somebody judged them blind and somebody else decided, or said "cannot tell", or
-    #: the picture has several faces and the label of the whole says of none that it is the one.
+    #: Unused faces of pictures that somebody judged blind: the newest decision was not blind or says "cannot tell", or
+    #: the picture has several faces but one label.
     held_back: int
-    #: Faces whose picture is gone or cannot be read, by code.
+    #: Faces whose picture is gone or unreadable, by code.
     lost: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
@@ -57,20 +57,20 @@ def collect(
     parallel: int = 8,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Collected:
-    """Cut the faces out of their pictures and write what trains, calibrates and tests. Goes on where it stopped.
+    """Crop the faces and write data for training, calibration and test. Continues where it stopped.
 
-    Writes `images/` (PNG, so that the pixels are those the worker gave the model), `conversations.json` for training,
-    `calibration.csv` for `calibrate` and `test.csv` for the bench. Raise SetupProblem when `feedback` is something
-    else; what `fetch` raises about a picture is counted, whatever else it raises ends the run.
+    Writes `images/` (PNG, with the pixels that the worker gave the model), `conversations.json` for training,
+    `calibration.csv` for `calibrate` and `test.csv` for the bench. Raise SetupProblem when `feedback` has another
+    format. An ImageRejected of `fetch` is counted; any other error ends the run.
 
     Args:
         feedback: JSON lines of `bonafide export feedback`.
         out: the folder to fill.
-        fetch: gives the bytes of a picture; called from several threads.
-        size: side of the crops in pixels, that of the model that will learn.
-        decode: as the worker decodes.
+        fetch: returns a picture's bytes; called from several threads.
+        size: side of the crops in pixels: the input size of the model to train.
+        decode: decodes a file as the worker does.
         parallel: pictures at once.
-        progress: told how many faces were looked at.
+        progress: called with the number of finished faces.
     """
     records = _read(feedback)
     newest = _newest(records)
@@ -99,7 +99,7 @@ def collect(
 
 def _read(feedback: Path) -> list[Record]:
     try:
-        # Not `splitlines`: what people wrote may hold other ends of lines than this one.
+        # Not `splitlines`: people's texts may hold other line separators.
         lines = feedback.read_text(encoding="utf-8").split("\n")
         records = [json.loads(line) for line in lines if line.strip()]
         for record in records:
@@ -112,18 +112,18 @@ def _read(feedback: Path) -> list[Record]:
 
 
 def _digest(record: Record) -> str:
-    """Of the picture's bytes, in hexadecimal."""
+    """The sha256 of the picture's bytes, in hexadecimal."""
     return record["facts"]["sha256"]
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:
-    """Of each picture the faces of the newest decision: exports are in the order of time."""
+    """The faces of the newest decision about each picture. Exports are in the order of time."""
     newest = {_digest(record): record["facts"]["decision"] for record in records}
     return [record for record in records if record["facts"]["decision"] == newest[_digest(record)]]
 
 
 def _side(record: Record, blind: set[str]) -> str | None:
-    """What a face is for. None: it is held back."""
+    """The use of a face: train, calibration or test. None: it is held back."""
     if _digest(record) not in blind:
         return "train"
     if record["facts"]["faces"] > 1 or record["facts"]["blind_label"] not in (
@@ -142,7 +142,7 @@ def _cut(
     size: int,
     decode: Callable[[bytes], Picture],
 ) -> str | None:
-    """Write one face as the worker cut it. Returns why there is none."""
+    """Write one face, cropped as in the worker. Return the code of a failure, or None."""
     file, facts = out / _image(record, size), record["facts"]
     if file.is_file():
         return None
@@ -154,7 +154,7 @@ def _cut(
     except ImageRejected as error:
         return error.code
     crop = crop_face(picture, Face(Box(*facts["box"]), confidence=1.0), size)
-    # Written beside and moved: half a picture is never taken for a whole one.
+    # Written to another file and renamed, so that a partial picture is never used.
     part = file.with_suffix(".part")
     Image.fromarray(crop).save(part, "PNG")
     part.replace(file)
@@ -162,7 +162,7 @@ def _cut(
 
 
 def _image(record: Record, size: int) -> str:
-    """The name says what was cut: the same name holds the same pixels, whatever was decided since."""
+    """The file of a crop. Equal names hold equal pixels, independent of later decisions."""
     cut = f"{_digest(record)} {record['facts']['box']} {size}"
     return f"images/{sha256(cut.encode()).hexdigest()[:32]}.png"
 
@@ -177,7 +177,9 @@ def _write(out: Path, sides: Mapping[str, Sequence[tuple[Record, str]]]) -> None
     )
     for side in ("calibration", "test"):
         with (out / f"{side}.csv").open("w", newline="", encoding="utf-8") as lines:
-            csv.writer(lines).writerows([COLUMNS, *(_row(*one, side) for one in sides[side])])
+            csv.writer(lines).writerows(
+                [COLUMNS, *(_row(record, image, side) for record, image in sides[side])]
+            )
 
 
 def _row(record: Record, image: str, side: str) -> tuple[str, ...]:

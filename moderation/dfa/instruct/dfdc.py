@@ -1,8 +1,8 @@
-"""More DFDC crops, from a checkout of the public repository that `dfdc_faces224` was drawn from.
+"""More DFDC crops, from a checkout of the public repository behind `dfdc_faces224`.
 
 `i-Shreyansh/DeepFake-Detection` holds one 224-pixel crop per training clip of the Deepfake Detection Challenge in
-`faces_224/` and their labels in `metadata.csv`. This lists them in the form of a source folder of the pool. The
-pictures stay under Meta's DFDC agreement.
+`faces_224/`, with labels in `metadata.csv`. This module lists them as a source folder of the pool. The pictures stay
+under Meta's DFDC agreement.
 """
 
 import csv
@@ -31,16 +31,16 @@ def gather_dfdc(
             forgeries[Path(row["original"]).stem].append(name)
     rng = np.random.default_rng(seed)
     originals = [name for name in sorted(forgeries) if rows.get(name, {}).get("label") == "REAL"]
-    chosen = [originals[index] for index in rng.permutation(len(originals))[:bona_fide]]
+    sample = [originals[index] for index in rng.permutation(len(originals))[:bona_fide]]
     written: list[tuple[str, ...]] = []
-    for name in chosen:
+    for name in sample:
         written.append(_linked(checkout, out, rows[name], "real", name, ""))
         made = forgeries[name]
         drawn = [made[index] for index in rng.permutation(len(made))[:forged_each]]
         written += [_linked(checkout, out, rows[other], "fake", other, f"{name}.jpg") for other in drawn]
     with (out / "labels.csv").open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines).writerows([HEADER, *written])
-    return {"bona_fide": len(chosen), "forged": len(written) - len(chosen)}
+    return {"bona_fide": len(sample), "forged": len(written) - len(sample)}
 
 
 def _linked(

@@ -1,8 +1,8 @@
-"""What a model is shown: faces with everything that is known about them, drawn afresh at every step.
+"""Training examples: faces with all known facts, drawn afresh at every step.
 
-Bona fide and forged always come in twos that share one quality and one chain of shift, light and compression:
-forgeries of the lab with the face they were made from, pairs of one moment, generated faces with bona fide ones of a
-like origin (`sources.toml`). So in every batch the label is the only thing that the two halves differ in on purpose.
+A bona fide and a forged face always come as a two, with the same quality and the same chain of shift, light and
+compression: a lab forgery with the face it was made from, a pair of one moment, a generated face with a bona fide one
+of similar origin (`sources.toml`). So within a batch, the label is the only intended difference between the halves.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,42 +32,50 @@ from moderation.errors import SetupProblem
 
 #: The model's picture, pixels, and the share of a pooled crop that its 1.3 margin covers.
 SIZE, UNIT = 224, 1.3 / MARGIN
-#: Side of the grid on which masks are learnt: one cell for each patch of 16 pixels.
+#: Side of the grid for mask training: one cell for each patch of 16 pixels.
 GRID = 14
 
-#: Shares of the techniques among the lab's forgeries. Reenactment exists nowhere else in the pool.
+#: Shares of the techniques among the lab's forgeries. Only the lab makes reenactments.
 TECHNIQUES: Mapping[Technique, float] = {
     Technique.FS: 0.26,
     Technique.FR: 0.30,
     Technique.FE: 0.18,
     Technique.EFS: 0.26,
 }
-#: From this mean change in grey levels on, a place of an aligned pair counts as changed, and fully so from the second.
+#: Mean changes in grey levels: a pixel of an aligned pair is changed from the first on, and fully from the second on.
 CHANGED = (3.0, 14.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One face as the model sees it, and what is known about it."""
+    """One face as the model sees it, and its known facts."""
 
     pixels: np.ndarray  # (SIZE, SIZE, 3) uint8 RGB
     deepfake: bool
-    technique: Technique | None  # None when bona fide or not known
-    #: Share of each cell that is forged, (GRID, GRID). None when not known.
-    grid: np.ndarray | None
-    #: What was done. None when not known; empty when bona fide.
+    technique: Technique | None  # None when bona fide or unknown
+    #: The forged share of each pixel, (SIZE, SIZE) float32 in [0, 1]. None when unknown.
+    mask: np.ndarray | None
+    #: The changes made. None when unknown; empty when bona fide.
     facts: tuple[Touch, ...] | None
-    #: Where it comes from: "lab/FS/self_blend", "dfdc_faces224" …
+    #: Its origin: "lab/FS/self_blend", "dfdc_faces224" …
     origin: str
-    #: The person or source picture, as the pool knows it.
+    #: The person or source picture, as named by the pool.
     group: str
+
+    @property
+    def grid(self) -> np.ndarray | None:
+        """The forged share of each cell, (GRID, GRID). None when unknown."""
+        if self.mask is None:
+            return None
+        side = SIZE // GRID
+        return self.mask.reshape(GRID, side, GRID, side).mean(axis=(1, 3))
 
 
 class Examples:
-    """Draws twos of examples from one split of a pool. The same random numbers draw the same."""
+    """Draws twos of examples from one split of a pool. Equal random numbers draw equal twos."""
 
     def __init__(self, pool: Pool, split: str | None, *, without: Collection[str] = ()) -> None:
-        """`split` of None takes all. `without` leaves out sources by folder, and lab techniques ("lab/FS")."""
+        """A `split` of None takes all splits. `without` names folders of sources, or lab techniques ("lab/FS")."""
         rows = [
             row
             for row in (pool.rows if split is None else pool.where(split=split))
@@ -81,8 +89,9 @@ class Examples:
         self.pairs = {kind: self._pairs(kind) for kind in kinds_of_two() if kind.paired}
         self.kinds = {kind: kind.share for kind in kinds_of_two() if self._can_make(kind)}
         if not self.kinds:
-            raise SetupProblem("The pool holds nothing that a two can be made of.")
-        #: Forgeries drawn again because nothing could be seen, and facts left out because the mask did not reach.
+            raise SetupProblem("The pool holds no pictures that make a bona fide and forged two.")
+        #: Number of forgeries drawn again because they were invisible, and of facts left out because the mask did not
+        #: cover them.
         self.invisible = 0
         self.unsupported = 0
 
@@ -94,11 +103,11 @@ class Examples:
         return kind.forged in self.forged and any(name in self.bona_fide for name in kind.beside)
 
     def _pairs(self, kind: KindOfTwo) -> list[Pooled]:
-        """The forged pictures of a kind whose bona fide one is here too."""
+        """The forged pictures of a kind whose bona fide picture is in this split too."""
         return [row for row in self.forged.get(kind.forged or "", []) if row.paired in self.by_file]
 
     def two(self, rng: Rng) -> tuple[Example, Example]:
-        """A bona fide example and a forged one that share their quality and their chain."""
+        """A bona fide and a forged example with the same quality and chain."""
         return self.two_of(_drawn(self.kinds, rng), rng)
 
     def two_of(self, kind: KindOfTwo, rng: Rng) -> tuple[Example, Example]:
@@ -115,7 +124,7 @@ class Examples:
         return self._pooled_two(bona_fide, forged, chain, rng, kind)
 
     def lab_two(self, technique: Technique, rng: Rng) -> tuple[Example, Example]:
-        """A two of the lab by one technique, for evaluation."""
+        """A two of the lab with one technique, for evaluation."""
         (shares,) = (kind.lab for kind in kinds_of_two() if kind.forged is None)
         return self._lab_two(drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT), rng, shares, technique)
 
@@ -137,7 +146,7 @@ class Examples:
             pixels=delivered(chain, drawn, SIZE),
             deepfake=True,
             technique=technique,
-            grid=_cells(mask_through(chain, forgery.mask, SIZE)),
+            mask=mask_through(chain, forgery.mask, SIZE),
             facts=facts or None,
             origin=f"lab/{technique}/{forgery.recipe}",
             group=row.group,
@@ -145,7 +154,10 @@ class Examples:
         return self._bona_fide(bona_fide, row, chain), forged
 
     def _visible_forgery(self, technique: Technique, target: Portrait, source: Portrait, rng: Rng) -> Forgery:
-        """What nobody can see teaches that bona fide is forged: such a draw is drawn again, a few times."""
+        """Forge a face, and again up to three times while the forgery is invisible.
+
+        An invisible forgery would teach that bona fide is forged.
+        """
         forgery = forge(technique, target, source, rng)
         for _ in range(3):
             if visible(forgery, target.pixels):
@@ -159,13 +171,13 @@ class Examples:
     ) -> tuple[Example, Example]:
         target = self._portrait(bona_fide)
         pixels, drawn = target.pixels, np.asarray(self.crops[forged.row])
-        grid, facts = None, None
+        mask, facts = None, None
         if forged.technique is Technique.EFS:
-            grid = np.ones((GRID, GRID), np.float32)
+            mask = np.ones((SIZE, SIZE), np.float32)
             facts = (Touch(Region.UNMAPPED, Kind.PATTERN, 0.5),)
         elif kind.aligned:
-            mask = changed(pixels, drawn)
-            grid, facts = _cells(mask_through(chain, mask, SIZE)), facts_of_pair(target, drawn) or None
+            mask = mask_through(chain, changed(pixels, drawn), SIZE)
+            facts = facts_of_pair(target, drawn) or None
         if not kind.aligned and rng.random() < 0.25:
             pixels = null_edit(target, rng)
         if not kind.paired and rng.random() < 0.7:
@@ -175,7 +187,7 @@ class Examples:
             pixels=delivered(chain, drawn, SIZE),
             deepfake=True,
             technique=forged.technique,
-            grid=grid,
+            mask=mask,
             facts=facts,
             origin=forged.origin,
             group=forged.group,
@@ -187,7 +199,7 @@ class Examples:
             pixels=delivered(chain, pixels, SIZE),
             deepfake=False,
             technique=None,
-            grid=np.zeros((GRID, GRID), np.float32),
+            mask=np.zeros((SIZE, SIZE), np.float32),
             facts=(),
             origin=row.origin,
             group=row.group,
@@ -198,24 +210,39 @@ class Examples:
 
 
 def pooled_examples(pool: Pool, split: str, rng: Rng) -> Iterator[Example]:
-    """Every picture of a split once, as it is, through a chain of its own: for calibration and evaluation."""
+    """Every picture of a split once, through its own chain: for calibration and evaluation.
+
+    A picture aligned with the bona fide one it was made from has a mask.
+    """
+    before = _aligned_before(pool)
     for row in pool.where(split=split):
         if row.found:
             chain = drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT)
-            forged = row.label is Label.DEEPFAKE
+            forged, made_of = row.label is Label.DEEPFAKE, before.get(row.row)
             yield Example(
                 pixels=delivered(chain, np.asarray(pool.crops[row.row]), SIZE),
                 deepfake=forged,
                 technique=row.technique,
-                grid=None,
+                mask=None
+                if made_of is None
+                else mask_through(
+                    chain, changed(np.asarray(pool.crops[made_of]), np.asarray(pool.crops[row.row])), SIZE
+                ),
                 facts=None if forged else (),
                 origin=row.origin,
                 group=row.group,
             )
 
 
+def _aligned_before(pool: Pool) -> dict[int, int]:
+    """From the row of each aligned forged picture to the row of the bona fide one it was made from."""
+    aligned = {kind.forged for kind in kinds_of_two() if kind.aligned}
+    rows = {row.file: row.row for row in pool.rows if row.label is Label.BONA_FIDE}
+    return {row.row: rows[row.paired] for row in pool.rows if row.origin in aligned and row.paired in rows}
+
+
 def as_served(crop: np.ndarray) -> np.ndarray:
-    """A pooled crop as the worker would cut it, (SIZE, SIZE, 3): the middle, at the model's own margin."""
+    """A pooled crop as the worker would crop it, (SIZE, SIZE, 3): its middle, at the model's own margin."""
     side = crop.shape[0]
     inset = side * (1 - UNIT) / 2
     box = (inset, inset, side - inset, side - inset)
@@ -223,14 +250,14 @@ def as_served(crop: np.ndarray) -> np.ndarray:
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where two aligned pictures differ, (S, S) float32 in [0, 1]."""
+    """How much two aligned pictures differ at each pixel, (S, S) float32 in [0, 1]."""
     difference = np.abs(softened(before, 1.5).astype(np.float32) - softened(after, 1.5)).mean(axis=2)
     least, most = CHANGED
     return blurred(np.clip((difference - least) / (most - least), 0, 1), 2.0)
 
 
 def facts_of_pair(target: Portrait, after: np.ndarray) -> tuple[Touch, ...]:
-    """What an aligned pair differs in, strongest first: another colour, or another texture."""
+    """The changes of an aligned pair, strongest first: another colour, or another texture."""
     changes = region_changes(target.pixels, after, target.face)
     shift = softened(after, 4.0).astype(np.float32) - softened(target.pixels, 4.0)
     touches: list[Touch] = []
@@ -245,7 +272,7 @@ def facts_of_pair(target: Portrait, after: np.ndarray) -> tuple[Touch, ...]:
 
 
 def _by_place(rows: Sequence[Pooled], label: Label) -> dict[str, list[Pooled]]:
-    """By source, and by origin where that is finer."""
+    """Rows by source, and also by origin where that is finer."""
     groups: dict[str, list[Pooled]] = {}
     for row in rows:
         if row.label is label:
@@ -261,9 +288,3 @@ def _drawn(shares: Mapping[Name, float], rng: Rng) -> Name:
     names = list(shares)
     weights = np.array([shares[name] for name in names])
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
-
-
-def _cells(mask: np.ndarray) -> np.ndarray:
-    """Mean of a (SIZE, SIZE) mask in each cell of the grid."""
-    side = SIZE // GRID
-    return mask.reshape(GRID, side, GRID, side).mean(axis=(1, 3))

@@ -1,6 +1,6 @@
-"""What does not get into DFA-Instruct: forgeries nobody can see, words the mask does not bear out, leaks, repeats.
+"""Filters of DFA-Instruct: invisible forgeries, words that the mask does not support, leaks, repeats.
 
-Whatever is left out is counted by its reason, and the counts are part of the data card.
+Everything left out is counted by its reason. The counts are part of the data card.
 """
 
 import hashlib
@@ -14,23 +14,23 @@ from moderation.analysis import Region
 from moderation.dfa.instruct.forgery.facts import Forgery, Touch
 from moderation.dfa.instruct.forgery.masks import PARTS, Geometry, part_mask
 
-#: Mean change in grey levels, within the mask or around it, below which a forgery is one in name only.
+#: Least mean change in grey levels, within the mask or around it. Below it a forgery is invisible.
 LEAST_VISIBLE = 1.5
 #: Share of a named region that the mask must cover.
 LEAST_COVERED = 0.1
-#: Words that tell of a second picture, which the model is never shown.
+#: Words about a second picture, which the model is never shown.
 LEAKS = ("second image", "other image", "original", "difference", "mask", "compared to")
-#: Words in one sentence about one region.
+#: Most words of one sentence about one region.
 MOST_WORDS = 30
-#: Pictures for which an annotator may use one sentence; what it says of all of them it does not see.
+#: Most pictures for which an annotator may use the same sentence. A sentence that fits all pictures describes none.
 MOST_SAID = 100
-#: Sentences that deny what the label says.
+#: Sentences that contradict the label.
 DENIALS = re.compile(
     r"\b(no|without|free of)\s+(\w+\s+)?(artifacts?|traces?|signs?|evidence)\b"
     r"|\b(looks?|appears?|seems?|is|are)\s+((?!not\b)\w+\s+)?(natural|normal|authentic|genuine|unaltered|consistent)\b",
     re.IGNORECASE,
 )
-#: Words that say who somebody is, or what.
+#: Words that say who or what a person is.
 PERSONAL = re.compile(
     r"\b(m[ae]n|wom[ae]n|boys?|girls?|males?|females?|ethnic\w*|race|racial|asian|african|caucasian|european|latin[oa]"
     r"|hispanic|indian|arab|jewish|muslim|celebrity|actor|actress|politician|president)\b",
@@ -39,7 +39,7 @@ PERSONAL = re.compile(
 
 
 def visible(forgery: Forgery, before: np.ndarray) -> bool:
-    """Whether anything can be seen of it: within the mask, or around it where the surroundings were changed."""
+    """True when the forgery shows, within the mask or around it (the surroundings may be changed instead)."""
     change = np.abs(forgery.pixels.astype(np.float32) - before).mean(axis=2)
     return max(_mean(change, forgery.mask), _mean(change, 1 - forgery.mask)) >= LEAST_VISIBLE
 
@@ -49,7 +49,7 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> float:
 
 
 def supported(forgery: Forgery, face: Geometry) -> tuple[Touch, ...]:
-    """The facts whose region the mask reaches. Regions without an outline of their own are taken at their word."""
+    """The facts whose region the mask covers. Regions without an outline of their own always count as covered."""
     return tuple(touch for touch in forgery.facts if _covered(touch.region, forgery.mask, face))
 
 
@@ -68,14 +68,14 @@ def leaks(text: str) -> bool:
 
 
 def contradicts(*, deepfake: bool, description: str, none: str) -> bool:
-    """A deepfake without artifacts, or artifacts on a bona fide face."""
+    """True for a deepfake without artifacts, or a bona fide face with artifacts."""
     return deepfake == (description == none)
 
 
 def sieved(
     artifacts: Sequence[tuple[str, str]], allowed: Collection[Region]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """The (region, sentence) pairs of an annotator that may be taught, and for each of the others why not."""
+    """The (region, sentence) pairs of an annotator that may be taught, and a reason for each of the others."""
     kept: dict[str, str] = {}
     reasons: list[str] = []
     for region, written in artifacts:
@@ -89,8 +89,8 @@ def sieved(
 
 
 def _refused(region: str, text: str, allowed: Collection[Region], kept: Collection[str]) -> str | None:
-    """Why a sentence is not taught; None when it is."""
-    if region not in {each.value for each in allowed}:
+    """Why a sentence is not taught. None when it is."""
+    if region not in {allowed_region.value for allowed_region in allowed}:
         return "region outside the mask"
     if region in kept:
         return "region named twice"
@@ -108,7 +108,7 @@ def _refused(region: str, text: str, allowed: Collection[Region], kept: Collecti
 
 
 class Sieve:
-    """Counts what is left out, and knows repeats."""
+    """Counts everything left out, and detects repeats."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -116,13 +116,13 @@ class Sieve:
         self._said: Counter[str] = Counter()
 
     def repeated(self, pictures: Sequence[bytes]) -> bool:
-        """Whether any of these files came before; they are remembered."""
+        """True when any of these files came before. Remembers them."""
         digests = [hashlib.sha256(picture).hexdigest() for picture in pictures]
         found = any(digest in self._seen for digest in digests)
         self._seen.update(digests)
         return found
 
     def worn(self, sentence: str) -> bool:
-        """Whether this sentence was said of too many pictures already; it is remembered."""
+        """True when this sentence already describes too many pictures. Counts it."""
         self._said[sentence] += 1
         return self._said[sentence] > MOST_SAID

@@ -1,8 +1,8 @@
-"""The pool: labelled pictures brought to one normal form, with where they come from and on which side they stand.
+"""The pool: labelled pictures in one normal form, each with its origin and its split.
 
-Every picture goes the same way whatever its label: re-encoded at a quality drawn from one distribution, face found,
-square crop, one size. What a source's labels differ in beside the face (resolution, tables, backdrop) is taken away
-here, because a model that can learn it will learn nothing else. What is lost on the way is counted by label.
+Every picture is treated alike, independent of its label: re-encoded at a quality drawn from one distribution, face
+found, cropped to a square of one size. This removes other differences between a source's labels (resolution, tables,
+backdrop): a model that can learn them learns nothing else. Losses are counted by label.
 """
 
 import csv
@@ -27,36 +27,36 @@ from moderation.dfa.instruct.forgery.photometry import Encoding, recompressed
 from moderation.dfa.instruct.sources import Source, kinds_of_two, source
 from moderation.errors import SetupProblem
 
-#: Side of a pooled crop in pixels, and its margin. The model's own crop (224 pixels at 1.3) fits inside with room
-#: to shift and turn, at about the same scale.
+#: Side of a pooled crop in pixels, and its margin. The model's own crop (224 pixels at 1.3) fits inside, at about the
+#: same scale, with room to shift and rotate.
 CROP, MARGIN = 256, 1.5
-#: Qualities of the re-encoding that every picture goes through, label-independent.
+#: Range of the re-encoding's quality, for every label.
 QUALITIES = (75, 93)
-#: Effective side in pixels to which the tight part of `ifg_gan_faces` is reduced before use: its bona fide files
-#: are 100 to 174 pixels, nearly all forged ones 448.
+#: Side in pixels to which tight origins are reduced before use: in `ifg_gan_faces`, bona fide files have 100 to 174
+#: pixels, and almost all forged ones 448.
 TIGHT_SIDE = 112
-#: Shares of the groups that stand in each split.
+#: Shares of the groups in each split.
 SHARES = {"train": 0.78, "calibration": 0.07, "test": 0.15}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One picture as a folder's labels.csv names it."""
+    """One picture of a folder's labels.csv."""
 
     file: str  # relative to the data folder
     source: str
-    #: A finer name where a folder holds several: "ifg_gan_faces/stylegan".
+    #: A finer name when a folder holds several origins: "ifg_gan_faces/stylegan".
     origin: str
     label: Label
-    technique: Technique | None  # None when bona fide, or when the technique is not known
-    #: Pictures of one group never stand on two sides: a pair as far as the source tells of one, else the file alone.
+    technique: Technique | None  # None when bona fide or unknown
+    #: All pictures of one group are in one split: a pair when the source names one, otherwise a single file.
     group: str
     terms: str
-    #: The origin mixes resolutions by label and is reduced to `TIGHT_SIDE`.
+    #: The origin's resolution depends on the label, so it is reduced to `TIGHT_SIDE`.
     tight: bool = False
-    #: The bona fide file that a forged one was made of, relative to the data folder. None when it is not known.
+    #: The bona fide file that a forged one was made from, relative to the data folder. None when unknown.
     paired: str | None = None
-    #: It was made of it pixel for pixel: its face is where the bona fide face is.
+    #: The forged file matches `paired` pixel for pixel: both faces are at the same place.
     aligned: bool = False
 
 
@@ -76,16 +76,16 @@ class Pooled:
     sha256: str  # of the original file
     #: Left eye, right eye, nose, corners of the mouth, in pixels of the crop.
     landmarks: tuple[tuple[float, float], ...]
-    #: Longer side of the face's box in pixels of the original.
+    #: Longer side of the face's box, in pixels of the original.
     face_side: float
-    #: False when no face was found and the picture was taken for a tight crop.
+    #: False when no face was found and the whole picture was used as a tight crop.
     found: bool
-    #: The bona fide file that a forged one was made of. None when it is not known, or when this is bona fide.
+    #: The bona fide file that a forged one was made from. None when unknown or bona fide.
     paired: str | None = None
 
 
 def listed(data: Path) -> Iterator[Listed]:
-    """Every picture of every folder in `data` that has a labels.csv, as it says."""
+    """Every picture of every labels.csv in the folders of `data`. Raise SetupProblem when there is none."""
     tables = sorted(data.glob("*/labels.csv"))
     if not tables:
         raise SetupProblem(f"No folder in {data} has a labels.csv.")
@@ -118,7 +118,7 @@ def _listed(about: Source, row: dict[str, str], *, aligned: bool) -> Listed:
 
 
 def split_of(group: str) -> str:
-    """The split of a group, from its name alone: the same for ever, whatever else is in the pool."""
+    """The split of a group. It depends only on the group's name, so it never changes."""
     position = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
     for split, share in SHARES.items():
         if position < share:
@@ -129,10 +129,10 @@ def split_of(group: str) -> str:
 
 @dataclass
 class Losses:
-    """What came, and what was lost on the way, by label."""
+    """Counts of pictures and losses, by label."""
 
     duplicates: int = 0
-    #: No face was found; the picture was taken for a tight crop.
+    #: Pictures without a found face, used as tight crops.
     without_face: Counter[str] = field(default_factory=Counter[str])
     pictures: Counter[str] = field(default_factory=Counter[str])
 
@@ -140,23 +140,23 @@ class Losses:
 def build_pool(
     data: Path, out: Path, *, seed: int = 0, limit: int | None = None, processes: int = 1
 ) -> Losses:
-    """Normalise every picture of `data` into `out`, in so many processes. Starting again starts anew."""
+    """Normalise every picture of `data` into `out`, in `processes` processes. A second run starts anew."""
     out.mkdir(parents=True, exist_ok=True)
     pictures = list(listed(data))[:limit]
     crops = np.lib.format.open_memmap(
         out / "crops.npy", mode="w+", dtype=np.uint8, shape=(len(pictures), CROP, CROP, 3)
     )
     losses, seen = Losses(), set[str]()
-    unlike: list[Listed] = []
+    distinct: list[Listed] = []
     for picture in pictures:
         digest = hashlib.sha256((data / picture.file).read_bytes()).hexdigest()
         if digest not in seen:
-            unlike.append(picture)
+            distinct.append(picture)
         seen.add(digest)
-    losses.duplicates = len(pictures) - len(unlike)
+    losses.duplicates = len(pictures) - len(distinct)
     with (out / "pool.jsonl").open("w", encoding="utf-8") as lines, _workers(processes) as workers:
         work = partial(_read_and_normalise, data, seed)
-        for crop, pooled in workers(work, enumerate(unlike), chunksize=32):
+        for crop, pooled in workers(work, enumerate(distinct), chunksize=32):
             losses.pictures[pooled.label] += 1
             losses.without_face[pooled.label] += not pooled.found
             crops[pooled.row] = crop
@@ -168,7 +168,7 @@ def build_pool(
 
 @contextmanager
 def _workers(processes: int) -> Generator[Callable[..., Iterator[tuple[np.ndarray, Pooled]]]]:
-    """Something like `map` that keeps the order. Fresh processes: torch's threads do not survive a fork."""
+    """A parallel `map` that keeps the order. It spawns processes: torch's threads do not survive a fork."""
     with multiprocessing.get_context("spawn").Pool(processes, initializer=_one_thread) as pool:
         yield pool.imap
 
@@ -188,7 +188,7 @@ def _read_and_normalise(data: Path, seed: int, numbered: tuple[int, Listed]) -> 
 def normalised(
     content: bytes, picture: Listed, *, row: int, seed: int, twin: bytes | None = None
 ) -> tuple[np.ndarray, Pooled]:
-    """One picture in the pool's normal form. The face is looked for in its `twin` where it has one."""
+    """One picture in the pool's normal form. Its face is searched for in `twin` when that is given."""
     digest = hashlib.sha256(content).hexdigest()
     rng = np.random.default_rng([seed, int(digest[:8], 16)])
     decoded = decode_picture(content)
@@ -221,7 +221,7 @@ def normalised(
 
 
 def _at_most(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Reduce a picture to this longer side, antialiased; smaller ones stay as they are."""
+    """Reduce a picture to this longer side, antialiased. Smaller pictures are unchanged."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -235,7 +235,7 @@ def _sized(facts: PictureFacts, pixels: np.ndarray) -> PictureFacts:
 
 
 def _face(picture: Picture) -> tuple[Face, bool]:
-    """The largest face, or the whole picture when none is found: the pool holds tight crops."""
+    """The largest face, or almost the whole picture when none is found: sources hold tight crops."""
     faces = [face for face in find_faces(picture, at_most=1) if face.landmarks is not None]
     if faces:
         return faces[0], True
@@ -246,7 +246,7 @@ def _face(picture: Picture) -> tuple[Face, bool]:
 
 
 def landmarks_in_crop(face: Face) -> tuple[tuple[float, float], ...]:
-    """Where a face's landmarks lie in its pooled crop; those of a canonical face when it has none."""
+    """A face's landmarks in its pooled crop. Those of a canonical face when it has none."""
     box = face.box
     side = MARGIN * max(box.width, box.height)
     left, top = (box.left + box.right - side) / 2, (box.top + box.bottom - side) / 2
@@ -261,7 +261,7 @@ def landmarks_in_crop(face: Face) -> tuple[tuple[float, float], ...]:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """A built pool, read-only. The crops stay on disk until they are looked at."""
+    """A built pool, read-only. The crops stay on disk until they are read."""
 
     crops: np.ndarray  # (N, CROP, CROP, 3) uint8
     rows: tuple[Pooled, ...]
@@ -275,7 +275,7 @@ class Pool:
 
 
 def open_pool(folder: Path) -> Pool:
-    """A pool that `build_pool` made."""
+    """Open a pool that `build_pool` made. Raise SetupProblem when the folder holds none."""
     table = folder / "pool.jsonl"
     if not table.is_file():
         raise SetupProblem(

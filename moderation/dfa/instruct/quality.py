@@ -1,10 +1,12 @@
-"""Quality must say nothing: the two faces of a two are brought to one sharpness and one light before they are shown.
+"""Equal quality: both faces of a two get the same sharpness and the same light, so that quality tells nothing.
 
-A forger's pictures differ from bona fide ones in more than the forgery: generated portraits are clean and evenly lit,
-swapped video frames soft. A model that may learn "soft means forged" learns that, and is below chance where the bona
-fide pictures are the soft ones. So the sharper of the two is blurred until both hold the same fine detail, and one of
-the two takes on the light of the other. What tells them apart afterwards is local, or is a trace.
+Forged pictures differ from bona fide ones in more than the forgery: generated portraits are clean and evenly lit,
+swapped video frames are soft. A model that can learn "soft means forged" learns that, and is worse than chance when the
+bona fide pictures are the soft ones. So the sharper face is blurred until both have the same fine detail, and one of
+the two gets the light of the other. The remaining differences are local, or traces of forgery.
 """
+
+import io
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -12,11 +14,11 @@ from PIL import Image, ImageFilter
 from moderation.dfa.instruct.forgery.facts import Rng
 from moderation.dfa.instruct.forgery.photometry import clipped, softened
 
-#: The widest blur that is tried, standard deviation in pixels.
+#: Standard deviation of the widest blur, pixels.
 WIDEST = 3.0
-#: Shares of the side between which faces lie in a crop: what is measured.
+#: The measured part of a crop, where faces lie, as shares of its side.
 INNER = (0.2, 0.8)
-#: One channel's spread is changed by no more than this factor: beyond, noise would be amplified.
+#: Most that a channel's standard deviation is scaled. A larger factor would amplify noise.
 MOST_STRETCHED = 1.5
 
 
@@ -29,7 +31,7 @@ def same_sharpness(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def blurred_to(pixels: np.ndarray, wanted: float) -> np.ndarray:
-    """The crop with so much blur that `detail` is `wanted`, or as it is when it has no more than that."""
+    """The crop blurred until its `detail` is `wanted`. Unchanged when it has no more than that."""
     grey = Image.fromarray(pixels).convert("L")
     least, most = 0.0, WIDEST
     if _detail(grey) <= wanted * 1.02:
@@ -44,8 +46,20 @@ def blurred_to(pixels: np.ndarray, wanted: float) -> np.ndarray:
 
 
 def detail(pixels: np.ndarray) -> float:
-    """Mean absolute difference of neighbouring grey levels within the face: what a blur takes away first."""
+    """Mean absolute second difference of grey levels within the face. A blur reduces it first."""
     return _detail(Image.fromarray(pixels).convert("L"))
+
+
+#: The names of what `measures` returns.
+MEASURES = ("sharpness", "brightness", "contrast", "bytes")
+
+
+def measures(pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """Numbers of a crop that tell nothing of a forgery: fine detail, mean, spread, bytes as a JPEG of quality 90."""
+    inner = _inner(pixels)
+    coded = io.BytesIO()
+    Image.fromarray(pixels).save(coded, "JPEG", quality=90)
+    return detail(pixels), float(inner.mean()), float(inner.std()), float(coded.tell())
 
 
 def _detail(grey: Image.Image) -> float:
@@ -65,7 +79,7 @@ def same_light(one: np.ndarray, other: np.ndarray, rng: Rng) -> tuple[np.ndarray
 
 
 def relit(pixels: np.ndarray, like: np.ndarray, amount: float) -> np.ndarray:
-    """The crop with its channels' means and spreads moved by `amount` of the way to those of `like`."""
+    """The crop with its channels' means and standard deviations moved towards those of `like` by the share `amount`."""
     values = pixels.astype(np.float32)
     mean, goal = _inner(pixels).mean(axis=0), _inner(like).mean(axis=0)
     spread, aim = _inner(pixels).std(axis=0) + 1, _inner(like).std(axis=0) + 1
@@ -75,6 +89,6 @@ def relit(pixels: np.ndarray, like: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _inner(pixels: np.ndarray) -> np.ndarray:
-    """(N, 3) float32: the pixels within which faces lie."""
+    """(N, 3) float32: every second pixel of the measured part, in each direction."""
     least, most = (round(share * pixels.shape[0]) for share in INNER)
     return pixels[least:most:2, least:most:2].reshape(-1, 3).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Questions that people ask about a face, drawn from the grammar in `questions.toml`: thousands, by what is asked."""
+"""Questions that people ask about a face: thousands, by family, drawn from the grammar in `questions.toml`."""
 
 import re
 import tomllib
@@ -14,7 +14,7 @@ from moderation.dfa.instruct.sentences import Noun
 
 GRAMMAR = Path(__file__).with_name("questions.toml")
 
-#: What may stand before a question and after it.
+#: Words that may come before and after a question.
 OPENERS = (
     "Hi, ", "Hello, ", "Please, ", "OK, ", "Hmm, ", "Quick question: ", "So, ", "Thanks. ", "Sorry, ", "Well, ", "And ",
     "Please tell me: ", "One more thing: ", "I wonder: ", "Next: ", "Be honest: ", "A question: ",
@@ -31,21 +31,21 @@ CLOSERS = (
 
 @dataclass(frozen=True)
 class Question:
-    """One question, and everything that an answer must know about it."""
+    """One question, and everything that its answer depends on."""
 
     text: str
-    #: What is asked: "region", "verdict", "who" …: a table of the grammar.
+    #: Its table in the grammar: "region", "verdict", "who" …
     family: str
-    #: A way to ask that one kind of answer fits: "natural", "forged", "open" …
+    #: The kind of question within its family, which decides the kind of answer: "natural", "forged", "open" …
     form: str
-    #: Which of its form's wordings it is: questions that are worded alike are answered alike.
+    #: Index of its wording within the form. Questions with the same wording get the same answer.
     wording: int
     region: Region | None = None
-    #: What it calls the region.
+    #: The question's name for the region.
     noun: Noun | None = None
-    #: The second region, where two are compared, and what it is called.
+    #: The second region of a comparison, and its name.
     other: tuple[Region, Noun] | None = None
-    #: What it calls by name, in the families of techniques.
+    #: The technique that the question names, in the families of techniques.
     technique: Technique | None = None
 
 
@@ -54,7 +54,7 @@ class _Grammar:
     nouns: Mapping[Region, Sequence[Noun]]
     #: Wordings by family and form.
     wordings: Mapping[str, Mapping[str, Sequence[str]]]
-    #: How techniques are called, by family.
+    #: Names of the techniques, by family.
     techniques: Mapping[str, Mapping[Technique, Sequence[str]]]
 
 
@@ -63,7 +63,7 @@ def families() -> list[str]:
 
 
 def regions() -> list[Region]:
-    """Regions that people ask about by their name."""
+    """Regions that questions name."""
     return list(_grammar().nouns)
 
 
@@ -75,9 +75,9 @@ def drawn(
     other: Region | None = None,
     technique: Technique | None = None,
 ) -> Question:
-    """A question of a family: about these regions, or calling this technique by name, where the family does so."""
+    """A random question of a family, about these regions or this technique when the family names any."""
     grammar = _grammar()
-    # As often as it has wordings, so that no wording is heard more than another.
+    # A form is as likely as it has wordings, so that every wording is equally likely.
     places = [
         (form, index)
         for form, wordings in grammar.wordings[family].items()
@@ -88,13 +88,13 @@ def drawn(
     noun = None if region is None or family == "detail" else _one_of(grammar.nouns[region], rng, first=0.5)
     second = None if other is None else (other, _one_of(grammar.nouns[other], rng, first=0.5))
     called = "" if technique is None else _one_of(grammar.techniques[family][technique], rng)
-    text = _filled(_chosen(grammar.wordings[family][form][index], rng), noun, second, called)
+    text = _filled(_resolved(grammar.wordings[family][form][index], rng), noun, second, called)
     asked = _detail(form)[1] if family == "detail" else form
     return Question(text, family, asked, index, region, noun, second, technique)
 
 
 def detailed() -> list[Region]:
-    """Regions that have details which are asked about."""
+    """Regions with questions about their details."""
     return list(dict.fromkeys(_detail(form)[0] for form in _grammar().wordings["detail"]))
 
 
@@ -104,7 +104,7 @@ def _detail(form: str) -> tuple[Region, str]:
 
 
 def as_typed(text: str, rng: Rng) -> str:
-    """The same question as somebody in a hurry types it: greeted, in small letters, without its mark, misspelt."""
+    """The question as people type it in a hurry: with a greeting, in lower case, without punctuation, or misspelt."""
     if rng.random() < 0.15:
         opener = _one_of(OPENERS, rng)
         text = opener + (text if opener.endswith(". ") else _small(text))
@@ -120,7 +120,7 @@ def as_typed(text: str, rng: Rng) -> str:
 
 
 def every() -> Iterator[Question]:
-    """Every question of the grammar, once, before it is typed in a hurry."""
+    """Every question of the grammar once, before `as_typed`."""
     grammar = _grammar()
     for family, forms in grammar.wordings.items():
         for form, wordings in forms.items():
@@ -159,11 +159,12 @@ def _filled(text: str, noun: Noun | None, other: tuple[Region, Noun] | None, tec
     return text[:1].upper() + text[1:]
 
 
-#: The innermost choice: it holds no other.
+#: An innermost choice, without another choice inside.
 _CHOICE = re.compile(r"\(([^()]*)\)")
 
 
-def _chosen(text: str, rng: Rng) -> str:
+def _resolved(text: str, rng: Rng) -> str:
+    """The text with every choice made at random."""
     while match := _CHOICE.search(text):
         text = text[: match.start()] + _one_of(match[1].split("|"), rng) + text[match.end() :]
     return text
@@ -179,7 +180,7 @@ def _expanded(text: str) -> Iterator[str]:
 
 
 def _one_of(choices: Sequence[Any], rng: Rng, *, first: float = 0.0) -> Any:
-    """One at random; the first has this share for itself."""
+    """A random choice. The first is taken with probability `first`, or like the others otherwise."""
     return choices[0] if rng.random() < first else choices[int(rng.integers(len(choices)))]
 
 
@@ -188,7 +189,7 @@ def _small(text: str) -> str:
 
 
 def _misspelt(text: str, rng: Rng) -> str:
-    """One longer word with two letters exchanged, one left out, or one doubled."""
+    """The text with one longer word misspelt: two letters swapped, one left out, or one doubled."""
     words = list(re.finditer(r"[A-Za-z]{4,}", text))
     if not words:
         return text

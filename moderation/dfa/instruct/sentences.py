@@ -1,7 +1,7 @@
-"""Artifacts in words, for prompt set 2: what, where, how much, and beside what it shows.
+"""Artifacts in words: what, where, how much, and compared with what.
 
-Facts choose every word: the kind, the region, how strong the change is, and whether the foreign part ends at a seam.
-So the same facts are always worded alike, which a model can learn, and other facts are worded otherwise.
+The facts decide every word: the kind, the region, the strength of the change, and whether the foreign part ends at a
+seam. So equal facts always give equal words, which a model can learn, and other facts give other words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from moderation.analysis import Region
 from moderation.dfa.instruct.forgery.facts import Kind, Touch
 
-#: Strengths from which a change is plain, clear, and glaring. Below the first it is slight.
+#: The least strengths of a plain, a clear and a glaring change. Below the first, a change is slight.
 BANDS = (0.3, 0.6, 0.9)
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A part of a face, and the words that go with it in a sentence."""
+    """A part of a face, and its grammar in a sentence."""
 
     word: str
     plural: bool = False
-    #: What stands before it where it is a place.
+    #: Its preposition as a place.
     at: str = "in"
 
     def inflected(self, text: str) -> str:
@@ -43,7 +43,7 @@ class Noun:
         return text.format(**words, **{name.capitalize(): word.capitalize() for name, word in words.items()})
 
 
-#: What an artifact calls its region.
+#: An artifact's name for its region.
 NOUNS: Mapping[Region, Noun] = {
     Region.FOREHEAD: Noun("forehead"),
     Region.HAIRLINE: Noun("hairline"),
@@ -61,8 +61,8 @@ NOUNS: Mapping[Region, Noun] = {
     Region.UNMAPPED: Noun("picture"),
 }
 
-#: Two wordings of four strengths (slight, plain, clear, glaring) per kind; half of the regions have the first.
-#: {beside} is what the region shows against.
+#: Two wordings per kind, each for four strengths (slight, plain, clear, glaring). Half of the regions use the first.
+#: {beside} is what the region is compared with.
 _Strengths = tuple[str, str, str, str]
 _KINDS: Mapping[Kind, tuple[_Strengths, _Strengths]] = {
     Kind.COLOUR: (
@@ -179,7 +179,7 @@ _KINDS: Mapping[Kind, tuple[_Strengths, _Strengths]] = {
     ),
 }
 
-#: The seam, by strength, and what it parts, by what is wrong with the regions within it.
+#: The seam by strength, and the difference across it by the kind of the strongest change inside.
 _SEAMS: _Strengths = (
     "A faint seam runs around the face",
     "A seam runs around the face",
@@ -196,7 +196,7 @@ _PARTED: Mapping[Kind, str] = {
     Kind.PATTERN: "inside it the picture looks generated",
 }
 
-#: Half of the regions, so that both wordings are heard of most faces.
+#: The half of the regions that uses the first wording, so that most faces have both.
 _FIRST = {Region.FOREHEAD, Region.NOSE, Region.MOUTH, Region.SKIN, Region.UNMAPPED, Region.NECK}
 
 
@@ -206,7 +206,7 @@ def strength_band(strength: float) -> int:
 
 
 def worded(touch: Touch, facts: Sequence[Touch]) -> str:
-    """One artifact as a sentence. `facts` is everything that is known of the face, this one included."""
+    """One artifact as a sentence. `facts` are all known facts of the face, including this one."""
     band = strength_band(touch.strength)
     seam = any(fact.kind is Kind.SEAM for fact in facts)
     if touch.kind is Kind.SEAM and touch.region is Region.FACE_BOUNDARY:

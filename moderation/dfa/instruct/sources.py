@@ -1,4 +1,4 @@
-"""The table of `sources.toml`: the terms of each source, and which bona fide faces stand beside which forged ones."""
+"""The table of `sources.toml`: each source's terms, and which bona fide faces go with which forged ones."""
 
 import tomllib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("sources.toml")
-#: The terms of a folder that the table does not name.
+#: The terms of a folder that is not in the table.
 UNKNOWN_TERMS = "terms unknown: do not share what is made of it"
 
 
@@ -18,13 +18,13 @@ class Source:
 
     folder: str
     terms: str
-    #: A finer name by how the words of the `origin` column begin. Empty: the folder is one origin.
+    #: From prefixes of the `origin` column to finer names. Empty: the folder is one origin.
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
-    #: Origins that mix resolutions by label and are reduced to one before use.
+    #: Origins whose resolution depends on the label. They are reduced to one size before use.
     tight: tuple[str, ...] = ()
 
     def origin(self, words: str) -> str:
-        """The origin of a picture, from its row's words: "ifg_gan_faces/celebahq", or the folder."""
+        """The origin of a picture, from its `origin` column: "ifg_gan_faces/celebahq", or the folder."""
         for beginning, name in self.origins.items():
             if words.startswith(beginning):
                 return f"{self.folder}/{name}"
@@ -36,20 +36,20 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class KindOfTwo:
-    """Where a forged face comes from, and the bona fide one beside it."""
+    """The origins of a forged face and of its bona fide partner."""
 
     name: str
-    #: How often it is drawn, beside the shares of the others.
+    #: How often it is drawn, relative to the other shares.
     share: float
     #: The origin of the forged face. None when the lab makes it.
     forged: str | None = None
-    #: Origins whose bona fide faces stand beside it.
+    #: Origins of its bona fide partners.
     beside: tuple[str, ...] = ()
-    #: The bona fide face is the one that the forged was made of.
+    #: The forged face was made from its bona fide partner.
     paired: bool = False
-    #: So it is, pixel for pixel: the difference is the mask.
+    #: Paired pixel for pixel: the difference is the mask.
     aligned: bool = False
-    #: For the lab: how often a bona fide face of each source is forged.
+    #: For the lab: how often faces of each source are forged, relative to the others.
     lab: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
@@ -59,7 +59,7 @@ def _table() -> Mapping[str, Any]:
 
 
 def source(folder: str) -> Source:
-    """What the table says of a folder."""
+    """The table's entry for a folder. Without one, its terms are unknown."""
     known = _table()["sources"].get(folder)
     if known is None:
         return Source(folder, UNKNOWN_TERMS)

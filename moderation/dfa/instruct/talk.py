@@ -1,8 +1,8 @@
-"""Free conversation (FC) for prompt set 2: questions of every family, answered from the facts of the face.
+"""Free conversation (FC): questions of every family, answered from the facts of the face.
 
-An answer is one short sentence, two at most. It follows from what is known and from the question's wording alone, so
-that it can be learnt: it never contradicts the verdict or the artifacts that were given before it, and what a picture
-cannot show is answered by saying so.
+An answer is one short sentence, or two at most. It depends only on the known facts and the question's wording, so a
+model can learn it. It never contradicts the verdict or the artifacts before it. When a picture cannot show what is
+asked, the answer says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from moderation.dfa.instruct.sentences import NOUNS, Noun, strength_band
 
 @dataclass(frozen=True)
 class Shown:
-    """One artifact as it is told."""
+    """One artifact and its sentence."""
 
     touch: Touch
     sentence: str
@@ -25,18 +25,18 @@ class Shown:
 
 @dataclass(frozen=True)
 class Known:
-    """What may be said of one face."""
+    """What may be said about one face."""
 
     deepfake: bool
-    technique: Technique | None  # None when bona fide or not known
-    #: The artifacts that are told, the first one first. None when it is not known what was done; empty when bona fide.
+    technique: Technique | None  # None when bona fide or unknown
+    #: The named artifacts, in order. None when the changes are unknown; empty when bona fide.
     artifacts: tuple[Shown, ...] | None
-    #: Touched, and not among the artifacts: nobody is asked about these.
+    #: Touched regions that are not among the artifacts. No question asks about them.
     untold: frozenset[Region] = frozenset()
 
     @property
     def whole(self) -> bool:
-        """The whole picture was made: no region is special."""
+        """True when the whole picture is synthesised: no region is special."""
         named = {shown.touch.region for shown in self.artifacts or ()}
         return self.deepfake and (
             named == {Region.UNMAPPED} or (not named and self.technique is Technique.EFS)
@@ -44,22 +44,22 @@ class Known:
 
     @property
     def regional(self) -> bool:
-        """A deepfake with artifacts in regions that can be pointed to."""
+        """True for a deepfake with artifacts in single regions."""
         return self.deepfake and bool(self.artifacts) and not self.whole
 
 
-# --- what is asked ---
+# --- questions ---
 
 #: How often each family is asked, relative to the others.
 SHARES: Mapping[str, float] = {
     "region": 33, "detail": 5, "compare": 3, "boundary": 6, "light": 3, "tone": 3, "skin": 4,
     "verdict": 8, "technique": 4, "technique_named": 3, "technique_meant": 2,
-    "certainty": 4, "reasons": 5, "summary": 3, "places": 8, "challenge": 5, "about": 2,
-    "who": 2.5, "attributes": 2, "where": 1.5, "when": 1.5, "intent": 2, "maker": 2, "sanction": 2.5, "other_media": 2,
-    "text": 1.5, "off_topic": 2.5, "orders": 3, "quality": 1.5, "things": 1,
+    "certainty": 5, "reasons": 5, "summary": 3, "places": 8, "challenge": 5, "about": 2,
+    "who": 4, "attributes": 4, "where": 3, "when": 3, "intent": 4, "maker": 4, "sanction": 4, "other_media": 5,
+    "text": 3, "off_topic": 6, "orders": 6, "quality": 4, "things": 3,
 }  # fmt: skip
 
-#: What a form of the region family asks for, and the kinds that answer it with yes.
+#: What a form of the region family asks for, and the kinds for which the answer is yes.
 PROPERTIES: Mapping[str, tuple[str, frozenset[Kind]]] = {
     "blur": ("blur", frozenset({Kind.SOFTER})),
     "sharpness": ("excess of sharpness", frozenset({Kind.SHARPER})),
@@ -69,23 +69,23 @@ PROPERTIES: Mapping[str, tuple[str, frozenset[Kind]]] = {
     "replacement": ("trace of another face", frozenset({Kind.REPLACED})),
 }
 
-#: Regions whose artifacts are artifacts of the skin, and kinds that show in the light and in the colours.
+#: Regions whose artifacts are also artifacts of the skin, and kinds that also affect light and colours.
 _SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
 _LIT = frozenset({Kind.COLOUR, Kind.REPLACED})
 
 
 def conversation(known: Known, prompts: PromptSet, rng: Rng, turns: int) -> list[tuple[str, str]]:
-    """So many questions and their answers."""
-    said: list[tuple[str, str]] = []
-    while len(said) < turns:
+    """`turns` random questions and their answers."""
+    asked: list[tuple[str, str]] = []
+    while len(asked) < turns:
         question = _asked(known, rng)
-        if all(question.text != other for other, _ in said):
-            said.append((as_typed(question.text, rng), answer(question, known, prompts)))
-    return said
+        if all(question.text != other for other, _ in asked):
+            asked.append((as_typed(question.text, rng), answer(question, known, prompts)))
+    return asked
 
 
 def asked_again(known: Known, prompts: PromptSet, rng: Rng) -> tuple[str, str]:
-    """A question that was served before, asked again as talk: now it is answered in a sentence."""
+    """A served question, asked again in free conversation and now answered in a sentence."""
     wordings, family, form = (
         (prompts.detection, "verdict", "fake"),
         (prompts.classification, "technique", "open"),
@@ -96,7 +96,7 @@ def asked_again(known: Known, prompts: PromptSet, rng: Rng) -> tuple[str, str]:
 
 
 def _asked(known: Known, rng: Rng) -> Question:
-    """A question that the facts can answer, or that no picture can."""
+    """A random question that the facts can answer, or that no picture can answer."""
     names = list(SHARES)
     weights = [SHARES[name] for name in names]
     if known.deepfake and known.artifacts is None:
@@ -108,7 +108,7 @@ def _asked(known: Known, rng: Rng) -> Question:
         if family in {"region", "compare"}:
             region = _asked_region(known, regions(), rng)
         if family == "compare":
-            other = _asked_region(known, [each for each in regions() if each is not region], rng)
+            other = _asked_region(known, [second for second in regions() if second is not region], rng)
         if family == "detail":
             region = _asked_region(known, detailed(), rng)
         technique = _asked_technique(known, rng) if family.startswith("technique_") else None
@@ -118,12 +118,12 @@ def _asked(known: Known, rng: Rng) -> Question:
 
 
 def _asked_region(known: Known, regions: Sequence[Region], rng: Rng) -> Region:
-    """One of them: half of the time one that shows an artifact, where there is one."""
-    there = [shown.touch.region for shown in known.artifacts or () if shown.touch.region in regions]
-    if there and rng.random() < 0.5:
-        return there[int(rng.integers(len(there)))]
-    others = [region for region in regions if region not in {*there, *known.untold}]
-    # Ears, neck and background are asked about as well, but seldom.
+    """One of the regions: in half of the cases one with an artifact, if there is one."""
+    named = [shown.touch.region for shown in known.artifacts or () if shown.touch.region in regions]
+    if named and rng.random() < 0.5:
+        return named[int(rng.integers(len(named)))]
+    others = [region for region in regions if region not in {*named, *known.untold}]
+    # Questions about ears, neck and background are rarer.
     weights = [0.3 if region in {Region.EARS, Region.NECK, Region.BACKGROUND} else 1.0 for region in others]
     total = sum(weights)
     return others[int(rng.choice(len(others), p=[weight / total for weight in weights]))]
@@ -138,15 +138,15 @@ def _asked_technique(known: Known, rng: Rng) -> Technique:
 def _answerable(question: Question, known: Known) -> bool:
     if (question.family, question.form) == ("places", "more"):
         return not known.untold
-    # A swap replaces every region, and nothing tells of one that shows no artifact.
+    # A swap replaces every region, also those without a named artifact.
     return question.form != "replacement" or known.technique is not Technique.FS
 
 
-# --- how it is answered ---
+# --- answers ---
 
 
 def answer(question: Question, known: Known, prompts: PromptSet) -> str:
-    """What is known, in the form that fits the question."""
+    """The answer from the known facts, in the form of the question."""
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
     match question.family:
@@ -197,12 +197,12 @@ def _of_kinds(known: Known, kinds: frozenset[Kind]) -> list[Shown]:
 
 
 def _small(sentence: str) -> str:
-    """A sentence within a sentence, without its full stop."""
+    """A sentence to use within another one: lower case, without its full stop."""
     return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def places(artifacts: Iterable[Shown]) -> str:
-    """Where they are: "at the edge of the face, in the nose and in the mouth"."""
+    """The artifacts' places in words: "at the edge of the face, in the nose and in the mouth"."""
     words = [_place(shown.touch.region) for shown in artifacts]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
@@ -214,9 +214,9 @@ def _place(region: Region) -> str:
 
 
 def _region(question: Question, known: Known, noun: Noun, related: Sequence[Shown]) -> str:
-    """About one part of the face, or about one thing that is seen in all parts."""
+    """The answer about one part of the face, or about something that shows in all parts."""
     artifacts = known.artifacts or ()
-    shown = next((each for each in artifacts if each.touch.region is question.region), None)
+    shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
     shown = shown or next(iter(related), None)
     if known.whole:
         return noun.inflected(_whole_picture(question))
@@ -329,7 +329,7 @@ def _not_known(question: Question) -> str:
 
 
 def _compare(question: Question, known: Known) -> str:
-    """About two regions at once."""
+    """The answer about two regions at once."""
     first = question.noun or NOUNS[Region.UNMAPPED]
     second = question.other or (Region.UNMAPPED, first)
     both = f"the {first.word} or the {second[1].word}"
@@ -338,7 +338,7 @@ def _compare(question: Question, known: Known) -> str:
     if known.deepfake and not known.artifacts:
         return f"I take the face for a deepfake, and cannot point to {both}."
     pair = {question.region: first, second[0]: second[1]}
-    shown = [each for each in known.artifacts or () if each.touch.region in pair]
+    shown = [artifact for artifact in known.artifacts or () if artifact.touch.region in pair]
     if not shown:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {both}{rest}."
@@ -399,7 +399,7 @@ def _sentence(start: str, rest: str) -> str:
     return start + (rest if not start or rest.startswith("I ") else rest[:1].lower() + rest[1:])
 
 
-#: What each technique did to the face.
+#: What each technique does to a face.
 _DONE: Mapping[Technique, str] = {
     Technique.FS: "another face was laid over this one",
     Technique.FR: "the face was given another expression",
@@ -566,7 +566,7 @@ def _about(question: Question) -> str:
     )
 
 
-#: What a picture of one face cannot answer.
+#: Answers to questions that a picture of one face cannot answer.
 UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     "who": (
         "I cannot tell who this is; I only look for traces of forgery.",

@@ -1,4 +1,4 @@
-"""The lab on files: bona fide pictures in, forged ones beside them, with masks and facts."""
+"""The lab on files: from bona fide pictures to forged ones, with masks and facts."""
 
 import json
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from moderation.dfa.instruct.forgery.pairs import forge
 from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop
 from moderation.errors import SetupProblem
 
-#: Written across a marked forgery.
+#: The text on a marked forgery.
 MARK = "FORGED"
 
 
 def portrait(file: Path) -> Portrait | None:
-    """The largest face of a picture as the lab takes it. None when there is none."""
+    """The largest face of a picture, cropped for the lab. None when there is none."""
     picture = decode_picture(file.read_bytes())
     faces = [face for face in find_faces(picture, at_most=1) if face.landmarks is not None]
     if not faces:
@@ -33,10 +33,10 @@ def portrait(file: Path) -> Portrait | None:
 def forge_files(
     files: Sequence[Path], out: Path, techniques: Sequence[Technique], *, mark: bool, seed: int
 ) -> tuple[int, list[Path]]:
-    """Forge each face by each technique. Returns how many were written, and the files without a face.
+    """Forge each face by each technique. Return the number written, and the files without a face.
 
-    Beside every forgery lie the bona fide crop, the mask and the facts. `mark` writes across the forged picture what
-    it is: nobody's forged face leaves a laboratory without.
+    Each forgery is written with its bona fide crop, mask and facts. `mark` writes `MARK` onto the forged picture: no
+    forged face should leave the lab without it.
     """
     portraits = [(file, portrait(file)) for file in files]
     found = [(file, face) for file, face in portraits if face is not None]

@@ -1,7 +1,6 @@
 """The paper's recipe on any LLaVA-layout base: vision encoder frozen, projector trained, LoRA on the language model.
 
-The defaults are those of LLaVA-1.5's task recipe (haotian-liu/LLaVA, scripts/v1_5/finetune_task_lora.sh), because the
-paper states none. Every one is a flag. It ends in a bundle: the base by reference or by copy, and the adapter.
+`plan.py` has what may be chosen. It ends in a bundle: the base by reference or by copy, and the adapter.
 
 A tower that learnt to see before (`sight.py`) brings its tuned norms along, and its heads teach the verdict: what the
 language model says is then what the tower sees, on pictures of any source.
@@ -43,38 +42,13 @@ from moderation.dfa.gpt.engine.engine import TowerReader, visual_tokens
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.builder import read_llava, read_picture
+from moderation.dfa.train.plan import AdapterPlan, LoraPlan
 from moderation.dfa.train.sequences import Padded, Tokenised, pad, tokenise
 from moderation.errors import SetupProblem
 
 #: The language model's linears alone. A bare list of names would also hit CLIP's q_proj, k_proj and v_proj.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 PROJECTOR = "multi_modal_projector"
-
-
-@dataclass(frozen=True)
-class LoraPlan:
-    """How an adapter is trained. Recorded beside it."""
-
-    rank: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
-    rate: float = 2e-4
-    projector_rate: float = 2e-5
-    epochs: float = 1.0
-    #: Conversations of one forward, and forwards of one step.
-    batch: int = 16
-    accumulate: int = 1
-    warmup: float = 0.03  # share of all steps
-    longest: int = 2048  # tokens; longer conversations are left out and counted
-    #: Recompute activations in the backward pass: less memory for a third more time.
-    checkpointing: bool = False
-    seed: int = 0
-    #: Steps between checkpoints of the adapter and its optimiser.
-    save_every: int = 200
-    #: Stop after this many steps, whatever `epochs` says. None: run to the end.
-    most_steps: int | None = None
-    #: Weight of the verdict that the tower's heads teach, beside the mean of all words. Needs a bundle with heads.
-    taught: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -382,40 +356,31 @@ def write_adapter_bundle(base: BundleSpec, out: Path, card: BundleCard, *, base_
     return write_card(replace(base, card=card, folder=out, adapter="adapter", calibration=None, digests={}))
 
 
-def lora_bundle(
-    base: str,
-    conversations: Path,
-    out: Path,
-    plan: LoraPlan,
-    *,
-    device: str,
-    name: str,
-    licence: str,
-    training_data: str,
-) -> tuple[list[float], BundleSpec]:
-    """From a base's name to a bundle with an adapter and a model card.
+def lora_bundle(plan: AdapterPlan, out: Path, *, device: str) -> tuple[list[float], BundleSpec]:
+    """From a plan to a bundle with an adapter, a model card and the plan.
 
     Raise SetupProblem when `out` is a finished bundle, or the base has an adapter of its own already.
     """
-    spec = resolve_bundle(base)
+    spec = resolve_bundle(plan.base)
     if spec.adapter is not None:
-        raise SetupProblem(f"{base} has an adapter already, and a bundle holds one: train on its base.")
+        raise SetupProblem(f"{plan.base} has an adapter already, and a bundle holds one: train on its base.")
     if (out / "bundle.toml").is_file():
         raise SetupProblem(f"{out} is a finished bundle: name another folder.")
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    chosen = torch.device("cuda" if device == "auto" and cuda else "cpu" if device == "auto" else device)
+    kind = ("cuda" if cuda else "cpu") if device == "auto" else device
     # bfloat16 where it is quick; on a CPU it is slower than float32.
-    bundle = load_bundle(spec, device=chosen, dtype=torch.bfloat16 if cuda else torch.float32)
-    losses = train_lora(bundle, conversations, out, plan)
+    bundle = load_bundle(spec, device=torch.device(kind), dtype=torch.bfloat16 if cuda else torch.float32)
+    losses = train_lora(bundle, plan.data, out, plan.recipe)
     card = BundleCard(
-        name=name,
+        name=plan.name,
         version="1",
         description=f"An adapter by the LLaVA-1.5 task recipe on {spec.card.name}. Not evaluated yet.",
-        licence=licence,
-        training_data=training_data,
+        licence=plan.licence,
+        training_data=plan.training_data,
     )
+    (out / "plan.toml").write_text(plan.as_toml(), encoding="utf-8")
     written = write_adapter_bundle(spec, out, card, base_model=spec.base or "")
-    (out / "MODEL_CARD.md").write_text(_card_text(card, plan, losses), encoding="utf-8")
+    (out / "MODEL_CARD.md").write_text(_card_text(card, plan.recipe, losses), encoding="utf-8")
     return losses, written
 
 

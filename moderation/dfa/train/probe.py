@@ -1,83 +1,147 @@
-"""The last step of seeing: verdict and technique as linear probes, fitted to the end on a tower that stands still.
+"""Fit verdict and technique as linear probes on a finished tower.
 
-Heads that learn beside a moving tower lag behind it. Fitted anew, to convergence and with a strong ridge, the same
-linear questions carry over to other makers clearly better, at the cost of one look at each face (last-layer retraining,
-Kirichenko et al., ICLR 2023; linear probes on CLIP for unseen generators, Ojha et al., CVPR 2023).
+Heads that learn while the tower moves lag behind it. Fitted anew, to convergence and with a strong ridge, they carry
+over to other generators clearly better, and cost one pass over the faces (last-layer retraining, Kirichenko et al.,
+ICLR 2023; linear probes on CLIP for unseen generators, Ojha et al., CVPR 2023).
 
 N faces, L layers, D tower width.
 """
 
-import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from moderation.analysis import Label, Technique
+from moderation.analysis import Technique
 from moderation.dfa.gpt.heads import Heads
-from moderation.dfa.instruct.builder import read_picture
+from moderation.dfa.instruct.examples import Example, Examples
+from moderation.dfa.instruct.pool import open_pool
+from moderation.dfa.instruct.quality import measures
 from moderation.dfa.train.sight import Sight, as_pixels
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-#: Inverse strength of the ridge for one face, in features of unit spread. Chosen by sources left out, among
-#: ten times less and ten times more.
+#: Inverse strength of the ridge for one face, in features of unit spread. Sources left out chose it among a tenth of
+#: it, itself, and ten times it.
 RIDGE = 4.0
+#: Stands in for pixels that are no longer needed.
+NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Faces of a DFA-Instruct folder, and what a tower makes of them."""
+    """Faces of a pool, with their features by one tower."""
 
     features: np.ndarray  # (N, L·D), on the sphere
     deepfake: np.ndarray  # (N,) bool
     technique: np.ndarray  # (N,) of int64: place in Technique; −1 when bona fide or not known
     source: np.ndarray  # (N,) of str: the folder of the pool that the face comes from
     origin: np.ndarray  # (N,) of str: what made it, "lab/FS" or an origin of its folder
+    quality: np.ndarray  # (N, 4): `quality.measures`
 
     def without(self, sources: Collection[str]) -> "Stored":
         kept = ~np.isin(self.source, list(sources))
         return Stored(*(values[kept] for values in vars(self).values()))
 
 
-def stored_features(sight: Sight, instruct: Path, *, size: int = 224, batch: int = 32) -> Stored:
-    """What a tower makes of every face of a DFA-Instruct folder."""
-    with (instruct / "manifest.jsonl").open(encoding="utf-8") as lines:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+class Faces(Dataset[list[Example]]):
+    """Item n is the two number n drawn from a pool. The same seed gives the same items in every process."""
+
+    def __init__(self, pool: Path, twos: int, *, without: Collection[str], seed: int) -> None:
+        self.pool, self.twos, self.without, self.seed = pool, twos, tuple(without), seed
+        self._examples: Examples | None = None
+
+    def __len__(self) -> int:
+        return self.twos
+
+    def __getitem__(self, number: int) -> list[Example]:
+        if self._examples is None:
+            torch.set_num_threads(1)
+            self._examples = Examples(open_pool(self.pool), "train", without=self.without)
+        return list(self._examples.two(np.random.default_rng([self.seed, number])))
+
+
+def _side_by_side(twos: list[list[Example]]) -> list[Example]:
+    return [each for two in twos for each in two]
+
+
+def stored_features(
+    sight: Sight,
+    pool: Path,
+    twos: int,
+    *,
+    without: Collection[str] = (),
+    seed: int = 99,
+    loaders: int = 1,
+    batch: int = 16,
+) -> Stored:
+    """Draw twos as in training and take the tower's features of them: 2·`twos` faces, the faces of a two adjacent."""
+    drawn = Faces(pool, twos, without=without, seed=seed)
+    loader = DataLoader(drawn, batch_size=batch, num_workers=loaders, collate_fn=_side_by_side)
     numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
     features: list[np.ndarray] = []
+    known: list[Example] = []
+    quality: list[tuple[float, ...]] = []
     with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            pictures = [read_picture(instruct / row["image"], size) for row in rows[start : start + batch]]
+        for examples in loader:
+            pictures = [each.pixels for each in examples]
             features.append(sight(as_pixels(pictures).to(numbers)).features.numpy())
-    places = {str(technique): place for place, technique in enumerate(Technique)}
+            quality += [measures(picture) for picture in pictures]
+            known += [replace(each, pixels=NOTHING, mask=None) for each in examples]
+    places = {technique: place for place, technique in enumerate(Technique)}
     return Stored(
         features=np.concatenate(features),
-        deepfake=np.array([row["label"] == Label.DEEPFAKE for row in rows]),
-        technique=np.array([places.get(row["technique"] or "", -1) for row in rows]),
-        source=np.array([row["group"].split("/")[0] for row in rows]),
-        origin=np.array(["/".join(row["origin"].split("/")[:2]) for row in rows]),
+        deepfake=np.array([each.deepfake for each in known]),
+        technique=np.array([places[each.technique] if each.technique else -1 for each in known]),
+        source=np.array([each.group.split("/")[0] for each in known]),
+        origin=np.array(["/".join(each.origin.split("/")[:2]) for each in known]),
+        quality=np.array(quality),
     )
 
 
-#: A source with fewer faces is left to the others.
+#: A source with fewer faces is not judged.
 FEWEST = 20
 
 
-def held_out(stored: Stored) -> np.ndarray:
-    """(N,): of every face the logit of a verdict that was fitted without its source. Not a number for tiny sources."""
+def held_out(stored: Stored, kind: np.ndarray | None = None) -> np.ndarray:
+    """(N,): for every face, the logit of a verdict that was fitted without the face's kind.
+
+    The kind is the source, unless another is given. NaN for faces without a kind (""), and for kinds with few faces.
+    """
+    kind = stored.source if kind is None else kind
     logits = np.full(len(stored.deepfake), np.nan)
-    for source in np.unique(stored.source):
-        own = stored.source == source
-        if own.sum() >= FEWEST:
-            rest = stored.without([source])
-            middle, spread = rest.features.mean(axis=0), rest.features.std(axis=0) + 1e-6
-            probe = _verdict((rest.features - middle) / spread, rest.deepfake)
-            logits[own] = probe.decision_function((stored.features[own] - middle) / spread)
+    for name in np.unique(kind):
+        own = kind == name
+        if name and own.sum() >= FEWEST:
+            logits[own] = _judged(stored.features[~own], stored.deepfake[~own], stored.features[own])
+    return logits
+
+
+def _judged(features: np.ndarray, deepfake: np.ndarray, others: np.ndarray) -> np.ndarray:
+    middle, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+    return _verdict((features - middle) / spread, deepfake).decision_function((others - middle) / spread)
+
+
+def by_quality(stored: Stored, *, folds: int = 5) -> np.ndarray:
+    """(N,): for every face, the logit of a verdict that knows only quality: the measures and their products.
+
+    It is fitted without the face itself but with others of its source, so it shows the most that quality can tell.
+    """
+    quality = np.log1p(stored.quality)
+    even = (quality - quality.mean(axis=0)) / (quality.std(axis=0) + 1e-6)
+    across, down = np.triu_indices(even.shape[1])
+    known = np.concatenate([even, even[:, across] * even[:, down]], axis=1)
+    # The faces of a two are adjacent, and go into one fold.
+    fold = np.arange(len(known)) // 2 % folds
+    logits = np.empty(len(known))
+    for number in range(folds):
+        own = fold == number
+        logits[own] = _judged(known[~own], stored.deepfake[~own], known[own])
     return logits
 
 
@@ -90,7 +154,7 @@ def _verdict(even: np.ndarray, deepfake: np.ndarray) -> "LogisticRegression":
 def fit_probes(heads: Heads, stored: Stored) -> None:
     """Fit the verdict and the technique of these heads to convergence. Their other parts stay as they are.
 
-    Features are brought to no mean and unit spread first, and the heads remember where these faces lie (`Heads.know`).
+    Features are standardised first, and the heads remember where these faces lie (`Heads.know`).
     """
     from sklearn.linear_model import LogisticRegression
 

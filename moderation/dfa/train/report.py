@@ -1,8 +1,8 @@
 """A trained bundle judged on its test split, through the engine that serves it. Numbers beside their controls.
 
 DFA-Bench is wider; this is what a model card needs at once: DF-D per source and technique, DF-C, AD against the
-facts of the lab with a blind template and a shuffled picture beside it, invented regions, and the shortcuts that a
-number of a file alone would find.
+facts of the lab with a blind template and a shuffled picture beside it, invented regions, the evidence map against
+masks, and the shortcuts that a number of a file alone would find.
 """
 
 import io
@@ -24,25 +24,29 @@ from moderation.dfa.bench.estimates import (
     macro_f1,
     region_f1,
 )
+from moderation.dfa.bench.maps import Mapped, MapScores, by_kind, mapped
 from moderation.dfa.gpt.bundle import Bundle
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.replies import read_reply
+from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
 from moderation.dfa.instruct.pool import Pool
 from moderation.dfa.instruct.sources import kinds_of_two
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judged:
     """One example and what the model said about it."""
 
     example: Example
     margin: float
     mass: float
-    technique: Technique | None  # the highest DF-C answer; None when not asked
+    technique: Technique | None  # as served; None when not asked
     regions: frozenset[str] | None  # None when the reply could not be read, or was not asked for
     #: The verdict head's logit. None for a bundle without heads.
     opinion: float | None = None
+    #: (G, G) in [0, 1]: where pixels look foreign. None for a bundle without heads.
+    foreign: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Report:
     seconds: dict[str, float]
     #: DF-D AUC by what was judged: of the language model's margin, and of the tower's own head.
     spoken_and_seen: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    #: The evidence map against masks, by lab technique and by source of pixel-aligned pairs.
+    maps: dict[str, MapScores] = field(default_factory=dict[str, MapScores])
 
 
 def judge(
@@ -98,14 +104,23 @@ def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
     technique = None
     if options is not None:
         lengths = {name: len(tokens) for name, tokens in bundle.script.options.items()}
-        technique = max(options, key=lambda name: options[name] / lengths[name])
+        head = answers.seen and answers.seen.technique
+        technique = technique_shares(options, lengths, head=head).technique
     regions = None
     if answers.rationale is not None:
         reply = read_reply(bundle.codec.decode(answers.rationale), complete=answers.complete)
         if reply is not None:
             regions = frozenset(region for artifact in reply.artifacts for region in artifact.regions)
-    opinion = None if answers.seen is None else answers.seen.opinion
-    return Judged(example, answers.margin, answers.mass, technique, regions, opinion)
+    seen = answers.seen
+    return Judged(
+        example,
+        answers.margin,
+        answers.mass,
+        technique,
+        regions,
+        opinion=seen and seen.opinion,
+        foreign=None if seen is None else seen.foreign,
+    )
 
 
 def examples_to_judge(
@@ -146,7 +161,22 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
         shortcuts=_shortcuts(judged),
         seconds=seconds,
         spoken_and_seen=_spoken_and_seen(judged, lab=lab),
+        maps=_maps(judged),
     )
+
+
+def _maps(judged: Sequence[Judged]) -> dict[str, MapScores]:
+    """Of all faces that are forged in part, as their masks say, and by where they come from. Nothing without heads."""
+    faces: dict[str, list[Mapped]] = {}
+    for j in judged:
+        example = j.example
+        if example.technique is Technique.EFS or example.mask is None or j.foreign is None:
+            continue
+        found = mapped(example.group, j.foreign, example.mask)
+        if found is not None:
+            for place in ("all", "/".join(example.origin.split("/")[:2])):
+                faces.setdefault(place, []).append(found)
+    return by_kind(faces)
 
 
 def _spoken_and_seen(judged: Sequence[Judged], *, lab: int) -> dict[str, tuple[float, float]]:
@@ -322,6 +352,16 @@ def as_text(result: Report) -> str:
         lines += ["", "| DF-D AUC | of the answer | of the tower's head |", "|---|---|---|"]
         lines += [
             f"| {name} | {said:.3f} | {seen:.3f} |" for name, (said, seen) in result.spoken_and_seen.items()
+        ]
+    if result.maps:
+        lines += [
+            "",
+            "| evidence map, pixel AUC | of the map | of a blind map | maps shuffled |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {name} | {each.model} | {each.blind.value:.3f} | {each.shuffled.value:.3f} |"
+            for name, each in result.maps.items()
         ]
     names = [str(technique) for technique in Technique]
     lines += ["", f"| DF-C truth ╲ answer | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]

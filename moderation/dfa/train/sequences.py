@@ -3,6 +3,7 @@
 B sequences, T tokens, P visual tokens.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ class Tokenised:
     """One conversation."""
 
     tokens: tuple[int, ...]
-    #: Weight of predicting each token; 0 for what people say.
+    #: Weight of predicting each token; 0 for what people say. Those of one answer sum to its task's.
     weights: tuple[float, ...]
     #: Index of the DF-D answer word. None when the conversation does not begin with DF-D.
     verdict: int | None
@@ -36,6 +37,10 @@ class Padded:
     rows: Tensor  # (V,) int64: which sequences have a verdict
 
 
+#: What an answer weighs, however long it is: the few words that a picture decides must not drown in fluent ones.
+CLASSIFIED, DESCRIBED, SAID = 2.0, 3.0, 1.0
+
+
 def tokenise(
     turns: Sequence[tuple[str, str]],
     prompts: PromptSet,
@@ -48,20 +53,33 @@ def tokenise(
     text, spans = _spans(turns, prompts)
     encoding = codec.tokenizer.encode(text, add_special_tokens=False)
     tokens: list[int] = [] if codec.start is None else [codec.start]
-    weights = [0.0] * len(tokens)
+    answers: list[int | None] = [None] * len(tokens)  # the turn that each token answers
     verdict = None
     for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
         if token == image_token:
             tokens += [token] * patches
-            weights += [0.0] * patches
+            answers += [None] * patches
             continue
         turn = next((index for index, (begin, end) in enumerate(spans) if start < end and stop > begin), None)
         if turn is not None and verdict is None:
             verdict = len(tokens)
         tokens.append(token)
-        weights.append(0.0 if turn is None else 1.0)
+        answers.append(turn)
+    weights = _weights(answers, [_task_weight(question, prompts) for question, _ in turns])
     detects = turns[0][0] in prompts.detection
-    return Tokenised(tuple(tokens), tuple(weights), verdict if detects else None)
+    return Tokenised(tuple(tokens), weights, verdict if detects else None)
+
+
+def _task_weight(question: str, prompts: PromptSet) -> float:
+    if question in prompts.classification:
+        return CLASSIFIED
+    return DESCRIBED if question in prompts.description else SAID
+
+
+def _weights(answers: Sequence[int | None], heavy: Sequence[float]) -> tuple[float, ...]:
+    """Each token's share of its answer's weight."""
+    lengths = Counter(answers)
+    return tuple(0.0 if turn is None else heavy[turn] / lengths[turn] for turn in answers)
 
 
 def _spans(turns: Sequence[tuple[str, str]], prompts: PromptSet) -> tuple[str, list[tuple[int, int]]]:

@@ -1,11 +1,11 @@
-"""What strangers would see: a tower trained without some sources, judged on those, and calibrated on them.
+"""Judge a tower on sources that it was trained without, and calibrate on sources that a verdict was fitted without.
 
-Nobody knows tomorrow's generators. A source that was left out is the nearest thing to one that we can measure: none of
-its pictures was ever shown. So towers are chosen by these figures, thresholds and probabilities are fitted on them,
-and no figure on a source that was trained on is shown as if it said something of the next.
+Nobody knows tomorrow's generators. A source that was left out is the nearest thing to one that can be measured: the
+model never saw its pictures. Towers are chosen by these figures, and thresholds and probabilities are fitted on them.
+A figure on a source that was trained on says nothing about the next source, so none is shown that way.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from moderation.dfa.gpt.calibration import Platt, fit_platt, sigmoid
 from moderation.dfa.instruct.examples import as_served
 from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import detail
+from moderation.dfa.train.probe import Stored, by_quality, held_out
 from moderation.dfa.train.sight import Sight, as_pixels
 
 #: Pictures of each origin and label that are looked at, at most.
@@ -28,13 +29,13 @@ LEAST = 15
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """Pictures of sources that were left out, and what the tower said of them."""
+    """Pictures of sources that were left out, with the tower's verdicts."""
 
     rows: tuple[Pooled, ...]
     logits: np.ndarray  # (N,)
-    #: (N,): distance from what was learnt on, as `Seen.strangeness` has it. Not a number where it was not measured.
+    #: (N,): `Seen.strangeness`, the distance from the training faces. NaN where it was not measured.
     strangeness: np.ndarray
-    #: Numbers that look at no face, by name: bytes, sharpness, side, brightness.
+    #: Measures that need no look at the face, by name: sharpness, side, brightness.
     shortcuts: dict[str, np.ndarray]
 
     @property
@@ -44,7 +45,7 @@ class Looked:
 
 
 def left_out(pool: Pool, names: Collection[str], *, most: int = MOST, seed: int = 0) -> list[Pooled]:
-    """Pictures of these sources in which a face was found, so many of each origin and label at most."""
+    """Pictures of these sources with a face: at most `most` of each origin and label."""
     rng = np.random.default_rng([seed, 17])
     groups: dict[tuple[str, Label], list[Pooled]] = {}
     for row in pool.rows:
@@ -57,7 +58,7 @@ def left_out(pool: Pool, names: Collection[str], *, most: int = MOST, seed: int 
 
 
 def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16) -> Looked:
-    """What a tower says of pictures as the worker would crop them."""
+    """The tower's verdicts on pictures, cropped as the worker crops them."""
     bf16 = next(p for p in sight.tower.parameters() if p.dim() > 1).dtype
     logits: list[float] = []
     strangeness: list[float] = []
@@ -79,19 +80,19 @@ def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16
 
 @dataclass(frozen=True)
 class Stranger:
-    """One forged origin that was left out."""
+    """Figures of one forged origin that was left out."""
 
     origin: str
     technique: Technique | None
     auc: Estimate
-    #: Share of its pictures that are called deepfakes.
+    #: The share of its pictures that are called deepfakes.
     found: Estimate
-    #: AUC of numbers that look at no face, on the same pictures.
+    #: AUC of each of `Looked.shortcuts` on the same pictures.
     shortcuts: dict[str, float]
 
 
 def against(looked: Looked, origin: str) -> np.ndarray:
-    """Indices of a forged origin and of the bona fide faces it is held against: its source's, else all of them."""
+    """Indices of a forged origin and of the bona fide faces to compare it with: those of its source, else all."""
     forged = [i for i, row in enumerate(looked.rows) if row.label is Label.DEEPFAKE and row.origin == origin]
     source = looked.rows[forged[0]].source
     bona_fide = [i for i, row in enumerate(looked.rows) if row.label is Label.BONA_FIDE]
@@ -100,7 +101,7 @@ def against(looked: Looked, origin: str) -> np.ndarray:
 
 
 def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
-    """Every forged origin against its bona fide faces."""
+    """Figures of every forged origin, against its bona fide faces."""
     labels = looked.deepfake
     origins = sorted({row.origin for row, forged in zip(looked.rows, labels, strict=True) if forged})
     results: list[Stranger] = []
@@ -130,14 +131,14 @@ def _probability(platt: Platt | None, logit: float) -> float:
     return sigmoid(logit) if platt is None else platt.probability(logit)
 
 
-#: Share of bona fide faces of sources left out that a verdict of deepfake may reach.
+#: The largest share of bona fide faces, of sources left out, that may be called deepfakes.
 FALSE_ALARMS = 0.09
 
 
 def calibrated(logits: np.ndarray, deepfake: np.ndarray, origin: np.ndarray, *, version: str) -> Platt:
-    """Platt scaling on faces of sources left out, each origin and label with the same weight.
+    """Platt scaling on faces of sources left out. Every origin and both labels weigh the same.
 
-    Nothing is decided from one half up to the score that only `FALSE_ALARMS` of the bona fide faces reach.
+    Between one half and the score that only `FALSE_ALARMS` of the bona fide faces reach, the verdict is undetermined.
     """
     known = np.flatnonzero(~np.isnan(logits))
     rows = known[_evened(deepfake[known], origin[known])]
@@ -146,18 +147,18 @@ def calibrated(logits: np.ndarray, deepfake: np.ndarray, origin: np.ndarray, *, 
     return replace(platt, zone=(0.5, max(0.5, float(np.quantile(scores, 1 - FALSE_ALARMS)))))
 
 
-#: Share of bona fide faces of sources left out that may be called unlike the training.
+#: The share of bona fide faces, of sources left out, that may be called unlike the training.
 REFUSED = 0.01
 
 
 def strangest(looked: Looked) -> float | None:
-    """The strangeness beyond which nothing is known: one bona fide face in a hundred of sources left out has more."""
+    """The strangeness that one bona fide face in a hundred, of sources left out, exceeds. None when it is not known."""
     known = looked.strangeness[~looked.deepfake & ~np.isnan(looked.strangeness)]
     return float(np.quantile(known, 1 - REFUSED)) if len(known) else None
 
 
 def _evened(deepfake: np.ndarray, origin: np.ndarray, *, each: int = 200, seed: int = 0) -> np.ndarray:
-    """Indices in which every origin with some faces stands equally often, and both labels do."""
+    """Draw indices so that every origin with enough faces, and both labels, are equally frequent."""
     rng = np.random.default_rng([seed, 23])
     kinds = {
         (label, name): rows
@@ -173,10 +174,10 @@ def _evened(deepfake: np.ndarray, origin: np.ndarray, *, each: int = 200, seed: 
 
 
 def honesty(looked: Looked, platt: Platt) -> dict[str, Estimate]:
-    """Verdicts and ECE (10 bins) on sources that the calibration never saw.
+    """Shares of verdicts, and ECE (10 bins), on sources that the calibration never saw.
 
-    ECE: mean of |share of deepfakes − mean score| over bins of equal width, by the share of pictures in each (Guo et
-    al., ICML 2017), labels and origins evened.
+    ECE is the mean of |share of deepfakes − mean score| over bins of equal width, weighted by the pictures in each (Guo
+    et al., ICML 2017). Origins and labels are drawn equally often.
     """
     deepfake = looked.deepfake
     scores = np.array([platt.probability(float(logit)) for logit in looked.logits])
@@ -203,7 +204,7 @@ def _ece(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
 
 
 def as_table(results: Sequence[Stranger]) -> str:
-    """Markdown, one origin a line, and the mean over origins."""
+    """A Markdown table: one origin a line, then the mean over origins."""
     lines = [
         "| left out | technique | DF-D AUC [95 %] | called a deepfake | sharpness, side, brightness alone |",
         "|---|---|---|---|---|",
@@ -217,6 +218,48 @@ def as_table(results: Sequence[Stranger]) -> str:
         lines.append(
             f"| mean over {len(results)} | | {np.mean([each.auc.value for each in results]):.3f} | | |"
         )
+    return "\n".join(lines) + "\n"
+
+
+#: Forgeries of the lab are left out by technique, all others by source.
+LAB = "lab/"
+
+
+def each_left_out(stored: Stored) -> dict[str, tuple[Estimate, Estimate]]:
+    """For each forged origin: the DF-D AUC of a verdict fitted without it, and of a verdict that knows only quality.
+
+    An origin is compared with the bona fide faces of its source, or with all when its source has few. The tower had
+    seen the origin. So this measures how the verdict carries over, and not how the tower does.
+    """
+    source = held_out(stored)
+    lab = np.char.startswith(stored.origin, LAB)
+    made = np.where(lab & stored.deepfake, held_out(stored, np.where(lab, stored.origin, "")), source)
+    quality = by_quality(stored)
+    results: dict[str, tuple[Estimate, Estimate]] = {}
+    for origin in np.unique(stored.origin[stored.deepfake]):
+        forged = stored.deepfake & (stored.origin == origin)
+        own = ~stored.deepfake & np.isin(stored.source, np.unique(stored.source[forged]))
+        beside = own if own.sum() >= LEAST else ~stored.deepfake
+        rows = np.flatnonzero((forged | beside) & ~np.isnan(made))
+        if min(forged[rows].sum(), beside[rows].sum()) >= LEAST:
+            results[str(origin)] = (
+                _auc(made, stored.deepfake, rows),
+                _auc(quality, stored.deepfake, rows),
+            )
+    return results
+
+
+def _auc(logits: np.ndarray, deepfake: np.ndarray, rows: np.ndarray) -> Estimate:
+    return auc_estimate(logits[rows].tolist(), deepfake[rows].tolist(), [str(row) for row in rows])
+
+
+def as_left_out_table(results: Mapping[str, tuple[Estimate, Estimate]]) -> str:
+    """A Markdown table: one origin a line, then the means over origins."""
+    lines = ["| left out | DF-D AUC [95 %] | quality alone |", "|---|---|---|"]
+    lines += [f"| {origin} | {seen} | {quality} |" for origin, (seen, quality) in results.items()]
+    if results:
+        means = [np.mean([pair[place].value for pair in results.values()]) for place in (0, 1)]
+        lines.append(f"| mean over {len(results)} | {means[0]:.3f} | {means[1]:.3f} |")
     return "\n".join(lines) + "\n"
 
 

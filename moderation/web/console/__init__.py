@@ -1,4 +1,4 @@
-"""The review console: pages a person reads, asks and decides on. Rendered here, with htmx and one small script on top.
+"""The review console: pages on which people read, ask and decide. Rendered on the server, with htmx and a small script.
 
-Every rule of who may do what is in `moderation.review` and `moderation.people`; the pages only show what they allow.
+`moderation.review` and `moderation.people` hold all rules about who may do what. The pages only show what they allow.
 """

@@ -1,4 +1,4 @@
-"""Who is asking, and whether a form is one of ours."""
+"""Who calls, and whether a form came from our pages."""
 
 import enum
 import hmac
@@ -14,14 +14,14 @@ from moderation.web.services import Services, ServicesDep
 from moderation.web.sessions import cookie_of
 from moderation.writing import as_written
 
-#: Fields of one form at the most: a page of cases to decide together, with room.
+#: Fields of one form, at most: more than a page of cases that are decided together.
 FIELDS_AT_MOST = 500
-#: What can be done with a first password, which somebody else knows too.
+#: Allowed with a first password, which somebody else knows too.
 _BEFORE_THE_FIRST = ("/password/first", "/sign-out")
 
 
 def visitor_of(request: Request, services: Services, *, used: bool = True) -> Visitor | None:
-    """Who is signed in here; None when nobody is. Not `used`: a page that was left open asks by itself."""
+    """The person who is signed in; None when nobody is. `used=False`: an open page asks by itself."""
     secret = cookie_of(request)
     session = None if secret is None else services.accounts.session(secret, used=used)
     return None if session is None else Visitor(session)
@@ -45,7 +45,7 @@ def _known(request: Request, visitor: Visitor | None) -> Visitor:
 
 
 VisitorDep = Annotated[Visitor, Depends(_signed_in)]
-#: Whose page lies open and asks by itself: that keeps nobody signed in.
+#: The visitor of an open page that asks by itself. It does not keep them signed in.
 OpenPageDep = Annotated[Visitor, Depends(_left_open)]
 
 
@@ -55,15 +55,15 @@ async def _posted(request: Request, visitor: VisitorDep) -> FormData:
     return form
 
 
-#: The fields of a form that came from one of our pages, by somebody who is signed in.
+#: The fields of a form from one of our pages, sent by a person who is signed in.
 FormDep = Annotated[FormData, Depends(_posted)]
 
 
 def require_token(request: Request, form: FormData, expected: str, *, by: str | None = None) -> None:
-    """Raise FormForged unless the form, or the header of a script of ours, carries this token.
+    """Raise FormForged unless the form, or our script's header, carries this token.
 
-    Or the token of a session before, when the browser says that the form lay on a page of ours: whoever signs in anew,
-    in another tab say, sends what they had filled in. `by` is whose the form must be then.
+    The token of an earlier session also counts when the browser says that the form was on our page: a person who signs
+    in again, for example in another tab, can send what they had filled in. `by` is then the form's required owner.
     """
     given = form.get("csrf") or request.headers.get("X-CSRF-Token") or ""
     if isinstance(given, str) and hmac.compare_digest(given.encode(), expected.encode()):
@@ -76,7 +76,7 @@ def require_token(request: Request, form: FormData, expected: str, *, by: str | 
 
 
 def is_ours(request: Request) -> bool:
-    """Whether the browser says that this was sent from a page of ours. Pages elsewhere cannot make it say so."""
+    """Whether the browser says that our page sent this. Other sites cannot make it say so."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
@@ -85,7 +85,7 @@ def is_ours(request: Request) -> bool:
 
 
 def field(form: FormData, name: str, *, at_most: int = 2000) -> str | None:
-    """What somebody wrote, as they wrote it (`writing`). None when that is nothing. Raise TextTooLong."""
+    """A person's text as they wrote it (see `writing`). None when it is empty. Raise TextTooLong."""
     value = form.get(name)
     written = as_written(value) if isinstance(value, str) else None
     if written is not None and len(written) > at_most:
@@ -93,11 +93,17 @@ def field(form: FormData, name: str, *, at_most: int = 2000) -> str | None:
     return written
 
 
+def typed(form: FormData, name: str) -> str:
+    """A field exactly as it was typed, such as a password. Empty when there is none."""
+    value = form.get(name)
+    return value if isinstance(value, str) else ""
+
+
 _E = TypeVar("_E", bound=enum.StrEnum)
 
 
 def member(kind: type[_E], value: str | None) -> _E | None:
-    """The one of these that has this value. None when none has."""
+    """The member with this value. None when there is none."""
     try:
         return kind(value) if value else None
     except ValueError:

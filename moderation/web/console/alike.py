@@ -1,4 +1,4 @@
-"""Cases that look alike: as lines on a page, and two side by side. What is hidden elsewhere stays hidden here."""
+"""Similar cases: as lines on a page, and two side by side. What other pages hide is hidden here too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from moderation.database.console import judged_by
 from moderation.database.review import insert_view, standing_decisions
 from moderation.decisions import Decision, verdict_is_hidden
 from moderation.errors import CaseNotFound, JudgeFirst
-from moderation.evidence.related import Listed, Related, likeness_of, lists_with, related_to
+from moderation.evidence.related import ListMatch, Related, likeness_of, lists_with, related_to
 from moderation.likeness import Faces, compare_faces, distance
 from moderation.people import Person
 from moderation.web.console import words
@@ -28,7 +28,7 @@ from moderation.web.services import ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: Lines on a case's page; the side-by-side page is reached from each.
+#: Lines on a case's page. Each links to the side-by-side page.
 LINES_AT_MOST = 20
 
 FACES_WORDS = {
@@ -40,15 +40,15 @@ FACES_WORDS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One case as it may be shown to somebody beside another."""
+    """One of two cases side by side, as this person may see it."""
 
     case: Case
     headline: str
     tone: str
     score: float | None
-    #: None: hidden from this person, or there is none.
+    #: None: it is hidden from this person, or there is none.
     analysis: Analysis | None
-    #: What stands. None: it is not decided.
+    #: The current decision. None: it is not decided.
     decision: Decision | None
 
     @property
@@ -92,10 +92,10 @@ class Alike:
 
 @dataclass(frozen=True)
 class Likenesses:
-    """What else looks like the picture of a case."""
+    """What looks like a case's picture."""
 
     cases: tuple[Alike, ...] = ()
-    lists: tuple[Listed, ...] = ()
+    lists: tuple[ListMatch, ...] = ()
 
 
 def read_alike(session: Session, person: Person, case_id: UUID, *, blind_share: float) -> Likenesses:
@@ -143,7 +143,7 @@ def read_sides(
 
 @dataclass(frozen=True)
 class Difference:
-    """One fact of both cases."""
+    """One fact about both cases."""
 
     name: str
     ours: str
@@ -164,14 +164,14 @@ def show_beside(
 ) -> Response:
     """Two cases side by side. Raise JudgeFirst while the first one's verdict is hidden from the visitor."""
     person = visitor.person
-    if services.review.sight(person, case_id).judge_first:
+    if services.review.visibility(person, case_id).judge_first:
         raise JudgeFirst("say what the picture is before you compare it with others")
     blurred = person.preferences.blur and not revealed
     with services.database.transaction() as session:
         share = services.settings.blind_first_share
         sides = read_sides(session, person, [case_id, other_id], blind_share=share)
         if len(sides) < 2:
-            raise CaseNotFound("there are no two such cases")
+            raise CaseNotFound("one of these two cases does not exist")
         ours, theirs = likeness_of(session, case_id), likeness_of(session, other_id)
         if not blurred:
             for one in sides:
@@ -207,7 +207,7 @@ def _differences(one: Side, other: Side) -> list[Difference]:
 
 
 def _picture_rows(one: Analysis | None, other: Analysis | None) -> list[tuple[str, str, str]]:
-    """Nothing of a picture whose analysis is hidden."""
+    """Rows about both pictures. They hide a picture whose analysis is hidden."""
     if one is None or other is None:
         return []
     ours, theirs = one.picture, other.picture

@@ -1,4 +1,4 @@
-"""The bundles that workers hold, and two of them side by side: for leads, who do not roll out but say what they see."""
+"""The workers' bundles, and two of them side by side, for leads. They do not roll out, but say what they see."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from moderation.bundles import DAYS_AT_MOST, USUAL_DAYS, SideBySide, Standings
-from moderation.comparison import Pair
 from moderation.database.console import judged_by, stands_of
 from moderation.decisions import verdict_is_hidden
 from moderation.intervals import Named, Share
+from moderation.rollouts.bundles import DAYS_AT_MOST, USUAL_DAYS, SideBySide, Standings
+from moderation.rollouts.comparison import Pair
 from moderation.web.console import charts, words
 from moderation.web.console.access import VisitorDep
 from moderation.web.console.pages import PageRoute, Visitor, page
@@ -21,26 +21,26 @@ from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: Days that are offered, with the words for them.
+#: Periods to choose from, in days, with their words.
 PERIODS = ((1, "1 day"), (7, "7 days"), (30, "30 days"), (90, "90 days"))
 
 _LABEL_WORDS = dict(words.LABELS)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Pictures that got one label from the first and one from the second."""
+class LabelCell:
+    """Pictures with one label from the first bundle and one from the second."""
 
     share: Share
     same: bool
 
 
 @dataclass(frozen=True)
-class Row:
-    """What the first said, and the counts of what the second said of the same."""
+class LabelRow:
+    """A label of the first bundle, and the counts of the second's labels for the same pictures."""
 
     words: str
-    cells: tuple[Cell, ...]
+    cells: tuple[LabelCell, ...]
 
 
 @router.get("/bundles")
@@ -53,18 +53,18 @@ def show_bundles(
 ) -> Response:
     now = datetime.now(UTC)
     standings = services.bundles.standings(visitor.person, now=now)
-    chosen = _chosen(standings, first, second)
+    compared = _compared(standings, first, second)
     seen = None
-    if chosen is not None and chosen[0] != chosen[1]:
-        seen = services.bundles.compare(visitor.person, *chosen, now=now, days=days)
+    if compared is not None and compared[0] != compared[1]:
+        seen = services.bundles.compare(visitor.person, *compared, now=now, days=days)
     disagreements = [] if seen is None else _shown(services, visitor, seen.comparison.disagreements)
     return page(
         services,
         visitor,
         "bundles.html",
-        here="/bundles",
+        section="/bundles",
         standings=standings,
-        chosen=chosen,
+        compared=compared,
         days=days,
         periods=PERIODS,
         seen=seen,
@@ -81,10 +81,10 @@ def show_bundles(
     )
 
 
-def _chosen(standings: Standings, first: str | None, second: str | None) -> tuple[str, str] | None:
-    """What is compared: as somebody chose, else what serves with what is on trial, else with the next one.
+def _compared(standings: Standings, first: str | None, second: str | None) -> tuple[str, str] | None:
+    """The pair to compare: the chosen one, else the serving bundle with the candidate, else with the next bundle.
 
-    None while there are not two.
+    None while there are fewer than two bundles.
     """
     known = [one.bundle.fingerprint for one in standings.bundles]
     if len(known) < 2:
@@ -96,20 +96,20 @@ def _chosen(standings: Standings, first: str | None, second: str | None) -> tupl
 
 
 def _names(seen: SideBySide) -> tuple[str, str]:
-    """What the two are called; two of one name also by what begins their fingerprints."""
+    """The names of the two. If they share a name, with the beginning of their fingerprints."""
     one, other = seen.first, seen.second
     if one.name != other.name:
         return one.name, other.name
     return f"{one.name} · {one.fingerprint[:8]}", f"{other.name} · {other.fingerprint[:8]}"
 
 
-def _rows(seen: SideBySide) -> list[Row]:
+def _rows(seen: SideBySide) -> list[LabelRow]:
     found = seen.comparison
     return [
-        Row(
+        LabelRow(
             said,
             tuple(
-                Cell(Share(found.table[first, second], found.n), first is second)
+                LabelCell(Share(found.table[first, second], found.n), first is second)
                 for second, _ in words.LABELS
             ),
         )
@@ -140,7 +140,7 @@ def _panels(seen: SideBySide) -> list[tuple[str, str, tuple[Named, ...]]]:
 
 
 def _shown(services: Services, visitor: Visitor, pairs: Sequence[Pair]) -> list[Pair]:
-    """Those whose verdicts this person may see: whoever judges a case blind must not read them here first."""
+    """The pairs whose verdicts this person may see. Nobody may read here the verdict of a case they judge blind."""
     case_ids = [pair.case_id for pair in pairs]
     with services.database.transaction() as session:
         judged = judged_by(session, visitor.person.id, case_ids)

@@ -1,4 +1,4 @@
-"""One case: looking, taking it, judging, asking, deciding."""
+"""One case: look, claim, judge, ask, decide."""
 
 import contextlib
 import dataclasses
@@ -13,11 +13,12 @@ from starlette.datastructures import FormData
 
 from moderation.analysis import Technique
 from moderation.cases import Case, CaseState
-from moderation.database.cases import find_case
+from moderation.database.cases import find_case, require_case
 from moderation.database.drafts import Draft, Form, drafts_of, drop_draft, save_draft
-from moderation.database.renditions import find_shown, find_thumbnail
+from moderation.database.renditions import find_thumbnail, find_viewable
 from moderation.database.review import find_holder, insert_sending, insert_view
 from moderation.decisions import Answer, ArtifactAnswer, Judgement, Outcome
+from moderation.dispatch import WorkKind
 from moderation.errors import (
     AlreadyClaimed,
     BonafideError,
@@ -32,22 +33,18 @@ from moderation.errors import (
     TooManyQuestions,
 )
 from moderation.people import Person
-from moderation.questions import LONGEST_QUESTION, SUGGESTIONS
+from moderation.questions import LONGEST_QUESTION
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
 from moderation.web.console.maps import LEVELS
 from moderation.web.console.pages import PageRoute, Visitor, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.resume import filled_in
-from moderation.web.console.show import CasePage, log_in_words, read_case
+from moderation.web.console.show import CaseView, log_in_words, read_case
 from moderation.web.problems import status_of
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
-
-#: The suggested questions, each with the few words that fit on its button.
-_SHORT = ("What looks manipulated?", "The eyes?", "The mouth?", "The skin?", "A border?")
-ASKABLE = tuple(zip(SUGGESTIONS, _SHORT, strict=True))
 
 KEYS = (
     ("Hold to look at the picture", "Space"),
@@ -68,9 +65,9 @@ KEYS = (
     ("Leave a field, close the lens", "Esc"),
 )
 
-#: How often a page looks for what is being measured, every two seconds.
+#: How often a page asks for a measurement, every two seconds.
 LOOKS = 60
-#: Characters of why somebody passes a case on.
+#: Characters of the reason to skip a case.
 SKIP_AT_MOST = 500
 
 From = Annotated[str, Query(alias="from", max_length=1000)]
@@ -93,10 +90,10 @@ def show_case(
     return _page(services, visitor, _measuring(services, case), back=from_, blurred=blurred)
 
 
-def _measuring(services: Services, case: CasePage) -> CasePage:
-    """Ask a worker what the score depends on, when that is measured as a case is opened and was not before."""
+def _measuring(services: Services, case: CaseView) -> CaseView:
+    """Ask a worker to measure what the score depends on, if the settings say so and it was not measured."""
     wanted = case.unmeasured and not case.worker_away and services.settings.effect == "on_open"
-    if not wanted or not services.doorbell.ring_measuring(case.id):
+    if not wanted or not services.publisher.publish(WorkKind.MEASUREMENT, [case.id]):
         return case
     return dataclasses.replace(case, measuring=1)
 
@@ -105,21 +102,21 @@ def _measuring(services: Services, case: CasePage) -> CasePage:
 def show_effects(
     case_id: UUID, services: ServicesDep, visitor: VisitorDep, look: Annotated[int, Query(ge=1, le=LOOKS)] = 1
 ) -> Response:
-    """What was measured meanwhile, for a page that shows it as it comes."""
+    """The measurement so far, for a page that shows it as it comes."""
     case = _read(services, visitor.person, case_id)
     if case.unmeasured:
         case = dataclasses.replace(case, measuring=look + 1 if look < LOOKS else 0)
     return render("effects.html", visitor=visitor, case=case)
 
 
-def _read(services: Services, person: Person, case_id: UUID) -> CasePage:
-    sight = services.review.sight(person, case_id)
+def _read(services: Services, person: Person, case_id: UUID) -> CaseView:
+    visibility = services.review.visibility(person, case_id)
     with services.database.transaction() as session:
         return read_case(
             session,
             person,
             case_id,
-            sight=sight,
+            visibility=visibility,
             worker_away=not services.questions.worker_is_there(),
             reason_policy=services.settings.reason_required,
             blind_share=services.settings.blind_first_share,
@@ -127,7 +124,7 @@ def _read(services: Services, person: Person, case_id: UUID) -> CasePage:
 
 
 def _page(
-    services: Services, visitor: Visitor, case: CasePage, *, back: str, blurred: bool, status: int = 200
+    services: Services, visitor: Visitor, case: CaseView, *, back: str, blurred: bool, status: int = 200
 ) -> Response:
     return page(
         services,
@@ -140,7 +137,6 @@ def _page(
         outcomes=words.OUTCOMES,
         techniques=words.TECHNIQUES,
         answers=words.ANSWERS,
-        suggestions=ASKABLE,
         case_keys=KEYS,
         map_levels=LEVELS,
         back=back,
@@ -154,13 +150,13 @@ def show_picture(
     visitor: VisitorDep,
     original: bool = False,  # noqa: FBT001, FBT002  a query parameter
 ) -> Response:
-    """The picture itself, by a URL that is signed now and good for minutes, and a note of whom it was signed for.
+    """Redirect to the picture, by a URL that is signed now and valid for minutes. Note for whom it was signed.
 
-    Of a kind that browsers do not show: what the worker made of it, unless the file is asked for.
+    If browsers do not show its kind, it is the worker's copy, unless the file itself is requested.
     """
     with services.database.transaction() as session:
         case = _with_picture(session, case_id)
-        shown = None if original else find_shown(session, case_id)
+        shown = None if original else find_viewable(session, case_id)
         url = services.storage.sign_view(case.flag.image)
         insert_sending(session, case_id, visitor.person.id)
     if shown is not None:
@@ -170,14 +166,14 @@ def show_picture(
 
 @router.get("/cases/{case_id}/picture/bytes")
 def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """The picture from here instead of from its store: what a script of ours may read pixels of.
+    """The picture's bytes from our server instead of its store, so that our script may read the pixels.
 
-    The file, or what the worker made of one that browsers do not show. As bytes of no kind, so that a browser shows it
-    as nothing by itself.
+    It is the file, or the worker's copy of a file that browsers do not show. It has no media type, so that browsers
+    show it nowhere by themselves.
     """
     with services.database.transaction() as session:
         case = _with_picture(session, case_id)
-        shown = find_shown(session, case_id)
+        shown = find_viewable(session, case_id)
         insert_sending(session, case_id, visitor.person.id)
     data = services.storage.fetch_image(case.flag.image).data if shown is None else shown
     return Response(
@@ -188,7 +184,7 @@ def show_bytes(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Res
 
 
 def _with_picture(session: Session, case_id: UUID) -> Case:
-    """Raise CaseNotFound for one whose picture nobody looks at any more."""
+    """The case. Raise CaseNotFound when nobody may look at its picture any more."""
     case = find_case(session, case_id)
     if case is None or case.erased_at is not None or case.state is CaseState.WITHDRAWN:
         raise CaseNotFound(f"no case that has a picture has the id {case_id}")
@@ -197,7 +193,7 @@ def _with_picture(session: Session, case_id: UUID) -> Case:
 
 @router.get("/cases/{case_id}/thumbnail")
 def show_thumbnail(case_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """A small picture for lists, and a note of whom it was sent to."""
+    """A thumbnail for lists. Note to whom it was sent."""
     with services.database.transaction() as session:
         thumbnail = find_thumbnail(session, case_id)
         if thumbnail is None:
@@ -208,16 +204,15 @@ def show_thumbnail(case_id: UUID, services: ServicesDep, visitor: VisitorDep) ->
 
 @router.post("/cases/{case_id}/reveal")
 def reveal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Note that somebody looks. A script says what at; without one the page is shown again, unblurred."""
+    """Note that a person looks. A script says at what; without a script the page is shown again, unblurred."""
     kind = field(form, "kind")
     with services.database.transaction() as session:
-        if find_case(session, case_id) is None:
-            raise CaseNotFound(f"no case has the id {case_id}")
+        require_case(session, case_id)
         insert_view(session, case_id, visitor.person.id, "artifact" if kind == "artifact" else "revealed")
     return go(f"/cases/{case_id}?revealed=1") if kind is None else Response(status_code=204)
 
 
-# --- taking it
+# --- claiming it
 
 
 @router.post("/cases/{case_id}/claim")
@@ -231,8 +226,8 @@ def claim(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormD
 
 @router.post("/cases/{case_id}/renew")
 def renew(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Keep the case while somebody works on it; the answer is the part of the page that says who has it."""
-    with contextlib.suppress(ReviewConflict):  # the part of the page says who has it now
+    """Renew the claim while a person works on the case. The answer is the part of the page that names the holder."""
+    with contextlib.suppress(ReviewConflict):  # that part of the page names the new holder
         services.review.renew(visitor.person, case_id, _int(form, "token"))
     return render("claim.html", visitor=visitor, case=_read(services, visitor.person, case_id))
 
@@ -261,7 +256,7 @@ def skip(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDe
 
 @router.post("/cases/{case_id}/judge")
 def judge(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """What somebody sees before the verdict is shown to them. Until it is, they may take it back: it is a draft."""
+    """Keep a judgement before the verdict is shown. Until then it is a draft, and the person may take it back."""
     try:
         judged = _first_judgement({name: field(form, name) or "" for name in ("outcome", "technique")})
     except JudgementIncomplete as error:
@@ -275,7 +270,7 @@ def judge(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormD
 def settle_judgement(
     case_id: UUID, what: str, services: ServicesDep, visitor: VisitorDep, form: FormDep
 ) -> Response:
-    """Show the verdict, from when on the judgement stands, or take the judgement back."""
+    """Show the verdict, which makes the judgement final, or take the judgement back."""
     with services.database.transaction() as session:
         said = drafts_of(session, case_id, visitor.person.id).get(Form.JUDGE, {})
     if what == "show" and "said" in said:
@@ -283,8 +278,8 @@ def settle_judgement(
         services.review.judge_blind(visitor.person, case_id, judged.outcome, judged.technique)
         _drop(services, visitor, case_id, Form.JUDGE)
     elif what == "back":
-        chosen = {name: value for name, value in said.items() if name != "said"}
-        _save(services, visitor, case_id, Form.JUDGE, chosen)
+        kept = {name: value for name, value in said.items() if name != "said"}
+        _save(services, visitor, case_id, Form.JUDGE, kept)
     return go(_address(case_id, form))
 
 
@@ -329,14 +324,16 @@ def appeal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Form
 def ask(
     case_id: UUID, request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep
 ) -> Response:
-    # What is hidden until a first judgement is not to be had by asking for it either.
-    if services.review.sight(visitor.person, case_id).judge_first:
+    # Questions must not reveal what is hidden until the first judgement.
+    if services.review.visibility(visitor.person, case_id).judge_first:
         raise JudgeFirst("say what the picture is before its verdict is shown")
     refused = ""
     try:
         question = field(form, "suggested", at_most=LONGEST_QUESTION)
         question = question or field(form, "question", at_most=LONGEST_QUESTION) or ""
-        services.questions.ask(case_id, question, actor=visitor.person.actor, person=visitor.person)
+        services.questions.ask(
+            case_id, question, actor=visitor.person.actor, person=visitor.person, face=_face(form)
+        )
         if not form.get("suggested"):
             _drop(services, visitor, case_id, Form.ASK)
     except (QuestionRefused, TextTooLong, TooManyQuestions) as error:
@@ -351,16 +348,25 @@ def ask(
 
 @router.get("/cases/{case_id}/questions")
 def show_turns(case_id: UUID, services: ServicesDep, visitor: OpenPageDep) -> Response:
-    """The questions and answers alone: asked for again until every question has its answer."""
+    """Only the questions and answers. The page asks again until every question has its answer."""
     return render("turns.html", visitor=visitor, case=_read(services, visitor.person, case_id))
 
 
-# --- what is not sent yet
+@router.get("/cases/{case_id}/suggestions")
+def show_suggestions(
+    case_id: UUID, services: ServicesDep, visitor: OpenPageDep, face: Annotated[int, Query(ge=1)] = 1
+) -> Response:
+    """The suggested questions about one face, for a page on which another face was chosen."""
+    case = dataclasses.replace(_read(services, visitor.person, case_id), asking=face)
+    return render("suggestions.html", visitor=visitor, case=case)
+
+
+# --- drafts
 
 
 @router.post("/cases/{case_id}/draft")
 def keep_draft(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Keep what somebody is filling in: a script sends it now and then."""
+    """Keep a draft of a form. A script sends it now and then."""
     kind = member(Form, field(form, "form"))
     if kind is not None:
         fields = {name: value for name, value in form.items() if isinstance(value, str) and name != "form"}
@@ -370,8 +376,7 @@ def keep_draft(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: 
 
 def _save(services: Services, visitor: Visitor, case_id: UUID, form: Form, said: Draft) -> None:
     with services.database.transaction() as session:
-        if find_case(session, case_id) is None:
-            raise CaseNotFound(f"no case has the id {case_id}")
+        require_case(session, case_id)
         save_draft(session, case_id, visitor.person.id, form, said)
 
 
@@ -391,29 +396,21 @@ def _first_judgement(said: Draft) -> Judgement:
 
 
 def read_judgement(form: FormData) -> Judgement:
-    outcome = _outcome(form)
+    outcome = member(Outcome, field(form, "outcome"))
+    if outcome is None:
+        raise JudgementIncomplete("choose what you decide")
+    technique = member(Technique, field(form, "technique"))
     return Judgement(
         outcome=outcome,
-        technique=_technique(form) if outcome is Outcome.DEEPFAKE else None,
+        technique=technique if outcome is Outcome.DEEPFAKE else None,
         reason=field(form, "reason"),
         policy=field(form, "policy", at_most=200),
         feedback=tuple(_answers(form)),
     )
 
 
-def _outcome(form: FormData) -> Outcome:
-    outcome = member(Outcome, field(form, "outcome"))
-    if outcome is None:
-        raise JudgementIncomplete("choose what you decide")
-    return outcome
-
-
-def _technique(form: FormData) -> Technique | None:
-    return member(Technique, field(form, "technique"))
-
-
 def _answers(form: FormData) -> list[ArtifactAnswer]:
-    """Fields `answer-FACE-ORDINAL`. One that cannot be read is left out; `review` refuses what was not shown."""
+    """Read the fields `answer-FACE-ORDINAL` without unreadable ones. `review` refuses artifacts that were not shown."""
     found: list[ArtifactAnswer] = []
     for name in form:
         kind, *place = name.split("-")
@@ -428,13 +425,18 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
 
 
 def _int(form: FormData, name: str) -> int:
-    """A number our page had put into the form; 0, which is nobody's, when it is not there."""
+    """A number that our page had put into the form. Without one 0, which belongs to nobody."""
     value = field(form, name, at_most=19) or ""
     return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0  # a bigint
 
 
+def _face(form: FormData) -> int | None:
+    """The face of a question. None: the form names none."""
+    return None if field(form, "face", at_most=19) is None else _int(form, "face")
+
+
 def _version(form: FormData) -> int:
-    """The same for a version, which is an integer of Postgres."""
+    """The same for a version, which must fit an integer of Postgres."""
     version = _int(form, "version")
     return version if version < 2**31 else 0
 
@@ -444,13 +446,13 @@ def _address(case_id: UUID, form: FormData) -> str:
     return f"/cases/{case_id}" + (f"?{urlencode({'from': from_})}" if from_ else "")
 
 
-# --- when it did not work
+# --- when it failed
 
 
 def _again(
     services: Services, visitor: Visitor, case_id: UUID, form: FormData, kind: Form, error: BonafideError
 ) -> Response:
-    """The same page with what was filled in, what is missing, and the focus there."""
+    """The same page with the filled-in form, the complaint, and the focus on its field."""
     case = _read(services, visitor.person, case_id)
     said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
     case = dataclasses.replace(
@@ -487,7 +489,7 @@ def _conflict(
     form: FormData,
     kind: Form | None = None,
 ) -> Response:
-    """What happened meanwhile, and by whom, with what the reviewer had written. It is kept for when they go on."""
+    """A page with what has happened, by whom, and what the reviewer had written. Their text is kept for later."""
     said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
     if kind is not None:
         _save(services, visitor, case_id, kind, said)

@@ -1,4 +1,4 @@
-"""Certificates, for leads: what the model may be trusted with here, how its audit goes, and for admins the switch."""
+"""Certificates, for leads: how far the model is trusted here, and how the audit goes. Admins can switch them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from moderation.database.console import names_of
-from moderation.database.events import Chain
+from moderation.database.events import EventChain
 from moderation.errors import RequestRefused
 from moderation.evidence import zones
 from moderation.people import Act, require
@@ -21,19 +21,19 @@ from moderation.web.services import ServicesDep
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
-#: What is done with a certificate, in words.
+#: The steps of a certificate, in words.
 STEP_WORDS = {
-    zones.Step.ISSUE: "Issued",
-    zones.Step.USE: "Turned on",
-    zones.Step.CLOSE: "Allowed to close cases",
-    zones.Step.HOLD: "Closes no cases any more",
-    zones.Step.STOP: "Turned off",
-    zones.Step.REVOKE: "Revoked",
+    zones.CertificateStep.ISSUE: "Issued",
+    zones.CertificateStep.USE: "Turned on",
+    zones.CertificateStep.CLOSE: "Allowed to close cases",
+    zones.CertificateStep.HOLD: "Closes no cases any more",
+    zones.CertificateStep.STOP: "Turned off",
+    zones.CertificateStep.REVOKE: "Revoked",
 }
 
 
 @dataclass(frozen=True)
-class Line:
+class EventLine:
     """One event of a certificate."""
 
     at: datetime
@@ -52,7 +52,7 @@ def show_certificates(services: ServicesDep, visitor: VisitorDep) -> Response:
         services,
         visitor,
         "certificates.html",
-        here="/certificates",
+        section="/certificates",
         certificates=found,
         logs=logs,
         broken={number: chain.broken_at for number, chain in chains.items()},
@@ -62,11 +62,11 @@ def show_certificates(services: ServicesDep, visitor: VisitorDep) -> Response:
     )
 
 
-def _lines(session: Session, chain: Chain) -> list[Line]:
+def _lines(session: Session, chain: EventChain) -> list[EventLine]:
     people = {found for event in chain.events if (found := person_in(event.actor))}
     names = names_of(session, people)
     return [
-        Line(event.at, STEP_WORDS[zones.Step(event.kind)], actor_words(event.actor, names))
+        EventLine(event.at, STEP_WORDS[zones.CertificateStep(event.kind)], actor_words(event.actor, names))
         for event in chain.events
     ]
 
@@ -92,7 +92,7 @@ def _switch(
     on: Callable[..., None],
     off: Callable[..., None],
 ) -> Response:
-    """An id is an integer of Postgres."""
+    """Switch a certificate. Refuse an id that does not fit an integer of Postgres."""
     require(visitor.person, Act.USE_CERTIFICATES)
     if not 0 < certificate_id < 2**31:
         raise RequestRefused("there is no such certificate")

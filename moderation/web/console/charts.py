@@ -1,13 +1,13 @@
-"""The insight page's plots as numbers for SVG: where bars, dots and whiskers lie. Pure; the tables say the same."""
+"""The plots of the insight page as numbers for SVG: places of bars, dots and whiskers. The tables show the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from moderation.insight import Band, Day
 from moderation.intervals import Named, Share
+from moderation.reports.insight import Band, Day
 
-#: Of the plots' drawing areas, in units of their viewBox.
+#: Size of the plots' drawing areas, in units of their viewBox.
 WIDTH, HEIGHT = 1100.0, 140.0
 _LEFT, _TOP, _BOTTOM = 30.0, 8.0, 18.0
 
@@ -18,7 +18,7 @@ class Bar:
     y: float
     width: float
     height: float
-    #: Which of the series: 1 or 2.
+    #: The series: 1 or 2.
     series: int
 
 
@@ -30,7 +30,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars with words below them and levels at the left."""
+    """Bars, with labels below and levels at the left."""
 
     bars: tuple[Bar, ...]
     ticks: tuple[Tick, ...]
@@ -60,7 +60,7 @@ class Dot:
 
 
 def volume(days: Sequence[Day], since: date, until: date) -> Bars:
-    """Cases opened and decided on each day, side by side, those on which nothing happened too."""
+    """Cases opened and decided on each day, side by side, also days without any."""
     counted = {day.day: day for day in days}
     span = [since + timedelta(days=n) for n in range((until - since).days + 1)]
     most = _round_up(max([1, *(max(day.opened, day.decided) for day in days)]))
@@ -85,7 +85,7 @@ def volume(days: Sequence[Day], since: date, until: date) -> Bars:
 
 
 def shifts(counts: Sequence[int]) -> Bars:
-    """Pictures in bands of equal width from −1 to 1; those in the middle one did not shift."""
+    """Numbers of pictures in bands of equal width from −1 to 1. Pictures in the middle band did not shift."""
     most = _round_up(max([1, *counts]))
     step = (WIDTH - _LEFT) / len(counts)
     bars: list[Bar] = []
@@ -106,7 +106,7 @@ def shifts(counts: Sequence[int]) -> Bars:
 
 
 def shift_bounds(band: int, of: int) -> tuple[float, float]:
-    """From which shift to which one of so many bands from −1 to 1 reaches."""
+    """The limits of one of `of` bands from −1 to 1."""
     return 2 * band / of - 1, 2 * (band + 1) / of - 1
 
 
@@ -126,7 +126,7 @@ def whiskers(named: Sequence[Named]) -> tuple[Whisker, ...]:
 
 
 def drift(bands: Sequence[Band], *, blind: bool) -> tuple[Dot, ...]:
-    """Mean score to the right, share of deepfakes upwards, both across 100; a calibrated score lies on the diagonal."""
+    """Mean score to the right, share of deepfakes upwards, both 0 to 100. Calibrated scores lie on the diagonal."""
     dots: list[Dot] = []
     for band in bands:
         share = band.blind if blind else band.decided
@@ -137,7 +137,7 @@ def drift(bands: Sequence[Band], *, blind: bool) -> tuple[Dot, ...]:
 
 
 def _round_up(count: int) -> int:
-    """The next number that people like: 1, 2 or 5 with zeros."""
+    """The next round number: 1, 2 or 5 with zeros."""
     size = 1
     while True:
         for digit in (1, 2, 5):

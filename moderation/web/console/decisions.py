@@ -1,5 +1,6 @@
-"""Decisions by themselves: taking one back, one for many cases, and what I decided."""
+"""Decisions: undo one, make one for many cases, and list my own."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, cast
 from uuid import UUID
@@ -10,28 +11,29 @@ from starlette.datastructures import FormData
 
 from moderation.database.console import decisions_by
 from moderation.database.queue import lines_of
+from moderation.database.review import find_decision
 from moderation.decisions import Decision
 from moderation.errors import BonafideError, JudgementIncomplete, TextTooLong
 from moderation.people import Act, require
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.access import FormDep, VisitorDep, field, typed
 from moderation.web.console.cases import read_judgement
 from moderation.web.console.pages import PageRoute, Visitor, go, page
-from moderation.web.console.queue import Line, lines_for
+from moderation.web.console.queue import lines_for
 from moderation.web.console.show import in_words
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: Cases decided together at the most: what fits on a page of the queue.
+#: Cases decided together, at most: a page of the queue holds no more.
 BULK_AT_MOST = 100
-#: Decisions on a page of my own.
+#: Decisions on a page of my decisions.
 PAGE = 50
 
 
 @dataclass(frozen=True)
 class Decided:
-    """What became of one case of many."""
+    """The result for one of many cases."""
 
     case_id: UUID
     decision: Decision | None
@@ -42,7 +44,7 @@ class Decided:
 def show_decisions(
     services: ServicesDep, visitor: VisitorDep, before: Annotated[UUID | None, Query()] = None
 ) -> Response:
-    """What I decided, the newest first, with what I can still take back."""
+    """My decisions, the newest first, with those that I can still undo."""
     with services.database.transaction() as session:
         found = decisions_by(session, visitor.person.id, before=before, limit=PAGE + 1)
     said = [(decision.case_id, in_words(decision)) for decision in found[:PAGE]]
@@ -52,26 +54,27 @@ def show_decisions(
 
 @router.post("/decisions/{decision_id}/undo")
 def undo(decision_id: UUID, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Take it back, and show the case again."""
+    """Undo a decision, and show the case again."""
     services.review.undo(visitor.person, decision_id)
-    case_id = next((d.case_id for d in _mine(services, visitor.person.id) if d.id == decision_id), None)
-    return go("/queue" if case_id is None else f"/cases/{case_id}")
+    with services.database.transaction() as session:
+        undone = find_decision(session, decision_id)
+    return go("/queue" if undone is None else f"/cases/{undone.case_id}")
 
 
 @router.post("/decisions/undo")
 def undo_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Take back what was decided together; what can no longer be taken back stays."""
+    """Undo decisions that were made together. Those that can no longer be undone stay."""
     for decision_id in _ids(form, "decision"):
         try:
             services.review.undo(visitor.person, decision_id, keep=False)
         except BonafideError:
-            continue  # the page that follows shows which of them stand
+            continue  # the next page shows which of them stand
     return go("/decisions")
 
 
 @router.post("/decisions/confirm")
 def confirm(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """Say how many cases are about to be decided together, and what they are, before it is done."""
+    """Before a decision about many cases: show how many they are, and which."""
     require(visitor.person, Act.BULK_DECIDE)
     return _ask(services, visitor, form)
 
@@ -79,26 +82,25 @@ def confirm(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Respon
 def _ask(
     services: Services, visitor: Visitor, form: FormData, *, refused: str = "", status: int = 200
 ) -> Response:
-    chosen = _chosen(form)
+    selected = _selected(form)
     with services.database.transaction() as session:
         lines = lines_for(
-            session, services, visitor.person, lines_of(session, [case_id for case_id, _ in chosen])
+            session, services, visitor.person, lines_of(session, [case_id for case_id, _ in selected])
         )
-    reason = form.get("reason")
     return page(
         services,
         visitor,
         "bulk.html",
         status=status,
         lines=lines,
-        versions=dict(chosen),
+        versions=dict(selected),
         outcome=form.get("outcome"),
         technique=form.get("technique"),
-        reason=reason if isinstance(reason, str) else "",
+        reason=typed(form, "reason"),
         refused=refused,
         outcomes=words.OUTCOMES,
         techniques=words.TECHNIQUES,
-        sources=_by_source(lines),
+        sources=sorted(Counter(line.case.source for line in lines).items()),
         done=None,
         back=field(form, "from") or "",
     )
@@ -106,18 +108,18 @@ def _ask(
 
 @router.post("/decisions/bulk")
 def decide_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    chosen = _chosen(form)
+    selected = _selected(form)
     try:
         judgement = read_judgement(form)
     except (JudgementIncomplete, TextTooLong) as error:
         require(visitor.person, Act.BULK_DECIDE)
         return _ask(services, visitor, form, refused=words.sentence(str(error)), status=422)
-    if (field(form, "count") or "") != str(len(chosen)):
-        raise JudgementIncomplete("the number of cases is not the one that was confirmed")
-    outcomes = services.review.decide_many(visitor.person, chosen, judgement)
+    if (field(form, "count") or "") != str(len(selected)):
+        raise JudgementIncomplete("the number of cases is not the number that you confirmed")
+    outcomes = services.review.decide_many(visitor.person, selected, judgement)
     done = [
         Decided(case_id, one, "") if isinstance(one, Decision) else Decided(case_id, None, str(one))
-        for (case_id, _), one in zip(chosen, outcomes, strict=True)
+        for (case_id, _), one in zip(selected, outcomes, strict=True)
     ]
     return page(
         services,
@@ -129,18 +131,8 @@ def decide_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Re
     )
 
 
-def _mine(services: Services, person_id: UUID) -> list[Decision]:
-    with services.database.transaction() as session:
-        return decisions_by(session, person_id)
-
-
-def _by_source(lines: list[Line]) -> list[tuple[str, int]]:
-    sources = [line.case.source for line in lines]
-    return sorted({source: sources.count(source) for source in sources}.items())
-
-
-def _chosen(form: FormData) -> list[tuple[UUID, int]]:
-    """Fields `case` with "id:version"."""
+def _selected(form: FormData) -> list[tuple[UUID, int]]:
+    """Read the fields `case`, each "id:version"."""
     found: dict[UUID, int] = {}
     for value in form.getlist("case")[:BULK_AT_MOST]:
         case_id, _, version = cast("str", value).partition(":")

@@ -1,4 +1,4 @@
-"""How the review goes, for leads: plots that are drawn here, each with its table."""
+"""How the review goes, for leads: plots, each with its table."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from moderation.insight import USUAL_DAYS
 from moderation.intervals import Named
+from moderation.reports.insight import USUAL_DAYS
 from moderation.web.console import charts
 from moderation.web.console.access import VisitorDep
 from moderation.web.console.pages import PageRoute, page
@@ -15,7 +15,7 @@ from moderation.web.services import ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: Days that are offered.
+#: Periods to choose from, in days.
 PERIODS = (1, 7, 30, 90)
 
 
@@ -40,7 +40,7 @@ def show_insight(
         services,
         visitor,
         "insight.html",
-        here="/insight",
+        section="/insight",
         seen=seen,
         days=days,
         periods=PERIODS,

@@ -1,4 +1,4 @@
-"""Maps of faces on the picture: where pixels look foreign, as rows of cells of a few levels, and in words."""
+"""Maps of faces on the picture: where pixels look foreign, as cells of a few levels, and in words."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from itertools import groupby
 
 from moderation.analysis import FaceAnalysis, ForeignMap
 
-#: Levels that are told apart, by the value in [0, 1] that each begins at. What is lower is not drawn.
+#: Levels of the map, each with the value in [0, 1] where it begins. Lower values are not drawn.
 LEVELS = ((1, 0.25), (2, 0.5), (3, 0.7), (4, 0.85))
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Cells of one level beside each other, in cells of the grid."""
+class MapCell:
+    """A row of neighbouring cells with the same level, in units of the grid."""
 
     level: int
     x: int
@@ -22,11 +22,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class FaceMap:
-    """The map of one face, by the number that the face has on the picture."""
+    """The map of one face, by its number on the picture."""
 
     number: int
-    cells: tuple[Cell, ...]
-    #: From cells to pixels of the picture, as SVG writes it.
+    cells: tuple[MapCell, ...]
+    #: SVG's transform from cells to pixels of the picture.
     transform: str
     #: Where it is highest.
     words: str
@@ -40,14 +40,14 @@ def maps(faces: Sequence[FaceAnalysis]) -> tuple[FaceMap, ...]:
     )
 
 
-def _cells(foreign: ForeignMap) -> Iterator[Cell]:
+def _cells(foreign: ForeignMap) -> Iterator[MapCell]:
     for y in range(foreign.side):
         row = foreign.values[y * foreign.side : (y + 1) * foreign.side]
         x = 0
         for level, run in groupby(row, key=_level):
             width = len(list(run))
             if level:
-                yield Cell(level, x, y, width)
+                yield MapCell(level, x, y, width)
             x += width
 
 

@@ -1,4 +1,4 @@
-"""Artifacts on the picture: numbered across faces, as points of an outline and as a part to enlarge. Pure geometry."""
+"""Artifacts on the picture: numbered across faces, each with an outline and a part to enlarge. Only geometry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from moderation.analysis import Artifact, Box, FaceAnalysis, PictureFacts, Point
 from moderation.web.console.words import effect_words
 
-#: Of an outline's longer side: what is shown around it in the lens.
+#: Margin around an outline in the lens, as a share of its longer side.
 _MARGIN = 0.15
-#: Pixels: nothing smaller is enlarged, for without its surroundings an edge says nothing.
+#: Pixels: the lens shows at least so much, because an edge without surroundings says nothing.
 _CROP_AT_LEAST = 24.0
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One artifact of the rationale as the page shows it."""
+    """One artifact of the rationale, as on the page."""
 
-    #: From 1 across all faces: the key that jumps to it, up to 9.
+    #: From 1 across all faces. Up to 9 it is also the key that jumps to it.
     number: int
     face: int  # index into the analysis's faces
     ordinal: int  # from 1, in the model's order
     artifact: Artifact
-    #: "x,y x,y …" in pixels of the upright picture. None when there is nothing honest to draw.
+    #: "x,y x,y …" in pixels of the upright picture. None when no honest outline can be drawn.
     points: str | None
     #: "x y width height" in pixels of the upright picture: what the lens enlarges.
     crop: str
@@ -61,14 +61,14 @@ def _effect_words(face: FaceAnalysis, artifact: Artifact) -> str:
 
 
 def _around(outline: Sequence[Point], picture: PictureFacts) -> Box:
-    """The outline's box with some of its surroundings."""
+    """The outline's box with a margin."""
     xs, ys = [p.x for p in outline], [p.y for p in outline]
     margin = max(_MARGIN * max(max(xs) - min(xs), max(ys) - min(ys)), _CROP_AT_LEAST / 2)
     return _inside(Box(min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin), picture)
 
 
 def _inside(box: Box, picture: PictureFacts) -> Box:
-    """Whole pixels, none of them outside the picture."""
+    """The box in whole pixels inside the picture."""
     left, top = max(0, round(box.left)), max(0, round(box.top))
     right, bottom = min(picture.width, round(box.right)), min(picture.height, round(box.bottom))
     return Box(left, top, max(right, left + 1), max(bottom, top + 1))

@@ -1,4 +1,4 @@
-"""How a page is made: the templates, the headers that every page carries, and errors as pages that people can read."""
+"""How a page is made: templates, the headers of every page, and errors as pages that people can read."""
 
 import hashlib
 from collections.abc import Callable, Coroutine
@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
-from moderation.accounts import Session
+from moderation.accounts.accounts import Session
 from moderation.cases import ImageRef
 from moderation.database.console import latest_undoable
 from moderation.errors import BonafideError, NotAllowed, SignInThrottled
@@ -27,7 +27,7 @@ from moderation.web.console import words
 from moderation.web.problems import about, sentence_of, status_of
 from moderation.web.services import Services
 
-#: The pages at the top: path, words, and what one must be allowed to do to see it.
+#: The navigation: path, words, and the act that a person must be allowed. None: everybody.
 NAVIGATION: tuple[tuple[str, str, Act | None], ...] = (
     ("/queue", "Queue", None),
     ("/search", "Search", None),
@@ -42,26 +42,26 @@ log = structlog.get_logger()
 
 
 class SignInNeeded(BonafideError):
-    """Nobody is signed in, or no longer."""
+    """Nobody is signed in."""
 
     code = "sign_in_needed"
 
 
 class FirstPassword(BonafideError):
-    """Somebody else knows the password of whoever is signed in: they choose their own first."""
+    """Somebody else knows this person's password: they must choose their own first."""
 
     code = "first_password"
 
 
 class FormForged(NotAllowed):
-    """A form came without the token of its page: from another site, or after signing in again."""
+    """A form came without its page's token: from another site, or after a new sign-in."""
 
     code = "form_forged"
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who looks at a page."""
+    """The person who looks at a page."""
 
     session: Session
 
@@ -79,7 +79,7 @@ class Visitor:
 
 @dataclass(frozen=True)
 class Undoable:
-    """A decision of the visitor that can still be taken back: shown on every page until it cannot."""
+    """A decision of the visitor that can still be undone. Every page shows it until then."""
 
     id: UUID
     case_id: UUID
@@ -92,7 +92,7 @@ def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("moderation.web.console"),
         autoescape=True,
-        # A page is that of the code that runs, whatever lies on the disk since.
+        # Templates belong to the running code, even if the files change.
         auto_reload=False,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -106,19 +106,19 @@ def templates() -> Environment:
 
 
 def short(case_id: UUID) -> str:
-    """The part of an id that people compare: its end, because ids of the same hour begin alike."""
+    """The part of an id that people compare: its end, because ids of the same hour have the same beginning."""
     return case_id.hex[-8:]
 
 
 @lru_cache
 def static_url(name: str) -> str:
-    """A URL that changes with the file's content, so that browsers may keep it for ever."""
+    """A URL that changes with the file's content, so that browsers can keep the file for ever."""
     data = files("moderation.web.console").joinpath("static", name).read_bytes()
     return f"/static/{name}?v={hashlib.sha256(data).hexdigest()[:12]}"
 
 
 class Static(StaticFiles):
-    """The console's own files. The font is named by the stylesheet without a version; its content never changes."""
+    """The console's own files. The stylesheet names the font without a version, because the font never changes."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -133,19 +133,19 @@ def page(
     template: str,
     *,
     status: int = 200,
-    here: str = "",
+    section: str = "",
     **context: object,
 ) -> HTMLResponse:
-    """A page for somebody who is signed in, with what they may still undo. Everything in the context is escaped."""
+    """A page for a signed-in person, with the decision they may still undo. The whole context is escaped."""
     undoable = _undoable(services, visitor.person)
-    return render(template, visitor=visitor, status=status, here=here, undoable=undoable, **context)
+    return render(template, visitor=visitor, status=status, section=section, undoable=undoable, **context)
 
 
 def render(template: str, *, visitor: Visitor | None, status: int = 200, **context: object) -> HTMLResponse:
-    """A page, or a part of one, for anybody."""
+    """A page or part of a page, for anybody."""
     preferences = visitor.person.preferences if visitor else Preferences()
     frame = {
-        "here": "",
+        "section": "",
         "undoable": None,
         "theme": preferences.theme.value,
         "shortcuts": preferences.shortcuts,
@@ -164,12 +164,12 @@ def _undoable(services: Services, person: Person) -> Undoable | None:
 
 
 def go(path: str) -> RedirectResponse:
-    """On to another page of ours, after a form."""
+    """Redirect to another page of ours after a form."""
     return RedirectResponse(path, status_code=303)
 
 
 class PageRoute(APIRoute):
-    """A route whose answers are pages: with strict headers, and with errors that a person can read."""
+    """A route that answers with pages: strict headers, and errors that people can read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -178,7 +178,9 @@ class PageRoute(APIRoute):
             try:
                 response = await answer(request)
             except RequestValidationError:
-                response = error_page(request, "Not found", "There is nothing at this address.", 404)
+                response = error_page(
+                    request, "not_found", "Not found", "There is nothing at this address.", 404
+                )
             except FirstPassword:
                 response = go("/password/first")
             except SignInNeeded:
@@ -209,20 +211,20 @@ def _answer_error(request: Request, error: BonafideError) -> Response:
         409: "Nothing was changed",
         503: "Something does not answer",
     }
-    response = error_page(
-        request, titles.get(status, "That did not work"), words.sentence(sentence_of(error)), status
-    )
+    title = titles.get(status, "That did not work")
+    response = error_page(request, error.code, title, words.sentence(sentence_of(error)), status)
     if isinstance(error, SignInThrottled):
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
     return response
 
 
-def error_page(request: Request, title: str, message: str, status: int) -> HTMLResponse:
+def error_page(request: Request, code: str, title: str, message: str, status: int) -> HTMLResponse:
     visitor = cast("Visitor | None", getattr(request.state, "visitor", None))
     return render(
         "error.html",
         visitor=visitor,
         status=status,
+        code=code,
         title=title,
         message=message,
         request_id=getattr(request.state, "request_id", None) if status >= 500 else None,
@@ -230,7 +232,7 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
 
 
 def security_headers(services: Services) -> dict[str, str]:
-    """No inline script or style, nothing from elsewhere but pictures from our buckets, and nothing kept by caches."""
+    """No inline script or style, nothing from other sites except pictures from our buckets, and nothing in caches."""
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
@@ -254,7 +256,7 @@ def security_headers(services: Services) -> dict[str, str]:
 
 
 def _picture_origins(services: Services) -> list[str]:
-    """Where signed view URLs lead: the store's own name, or on AWS one per bucket."""
+    """The origins of signed view URLs: the store's name, or on AWS one per bucket."""
     signed = [services.storage.sign_view(ImageRef(bucket, "x")) for bucket in services.settings.s3_buckets]
     urls = [urlsplit(url) for url in signed]
     return sorted({f"{url.scheme}://{url.netloc}" for url in urls})

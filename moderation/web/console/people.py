@@ -1,4 +1,4 @@
-"""Who may sign in: for admins."""
+"""People who may sign in, for admins."""
 
 from uuid import UUID
 
@@ -36,7 +36,7 @@ def set_role(person_id: UUID, services: ServicesDep, visitor: VisitorDep, form: 
     return go("/people")
 
 
-#: What is asked about before it is done: words for the button, and what will happen.
+#: Actions that need a confirmation: words for the button, and what will happen.
 _ASKED = {
     "disable": (
         "Disable",
@@ -57,16 +57,16 @@ _ASKED = {
 
 @router.get("/people/{person_id}/{what}")
 def ask_first(person_id: UUID, what: str, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """What shuts somebody out is asked about first."""
+    """Ask before an action that shuts a person out."""
     found = next((one for one in services.accounts.people(visitor.person) if one.id == person_id), None)
     if found is None or what not in _ASKED:
-        raise PersonNotFound("there is nobody with this id")
+        raise PersonNotFound("nobody has this id")
     words, consequence = _ASKED[what]
     return page(
         services,
         visitor,
         "confirm.html",
-        here="/people",
+        section="/people",
         title=f"{words} {found.name}?",
         message=consequence,
         action=f"/people/{person_id}/{what}",
@@ -115,7 +115,7 @@ def _people(
         services,
         visitor,
         "people.html",
-        here="/people",
+        section="/people",
         status=status,
         people=services.accounts.people(visitor.person),
         roles=list(Role),

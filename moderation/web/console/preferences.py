@@ -1,14 +1,14 @@
-"""How I see pictures and pages; kept on the server, so that they are the same in every browser."""
+"""Preferences for pictures and pages. The server keeps them, so that they are the same in every browser."""
 
 import dataclasses
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from moderation.accounts import PASSWORD_AT_LEAST
+from moderation.accounts.accounts import PASSWORD_AT_LEAST
 from moderation.errors import PasswordRefused, SignInRefused, SignInThrottled
 from moderation.people import Theme
-from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.access import FormDep, VisitorDep, field, typed
 from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.console.sign_in import address_of
 from moderation.web.console.words import sentence
@@ -22,14 +22,21 @@ _THEMES = ((Theme.AUTO, "As the browser says"), (Theme.LIGHT, "Light"), (Theme.D
 
 @router.get("/preferences")
 def show_preferences(request: Request, services: ServicesDep, visitor: VisitorDep) -> Response:
+    return _preferences(services, visitor, saved=request.query_params.get("saved"))
+
+
+def _preferences(
+    services: Services, visitor: Visitor, *, saved: str | None = None, refused: str = ""
+) -> Response:
     return page(
         services,
         visitor,
         "preferences.html",
+        status=422 if refused else 200,
         themes=_THEMES,
         preferences=visitor.person.preferences,
-        saved=request.query_params.get("saved"),
-        refused="",
+        saved=saved,
+        refused=refused,
         at_least=PASSWORD_AT_LEAST,
     )
 
@@ -52,7 +59,7 @@ def set_preferences(services: ServicesDep, visitor: VisitorDep, form: FormDep) -
 
 @router.post("/preferences/picture")
 def set_picture(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    """What the buttons over a picture change: blur or greyscale, whichever is named."""
+    """The buttons over a picture change blur or greyscale."""
     named = {name: form.get(name) == "on" for name in ("blur", "greyscale") if name in form}
     services.accounts.set_preferences(
         visitor.person, dataclasses.replace(visitor.person.preferences, **named)
@@ -62,7 +69,7 @@ def set_picture(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Re
 
 @router.get("/password/first")
 def show_first_password(services: ServicesDep, visitor: VisitorDep) -> Response:
-    """Somebody who signed in with a password that another made for them."""
+    """The page for a person who signed in with a password that somebody else made."""
     if not visitor.person.first_password:
         return go("/queue")
     return _first_password(services, visitor)
@@ -70,13 +77,11 @@ def show_first_password(services: ServicesDep, visitor: VisitorDep) -> Response:
 
 @router.post("/password/first")
 def choose_password(request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    new, again = form.get("new"), form.get("again")
-    if new != again:
+    new = typed(form, "new")
+    if new != typed(form, "again"):
         return _first_password(services, visitor, refused="The two are not the same.")
     try:
-        services.accounts.choose_password(
-            visitor.person, new if isinstance(new, str) else "", secret=cookie_of(request) or ""
-        )
+        services.accounts.choose_password(visitor.person, new, secret=cookie_of(request) or "")
     except PasswordRefused as error:
         return _first_password(services, visitor, refused=sentence(str(error)))
     return go("/queue")
@@ -95,26 +100,15 @@ def _first_password(services: Services, visitor: Visitor, *, refused: str = "") 
 
 @router.post("/preferences/password")
 def change_password(request: Request, services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    old, new = form.get("old"), form.get("new")
     try:
         services.accounts.change_password(
             visitor.person,
-            old if isinstance(old, str) else "",
-            new if isinstance(new, str) else "",
+            typed(form, "old"),
+            typed(form, "new"),
             secret=cookie_of(request) or "",
             address=address_of(request),
         )
     except (SignInRefused, SignInThrottled, PasswordRefused) as error:
         said = "your present password is another one" if isinstance(error, SignInRefused) else str(error)
-        return page(
-            services,
-            visitor,
-            "preferences.html",
-            status=422,
-            themes=_THEMES,
-            preferences=visitor.person.preferences,
-            saved=None,
-            refused=said[:1].upper() + said[1:] + ".",
-            at_least=PASSWORD_AT_LEAST,
-        )
+        return _preferences(services, visitor, refused=sentence(said))
     return go("/preferences?saved=password")

@@ -1,4 +1,4 @@
-"""The queue: what is there, who has it, and the next case for me."""
+"""The queue: its cases, their holders, and the next case for me."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -39,19 +39,19 @@ PAGE = 50
 #: No case is more urgent than this.
 PRIORITY_AT_MOST = 100
 
-#: What a filter offers, as (value, words).
+#: Choices of the filters, as (value, words).
 STATES = tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items())
 STAGES = tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items())
 PRIORITIES = (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more"))
 AGES = (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days"))
-#: Beside the labels of verdicts: there is none.
+#: A choice beside the labels of verdicts: there is no verdict.
 WITHOUT_VERDICT = "none"
 HOLDERS = (("nobody", "Nobody"), ("me", "Me"))
 
 
 @dataclass(frozen=True)
-class Line:
-    """One case of the queue in words, without what this person may not see yet."""
+class QueueLine:
+    """One case of the queue in words, without what is hidden from this person."""
 
     case: QueuedCase
     headline: str
@@ -60,9 +60,9 @@ class Line:
     hidden: bool
     holder: str
     mine: bool
-    #: What stands. None until the case is decided.
+    #: The current decision. None until the case is decided.
     decision: Decision | None
-    #: Whether there is a small picture of it.
+    #: Whether it has a thumbnail.
     thumbnail: bool = False
 
     @property
@@ -90,37 +90,37 @@ def show_queue(
     visitor: VisitorDep,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
 ) -> Response:
-    chosen = {name: value for name, value in request.query_params.items() if name in _NAMES and value}
-    wanted = read_filter(chosen, visitor.person)
+    filters = {name: value for name, value in request.query_params.items() if name in _NAMES and value}
+    wanted = read_filter(filters, visitor.person)
     with services.database.transaction() as session:
-        # One line for a picture that was flagged many times, unless it is what was asked for.
+        # One line for a picture that was flagged many times, unless the filter asks for its cases.
         collapsed = dataclasses.replace(wanted, collapsed=wanted.campaign is None)
         found = queue_page(session, collapsed, after=read_cursor(cursor) if cursor else None, limit=PAGE + 1)
         campaigns = campaigns_of(session, [case.campaign for case in found if case.campaign is not None])
         counts = queue_counts(session)
         sources = sources_in_queue(session)
         lines = lines_for(session, services, visitor.person, found[:PAGE])
-    # A case whose verdict is hidden must not be given away by the filter that finds it.
+    # A filter by verdict must not reveal the hidden verdict of a case.
     by_verdict = wanted.label is not None or wanted.technique is not None
     shown = [line for line in lines if not (by_verdict and line.hidden)]
-    more = urlencode({**chosen, "cursor": found[PAGE - 1].place.cursor()}) if len(found) > PAGE else None
+    more = urlencode({**filters, "cursor": found[PAGE - 1].place.cursor()}) if len(found) > PAGE else None
     return page(
         services,
         visitor,
         "queue.html",
-        here="/queue",
+        section="/queue",
         lines=shown,
         left_out=len(lines) - len(shown),
         counts=counts,
         count_at_most=COUNT_AT_MOST,
-        chosen=chosen,
+        filters=filters,
         wanted=wanted,
         sources=sources,
-        query=urlencode(chosen),
+        query=urlencode(filters),
         aside=wanted.aside,
         places=[
-            (f"/queue?{urlencode(_with(chosen, 'aside', value))}", said, here)
-            for value, said, here in (
+            (f"/queue?{urlencode(_with(filters, 'aside', value))}", said, is_current)
+            for value, said, is_current in (
                 ("", "To review", wanted.aside is not True),
                 ("yes", "Set aside", wanted.aside is True),
             )
@@ -142,7 +142,7 @@ def show_queue(
 
 @router.get("/queue/counts")
 def show_counts(services: ServicesDep, visitor: OpenPageDep) -> Response:
-    """The counts alone, for the page that lies open."""
+    """Only the counts, for an open page."""
     with services.database.transaction() as session:
         counts = queue_counts(session)
     return render("counts.html", visitor=visitor, counts=counts, count_at_most=COUNT_AT_MOST)
@@ -154,21 +154,21 @@ def claim_next(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Res
 
 
 def next_case(services: Services, person: Person, query: str) -> str:
-    """Claim the next case of this view of the queue and return its page; the queue's when there is none."""
-    chosen = {name: value for name, value in parse_qsl(query) if name in _NAMES}
-    wanted = read_filter(chosen, person)
+    """Claim the next case in this view of the queue; return its path, or the queue's when there is none."""
+    filters = {name: value for name, value in parse_qsl(query) if name in _NAMES}
+    wanted = read_filter(filters, person)
     if wanted.state is not CaseState.READY:
-        wanted, chosen = QueueFilter(aside=False), dict[str, str]()
+        wanted, filters = QueueFilter(aside=False), dict[str, str]()
     claim = services.review.claim_next(person, wanted)
     if claim is None:
-        return "/queue?" + urlencode({**chosen, "nothing": "1"})
-    return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(chosen)})}" if chosen else "")
+        return "/queue?" + urlencode({**filters, "nothing": "1"})
+    return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(filters)})}" if filters else "")
 
 
 def lines_for(
     session: Session, services: Services, person: Person, found: Sequence[QueuedCase]
-) -> list[Line]:
-    """These cases as this person may see them."""
+) -> list[QueueLine]:
+    """Lines of these cases, as this person may see them."""
     ids = [case.id for case in found]
     judged, decisions = judged_by(session, person.id, ids), standing_decisions(session, ids)
     pictured, share = with_thumbnails(session, ids), services.settings.blind_first_share
@@ -178,9 +178,11 @@ def lines_for(
     ]
 
 
-def _with(chosen: Mapping[str, str], name: str, value: str) -> dict[str, str]:
-    """The same view with one choice changed. What a verdict says of the one place it does not say of the other."""
-    others = {key: said for key, said in chosen.items() if key not in (name, "verdict", "technique", "state")}
+def _with(filters: Mapping[str, str], name: str, value: str) -> dict[str, str]:
+    """The same view with one choice changed. Filters by verdict are dropped: they fit only one of the two places."""
+    others = {
+        key: said for key, said in filters.items() if key not in (name, "verdict", "technique", "state")
+    }
     return {**others, name: value} if value else others
 
 
@@ -198,24 +200,24 @@ _NAMES = (
 )
 
 
-def read_filter(chosen: Mapping[str, str], person: Person) -> QueueFilter:
-    """What somebody chose in the queue. A value that is none of ours filters nothing."""
-    hours = chosen.get("older", "")
-    without_verdict = chosen.get("verdict") == WITHOUT_VERDICT
+def read_filter(filters: Mapping[str, str], person: Person) -> QueueFilter:
+    """The filter that a person chose. Unknown values filter nothing."""
+    hours = filters.get("older", "")
+    without_verdict = filters.get("verdict") == WITHOUT_VERDICT
     return QueueFilter(
-        state=member(CaseState, chosen.get("state")) or CaseState.READY,
+        state=member(CaseState, filters.get("state")) or CaseState.READY,
         without_verdict=without_verdict,
-        # Those without a verdict stand aside, nearly all of them: who asks for them sees them.
-        aside=None if without_verdict else chosen.get("aside") == "yes",
-        source=_text(chosen.get("source")),
-        label=member(Label, chosen.get("verdict")),
-        technique=member(Technique, chosen.get("technique")),
-        stage=member(Stage, chosen.get("stage")),
-        priority_at_least=_priority(chosen.get("priority")),
+        # Nearly all cases without a verdict stand aside: a filter for them must show them.
+        aside=None if without_verdict else filters.get("aside") == "yes",
+        source=_text(filters.get("source")),
+        label=member(Label, filters.get("verdict")),
+        technique=member(Technique, filters.get("technique")),
+        stage=member(Stage, filters.get("stage")),
+        priority_at_least=_priority(filters.get("priority")),
         older_than_seconds=3600.0 * (_number(hours) or 0) or None,
-        claimed_by=person.id if chosen.get("held") == "me" else None,
-        unclaimed=chosen.get("held") == "nobody",
-        campaign=_campaign(chosen.get("campaign")),
+        claimed_by=person.id if filters.get("held") == "me" else None,
+        unclaimed=filters.get("held") == "nobody",
+        campaign=_campaign(filters.get("campaign")),
     )
 
 
@@ -229,18 +231,18 @@ def _priority(value: str | None) -> int | None:
 
 
 def _campaign(value: str | None) -> int | None:
-    """An id is an integer of Postgres."""
+    """The id of a campaign, which must fit an integer of Postgres."""
     return int(value) if value and value.isdecimal() and len(value) < 10 else None
 
 
 def _text(value: str | None) -> str | None:
-    """Postgres keeps no NUL, so no case has a source with one."""
+    """None for a text with NUL: Postgres stores none, so no case has such a source."""
     return value if value and "\x00" not in value else None
 
 
 def _line(
     case: QueuedCase, person: Person, judged: set[UUID], blind_share: float, decision: Decision | None
-) -> Line:
+) -> QueueLine:
     hidden = verdict_is_hidden(
         case.id,
         case.state,
@@ -252,7 +254,7 @@ def _line(
     verdict = None if hidden or case.label is None else _verdict(case)
     refusal = None if case.refusal is None else Refusal(case.refusal, case.refusal.replace("_", " "))
     mine = case.claimed_by == person.id
-    return Line(
+    return QueueLine(
         case=case,
         headline="Judge first: the verdict is hidden" if hidden else words.headline(verdict, refusal),
         tone="hidden" if hidden else words.tone(verdict),

@@ -1,8 +1,8 @@
-"""Going on where a session ended: what somebody had filled in comes through the door with them.
+"""Continues where a session ended: what a person had filled in survives the sign-in.
 
-A form that comes without a session is held within the page of the sign-in itself, not on the server: whoever has not
-signed in stores nothing here. After that the fields of a case's form are a draft of that case, and any other form is
-shown once more, to be sent by whoever sent it before.
+A form that comes without a session is kept in the sign-in page itself, not on the server: nobody stores anything here
+before they sign in. After the sign-in a case's form becomes a draft of that case. Any other form is shown again, and
+the person who sent it before can send it.
 """
 
 import contextlib
@@ -16,27 +16,27 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.datastructures import FormData
 
-from moderation.accounts import Session, SignedIn
+from moderation.accounts.accounts import Session, SignedIn
 from moderation.database.cases import find_case
 from moderation.database.drafts import Form, save_draft
 from moderation.errors import BonafideError
-from moderation.web.console.access import FIELDS_AT_MOST, is_ours
+from moderation.web.console.access import FIELDS_AT_MOST, is_ours, typed
 from moderation.web.console.pages import Visitor, go, page
-from moderation.web.console.sign_in import Held, door
+from moderation.web.console.sign_in import HeldForm, door
 from moderation.web.services import Services, services_of
 from moderation.web.sessions import own_path
 
-#: What htmx is told, and `console.js` looks for.
+#: The event for htmx, which `console.js` listens to.
 SIGNED_OUT = "bonafide:signed-out"
 
-#: Bytes of a form that is held. A longer one was not filled in by hand.
+#: Bytes of a form that is kept. Nobody fills in a longer one by hand.
 _HELD_AT_MOST = 200_000
-#: Fields that our pages put into a form: nobody filled them in.
+#: Fields that our pages put into a form. People do not fill them in.
 _OURS = frozenset({"csrf", "by", "token", "version", "from", "count", "unseen", "said"})
-#: Nothing of these is shown to whoever signs in: passwords, and what says nothing.
+#: Forms that are not kept: passwords, and forms without content.
 _NOT_HELD = ("/sign-out", "/preferences/password", "/preferences/picture", "/password/first")
 _OF_A_CASE = re.compile(r"/cases/(?P<case>[0-9a-f-]{36})/(?P<form>[a-z]+)")
-#: The forms of a case whose writer had it before them.
+#: Forms of a case whose writer had claimed it.
 _CLAIMED = (Form.DECIDE, Form.JUDGE, Form.SKIP)
 
 
@@ -47,9 +47,9 @@ class OfCase:
 
 
 async def at_the_door(request: Request) -> Response:
-    """What is answered to whoever is not signed in, or not any more."""
+    """The answer to a request without a valid session."""
     if "hx-request" in request.headers:
-        # What is filled in stays where it is: nothing of the page is swapped, and a script of it says so.
+        # The page keeps what is filled in: htmx swaps nothing, and a script tells the person.
         return Response(status_code=204, headers={"HX-Trigger": SIGNED_OUT})
     if "x-requested-with" in request.headers:
         return Response("You are signed out.", status_code=401, media_type="text/plain")
@@ -70,19 +70,18 @@ def _came_from(request: Request) -> str:
     return own_path(parts.path + (f"?{parts.query}" if parts.query else ""))
 
 
-def _hold(path: str, form: FormData) -> Held | None:
+def _hold(path: str, form: FormData) -> HeldForm | None:
     fields = [
         (name, value) for name, value in form.multi_items() if isinstance(value, str) and name != "csrf"
     ]
     said = urlencode(fields)
     if len(said) > _HELD_AT_MOST or not any(value for name, value in fields if name not in _OURS):
         return None
-    by = form.get("by")
-    return Held(path, by if isinstance(by, str) else "", said)
+    return HeldForm(path, typed(form, "by"), said)
 
 
-def go_on(services: Services, signed_in: SignedIn, held: Held | None, next_: str) -> Response:
-    """Where somebody goes who has just signed in. What somebody else had filled in is not shown to them."""
+def go_on(services: Services, signed_in: SignedIn, held: HeldForm | None, next_: str) -> Response:
+    """The next page after a sign-in. It never shows what another person had filled in."""
     if held is None or held.by != str(signed_in.person.id) or own_path(held.path) != held.path:
         return go(next_)
     fields = parse_qsl(held.fields, keep_blank_values=True, max_num_fields=FIELDS_AT_MOST)
@@ -117,7 +116,7 @@ def _to_the_case(services: Services, signed_in: SignedIn, held: OfCase, fields: 
             return go("/queue")
         save_draft(session, held.case_id, person.id, held.form, filled_in(fields))
     if held.form in _CLAIMED:
-        # It was theirs. When somebody else took it meanwhile its page says so, beside their words.
+        # They had claimed it. If somebody else has taken it, its page says so, beside their words.
         with contextlib.suppress(BonafideError):
             services.review.claim(person, held.case_id)
     back = fields.get("from", "")
@@ -125,10 +124,10 @@ def _to_the_case(services: Services, signed_in: SignedIn, held: OfCase, fields: 
 
 
 def filled_in(fields: dict[str, str]) -> dict[str, str]:
-    """What a person put into a form."""
+    """The fields that a person filled in."""
     return {name: value for name, value in fields.items() if name not in _OURS and "\x00" not in value}
 
 
 def _shown(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What a person may want to read again before they send it."""
+    """The fields that a person may want to read again before they send."""
     return [(name, value) for name, value in fields if name not in _OURS and value and name != "case"]

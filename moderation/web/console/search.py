@@ -1,4 +1,4 @@
-"""Search: cases by what people have in hand, each way with an address of its own that can be kept and passed on."""
+"""Search: cases by what people know of them. Every search has its own address, which can be kept and shared."""
 
 from typing import Annotated
 from urllib.parse import urlencode
@@ -17,7 +17,7 @@ from moderation.web.services import ServicesDep
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 PAGE = 50
-#: Characters of what is looked for: a key of S3 has 1,024 bytes, and its bucket stands before it.
+#: Characters of a search: an S3 key has up to 1,024 bytes, and its bucket comes first.
 LONGEST = 1200
 
 FIELDS = (
@@ -39,7 +39,7 @@ def show_search(
     source: Annotated[str, Query(max_length=200)] = "",
     older: UUID | None = None,
 ) -> Response:
-    """Whatever the text may be, or what `in` says it is."""
+    """Search all fields that the text may be, or the field `in`."""
     wanted = Search(q, member(SearchField, field), source or None)
     with services.database.transaction() as session:
         found = search_cases(session, wanted, older_than=older, limit=PAGE + 1)
@@ -49,9 +49,9 @@ def show_search(
         services,
         visitor,
         "search.html",
-        here="/search",
+        section="/search",
         q=q,
-        chosen=wanted.field,
+        field=wanted.field,
         source=source,
         fields=FIELDS,
         lines=lines,

@@ -1,4 +1,4 @@
-"""A case as its page shows it to one person: what is stored, in words, without what this person may not see yet."""
+"""A case on its page for one person: what is stored, in words, without what is hidden from them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Analysis, Box, Label, PictureFacts, Technique, Verdict
+from moderation.analysis import Analysis, Basis, Box, Label, PictureFacts, Technique, Verdict
+from moderation.archive.archived import Archived, archived_cases
 from moderation.cases import Case, CaseState, Flag, Move, Stage
-from moderation.database.analyses import shown_analyses
-from moderation.database.archive import Archived, archived_cases
-from moderation.database.cases import find_case
+from moderation.database.analyses import StoredAnalysis, shown_analyses
+from moderation.database.cases import find_case, require_case
 from moderation.database.console import names_of
 from moderation.database.drafts import Draft, Form, drafts_of
-from moderation.database.events import Chain, Event, read_chain
+from moderation.database.events import Event, EventChain, read_chain
 from moderation.database.questions import Question, questions_of
 from moderation.database.renditions import NOT_SHOWN, is_rendered
 from moderation.database.review import (
@@ -27,17 +27,19 @@ from moderation.database.review import (
     same_picture,
 )
 from moderation.decisions import Appeal, Decision, Outcome, ReasonPolicy, may_review
-from moderation.errors import BonafideError, CaseNotFound
+from moderation.errors import BonafideError
 from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import CAVEATS, KIND_WORDS, STRENGTH_WORDS, disclosed, sentence
 from moderation.evidence.words import Fact, Strength, contradicts, declared, ordered
 from moderation.people import RULE_ACTOR, Act, Person, may
 from moderation.questions import FAILURES
-from moderation.review import Sight
+from moderation.review import Visibility
+from moderation.rollouts.standings import bases_of
 from moderation.web.console import words
 from moderation.web.console.alike import Likenesses, read_alike
 from moderation.web.console.maps import FaceMap, maps
 from moderation.web.console.marks import Mark, marks
+from moderation.web.console.suggestions import Suggestion, suggestions
 
 #: Characters of a file's name.
 _NAME_AT_MOST = 26
@@ -59,7 +61,7 @@ _REASON_WORDS = {
 
 @dataclass(frozen=True)
 class Hold:
-    """Who has the case in front of them."""
+    """The person who has claimed the case."""
 
     by: str
     expires_at: datetime
@@ -68,7 +70,7 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Said:
+class DecisionWords:
     """A decision in words."""
 
     id: UUID
@@ -86,7 +88,7 @@ class Said:
 
 @dataclass(frozen=True)
 class FaceLine:
-    """One face of several, by the number that it has on the picture."""
+    """One of several faces, by its number on the picture."""
 
     number: int
     words: str
@@ -107,10 +109,12 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Turn:
+class QuestionWords:
     """A question to DFA-GPT and its answer."""
 
     question: str
+    #: The face it is about, when there are several: "face 2". Otherwise empty.
+    face_words: str
     answer: str | None
     failure: str | None
     failure_words: str
@@ -126,7 +130,7 @@ class Appealed:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Another case of the very same bytes."""
+    """Another case with exactly the same bytes."""
 
     id: UUID
     source: str
@@ -151,18 +155,18 @@ class Known:
 class Beside:
     """The evidence card."""
 
-    #: The strongest first: what is signed, declared, or does not fit.
+    #: Facts that are signed, declared or do not fit, the strongest first.
     strong: tuple[Known, ...]
-    #: What points nowhere by itself.
+    #: Facts that alone prove nothing.
     context: tuple[Known, ...]
-    #: Whether what the picture is declared to be does not fit the verdict. False while the verdict is hidden.
+    #: Whether the verdict contradicts what the picture is declared to be. False while the verdict is hidden.
     conflict: bool
     headline: str
 
 
 @dataclass(frozen=True)
-class CasePage:
-    """Everything that `case.html` needs. What is hidden from this person is not in here."""
+class CaseView:
+    """Everything that `case.html` needs. It holds nothing that is hidden from this person."""
 
     id: UUID
     state: CaseState
@@ -170,9 +174,9 @@ class CasePage:
     version: int
     flag: Flag
     created_at: datetime
-    #: The verdict, and what others decided, are kept from this person until they have judged.
+    #: The verdict, and what others decided, are hidden until this person has judged.
     hidden: bool
-    #: What others decided is kept from this person until they have decided too.
+    #: What others decided is hidden until this person has decided too.
     earlier_hidden: bool
     claim: Hold | None
     may_claim: bool
@@ -180,43 +184,47 @@ class CasePage:
     may_ask: bool
     may_appeal: bool
     analysis: Analysis | None  # None when there is none, and while it is hidden
+    #: What its scores were calibrated on. None: nothing, or it is unknown.
+    basis: Basis | None
     picture: PictureFacts | None
-    #: Boxes of the faces; none while the verdict is hidden, because only the model's work found them.
+    #: Boxes of the faces. None while the verdict is hidden, because the model's work found them.
     faces: tuple[Box, ...]
     marks: tuple[Mark, ...]
     headline: str
     tone: str
     blind: str | None
-    decision: Said | None
-    earlier: tuple[Said, ...]
+    decision: DecisionWords | None
+    earlier: tuple[DecisionWords, ...]
     appeal: Appealed | None
-    chain: Chain
-    #: Where its analysis, questions and events lie. None: here.
+    chain: EventChain
+    #: The archive of its analysis, questions and events. None: the database holds them.
     archived: Archived | None
-    #: Since when there is no picture and nobody's words any more.
+    #: When its platform took it back, and when its picture and all texts were erased.
     withdrawn_at: datetime | None
     erased_at: datetime | None
     events: tuple[Logged, ...]
     related: tuple[Elsewhere, ...]
-    #: By a likeness, not by their bytes. Empty while the verdict is hidden: what became of a copy gives it away.
+    #: Similar pictures, not the same bytes. Empty while the verdict is hidden: a copy's outcome would reveal it.
     alike: Likenesses
-    questions: tuple[Turn, ...]
+    questions: tuple[QuestionWords, ...]
     worker_away: bool
     open_outcomes: tuple[Outcome, ...]
     reason_words: str
-    #: What is known beside the verdict. None: nothing was gathered.
+    #: Evidence beside the verdict. None: nothing was gathered.
     evidence: Beside | None = None
-    #: What the person has filled into its forms and not sent, or what came back with a complaint.
+    #: The person's drafts in its forms, or the form that came back with a complaint.
     kept: Mapping[Form, Draft] = field(default_factory=dict[Form, Draft])
     complaint: str | None = None
-    #: The form that came back, and its field that the complaint is about.
+    #: The form that came back, and the field of the complaint.
     complained: Form = Form.DECIDE
     missing: str = ""
-    #: Why a question was not put.
+    #: Why a question was refused.
     question_refused: str = ""
-    #: Whether a copy is shown in the place of a file that browsers do not show.
+    #: Whether a copy is shown instead of a file that browsers do not show.
     rendered: bool = False
-    #: Which look this is for what a worker measures just now, from 1. 0: the last one was in vain. None: none is taken.
+    #: Number of the face chosen for a question. None: none was chosen.
+    asking: int | None = None
+    #: Number, from 1, of this look for a running measurement. 0: the last look was in vain. None: nothing is measured.
     measuring: int | None = None
 
     @property
@@ -226,11 +234,11 @@ class CasePage:
 
     @property
     def copy_gone(self) -> bool:
-        """Whether the picture cannot be seen here: browsers do not show its kind, and its copy was not kept."""
+        """Whether the picture cannot be shown: browsers do not show its kind, and its copy was not kept."""
         return self.picture is not None and self.picture.format in NOT_SHOWN and not self.rendered
 
     def said_in(self, form: str) -> Draft:
-        """What the person has filled into this form."""
+        """The person's draft of this form."""
         return self.kept.get(Form(form), {})
 
     def complaint_about(self, form: str) -> str | None:
@@ -238,7 +246,7 @@ class CasePage:
 
     @property
     def judging(self) -> str:
-        """What the person says they see, and can still take back. Empty: nothing, or the verdict is shown."""
+        """The person's first judgement while they can take it back. Empty: none, or the verdict is shown."""
         said = self.said_in(Form.JUDGE)
         if not self.hidden or "said" not in said:
             return ""
@@ -247,7 +255,7 @@ class CasePage:
 
     @property
     def kept_words(self) -> tuple[str, ...]:
-        """Words of the person that no form of this page shows: the case is not theirs just now."""
+        """Texts of the person that no form of this page shows, because they do not hold the case now."""
         if self.deciding:
             return ()
         forms = (Form.DECIDE, Form.SKIP, *(() if self.may_ask else (Form.ASK,)))
@@ -258,7 +266,7 @@ class CasePage:
 
     @property
     def no_question(self) -> str:
-        """Why no question can be asked here. Empty when one can."""
+        """Why no question can be asked. Empty when one can."""
         if self.may_ask:
             return ""
         if self.hidden:
@@ -271,7 +279,7 @@ class CasePage:
 
     @property
     def unseen(self) -> bool:
-        """No analysis was made of it: the picture may not be one that can be seen."""
+        """Whether it has no analysis: perhaps the picture cannot be shown."""
         return self.analysis is None and not self.hidden
 
     @property
@@ -279,12 +287,8 @@ class CasePage:
         return None if self.analysis is None else self.analysis.verdict
 
     @property
-    def size(self) -> PictureFacts | None:
-        return self.picture
-
-    @property
     def region(self) -> str:
-        """What the aids look at: the first face, or the whole picture. Left, top, width and height in pixels."""
+        """The region for the viewing aids: the first face, or the whole picture. Left, top, width, height in pixels."""
         if self.picture is None:
             return ""
         box = self.faces[0] if self.faces else Box(0, 0, self.picture.width, self.picture.height)
@@ -296,7 +300,7 @@ class CasePage:
 
     @property
     def deciding(self) -> bool:
-        """Whether this person has the case in front of them and it is open."""
+        """Whether this person holds the open case."""
         return self.state is CaseState.READY and self.claim is not None and self.claim.mine
 
     @property
@@ -323,7 +327,11 @@ class CasePage:
 
     @property
     def score_words(self) -> str:
-        return "" if self.verdict is None else words.score_words(self.verdict)
+        return "" if self.verdict is None else words.score_words(self.verdict, self.basis, self.flag.source)
+
+    @property
+    def basis_words(self) -> str:
+        return "" if self.verdict is None else words.basis_words(self.verdict, self.basis, self.flag.source)
 
     @property
     def maps(self) -> tuple[FaceMap, ...]:
@@ -331,12 +339,12 @@ class CasePage:
 
     @property
     def unmeasured(self) -> bool:
-        """Whether there are artifacts with a place, and of none was measured how the score depends on it."""
+        """Whether artifacts have a place, but none was measured."""
         return any(mark.points for mark in self.marks) and not any(mark.effect_words for mark in self.marks)
 
     @property
     def effects_words(self) -> str:
-        """What is to be said of all artifacts together."""
+        """The sentence about all artifacts together."""
         if self.measuring is None:
             return ""
         if self.measuring == 0:
@@ -357,7 +365,7 @@ class CasePage:
 
     @property
     def face_lines(self) -> tuple[FaceLine, ...]:
-        """What was said about each face. The first decides for the picture."""
+        """A line for each face. The first face decides for the picture."""
         if self.analysis is None:
             return ()
         return tuple(
@@ -372,6 +380,27 @@ class CasePage:
         )
 
     @property
+    def askable(self) -> tuple[FaceLine, ...]:
+        """The judged faces, which questions can be about."""
+        faces = () if self.analysis is None else self.analysis.faces
+        return tuple(line for line in self.face_lines if faces[line.number - 1].judged)
+
+    @property
+    def asked_face(self) -> int | None:
+        """Number of the face that the question box is about: the chosen one, else the first. None: none was judged."""
+        kept = self.said_in(Form.ASK).get("face", "")
+        face = self.asking or (int(kept) if kept.isascii() and kept.isdecimal() else None)
+        numbers = [line.number for line in self.askable]
+        return face if face in numbers else next(iter(numbers), None)
+
+    @property
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        number = self.asked_face
+        return suggestions(
+            None if self.analysis is None or number is None else self.analysis.faces[number - 1]
+        )
+
+    @property
     def faces_words(self) -> str:
         """How many faces there are, when there are several."""
         if self.analysis is None or not self.several_faces:
@@ -380,7 +409,7 @@ class CasePage:
 
     @property
     def number_size(self) -> float:
-        """Of the numbers on the faces, in pixels of the picture: to be read whatever its size."""
+        """Size of the numbers on faces, in pixels of the picture, so that they are readable at any size."""
         return 0.0 if self.picture is None else 0.035 * max(self.picture.width, self.picture.height)
 
     @property
@@ -404,7 +433,7 @@ class CasePage:
 
     @property
     def file_name(self) -> str:
-        """The last part of the image's key, as far as it fits on a line."""
+        """The last part of the image's key, shortened to fit on a line."""
         name = self.flag.image.key.rpartition("/")[2]
         return name if len(name) <= _NAME_AT_MOST else f"{name[: _NAME_AT_MOST - 1]}…"
 
@@ -430,16 +459,14 @@ def read_case(
     person: Person,
     case_id: UUID,
     *,
-    sight: Sight,
+    visibility: Visibility,
     worker_away: bool,
     reason_policy: ReasonPolicy,
     blind_share: float,
-) -> CasePage:
-    """Raise CaseNotFound. `sight` is what `Review.sight` says that this person may see."""
-    judge_first, blind = sight.judge_first, sight.blind
-    case = find_case(session, case_id)
-    if case is None:
-        raise CaseNotFound(f"no case has the id {case_id}")
+) -> CaseView:
+    """Read the case's page. `visibility` comes from `Review.visibility`. Raise CaseNotFound."""
+    judge_first, blind = visibility.judge_first, visibility.blind
+    case = require_case(session, case_id)
     decisions = decisions_of(session, case_id)
     standing = [decision for decision in decisions if decision.undone_at is None]
     mine = any(decision.reviewer_id == person.id for decision in standing)
@@ -449,8 +476,10 @@ def read_case(
         and not mine
         and (judge_first or case.stage is Stage.SECOND)
     )
-    analysis = _analysis(session, case)
+    stored = shown_analyses(session, [case_id]).get(case_id)
+    analysis = None if stored is None else stored.analysis
     shown = None if judge_first else analysis
+    bases = {} if shown is None else bases_of(session, [shown.fingerprint])
     holder, claim = find_holder(session, case_id), find_claim(session, case_id)
     is_mine = holder is not None and holder.person_id == person.id
     chain = read_chain(session, case_id)
@@ -460,7 +489,7 @@ def read_case(
     why_not = _why_not(case, person, standing)
     now = datetime.now(UTC)
     decided = case.state is CaseState.DECIDED and standing
-    return CasePage(
+    return CaseView(
         id=case.id,
         state=case.state,
         stage=case.stage,
@@ -485,6 +514,7 @@ def read_case(
         and not archived
         and case.erased_at is None,
         analysis=shown,
+        basis=None if shown is None else bases.get(shown.fingerprint),
         picture=None if analysis is None else analysis.picture,
         faces=() if shown is None else tuple(face.face.box for face in shown.faces),
         marks=() if shown is None else marks(shown.faces, shown.picture),
@@ -508,7 +538,7 @@ def read_case(
         alike=Likenesses()
         if judge_first or earlier_hidden
         else read_alike(session, person, case_id, blind_share=blind_share),
-        questions=() if judge_first else tuple(_turn(one) for one in questions_of(session, case_id)),
+        questions=() if judge_first else tuple(_turn(one, stored) for one in questions_of(session, case_id)),
         evidence=_beside(session, case_id, shown),
         worker_away=worker_away,
         open_outcomes=_open_outcomes(case.stage),
@@ -521,14 +551,14 @@ def read_case(
 
 
 def log_in_words(session: Session, case_id: UUID, since: int) -> list[Logged]:
-    """What happened to the case after this version, without its facts."""
+    """The events of the case after this version, without their details."""
     events = [event for event in read_chain(session, case_id).events if event.seq > since]
     names = names_of(session, _people_in(events, ()))
     return [_logged(event, names, plain=True) for event in events]
 
 
 def _beside(session: Session, case_id: UUID, shown: Analysis | None) -> Beside | None:
-    """Whether it fits the verdict is only said to whom the verdict is shown."""
+    """The evidence card. Only people who see the verdict learn whether the two fit."""
     stored = evidence_of(session, [case_id]).get(case_id)
     if stored is None:
         return None
@@ -556,7 +586,7 @@ def _known(fact: Fact) -> Known:
 def _kept(
     session: Session, person: Person, case_id: UUID, decisions: Sequence[Decision]
 ) -> Mapping[Form, Draft]:
-    """What this person has filled in; what they had decided, when they have just taken that back."""
+    """The person's drafts, or after an undo the decision that they have just taken back."""
     drafts = drafts_of(session, case_id, person.id)
     last = decisions[-1] if decisions else None
     if last is not None and last.undone_at is not None and last.reviewer_id == person.id:
@@ -583,32 +613,25 @@ def _kept_headline(archived: Archived | None) -> str:
     return words.label_words(Label(archived.label), technique)
 
 
-def _analysis(session: Session, case: Case) -> Analysis | None:
-    """What the reviewer is shown."""
-    stored = shown_analyses(session, [case.id]).get(case.id)
-    return None if stored is None else stored.analysis
-
-
 def _why_not(case: Case, person: Person, standing: Sequence[Decision]) -> str:
     """Why this person may not review the case. Empty when they may."""
     try:
         may_review(case.stage, person, {decision.reviewer_id for decision in standing})
     except BonafideError as error:
-        text = str(error)
-        return text[:1].upper() + text[1:] + "."
+        return words.sentence(str(error))
     return ""
 
 
 def _open_outcomes(stage: Stage) -> tuple[Outcome, ...]:
-    """A lead to whom a case was escalated cannot escalate it."""
+    """The outcomes to choose from. A lead cannot escalate an escalated case."""
     return tuple(
         one for one, _, _ in words.OUTCOMES if not (one is Outcome.ESCALATE and stage is Stage.ESCALATED)
     )
 
 
-def _said(decision: Decision, now: datetime) -> Said:
+def _said(decision: Decision, now: datetime) -> DecisionWords:
     blind = decision.blind_outcome
-    return Said(
+    return DecisionWords(
         id=decision.id,
         words=words.decided_words(decision.outcome, decision.technique),
         tone=decision.outcome.value,
@@ -636,7 +659,7 @@ def _people_in(events: Sequence[Event], appeals: Sequence[Appeal]) -> set[UUID]:
 
 
 def person_in(actor: str) -> UUID | None:
-    """Whom an actor's name is of. None: no person."""
+    """The person behind an actor's name. None: it is no person."""
     kind, _, name = actor.partition(":")
     try:
         return UUID(name) if kind == "reviewer" else None
@@ -645,7 +668,7 @@ def person_in(actor: str) -> UUID | None:
 
 
 def actor_words(actor: str, names: Mapping[UUID, str]) -> str:
-    """An actor as people read it."""
+    """An actor's name for people."""
     person_id = person_in(actor)
     if person_id is not None:
         return names.get(person_id, "a former reviewer")
@@ -658,8 +681,8 @@ def actor_words(actor: str, names: Mapping[UUID, str]) -> str:
 
 
 def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
-    """`plain` leaves out what was said: this person is not to know yet."""
-    # A later release may know moves that this one does not.
+    """An event in words. `plain` leaves out its contents, which are hidden from this person."""
+    # A later release may have moves that this one does not know.
     known = event.kind in set(Move)
     said = words.MOVE_WORDS[Move(event.kind)] if known else event.kind.replace("_", " ").capitalize()
     facts = "" if plain else _facts(event.body)
@@ -667,7 +690,7 @@ def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
 
 
 def _facts(body: Mapping[str, Any]) -> str:
-    """The facts of an event that say something to a reviewer."""
+    """The details of an event that help a reviewer."""
     told = {
         name: body[name]
         for name in ("label", "score", "outcome", "technique", "code", "stage")
@@ -680,17 +703,28 @@ def _facts(body: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _turn(question: Question) -> Turn:
+def _turn(question: Question, stored: StoredAnalysis | None) -> QuestionWords:
+    about = _face_words(question, stored)
     spent = "" if question.seconds is None else f" in {question.seconds:.1f} s"
-    return Turn(
+    return QuestionWords(
         question=question.question,
+        face_words=about,
         answer=question.answer,
         failure=question.failure,
         failure_words=FAILURES.get(
             question.failure or "", f"No answer: {(question.failure or '').replace('_', ' ')}."
         ),
-        by_words=f"{question.bundle or 'DFA-GPT'}{spent}",
+        by_words=f"{question.bundle or 'DFA-GPT'}{spent}{about and f', about {about}'}",
     )
+
+
+def _face_words(question: Question, stored: StoredAnalysis | None) -> str:
+    """The face of a question, by its number on the picture. Empty when there is only one, or none was named."""
+    if question.face is None:
+        return ""
+    if stored is None or question.analysis_id != stored.id:
+        return "a face of an earlier analysis"
+    return f"face {question.face}" if len(stored.analysis.faces) > 1 else ""
 
 
 def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
@@ -704,5 +738,5 @@ def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
     return tuple(found)
 
 
-def in_words(decision: Decision) -> Said:
+def in_words(decision: Decision) -> DecisionWords:
     return _said(decision, datetime.now(UTC))

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -10,18 +11,19 @@ from fastapi.responses import Response
 from starlette.datastructures import FormData
 
 from moderation.errors import SignInRefused, SignInThrottled
-from moderation.web.console.access import FormDep, VisitorDep, field, require_token
+from moderation.web.console.access import FormDep, VisitorDep, field, require_token, typed
 from moderation.web.console.pages import PageRoute, go, render
+from moderation.web.console.words import sentence
 from moderation.web.oidc import ProviderUnavailable
 from moderation.web.services import Services, ServicesDep
 from moderation.web.sessions import clear_cookie, cookie_of, own_path, set_cookie
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: Before somebody is signed in there is no session to hold a form's token: a cookie of the same value stands for it.
+#: Before the sign-in no session can hold a form's token, so a cookie with the same value does.
 FORM_COOKIE = "bonafide_form"
-#: What somebody reads who comes back from the organisation's own sign-in with one of these codes.
-REFUSALS = {
+#: Sentences for people who return from the identity provider with one of these codes.
+REFUSED_WORDS = {
     SignInRefused.code: (
         "Your organisation did not confirm who you are, or nobody with the email that it knows was added here. "
         "Ask an admin."
@@ -31,13 +33,13 @@ REFUSALS = {
 
 
 @dataclass(frozen=True)
-class Held:
-    """A form that came when its session had ended: where it was to go, whose it was, and what it said."""
+class HeldForm:
+    """A form that came after its session had ended: its path, its writer and its fields."""
 
     path: str
     #: Id of the person.
     by: str
-    #: As a query says them.
+    #: Encoded as a query.
     fields: str
 
 
@@ -51,18 +53,16 @@ def show_sign_in(
     secret = cookie_of(request)
     if secret is not None and services.accounts.session(secret) is not None:
         return go(own_path(next_))
-    return door(request, services, next_=next_, refused=REFUSALS.get(refused, ""))
+    return door(request, services, next_=next_, code=refused, refused=REFUSED_WORDS.get(refused, ""))
 
 
 async def _read(request: Request) -> FormData:
     return await request.form(max_files=0, max_fields=10)
 
 
-def _held(form: FormData) -> Held | None:
-    path, by, fields = (form.get(name) for name in ("held_path", "held_by", "held"))
-    if isinstance(path, str) and isinstance(by, str) and isinstance(fields, str) and path:
-        return Held(path, by, fields)
-    return None
+def _held(form: FormData) -> HeldForm | None:
+    path = typed(form, "held_path")
+    return HeldForm(path, typed(form, "held_by"), typed(form, "held")) if path else None
 
 
 @router.post("/sign-in")
@@ -73,33 +73,15 @@ def sign_in(
     token: Annotated[str, Cookie(alias=FORM_COOKIE)] = "",
 ) -> Response:
     require_token(request, form, token or secrets.token_urlsafe())
-    email, password = field(form, "email", at_most=320) or "", form.get("password")
+    email = field(form, "email", at_most=320) or ""
     next_, held = own_path(field(form, "next")), _held(form)
+    again = partial(door, request, services, next_=next_, email=email, held=held)
     try:
-        signed_in = services.accounts.sign_in(
-            email, password if isinstance(password, str) else "", address=address_of(request)
-        )
-    except SignInRefused:
-        return door(
-            request,
-            services,
-            next_=next_,
-            email=email,
-            held=held,
-            refused="The email or the password is wrong.",
-            status=401,
-        )
+        signed_in = services.accounts.sign_in(email, typed(form, "password"), address=address_of(request))
+    except SignInRefused as error:
+        return again(code=error.code, refused="The email or the password is wrong.", status=401)
     except SignInThrottled as error:
-        said = str(error)
-        response = door(
-            request,
-            services,
-            next_=next_,
-            email=email,
-            held=held,
-            refused=said[:1].upper() + said[1:] + ".",
-            status=429,
-        )
+        response = again(code=error.code, refused=sentence(str(error)), status=429)
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
         return response
     response = request.app.state.go_on(services, signed_in, held, next_)
@@ -123,11 +105,12 @@ def door(
     *,
     next_: str,
     email: str = "",
-    held: Held | None = None,
+    held: HeldForm | None = None,
+    code: str = "",
     refused: str = "",
     status: int = 200,
 ) -> Response:
-    """The page to sign in at. A second one, in another tab, has the same token: both can be used."""
+    """The sign-in page. A second one in another tab has the same token, so that both work."""
     token, next_ = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24), own_path(next_)
     begin = f"/oidc/start?{urlencode({'next': next_})}"
     response = render(
@@ -137,6 +120,7 @@ def door(
         token=token,
         next=next_,
         email=email,
+        code=code,
         refused=refused,
         held=held,
         oidc=None if services.settings.oidc_issuer is None else begin,
@@ -158,5 +142,5 @@ def _secure(request: Request) -> bool:
 
 
 def address_of(request: Request) -> str:
-    """Where the request came from; behind a balancer uvicorn is told by which addresses it may be."""
+    """The client's address. Behind a balancer uvicorn must know which addresses to trust."""
     return request.client.host if request.client else "unknown"

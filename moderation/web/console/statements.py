@@ -1,4 +1,4 @@
-"""The draft of a statement of reasons, for whoever has to tell the uploader and the public database."""
+"""The draft of a statement of reasons, for those who inform the uploader and the public database."""
 
 import json
 from typing import Annotated
@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from moderation.statements import Harm, Origin, Restriction
+from moderation.reports.statements import Harm, Origin, Restriction
 from moderation.web.console.access import VisitorDep
 from moderation.web.console.pages import PageRoute, page
 from moderation.web.services import ServicesDep
@@ -25,7 +25,7 @@ def show_statement(
     harm: Annotated[Harm, Query()] = Harm.TERMS,
     origin: Annotated[Origin, Query()] = Origin.VOLUNTARY,
 ) -> Response:
-    """In the fields of the EU's transparency database, to be completed and sent by the platform."""
+    """The draft in the fields of the EU's transparency database. The platform completes and sends it."""
     _, draft = draft_of(services, case_id, restriction, harm, origin)
     return page(
         services,

@@ -1,4 +1,4 @@
-"""Webhooks: where platforms are told, and what became of each delivery."""
+"""Webhooks: the endpoints of platforms, and the result of each delivery."""
 
 from typing import Annotated
 from uuid import UUID
@@ -6,12 +6,13 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from moderation.database.deliveries import DeliveryState, Kind
+from moderation.database.outbox import Kind
 from moderation.errors import EndpointRefused
 from moderation.people import Act, require
 from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.services import Services, ServicesDep
+from moderation.webhooks.rows import DeliveryState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -31,7 +32,7 @@ def add_endpoint(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> R
         added = services.webhooks.add(field(form, "url") or "", kinds, field(form, "source", at_most=200))
     except EndpointRefused as error:
         return _webhooks(services, visitor, refused=str(error), status=422)
-    if added.secret is None:  # it was told already
+    if added.secret is None:  # the endpoint existed already
         return go(f"/webhooks/{added.endpoint.id}")
     return _webhooks(services, visitor, secret_of=added.endpoint.url, secret=added.secret)
 
@@ -50,7 +51,7 @@ def show_endpoint(
         services,
         visitor,
         "webhook.html",
-        here="/webhooks",
+        section="/webhooks",
         endpoint=services.webhooks.endpoint(endpoint_id),
         deliveries=found[:PAGE],
         more=found[PAGE - 1].id if len(found) > PAGE else None,
@@ -65,14 +66,14 @@ def show_endpoint(
 
 @router.get("/webhooks/{endpoint_id}/remove")
 def ask_before_removing(endpoint_id: UUID, services: ServicesDep, visitor: VisitorDep) -> Response:
-    """What goes for good is asked about first."""
+    """Ask before an endpoint is removed for good."""
     require(visitor.person, Act.MANAGE_WEBHOOKS)
     endpoint = services.webhooks.endpoint(endpoint_id)
     return page(
         services,
         visitor,
         "confirm.html",
-        here="/webhooks",
+        section="/webhooks",
         title=f"Remove {endpoint.url}?",
         message="It is told nothing more. Its log goes for good, and so does what is still in line for it. "
         "To stop for a while, disable it instead.",
@@ -124,7 +125,7 @@ def _webhooks(
         services,
         visitor,
         "webhooks.html",
-        here="/webhooks",
+        section="/webhooks",
         status=status,
         endpoints=services.webhooks.endpoints(),
         dead=services.webhooks.dead(limit=20),

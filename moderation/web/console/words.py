@@ -1,13 +1,13 @@
-"""What the console calls things: outcomes, moves, ages and scores in sentences, of the glossary's words alone."""
+"""The console's words: outcomes, moves, ages and scores in sentences, only with words of the glossary."""
 
 from datetime import UTC, datetime
 
-from moderation.analysis import Effect, Label, Technique, Verdict
+from moderation.analysis import Basis, Effect, Label, Technique, Verdict
 from moderation.cases import CaseState, Move, Refusal, Stage
 from moderation.decisions import Outcome
-from moderation.evidence.words import Fact, Origin, Strength
+from moderation.evidence.words import ClaimedOrigin, Fact, Strength
 
-#: Of the outcomes, with the key that chooses each (`docs/reviewers.md`).
+#: The outcomes, with the key for each (`docs/reviewers.md`).
 OUTCOMES = (
     (Outcome.DEEPFAKE, "Deepfake", "f"),
     (Outcome.BONA_FIDE, "Bona fide", "r"),
@@ -43,7 +43,7 @@ STATE_WORDS = {
 MOVE_WORDS = {
     Move.ACCEPT: "Flagged",
     Move.BEGIN: "Analysis begun",
-    Move.HAND_BACK: "Handed back",
+    Move.RELEASE: "Released",
     Move.EXPIRE: "Lease ran out",
     Move.RECORD: "Analysed",
     Move.REFUSE: "Could not be analysed",
@@ -60,7 +60,7 @@ MOVE_WORDS = {
 
 
 def headline(verdict: Verdict | None, refusal: Refusal | None) -> str:
-    """What the model says, in words; or why it says nothing."""
+    """The verdict in words, or why there is none."""
     if verdict is None:
         return "No verdict yet" if refusal is None else f"No verdict: {_sentence_end(refusal.message)}"
     why = f": {verdict.abstain.words}" if verdict.abstain else ""
@@ -78,12 +78,12 @@ def label_words(label: Label, technique: Technique | None) -> str:
 
 
 def tone(verdict: Verdict | None) -> str:
-    """The colour and the icon that go with the headline."""
+    """The colour and icon of the headline."""
     return "none" if verdict is None else verdict.label.value
 
 
 def effect_words(score: float, effect: Effect) -> str:
-    """What hiding a region does to a score, beside what hiding a control does."""
+    """How a score changes without a region, beside a control region."""
     before, without, control = (f"{each:.2f}" for each in (score, effect.score_without, effect.control_score))
     if without == before:
         change = f"stays at {before}"
@@ -92,12 +92,14 @@ def effect_words(score: float, effect: Effect) -> str:
     return f"Without this region the score {change} (a control region: {control})."
 
 
-def score_words(verdict: Verdict) -> str:
-    """What the number is, and what it is not."""
+def score_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
+    """What the number means, and what it does not mean, for a picture from this source."""
     if verdict.score is None:
         return ""
     if not verdict.calibrated:
         return "not calibrated: it orders cases, it is no probability"
+    if basis is None or not basis.holds(verdict, source):
+        return "score: it orders cases, it is no probability here"
     sure = max(verdict.score, 1 - verdict.score)
     said = (
         "confident"
@@ -108,7 +110,17 @@ def score_words(verdict: Verdict) -> str:
         if sure >= 0.65
         else "very unsure"
     )
-    return f"calibrated probability of a deepfake; {said}"
+    return f"probability of a deepfake; {said}"
+
+
+def basis_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
+    """What the score was calibrated on. Empty when it was not calibrated."""
+    if verdict.score is None or not verdict.calibrated:
+        return ""
+    if basis is None:
+        return "What it was calibrated on is not known here."
+    others = "" if source in basis.sources else f" Pictures of {source} are not among them."
+    return f"Calibrated on {basis.words}.{others}"
 
 
 def declared_words(fact: Fact | None) -> str:
@@ -116,7 +128,8 @@ def declared_words(fact: Fact | None) -> str:
     if fact is None or fact.points_to is None:
         return "Nothing declares where this picture comes from. Most pictures have nothing that does."
     how = "Signed as" if fact.strength is Strength.CRYPTOGRAPHIC else "Declared"
-    return f"{how} {'AI-made, wholly or in part' if fact.points_to is Origin.SYNTHETIC else 'captured by a camera'}."
+    synthetic = fact.points_to is ClaimedOrigin.SYNTHETIC
+    return f"{how} {'AI-made, wholly or in part' if synthetic else 'captured by a camera'}."
 
 
 def decided_words(outcome: Outcome, technique: Technique | None) -> str:
@@ -124,7 +137,7 @@ def decided_words(outcome: Outcome, technique: Technique | None) -> str:
 
 
 def ago(at: datetime, now: datetime | None = None) -> str:
-    """How long ago, as short as it is useful."""
+    """How long ago, in few words."""
     return f"{span(((now or datetime.now(UTC)) - at).total_seconds())} ago"
 
 
@@ -151,7 +164,7 @@ def size(count: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """What an error says, as a page says it."""
+    """An error's text as a sentence on a page."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 

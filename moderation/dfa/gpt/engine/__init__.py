@@ -1,6 +1,5 @@
-"""The engine: many faces through one model at once, each in a slot of its own.
+"""The engine: many faces through one model at once, each in its own slot.
 
-`kv` keeps what the model has read, `attention` reads it back, `engine` moves faces through the conversation, and
-`memory` says how many slots there are. `triton_decode`, `graphs` and `float8` are what CUDA adds; nothing imports
-them on a CPU.
+`kv` stores keys and values, `attention` reads them, `engine` moves faces through the conversation, and `memory` says
+how many slots there are. `triton_decode`, `graphs` and `float8` are for CUDA; they are not imported on a CPU.
 """

@@ -1,8 +1,8 @@
 """Attention over slots, hooked into the decoder layers of transformers by name.
 
-The layers stay as they are; they ask `AttentionInterface` for an implementation, and get one that stores new keys and
-values in the slots of the step's rows and reads them from there. What a step is about travels beside the layers, in
-`Current`: keyword arguments of a forward reach an implementation in some versions of transformers and not in others.
+The layers are unchanged. They ask `AttentionInterface` for an implementation, and this one stores new keys and values
+in the slots of the step's rows and reads them from there. A step reaches it through `Current`: keyword arguments of a
+forward reach an implementation only in some versions of transformers.
 
 B rows, T new tokens, W positions read, H heads, D head width.
 """
@@ -24,52 +24,52 @@ NAME = "bonafide_slots"
 
 @dataclass(frozen=True)
 class Extend:
-    """T ≥ 1 new tokens for rows that have all stored the same number. They are stored for good or as scratch."""
+    """T ≥ 1 new tokens for rows that have stored equally many. Those of a tree are overwritten later."""
 
     kv: SlotKV
     rows: Tensor | slice
     past: int
-    #: (T, W) true where a new token may look. None for causal from position 0.
+    #: (T, W) true where a new token may attend. None: causal from position 0.
     mask: Tensor | None
 
 
 @dataclass(frozen=True)
 class Decode:
-    """One new token for each row, whatever its length."""
+    """One new token per row. Rows may differ in length."""
 
     kv: SlotKV
     rows: Tensor  # (B,) slots
     lengths: Tensor  # (B,) tokens stored before this one
-    #: Rows whose slots lie side by side. None for the kernel, which reads each slot where it is.
+    #: Rows grouped by consecutive slots. None for the kernel, which reads each slot in place.
     runs: tuple["Run", ...] | None
 
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive rows in consecutive slots: read as a view, where scattered slots would have to be copied together.
+    """Consecutive rows in consecutive slots, which are read as a view. Scattered slots must be copied.
 
     Copying took 70 % of a step when every second slot was in use (CPU, 32 slots of the small layout).
     """
 
     rows: slice
     slots: slice
-    #: (rows, 1, 1, W) true where a row may look; W reaches to the longest of them.
+    #: (rows, 1, 1, W) true where a row may attend; W is the longest row.
     mask: Tensor
 
 
 class Current:
-    """The step that is being computed. One thread owns the model, so there is one."""
+    """The step being computed. One thread at a time owns the model, so there is only one step."""
 
     step: Extend | Decode | None = None
 
 
 def attach(language_model: nn.Module) -> Current:
-    """Make every layer of a decoder attend over slots. Steps are announced through what is returned."""
+    """Make every decoder layer attend over slots. Set the returned object's `step` before each forward."""
     current = Current()
     model = cast("Any", language_model)
     for layer in model.layers:
         layer.self_attn.slots = current
-    model.config._attn_implementation = NAME  # noqa: SLF001  the name transformers reads, for this part alone
+    model.config._attn_implementation = NAME  # noqa: SLF001  transformers reads this name, for the decoder only
     return current
 
 
@@ -82,7 +82,7 @@ def extend(
     tree: Tensor | None = None,
     device: torch.device,
 ) -> Extend:
-    """A step of `count` new tokens. `tree` (T, T) says which new token sees which; causal when None."""
+    """A step of `count` new tokens. `tree` (T, T) is true where a new token sees another. None: causal."""
     rows = side_by_side(slots)
     return Extend(
         kv=kv,
@@ -98,7 +98,7 @@ def _extend_mask(past: int, count: int, tree: Tensor | None, device: torch.devic
     if tree is None and device.type == "cuda":
         from torch.nn.attention.bias import causal_lower_right
 
-        return causal_lower_right(count, past + count)  # flash attention takes this form and no boolean one
+        return causal_lower_right(count, past + count)  # flash attention takes this form, but no boolean mask
     new = torch.ones(count, count, dtype=torch.bool).tril() if tree is None else tree
     return torch.cat([torch.ones(count, past, dtype=torch.bool), new.cpu()], dim=1).to(device)
 
@@ -106,7 +106,7 @@ def _extend_mask(past: int, count: int, tree: Tensor | None, device: torch.devic
 def decode(
     kv: SlotKV, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device, kernel: bool
 ) -> Decode:
-    """A step of one token a row, with the kernel of `triton_decode` or without it."""
+    """A step of one token per row, with or without the kernel of `triton_decode`."""
     stored = torch.tensor(lengths, device=device)
     return Decode(
         kv=kv,
@@ -117,7 +117,7 @@ def decode(
 
 
 def _runs(slots: Sequence[int], stored: Tensor) -> Iterator[Run]:
-    """The rows, which are sorted by slot, in runs of consecutive slots."""
+    """Split the rows, sorted by slot, into runs of consecutive slots."""
     first = 0
     for row in range(1, len(slots) + 1):
         if row < len(slots) and slots[row] == slots[row - 1] + 1:
@@ -132,7 +132,7 @@ def _runs(slots: Sequence[int], stored: Tensor) -> Iterator[Run]:
 def slot_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: object, **options: Any
 ) -> tuple[Tensor, None]:
-    """(B, H, T, D) queries against everything their slots hold -> (B, T, H, D)."""
+    """Store the step's keys and values, then attend: (B, H, T, D) queries to all of their slots -> (B, T, H, D)."""
     step = cast("Any", module).slots.step
     layer = cast("int", module.layer_idx)
     scale: float | None = options.get("scaling")
@@ -182,7 +182,7 @@ def _decode(
 
 
 def has_kernel(device: torch.device) -> bool:
-    """True where `triton_decode` should run: whether it does is known once it was tried."""
+    """True where `triton_decode` should run. Only a try shows whether it does."""
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 

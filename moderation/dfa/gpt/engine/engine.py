@@ -1,13 +1,13 @@
 """From face crops to answers: one pass per face, many faces at once, slots refilled as soon as they are free.
 
-A face walks through one conversation and is never read twice:
+A face goes through one conversation and is never read twice:
 
-    [system | picture | DF-D]  → P(Yes) from the logits of the answer's place; nothing is generated
+    [system | picture | DF-D]  → P(Yes) from the logits at the answer's position; nothing is generated
     "Yes." [DF-C]              → the four answers scored in one forward, as branches of a tree
-    its answer [AD]            → the rationale, decoded greedily; the slot goes to the next face at its last token
+    its answer [AD]            → the rationale, decoded greedily; the last token frees the slot for the next face
 
-`Route` decides after the first line who goes on. Rows of one forward have stored equally many tokens and get equally
-many, because prompts are templates: nothing is padded and nothing masked for padding.
+After the first line `Route` decides whether a face goes on. Prompts are templates, so all rows of one forward have
+stored equally many tokens and get equally many: there is no padding and no mask for it.
 
 B rows, T new tokens, P patches, D model width, V vocabulary.
 """
@@ -39,26 +39,26 @@ from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
 
 K = TypeVar("K")
 
-#: Faces of one prefill. On CUDA 16 of LLaVA-1.5's pictures are 10,000 tokens, far beyond where matrices are efficient.
+#: Faces of one prefill. 16 pictures of LLaVA-1.5 are 10,000 tokens, more than enough for efficient matrices on CUDA.
 CUDA_BATCH, CPU_BATCH = 16, 8
 
 
 class Route(enum.Enum):
-    """Where a face goes once its margin is known."""
+    """What happens to a face once its margin is known."""
 
     #: Nothing more is asked.
     LEAVE = enum.auto()
-    #: "Yes." is said for it, its technique and rationale are asked.
+    #: It continues with "Yes."; its technique and rationale are asked.
     DEEPFAKE = enum.auto()
-    #: "No." is said for it, its rationale is asked.
+    #: It continues with "No."; its rationale is asked.
     BONA_FIDE = enum.auto()
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model said about one face, before anyone judges it."""
+    """The model's answers about one face, before a verdict is made of them."""
 
-    #: logit(Yes) − logit(No) at the answer's place.
+    #: logit(Yes) − logit(No) at the answer's position.
     margin: float
     #: P(Yes) + P(No) there, in [0, 1].
     mass: float
@@ -67,25 +67,27 @@ class Answers:
     options: Mapping[Technique, float] | None
     #: Tokens of the rationale without the end token. None when not asked.
     rationale: Tokens | None
-    #: False when the rationale was cut off at its longest length.
+    #: False when the rationale was cut off at the length limit.
     complete: bool = True
-    #: What the heads say of the tower's features. None for a bundle without heads.
+    #: The heads' outputs. None for a bundle without heads.
     seen: "Look | None" = None
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What the tower sees in one face, beside what the language model says of it."""
+    """What the tower sees in one face, independent of the language model's answers."""
 
-    #: The verdict head's logit: what the margin was taught.
+    #: The verdict head's logit. The margin was trained towards it.
     opinion: float
     #: (G, G) float32 in [0, 1], rows from the top of the crop: how foreign the pixels of each place look.
     foreign: np.ndarray
-    #: How far the face lies from those the tower learnt on, in spreads of theirs. None when heads know no such measure.
+    #: Distance from the training faces, in their standard deviations. None when the heads do not measure it.
     strangeness: float | None
-    #: Its features along a few directions that were drawn by chance once, in spreads of the faces learnt on: rounded
-    #: to halves, so that they tell kinds of pictures and not faces.
+    #: Its features along a few fixed random directions, in standard deviations of the training faces. They are rounded
+    #: to halves, so that they identify kinds of pictures but not faces.
     view: tuple[float, ...]
+    #: The technique head's shares, which sum to 1. They decide DF-C.
+    technique: Mapping[Technique, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,28 +99,28 @@ class VerdictOnly:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked, and how much at once."""
+    """What is asked, and how many faces at once."""
 
     technique: bool = True
     rationale: bool = True
     max_new_tokens: int = 120
     #: Faces at once. None: what fits into memory.
     slots: int | None = None
-    #: Part of that memory to take: less than 1 when another model is to be loaded beside this one.
+    #: Share of that memory to take. Less than 1 when another model is loaded beside this one.
     room: float = 1.0
     #: Faces of one prefill. None: the device's default.
     max_batch: int | None = None
     #: Compile the decoder layers and capture decode steps. For CUDA; ignored elsewhere.
     accelerate: bool = True
-    #: Take the decoder's products in eight bits: see `float8`.
+    #: Compute the decoder's products in eight bits: see `float8`.
     float8: bool = False
 
 
 @dataclass
 class Heartbeat:
-    """A sign of life that another thread may read at any time."""
+    """A sign of life. Another thread may read it at any time."""
 
-    #: By time.monotonic(), when the last step ended or work last arrived.
+    #: time.monotonic() when the last step ended or work last arrived.
     last_step_at: float = field(default_factory=time.monotonic)
     steps: int = 0
     #: False while there is nothing to do: waiting is not hanging.
@@ -130,13 +132,13 @@ class Heartbeat:
         self.last_step_at = time.monotonic()
 
     def silent_for(self, now: float) -> float:
-        """Seconds since the last step, 0 when there is nothing to do."""
+        """Seconds since the last step. 0 when there is nothing to do."""
         return now - self.last_step_at if self.busy else 0.0
 
 
 @dataclass(eq=False)
 class _Face(Generic[K]):
-    """One face on its way."""
+    """One face on its way through the conversation."""
 
     key: K
     pixels: np.ndarray  # (S, S, 3) uint8
@@ -175,20 +177,20 @@ class Engine:
         *,
         route: Callable[[float, float], Route],
         plan: Plan,
-        choose: Callable[[Mapping[Technique, float]], Technique] | None = None,
+        choose: Callable[[Mapping[Technique, float], Look | None], Technique] | None = None,
         heads: Heads | None = None,
     ) -> None:
         """Attach to the model, size the slots and read the system prefix into each of them.
 
         Args:
             model: loaded, on its device.
-            script: what is said.
-            image: what a picture must be.
-            route: where a face goes, from its margin and answer mass.
-            plan: what is asked, and how much at once.
-            choose: the technique that is said for a face, from the sums of its answers' log-probabilities; the
-                likeliest by the token when None.
-            heads: what reads the tower's features beside the language model.
+            script: the conversation in tokens.
+            image: size and standardisation of a picture.
+            route: decides from a face's margin and answer mass.
+            plan: what is asked, and how many faces at once.
+            choose: picks a face's technique from the sums of its answers' log-probabilities and from what the tower
+                sees. None: the technique head's, without heads the highest mean per token.
+            heads: heads on the tower's features. None for a bundle without.
         """
         self.model = model
         self.script = script
@@ -205,7 +207,7 @@ class Engine:
         self._embed: Any = model.get_input_embeddings()
         self._current = attach(self._lm)
         self._tree = _option_tree(script, self.device)
-        #: Faces of one prefill; halved when memory does not hold so many.
+        #: Faces of one prefill. Halved when memory runs out.
         self.batch = plan.max_batch or (CUDA_BATCH if self.device.type == "cuda" else CPU_BATCH)
         self._scale, self._shift = normalisation(image, self.device)
         with self._device_is_current():
@@ -224,9 +226,9 @@ class Engine:
             self._graphs = self._accelerated() if plan.accelerate and self._kernel else None
 
     def close(self) -> None:
-        """Give the memory of the slots back, for another engine on this model or another model. This one is done.
+        """Free the slots' memory for another engine or model. This engine cannot be used afterwards.
 
-        Dropping an engine is not enough: it is part of circles, which are collected when Python finds the time.
+        Dropping an engine is not enough: it is part of reference cycles, which Python collects at some later time.
         """
         self._graphs = None
         self._current.step = None
@@ -235,43 +237,42 @@ class Engine:
         self.kv.release()
 
     def warm(self, sizes: Sequence[int] | None = None) -> None:
-        """Walk blank faces down both roads, before the first that counts: nothing is left to be compiled on the way.
+        """Send blank faces down both routes, so that nothing is left to compile when the first real face arrives.
 
-        Compiled layers have a form for one row, and one for any number of rows once they have met two. So groups of
-        three `sizes` bring out all of them. Raise EngineUnavailable when the model cannot answer even these.
+        A compiled layer has one form for one row, and one for any number of rows once it has seen two sizes. So groups
+        of three `sizes` compile every form. Raise EngineUnavailable when the model cannot answer even these.
         """
         if sizes is None:
             sizes = (self.batch, max(1, self.batch - 1), 1) if self._graphs is not None else (1,)
-        side, chosen = self.image.size, self.route
+        side, own_route = self.image.size, self.route
         blank = np.zeros((side, side, 3), dtype=np.uint8)
         try:
-            for road, size in itertools.product((Route.DEEPFAKE, Route.BONA_FIDE), sizes):
-                self.route = lambda _margin, _mass, road=road: road
+            for route, size in itertools.product((Route.DEEPFAKE, Route.BONA_FIDE), sizes):
+                self.route = lambda _margin, _mass, route=route: route
                 self.answer([blank] * size)
         finally:
-            self.route = chosen
+            self.route = own_route
 
-    # What runs it
+    # Running
 
     @contextmanager
     def _at_work(self) -> Generator[None]:
-        """The model is this thread's for a step."""
+        """Hold the model for this thread during one step."""
         with self._lock, torch.inference_mode(), self._device_is_current():
             yield
 
     def _device_is_current(self) -> AbstractContextManager[object]:
-        """Kernels are launched and graphs captured on the current device, which every thread has its own of."""
+        """Make this device current: kernels are launched and graphs captured on each thread's current device."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def run(
         self, take: Callable[[int, bool], Sequence[tuple[K, np.ndarray | VerdictOnly]] | None]
     ) -> Iterator[tuple[K, Answers | BonafideError]]:
-        """Answer faces for as long as `take` brings them; yield each as it finishes, with its key.
+        """Answer faces while `take` brings them. Yield each with its key as soon as it is finished.
 
-        `take(room, idle)` is called before every step and returns at most `room` faces. It may wait when `idle`, for
-        nothing else is running; `[]` means nothing now, None means no more ever. With a `room` of 0 nothing is asked
-        for: who shares this thread has its turn then, and what comes back says nothing. One face's error is its own
-        result and stops nobody else.
+        `take(room, idle)` is called before every step and returns at most `room` faces. It may wait only when `idle`:
+        then no face is running. `[]` means none now, None means no more. A call with a `room` of 0 only gives the
+        caller a turn on this thread; its result is ignored. One face's error is its own result and stops no other face.
         """
         running: list[_Face[K]] = []
         refill = max(1, min(self.batch, self.kv.slots // 4))
@@ -279,7 +280,7 @@ class Engine:
         while not ended or running:
             if not ended:
                 self.heartbeat.beat(busy=bool(running))
-                # Admitting one face at a time would starve the matrices; a few free slots wait for each other.
+                # One face at a time would be too little work per prefill: wait for a few free slots.
                 room = self.kv.room if not running or self.kv.room >= refill else 0
                 taken = take(room, not running)
                 ended = taken is None and room > 0
@@ -287,7 +288,7 @@ class Engine:
                 yield from ((face.key, _misfit(face.pixels)) for face in waiting if not self._fits(face))
                 waiting = [face for face in waiting if self._fits(face)]
                 while waiting:
-                    # The size of a group may shrink on the way, when memory does not hold it.
+                    # `self.batch` shrinks when memory does not hold a group.
                     group, waiting = waiting[: self.batch], waiting[self.batch :]
                     yield from self._admit_safely(group, running)
             if running:
@@ -295,7 +296,7 @@ class Engine:
         self.heartbeat.beat(busy=False)
 
     def answer(self, pictures: Sequence[np.ndarray]) -> list[Answers]:
-        """The answers about these face crops and no others, in their order. Raise the first error among them."""
+        """The answers about these face crops, in order. Raise the first error among them."""
         waiting = iter(enumerate(pictures))
         answered: dict[int, Answers] = {}
         for index, answers in self.run(lambda room, _idle: list(itertools.islice(waiting, room)) or None):
@@ -311,7 +312,7 @@ class Engine:
     def _admit_safely(
         self, group: list[_Face[K]], running: list[_Face[K]]
     ) -> Iterator[tuple[K, Answers | BonafideError]]:
-        """Admit; when memory does not hold the group, its halves; when it does not hold one face, say so."""
+        """Admit a group. When memory does not hold it, admit its halves; a single face then gets an error."""
         try:
             with self._at_work():
                 self.heartbeat.beat(busy=True)
@@ -322,7 +323,7 @@ class Engine:
             exhausted = True
         else:
             exhausted = False
-        # Outside the handler, where the traceback no longer keeps the failed step's tensors alive.
+        # Outside the handler: there the traceback would keep the failed step's tensors alive.
         if exhausted:
             yield from self._halve(group, running)
             return
@@ -351,7 +352,7 @@ class Engine:
         yield from self._admit_safely(group[half:], running)
 
     def _decode_safely(self, running: list[_Face[K]]) -> Iterator[tuple[K, Answers | BonafideError]]:
-        """One token for every running face; those that end leave, and are yielded."""
+        """Decode one token for every running face. Faces that end leave their slots and are yielded."""
         rows: list[_Face[K]] = []
         try:
             with self._at_work():
@@ -366,7 +367,7 @@ class Engine:
                 running.remove(rows[0])
                 self._leave(rows[0])
                 yield rows[0].key, EngineUnavailable("The model's memory does not hold this face.")
-            # Rows before the failed ones have their token; the others get it in the next, smaller step.
+            # Rows before the failed group have their token. The others get it in the next, smaller step.
             self._decode_limit = max(1, len(rows) // 2)
         self.heartbeat.beat(busy=True)
         ended = [face for face in running if self._has_ended(face)]
@@ -392,7 +393,7 @@ class Engine:
     # The conversation
 
     def _admit(self, group: Sequence[_Face[K]]) -> None:
-        """From pixels to the first token of the rationale, for those who get there."""
+        """From pixels to the first token of the rationale, for faces that go on so far."""
         for face in group:
             face.slot = self.kv.take()
             face.stored = len(self.script.system)
@@ -409,19 +410,19 @@ class Engine:
         for face, look in zip(group, looks, strict=True):
             face.seen = look
         question = self._words(self.script.detect).expand(len(group), -1, -1)
-        log_p = self._forward(torch.cat([patches, question], dim=1), group)[:, -1].log_softmax(-1)  # (B, V)
-        pair = log_p[:, [self.script.yes, self.script.no]].tolist()
-        for face, (yes, no) in zip(group, pair, strict=True):
-            face.margin = yes - no
-            face.mass = float(np.exp(yes) + np.exp(no))
+        hidden = self._read(torch.cat([patches, question], dim=1), group)
+        log_p = self._logits(hidden)[:, -1].log_softmax(-1)  # (B, V)
+        masses = log_p[:, [self.script.yes, self.script.no]].exp().sum(dim=1).tolist()
+        for face, margin, mass in zip(group, self._margins(hidden), masses, strict=True):
+            face.margin, face.mass = margin, mass
             goes_on = np.isfinite(face.margin) and not face.verdict_only
             face.route = self.route(face.margin, face.mass) if goes_on else Route.LEAVE
 
     def _classify(self, group: Sequence[_Face[K]]) -> None:
         """Score every answer by the sum of its tokens' log-probabilities, all answers in one forward.
 
-        The answers lie behind each other in one row. Each sees the conversation and itself, and stands at the
-        positions it would have alone. What they store is overwritten by the answer that is chosen.
+        A row holds the answers one after another. Each answer sees the conversation and itself, at the positions it
+        would have alone. The chosen answer later overwrites their keys and values.
         """
         question = self._words(self.script.classify).expand(len(group), -1, -1)
         first = self._forward(question, group)[:, -1].log_softmax(-1)  # (B, V)
@@ -437,8 +438,8 @@ class Engine:
             face.options = sums
 
     def _begin_rationales(self, faces: Sequence[_Face[K]]) -> None:
-        """Say the answers, ask AD. Answers differ in length, so faces go in groups of one length."""
-        pieces = {id(face): self._said(face) for face in faces}
+        """Append each face's answer and ask AD. Answers differ in length, so faces go in groups of equal length."""
+        pieces = {id(face): self._rationale_prompt(face) for face in faces}
 
         def size(face: _Face[K]) -> tuple[int, int]:
             return face.stored, len(pieces[id(face)])
@@ -450,22 +451,22 @@ class Engine:
             for face, token in zip(group, logits.argmax(-1).tolist(), strict=True):
                 face.written = [token]
 
-    def _said(self, face: _Face[K]) -> Tokens:
+    def _rationale_prompt(self, face: _Face[K]) -> Tokens:
         if face.route is Route.BONA_FIDE:
             return self.script.explain_no
         if face.options is None:
             return self.script.explain_yes
-        return self.script.explain[self.choose(face.options)]
+        return self.script.explain[self.choose(face.options, face.seen)]
 
-    def _likeliest(self, sums: Mapping[Technique, float]) -> Technique:
+    def _likeliest(self, sums: Mapping[Technique, float], seen: Look | None) -> Technique:
         lengths = {technique: len(tokens) for technique, tokens in self.script.options.items()}
-        return technique_shares(sums, lengths).technique
+        return technique_shares(sums, lengths, head=seen and seen.technique).technique
 
     # The model
 
     def _see(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """(S, S, 3) uint8 pictures -> their visual tokens (B, P, D)."""
-        # Bytes travel, a quarter of the numbers; normalised in float32, for bfloat16 has fewer steps than a byte.
+        # Copy bytes, a quarter of float32's size. Standardise in float32: bfloat16 has fewer steps than a byte.
         stacked = torch.from_numpy(np.stack(pictures)).to(self.device)
         pixels = stacked.permute(0, 3, 1, 2).float() * self._scale + self._shift  # (B, 3, S, S)
         return visual_tokens(self.model, pixels.to(self.dtype)).to(self.dtype)
@@ -473,8 +474,20 @@ class Engine:
     def _words(self, tokens: Tokens) -> Tensor:
         return self._embed(torch.tensor([tokens], device=self.device))  # (1, T, D)
 
+    def _margins(self, hidden: Tensor) -> list[float]:
+        """logit(Yes) − logit(No) after the last token (B, 1, D), in float32.
+
+        Near 40, bfloat16 logits have steps of 0.25: too coarse to tell pictures apart.
+        """
+        yes, no = self.model.lm_head.weight[[self.script.yes, self.script.no]].float()
+        return (self._lm.norm(hidden.float())[:, -1].float() @ (yes - no)).tolist()
+
     def _forward(self, embeds: Tensor, group: Sequence[_Face[K]], *, tree: "_Tree | None" = None) -> Tensor:
-        """Read (B, T, D) new tokens into the group's slots: logits of the last, (B, 1, V), or of all of a tree."""
+        """Read (B, T, D) new tokens into the group's slots: logits of the last one, (B, 1, V), or of a whole tree."""
+        return self._logits(self._read(embeds, group, tree=tree))
+
+    def _read(self, embeds: Tensor, group: Sequence[_Face[K]], *, tree: "_Tree | None" = None) -> Tensor:
+        """As `_forward`, but return hidden states: (B, 1, D), or (B, T, D) of a tree."""
         past, count = group[0].stored, embeds.shape[1]
         assert all(face.stored == past for face in group), (
             "rows of one forward have stored equally many tokens"
@@ -486,13 +499,13 @@ class Engine:
         offsets = torch.arange(count, device=self.device) if tree is None else tree.offsets
         hidden = self._through_layers(embeds, (past + offsets)[None], step)
         if tree is not None:
-            return self._logits(hidden)
+            return hidden
         for face in group:
             face.stored += count
-        return self._logits(hidden[:, -1:])
+        return hidden[:, -1:]
 
     def _through_layers(self, x: Tensor, positions: Tensor, step: object) -> Tensor:
-        """The decoder without transformers' own loop around it, which builds masks we do not need."""
+        """The decoder's layers, without transformers' own loop, which builds masks we do not need."""
         self._current.step = cast("Any", step)
         angles = self._lm.rotary_emb(x, position_ids=positions)
         for layer in self._lm.layers:
@@ -506,7 +519,7 @@ class Engine:
         return self.model.lm_head(self._lm.norm(hidden)).float()
 
     def _next_tokens(self, rows: Sequence[_Face[K]]) -> list[int]:
-        """One greedy token a row."""
+        """One greedy token per row."""
         last = [cast("list[int]", face.written)[-1] for face in rows]
         slots = [cast("int", face.slot) for face in rows]
         lengths = [face.stored for face in rows]
@@ -520,7 +533,7 @@ class Engine:
         return tokens
 
     def greedy(self, last: Tensor, lengths: Tensor, step: object) -> Tensor:
-        """(B,) last tokens at positions `lengths` -> (B,) likeliest next tokens. Free of synchronisation."""
+        """(B,) last tokens at positions `lengths` -> (B,) most likely next tokens. Does not synchronise."""
         embeds = self._embed(last[:, None])  # (B, 1, D)
         return self._logits(self._through_layers(embeds, lengths[:, None], step))[:, -1].argmax(-1)
 
@@ -531,8 +544,9 @@ class Engine:
     ) -> Iterator[int]:
         """Greedy tokens that continue [before | picture | after], up to the end token.
 
-        In memory of its own, one token at a time between the steps of `run`. The picture is read again: 10 ms on an
-        H200, where keeping what was read of a face costs 300 MB. Raise EngineUnavailable when that memory is missing.
+        It uses its own memory, one token at a time between the steps of `run`. The picture is read again: that takes
+        10 ms on an H200, but keeping a face's keys and values would cost 300 MB. Raise EngineUnavailable when memory
+        is short.
         """
         face = _Face(key=None, pixels=picture)
         if not self._fits(face):
@@ -585,7 +599,7 @@ class Engine:
         )
 
     def _read_system(self) -> None:
-        """The system text is the same for every face: it is read once, and every slot begins with it."""
+        """Read the system text once and copy it into every slot: it is the same for every face."""
         if not self.script.system:
             return
         slot = self.kv.take()
@@ -595,26 +609,26 @@ class Engine:
         self.kv.give_back(slot)
 
     def _kernel_runs(self) -> bool:
-        """One step in the slot that nobody reads; False, with a warning, where the kernel cannot be built."""
+        """Try one step in the scratch slot. False, with a warning, when the kernel cannot be built."""
         slot = torch.tensor([self.kv.scratch], device=self.device)
         nothing = torch.zeros(1, dtype=torch.long, device=self.device)
         try:
             with torch.inference_mode():
                 step = Decode(kv=self.kv, rows=slot, lengths=nothing, runs=None)
                 self.greedy(nothing, nothing, step).tolist()  # the kernel has run once its token is here
-        except Exception as error:  # noqa: BLE001  compilers fail in many classes, and masked attention does the same
+        except Exception as error:  # noqa: BLE001  compilers raise many classes; masked attention does the same work
             warnings.warn(f"The engine reads its slots without a kernel, more slowly: {error}", stacklevel=2)
             return False
         return True
 
     def _accelerated(self) -> Any:
-        """Compiled layers and captured decode steps; None, with a warning, where this machine cannot have them."""
+        """Compile the layers and capture decode steps. None, with a warning, when this machine cannot."""
         from moderation.dfa.gpt.engine.graphs import DecodeGraphs, compile_layers, restore_layers
 
         try:
             compile_layers(self._lm)
             return DecodeGraphs(self.greedy, self.kv, self.device)
-        except Exception as error:  # noqa: BLE001  compilers fail in many classes, and the layers run without them
+        except Exception as error:  # noqa: BLE001  compilers raise many classes; the layers run uncompiled too
             restore_layers(self._lm)
             warnings.warn(
                 f"The engine runs without compiled layers and captured steps: {error}", stacklevel=2
@@ -629,15 +643,13 @@ def _waiting(key: K, picture: np.ndarray | VerdictOnly) -> _Face[K]:
 
 
 def _misfit(pixels: np.ndarray) -> BonafideError:
-    return ImageRejected(
-        f"The face crop is {pixels.dtype} {pixels.shape}, which is not what the model takes."
-    )
+    return ImageRejected(f"The model does not take a face crop of {pixels.dtype} {pixels.shape}.")
 
 
 def visual_tokens(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Normalised pixels (B, 3, S, S) -> projected visual tokens (B, P, D).
+    """Standardised pixels (B, 3, S, S) -> projected visual tokens (B, P, D).
 
-    Versions of transformers differ in what they return: an object that holds the tokens, a tensor, or one per image.
+    Versions of transformers return an object that holds the tokens, a tensor, or one tensor per image.
     """
     seen: Any = model.get_image_features(pixel_values=cast("Any", pixels))
     seen = getattr(seen, "pooler_output", seen)
@@ -645,7 +657,7 @@ def visual_tokens(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tenso
 
 
 class TowerReader:
-    """Heads that look at the hidden states of every forward of a tower, which is computed once for both."""
+    """Feeds the tower's hidden states to the heads. The tower runs once for them and the language model."""
 
     def __init__(self, model: LlavaForConditionalGeneration, heads: Heads) -> None:
         self.heads = heads
@@ -657,7 +669,7 @@ class TowerReader:
         self._states = output.hidden_states
 
     def read(self) -> Seen:
-        """What the heads say of the pictures that the tower saw last."""
+        """The heads' outputs for the tower's last batch."""
         return self.heads(torch.stack([self._states[layer] for layer in self._layers], dim=2).float())
 
     def looks(self) -> list[Look]:
@@ -667,10 +679,11 @@ class TowerReader:
         maps = seen.grid.sigmoid().view(-1, side, side).cpu().numpy()
         strange = [None] * len(maps) if seen.strangeness is None else seen.strangeness.tolist()
         views = self.heads.views(seen.features).tolist()
+        shares = seen.technique.softmax(dim=-1).tolist()
         return [
-            Look(opinion, foreign, strangeness, tuple(view))
-            for opinion, foreign, strangeness, view in zip(
-                seen.verdict.tolist(), maps, strange, views, strict=True
+            Look(opinion, foreign, strangeness, tuple(view), dict(zip(Technique, techniques, strict=True)))
+            for opinion, foreign, strangeness, view, techniques in zip(
+                seen.verdict.tolist(), maps, strange, views, shares, strict=True
             )
         ]
 
@@ -680,16 +693,16 @@ class TowerReader:
 
 @dataclass(frozen=True)
 class _Tree:
-    """The DF-C answers behind each other in one row, each but for its last token."""
+    """The DF-C answers one after another in one row, each without its last token."""
 
     tokens: Tokens
     #: (T, T): an answer sees itself, causally, and no other.
     sees: Tensor
-    #: (T,) distance of each token from the place where answers begin.
+    #: (T,) distance of each token from the start of its answer.
     offsets: Tensor
     #: The first token of each answer.
     first: list[int]
-    #: For every later token of every answer: where its logits are, which it is, and whose.
+    #: For every later token of every answer: the place of its logits, the token, and its technique.
     places: list[int]
     following: list[int]
     owners: tuple[Technique, ...]

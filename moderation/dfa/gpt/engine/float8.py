@@ -1,9 +1,8 @@
-"""Eight-bit products on CUDA, behind a setting: what it may gain is speed, what it may cost is evidence.
+"""Eight-bit products on CUDA, behind a setting: they gain speed and may lose evidence.
 
-Weights are stored in e4m3 with one scale for each output channel, inputs get one scale for each token as they
-arrive. Off by default: traces of forgery are fine differences, and what eight bits do to them must be measured on
-labelled cases (`benchmarks/engine.py --float8` gives the change of P(Yes) on random ones) and the bundle calibrated
-again.
+Weights are stored in e4m3 with one scale per output channel; inputs get one scale per token as they arrive. It is off
+by default: traces of forgery are fine differences. Before you turn it on, measure its effect on labelled cases
+(`benchmarks/engine.py --float8` gives the change of P(Yes) on random ones) and calibrate the bundle again.
 """
 
 from typing import Any, cast
@@ -19,7 +18,7 @@ LARGEST = 448.0
 
 
 class Float8Linear(nn.Module):
-    """A linear layer without bias whose products are taken in eight bits and summed in more."""
+    """A linear layer without bias, with products in eight bits and sums in more."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class Float8Linear(nn.Module):
 
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, C) numbers in eight bits, and the (R, 1) float32 scales that bring them back."""
+    """(R, C) numbers in eight bits, and the (R, 1) float32 scales that restore them."""
     scale = x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST
     return (x.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
@@ -52,8 +51,8 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
 def use_float8(language_model: Any) -> None:
     """Replace the linears of every decoder layer. The output layer stays: the verdict is read from it.
 
-    Raise SetupProblem where the device has no such products, before a face is looked at. Going on in more bits would
-    give analyses another fingerprint than those of the workers beside it.
+    Raise SetupProblem when the device has no such products, before any face is analysed. Falling back to more bits
+    would give its analyses another fingerprint than those of other workers.
     """
     for number, layer in enumerate(language_model.layers):
         for part in (layer.self_attn, layer.mlp):
@@ -67,7 +66,7 @@ def use_float8(language_model: Any) -> None:
 
 @torch.inference_mode()
 def _try(small: Float8Linear, linear: nn.Linear) -> None:
-    """One product of this size, on this device."""
+    """Try one product of this size on this device."""
     weight = linear.weight
     try:
         small(torch.zeros(1, small.in_features, dtype=weight.dtype, device=weight.device))
@@ -75,6 +74,6 @@ def _try(small: Float8Linear, linear: nn.Linear) -> None:
         if is_out_of_memory(error):
             raise
         raise SetupProblem(
-            f"This device takes no products in eight bits of {small.in_features} by {small.out_features} numbers "
+            f"This device has no eight-bit products of {small.in_features} by {small.out_features} numbers "
             f"({error}): turn float8 off. On CUDA it needs compute capability 8.9 and sizes that 16 divides."
         ) from error

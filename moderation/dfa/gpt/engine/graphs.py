@@ -1,7 +1,7 @@
-"""What CUDA adds around the layers: compiled decoder layers, and decode steps captured as graphs.
+"""Compiled decoder layers on CUDA, and decode steps captured as graphs.
 
-Run eagerly, a decode step is about 1,370 launches from Python, and the fine work between matrices moves 658 kB per
-token and layer (counted for LLaVA-1.5-7B). Compiling fuses that work; a captured step is one launch.
+An eager decode step is about 1,370 launches from Python, and the elementwise work between matrices moves 658 kB per
+token and layer (counted for LLaVA-1.5-7B). Compiling fuses this work; a captured step is one launch.
 """
 
 import functools
@@ -16,14 +16,14 @@ from moderation.dfa.gpt.engine import attention
 from moderation.dfa.gpt.engine.attention import Decode
 from moderation.dfa.gpt.engine.kv import SlotKV
 
-#: Compiled forms of a layer: prompts are templates, a handful of lengths, but of every group size up to the largest.
+#: Most compiled forms of a layer. Prompts have only a few lengths, but groups have every size up to the largest.
 FORMS = 64
 
 
 def compile_layers(language_model: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Fuse what lies around the attention of every decoder layer. All layers share one compiled form.
+    """Compile every decoder layer, except its attention. All layers share one compiled form.
 
-    Attention itself stays as it is: its step changes with every call, and it is one kernel already.
+    Attention is not compiled: its step changes with every call, and it is one kernel already.
     """
     attention.AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.slot_attention))
     for layer in language_model.layers:
@@ -33,7 +33,7 @@ def compile_layers(language_model: Any, *, backend: str | Callable[..., Any] = "
 
 
 def _in_many_forms(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Said where it runs: torch keeps this limit to the thread that sets it, and one thread loads what another runs."""
+    """Set the limit in the running thread: torch keeps it per thread, and another thread loads the model."""
     limits: Any = torch._dynamo.config  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]  the only name it has
 
     @functools.wraps(compiled)
@@ -53,7 +53,7 @@ def restore_layers(language_model: Any) -> None:
 
 
 class DecodeGraphs:
-    """Greedy decode steps for fixed numbers of rows, captured largest first into one pool of memory."""
+    """Greedy decode steps for fixed numbers of rows, captured largest first into one memory pool."""
 
     def __init__(
         self, greedy: Callable[[Tensor, Tensor, object], Tensor], kv: SlotKV, device: torch.device
@@ -61,7 +61,7 @@ class DecodeGraphs:
         self.kv = kv
         self.sizes = _sizes(kv.slots)
         most = self.sizes[-1]
-        # Rows that nobody uses write to the scratch slot, at position 0.
+        # Unused rows write to the scratch slot, at position 0.
         self._last = torch.zeros(most, dtype=torch.long, device=device)
         self._slots = torch.full((most,), kv.scratch, dtype=torch.long, device=device)
         self._lengths = torch.zeros(most, dtype=torch.long, device=device)
@@ -70,9 +70,9 @@ class DecodeGraphs:
         self._capture_all()
 
     def _capture_all(self) -> None:
-        """Once each, before the first face. Without the kernel a step depends on the longest row: not captured."""
+        """Capture each size once, before the first face. It needs the kernel: other steps depend on the longest row."""
         pool: Any = None
-        # Our own: torch keeps one for all captures of a process, on whatever device was the first.
+        # Our own stream: torch keeps one for all captures of a process, on the device of the first capture.
         captures = torch.cuda.Stream(self._last.device)
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dynamo warns about what it leaves uncompiled
@@ -81,7 +81,7 @@ class DecodeGraphs:
                 stream = torch.cuda.Stream(self._last.device)
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):
-                    for _ in range(2):  # compiles, and lets cuBLAS take its workspaces
+                    for _ in range(2):  # compiles, and lets cuBLAS allocate its workspaces
                         self._greedy(self._last[:size], self._lengths[:size], step)
                 torch.cuda.current_stream().wait_stream(stream)
                 graph = torch.cuda.CUDAGraph()
@@ -94,7 +94,7 @@ class DecodeGraphs:
         return Decode(kv=self.kv, rows=self._slots[:size], lengths=self._lengths[:size], runs=None)
 
     def next_tokens(self, last: Sequence[int], slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """One token for each row; padded to the next captured size with rows that write to the scratch slot."""
+        """One token per row. Padded to the next captured size with rows that write to the scratch slot."""
         count = len(last)
         size = next(size for size in self.sizes if size >= count)
         pad = size - count

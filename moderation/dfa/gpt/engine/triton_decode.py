@@ -1,7 +1,7 @@
 """Decode attention on CUDA: one query per row and head, each key and value read from memory exactly once.
 
-Decoding is bound by these reads: at 128 rows they are 78 % of a step's bytes, and every row has its own length, so a
-masked kernel would read what it then throws away. Imported only where triton is installed and the device is CUDA.
+These reads limit decoding: at 128 rows they are 78 % of a step's bytes. Every row has its own length, so a masked
+kernel would read keys only to discard them. Imported only with triton installed and on a CUDA device.
 """
 
 from typing import Any, cast
@@ -11,7 +11,7 @@ import triton  # pyright: ignore[reportMissingImports]  absent where there is no
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-#: Keys per turn of the inner loop.
+#: Keys per iteration of the inner loop.
 BLOCK = 64
 
 
@@ -42,9 +42,9 @@ def _kernel(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor, lengths: Tensor, scale: float | None) -> Tensor:
-    """(B, H, D) queries against the first `lengths` keys of their slots in (S, H, L, D) -> (B, H, D).
+    """Attend with (B, H, D) queries to the first `lengths` keys of their slots in (S, H, L, D) -> (B, H, D).
 
-    D must be a power of two, as it is in every Llama. Accumulates in float32.
+    D must be a power of two, as in every Llama. Accumulates in float32.
     """
     q = q.contiguous()
     out = torch.empty_like(q)

@@ -1,7 +1,7 @@
-"""Prompt sets: what the model is asked and in which form it answers. Versioned data, one file per version.
+"""Prompt sets: the model's questions and the form of its answers. Versioned data, one file per version.
 
-A prompt set is part of the model. What is trained, calibrated and served must be the same set, so a bundle names its
-version and the fingerprint holds it.
+A prompt set is part of the model. Training, calibration and serving must use the same set, so a bundle names its
+version, which is part of the fingerprint.
 """
 
 import tomllib
@@ -14,7 +14,7 @@ from typing import Any
 from moderation.analysis import Region, Technique
 from moderation.errors import BundleMismatch
 
-#: The set of a bundle that names none. Set 2 is for small language models that speak ChatML, and is named by theirs.
+#: The default set. Set 2 is for small language models that use ChatML; their bundles name it.
 PROMPTS_VERSION = 1
 
 _HERE = Path(__file__).parent
@@ -22,15 +22,15 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Everything that is said to and expected from the model. The first question of each task is the one served."""
+    """Everything that the model is told, and the answers expected from it. The first question of a task is served."""
 
     version: int
     system: str
-    #: How the first turn, an answer and every later turn are written: see `chat` in the file.
+    #: Templates of the first turn, an answer and every later turn: see `chat` in the file.
     first: str
     answer: str
     next: str
-    #: The placeholder that becomes the picture, and the token that ends an answer.
+    #: The picture's placeholder, and the token that ends an answer.
     image: str
     end: str
     detection: tuple[str, ...]
@@ -49,22 +49,22 @@ class PromptSet:
     conversation: tuple[str, ...]
 
     def open(self, question: str) -> str:
-        """The conversation up to the place of the first answer."""
+        """The conversation up to the first answer's position."""
         return self.first.format(system=self.system, question=question).lstrip()
 
     def reply(self, answer: str) -> str:
-        """An answer as it follows the colon, without its end token."""
+        """An answer as it follows a question, without its end token."""
         return self.answer.format(answer=answer)
 
     def ask(self, question: str) -> str:
-        """The end of an answer, and the next question up to the place of its answer."""
+        """The end of an answer and the next question, up to its answer's position."""
         return self.next.format(question=question)
 
     def verdict_answer(self, *, deepfake: bool) -> str:
         return self.detection_answer.format(word=self.yes if deepfake else self.no)
 
     def dialogue(self, turns: Sequence[tuple[str, str]]) -> str:
-        """A whole conversation of (question, answer) turns with its end: what training shows the model."""
+        """A whole conversation of (question, answer) turns with its end, as in training."""
         text = ""
         for question, answer in turns:
             text += (self.ask(question) if text else self.open(question)) + self.reply(answer)
@@ -79,7 +79,7 @@ class PromptSet:
         return "\n".join(lines) or self.no_artifacts
 
     def texts(self) -> list[str]:
-        """Every sentence of the set: what a small tokenizer is trained on."""
+        """Every sentence of the set, to train a small tokenizer."""
         questions = [*self.detection, *self.classification, *self.description, *self.conversation]
         answers = [self.reply(self.verdict_answer(deepfake=deepfake)) for deepfake in (True, False)]
         answers += [self.reply(text) for text in (*self.technique_answers.values(), self.no_artifacts)]
@@ -91,7 +91,7 @@ class PromptSet:
 
 @lru_cache(maxsize=8)
 def load_prompts(version: int = PROMPTS_VERSION) -> PromptSet:
-    """One prompt set. Raise BundleMismatch when this release does not have it."""
+    """Load a prompt set. Raise BundleMismatch when this release does not have it."""
     try:
         data = tomllib.loads((_HERE / f"{version}.toml").read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -1,1 +1,1 @@
-"""The forgery lab: stand-ins for the four techniques, made from bona fide faces with exact masks and facts."""
+"""The forgery lab: imitations of the four techniques, made from bona fide faces, with exact masks and facts."""

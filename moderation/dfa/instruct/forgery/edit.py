@@ -1,4 +1,4 @@
-"""FE-like forgeries: one or two features of a face exchanged, smoothed, recoloured or redrawn; the rest untouched."""
+"""FE-like forgeries: one or two features of a face are replaced, smoothed, recoloured or redrawn, and nothing else."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from moderation.dfa.instruct.forgery.photometry import (
 from moderation.dfa.instruct.forgery.redraw import redrawn
 from moderation.dfa.instruct.forgery.swap import laid_onto
 
-#: What an editing tool is asked to change.
+#: The regions to edit.
 EDITED = (Region.EYES, Region.NOSE, Region.MOUTH, Region.FOREHEAD, Region.CHEEKS, Region.JAWLINE)
 
 
@@ -52,7 +52,7 @@ def edit(target: Portrait, source: Portrait, rng: Rng) -> Forgery:
 
 
 def skin_smoothed(target: Portrait, rng: Rng) -> Forgery:
-    """Take the pores out of the skin and leave eyes, nose and mouth crisp, as beauty filters do."""
+    """Remove the skin's pores and keep eyes and mouth sharp, as beauty filters do."""
     mask = outline_mask(target.face)
     for region in (Region.EYES, Region.MOUTH):
         mask = mask * (1 - feature_mask(target.face, region, rng))
@@ -84,7 +84,7 @@ def _edited(
 
 
 def _redrawn(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
-    """The same feature drawn again or without its fine detail, and a little lighter or darker."""
+    """The picture redrawn or without fine detail, and a little lighter or darker."""
     if rng.random() < 0.5:
         drawn = redrawn(pixels, rng)
     else:

@@ -1,4 +1,4 @@
-"""What a forgery of the lab is: its pixels, its exact mask, and what was done to it, region by region."""
+"""A forgery of the lab: its pixels, its exact mask, and its changes by region."""
 
 import enum
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 
-#: Random numbers come from the caller, so that a seed gives the same forgeries again.
+#: Random numbers come from the caller, so that equal seeds give equal forgeries.
 Rng = np.random.Generator
 
 #: A mean change of this many grey levels counts as full strength.
 FULL_CHANGE = 32.0
-#: Below this many grey levels nobody sees a change, and nothing is said of it.
+#: A smaller mean change, in grey levels, is invisible and not named.
 LEAST_CHANGE = 4.0
 
 
 class Kind(enum.StrEnum):
-    """What was done to a region, as far as the picture can show it."""
+    """A region's visible change."""
 
     #: The border between two pictures runs through it.
     SEAM = "seam"
@@ -25,36 +25,36 @@ class Kind(enum.StrEnum):
     COLOUR = "colour"
     #: It is softer than the picture around it.
     SOFTER = "softer"
-    #: It is crisper than the picture around it.
+    #: It is sharper than the picture around it.
     SHARPER = "sharper"
-    #: It was brought from another face.
+    #: It comes from another face.
     REPLACED = "replaced"
-    #: Its texture was taken away, as beauty filters do.
+    #: Its texture is removed, as by beauty filters.
     SMOOTHED = "smoothed"
-    #: Its shape was bent.
+    #: Its shape is bent.
     WARPED = "warped"
-    #: It carries the regular pattern of a generator's up-sampling.
+    #: It shows the regular pattern of a generator's up-sampling.
     PATTERN = "pattern"
 
 
 @dataclass(frozen=True)
 class Touch:
-    """One region that was changed, in one way."""
+    """One changed region, and the kind of change."""
 
     region: Region
     kind: Kind
-    #: In [0, 1]: the change of pixels there, 1 for a mean of `FULL_CHANGE` grey levels or more.
+    #: In [0, 1]: the mean change of its pixels. 1 is `FULL_CHANGE` grey levels or more.
     strength: float
 
 
 @dataclass(frozen=True, eq=False)
 class Forgery:
-    """A forged face beside the facts of its making. These are stand-ins for real forgeries, and say so."""
+    """A forged face and its facts. It imitates a real forgery; its origin says that it comes from the lab."""
 
     pixels: np.ndarray  # (S, S, 3) uint8 RGB
-    #: How much of each pixel is foreign, in [0, 1]; 0 where the picture was left alone.
+    #: The foreign share of each pixel, in [0, 1]. 0: unchanged.
     mask: np.ndarray  # (S, S) float32
     technique: Technique
     facts: tuple[Touch, ...]
-    #: The recipe: "self_blend", "other_face", "eyes_replaced" … What leaving out one kind leaves out.
+    #: The recipe: "self_blend", "other_face", "eyes_replaced" …
     recipe: str

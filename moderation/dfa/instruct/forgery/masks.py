@@ -1,7 +1,7 @@
-"""Where things are on a face, from its five landmarks, and the masks that forgeries are cut with.
+"""Places on a face, from its five landmarks, and the masks of forgeries.
 
-Every place is drawn once on a canonical face and carried to the picture by the affine map that fits its landmarks
-best, so turned and tilted faces come along. S is the side of the picture in pixels.
+Every place is drawn once on a canonical face. The affine map that best fits the landmarks carries it to the picture, so
+rotated and tilted faces work too. S is the side of the picture in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,18 +25,18 @@ def _ellipse(x: float, y: float, across: float, down: float) -> Polygon:
     return [(x + across * np.cos(turn), y + down * np.sin(turn)) for turn in turns]
 
 
-#: The face from the upper forehead to the chin: what a face swap replaces.
+#: The face from the upper forehead to the chin, which a face swap replaces.
 OUTLINE: Polygon = (
     (56, 10), (76, 13), (92, 26), (98, 48), (97, 72), (91, 94), (78, 112), (56, 122),
     (34, 112), (21, 94), (15, 72), (14, 48), (20, 26), (36, 13),
 )  # fmt: skip
 
-#: Parts of it that swaps and blends replace as well.
+#: Parts of the face that swaps and blends also replace.
 INNER_FACE: Polygon = ((30, 34), (82, 34), (94, 56), (84, 92), (56, 112), (28, 92), (18, 56))
 LOWER_FACE: Polygon = ((20, 60), (56, 54), (92, 60), (95, 80), (78, 112), (56, 122), (34, 112), (17, 80))
 EYES_TO_MOUTH: Polygon = ((24, 40), (56, 36), (88, 40), (80, 80), (74, 100), (56, 106), (38, 100), (32, 80))
 
-#: The places that a forgery can touch, canonical pixels. Drawn by eye on the template, brows with the eyes.
+#: The places that a forgery can touch, in canonical pixels. Drawn by hand on the template; the eyes include the brows.
 PARTS: Mapping[Region, tuple[Polygon, ...]] = {
     Region.FOREHEAD: (((36, 13), (76, 13), (88, 26), (82, 38), (56, 36), (30, 38), (24, 26)),),
     Region.EYES: (_ellipse(38, 49, 15, 11), _ellipse(74, 49, 15, 11)),
@@ -70,7 +70,7 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Portrait:
-    """A bona fide face to forge with."""
+    """A bona fide face, to forge or to take parts from."""
 
     pixels: np.ndarray  # (S, S, 3) uint8 RGB
     face: Geometry
@@ -94,7 +94,7 @@ def fill(polygons: Sequence[np.ndarray], size: int) -> np.ndarray:
 
 
 def part_mask(face: Geometry, region: Region) -> np.ndarray:
-    """Where a region is, (S, S) in {0, 1}."""
+    """The mask of a region, (S, S) in {0, 1}."""
     return fill([face.place(polygon) for polygon in PARTS[region]], face.size)
 
 
@@ -110,15 +110,15 @@ def blurred(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def deformed_polygon(polygon: np.ndarray, amount: float, rng: Rng) -> np.ndarray:
-    """Push each corner of a polygon by a random share (`amount`) of its distance to the centre."""
+    """Move each corner of a polygon by a random share, up to ±`amount`, of its distance to the centre."""
     centre = polygon.mean(axis=0)
     return centre + (polygon - centre) * (1 + rng.uniform(-amount, amount, (len(polygon), 1)))
 
 
 def swap_mask(face: Geometry, rng: Rng) -> np.ndarray:
-    """What a face swap pastes: the hull of the face or of a part of it, deformed, soft and sometimes translucent.
+    """The mask of a face swap: the hull of the face or of a part, deformed, soft and sometimes translucent.
 
-    The order (hull, deform, blur twice, scale) is that of self-blended images (Shiohara and Yamasaki, CVPR 2022).
+    The order (hull, deform, blur twice, scale) follows self-blended images (Shiohara and Yamasaki, CVPR 2022).
     """
     shapes = (OUTLINE, OUTLINE, INNER_FACE, LOWER_FACE, EYES_TO_MOUTH)
     shape = shapes[rng.integers(len(shapes))]
@@ -129,7 +129,7 @@ def swap_mask(face: Geometry, rng: Rng) -> np.ndarray:
 
 
 def feature_mask(face: Geometry, region: Region, rng: Rng) -> np.ndarray:
-    """A feathered patch over one region, a little larger or smaller than it."""
+    """A feathered patch over one region, a little larger or smaller than the region."""
     grown = []
     for polygon in PARTS[region]:
         placed = face.place(polygon)
@@ -139,9 +139,9 @@ def feature_mask(face: Geometry, region: Region, rng: Rng) -> np.ndarray:
 
 
 def region_changes(before: np.ndarray, after: np.ndarray, face: Geometry) -> Mapping[Region, float]:
-    """The mean change of every region in grey levels, from two pictures that are pixel-aligned.
+    """The mean change of every region between two aligned pictures, in grey levels.
 
-    Measured on every fourth pixel each way: regions are larger than that, and it is done for every forgery.
+    For speed it uses every fourth pixel in each direction: regions are larger than that.
     """
     step = 4
     difference = before[::step, ::step].astype(np.float32) - after[::step, ::step]

@@ -1,8 +1,8 @@
-"""A bona fide face and its forgery, made to look alike in everything but the forgery.
+"""A bona fide face and its forgery, alike in everything except the forgery.
 
-Both go through the same shift, the same light and the same compression, drawn once per pair. Half of the bona fide
-faces are edited to no effect first (bent and bent back, blended with themselves, sharpened), or "was processed" would
-be what tells them apart.
+Both get the same shift, light and compression, drawn once per pair. Half of the bona fide faces first get an edit
+without effect (bent and bent back, blended with themselves, sharpened); otherwise "was processed" would tell them
+apart.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from moderation.dfa.instruct.forgery.synthesis import synthesise
 
 
 def forge(technique: Technique, target: Portrait, source: Portrait, rng: Rng) -> Forgery:
-    """Forge one face by one technique; `source` is another person's face, used where the recipe asks for one."""
+    """Forge one face by one technique. `source` is another person's face; only some recipes use it."""
     if technique is Technique.FS:
         return self_blend(target, rng) if rng.random() < 0.6 else other_face(target, source, rng)
     if technique is Technique.FE:
@@ -47,7 +47,7 @@ def forge(technique: Technique, target: Portrait, source: Portrait, rng: Rng) ->
 
 
 def null_edit(target: Portrait, rng: Rng) -> np.ndarray:
-    """A bona fide face that was processed as a whole, as cameras and apps do, and is still bona fide."""
+    """A face processed as by cameras and apps, and still bona fide."""
     choice = rng.random()
     if choice < 0.3:
         flow = _gentle_flow(target, rng)
@@ -66,7 +66,7 @@ def null_edit(target: Portrait, rng: Rng) -> np.ndarray:
 
 
 def _gentle_flow(target: Portrait, rng: Rng) -> np.ndarray:
-    """Up to a few pixels, broad enough that going back undoes it but for the resampling."""
+    """A flow of up to a few pixels, so smooth that its reverse undoes it up to resampling."""
     size = target.face.size
     noise = rng.standard_normal((2, 4, 4)).astype(np.float32)
     fields = [
@@ -77,28 +77,28 @@ def _gentle_flow(target: Portrait, rng: Rng) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Chain:
-    """One draw of everything that happens to a picture between its making and us. Equal for both of a pair."""
+    """Everything that happens to a picture between its making and us, drawn once for both pictures of a pair."""
 
-    #: Result pixels to crop pixels: where the model's crop lies within the pooled one.
+    #: Affine map from the result's pixels to the pooled crop's: the place of the model's crop.
     window: tuple[tuple[float, float, float], tuple[float, float, float]]
     flip: bool
     seed: int  # of the grain and the light
     light: float  # amount, 0 none
     blur: float  # standard deviation in pixels, 0 none
-    share: float  # of the side that it is reduced to on the way, 1 none
+    share: float  # the picture is reduced to this share of its side and enlarged again, 1 none
     up: int  # index into RESAMPLINGS
     grain: float  # standard deviation in grey levels, 0 none
     encodings: tuple[Encoding, ...]  # in order
-    #: What some pictures have been through as a whole, one of `MISTREATMENTS`. None: nothing.
+    #: A change of the whole picture, one of `MISTREATMENTS`. None: no such change.
     mistreated: str | None = None
 
 
-#: How often each, beside the others: most of what is not in colour is plainly grey.
+#: Repeats give the weights: most pictures without colour are simply grey.
 MISTREATMENTS = ("grey", "grey", "grey", "grey", "burnt", "dark", "two_tone", "upside_down")
 
 
 def mistreated(pixels: np.ndarray, how: str) -> np.ndarray:
-    """What a whole picture may have been through, and says nothing of forgery."""
+    """Change a whole picture in a way that is no sign of forgery."""
     values = pixels.astype(np.float32)
     grey = np.repeat(values @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, axis=2)
     return {
@@ -111,9 +111,9 @@ def mistreated(pixels: np.ndarray, how: str) -> np.ndarray:
 
 
 def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
-    """Draw a chain from the one distribution that all labels share.
+    """Draw a chain. All labels share this distribution.
 
-    `crop` and `size` are the sides of the pooled crop and of the result; `unit` the share of the crop that the
+    `crop` and `size` are the sides of the pooled crop and of the result. `unit` is the share of the crop that the
     model's window covers on average.
     """
     side = crop * unit * rng.uniform(0.8, 1.06)
@@ -126,7 +126,7 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
     middle = size / 2
     across = (cos, -sin, centre[0] - cos * middle + sin * middle)
     down = (sin, cos, centre[1] - sin * middle - cos * middle)
-    # A third comes almost as it was made: on the way of the others, the finest traces are lost for good.
+    # A third of the pictures arrive almost unchanged: the other chains destroy the finest traces.
     gentle = rng.random() < 0.33
     rough = 0.0 if gentle else 1.0
     encodings = 1 if gentle else int(rng.choice([1, 1, 2]))
@@ -139,7 +139,7 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
         blur=float(rng.uniform(0.3, 1.2)) if rng.random() < 0.3 * rough else 0.0,
         share=float(rng.uniform(0.45, 0.95)) if rng.random() < 0.45 * rough else 1.0,
         up=int(rng.integers(len(RESAMPLINGS) - 1)),
-        # Even on a scale of factors: most noise is faint, but the model must have seen what a night's is like.
+        # Log-uniform: most noise is faint, but the model must also see the noise of night pictures.
         grain=float(np.exp(rng.uniform(0, np.log(16)))) if rng.random() < 0.3 * rough else 0.0,
         encodings=tuple(_drawn_encoding(rng, subsampling, gentle=gentle) for _ in range(encodings)),
         mistreated=str(rng.choice(MISTREATMENTS)) if rng.random() < 0.12 else None,
@@ -147,7 +147,7 @@ def drawn_chain(rng: Rng, *, crop: int, size: int, unit: float = 1.0) -> Chain:
 
 
 def _drawn_encoding(rng: Rng, subsampling: int, *, gentle: bool) -> Encoding:
-    """JPEG mostly. WebP smooths more at the same quality, and has no subsampling to choose. PNG keeps even noise."""
+    """Mostly JPEG. WebP smooths more at the same quality and has fixed subsampling. PNG is lossless."""
     choice = rng.random()
     if choice < 0.12:
         return Encoding("PNG", 100)
@@ -157,7 +157,7 @@ def _drawn_encoding(rng: Rng, subsampling: int, *, gentle: bool) -> Encoding:
 
 
 def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
-    """One picture through a chain up to its last encoding: (S, S, 3) to (size, size, 3), still unencoded."""
+    """A picture through a chain, without its last encoding: (S, S, 3) -> (size, size, 3)."""
     rng = np.random.default_rng(chain.seed)
     image = Image.fromarray(pixels)
     coefficients = tuple(value for row in chain.window for value in row)
@@ -181,17 +181,17 @@ def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def encoded(chain: Chain, pixels: np.ndarray, size: int) -> bytes:
-    """One picture through the whole chain, as the file a platform would hold."""
+    """A picture through the whole chain, as the file that a platform would hold."""
     return encoded_as(through(chain, pixels, size), chain.encodings[-1])
 
 
 def delivered(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
-    """One picture as it reaches the model, (size, size, 3) uint8."""
+    """A picture as it reaches the model, (size, size, 3) uint8."""
     return decoded(encoded(chain, pixels, size))
 
 
 def mask_through(chain: Chain, mask: np.ndarray, size: int) -> np.ndarray:
-    """Where the forged pixels of a delivered picture are, (size, size) float32 in [0, 1]."""
+    """The mask of a delivered picture, (size, size) float32 in [0, 1]."""
     image = Image.fromarray((mask * 255).astype(np.uint8))
     coefficients = tuple(value for row in chain.window for value in row)
     result = image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)

@@ -1,6 +1,6 @@
-"""What makes two pictures differ although they show the same: colour, sharpness, resolution, grain, place.
+"""Changes that keep a picture's content: colour, sharpness, resolution, grain, place.
 
-Pictures are (S, S, 3) uint8 RGB in and out; every amount is drawn by the caller or from its random numbers.
+Pictures are (S, S, 3) uint8 RGB, in and out. The caller draws every amount or passes its random numbers.
 """
 
 import io
@@ -21,7 +21,7 @@ def clipped(values: np.ndarray) -> np.ndarray:
 
 
 def shifted_colour(pixels: np.ndarray, rng: Rng, amount: float = 1.0) -> np.ndarray:
-    """Another light: gain and offset per channel, contrast about the mean, and saturation."""
+    """Change the light: gain and offset per channel, contrast around the mean, and saturation."""
     values = pixels.astype(np.float32)
     gain = 1 + rng.uniform(-0.12, 0.12, 3) * amount
     offset = rng.uniform(-14, 14, 3) * amount + rng.uniform(-14, 14) * amount
@@ -33,7 +33,7 @@ def shifted_colour(pixels: np.ndarray, rng: Rng, amount: float = 1.0) -> np.ndar
 
 
 def matched_colour(pixels: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Give what lies under the mask the mean and spread of the target's colours there, as swap tools do."""
+    """Match the colours' mean and standard deviation under the mask to the target's, as swap tools do."""
     weight = mask[..., None] / max(float(mask.sum()), 1e-3)
     source, wanted = pixels.astype(np.float32), target.astype(np.float32)
     mean, goal = (source * weight).sum(axis=(0, 1)), (wanted * weight).sum(axis=(0, 1))
@@ -48,7 +48,7 @@ def softened(pixels: np.ndarray, radius: float) -> np.ndarray:
 
 
 def sharpened(pixels: np.ndarray, amount: float) -> np.ndarray:
-    """Unsharp mask at one pixel; 1 adds as much detail again as there is."""
+    """Unsharp mask with a radius of one pixel. An amount of 1 doubles the fine detail."""
     values = pixels.astype(np.float32)
     return clipped(values + amount * (values - softened(pixels, 1.0)))
 
@@ -62,7 +62,7 @@ RESAMPLINGS = (
 
 
 def reduced(pixels: np.ndarray, share: float, up: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """Bring a picture to a share of its side and back: what is lost in a small video or a small generator."""
+    """Reduce a picture to a share of its side and enlarge it again: the loss of a small video or generator."""
     side = pixels.shape[0]
     small = max(round(side * share), 8)
     image = Image.fromarray(pixels).resize((small, small), Image.Resampling.BILINEAR)
@@ -76,7 +76,7 @@ def grained(pixels: np.ndarray, sigma: float, rng: Rng) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a picture is stored; PNG loses nothing. `subsampling` is for JPEG: 0 keeps all colour, 2 a quarter."""
+    """How a picture is stored. PNG is lossless. `subsampling` is for JPEG: 0 keeps all colour, 2 a quarter."""
 
     kind: Literal["JPEG", "WEBP", "PNG"]
     quality: int
@@ -93,7 +93,7 @@ def encoded_as(pixels: np.ndarray, encoding: Encoding) -> bytes:
 
 
 def recompressed(pixels: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """Through an encoding and back."""
+    """Encode a picture and decode it again."""
     return decoded(encoded_as(pixels, encoding))
 
 
@@ -102,7 +102,7 @@ def decoded(file: bytes) -> np.ndarray:
 
 
 def transformed(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """An affine map (2, 3) from the result's pixels to the source's, bicubic; outside is black."""
+    """Apply an affine map (2, 3) from the result's pixels to the source's. Bicubic; outside is black."""
     side = pixels.shape[0]
     coefficients = tuple(float(value) for value in matrix.reshape(-1))
     image = Image.fromarray(pixels)
@@ -112,7 +112,7 @@ def transformed(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def displaced(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Take every pixel from `flow` (S, S, 2; x then y, pixels) beside its place, bicubic, mirrored at the border."""
+    """Take every pixel from its place plus `flow` (S, S, 2; x then y, pixels). Bicubic, reflected at the border."""
     side = pixels.shape[0]
     steps = torch.arange(side, dtype=torch.float32)
     at = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1) + torch.from_numpy(flow).float()
@@ -129,9 +129,9 @@ def blended(base: np.ndarray, foreign: np.ndarray, mask: np.ndarray) -> np.ndarr
 
 
 def seamless(base: np.ndarray, foreign: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
-    """Blend the detail of `foreign` over the broad colours of `base`, in the manner of Poisson blending.
+    """Blend the detail of `foreign` over the low-frequency colours of `base`, like Poisson blending.
 
-    `radius` in pixels parts detail from broad colour.
+    `radius`, in pixels, separates detail from low frequencies.
     """
     detail = foreign.astype(np.float32) - softened(foreign, radius)
     return blended(base, clipped(detail + softened(base, radius)), mask)

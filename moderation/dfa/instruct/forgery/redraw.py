@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.latent import CELL, CODE, latent_redrawer
 from moderation.dfa.instruct.forgery.photometry import clipped, grained, seamless, sharpened, softened
 
 WEIGHTS = Path(__file__).with_name("redrawers.safetensors")
@@ -93,23 +94,42 @@ def _doubling(rise: Rise, coarse: int, fine: int) -> list[nn.Module]:
     return [nn.Upsample(scale_factor=2, mode=rise), nn.Conv2d(coarse, fine, 3, padding=1)]
 
 
+#: How often the decoder of a latent diffusion model draws, where it was fetched.
+LATENT_SHARE = 0.4
+
+
 def redrawn(pixels: np.ndarray, rng: Rng) -> np.ndarray:
     """(S, S, 3) uint8 drawn again by one of the decoders, at a size of its own, mostly from a slightly changed code."""
+    latent = latent_redrawer()
+    if latent is not None and rng.random() < LATENT_SHARE:
+        # Noise of up to half the code's spread: the copy then differs as samples do.
+        return _as_crisp(_drawn_by(latent, CELL, CODE, pixels, rng, often=0.7, most=0.5), pixels, rng)
     names = list(REDRAWERS)
     model = redrawers()[names[int(rng.integers(len(names)))]]
-    side, step = pixels.shape[0], 2**model.config.depth
-    # Generators draw at a size of theirs, and what they drew is brought to the picture's.
+    whole = _drawn_by(model, 2**model.config.depth, model.config.code, pixels, rng, often=0.6, most=0.12)
+    # The broad colours stay those of the picture: how these decoders see colour is no trace of anybody else's.
+    side = pixels.shape[0]
+    return _as_crisp(seamless(pixels, whole, np.ones((side, side), np.float32), BROAD), pixels, rng)
+
+
+def _drawn_by(
+    model: nn.Module, step: int, code: int, pixels: np.ndarray, rng: Rng, *, often: float, most: float
+) -> np.ndarray:
+    """Draw at a size of the decoder's own, as generators do, and bring the result to the picture's size.
+
+    `step` pixels make a cell of the code, which has `code` channels. So `often` noise of up to `most` of the code's
+    spread is added to it.
+    """
+    side = pixels.shape[0]
     drawn_side = round(side * float(rng.uniform(0.6, 1.2)) / step) * step
-    unrest = float(rng.uniform(0, 0.12)) if rng.random() < 0.6 else 0.0
+    unrest = float(rng.uniform(0, most)) if rng.random() < often else 0.0
     image = Image.fromarray(pixels).resize((drawn_side, drawn_side), Image.Resampling.LANCZOS)
     cells = drawn_side // step
-    noise = torch.from_numpy(rng.standard_normal((1, model.config.code, cells, cells), dtype=np.float32))
+    noise = torch.from_numpy(rng.standard_normal((1, code, cells, cells), dtype=np.float32))
     with torch.inference_mode():
         drawn = model(as_input(np.asarray(image)[None]), unrest * noise)
     result = Image.fromarray(clipped((drawn[0].permute(1, 2, 0).numpy() + 1) * 127.5))
-    whole = np.asarray(result.resize((side, side), Image.Resampling.BICUBIC))
-    # The broad colours stay those of the picture: how these decoders see colour is no trace of anybody else's.
-    return _as_crisp(seamless(pixels, whole, np.ones((side, side), np.float32), BROAD), pixels, rng)
+    return np.asarray(result.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _as_crisp(drawn: np.ndarray, pixels: np.ndarray, rng: Rng) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""FR-like forgeries: the same face with another expression. Mouth, jaw, eyes or brows are bent by smooth fields.
+"""FR-like forgeries: the same face with another expression. Smooth fields bend mouth, jaw, eyes, brows or cheeks.
 
-A true reenactment draws a new face from another's movement; here a face is bent and often drawn again: stretched
-texture, detail lost where pixels were spread, a decoder's traces, an opened mouth filled with what was not there.
+A real reenactment draws a new face from another's movement. Here a face is bent and often redrawn, which gives similar
+traces: stretched texture, lost detail, a decoder's traces, an opened mouth with invented content.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from moderation.dfa.instruct.forgery.masks import (
 from moderation.dfa.instruct.forgery.photometry import blended, displaced, reduced, shifted_colour, softened
 from moderation.dfa.instruct.forgery.redraw import redrawn
 
-#: Below this many grey levels a bent region is not named. Smooth skin may be bent without a trace.
+#: Least mean change of a named region, in grey levels. Smooth skin may be bent without a trace.
 LEAST_BENT = 2.0
 
 
 def reenact(target: Portrait, rng: Rng) -> Forgery:
-    """Bend one or two parts of a face, then lose detail there as a generator's decoder does; or only let it speak."""
+    """Bend one or two parts of a face, then remove detail there like a generator's decoder; or only change the lips."""
     if rng.random() < 0.35:
         return speak(target, rng)
     names = list(MOVES)
@@ -37,7 +37,7 @@ def reenact(target: Portrait, rng: Rng) -> Forgery:
     flow = sum((MOVES[name](target.face, rng) for name in chosen), np.zeros((*target.pixels.shape[:2], 2)))
     bent = displaced(target.pixels, flow)
     mask = _moved(flow, target.face)
-    if rng.random() < 0.35:  # many draw the whole face anew to move a part of it
+    if rng.random() < 0.35:  # many generators redraw the whole face to move a part of it
         mask = np.maximum(mask, swap_mask(target.face, rng))
     if "mouth" in chosen and rng.random() < 0.5:
         bent = _mouth_filled(bent, target.face, rng)
@@ -48,10 +48,10 @@ def reenact(target: Portrait, rng: Rng) -> Forgery:
 
 
 def speak(target: Portrait, rng: Rng) -> Forgery:
-    """Lips alone: the mouth is drawn again, opened or closed, by a small generator; nothing else is touched.
+    """Change only the lips: a small generator redraws the mouth, opened or closed.
 
-    Lip synchronisers draw the lower half of a face at a size of theirs, 96 pixels often, and paste it back (Prajwal
-    et al., "A Lip Sync Expert Is All You Need", ACM MM 2020).
+    Lip synchronisers draw the lower half of a face at their own size, often 96 pixels, and paste it back (Prajwal et
+    al., "A Lip Sync Expert Is All You Need", ACM MM 2020).
     """
     face = target.face
     bent = displaced(target.pixels, _mouth(face, rng) * rng.uniform(0.3, 1.2))
@@ -80,7 +80,7 @@ def _detail(pixels: np.ndarray, mask: np.ndarray) -> float:
     return float((fine * mask).sum() / max(float(mask.sum()), 1.0))
 
 
-#: What lip synchronisers paste, canonical pixels: the mouth, or the lower half of the face.
+#: The areas that lip synchronisers paste, in canonical pixels: the mouth, or the lower half of the face.
 MOUTH_SHAPES = (
     ((34, 84), (44, 78), (68, 78), (78, 84), (80, 96), (70, 108), (42, 108), (32, 96)),
     ((28, 74), (84, 74), (86, 96), (74, 116), (38, 116), (26, 96)),
@@ -89,13 +89,13 @@ MOUTH_SHAPES = (
 
 
 def _bump(face: Geometry, centre: tuple[float, float], push: tuple[float, float], reach: float) -> np.ndarray:
-    """Move a place (canonical pixels) by `push`, fading as a Gaussian with this standard deviation."""
+    """A flow that moves a place by `push`, fading as a Gaussian with standard deviation `reach`; canonical pixels."""
     x, y = face.place([centre])[0]
     steps = np.arange(face.size)
     across, down = steps[None, :] - x, steps[:, None] - y
     weight = np.exp(-(across**2 + down**2) / (2 * (reach * face.unit) ** 2))
     moved = face.frame[:, :2] @ np.asarray(push)
-    # `displaced` asks where a pixel comes from: against the movement.
+    # Negative: `displaced` takes the place that a pixel comes from.
     return -weight[..., None] * moved
 
 
@@ -104,7 +104,7 @@ def _either(rng: Rng, least: float, most: float) -> float:
 
 
 def _mouth(face: Geometry, rng: Rng) -> np.ndarray:
-    """Corners up or down and out or in, lips apart or together."""
+    """Move the corners up or down and out or in, and the lips apart or together."""
     lift, spread, apart = _either(rng, 2, 6), _either(rng, 1, 5), _either(rng, 2, 5)
     return (
         _bump(face, (41, 92), (-spread, -lift), 8)
@@ -120,7 +120,7 @@ def _jaw(face: Geometry, rng: Rng) -> np.ndarray:
 
 
 def _eyes(face: Geometry, rng: Rng) -> np.ndarray:
-    """Lids and gaze, mostly alike on both sides."""
+    """Move lids and gaze, almost equally on both sides."""
     aside, lid = _either(rng, 1.5, 4), _either(rng, 1.5, 4)
     uneven = rng.uniform(0.6, 1.4)
     return (
@@ -158,13 +158,13 @@ MOVED_REGIONS = {
 
 
 def _moved(flow: np.ndarray, face: Geometry) -> np.ndarray:
-    """Where pixels moved by more than a third of a canonical pixel, softly."""
+    """A soft mask of the pixels that moved by more than about a third of a canonical pixel."""
     length = np.linalg.norm(flow, axis=2) / face.unit
     return blurred((length > 0.35).astype(np.float32), 1.5 * face.unit)
 
 
 def _mouth_filled(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
-    """An inner mouth that was not there: a dark slit, sometimes with a row of teeth."""
+    """Add an invented inner mouth: a dark slit, sometimes with a row of teeth."""
     half, high = rng.uniform(8, 13), rng.uniform(1.5, 4)
     turns = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     slit = fill([face.place([(56 + half * np.cos(t), 93 + high * np.sin(t)) for t in turns])], face.size)
@@ -178,7 +178,7 @@ def _mouth_filled(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
 
 
 def _decoded(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
-    """Through a decoder, or only without the detail that one loses; and the slight shift of its colours."""
+    """Redraw by a decoder, or only remove the detail that one loses; then shift the colours slightly."""
     choice = rng.random()
     if choice < 0.45:
         drawn = redrawn(pixels, rng)
@@ -190,7 +190,7 @@ def _decoded(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
 
 
 def _facts(target: Portrait, pixels: np.ndarray, chosen: list[str]) -> tuple[Touch, ...]:
-    """The parts that were bent, strongest first. At least one is named: something was bent."""
+    """The bent parts, strongest first. At least one is named, even when its change is small."""
     changes = region_changes(target.pixels, pixels, target.face)
     touches = [
         Touch(MOVED_REGIONS[name], Kind.WARPED, min(changes[MOVED_REGIONS[name]] / FULL_CHANGE, 1.0))

@@ -1,7 +1,7 @@
-"""FS-like forgeries: a face laid over a face, the same one (self-blended) or another person's.
+"""FS-like forgeries: a face laid over a face, either the same one (self-blended) or another person's.
 
-Self-blended images follow Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR 2022), written
-from the paper; their code is academic-only and was not read.
+Self-blended images follow the paper of Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR
+2022). Their code is academic-only and was not read.
 """
 
 import numpy as np
@@ -25,18 +25,18 @@ from moderation.dfa.instruct.forgery.photometry import (
 )
 from moderation.dfa.instruct.forgery.redraw import redrawn
 
-#: What a region is beside surroundings that are so.
+#: When the surroundings have the first kind of change, the region seems to have the second.
 OPPOSITES = {Kind.SOFTER: Kind.SHARPER, Kind.SHARPER: Kind.SOFTER}
 
 
 def self_blend(target: Portrait, rng: Rng) -> Forgery:
-    """Lay a changed copy of a face over itself: only the blending is foreign, so only blending can be learnt."""
+    """Lay a changed copy of a face over itself. Only the blending is foreign, so only blending can be learnt."""
     foreign, base = target.pixels, target.pixels
     changed, kind = _mismatched(target.pixels, target.face.unit, rng)
     if rng.random() < 0.5:
         foreign = changed
     else:
-        # Now it is the surroundings that were changed, and the face that stands out the other way.
+        # The surroundings are changed instead, so the face differs in the opposite way.
         base, kind = changed, OPPOSITES.get(kind, kind)
     foreign = transformed(foreign, _nudge(target.face, rng))
     mask = swap_mask(target.face, rng)
@@ -60,7 +60,7 @@ def other_face(target: Portrait, source: Portrait, rng: Rng) -> Forgery:
 def _mismatched(
     pixels: np.ndarray, unit: float, rng: Rng, colour: float | None = None
 ) -> tuple[np.ndarray, Kind]:
-    """A copy as if from another picture: other colours and another sharpness. And which of both shows more."""
+    """A copy with other colours and sharpness, as if from another picture, and the more visible of both changes."""
     amount = rng.uniform(0.2, 1.0) if colour is None else colour
     copy = shifted_colour(pixels, rng, amount)
     choice = rng.random()
@@ -86,7 +86,7 @@ def _laid_over(
 
 
 def _nudge(face: Geometry, rng: Rng) -> np.ndarray:
-    """A shift by up to ±3 % and ±1.5 % of the side and a scale of .95 to 1.05 about the face's centre."""
+    """A shift of up to ±3 % (x) and ±1.5 % (y) of the side, and a scale of .95 to 1.05 around the face's centre."""
     scale = rng.uniform(0.95, 1.05)
     shift = rng.uniform(-1, 1, 2) * (0.03, 0.015) * face.size
     centre = face.place([(56, 70)])[0]
@@ -94,18 +94,18 @@ def _nudge(face: Geometry, rng: Rng) -> np.ndarray:
 
 
 def _onto(target: Geometry, source: Geometry) -> np.ndarray:
-    """(2, 3): the target's pixels to the source's, by the landmarks of both."""
+    """(2, 3): the affine map from the target's pixels to the source's, by both landmarks."""
     linear = source.frame[:, :2] @ np.linalg.inv(target.frame[:, :2])
     return np.hstack([linear, (source.frame[:, 2] - linear @ target.frame[:, 2])[:, None]])
 
 
 def laid_onto(target: Geometry, source: Portrait) -> np.ndarray:
-    """The source's picture with its face where the target's is."""
+    """The source's picture, with its face moved to the target's place."""
     return transformed(source.pixels, _onto(target, source.face))
 
 
 def _seen(target: Geometry, source: Geometry) -> np.ndarray:
-    """1 where the source's picture reaches once it is laid over the target, (S, S)."""
+    """1 where the source's picture covers the target, with soft edges, (S, S)."""
     white = Image.new("RGB", (source.size, source.size), (255, 255, 255))
     laid = transformed(np.asarray(white), _onto(target, source))
     return softened(laid, 2.0)[..., 0].astype(np.float32) / 255 * (laid[..., 0] > 250)
@@ -114,7 +114,7 @@ def _seen(target: Geometry, source: Geometry) -> np.ndarray:
 def _facts(
     before: np.ndarray, after: np.ndarray, mask: np.ndarray, face: Geometry, kind: Kind
 ) -> tuple[Touch, ...]:
-    """The seam, and up to three regions that changed most: what a careful eye would name."""
+    """The seam, and up to three regions with the largest changes, as a careful person would name them."""
     touches = [Touch(Region.FACE_BOUNDARY, Kind.SEAM, seam_strength(before, after, mask))]
     changes = {
         region: change
@@ -129,7 +129,7 @@ def _facts(
 
 
 def seam_strength(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
-    """In [0, 1]: the mean change where the mask is neither 0 nor full."""
+    """In [0, 1]: the mean change at the mask's soft edge."""
     full = max(float(mask.max()), 1e-3)
     rim = (mask > 0.1 * full) & (mask < 0.9 * full)
     if not rim.any():

@@ -1,9 +1,9 @@
-"""EFS-like forgeries: a whole frame drawn by something that up-samples. No region is special (UNMAPPED), the grain is.
+"""EFS-like forgeries: a whole frame drawn with up-sampling. The grain is special, but no single region (UNMAPPED).
 
-Real generator pictures are better and come through the pool; these stand in for generators nobody has shown us.
-Half are drawn again by learnt decoders (`redraw.py`). The others carry by arithmetic what transposed convolutions and
-small decoders leave behind: regular spectra, lost grain, colours pulled to a mean (Zhang et al., "Detecting and
-simulating artifacts in GAN fake images", WIFS 2019; written from the paper).
+Pictures of real generators are better; they come through the pool. These imitate generators that we have no pictures
+of. Learnt decoders draw half of them (`redraw.py`). The others get the traces of transposed convolutions and small
+decoders by arithmetic: regular spectra, lost grain, colours near a mean (Zhang et al., "Detecting and simulating
+artifacts in GAN fake images", WIFS 2019; written from the paper).
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from moderation.dfa.instruct.forgery.redraw import redrawn
 
 
 def synthesise(target: Portrait, rng: Rng) -> Forgery:
-    """Redraw the whole frame from a smaller one, as a generator's last layers would."""
+    """Redraw the whole frame, as a generator's last layers would."""
     names = list(RECIPES)
     name = names[int(rng.choice(len(names), p=[share for share, _ in RECIPES.values()]))]
     drawn = RECIPES[name][1](target.pixels, rng)
@@ -33,20 +33,20 @@ def synthesise(target: Portrait, rng: Rng) -> Forgery:
 
 
 def _zeros_inserted(pixels: np.ndarray, rng: Rng) -> np.ndarray:
-    """Halve the frame, then double it with a random transposed convolution near, but not at, a true low-pass."""
+    """Reduce the frame, then enlarge it with a random transposed convolution that is almost a true low-pass filter."""
     factor = int(rng.choice([2, 2, 4]))
     image = _tensor(pixels)
     small = F.avg_pool2d(image, factor)
     kernel = _imperfect_lowpass(factor, rng)
     size = kernel.shape[-1]
     drawn = F.conv_transpose2d(small, kernel, stride=factor, groups=3, padding=(size - factor) // 2)
-    detail = rng.uniform(0.3, 0.8)  # a good generator keeps much of what is fine
+    detail = rng.uniform(0.3, 0.8)  # a good generator keeps much fine detail
     drawn = drawn[..., : image.shape[-2], : image.shape[-1]]
     return _pixels(drawn + detail * (image - _smooth_double(small, factor)))
 
 
 def _imperfect_lowpass(factor: int, rng: Rng) -> torch.Tensor:
-    """(3, 1, K, K): a triangle filter whose phases do not sum alike, as learnt ones never quite do."""
+    """(3, 1, K, K): a triangle filter whose phases have slightly different sums, as in learnt filters."""
     ramp = np.convolve(np.ones(factor), np.ones(factor)) / factor
     ramp = np.append(ramp, 0.0) if len(ramp) % 2 != factor % 2 else ramp
     flat = np.outer(ramp, ramp)
@@ -61,7 +61,7 @@ def _smooth_double(small: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def _tiles_repeated(pixels: np.ndarray, rng: Rng) -> np.ndarray:
-    """A faint regular grain over the frame: the same small tile beside itself, as fixed noise inputs leave it."""
+    """Add a faint regular grain to the frame: a repeated small tile, as fixed noise inputs leave it."""
     tile = int(rng.choice([2, 4, 8, 16]))
     pattern = softened_tile(rng.standard_normal((tile, tile, 3)).astype(np.float32), tile)
     repeats = -(-pixels.shape[0] // tile)
@@ -71,14 +71,14 @@ def _tiles_repeated(pixels: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def softened_tile(tile: np.ndarray, side: int) -> np.ndarray:
-    """Unit spread; larger tiles hold coarser grain."""
+    """The tile with unit standard deviation. Larger tiles get coarser grain."""
     if side > 4:
         tile = (tile + np.roll(tile, 1, 0) + np.roll(tile, 1, 1)) / 3
     return (tile - tile.mean()) / (tile.std() + 1e-6)
 
 
 def _patches_projected(pixels: np.ndarray, rng: Rng) -> np.ndarray:
-    """Each block of 8 pixels drawn again from few random strokes, as a codebook or a narrow bottleneck would."""
+    """Redraw each 8×8 block from its first few basis vectors, as a codebook or a narrow bottleneck would."""
     keep = int(rng.integers(12, 30))
     image = _tensor(pixels)
     blocks = F.unfold(image, 8, stride=8)  # (1, 192, N)
@@ -101,7 +101,7 @@ RECIPES: Mapping[str, tuple[float, Callable[[np.ndarray, Rng], np.ndarray]]] = {
 
 @cache
 def _strokes() -> torch.Tensor:
-    """(64, 64): an orthonormal basis of 8×8 blocks, coarse strokes first (the two-dimensional cosine basis)."""
+    """(64, 64): an orthonormal basis of 8×8 blocks, low frequencies first (the two-dimensional cosine basis)."""
     steps = np.arange(8)
     waves = np.cos(np.pi * (steps[:, None] + 0.5) * steps[None, :] / 8)
     waves /= np.linalg.norm(waves, axis=0)

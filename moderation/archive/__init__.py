@@ -1,0 +1,1 @@
+"""Old cases outside the database: written to objects, read back, or erased."""

@@ -1,0 +1,1 @@
+"""Reports: how the review goes, exports, and statements of reasons."""

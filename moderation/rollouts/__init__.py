@@ -1,0 +1,1 @@
+"""Rollouts of bundles: which serves, which is on trial, reruns, and two bundles side by side."""
