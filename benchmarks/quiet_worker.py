@@ -51,11 +51,8 @@ class QuietDetector:
     def score(self, margin: float) -> float:
         return sigmoid(margin)
 
-    def served(self, face: FaceAnalysis) -> Sequence[Turn]:
-        return ()
-
     def converse(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
     ) -> Iterator[str]:
         yield "I say the same of every face."
 

@@ -51,8 +51,8 @@ class ScriptedDetector:
         self.groups: list[int] = []
         self.threads: set[str] = set()
         self.asked: list[tuple[FaceCrop, tuple[Turn, ...], str]] = []
-        #: What it was reminded of with each question.
-        self.reminded: list[tuple[Turn, ...]] = []
+        #: The analysis that came with each question.
+        self.reminded: list[FaceAnalysis | None] = []
 
     def warm(self) -> None:
         """Nothing to load."""
@@ -75,16 +75,13 @@ class ScriptedDetector:
             for key, crop in group:
                 yield key, self._script(crop)
 
-    def served(self, face: FaceAnalysis) -> tuple[Turn, ...]:
-        return (Turn("What is it?", face.verdict.label.value),)
-
     def converse(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
     ) -> Iterator[str]:
         """Says how many turns went before and repeats the question, a word at a time."""
         self.threads.add(threading.current_thread().name)
         self.asked.append((crop, tuple(turns), question))
-        self.reminded.append(tuple(served))
+        self.reminded.append(about)
         yield f"After {len(turns)} answers I say:"
         for word in question.split():
             time.sleep(self._seconds)

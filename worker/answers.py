@@ -130,8 +130,7 @@ def _ask(station: Station, pipeline: Pipeline, held: HeldQuestion, face: FaceAna
     _render_again(station, held.case_id, prepared, fetched.sha256)
     crop = _crop_of(face, prepared.crops)
     turns = [Turn(question, said) for question, said in held.turns[-MOST_TURNS:]]
-    served = () if face is None else pipeline.analyzer.served(face)
-    talk = pipeline.batcher.converse(crop, turns, held.question, served=served)
+    talk = pipeline.batcher.converse(crop, turns, held.question, about=face)
     try:
         written = talk.answer.result(timeout=station.settings.engine_timeout_seconds)
     except TookTooLong:

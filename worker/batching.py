@@ -46,9 +46,8 @@ class Analyzer(Protocol):
         self, take: Callable[[int, bool], Sequence[tuple[K, FaceCrop]] | None]
     ) -> Iterator[tuple[K, FaceAnalysis | BonafideError]]: ...
     def conclude(self, prepared: Prepared, faces: Sequence[FaceAnalysis]) -> Analysis: ...
-    def served(self, face: FaceAnalysis) -> Sequence[Turn]: ...
     def converse(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
     ) -> Iterator[str]: ...
     def score(self, margin: float) -> float: ...
     def warm(self) -> None: ...
@@ -73,13 +72,13 @@ class PendingFace:
 class Talk:
     """One question about one face, and where its answer goes."""
 
-    __slots__ = ("answer", "crop", "question", "said", "served", "turns", "words")
+    __slots__ = ("about", "answer", "crop", "question", "said", "turns", "words")
 
     def __init__(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
     ) -> None:
         self.crop = crop
-        self.served = served
+        self.about = about
         self.turns = turns
         self.question = question
         self.answer: Future[str] = Future()
@@ -137,14 +136,14 @@ class Batcher:
         raise EngineUnavailable("the engine is stopping")
 
     def converse(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
     ) -> Talk:
         """Line up one question. Raise EngineUnavailable when too many wait or the engine is stopping.
 
-        `served` is what the model said of the face in the analysis; `turns` come after it. A caller that stops waiting
-        cancels the answer: then the model is not asked, or stops talking.
+        `about` is the analysis of the face; `turns` came after it. A caller that stops waiting cancels the answer: then
+        the model is not asked, or stops talking.
         """
-        talk = Talk(crop, turns, question, served=served)
+        talk = Talk(crop, turns, question, about=about)
         try:
             self._talks.put_nowait(talk)
         except queue.Full:
@@ -242,7 +241,7 @@ class Batcher:
     def _say(self, talk: Talk) -> bool:
         """Add the next words; False after the last ones."""
         if talk.words is None:
-            talk.words = self._analyzer.converse(talk.crop, talk.turns, talk.question, served=talk.served)
+            talk.words = self._analyzer.converse(talk.crop, talk.turns, talk.question, about=talk.about)
         word = next(talk.words, None)
         if word is not None:
             talk.said.append(word)

@@ -344,16 +344,15 @@ def _converse(
 
     The conversation begins with the model's analysis of the face, as in the console.
     """
-    from moderation.dfa.gpt.conversation import Turn, answer_or_none, served_turns
+    from moderation.dfa.gpt.conversation import Turn, answer_or_none
 
     (analysis,) = detector.analyze([crop])
     known = analysis.verdict.label is not Label.UNDETERMINED
-    served = served_turns(detector.bundle.prompts, analysis)
     turns: list[Turn] = []
     for question in questions:
         began = time.perf_counter()
         try:
-            reply = "".join(detector.converse(crop, turns, question, served=served))
+            reply = "".join(detector.converse(crop, turns, question, about=analysis))
         except RequestRefused as error:
             console.print(escape(str(error)))
             reply = ""

@@ -30,8 +30,8 @@ from moderation.database.questions import (
     record_answer,
     record_failure,
 )
+from moderation.dfa.gpt.grounding.answers import UNKNOWABLE
 from moderation.dfa.instruct.questions import every
-from moderation.dfa.instruct.talk import UNKNOWABLE
 from moderation.questions import LONGEST_QUESTION
 from moderation.rollouts.standings import BundleFacts, note_bundles
 from moderation.web.console.suggestions import suggestions

@@ -12,13 +12,13 @@ from moderation.dfa.gpt.claims import (
     verdict_stated,
 )
 from moderation.dfa.gpt.conversation import MOST_TURNS, Turn, answer_or_none, ask, served_turns
+from moderation.dfa.gpt.grounding.answers import artifacts
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.sentences import BANDS, NOUNS, worded
 from moderation.dfa.gpt.layouts import train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply, regions_of, sound
 from moderation.dfa.gpt.script import Codec
-from moderation.dfa.instruct.forgery.facts import Kind, Touch
-from moderation.dfa.instruct.sentences import BANDS, NOUNS, worded
-from moderation.dfa.instruct.wording import artifacts
 
 EYES, NOSE, MOUTH, JAW, EDGE = (
     Region.EYES, Region.NOSE, Region.MOUTH, Region.JAWLINE, Region.FACE_BOUNDARY

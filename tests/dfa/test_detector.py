@@ -30,6 +30,8 @@ from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
 from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
 from moderation.dfa.gpt.engine.engine import Answers, Look, Route
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.sentences import worded
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.gpt.scoring import Normalisation
@@ -464,3 +466,32 @@ def test_warming_leaves_nothing_behind(detector: Detector) -> None:
 
     assert detector._engine.kv.room == detector.slots
     assert not detector.heartbeat.busy
+
+
+def seen_by_heads(*touches: Touch) -> Look:
+    """What a tower sees whose heads find these touches."""
+    dark = np.zeros((14, 14), np.float32)
+    return Look(0.0, dark, strangeness=None, view=(), technique=EVEN, findings=touches)
+
+
+def test_findings_of_the_heads_are_worded_as_artifacts(detector: Detector) -> None:
+    soft = Touch(Region.NOSE, Kind.SOFTER, 0.7)
+    found = seen_by_heads(soft, Touch(Region.MOUTH, Kind.COLOUR, 0.4))
+
+    face = detector.judge(FACE, said(detector, None, seen=found))
+
+    assert [artifact.regions for artifact in face.rationale] == [(Region.NOSE,), (Region.MOUTH,)]
+    assert face.rationale[0].text == worded(soft, [])
+    assert face.rationale[0].polygon is not None
+
+
+def test_a_bona_fide_face_has_no_findings_and_one_that_leaves_was_not_asked(detector: Detector) -> None:
+    found = seen_by_heads(Touch(Region.NOSE, Kind.SOFTER, 0.7))
+
+    bona_fide = detector.judge(FACE, said(detector, None, margin=-3.0, route=Route.BONA_FIDE, seen=found))
+    left = detector.judge(FACE, said(detector, None, margin=-3.0, route=Route.LEAVE, seen=found))
+    unasked = with_policy(detector, rationale=False).judge(FACE, said(detector, None, seen=found))
+
+    assert (bona_fide.rationale, bona_fide.reply) == ((), detector.bundle.prompts.no_artifacts)
+    assert (left.rationale, left.reply) == ((), None)
+    assert (unasked.rationale, unasked.reply) == ((), None)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.instruct.filters import supported
 from moderation.dfa.instruct.forgery.edit import skin_smoothed
-from moderation.dfa.instruct.forgery.facts import Kind
 from moderation.dfa.instruct.forgery.masks import PARTS, outline_mask, part_mask, region_changes
 from moderation.dfa.instruct.forgery.pairs import forge, null_edit
 from moderation.dfa.instruct.forgery.swap import other_face, self_blend

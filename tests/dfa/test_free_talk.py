@@ -10,15 +10,24 @@ from jinja2 import Environment
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import beyond_the_face
+from moderation.dfa.gpt.grounding.answers import (
+    UNKNOWABLE,
+    Known,
+    Question,
+    answer,
+    artifacts,
+    description,
+    known,
+    named_touches,
+)
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.sentences import BANDS, NOUNS, worded
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.instruct.filters import LEAKS, leaks, supported
-from moderation.dfa.instruct.forgery.facts import Kind, Touch
 from moderation.dfa.instruct.forgery.pairs import forge
-from moderation.dfa.instruct.questions import Question, as_typed, every, families
-from moderation.dfa.instruct.sentences import BANDS, NOUNS, worded
-from moderation.dfa.instruct.talk import SHARES, UNKNOWABLE, Known, answer, conversation
-from moderation.dfa.instruct.wording import artifacts, description, dialogue, known, named_touches
+from moderation.dfa.instruct.questions import as_typed, every, families
+from moderation.dfa.instruct.talk import SHARES, conversation, dialogue
 from tests.dfa.drawn_faces import a_portrait
 
 PROMPTS = load_prompts(2)

@@ -1,8 +1,11 @@
-"""What heads tell of a face beside the verdict: a view, which shows that pictures change and knows no face."""
+"""What heads tell of a face beside the verdict: what is wrong with it, and a view, which knows no face."""
 
+import pytest
 import torch
 
-from moderation.dfa.gpt.heads import FURTHEST, VIEW, Heads
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.heads import FURTHEST, MOST_FINDINGS, REGIONS, VIEW, Heads, Wrong, findings
 
 
 def faces(n: int, away: float = 0.0) -> torch.Tensor:
@@ -36,3 +39,39 @@ def test_faces_of_another_kind_have_another_view() -> None:
     apart = (heads.views(faces(400, away=4.0)).mean(dim=0) - heads.views(faces(400)).mean(dim=0)).abs()
 
     assert apart.max() > 1
+
+
+def wrong(regions: dict[Region, float], *, kind: Kind = Kind.SOFTER, strength: float = 0.7) -> Wrong:
+    """Heads that give each region this probability of being changed."""
+    sure = torch.tensor([[regions.get(region, 0.001) for region in REGIONS]])
+    kinds = torch.zeros(1, len(REGIONS), len(Kind))
+    kinds[..., list(Kind).index(kind)] = 1
+    return Wrong(torch.zeros(1, 4), sure.logit(), kinds, torch.full((1, len(REGIONS)), strength))
+
+
+def found(regions: dict[Region, float], technique: Technique = Technique.FS) -> list[Region]:
+    (touches,) = findings(wrong(regions), torch.tensor([list(Technique).index(technique)]))
+    return [touch.region for touch in touches]
+
+
+def test_the_regions_that_promise_most_are_named_surest_first() -> None:
+    assert found({Region.NOSE: 0.9, Region.MOUTH: 0.05}) == [Region.NOSE]
+    assert found({Region.NOSE: 0.7, Region.MOUTH: 0.8, Region.EYES: 0.6}) == [
+        Region.MOUTH,
+        Region.NOSE,
+        Region.EYES,
+    ]
+    assert len(found(dict.fromkeys(REGIONS, 0.9))) == MOST_FINDINGS
+    assert found({Region.NOSE: 0.1, Region.UNMAPPED: 0.9}) == [
+        Region.NOSE
+    ]  # the technique says whether it is all
+
+
+def test_a_face_that_was_generated_whole_has_one_finding() -> None:
+    assert found({Region.NOSE: 0.9}, Technique.EFS) == [Region.UNMAPPED]
+
+
+def test_a_finding_says_what_kind_of_change_and_how_strong() -> None:
+    (touches,) = findings(wrong({Region.NOSE: 0.9}, kind=Kind.COLOUR, strength=0.4), torch.tensor([0]))
+
+    assert touches == (Touch(Region.NOSE, Kind.COLOUR, pytest.approx(0.4)),)

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.answers import artifacts, description
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.sentences import NOUNS, worded
 from moderation.dfa.gpt.layouts import train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.builder import build, read_llava, read_picture
 from moderation.dfa.instruct.filters import contradicts, leaks
-from moderation.dfa.instruct.forgery.facts import Kind, Touch
-from moderation.dfa.instruct.sentences import NOUNS, worded
-from moderation.dfa.instruct.wording import artifacts, description, dialogue
+from moderation.dfa.instruct.talk import dialogue
 from moderation.dfa.train.sequences import CLASSIFIED, DESCRIBED, SAID, pad, tokenise
 from tests.dfa.drawn_faces import a_pool
 

@@ -132,7 +132,8 @@ def _statuses(operation: Any, running: Running) -> set[int]:
 
 def test_every_answer_is_in_the_document_and_none_is_a_fault(running: Running) -> None:
     schema = schemathesis.openapi.from_dict(running.document)
-    schema.config.update(base_url=running.url)
+    # Two cores may be busy for long: a slow answer is no wrong answer.
+    schema.config.update(base_url=running.url, request_timeout=60)
 
     operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # pyright: ignore[reportAttributeAccessIssue]
     # Reading first and deleting last: what one call changes, the next still finds.

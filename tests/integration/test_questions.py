@@ -214,7 +214,11 @@ def test_a_question_that_names_a_face_is_asked_about_it_with_what_was_said_of_it
 
     assert [crop.face.box for crop, _, _ in two_faced.asked] == [RIGHT, LEFT, RIGHT]
     assert [[turn.question for turn in turns] for _, turns, _ in two_faced.asked] == [[], [], ["First?"]]
-    assert [turns[0].answer for turns in two_faced.reminded] == ["deepfake", "bona_fide", "deepfake"]
+    assert [about and about.verdict.label for about in two_faced.reminded] == [
+        "deepfake",
+        "bona_fide",
+        "deepfake",
+    ]
     assert [one.face for one in questions.of_case(case_id)] == [1, 2, 1]
 
 

@@ -235,7 +235,7 @@ def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
 def test_a_question_that_fails_fails_alone() -> None:
     class Fails(ScriptedDetector):
         def converse(
-            self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, served: Sequence[Turn] = ()
+            self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
         ) -> Iterator[str]:
             yield "Well"
             raise EngineUnavailable("no memory for this conversation")

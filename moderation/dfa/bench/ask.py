@@ -26,7 +26,7 @@ from moderation.analysis import (
 )
 from moderation.dfa.bench.conversation import Asked, Scored, as_said, in_turn, score
 from moderation.dfa.bench.manifest import Item
-from moderation.dfa.gpt.conversation import answer_or_none, served_turns
+from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
@@ -232,13 +232,7 @@ def talked_with(
 ) -> tuple[str, str | None]:
     """The model's answer about a face with a verdict, and the part that a reviewer is shown. None: no usable answer."""
     before = as_said(face)
-    words = detector.converse(
-        crop,
-        [],
-        question,
-        served=served_turns(detector.bundle.prompts, face),
-        max_new_tokens=LONGEST_ANSWER,
-    )
+    words = detector.converse(crop, [], question, about=face, max_new_tokens=LONGEST_ANSWER)
     written = "".join(words).strip()
     return written, answer_or_none(written, deepfake=before.deepfake, artifacts=before.artifacts)
 
@@ -289,7 +283,6 @@ def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping
 
 
 def _told_all(detector: Detector, engine: Engine, items: Sequence[Item]) -> list[Told]:
-    codec = detector.bundle.codec
     results: list[Told] = []
     for group in _groups(items):
         outcomes = [(item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in group]
@@ -299,7 +292,7 @@ def _told_all(detector: Detector, engine: Engine, items: Sequence[Item]) -> list
             if not isinstance(outcome, Judged) and outcome[0]
         ]
         for item, answers in _answered(engine, faces):
-            written = codec.decode(answers.rationale or ()).strip()
+            written = detector.described(answers) or ""
             reply = read_reply(written, complete=answers.complete)
             named = regions_in(reply.artifacts) if reply else frozenset[str]()
             shown = sound(reply.artifacts).artifacts if reply else ()

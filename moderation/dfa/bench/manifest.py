@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.answers import description
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.prompts import load_prompts
-from moderation.dfa.instruct.forgery.facts import Kind, Touch
-from moderation.dfa.instruct.wording import description
 from moderation.errors import SetupProblem
 
 #: Labels as manifests and other people's tables write them.

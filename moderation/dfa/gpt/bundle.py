@@ -26,6 +26,7 @@ from transformers.utils.hub import cached_file
 from moderation.analysis import Technique
 from moderation.dfa.gpt.base import BASE_DIGEST, BUNDLE_FILE, PACKAGED, SHIPPED, base_of, check_base
 from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
+from moderation.dfa.gpt.grounding.intent import IntentHead, load_intents
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
 from moderation.dfa.gpt.script import Codec, Script, write_script
@@ -87,6 +88,7 @@ class BundleSpec:
     order: tuple[Technique, ...] = tuple(Technique)
     calibration: str | None = None  # a file in the folder
     heads: str | None = None  # a file in the folder: see `heads.py`
+    intents: str | None = None  # a file in the folder: see `grounding/intent.py`
     #: sha256 of each file, by its path in the folder.
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -117,6 +119,8 @@ class Bundle:
     calibration: Platt | None  # None: scores only order
     #: None: the bundle has no heads, so no evidence map and nothing to check the verdict against.
     heads: Heads | None = None
+    #: Reads what a question asks for. None: the language model answers questions in its own words.
+    intents: IntentHead | None = None
 
 
 def resolve_bundle(name: str | Path) -> BundleSpec:
@@ -195,6 +199,7 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
         order=tuple(Technique(name) for name in data["prompts"]["order"]),
         calibration=data.get("calibration", {}).get("file"),
         heads=data.get("heads", {}).get("file"),
+        intents=data.get("intents", {}).get("file"),
         digests=dict(data["digests"]),
     )
 
@@ -267,6 +272,7 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
         script=write_script(prompts, codec, image_token=image_token),
         calibration=None if spec.calibration is None else load_platt(spec.folder / spec.calibration),
         heads=None if spec.heads is None else load_heads(spec.folder / spec.heads, model).to(device),
+        intents=None if spec.intents is None else _load_intents(spec.folder / spec.intents, model),
     )
 
 
@@ -285,6 +291,16 @@ def load_heads(file: Path, model: LlavaForConditionalGeneration) -> Heads:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise BundleMismatch(f"{file} holds heads for another tower: {error}") from error
     return heads.float().eval().requires_grad_(requires_grad=False)
+
+
+def _load_intents(file: Path, model: LlavaForConditionalGeneration) -> IntentHead:
+    try:
+        head = load_intents(file)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BundleMismatch(f"{file} cannot be read: {error}. Copy the whole bundle again.") from error
+    if head.weight.shape[1] != 2 * model.config.get_text_config().hidden_size:
+        raise BundleMismatch(f"{file} belongs to another language model: use the file of this bundle.")
+    return head
 
 
 def check_files(spec: BundleSpec) -> None:
@@ -562,6 +578,7 @@ def _toml(spec: BundleSpec) -> str:
         f"\n[image]\nsize = {spec.image.size}\nmean = {list(spec.image.mean)}\nstd = {list(spec.image.std)}",
         *([f"\n[calibration]\nfile = {quoted(spec.calibration)}"] if spec.calibration else []),
         *([f"\n[heads]\nfile = {quoted(spec.heads)}"] if spec.heads else []),
+        *([f"\n[intents]\nfile = {quoted(spec.intents)}"] if spec.intents else []),
         "\n[digests]",
         *(f"{quoted(name)} = {quoted(digest)}" for name, digest in spec.digests.items()),
     ]

@@ -53,6 +53,16 @@ def _found(words: Mapping[Region, str], text: str) -> frozenset[Region]:
     )
 
 
+def parts_in_order(text: str) -> list[Region]:
+    """The parts of a face that a text names, by first mention, those it compares with included."""
+    found = {
+        region: match.start()
+        for region, pattern in _PARTS.items()
+        if (match := re.search(rf"\b(?:{pattern})\b", text, re.I))
+    }
+    return sorted(found, key=found.__getitem__)
+
+
 # --- claims about them ---
 
 

@@ -55,6 +55,13 @@ def served_turns(prompts: PromptSet, face: FaceAnalysis) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
+def checked(prompts: PromptSet, question: str) -> str:
+    """The question in one line, without marks. Raise RequestRefused when it is empty or too long."""
+    if not question.strip() or len(question) > LONGEST_QUESTION:
+        raise RequestRefused(f"A question has 1 to {LONGEST_QUESTION} characters.")
+    return _plain(prompts, question)
+
+
 def ask(
     prompts: PromptSet,
     codec: Codec,
@@ -64,12 +71,7 @@ def ask(
     *,
     served: Sequence[Turn] = (),
 ) -> Asked:
-    """The served turns, the newest turns and the question.
-
-    Raise RequestRefused for a question that is empty or too long.
-    """
-    if not question.strip() or len(question) > LONGEST_QUESTION:
-        raise RequestRefused(f"A question has 1 to {LONGEST_QUESTION} characters.")
+    """The served turns, the newest turns and the question."""
     earlier = [(turn.question, _unmarked(prompts, turn.answer)) for turn in served]
     earlier += [
         (_plain(prompts, turn.question), _plain(prompts, turn.answer)) for turn in turns[-MOST_TURNS:]

@@ -30,12 +30,14 @@ from moderation.analysis import (
 )
 from moderation.dfa.gpt.bundle import Bundle, BundleSpec, base_folder, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import Platt, sigmoid
-from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask, served_turns
+from moderation.dfa.gpt.conversation import LONGEST_REPLY, Turn, ask, checked, served_turns
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.effect import hide, margin_of, variants, with_effects
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Look, Plan, Route, VerdictOnly
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.foreign import foreign_map
+from moderation.dfa.gpt.grounding.answers import Known, answer, description, known_from
+from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, understood
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
 from moderation.dfa.gpt.replies import read_reply, sound
@@ -45,7 +47,7 @@ from moderation.errors import BonafideError, BundleMismatch
 K = TypeVar("K")
 
 #: Raise this with every code change that can alter the analysis of the same bundle and picture.
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -300,9 +302,9 @@ class Detector:
         contradict themselves or one another are not shown either; they are counted.
         """
         verdict, view = self._verdict(answers), answers.seen and answers.seen.view
-        if answers.rationale is None:
+        text = self.described(answers)
+        if text is None:
             return FaceAnalysis(face, verdict, view=view)
-        text = _printable(self._bundle.codec.decode(answers.rationale)).strip()
         reply = read_reply(text, complete=answers.complete)
         if reply is None:
             unread = replace(verdict, label=Label.UNDETERMINED, technique=None, abstain=Abstain.UNPARSED)
@@ -312,6 +314,15 @@ class Detector:
         kept = sound(reply.artifacts)
         shown = with_outlines(kept.artifacts, face)
         return FaceAnalysis(face, verdict, shown, reply=text, rationale_dropped=kept.dropped, view=view)
+
+    def described(self, answers: Answers) -> str | None:
+        """The AD reply: in the language model's words, or worded from the heads' findings. None when not asked."""
+        if answers.rationale is not None:
+            return _printable(self._bundle.codec.decode(answers.rationale)).strip()
+        found = answers.seen and answers.seen.findings
+        if found is None or answers.route is Route.LEAVE or not self.policy.rationale:
+            return None
+        return description(found if answers.route is Route.DEEPFAKE else (), self._bundle.prompts)
 
     def _verdict(self, answers: Answers) -> Verdict:
         score, (low, high) = self.score(answers.margin), self.zone
@@ -359,30 +370,44 @@ class Detector:
 
     # Free conversation
 
-    def served(self, face: FaceAnalysis) -> tuple[Turn, ...]:
-        """The analysis of a face as turns of this bundle's conversation: see `converse`."""
-        return served_turns(self._bundle.prompts, face)
-
     def converse(
         self,
         crop: FaceCrop,
         turns: Sequence[Turn],
         question: str,
         *,
-        served: Sequence[Turn] = (),
+        about: FaceAnalysis | None = None,
         max_new_tokens: int = 256,
     ) -> Iterator[str]:
-        """Answer a question about one face, piece by piece. The model sees only the face and the earlier turns.
+        """Answer a question about one face, piece by piece, after its analysis `about` and the earlier turns.
 
-        `served` are the turns of its analysis (see the method `served`); they come first.
+        A bundle with an intent head answers from the analysis: the language model reads what is asked, and the words
+        are those that the facts allow. Other bundles answer in the language model's own words.
         Raise RequestRefused for an empty or too long question, EngineUnavailable when memory is short.
         """
+        question = checked(self._bundle.prompts, question)
+        known = None if about is None else known_from(about)
+        if self._bundle.intents is not None and known is not None:
+            yield self._grounded(self._bundle.intents, question, known)
+        else:
+            served = () if about is None else served_turns(self._bundle.prompts, about)
+            yield from self._generated(crop, turns, question, served, min(max_new_tokens, LONGEST_REPLY))
+
+    def _grounded(self, head: IntentHead, question: str, known: Known) -> str:
+        """The answer that the facts of the face allow."""
+        tokens, place = asked_alone(self._bundle.prompts, self._bundle.codec, question)
+        scores = head.scores(self._engine.states(tokens, depth=head.depth), place)
+        return answer(understood(question, scores), known, self._bundle.prompts)
+
+    def _generated(
+        self, crop: FaceCrop, turns: Sequence[Turn], question: str, served: Sequence[Turn], longest: int
+    ) -> Iterator[str]:
+        """The language model's words. It sees only the face and the earlier turns."""
         bundle = self._bundle
         token = bundle.model.config.image_token_id
         asked = ask(bundle.prompts, bundle.codec, token, turns, question, served=served)
         tokens: list[int] = []
         shown = ""
-        longest = min(max_new_tokens, LONGEST_REPLY)
         for token in self._engine.converse(crop.pixels, asked.before, asked.after, max_new_tokens=longest):
             tokens.append(token)
             decoded = bundle.codec.decode(tokens)

@@ -1,9 +1,9 @@
-"""Heads on a tower's features, beside the language model: verdict, technique, regions, and foreign-looking pixels.
+"""Heads on a tower's features, beside the language model: verdict, technique, findings, and foreign-looking pixels.
 
-They train the tower, give the reviewer's evidence map, and show how far the language model's verdict agrees with what
-the tower sees. A bundle carries them in `heads.safetensors`.
+They train the tower, decide the technique and what is wrong with which region, give the reviewer's evidence map, and
+show how far the language model's verdict agrees with what the tower sees. A bundle carries them in `heads.safetensors`.
 
-B pictures, P patches, L layers, D tower width, Q queries, R regions.
+B pictures, P patches, L layers, D tower width, T techniques, R regions, K kinds of change.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
 
-#: The regions that the region head can name, in its order.
+#: The regions that the heads can name, in their order.
 REGIONS: tuple[Region, ...] = (
     Region.FOREHEAD,
     Region.EYES,
@@ -27,8 +28,6 @@ REGIONS: tuple[Region, ...] = (
     Region.SKIN,
     Region.UNMAPPED,
 )
-#: Width of the region head's features.
-NARROW = 192
 #: Principal axes of the training faces' features. Strangeness is measured along them.
 AXES = 48
 #: A face's view: how many numbers it has, the seed of their directions, and the largest absolute value.
@@ -36,20 +35,28 @@ VIEW, VIEW_SEED, FURTHEST = 8, 18, 8.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class Wrong:
+    """What is wrong with B faces, if they are deepfakes: logits, and strengths."""
+
+    grid: Tensor  # (B, P): how foreign each patch looks
+    regions: Tensor  # (B, R): whether a region was changed
+    kinds: Tensor  # (B, R, K): how, if it was
+    strengths: Tensor  # (B, R), in [0, 1]: how strongly, if it was
+
+
+@dataclass(frozen=True)
+class Seen(Wrong):
     """The heads' outputs for B pictures: logits, and the features."""
 
     verdict: Tensor  # (B,)
-    technique: Tensor  # (B, 4)
-    regions: Tensor  # (B, R)
-    grid: Tensor  # (B, P)
+    technique: Tensor  # (B, T)
     features: Tensor  # (B, L·D), of unit length
     #: (B,): distance from the training faces, in their standard deviations. None when it was not measured.
     strangeness: Tensor | None = None
 
 
 class Heads(nn.Module):
-    """Linear heads on the class token of several layers, and on the patches."""
+    """Linear heads on the class token of several layers, on the patches, and on the patches that look foreign."""
 
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
@@ -59,35 +66,52 @@ class Heads(nn.Module):
         self.verdict_bias = nn.Parameter(torch.zeros(()))
         self.technique = nn.Linear(wide, len(Technique))
         self.grid = nn.Linear(wide, 1)
-        self.narrow = nn.Linear(wide, NARROW)
-        self.queries = nn.Parameter(torch.randn(len(REGIONS), NARROW) * NARROW**-0.5)
-        self.regions = nn.Parameter(torch.randn(len(REGIONS), NARROW) * NARROW**-0.5)
-        self.region_bias = nn.Parameter(torch.full((len(REGIONS),), -2.0))
+        self.regions = nn.Linear(wide, len(REGIONS))
+        self.kinds = nn.Linear(wide, len(Kind))
+        #: The kinds of change that each technique makes, and that each region shows.
+        self.technique_kinds = nn.Parameter(torch.zeros(len(Technique), len(Kind)))
+        self.region_kinds = nn.Parameter(torch.zeros(len(REGIONS), len(Kind)))
+        self.strength = nn.Linear(wide, 1)
+        self.region_strengths = nn.Parameter(torch.zeros(len(REGIONS)))
         #: The training faces' features: mean, standard deviations, principal axes and deviations along them.
         #: `know` sets them.
         self.register_buffer("middle", torch.zeros(wide))
         self.register_buffer("spread", torch.full((wide,), wide**-0.5))
         self.register_buffer("axes", torch.zeros(AXES, wide))
         self.register_buffer("spreads", torch.zeros(AXES + 1))
-        nn.init.zeros_(self.grid.weight)
-        nn.init.zeros_(self.technique.weight)
+        for head in (self.technique, self.grid, self.regions, self.kinds, self.strength):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
 
     def forward(self, states: Tensor) -> Seen:
         """Read (B, 1+P, L, D) hidden states of the tower's chosen layers, the class token first."""
         even = F.layer_norm(states, states.shape[-1:]).flatten(2)  # (B, 1+P, L·D)
         features = F.normalize(even[:, 0], dim=-1)
         patches = even[:, 1:]
-        narrow = self.narrow(patches)  # (B, P, N)
-        shares = (self.queries @ narrow.transpose(1, 2)).softmax(dim=-1)  # (B, R, P)
-        found = shares @ torch.tanh(narrow)  # (B, R, N)
+        technique = self.technique(features * features.shape[-1] ** 0.5)
         return Seen(
             verdict=((features - self.middle) / self.spread) @ self.verdict + self.verdict_bias,
-            technique=self.technique(features * features.shape[-1] ** 0.5),
-            regions=(found * self.regions).sum(dim=-1) + self.region_bias,
-            grid=self.grid(patches)[..., 0],
+            technique=technique,
+            **vars(self.wrong(patches, technique.argmax(dim=-1))),
             features=features,
             strangeness=self._strangeness(features),
         )
+
+    def wrong(self, patches: Tensor, technique: Tensor) -> "Wrong":
+        """What is wrong with faces, from their normalised patches (B, P, L·D) and techniques (B,), as indices."""
+        grid = self.grid(patches)[..., 0]
+        foreign = looked_at(patches, grid)
+        return Wrong(
+            grid=grid,
+            regions=self.regions(foreign),
+            kinds=(self.kinds(foreign) + self.technique_kinds[technique])[:, None] + self.region_kinds,
+            strengths=(self.strength(foreign) + self.region_strengths).clamp(0, 1),
+        )
+
+    @property
+    def finds(self) -> bool:
+        """True when `train/findings.py` has fitted what is wrong with which region: then AD is worded from it."""
+        return bool(self.kinds.weight.any())
 
     def know(self, features: Tensor) -> None:
         """Store mean, spread and axes of the training faces' features (N, L·D), N > `AXES`. Verdicts do not change."""
@@ -122,3 +146,42 @@ class Heads(nn.Module):
         off = (away.square().sum(dim=-1) - along.square().sum(dim=-1)).clamp(min=0).sqrt()
         apart = torch.cat([along, off[:, None]], dim=-1) / spreads
         return apart.square().mean(dim=-1).sqrt()
+
+
+def looked_at(patches: Tensor, grid: Tensor) -> Tensor:
+    """(B, L·D): the mean of the patches (B, P, L·D), weighted by how foreign they look (B, P)."""
+    return (grid.softmax(dim=-1)[:, None] @ patches)[:, 0]
+
+
+#: Most regions that one face's findings name, as in DFA-Instruct.
+MOST_FINDINGS = 3
+#: What a wholly generated picture shows, as in DFA-Instruct.
+GENERATED = Touch(Region.UNMAPPED, Kind.PATTERN, 0.5)
+
+
+def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:
+    """What is wrong with each of B faces, if they are deepfakes: surest first.
+
+    `technique` (B,) holds places in Technique. A face that is generated as a whole has one finding, about the whole
+    picture. Of another face the regions are named that promise the best F1: for k regions, twice the sum of their
+    probabilities divided by k plus the sum of all (plug-in rule; Dembczyński et al., NIPS 2011).
+    """
+    kinds, whole = list(Kind), list(Technique).index(Technique.EFS)
+    parts = [place for place, region in enumerate(REGIONS) if region is not Region.UNMAPPED]
+    named: list[tuple[Touch, ...]] = []
+    for made, regions, kind, strength in zip(
+        technique.tolist(),
+        wrong.regions.sigmoid()[:, parts],
+        wrong.kinds.argmax(dim=-1).tolist(),
+        wrong.strengths.tolist(),
+        strict=True,
+    ):
+        if made == whole:
+            named.append((GENERATED,))
+            continue
+        sure, order = regions.sort(descending=True)
+        counts = torch.arange(1, MOST_FINDINGS + 1, device=sure.device)
+        promised = 2 * sure[:MOST_FINDINGS].cumsum(0) / (counts + sure.sum())
+        places = [parts[place] for place in order[: int(promised.argmax()) + 1].tolist()]
+        named.append(tuple(Touch(REGIONS[place], kinds[kind[place]], strength[place]) for place in places))
+    return named

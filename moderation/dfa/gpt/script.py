@@ -58,8 +58,12 @@ class Codec:
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a whole conversation, from its start."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return tuple(ids) if self.start is None else (self.start, *ids)
+        tokens = self.piece(text)
+        return tokens if self.start is None else (self.start, *tokens)
+
+    def piece(self, text: str) -> Tokens:
+        """The tokens of a text alone."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Tokens | list[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)

@@ -17,13 +17,14 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.answers import description
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, Wanted, headed, permitted
 from moderation.dfa.instruct.examples import Example, Examples
 from moderation.dfa.instruct.filters import Sieve, contradicts, leaks
 from moderation.dfa.instruct.forgery.photometry import Encoding, encoded_as
 from moderation.dfa.instruct.pool import Pool
-from moderation.dfa.instruct.wording import description, dialogue
+from moderation.dfa.instruct.talk import dialogue
 
 #: The encoding of stored files, almost lossless: the chain has already compressed the pixels as a platform would.
 STORED = Encoding("JPEG", 96, subsampling=0)

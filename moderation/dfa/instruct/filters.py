@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from moderation.analysis import Region
-from moderation.dfa.instruct.forgery.facts import Forgery, Touch
+from moderation.dfa.gpt.grounding.facts import Touch
+from moderation.dfa.instruct.forgery.facts import Forgery
 from moderation.dfa.instruct.forgery.masks import PARTS, Geometry, part_mask
 
 #: Least mean change in grey levels, within the mask or around it. Below it a forgery is invisible.

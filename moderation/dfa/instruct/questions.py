@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.answers import Question
+from moderation.dfa.gpt.grounding.sentences import Noun
 from moderation.dfa.instruct.forgery.facts import Rng
-from moderation.dfa.instruct.sentences import Noun
 
 GRAMMAR = Path(__file__).with_name("questions.toml")
 
@@ -27,26 +28,6 @@ CLOSERS = (
     " Thank you!",
     " In a sentence, please.",
 )
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question, and everything that its answer depends on."""
-
-    text: str
-    #: Its table in the grammar: "region", "verdict", "who" …
-    family: str
-    #: The kind of question within its family, which decides the kind of answer: "natural", "forged", "open" …
-    form: str
-    #: Index of its wording within the form. Questions with the same wording get the same answer.
-    wording: int
-    region: Region | None = None
-    #: The question's name for the region.
-    noun: Noun | None = None
-    #: The second region of a comparison, and its name.
-    other: tuple[Region, Noun] | None = None
-    #: The technique that the question names, in the families of techniques.
-    technique: Technique | None = None
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,66 @@
-"""Free conversation (FC): questions of every family, answered from the facts of the face.
+"""Conversations of DFA-Instruct: the served questions, and free conversation (FC), with their answers from the facts.
 
-An answer is one short sentence, or two at most. It depends only on the known facts and the question's wording, so a
-model can learn it. It never contradicts the verdict or the artifacts before it. When a picture cannot show what is
-asked, the answer says so.
+No sentence says more than the facts. `gpt/grounding` words them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from moderation.analysis import TECHNIQUE_WORDS, Region, Technique
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.answers import Known, Question, answer, description, known
+from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.gpt.prompts import PromptSet
-from moderation.dfa.instruct.forgery.facts import Kind, Rng, Touch
-from moderation.dfa.instruct.questions import Question, as_typed, detailed, drawn, regions
-from moderation.dfa.instruct.sentences import NOUNS, Noun, strength_band
+from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One artifact and its sentence."""
+def dialogue(
+    *,
+    deepfake: bool,
+    technique: Technique | None,
+    facts: Sequence[Touch] | None,
+    prompts: PromptSet,
+    rng: Rng,
+) -> list[tuple[str, str]]:
+    """One conversation about one face, in the served order: DF-D, DF-C, AD, FC.
 
-    touch: Touch
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Known:
-    """What may be said about one face."""
-
-    deepfake: bool
-    technique: Technique | None  # None when bona fide or unknown
-    #: The named artifacts, in order. None when the changes are unknown; empty when bona fide.
-    artifacts: tuple[Shown, ...] | None
-    #: Touched regions that are not among the artifacts. No question asks about them.
-    untold: frozenset[Region] = frozenset()
-
-    @property
-    def whole(self) -> bool:
-        """True when the whole picture is synthesised: no region is special."""
-        named = {shown.touch.region for shown in self.artifacts or ()}
-        return self.deepfake and (
-            named == {Region.UNMAPPED} or (not named and self.technique is Technique.EFS)
-        )
-
-    @property
-    def regional(self) -> bool:
-        """True for a deepfake with artifacts in single regions."""
-        return self.deepfake and bool(self.artifacts) and not self.whole
+    An unknown technique or unknown facts are not asked for. Three in four questions have the served wording. Turns
+    after the verdict are sometimes left out, as when the engine exits early.
+    """
+    turns = [(_phrased(prompts.detection, rng), prompts.verdict_answer(deepfake=deepfake))]
+    if deepfake and technique is not None and rng.random() < 0.9:
+        turns.append((_phrased(prompts.classification, rng), prompts.technique_answers[technique]))
+    if facts is not None and rng.random() < (0.95 if deepfake else 0.6):
+        turns.append((_phrased(prompts.description, rng), description(facts, prompts)))
+    return _with_free_turns(turns, known(deepfake=deepfake, technique=technique, facts=facts), prompts, rng)
 
 
-# --- questions ---
+#: Shares of conversations with free questions after the served turns, and with free questions only.
+FOLLOWED, ALONE = 0.4, 0.1
+#: Share of the former that repeat a served question.
+AGAIN = 0.15
+#: How many free questions, and how often. The picture costs as much as eight of them, so some ask many.
+MANY, OFTEN = (1, 2, 4, 8), (0.35, 0.25, 0.2, 0.2)
+
+
+def _with_free_turns(
+    turns: list[tuple[str, str]], known: Known, prompts: PromptSet, rng: Rng
+) -> list[tuple[str, str]]:
+    drawn = rng.random()
+    if drawn >= FOLLOWED + ALONE:
+        return turns
+    free = conversation(known, prompts, rng, turns=int(rng.choice(MANY, p=OFTEN)))
+    if drawn < ALONE:
+        return free
+    if rng.random() < AGAIN:
+        free[-1] = asked_again(known, prompts, rng)
+    return turns + free
+
+
+def _phrased(wordings: Sequence[str], rng: Rng) -> str:
+    return wordings[0] if rng.random() < 0.75 else wordings[int(rng.integers(len(wordings)))]
+
+
+# --- free questions ---
 
 #: How often each family is asked, relative to the others.
 SHARES: Mapping[str, float] = {
@@ -58,20 +70,6 @@ SHARES: Mapping[str, float] = {
     "who": 4, "attributes": 4, "where": 3, "when": 3, "intent": 4, "maker": 4, "sanction": 4, "other_media": 5,
     "text": 3, "off_topic": 6, "orders": 6, "quality": 4, "things": 3,
 }  # fmt: skip
-
-#: What a form of the region family asks for, and the kinds for which the answer is yes.
-PROPERTIES: Mapping[str, tuple[str, frozenset[Kind]]] = {
-    "blur": ("blur", frozenset({Kind.SOFTER})),
-    "sharpness": ("excess of sharpness", frozenset({Kind.SHARPER})),
-    "smoothing": ("smoothing", frozenset({Kind.SMOOTHED})),
-    "distortion": ("distortion", frozenset({Kind.WARPED})),
-    "colour": ("wrong colour", frozenset({Kind.COLOUR})),
-    "replacement": ("trace of another face", frozenset({Kind.REPLACED})),
-}
-
-#: Regions whose artifacts are also artifacts of the skin, and kinds that also affect light and colours.
-_SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
-_LIT = frozenset({Kind.COLOUR, Kind.REPLACED})
 
 
 def conversation(known: Known, prompts: PromptSet, rng: Rng, turns: int) -> list[tuple[str, str]]:
@@ -140,485 +138,3 @@ def _answerable(question: Question, known: Known) -> bool:
         return not known.untold
     # A swap replaces every region, also those without a named artifact.
     return question.form != "replacement" or known.technique is not Technique.FS
-
-
-# --- answers ---
-
-
-def answer(question: Question, known: Known, prompts: PromptSet) -> str:
-    """The answer from the known facts, in the form of the question."""
-    if question.family in UNKNOWABLE:
-        return _worded(question, *UNKNOWABLE[question.family])
-    match question.family:
-        case "compare":
-            return _compare(question, known)
-        case "region" | "detail":
-            return _region(question, known, question.noun or NOUNS[question.region or Region.UNMAPPED], [])
-        case "boundary":
-            seams = [shown for shown in known.artifacts or () if shown.touch.region is Region.FACE_BOUNDARY]
-            return _region(question, known, NOUNS[Region.FACE_BOUNDARY], seams)
-        case "light":
-            return _region(question, known, NOUNS[Region.LIGHTING], _of_kinds(known, _LIT))
-        case "tone":
-            colours = _of_kinds(known, frozenset({Kind.COLOUR}))
-            return _region(question, known, Noun("colours", plural=True), colours)
-        case "skin":
-            surface = _of_kinds(known, frozenset(Kind) - {Kind.WARPED})
-            skin = [shown for shown in surface if shown.touch.region in _SKINS]
-            return _region(question, known, NOUNS[Region.SKIN], skin)
-        case "verdict":
-            return _verdict(question, known)
-        case "technique":
-            return _technique(question, known)
-        case "technique_named":
-            return _technique_named(question, known)
-        case "technique_meant":
-            return prompts.technique_explanations[question.technique or Technique.FS]
-        case "certainty":
-            return _certainty(question, known)
-        case "reasons":
-            return _reasons(question, known)
-        case "summary":
-            return _summary(question, known)
-        case "places":
-            return _places(question, known)
-        case "challenge":
-            return _challenge(question, known)
-        case _:
-            return _about(question)
-
-
-def _worded(question: Question, *answers: str) -> str:
-    return answers[question.wording % len(answers)]
-
-
-def _of_kinds(known: Known, kinds: frozenset[Kind]) -> list[Shown]:
-    return [shown for shown in known.artifacts or () if shown.touch.kind in kinds]
-
-
-def _small(sentence: str) -> str:
-    """A sentence to use within another one: lower case, without its full stop."""
-    return sentence[:1].lower() + sentence[1:].rstrip(".")
-
-
-def places(artifacts: Iterable[Shown]) -> str:
-    """The artifacts' places in words: "at the edge of the face, in the nose and in the mouth"."""
-    words = [_place(shown.touch.region) for shown in artifacts]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _place(region: Region) -> str:
-    if region is Region.FACE_BOUNDARY:
-        return "at the edge of the face"
-    return "all over the picture" if region is Region.UNMAPPED else f"in the {NOUNS[region].word}"
-
-
-def _region(question: Question, known: Known, noun: Noun, related: Sequence[Shown]) -> str:
-    """The answer about one part of the face, or about something that shows in all parts."""
-    artifacts = known.artifacts or ()
-    shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
-    shown = shown or next(iter(related), None)
-    if known.whole:
-        return noun.inflected(_whole_picture(question))
-    if shown is not None:
-        return noun.inflected(_there(question, shown.sentence, shown.touch.kind))
-    if known.regional:
-        return noun.inflected(_elsewhere(question, places(artifacts)))
-    return noun.inflected(_not_known(question) if known.deepfake else _clean(question))
-
-
-def _there(question: Question, sentence: str, kind: Kind) -> str:
-    if question.form == "natural":
-        return f"No, {_small(sentence)}."
-    if question.form == "forged":
-        return f"Yes, {_small(sentence)}."
-    if question.form in PROPERTIES:
-        word, kinds = PROPERTIES[question.form]
-        return f"Yes, {_small(sentence)}." if kind in kinds else f"I see no {word}, but {_small(sentence)}."
-    return sentence
-
-
-def _elsewhere(question: Question, where: str) -> str:
-    match question.form:
-        case "natural":
-            return _worded(
-                question,
-                f"Yes, I see no artifact {{at}} {{the}}; the artifacts are {where}.",
-                f"Nothing {{at}} {{the}} stands out; what I see is {where}.",
-                f"I find no artifact {{at}} {{the}}, only {where}.",
-            )
-        case "forged":
-            return _worded(
-                question,
-                f"No, I see no artifact {{at}} {{the}}; the artifacts are {where}.",
-                f"Not {{the}}: the artifacts that I see are {where}.",
-                f"I find nothing {{at}} {{the}}, only {where}.",
-            )
-        case "open":
-            return _worded(
-                question,
-                f"I see no artifact {{at}} {{the}}; the artifacts are {where}.",
-                f"{{The}} {{show}} no artifact that I can see; look {where}.",
-                f"Nothing {{at}} {{the}} stands out; what I see is {where}.",
-            )
-        case "wrong":
-            return f"Nothing that I can see {{at}} {{the}}; the artifacts are {where}."
-        case form:
-            return f"No, I see no {PROPERTIES[form][0]} in {{the}}; the artifacts are {where}."
-
-
-def _clean(question: Question) -> str:
-    match question.form:
-        case "natural":
-            return _worded(
-                question,
-                "Yes, I see no artifact {at} {the}.",
-                "Yes, {the} {look} natural to me.",
-                "Yes, nothing {at} {the} stands out.",
-            )
-        case "forged":
-            return _worded(
-                question,
-                "No, I see no artifact {at} {the}.",
-                "No, nothing {at} {the} looks forged.",
-                "No, I find no trace of forgery {at} {the}.",
-            )
-        case "open":
-            return _worded(
-                question,
-                "I see no artifact {at} {the}.",
-                "{The} {look} natural, and I see no artifact there.",
-                "Nothing {at} {the} stands out.",
-            )
-        case "wrong":
-            return "Nothing that I can see: {the} {look} natural."
-        case form:
-            return f"No, I see no {PROPERTIES[form][0]} in {{the}}."
-
-
-def _whole_picture(question: Question) -> str:
-    match question.form:
-        case "natural":
-            return _worded(
-                question,
-                "No, the whole picture looks generated, {the} included.",
-                "No, {the} {look} generated, like the whole picture.",
-            )
-        case "forged":
-            return _worded(
-                question,
-                "Yes, the whole picture looks generated, {the} included.",
-                "Yes, {the} {look} generated, like the whole picture.",
-            )
-        case "open" | "wrong":
-            return _worded(
-                question,
-                "The whole picture looks generated, {the} included.",
-                "{The} {look} generated, like the whole picture.",
-            )
-        case _:
-            return "I cannot single out {the}: the whole picture looks generated."
-
-
-def _not_known(question: Question) -> str:
-    return _worded(
-        question,
-        "I take the face for a deepfake, and cannot point to {the}.",
-        "I cannot say for {the} alone; I take the face as a whole for a deepfake.",
-    )
-
-
-def _compare(question: Question, known: Known) -> str:
-    """The answer about two regions at once."""
-    first = question.noun or NOUNS[Region.UNMAPPED]
-    second = question.other or (Region.UNMAPPED, first)
-    both = f"the {first.word} or the {second[1].word}"
-    if known.whole:
-        return f"I cannot single out {both}: the whole picture looks generated."
-    if known.deepfake and not known.artifacts:
-        return f"I take the face for a deepfake, and cannot point to {both}."
-    pair = {question.region: first, second[0]: second[1]}
-    shown = [artifact for artifact in known.artifacts or () if artifact.touch.region in pair]
-    if not shown:
-        rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
-        return f"I see no artifact in {both}{rest}."
-    if len(shown) == 2:
-        return f"Both: {_small(shown[0].sentence)}; also, {_small(shown[1].sentence)}."
-    clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
-    return f"{shown[0].sentence} I see no artifact in the {clean.word}."
-
-
-def _words(known: Known) -> str:
-    return TECHNIQUE_WORDS[known.technique] if known.technique else ""
-
-
-def _verdict(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        word = {"fake": "No, ", "real": "Yes, "}.get(question.form, "")
-        return _sentence(
-            word,
-            _worded(
-                question,
-                "I take this face for bona fide: I see no artifact.",
-                "I see no trace of forgery in this face.",
-                "I take it for bona fide; no region shows an artifact.",
-            ),
-        )
-    word = {"fake": "Yes, ", "real": "No, "}.get(question.form, "")
-    if known.regional:
-        where = places((known.artifacts or ())[:1])
-        return _sentence(
-            word,
-            _worded(
-                question,
-                "I take this face for a deepfake" + (f" by {_words(known)}." if known.technique else "."),
-                f"I take it for a deepfake: the clearest artifact is {where}.",
-                f"I take this face for forged, most of all {where}.",
-            ),
-        )
-    if known.whole:
-        return _sentence(
-            word,
-            _worded(
-                question,
-                "I take it for a deepfake: the whole picture looks generated.",
-                "I take the whole face for generated.",
-            ),
-        )
-    return _sentence(
-        word,
-        _worded(
-            question,
-            "I take this face for a deepfake" + (f" by {_words(known)}." if known.technique else "."),
-            "I take it for a deepfake, and cannot point to one region.",
-        ),
-    )
-
-
-def _sentence(start: str, rest: str) -> str:
-    return start + (rest if not start or rest.startswith("I ") else rest[:1].lower() + rest[1:])
-
-
-#: What each technique does to a face.
-_DONE: Mapping[Technique, str] = {
-    Technique.FS: "another face was laid over this one",
-    Technique.FR: "the face was given another expression",
-    Technique.FE: "single features of the face were changed",
-    Technique.EFS: "the whole face was generated",
-}
-
-
-def _technique(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        return _worded(
-            question,
-            "None: I take this face for bona fide.",
-            "I see no forgery in this face, so I name no technique.",
-        )
-    if known.technique is None:
-        return "I take it for a deepfake, and cannot say by which technique."
-    return _worded(
-        question,
-        f"I take it for {_words(known)}.",
-        f"I take it for {_words(known)}: {_DONE[known.technique]}.",
-        f"By {_words(known)}, in my view.",
-    )
-
-
-def _technique_named(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        return "No, I take this face for bona fide."
-    if known.technique is None:
-        return "I cannot say: I take it for a deepfake, by a technique I cannot name."
-    if known.technique is question.technique:
-        return _worded(question, f"Yes, I take it for {_words(known)}.", f"Yes: {_DONE[known.technique]}.")
-    return _worded(
-        question,
-        f"No, I take it for {_words(known)}.",
-        f"No, rather {_words(known)}: {_DONE[known.technique]}.",
-    )
-
-
-def _certainty(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        return _worded(
-            question,
-            "The score says how sure I am; I see no artifact, and a good forgery may show none.",
-            "I can be wrong: I see no artifact, but that is no proof.",
-            "Not beyond doubt: I only see no artifact; the score gives my certainty.",
-        )
-    if not known.regional:
-        return _worded(
-            question,
-            "The score says how sure I am; I can be wrong.",
-            "I can be wrong, for I cannot point to one region; the score gives my certainty.",
-        )
-    first = next(iter(known.artifacts or ()))
-    where = _place(first.touch.region)
-    if strength_band(first.touch.strength) >= 2:
-        return _worded(
-            question,
-            f"Fairly sure, for the artifact {where} is clear; the score gives my certainty.",
-            f"I can be wrong, but the artifact {where} is clear; see the score.",
-        )
-    return _worded(
-        question,
-        f"Not beyond doubt: the artifact {where} is not strong; the score gives my certainty.",
-        f"I can be wrong, for the artifact {where} is not strong; see the score.",
-    )
-
-
-def _reasons(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        return _worded(
-            question,
-            "I see no artifact in any region of the face.",
-            "Because no region of the face shows an artifact.",
-        )
-    if not known.artifacts:
-        whole = "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
-        return f"Because {whole}; I cannot point to one region."
-    first, *others = known.artifacts
-    if others and question.wording % 2:
-        return f"{first.sentence} Also, {_small(others[0].sentence)}."
-    return f"Because {_small(first.sentence)}."
-
-
-def _summary(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        return _worded(
-            question,
-            "I take this face for bona fide: no region shows an artifact.",
-            "Bona fide, in my view: I see no artifact.",
-        )
-    what = f"a deepfake by {_words(known)}" if known.technique else "a deepfake"
-    if known.regional:
-        where = places(known.artifacts or ())
-        return _worded(
-            question,
-            f"I take this face for {what}, with artifacts {where}.",
-            f"In my view {what}: the artifacts are {where}.",
-        )
-    whole = "the whole picture looks generated" if known.whole else "I cannot point to one region"
-    return f"I take this face for {what}; {whole}."
-
-
-_COUNTED = ("none", "one", "two", "three")
-
-
-def _places(question: Question, known: Known) -> str:
-    if not known.deepfake:
-        return {
-            "where": "No region of this face shows an artifact.",
-            "most": "Nothing stands out: I see no artifact in this face.",
-            "count": "None: I see no artifact in this face.",
-            "more": "I see no artifact anywhere in this face.",
-        }[question.form]
-    if known.whole:
-        return "In no single region: the whole picture looks generated."
-    if not known.artifacts:
-        return "I cannot point to one region; I take the face as a whole for a deepfake."
-    where = places(known.artifacts)
-    match question.form:
-        case "where":
-            return _worded(question, f"The artifacts are {where}.", f"Look {where}.")
-        case "most":
-            return _worded(
-                question, known.artifacts[0].sentence, f"Above all, {_small(known.artifacts[0].sentence)}."
-            )
-        case "count":
-            number = len(known.artifacts)
-            return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
-        case _:
-            return _worded(
-                question, f"Beside the artifacts {where}, I see none.", f"I see artifacts only {where}."
-            )
-
-
-def _challenge(question: Question, known: Known) -> str:
-    agrees = (question.form == "says_fake") == known.deepfake
-    if not known.deepfake:
-        if agrees:
-            return "I take it for bona fide too: I see no artifact."
-        return _worded(
-            question,
-            "I still take it for bona fide: I see no artifact.",
-            "I see it otherwise: no region shows an artifact.",
-        )
-    if known.regional:
-        why = _small(next(iter(known.artifacts or ())).sentence)
-    else:
-        why = "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
-    if agrees:
-        return f"I take it for a deepfake too: {why}."
-    return _worded(question, f"I still take it for a deepfake: {why}.", f"I see it otherwise: {why}.")
-
-
-def _about(question: Question) -> str:
-    if question.form == "thanks":
-        return _worded(
-            question, "You are welcome. The decision is yours.", "Gladly; ask me about any region."
-        )
-    return _worded(
-        question,
-        "I look at one face for traces of forgery: ask me about a region, the verdict or the technique.",
-        "I examine this face for forgery, and answer what can be seen in it.",
-    )
-
-
-#: Answers to questions that a picture of one face cannot answer.
-UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
-    "who": (
-        "I cannot tell who this is; I only look for traces of forgery.",
-        "I do not identify people; I only examine the face for forgery.",
-        "I cannot say who it is: a face does not tell a name.",
-    ),
-    "attributes": (
-        "I do not describe the person; I only look for traces of forgery.",
-        "I cannot judge that about the person, only whether the face was forged.",
-    ),
-    "where": (
-        "I cannot tell where this picture was taken.",
-        "The place cannot be told from the face; I only look for forgery.",
-    ),
-    "when": (
-        "I cannot tell when this picture was taken.",
-        "The date cannot be told from the face; I only look for forgery.",
-    ),
-    "intent": (
-        "I cannot tell why it was made or what was intended.",
-        "A picture does not show anybody's intent, so I cannot say.",
-    ),
-    "maker": (
-        "I cannot tell who or what made this picture.",
-        "The source cannot be told from the picture, so I cannot say.",
-    ),
-    "sanction": (
-        "What to do is for you to decide; I only say what I see in the face.",
-        "I cannot decide that: I only examine the face, and a person decides.",
-    ),
-    "other_media": (
-        "I cannot tell: I only see this one face.",
-        "I only see this one face, and nothing else, so I cannot say.",
-    ),
-    "text": (
-        "I do not read text in pictures; I only look at the face.",
-        "I cannot say: text in the picture is nothing I read or follow.",
-    ),
-    "off_topic": (
-        "I cannot help with that; I only answer questions about this face.",
-        "That is not about this face, so I cannot answer it.",
-    ),
-    "orders": (
-        "I do not follow that; I only answer questions about this face.",
-        "I cannot do that: I only say what I see in this face.",
-    ),
-    "things": (
-        "I only judge the face itself, not what is worn or beside it.",
-        "I cannot say: I look at the face and at nothing else.",
-    ),
-    "quality": (
-        "I cannot tell that about the file; I only look for forgery in the face.",
-        "I do not rate the file or the picture, only whether the face was forged.",
-    ),
-}

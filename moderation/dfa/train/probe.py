@@ -151,6 +151,14 @@ def _verdict(even: np.ndarray, deepfake: np.ndarray) -> "LogisticRegression":
     return LogisticRegression(C=RIDGE / len(even), max_iter=500).fit(even, deepfake)
 
 
+def per_class(fitted: "LogisticRegression") -> tuple[np.ndarray, np.ndarray]:
+    """A direction (C, F) and an offset (C,) for each class. scikit-learn gives two classes one direction."""
+    directions, offsets = np.asarray(fitted.coef_), np.asarray(fitted.intercept_)
+    if len(directions) > 1:
+        return directions, offsets
+    return np.concatenate([-directions, directions]) / 2, np.concatenate([-offsets, offsets]) / 2
+
+
 def fit_probes(heads: Heads, stored: Stored) -> None:
     """Fit the verdict and the technique of these heads to convergence. Their other parts stay as they are.
 
@@ -167,14 +175,9 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
         even[known], stored.technique[known]
     )
     present = torch.from_numpy(technique.classes_)
-    directions, offset = technique.coef_, technique.intercept_
-    if len(present) == 2:  # scikit-learn gives two classes one direction
-        directions, offset = (
-            np.stack([-directions[0], directions[0]]) / 2,
-            np.array([-offset[0], offset[0]]) / 2,
-        )
+    directions, offset = per_class(technique)
     weights = torch.from_numpy(directions / spread).float()
-    offsets = torch.from_numpy(np.asarray(offset - (directions / spread) @ middle)).float()
+    offsets = torch.from_numpy(offset - (directions / spread) @ middle).float()
     with torch.no_grad():
         heads.verdict.copy_(torch.from_numpy(np.asarray(verdict.coef_)[0]))
         heads.verdict_bias.fill_(float(np.asarray(verdict.intercept_)[0]))

@@ -8,7 +8,7 @@ layers are read (RINE, ECCV 2024): the same that the projector takes.
 One process or many, on CPUs or GPUs, with one command: `accelerate launch -m moderation.cli.main dfa train sight …`.
 Every two of examples is drawn from its own number: processes share a batch, and a resumed run goes on where it was.
 
-B examples, P patches, L layers, D tower width, Q queries, R regions.
+B examples, P patches, L layers, D tower width, R regions.
 """
 
 import json
@@ -165,10 +165,12 @@ class Sight(nn.Module):
 
     def forward(self, pixels: Tensor) -> Seen:
         """(B, 3, S, S) to what the heads say."""
+        return self.heads(self.states(pixels))
+
+    def states(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) to the hidden states that the heads read, (B, 1+P, L, D) float32, class token first."""
         states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        return self.heads(
-            torch.stack([states[layer] for layer in self.layers], dim=2).float()
-        )  # (B, 1+P, L, D)
+        return torch.stack([states[layer] for layer in self.layers], dim=2).float()
 
     def learnt(self) -> dict[str, Tensor]:
         """What training changes, by name: norms and heads."""

@@ -31,6 +31,7 @@ from moderation.dfa.gpt.bundle import (
 )
 from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.detector import Policy, precision, zone_of
+from moderation.dfa.gpt.grounding.intent import save_intents
 from moderation.dfa.gpt.heads import REGIONS, Heads
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.script import Tokens
@@ -39,6 +40,8 @@ from moderation.dfa.instruct.examples import Examples
 from moderation.dfa.instruct.forgery.latent import fetch_decoder, latent_redrawer
 from moderation.dfa.instruct.pool import Pool, build_pool, open_pool
 from moderation.dfa.train.calibrate import write_calibration
+from moderation.dfa.train.findings import described, fit_findings, patches_of
+from moderation.dfa.train.intents import read_questions
 from moderation.dfa.train.lora import train_lora
 from moderation.dfa.train.plan import LoraPlan
 from moderation.dfa.train.probe import Stored, fit_probes, held_out, stored_features
@@ -59,7 +62,7 @@ from moderation.dfa.train.sources_out import (
 
 #: Left out first: sources of every technique that the pool has real forgeries of, and a source of bona fide faces.
 STRANGERS = ("openforensics_crops", "stargan_celeba", "sfhq_t2i_470", "ifg_gan_faces", "gsa18f_team")
-CALIBRATION_FILE, HEADS_FILE = "calibration.json", "heads.safetensors"
+CALIBRATION_FILE, HEADS_FILE, INTENTS_FILE = "calibration.json", "heads.safetensors", "intents.safetensors"
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,14 @@ def train_small(
     seen = stored_features(stranger, pool_folder, plan.faces // 2, without=plan.without.without)
     platt = judge_strangers(stranger, seen, pool, work, plan, today=now.date())
     fit_probes(sight.heads, stored_features(sight, pool_folder, plan.faces // 2))
+    forged = list(described(instruct))
+    fit_findings(sight.heads, forged, patches_of(forged, sight))
     say("Teaching the model to speak …")
     bundle = sighted(base_bundle(), sight, pool)
     train_lora(bundle, instruct / "conversations.json", work / "speech", plan.lora)
     spec = write_small(work, out, bundle.heads, platt, plan)
+    say("Teaching it to read questions …")
+    spec = write_intents(spec)
     spec = write_calibration(spec, through_words(spec, platt, pool))
     say("Judging it …")
     result = report_small(spec, pool, plan)
@@ -210,7 +217,7 @@ def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) ->
 
     The class token starts as "Yes" or "No", as strongly as the verdict head means it, plus the words of the techniques
     and of the regions. A language model copies a word from its context without being taught to. The other rows carry
-    where pixels look foreign, what the region head reads, and the directions in which patches vary most.
+    where pixels look foreign, and the directions in which patches vary most.
 
     The first layer reads raw hidden states, and the heads read normalised ones. Each layer's mean spread stands in for
     its norm.
@@ -229,8 +236,7 @@ def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) ->
     gate, shut = _class_gate(even)  # (L·D,), ()
     words = _words(bundle, table)  # (K, E)
     grid = heads.grid.weight.detach()
-    room = first.shape[0] - len(opinions) - 3
-    fixed = torch.cat([opinions + gate, gate[None], grid, -grid, heads.narrow.weight.detach()[: room // 2]])
+    fixed = torch.cat([opinions + gate, gate[None], grid, -grid])
     _, values, axes = torch.pca_lowrank(sample, q=first.shape[0] - len(fixed), center=False, niter=2)
     whole = torch.cat([fixed, axes.T * len(sample) ** 0.5 / values[:, None]])  # (H, L·D)
     bias = torch.zeros(len(whole))
@@ -359,6 +365,14 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
         heads=HEADS_FILE,
     )
     return write_card(spec)
+
+
+def write_intents(spec: BundleSpec) -> BundleSpec:
+    """Fit the head that reads questions on this bundle's language model, and write it beside the other files."""
+    device = torch.device("cpu")
+    head, _ = read_questions(load_bundle(spec, device=device, dtype=precision(spec, device)))
+    save_intents(head, spec.folder / INTENTS_FILE)
+    return write_card(replace(spec, intents=INTENTS_FILE))
 
 
 def through_words(spec: BundleSpec, platt: Platt, pool: Pool, *, twos: int = 100) -> Platt:

@@ -6,6 +6,8 @@ A face goes through one conversation and is never read twice:
     "Yes." [DF-C]              → the four answers scored in one forward, as branches of a tree
     its answer [AD]            → the rationale, decoded greedily; the last token frees the slot for the next face
 
+Where the tower's heads find what is wrong (`heads.findings`), they answer AD, and nothing is decoded.
+
 After the first line `Route` decides whether a face goes on. Prompts are templates, so all rows of one forward have
 stored equally many tokens and get equally many: there is no padding and no mask for it.
 
@@ -32,7 +34,8 @@ from moderation.dfa.gpt.bundle import ImageSpec
 from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
-from moderation.dfa.gpt.heads import Heads, Seen
+from moderation.dfa.gpt.grounding.facts import Touch
+from moderation.dfa.gpt.heads import Heads, Seen, findings
 from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.gpt.script import Script, Tokens
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
@@ -88,6 +91,8 @@ class Look:
     view: tuple[float, ...]
     #: The technique head's shares, which sum to 1. They decide DF-C.
     technique: Mapping[Technique, float]
+    #: What is wrong, if the face is a deepfake. None when the heads were not fitted for it: then AD is asked.
+    findings: tuple[Touch, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -402,7 +407,7 @@ class Engine:
         if self.plan.technique and deepfakes:
             self._classify(deepfakes)
         if self.plan.rationale:
-            self._begin_rationales([face for face in group if face.route is not Route.LEAVE])
+            self._begin_rationales([face for face in group if _is_asked_for_artifacts(face)])
 
     def _detect(self, group: Sequence[_Face[K]]) -> None:
         patches = self._see([face.pixels for face in group])  # (B, P, D)
@@ -504,11 +509,13 @@ class Engine:
             face.stored += count
         return hidden[:, -1:]
 
-    def _through_layers(self, x: Tensor, positions: Tensor, step: object) -> Tensor:
-        """The decoder's layers, without transformers' own loop, which builds masks we do not need."""
+    def _through_layers(
+        self, x: Tensor, positions: Tensor, step: object, *, depth: int | None = None
+    ) -> Tensor:
+        """The decoder's layers, or the first `depth`, without transformers' loop, which builds masks we do not need."""
         self._current.step = cast("Any", step)
         angles = self._lm.rotary_emb(x, position_ids=positions)
-        for layer in self._lm.layers:
+        for layer in self._lm.layers[:depth]:
             out = layer(
                 x, attention_mask=None, position_ids=positions, position_embeddings=angles, use_cache=False
             )
@@ -577,6 +584,22 @@ class Engine:
         if token != self.script.end:
             yield token
 
+    def states(self, tokens: Tokens, *, depth: int) -> Tensor:
+        """(T, D): the hidden states of a text without a picture, after the first `depth` layers.
+
+        Raise EngineUnavailable when memory is short.
+        """
+        try:
+            with self._at_work():
+                kv = self._allocate(len(tokens), 1)
+                step = extend(kv, [0], 0, len(tokens), device=self.device)
+                places = torch.arange(len(tokens), device=self.device)[None]
+                return self._through_layers(self._words(tokens), places, step, depth=depth)[0].float().cpu()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EngineUnavailable("The model's memory does not hold this question now.") from error
+            raise
+
     # Setting up
 
     def _longest(self) -> int:
@@ -636,6 +659,11 @@ class Engine:
             return None
 
 
+def _is_asked_for_artifacts(face: _Face[Any]) -> bool:
+    found = face.seen is not None and face.seen.findings is not None
+    return face.route is not Route.LEAVE and not found
+
+
 def _waiting(key: K, picture: np.ndarray | VerdictOnly) -> _Face[K]:
     if isinstance(picture, VerdictOnly):
         return _Face(key, picture.pixels, verdict_only=True)
@@ -680,10 +708,18 @@ class TowerReader:
         strange = [None] * len(maps) if seen.strangeness is None else seen.strangeness.tolist()
         views = self.heads.views(seen.features).tolist()
         shares = seen.technique.softmax(dim=-1).tolist()
+        found = findings(seen, seen.technique.argmax(dim=-1)) if self.heads.finds else [None] * len(maps)
         return [
-            Look(opinion, foreign, strangeness, tuple(view), dict(zip(Technique, techniques, strict=True)))
-            for opinion, foreign, strangeness, view, techniques in zip(
-                seen.verdict.tolist(), maps, strange, views, shares, strict=True
+            Look(
+                opinion,
+                foreign,
+                strangeness,
+                tuple(view),
+                dict(zip(Technique, techniques, strict=True)),
+                touches,
+            )
+            for opinion, foreign, strangeness, view, techniques, touches in zip(
+                seen.verdict.tolist(), maps, strange, views, shares, found, strict=True
             )
         ]
 

@@ -1,11 +1,11 @@
 """A forgery of the lab: its pixels, its exact mask, and its changes by region."""
 
-import enum
 from dataclasses import dataclass
 
 import numpy as np
 
-from moderation.analysis import Region, Technique
+from moderation.analysis import Technique
+from moderation.dfa.gpt.grounding.facts import Touch
 
 #: Random numbers come from the caller, so that equal seeds give equal forgeries.
 Rng = np.random.Generator
@@ -14,37 +14,6 @@ Rng = np.random.Generator
 FULL_CHANGE = 32.0
 #: A smaller mean change, in grey levels, is invisible and not named.
 LEAST_CHANGE = 4.0
-
-
-class Kind(enum.StrEnum):
-    """A region's visible change."""
-
-    #: The border between two pictures runs through it.
-    SEAM = "seam"
-    #: Its colours come from another light or another skin.
-    COLOUR = "colour"
-    #: It is softer than the picture around it.
-    SOFTER = "softer"
-    #: It is sharper than the picture around it.
-    SHARPER = "sharper"
-    #: It comes from another face.
-    REPLACED = "replaced"
-    #: Its texture is removed, as by beauty filters.
-    SMOOTHED = "smoothed"
-    #: Its shape is bent.
-    WARPED = "warped"
-    #: It shows the regular pattern of a generator's up-sampling.
-    PATTERN = "pattern"
-
-
-@dataclass(frozen=True)
-class Touch:
-    """One changed region, and the kind of change."""
-
-    region: Region
-    kind: Kind
-    #: In [0, 1]: the mean change of its pixels. 1 is `FULL_CHANGE` grey levels or more.
-    strength: float
 
 
 @dataclass(frozen=True, eq=False)

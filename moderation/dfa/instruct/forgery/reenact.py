@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, Forgery, Kind, Rng, Touch
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,

@@ -6,9 +6,10 @@ seam. So equal facts always give equal words, which a model can learn, and other
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from moderation.analysis import Region
-from moderation.dfa.instruct.forgery.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
 
 #: The least strengths of a plain, a clear and a glaring change. Below the first, a change is slight.
 BANDS = (0.3, 0.6, 0.9)
@@ -227,3 +228,22 @@ def _beside(region: Region, noun: Noun, *, seam: bool) -> str:
     if region in {Region.UNMAPPED, Region.BACKGROUND, Region.LIGHTING}:
         return "a photograph"
     return noun.inflected("the face around {it}")
+
+
+def touch_of(regions: Sequence[Region], sentence: str) -> Touch | None:
+    """The fact that `worded` puts into this sentence about one region, at its band's least strength. None: no fact."""
+    return _read().get((regions[0], sentence)) if len(regions) == 1 else None
+
+
+@cache
+def _read() -> Mapping[tuple[Region, str], Touch]:
+    facts = [Touch(region, kind, least) for region in NOUNS for kind in Kind for least in (0.0, *BANDS)]
+    read: dict[tuple[Region, str], Touch] = {}
+    for touch in facts:
+        for others in (
+            [],
+            [Touch(Region.MOUTH, Kind.SEAM, 0.0)],
+            *([Touch(Region.MOUTH, kind, 0.0)] for kind in _PARTED),
+        ):
+            read.setdefault((touch.region, worded(touch, [touch, *others])), touch)
+    return read

@@ -1,0 +1,182 @@
+"""What a question asks for: its family, its form, and the regions or the technique that it names.
+
+A linear layer reads the family and form from the language model's own states: the mean over the question's tokens, and
+the last one, where the answer would begin (linear probes, Alain and Bengio, 2016). Regions and techniques are read from
+the words. So a small language model, which understands more than it can say, is asked only what it understands.
+
+T tokens, E embedding width, I intents.
+"""
+
+import difflib
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.claims import parts_in_order, techniques_named
+from moderation.dfa.gpt.grounding.answers import Question
+from moderation.dfa.gpt.grounding.sentences import NOUNS
+from moderation.dfa.gpt.prompts import PromptSet
+from moderation.dfa.gpt.script import Codec, Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class IntentHead:
+    """Reads intents, "family/form", from the states after the first `depth` layers of a language model."""
+
+    depth: int
+    intents: tuple[str, ...]
+    weight: Tensor  # (I, 2·E)
+    bias: Tensor  # (I,)
+
+    def scores(self, states: Tensor, question: slice) -> dict[str, float]:
+        """Each intent's logit, from the states (T, E) of a conversation that ends at the answer's position.
+
+        `question` is the place of the question's tokens.
+        """
+        logits = self.weight @ pooled(states, question) + self.bias
+        return dict(zip(self.intents, logits.tolist(), strict=True))
+
+
+def pooled(states: Tensor, question: slice) -> Tensor:
+    """(2·E,): the mean of the question's states (T, E), and the last state."""
+    return torch.cat([states[question].float().mean(dim=0), states[-1].float()])
+
+
+def save_intents(head: IntentHead, file: Path) -> None:
+    """Write a head at half precision."""
+    about = {"intents": json.dumps(head.intents), "depth": str(head.depth)}
+    save_file({"weight": head.weight.half(), "bias": head.bias.half()}, file, metadata=about)
+
+
+def load_intents(file: Path) -> IntentHead:
+    """Read a head. Raise OSError, SafetensorError or KeyError when the file is no head."""
+    with safe_open(file, framework="pt") as stored:
+        about = stored.metadata() or {}
+        return IntentHead(
+            depth=int(about["depth"]),
+            intents=tuple(json.loads(about["intents"])),
+            weight=stored.get_tensor("weight").float(),
+            bias=stored.get_tensor("bias").float(),
+        )
+
+
+def asked_alone(prompts: PromptSet, codec: Codec, question: str) -> tuple[Tokens, slice]:
+    """A conversation of this question alone, without a picture, and the place of the question's tokens in it."""
+    before, after = prompts.open(_HERE).replace(f"{prompts.image}\n", "").split(_HERE)
+    head, asked = codec.encode(before), codec.piece(question)
+    return head + asked + codec.piece(after), slice(len(head), len(head) + len(asked))
+
+
+#: Stands for the question while its template is split.
+_HERE = "\0"
+
+#: Families whose questions name a region, two regions, or a technique.
+_REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
+#: What a question may be about beside the regions, in the words for it.
+_ABOUT: Mapping[str, str] = {
+    "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo",
+    "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
+    "tone": r"colou?rs?|tones?|shades?|tints?|hues?",
+    "skin": r"skin|complexion|pores?",
+}
+#: Added to an intent's logit when the question names what the intent is about: words show that better than states.
+_NAMED = 3.0
+#: Forms that are answered by yes or no, each with its opposite.
+_OPPOSITE: Mapping[str, str] = {"natural": "forged", "forged": "natural", "fake": "real", "real": "fake"}
+#: An opposite whose logit is less than this below decides nothing: the answer then says neither yes nor no.
+_CLEAR = 1.5
+
+
+def understood(text: str, scores: Mapping[str, float]) -> Question:
+    """The question, with the likeliest intent that fits the regions and techniques which it names."""
+    regions = [region for region in regions_asked(text) if region is not Region.FACE_BOUNDARY]
+    techniques = [technique for technique in Technique if technique in techniques_asked(text)]
+    named = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
+    if regions:  # "The colour of the cheeks" is about the cheeks
+        named = {_REGIONAL, _TWO}
+    named |= _TECHNICAL if techniques else set()
+    fitting = {
+        intent: score + _NAMED * (family_of(intent) in named)
+        for intent, score in scores.items()
+        if _fits(family_of(intent), regions, techniques)
+    }
+    family, form = max(fitting, key=fitting.__getitem__).split("/")
+    opposite = fitting.get(f"{family}/{_OPPOSITE.get(form)}", -math.inf)
+    if fitting[f"{family}/{form}"] - opposite < _CLEAR:
+        form = "open"
+    regional = family in {_REGIONAL, _TWO}
+    return Question(
+        text=text,
+        family=family,
+        form=form,
+        wording=zlib.crc32(text.encode()) % 1000,
+        region=regions[0] if regional else None,
+        noun=NOUNS[regions[0]] if regional else None,
+        other=(regions[1], NOUNS[regions[1]]) if family == _TWO else None,
+        technique=techniques[0] if family in _TECHNICAL else None,
+    )
+
+
+def family_of(intent: str) -> str:
+    return intent.split("/", maxsplit=1)[0]
+
+
+def _fits(family: str, regions: Sequence[Region], techniques: Sequence[Technique]) -> bool:
+    if family == _REGIONAL:
+        return len(regions) == 1
+    if family == _TWO:
+        return len(regions) >= 2
+    return family not in _TECHNICAL or len(techniques) == 1
+
+
+def regions_asked(text: str) -> list[Region]:
+    """The regions of a face that a question names, in its order. Longer words may be misspelt."""
+    return parts_in_order(_spelt(text))
+
+
+#: Words of regions that are long enough to be recognised when misspelt.
+_LONG = (
+    "forehead", "hairline", "eyelids", "eyebrows", "pupils", "nostrils", "cheeks", "cheekbones", "mouth", "teeth",
+    "smile", "jawline", "earlobes", "throat", "background", "swapped", "reenactment", "synthesis", "editing",
+)  # fmt: skip
+
+
+def _spelt(text: str) -> str:
+    """The text with misspelt words of `_LONG` corrected."""
+
+    def corrected(match: re.Match[str]) -> str:
+        word = match[0].lower()
+        return (
+            word
+            if word in _LONG
+            else next(iter(difflib.get_close_matches(word, _LONG, n=1, cutoff=0.86)), word)
+        )
+
+    return re.sub(r"[A-Za-z]{5,}", corrected, text)
+
+
+_ASKED: Mapping[Technique, str] = {
+    Technique.FS: r"(?:face[- ]?)?swap\w*|exchanged|another (?:person's |one's )?face",
+    Technique.FR: r"re-?enact\w*|puppet\w*|animated|expression|lip[- ]?sync\w*",
+    Technique.FE: r"edit\w*|retouch\w*|touched up|attribute\w*",
+    Technique.EFS: r"synthesi[sz]\w*|synthetic|(?:fully|entirely|wholly|completely) (?:generated|made|invented)"
+    r"|(?:entire|whole) face|generator|made from nothing|from scratch",
+}
+
+
+def techniques_asked(text: str) -> frozenset[Technique]:
+    """The techniques that a question names, in any words."""
+    text = _spelt(text)
+    return techniques_named(text) or frozenset(
+        technique for technique, words in _ASKED.items() if re.search(rf"\b(?:{words})\b", text, re.I)
+    )

@@ -1,0 +1,201 @@
+"""Questions are understood, and answered from what is known of the face."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from moderation.analysis import Abstain, Artifact, Face, FaceAnalysis, Label, Region, Technique, Verdict
+from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
+from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.grounding.answers import UNKNOWABLE, answer, known_from
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.intent import (
+    IntentHead,
+    asked_alone,
+    load_intents,
+    pooled,
+    regions_asked,
+    save_intents,
+    techniques_asked,
+    understood,
+)
+from moderation.dfa.gpt.grounding.sentences import worded
+from moderation.dfa.gpt.prompts import load_prompts
+from moderation.errors import BundleMismatch
+from tests.dfa.conftest import a_crop, copy_of
+from tests.dfa.test_detector import FACE
+
+#: Logits of a head that takes everything for a question about the verdict, rather than about a region.
+SCORES = {
+    "verdict/fake": 1.0,
+    "verdict/real": 0.0,
+    "verdict/open": -2.0,
+    "region/natural": 0.5,
+    "region/forged": -2.0,
+    "region/open": -3.0,
+    "compare/open": 0.0,
+    "skin/natural": -1.5,
+    "technique/open": -2.0,
+    "technique_named/named": -1.0,
+}
+SOFT_NOSE = worded(Touch(Region.NOSE, Kind.SOFTER, 0.7), [])
+
+
+def analysed(
+    label: Label, *touches: Touch, technique: Technique | None = None, face: Face = FACE
+) -> FaceAnalysis:
+    abstain = Abstain.NEAR_THRESHOLD if label is Label.UNDETERMINED else None
+    verdict = Verdict(
+        label, score=0.5, margin=0.0, answer_mass=1.0, calibrated=True, technique=technique, abstain=abstain
+    )
+    lines = tuple(Artifact("A heading", worded(touch, touches), (touch.region,)) for touch in touches)
+    return FaceAnalysis(face, verdict, lines)
+
+
+@pytest.mark.parametrize(
+    ("question", "regions"),
+    [
+        ("Is the nose softer than the mouth?", [Region.NOSE, Region.MOUTH]),
+        ("what about her foreheed", [Region.FOREHEAD]),
+        ("nostirls ok?", [Region.NOSE]),
+        ("Is it real?", []),
+    ],
+)
+def test_regions_are_read_from_the_words_in_their_order(question: str, regions: list[Region]) -> None:
+    assert regions_asked(question) == regions
+
+
+@pytest.mark.parametrize(
+    ("question", "technique"),
+    [
+        ("Did they swap faces?", Technique.FS),
+        ("a reenactmant?", Technique.FR),
+        ("Is the entire face synthetic?", Technique.EFS),
+    ],
+)
+def test_techniques_are_read_from_the_words(question: str, technique: Technique) -> None:
+    assert techniques_asked(question) == {technique}
+
+
+def test_what_a_question_names_counts_more_than_what_its_states_say() -> None:
+    assert understood("Is that so?", SCORES).family == "verdict"
+    nose = understood("Is the nose real?", SCORES)
+    assert (nose.family, nose.form, nose.region) == ("region", "natural", Region.NOSE)
+    both = understood("Are nose and mouth real?", SCORES)
+    assert both.family == "compare"
+    assert both.other is not None
+    assert (both.region, both.other[0]) == (Region.NOSE, Region.MOUTH)
+    assert understood("Is the skin real?", SCORES).family == "skin"
+    swap = understood("Is it a face swap?", SCORES)
+    assert (swap.family, swap.technique) == ("technique_named", Technique.FS)
+
+
+def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_question_is() -> None:
+    assert understood("Is that so?", SCORES).form == "open"  # real is as likely as fake
+    assert understood("Is that so?", SCORES | {"verdict/real": -3.0}).form == "fake"
+
+
+def test_a_head_comes_back_as_it_was_stored(tmp_path: Path) -> None:
+    head = IntentHead(3, ("verdict/open", "who/open"), torch.randn(2, 8), torch.randn(2))
+    save_intents(head, tmp_path / "intents.safetensors")
+
+    again = load_intents(tmp_path / "intents.safetensors")
+
+    assert (again.depth, again.intents) == (head.depth, head.intents)
+    torch.testing.assert_close(again.weight, head.weight, atol=2e-3, rtol=1e-3)
+
+
+def with_intents(spec: BundleSpec, folder: Path, head: IntentHead) -> BundleSpec:
+    copied = read_bundle(copy_of(spec, folder))
+    save_intents(head, copied.folder / "intents.safetensors")
+    return write_card(replace(copied, intents="intents.safetensors"))
+
+
+def always(intent: str, *, width: int) -> IntentHead:
+    return IntentHead(1, (intent, "verdict/open"), torch.zeros(2, 2 * width), torch.tensor([1.0, 0.0]))
+
+
+def width_of(spec: BundleSpec) -> int:
+    config = json.loads((spec.folder / "config.json").read_text(encoding="utf-8"))
+    return int(config["text_config"]["hidden_size"])
+
+
+def test_the_states_are_those_of_the_model_at_that_depth(tiny: BundleSpec) -> None:
+    detector = Detector.load(tiny.folder, device="cpu", policy=Policy(), slots=2)
+    bundle = detector.bundle
+    tokens, place = asked_alone(bundle.prompts, bundle.codec, "Is the nose real?")
+
+    states = detector._engine.states(tokens, depth=1)
+
+    detector.close()
+    plain = load_bundle(tiny, device=torch.device("cpu"), dtype=torch.float32).model.model.language_model
+    with torch.inference_mode():
+        out = plain(torch.tensor([tokens]), output_hidden_states=True)
+    torch.testing.assert_close(states, out.hidden_states[1][0].float(), atol=2e-3, rtol=2e-2)
+    assert bundle.codec.decode(list(tokens[place])).strip() == "Is the nose real?"
+    assert pooled(states, place).shape == (2 * width_of(tiny),)
+
+
+def test_a_bundle_with_a_head_answers_from_the_analysis(tiny: BundleSpec, tmp_path: Path) -> None:
+    head = always("who/open", width=width_of(tiny))
+    spec = with_intents(tiny, tmp_path / "reads", head)
+    detector = Detector.load(spec.folder, device="cpu", policy=Policy(), slots=2)
+    face = analysed(Label.BONA_FIDE)
+
+    said = "".join(detector.converse(a_crop(detector.image_size), [], "Who is this?", about=face))
+
+    assert said in UNKNOWABLE["who"]
+    detector.close()
+
+
+def test_artifacts_in_other_words_are_left_to_the_language_model() -> None:
+    face = replace(analysed(Label.DEEPFAKE), rationale=(Artifact("Nose", "It looks odd.", (Region.NOSE,)),))
+
+    assert known_from(face) is None
+
+
+def test_a_broken_or_foreign_head_is_refused(tiny: BundleSpec, tmp_path: Path) -> None:
+    foreign = with_intents(tiny, tmp_path / "foreign", always("who/open", width=3))
+    broken = read_bundle(copy_of(tiny, tmp_path / "broken"))
+    save_file({"weight": torch.zeros(1)}, broken.folder / "intents.safetensors")
+    broken = write_card(replace(broken, intents="intents.safetensors"))
+
+    for spec in (foreign, broken):
+        with pytest.raises(BundleMismatch):
+            load_bundle(spec, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_what_is_known_is_what_the_analysis_shows() -> None:
+    nose = Touch(Region.NOSE, Kind.SOFTER, 0.7)
+    known = known_from(analysed(Label.DEEPFAKE, nose, technique=Technique.FE))
+
+    assert known is not None
+    assert known.deepfake
+    assert known.technique is Technique.FE
+    assert known.artifacts is not None
+    assert [(one.touch.region, one.touch.kind, one.sentence) for one in known.artifacts] == [
+        (Region.NOSE, Kind.SOFTER, SOFT_NOSE)
+    ]
+
+
+@pytest.mark.parametrize("touches", [(), (Touch(Region.NOSE, Kind.SOFTER, 0.7),)])
+def test_nothing_is_decided_about_an_undecided_face(touches: tuple[Touch, ...]) -> None:
+    known = known_from(analysed(Label.UNDETERMINED, *touches))
+    assert known is not None
+    said = {
+        question: answer(understood(question, SCORES), known, load_prompts(2))
+        for question in (
+            "Is it fake?",
+            "Is the nose real?",
+            "Are the eyes real?",
+            "Is it a face swap?",
+            "nose or mouth?",
+        )
+    }
+
+    assert all("undecided" in text or "cannot decide" in text for text in said.values()), said
+    assert (SOFT_NOSE in said["Is the nose real?"]) == bool(touches)
