@@ -28,7 +28,7 @@ from moderation.dfa.bench.conversation import Asked, Scored, as_said, in_turn, s
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.detector import Detector, reply_of
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import MARGIN, TILTED, Picture, crop_face, decode_picture, roll
@@ -292,7 +292,7 @@ def _told_all(detector: Detector, engine: Engine, items: Sequence[Item]) -> list
             if not isinstance(outcome, Judged) and outcome[0]
         ]
         for item, answers in _answered(engine, faces):
-            written = detector.described(answers) or ""
+            written = reply_of(answers, detector.bundle) or ""
             reply = read_reply(written, complete=answers.complete)
             named = regions_in(reply.artifacts) if reply else frozenset[str]()
             shown = sound(reply.artifacts).artifacts if reply else ()

@@ -302,7 +302,7 @@ class Detector:
         contradict themselves or one another are not shown either; they are counted.
         """
         verdict, view = self._verdict(answers), answers.seen and answers.seen.view
-        text = self.described(answers)
+        text = reply_of(answers, self._bundle) if self.policy.rationale else None
         if text is None:
             return FaceAnalysis(face, verdict, view=view)
         reply = read_reply(text, complete=answers.complete)
@@ -314,15 +314,6 @@ class Detector:
         kept = sound(reply.artifacts)
         shown = with_outlines(kept.artifacts, face)
         return FaceAnalysis(face, verdict, shown, reply=text, rationale_dropped=kept.dropped, view=view)
-
-    def described(self, answers: Answers) -> str | None:
-        """The AD reply: in the language model's words, or worded from the heads' findings. None when not asked."""
-        if answers.rationale is not None:
-            return _printable(self._bundle.codec.decode(answers.rationale)).strip()
-        found = answers.seen and answers.seen.findings
-        if found is None or answers.route is Route.LEAVE or not self.policy.rationale:
-            return None
-        return description(found if answers.route is Route.DEEPFAKE else (), self._bundle.prompts)
 
     def _verdict(self, answers: Answers) -> Verdict:
         score, (low, high) = self.score(answers.margin), self.zone
@@ -440,6 +431,16 @@ def faces_to_ask(
             verdict = undetermined(reason or Abstain.FACES_NOT_JUDGED)
             others.append(FaceAnalysis(face, verdict, background=in_background(face, faces)))
     return asked, tuple(others)
+
+
+def reply_of(answers: Answers, bundle: Bundle) -> str | None:
+    """The AD reply: in the language model's words, or worded from the heads' findings. None when a face left before."""
+    if answers.rationale is not None:
+        return _printable(bundle.codec.decode(answers.rationale)).strip()
+    found = answers.seen and answers.seen.findings
+    if found is None or answers.route is Route.LEAVE:
+        return None
+    return description(found if answers.route is Route.DEEPFAKE else (), bundle.prompts)
 
 
 def zone_of(policy: Policy, calibration: Platt | None) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from moderation.dfa.bench.estimates import (
 )
 from moderation.dfa.bench.maps import Mapped, MapScores, by_kind, mapped
 from moderation.dfa.gpt.bundle import Bundle
+from moderation.dfa.gpt.detector import reply_of
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.gpt.scoring import technique_shares
@@ -107,8 +108,9 @@ def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
         head = answers.seen and answers.seen.technique
         technique = technique_shares(options, lengths, head=head).technique
     regions = None
-    if answers.rationale is not None:
-        reply = read_reply(bundle.codec.decode(answers.rationale), complete=answers.complete)
+    text = reply_of(answers, bundle)
+    if text is not None:
+        reply = read_reply(text, complete=answers.complete)
         if reply is not None:
             regions = frozenset(region for artifact in reply.artifacts for region in artifact.regions)
     seen = answers.seen

@@ -6,7 +6,7 @@ cannot show what is asked, the answer says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moderation.analysis import TECHNIQUE_WORDS, FaceAnalysis, Label, Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
@@ -182,6 +182,7 @@ def _undecided(question: Question, known: Known) -> str:
     artifacts = known.artifacts or ()
     if question.family in {"region", "detail", "compare", *_ASPECTS}:
         asked = {_ASPECTS.get(question.family, question.region), question.other and question.other[0]}
+        asked.add(Region.UNMAPPED)  # what shows all over the picture shows there too
         noticed = next((shown for shown in artifacts if shown.touch.region in asked), None)
         if noticed is not None:
             return f"{noticed.sentence} I am undecided about the face all the same."
@@ -244,6 +245,8 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
     artifacts = known.artifacts or ()
     shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
     shown = shown or next(iter(related), None)
+    if known.whole and question.family in _ASPECTS:
+        return noun.inflected(_whole_picture(replace(question, form="open")))
     if known.whole:
         return noun.inflected(_whole_picture(question))
     if shown is not None:
@@ -563,6 +566,8 @@ def _places(question: Question, known: Known) -> str:
 
 def _challenge(question: Question, known: Known) -> str:
     agrees = (question.form == "says_fake") == known.deepfake
+    if question.form == "open":  # it is not clear what was said
+        return _verdict(question, known)
     if not known.deepfake:
         if agrees:
             return "I take it for bona fide too: I see no artifact."

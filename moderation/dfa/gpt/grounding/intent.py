@@ -55,7 +55,7 @@ def pooled(states: Tensor, question: slice) -> Tensor:
 def save_intents(head: IntentHead, file: Path) -> None:
     """Write a head at half precision."""
     about = {"intents": json.dumps(head.intents), "depth": str(head.depth)}
-    save_file({"weight": head.weight.half(), "bias": head.bias.half()}, file, metadata=about)
+    save_file({"weight": head.weight.half().contiguous(), "bias": head.bias.half()}, file, metadata=about)
 
 
 def load_intents(file: Path) -> IntentHead:
@@ -91,9 +91,12 @@ _ABOUT: Mapping[str, str] = {
 }
 #: Added to an intent's logit when the question names what the intent is about: words show that better than states.
 _NAMED = 3.0
-#: Forms that are answered by yes or no, each with its opposite.
-_OPPOSITE: Mapping[str, str] = {"natural": "forged", "forged": "natural", "fake": "real", "real": "fake"}
-#: An opposite whose logit is less than this below decides nothing: the answer then says neither yes nor no.
+#: Forms that take a side, each with its opposite.
+_OPPOSITE: Mapping[str, str] = {
+    "natural": "forged", "forged": "natural", "fake": "real", "real": "fake",
+    "says_real": "says_fake", "says_fake": "says_real",
+}  # fmt: skip
+#: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
 _CLEAR = 1.5
 
 
