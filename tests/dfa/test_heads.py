@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.heads import FURTHEST, MOST_FINDINGS, REGIONS, VIEW, Heads, Wrong, findings
 
 
@@ -74,4 +74,6 @@ def test_a_face_that_was_generated_whole_has_one_finding() -> None:
 def test_a_finding_says_what_kind_of_change_and_how_strong() -> None:
     (touches,) = findings(wrong({Region.NOSE: 0.9}, kind=Kind.COLOUR, strength=0.4), torch.tensor([0]))
 
-    assert touches == (Touch(Region.NOSE, Kind.COLOUR, pytest.approx(0.4)),)
+    (touch,) = touches
+    assert (touch.region, touch.kind) == (Region.NOSE, Kind.COLOUR)
+    assert touch.strength == pytest.approx(0.4)

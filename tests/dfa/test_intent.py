@@ -23,7 +23,7 @@ from moderation.dfa.gpt.grounding.intent import (
     techniques_asked,
     understood,
 )
-from moderation.dfa.gpt.grounding.sentences import worded
+from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import BundleMismatch
 from tests.dfa.conftest import a_crop, copy_of
@@ -66,7 +66,14 @@ def analysed(
     ],
 )
 def test_regions_are_read_from_the_words_in_their_order(question: str, regions: list[Region]) -> None:
-    assert regions_asked(question) == regions
+    assert list(regions_asked(question)) == regions
+
+
+def test_regions_keep_the_name_that_the_question_gives_them() -> None:
+    assert regions_asked("eyebrows?") == {Region.EYES: Noun("eyebrows", plural=True)}
+    assert regions_asked("Is the smile off?") == {Region.MOUTH: Noun("smile")}
+    assert regions_asked("teeth ok") == {Region.MOUTH: Noun("teeth", plural=True)}
+    assert regions_asked("the iris") == {Region.EYES: Noun("eyes", plural=True)}
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,13 @@ def test_the_order_within_a_two_is_what_costs(examples: list[Example]) -> None:
     def order(verdicts: list[float]) -> float:
         """Bona fide, forged, bona fide, forged."""
         nothing = Seen(
-            torch.tensor(verdicts), torch.zeros(4, 4), torch.zeros(4, 9), torch.zeros(4, 196), torch.eye(4)
+            grid=torch.zeros(4, 196),
+            regions=torch.zeros(4, 9),
+            kinds=torch.zeros(4, 9, 8),
+            strengths=torch.zeros(4, 9),
+            verdict=torch.tensor(verdicts),
+            technique=torch.zeros(4, 4),
+            features=torch.eye(4),
         )
         return losses(nothing, a_batch(examples[:4]))["order"].item()
 

@@ -53,14 +53,16 @@ def _found(words: Mapping[Region, str], text: str) -> frozenset[Region]:
     )
 
 
-def parts_in_order(text: str) -> list[Region]:
-    """The parts of a face that a text names, by first mention, those it compares with included."""
+def parts_in_order(text: str) -> dict[Region, str]:
+    """The parts of a face that a text names, each with its first word for it, by first mention."""
     found = {
-        region: match.start()
+        region: match
         for region, pattern in _PARTS.items()
         if (match := re.search(rf"\b(?:{pattern})\b", text, re.I))
     }
-    return sorted(found, key=found.__getitem__)
+    return {
+        region: found[region][0].lower() for region in sorted(found, key=lambda each: found[each].start())
+    }
 
 
 # --- claims about them ---

@@ -298,8 +298,9 @@ class Detector:
         """One face's verdict and rationale. The score decides the verdict; the reply never turns it into the other.
 
         An unreadable rationale makes the verdict UNDETERMINED: the model was not doing what it was trained for.
-        Artifacts of a bona fide face contradict its verdict: the reply is kept, but they are not shown. Artifacts that
-        contradict themselves or one another are not shown either; they are counted.
+        Artifacts of a bona fide face contradict its verdict, and those of an undecided face would decide it: the reply is
+        kept, but they are not shown. Artifacts that contradict themselves or one another are not shown either; they are
+        counted.
         """
         verdict, view = self._verdict(answers), answers.seen and answers.seen.view
         text = reply_of(answers, self._bundle) if self.policy.rationale else None
@@ -309,7 +310,7 @@ class Detector:
         if reply is None:
             unread = replace(verdict, label=Label.UNDETERMINED, technique=None, abstain=Abstain.UNPARSED)
             return FaceAnalysis(face, unread, reply=text, view=view)
-        if verdict.label is Label.BONA_FIDE:
+        if verdict.label is not Label.DEEPFAKE:
             return FaceAnalysis(face, verdict, reply=text, view=view)
         kept = sound(reply.artifacts)
         shown = with_outlines(kept.artifacts, face)

@@ -109,6 +109,12 @@ class Heads(nn.Module):
         )
 
     @property
+    def fitted_later(self) -> list[nn.Parameter]:
+        """What `train/findings.py` alone fits: the training of the tower has no loss for it."""
+        bare = [self.technique_kinds, self.region_kinds, self.region_strengths]
+        return [*self.kinds.parameters(), *self.strength.parameters(), *bare]
+
+    @property
     def finds(self) -> bool:
         """True when `train/findings.py` has fitted what is wrong with which region: then AD is worded from it."""
         return bool(self.kinds.weight.any())

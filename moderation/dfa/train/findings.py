@@ -98,6 +98,7 @@ def fit_findings(heads: Heads, faces: Sequence[Described], patches: Tensor, *, s
 def _fit_map(grid: nn.Linear, patches: Tensor, masks: Tensor, *, seed: int) -> None:
     nn.init.zeros_(grid.weight)
     nn.init.zeros_(grid.bias)
+    grid.requires_grad_()
     draw = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(grid.parameters(), lr=RATE, weight_decay=DECAY)
     with torch.enable_grad():

@@ -159,6 +159,8 @@ class Sight(nn.Module):
         self.tower.load_state_dict(_tower_weights(base / "model.safetensors"))
         self.heads = Heads(len(self.layers), vision.hidden_size)
         self.tower.requires_grad_(requires_grad=False)
+        for weight in self.heads.fitted_later:
+            weight.requires_grad_(requires_grad=False)
         for name, module in self.tower.named_modules():
             if name.endswith(NORMS):
                 module.requires_grad_(requires_grad=True)

@@ -184,9 +184,10 @@ def _undecided(question: Question, known: Known) -> str:
         asked = {_ASPECTS.get(question.family, question.region), question.other and question.other[0]}
         asked.add(Region.UNMAPPED)  # what shows all over the picture shows there too
         noticed = next((shown for shown in artifacts if shown.touch.region in asked), None)
-        if noticed is not None:
-            return f"{noticed.sentence} I am undecided about the face all the same."
         noun = question.noun or NOUNS[_ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
+        if noticed is not None:
+            too = f", the {noun.word} included" if noticed.touch.region is Region.UNMAPPED else ""
+            return f"{noticed.sentence.rstrip('.')}{too}. I am undecided about the face all the same."
         return noun.inflected("I noticed nothing {at} {the}, and I am undecided about this face.")
     match question.family:
         case "technique" | "technique_named":

@@ -24,7 +24,7 @@ from torch import Tensor
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import parts_in_order, techniques_named
 from moderation.dfa.gpt.grounding.answers import Question
-from moderation.dfa.gpt.grounding.sentences import NOUNS
+from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 
@@ -88,6 +88,7 @@ _ABOUT: Mapping[str, str] = {
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?rs?|tones?|shades?|tints?|hues?",
     "skin": r"skin|complexion|pores?",
+    "certainty": r"percent\w*|confiden\w+|certain\w*",
 }
 #: Added to an intent's logit when the question names what the intent is about: words show that better than states.
 _NAMED = 3.0
@@ -97,12 +98,15 @@ _OPPOSITE: Mapping[str, str] = {
     "says_real": "says_fake", "says_fake": "says_real",
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
-_CLEAR = 1.5
+_CLEAR = 2.0
 
 
 def understood(text: str, scores: Mapping[str, float]) -> Question:
     """The question, with the likeliest intent that fits the regions and techniques which it names."""
-    regions = [region for region in regions_asked(text) if region is not Region.FACE_BOUNDARY]
+    nouns = {
+        region: noun for region, noun in regions_asked(text).items() if region is not Region.FACE_BOUNDARY
+    }
+    regions = list(nouns)
     techniques = [technique for technique in Technique if technique in techniques_asked(text)]
     named = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
     if regions:  # "The colour of the cheeks" is about the cheeks
@@ -124,8 +128,8 @@ def understood(text: str, scores: Mapping[str, float]) -> Question:
         form=form,
         wording=zlib.crc32(text.encode()) % 1000,
         region=regions[0] if regional else None,
-        noun=NOUNS[regions[0]] if regional else None,
-        other=(regions[1], NOUNS[regions[1]]) if family == _TWO else None,
+        noun=nouns[regions[0]] if regional else None,
+        other=(regions[1], nouns[regions[1]]) if family == _TWO else None,
         technique=techniques[0] if family in _TECHNICAL else None,
     )
 
@@ -142,9 +146,17 @@ def _fits(family: str, regions: Sequence[Region], techniques: Sequence[Technique
     return family not in _TECHNICAL or len(techniques) == 1
 
 
-def regions_asked(text: str) -> list[Region]:
-    """The regions of a face that a question names, in its order. Longer words may be misspelt."""
-    return parts_in_order(_spelt(text))
+def regions_asked(text: str) -> dict[Region, Noun]:
+    """The regions of a face that a question names, in its order, as it calls them. Longer words may be misspelt."""
+    return {region: _noun(region, word) for region, word in parts_in_order(_spelt(text)).items()}
+
+
+#: Words for a part of a region that would sound odd in an answer. "Iris" is the only singular that ends in s.
+_CLIPPED = frozenset({"iris", "hairs", "strand", "strands", "lid", "lids"})
+
+
+def _noun(region: Region, word: str) -> Noun:
+    return NOUNS[region] if word in _CLIPPED else Noun(word, plural=word == "teeth" or word.endswith("s"))
 
 
 #: Words of regions that are long enough to be recognised when misspelt.
