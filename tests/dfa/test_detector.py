@@ -495,3 +495,12 @@ def test_a_bona_fide_face_has_no_findings_and_one_that_leaves_was_not_asked(dete
     assert (bona_fide.rationale, bona_fide.reply) == ((), detector.bundle.prompts.no_artifacts)
     assert (left.rationale, left.reply) == ((), None)
     assert (unasked.rationale, unasked.reply) == ((), None)
+
+
+def test_an_undecided_face_shows_no_artifacts_but_keeps_the_reply(detector: Detector) -> None:
+    undecided = with_policy(detector, threshold=0.5, band=0.4)
+
+    face = undecided.judge(FACE, said(detector, "1. **Mouth**: The teeth melt.", margin=0.5))
+
+    assert face.verdict.abstain is Abstain.NEAR_THRESHOLD
+    assert (face.rationale, face.reply) == ((), "1. **Mouth**: The teeth melt.")
