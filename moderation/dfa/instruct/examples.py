@@ -15,7 +15,7 @@ from PIL import Image
 from moderation.analysis import Label, Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.instruct.filters import supported, visible
-from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import Portrait, blurred, geometry, part_mask, region_changes
 from moderation.dfa.instruct.forgery.pairs import (
     Chain,

@@ -12,7 +12,7 @@ import numpy as np
 
 from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.facts import Touch
-from moderation.dfa.instruct.forgery.facts import Forgery
+from moderation.dfa.instruct.forgery.forged import Forgery
 from moderation.dfa.instruct.forgery.masks import PARTS, Geometry, part_mask
 
 #: Least mean change in grey levels, within the mask or around it. Below it a forgery is invisible.

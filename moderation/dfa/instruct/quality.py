@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.forgery.photometry import clipped, softened
 
 #: Standard deviation of the widest blur, pixels.

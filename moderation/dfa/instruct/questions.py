@@ -11,7 +11,7 @@ from typing import Any
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.answers import Question
 from moderation.dfa.gpt.grounding.sentences import Noun
-from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.forged import Rng
 
 GRAMMAR = Path(__file__).with_name("questions.toml")
 

@@ -9,7 +9,7 @@ from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.answers import Known, Question, answer, description, known
 from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.gpt.prompts import PromptSet
-from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions
 
 

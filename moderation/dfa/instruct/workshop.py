@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from moderation.analysis import Technique
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
-from moderation.dfa.instruct.forgery.facts import Forgery
+from moderation.dfa.instruct.forgery.forged import Forgery
 from moderation.dfa.instruct.forgery.masks import Portrait, geometry
 from moderation.dfa.instruct.forgery.pairs import forge
 from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop

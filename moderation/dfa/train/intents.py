@@ -13,7 +13,7 @@ from moderation.dfa.gpt.bundle import Bundle
 from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
 from moderation.dfa.gpt.grounding.answers import Question
 from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, pooled
-from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions
 from moderation.dfa.instruct.talk import SHARES
 from moderation.dfa.train.probe import per_class

@@ -4,7 +4,7 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from moderation.analysis import Point, Region
-from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.forged import Rng
 
 #: Left eye, right eye, nose, corners of the mouth on a face of 112 pixels (the template of ArcFace, 1801.07698).
 CANONICAL = np.array([(38.3, 51.7), (73.5, 51.5), (56.0, 71.7), (41.5, 92.4), (70.7, 92.2)])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from moderation.analysis import Technique
 from moderation.dfa.instruct.forgery.edit import edit
-from moderation.dfa.instruct.forgery.facts import Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import Portrait, swap_mask
 from moderation.dfa.instruct.forgery.photometry import (
     RESAMPLINGS,

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from moderation.dfa.instruct.forgery.facts import Rng
+from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.forgery.latent import CELL, CODE, latent_redrawer
 from moderation.dfa.instruct.forgery.photometry import clipped, grained, seamless, sharpened, softened
 

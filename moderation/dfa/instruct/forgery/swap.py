@@ -9,7 +9,7 @@ from PIL import Image
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.facts import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, region_changes, swap_mask
 from moderation.dfa.instruct.forgery.photometry import (
     Encoding,
