@@ -298,8 +298,8 @@ class Detector:
         """One face's verdict and rationale. The score decides the verdict; the reply never turns it into the other.
 
         An unreadable rationale makes the verdict UNDETERMINED: the model was not doing what it was trained for.
-        Artifacts of a bona fide face contradict its verdict, and those of an undecided face would decide it: they stay in
-        the reply and are not shown. Artifacts that contradict themselves or one another are left out and counted.
+        Artifacts of a bona fide face contradict its verdict, and those of an undecided face would decide it: they stay
+        in the reply and are not shown. Artifacts that contradict themselves or one another are left out and counted.
         """
         verdict, view = self._verdict(answers), answers.seen and answers.seen.view
         text = reply_of(answers, self._bundle) if self.policy.rationale else None
