@@ -189,20 +189,12 @@ def test_what_is_known_is_what_the_analysis_shows() -> None:
     ]
 
 
-@pytest.mark.parametrize("touches", [(), (Touch(Region.NOSE, Kind.SOFTER, 0.7),)])
-def test_nothing_is_decided_about_an_undecided_face(touches: tuple[Touch, ...]) -> None:
-    known = known_from(analysed(Label.UNDETERMINED, *touches))
+def test_nothing_is_said_of_an_undecided_face() -> None:
+    known = known_from(analysed(Label.UNDETERMINED, Touch(Region.NOSE, Kind.SOFTER, 0.7)))
     assert known is not None
-    said = {
-        question: answer(understood(question, SCORES), known, load_prompts(2))
-        for question in (
-            "Is it fake?",
-            "Is the nose real?",
-            "Are the eyes real?",
-            "Is it a face swap?",
-            "nose or mouth?",
-        )
-    }
+    asked = ("Is it fake?", "Is the nose real?", "Are the eyes real?", "Is it a face swap?", "nose or mouth?")
+
+    said = {question: answer(understood(question, SCORES), known, load_prompts(2)) for question in asked}
 
     assert all("undecided" in text or "cannot decide" in text for text in said.values()), said
-    assert (SOFT_NOSE in said["Is the nose real?"]) == bool(touches)
+    assert "whether the nose was changed" in said["Is the nose real?"]

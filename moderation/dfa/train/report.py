@@ -355,7 +355,9 @@ def as_text(result: Report) -> str:
         f"| replies that could not be read | {result.unread_replies} |",
     ]
     lines += [f"| shortcut AUC of {name} alone | {value} |" for name, value in result.shortcuts.items()]
-    lines += [f"| seconds per face, eight at once, {name} | {value:.3f} |" for name, value in result.seconds.items()]
+    lines += [
+        f"| seconds per face, eight at once, {name} | {value:.3f} |" for name, value in result.seconds.items()
+    ]
     if result.spoken_and_seen:
         lines += ["", "| DF-D AUC | of the answer | of the tower's head |", "|---|---|---|"]
         lines += [

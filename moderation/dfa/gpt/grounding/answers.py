@@ -48,7 +48,7 @@ class Known:
 
     deepfake: bool | None  # None when undecided
     technique: Technique | None  # None unless a deepfake of a known technique
-    #: The named artifacts, in order. None when the changes are unknown; empty when bona fide.
+    #: The named artifacts, in order. None when the changes are unknown, or the face is undecided; empty when bona fide.
     artifacts: tuple[Shown, ...] | None
     #: Touched regions that are not among the artifacts. No question asks about them.
     untold: frozenset[Region] = frozenset()
@@ -92,20 +92,16 @@ def description(facts: Sequence[Touch], prompts: PromptSet) -> str:
 
 def known_from(face: FaceAnalysis) -> Known | None:
     """What an analysis allows to say about its face. None when an artifact is in other words than `sentences`."""
-    touches = [touch_of(artifact.regions, artifact.text) for artifact in face.rationale]
-    if None in touches:
-        return None
-    deepfake = _DECIDED.get(face.verdict.label)
-    shown = tuple(
-        Shown(touch, artifact.text)
-        for touch, artifact in zip(touches, face.rationale, strict=True)
-        if touch is not None
-    )
-    nothing = None if deepfake else ()
-    return Known(deepfake, face.verdict.technique, shown or nothing)
-
-
-_DECIDED: Mapping[Label, bool] = {Label.DEEPFAKE: True, Label.BONA_FIDE: False}
+    if face.verdict.label is Label.UNDETERMINED:
+        return Known(None, None, None)
+    shown: list[Shown] = []
+    for artifact in face.rationale:
+        touch = touch_of(artifact.regions, artifact.text)
+        if touch is None:
+            return None
+        shown.append(Shown(touch, artifact.text))
+    deepfake = face.verdict.label is Label.DEEPFAKE
+    return Known(deepfake, face.verdict.technique, tuple(shown) if shown or not deepfake else None)
 
 
 def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:
@@ -137,7 +133,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
     if known.deepfake is None and question.family not in {"technique_meant", "about"}:
-        return _undecided(question, known)
+        return _undecided(question)
     match question.family:
         case "compare":
             return _compare(question, known)
@@ -177,25 +173,18 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return _about(question)
 
 
-def _undecided(question: Question, known: Known) -> str:
-    """The answer about a face without a verdict: what was noticed, and that it decides nothing."""
-    artifacts = known.artifacts or ()
-    if question.family in {"region", "detail", "compare", *_ASPECTS}:
-        asked = {_ASPECTS.get(question.family, question.region), question.other and question.other[0]}
-        asked.add(Region.UNMAPPED)  # what shows all over the picture shows there too
-        noticed = next((shown for shown in artifacts if shown.touch.region in asked), None)
-        noun = question.noun or NOUNS[_ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
-        if noticed is not None:
-            too = f", the {noun.word} included" if noticed.touch.region is Region.UNMAPPED else ""
-            return f"{noticed.sentence.rstrip('.')}{too}. I am undecided about the face all the same."
-        return noun.inflected("I noticed nothing {at} {the}, and I am undecided about this face.")
+def _undecided(question: Question) -> str:
+    """The answer about a face without a verdict. Its artifacts are not known: they would decide it."""
     match question.family:
+        case "region" | "detail" | "compare" | "boundary" | "light" | "tone" | "skin":
+            noun = question.noun or NOUNS[_ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
+            return noun.inflected(
+                "I am undecided about this face, and cannot say whether {the} {was} changed."
+            )
         case "technique" | "technique_named":
             return "I am undecided about this face, so I name no technique."
         case "certainty":
             return "I am not sure, so I left this face undecided; the reason stands beside the score."
-        case "places" | "reasons" if artifacts:
-            return f"I noticed something {places(artifacts)}, but it does not decide the face."
         case "places":
             return "I am undecided about this face, and can point to no region."
         case "reasons":
