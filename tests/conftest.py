@@ -162,6 +162,9 @@ def make_settings(database_url: str, broker_url: str, servers: Addresses, **othe
         "s3_access_key_id": servers.s3_access_key_id,
         "s3_secret_access_key": servers.s3_secret_access_key,
         "s3_buckets": BUCKET,
+        # Which cases these shares choose depends on their random ids.
+        "blind_first_share": 0.0,
+        "second_review_share": 0.0,
         **others,
     }
     return Settings.model_validate(values)
