@@ -112,6 +112,12 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Some cases are judged blind."""
+    return settings.model_copy(update={"blind_first_share": 0.2})
+
+
+@pytest.fixture
 def page(settings: Settings, database: Database) -> Iterator[TestClient]:
     """The console, with a lead signed in."""
     accounts = Accounts(database, settings)
