@@ -160,7 +160,7 @@ class Sight(nn.Module):
         self.heads = Heads(len(self.layers), vision.hidden_size)
         self.tower.requires_grad_(requires_grad=False)
         for weight in self.heads.fitted_later:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad_(False)  # noqa: FBT003  a parameter takes it so
         for name, module in self.tower.named_modules():
             if name.endswith(NORMS):
                 module.requires_grad_(requires_grad=True)
