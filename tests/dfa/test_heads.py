@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind
-from moderation.dfa.gpt.heads import FURTHEST, MOST_FINDINGS, REGIONS, VIEW, Heads, Wrong, findings
+from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind
+from moderation.dfa.gpt.heads import FURTHEST, REGIONS, VIEW, Heads, Wrong, findings
 
 
 def faces(n: int, away: float = 0.0) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_the_regions_that_promise_most_are_named_surest_first() -> None:
         Region.NOSE,
         Region.EYES,
     ]
-    assert len(found(dict.fromkeys(REGIONS, 0.9))) == MOST_FINDINGS
+    assert len(found(dict.fromkeys(REGIONS, 0.9))) == MOST_ARTIFACTS
     assert found({Region.NOSE: 0.1, Region.UNMAPPED: 0.9}) == [
         Region.NOSE
     ]  # the technique says whether it is all

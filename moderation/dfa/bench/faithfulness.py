@@ -29,23 +29,12 @@ from moderation.dfa.gpt.effect import (
     variants,
     with_effects,
 )
+from moderation.dfa.gpt.heads import PARTS
 
 #: Most artifacts of a face whose effect is measured, and most regions hidden together.
 MOST = 3
 #: Random draws for every set of hidden regions.
 DRAWS = 2
-#: The regions to draw from: those with a place on the face that the model is taught to name.
-PLACES = (
-    Region.FOREHEAD,
-    Region.EYES,
-    Region.NOSE,
-    Region.CHEEKS,
-    Region.MOUTH,
-    Region.JAWLINE,
-    Region.FACE_BOUNDARY,
-    Region.SKIN,
-)
-
 #: From pictures to margins.
 Ask = Callable[[Sequence[FaceCrop]], list[float]]
 #: From a margin to a score.
@@ -112,7 +101,7 @@ def trial(
 ) -> Trial:
     """Measure one face."""
     listed = {region for artifact in face.rationale for region in artifact.regions}
-    unnamed = [region for region in PLACES if region not in listed]
+    unnamed = [region for region in PARTS if region not in listed]
     drawn = [unnamed[index] for index in rng.permutation(len(unnamed))[: min(MOST, len(face.rationale))]]
     highest = () if face.foreign is None else face.foreign.highest
 
@@ -176,7 +165,7 @@ def _random_regions(
 
     They avoid the named ones as far as the face has room. None when it has too few pixels.
     """
-    regions = tuple(PLACES[index] for index in rng.choice(len(PLACES), count, replace=False))
+    regions = tuple(PARTS[index] for index in rng.choice(len(PARTS), count, replace=False))
     mask = mask_of(Artifact("", "", regions), crop)
     wanted = whole if mask is None else mask
     return most_like(wanted, whole, int(named.sum()), spared=around(named))

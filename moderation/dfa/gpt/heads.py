@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.facts import GENERATED, MOST_ARTIFACTS, Kind, Touch
 
-#: The regions that the heads can name, in their order.
-REGIONS: tuple[Region, ...] = (
+#: The parts of a face that the heads can name, in their order.
+PARTS: tuple[Region, ...] = (
     Region.FOREHEAD,
     Region.EYES,
     Region.NOSE,
@@ -26,8 +26,9 @@ REGIONS: tuple[Region, ...] = (
     Region.JAWLINE,
     Region.FACE_BOUNDARY,
     Region.SKIN,
-    Region.UNMAPPED,
 )
+#: The parts, and the picture as a whole.
+REGIONS: tuple[Region, ...] = (*PARTS, Region.UNMAPPED)
 #: Principal axes of the training faces' features. Strangeness is measured along them.
 AXES = 48
 #: A face's view: how many numbers it has, the seed of their directions, and the largest absolute value.
@@ -159,12 +160,6 @@ def looked_at(patches: Tensor, grid: Tensor) -> Tensor:
     return (grid.softmax(dim=-1)[:, None] @ patches)[:, 0]
 
 
-#: Most regions that one face's findings name, as in DFA-Instruct.
-MOST_FINDINGS = 3
-#: What a wholly generated picture shows, as in DFA-Instruct.
-GENERATED = Touch(Region.UNMAPPED, Kind.PATTERN, 0.5)
-
-
 def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:
     """What is wrong with each of B faces, if they are deepfakes: surest first.
 
@@ -173,11 +168,10 @@ def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:
     probabilities divided by k plus the sum of all (plug-in rule; Dembczyński et al., NIPS 2011).
     """
     kinds, whole = list(Kind), list(Technique).index(Technique.EFS)
-    parts = [place for place, region in enumerate(REGIONS) if region is not Region.UNMAPPED]
     named: list[tuple[Touch, ...]] = []
     for made, regions, kind, strength in zip(
         technique.tolist(),
-        wrong.regions.sigmoid()[:, parts],
+        wrong.regions.sigmoid()[:, : len(PARTS)],
         wrong.kinds.argmax(dim=-1).tolist(),
         wrong.strengths.tolist(),
         strict=True,
@@ -186,8 +180,8 @@ def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:
             named.append((GENERATED,))
             continue
         sure, order = regions.sort(descending=True)
-        counts = torch.arange(1, MOST_FINDINGS + 1, device=sure.device)
-        promised = 2 * sure[:MOST_FINDINGS].cumsum(0) / (counts + sure.sum())
-        places = [parts[place] for place in order[: int(promised.argmax()) + 1].tolist()]
-        named.append(tuple(Touch(REGIONS[place], kinds[kind[place]], strength[place]) for place in places))
+        counts = torch.arange(1, MOST_ARTIFACTS + 1, device=sure.device)
+        promised = 2 * sure[:MOST_ARTIFACTS].cumsum(0) / (counts + sure.sum())
+        places = order[: int(promised.argmax()) + 1].tolist()
+        named.append(tuple(Touch(PARTS[place], kinds[kind[place]], strength[place]) for place in places))
     return named

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from moderation.analysis import Label, Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.analysis import Label, Technique
+from moderation.dfa.gpt.grounding.facts import GENERATED, Kind, Touch
 from moderation.dfa.instruct.filters import supported, visible
 from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
 from moderation.dfa.instruct.forgery.masks import Portrait, blurred, geometry, part_mask, region_changes
@@ -175,7 +175,7 @@ class Examples:
         mask, facts = None, None
         if forged.technique is Technique.EFS:
             mask = np.ones((SIZE, SIZE), np.float32)
-            facts = (Touch(Region.UNMAPPED, Kind.PATTERN, 0.5),)
+            facts = (GENERATED,)
         elif kind.aligned:
             mask = mask_through(chain, changed(pixels, drawn), SIZE)
             facts = facts_of_pair(target, drawn) or None

@@ -24,8 +24,8 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.answers import named_touches
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.gpt.heads import REGIONS, Heads, findings, looked_at
+from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
+from moderation.dfa.gpt.heads import PARTS, REGIONS, Heads, findings, looked_at
 from moderation.dfa.instruct.builder import read_picture
 from moderation.dfa.instruct.examples import GRID, SIZE
 from moderation.dfa.train.probe import per_class
@@ -119,15 +119,13 @@ def _foreign(heads: Heads, patches: Tensor) -> np.ndarray:
 
 #: Logit of a region or a kind that no face has: it is never named.
 NEVER = -20.0
-#: The places of the regions that can be named beside others.
-_PARTS = [place for place, region in enumerate(REGIONS) if region is not Region.UNMAPPED]
 
 
 def _fit_regions(heads: Heads, faces: Sequence[Described], even: np.ndarray) -> None:
     from sklearn.linear_model import LogisticRegression
 
-    for place in _PARTS:
-        changed = [any(touch.region is REGIONS[place] for touch in face.touches) for face in faces]
+    for place, region in enumerate(PARTS):
+        changed = [any(touch.region is region for touch in face.touches) for face in faces]
         if len(set(changed)) < 2:
             heads.regions.weight[place] = 0.0
             heads.regions.bias[place] = -NEVER if any(changed) else NEVER
@@ -174,7 +172,7 @@ def _fit_kinds_and_strengths(heads: Heads, faces: Sequence[Described], even: np.
 
 def _take_back(head: nn.Linear, middle: np.ndarray, spread: np.ndarray, *, fixed: bool) -> None:
     """Turn weights for standardised features into weights for plain ones, but for the whole picture's if `fixed`."""
-    rows = _PARTS if fixed else list(range(len(head.weight)))
+    rows = slice(len(PARTS) if fixed else None)
     head.weight[rows] /= torch.from_numpy(spread).float()
     head.bias[rows] -= head.weight[rows] @ torch.from_numpy(middle).float()
 
@@ -229,6 +227,6 @@ def _f1(named: AbstractSet[Region], changed: AbstractSet[Region]) -> float:
 
 
 def _blind_f1(truths: Sequence[AbstractSet[Region]]) -> float:
-    parts = [REGIONS[place] for place in _PARTS]
-    answers = (set(some) for count in (1, 2, 3) for some in itertools.combinations(parts, count))
+    counts = range(1, MOST_ARTIFACTS + 1)
+    answers = (set(some) for count in counts for some in itertools.combinations(PARTS, count))
     return max(float(np.mean([_f1(answer, truth) for truth in truths])) for answer in answers)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moderation.analysis import TECHNIQUE_WORDS, FaceAnalysis, Label, Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun, strength_band, touch_of, worded
 from moderation.dfa.gpt.prompts import PromptSet
 
@@ -65,10 +65,6 @@ class Known:
     def regional(self) -> bool:
         """True for a deepfake with artifacts in single regions."""
         return bool(self.deepfake) and bool(self.artifacts) and not self.whole
-
-
-#: Most artifacts of one answer. People read no more.
-MOST_ARTIFACTS = 3
 
 
 def artifacts(facts: Sequence[Touch], prompts: PromptSet) -> list[tuple[str, str]]:

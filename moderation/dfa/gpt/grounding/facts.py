@@ -38,3 +38,9 @@ class Touch:
     kind: Kind
     #: In [0, 1]: the mean change of its pixels. 1 is `FULL_CHANGE` grey levels or more.
     strength: float
+
+
+#: What a wholly generated picture shows.
+GENERATED = Touch(Region.UNMAPPED, Kind.PATTERN, 0.5)
+#: Most artifacts of one face that are named. People read no more.
+MOST_ARTIFACTS = 3

@@ -107,7 +107,7 @@ def understood(text: str, scores: Mapping[str, float]) -> Question:
         region: noun for region, noun in regions_asked(text).items() if region is not Region.FACE_BOUNDARY
     }
     regions = list(nouns)
-    techniques = [technique for technique in Technique if technique in techniques_asked(text)]
+    techniques = list(techniques_asked(text))
     named = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
     if regions:  # "The colour of the cheeks" is about the cheeks
         named = {_REGIONAL, _TWO}
@@ -171,11 +171,7 @@ def _spelt(text: str) -> str:
 
     def corrected(match: re.Match[str]) -> str:
         word = match[0].lower()
-        return (
-            word
-            if word in _LONG
-            else next(iter(difflib.get_close_matches(word, _LONG, n=1, cutoff=0.86)), word)
-        )
+        return next(iter(difflib.get_close_matches(word, _LONG, n=1, cutoff=0.86)), word)
 
     return re.sub(r"[A-Za-z]{5,}", corrected, text)
 
