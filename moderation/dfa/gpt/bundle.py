@@ -29,6 +29,7 @@ from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
 from moderation.dfa.gpt.grounding.intent import IntentHead, load_intents
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
+from moderation.dfa.gpt.projector import pool_patches
 from moderation.dfa.gpt.script import Codec, Script, write_script
 from moderation.dfa.gpt.tower import Tower, fold_batch_norms
 from moderation.errors import BundleMismatch
@@ -55,6 +56,8 @@ class ImageSpec:
     size: int
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    #: Side of the squares of patches that become one visual token: see `projector.py`.
+    pool: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class BundleSpec:
         parts = {
             "base": [self.base, self.revision] if self.packaged is None else [PACKAGED, self.packaged],
             "adapter": self.adapter,
-            "image": [self.image.size, *self.image.mean, *self.image.std],
+            "image": [self.image.size, *self.image.mean, *self.image.std, *([self.image.pool] * (self.image.pool > 1))],
             "prompts": self.prompts,
             "order": list(self.order),
             "calibration": self.calibration,
@@ -190,6 +193,7 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
             int(data["image"]["size"]),
             mean,
             std,
+            pool=_at_least_one(data["image"].get("pool", 1)),
         ),
         base=hub and hub["base"],
         revision=hub and hub["revision"],
@@ -202,6 +206,12 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
         intents=data.get("intents", {}).get("file"),
         digests=dict(data["digests"]),
     )
+
+
+def _at_least_one(value: object) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"image.pool {value!r} is not a whole number from 1")
+    return value
 
 
 def packaged_base(digest: str | None = None) -> BundleSpec:
@@ -258,6 +268,8 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
     if spec.packaged is not None:
         check_base(base_folder(spec), spec.packaged)
     model = _load_base(spec, dtype)
+    if spec.image.pool > 1:
+        pool_patches(model, spec.image.pool)
     if spec.adapter is not None:
         model = _merge_adapter(model, spec)
     if isinstance(model.model.vision_tower, Tower):
@@ -576,6 +588,7 @@ def _toml(spec: BundleSpec) -> str:
         *([f"\n[adapter]\nfolder = {quoted(spec.adapter)}"] if spec.adapter else []),
         f"\n[prompts]\nversion = {spec.prompts}\norder = {quoted([name.value for name in spec.order])}",
         f"\n[image]\nsize = {spec.image.size}\nmean = {list(spec.image.mean)}\nstd = {list(spec.image.std)}",
+        *([f"pool = {spec.image.pool}"] if spec.image.pool > 1 else []),
         *([f"\n[calibration]\nfile = {quoted(spec.calibration)}"] if spec.calibration else []),
         *([f"\n[heads]\nfile = {quoted(spec.heads)}"] if spec.heads else []),
         *([f"\n[intents]\nfile = {quoted(spec.intents)}"] if spec.intents else []),
