@@ -29,7 +29,7 @@ from moderation.dfa.gpt.bundle import BundleSpec, read_bundle, write_card
 from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
 from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
-from moderation.dfa.gpt.engine.engine import Answers, Look, Route
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Look, Plan, Route
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import worded
 from moderation.dfa.gpt.heads import Heads
@@ -152,7 +152,12 @@ def test_what_the_tower_sees_stays_with_the_face_whatever_is_said_of_it(
     detector: Detector, margin: float
 ) -> None:
     look = Look(
-        opinion=0.1, foreign=np.zeros((2, 2), np.float32), strangeness=None, view=(0.5, -1.0), technique=EVEN
+        opinion=0.1,
+        local=0.0,
+        foreign=np.zeros((2, 2), np.float32),
+        strangeness=None,
+        view=(0.5, -1.0),
+        technique=EVEN,
     )
     for reply in (None, "1. **Mouth**: It is smeared."):
         face = with_policy(detector).judge(FACE, said(detector, reply, margin=margin, seen=look))
@@ -282,7 +287,12 @@ def test_a_face_stranger_than_the_calibration_reaches_is_undetermined(
     calibrated: Detector, strangeness: float | None, abstain: Abstain | None
 ) -> None:
     seen = Look(
-        opinion=3.0, foreign=np.zeros((14, 14), np.float32), strangeness=strangeness, view=(), technique=EVEN
+        opinion=3.0,
+        local=0.0,
+        foreign=np.zeros((14, 14), np.float32),
+        strangeness=strangeness,
+        view=(),
+        technique=EVEN,
     )
 
     verdict = calibrated.judge(FACE, said(calibrated, None, margin=3.0, seen=seen)).verdict
@@ -413,7 +423,12 @@ def test_only_the_newest_turns_are_shown(detector: Detector) -> None:
 def test_where_the_tower_has_a_technique_head_it_decides_which(detector: Detector) -> None:
     shares = {Technique.FS: 0.2, Technique.FR: 0.1, Technique.FE: 0.6, Technique.EFS: 0.1}
     look = Look(
-        opinion=3.0, foreign=np.zeros((2, 2), np.float32), strangeness=None, view=(), technique=shares
+        opinion=3.0,
+        local=0.0,
+        foreign=np.zeros((2, 2), np.float32),
+        strangeness=None,
+        view=(),
+        technique=shares,
     )
 
     blind, seeing = (
@@ -424,6 +439,32 @@ def test_where_the_tower_has_a_technique_head_it_decides_which(detector: Detecto
     assert blind.verdict.technique is Technique.EFS
     assert seeing.verdict.technique is Technique.FE
     assert seeing.verdict.technique_scores == shares
+
+
+def test_the_margin_is_the_language_models_and_what_the_foreign_patches_add(tmp_path: Path) -> None:
+    bundle = loaded(read_bundle(random_bundle(tmp_path, "small-tiny").folder))
+    torch.manual_seed(2)
+    heads = Heads(2, 32)
+    torch.nn.init.normal_(heads.local.weight)
+    crops = [a_crop(224, seed) for seed in range(3)]
+
+    def asked(heads: Heads) -> list[Answers]:
+        engine = Engine(
+            bundle.model,
+            bundle.script,
+            bundle.spec.image,
+            route=lambda _margin, _mass: Route.LEAVE,
+            plan=Plan(),
+            heads=heads.eval(),
+        )
+        answers = engine.answer([crop.pixels for crop in crops])
+        engine.close()
+        return answers
+
+    for spoken, both in zip(asked(Heads(2, 32)), asked(heads), strict=True):
+        assert both.seen is not None
+        assert abs(both.seen.local) > 1e-3
+        assert both.margin == pytest.approx(spoken.margin + both.seen.local, abs=1e-4)
 
 
 def test_the_rationale_follows_the_technique_head(tmp_path: Path) -> None:
@@ -471,7 +512,7 @@ def test_warming_leaves_nothing_behind(detector: Detector) -> None:
 def seen_by_heads(*touches: Touch) -> Look:
     """What a tower sees whose heads find these touches."""
     dark = np.zeros((14, 14), np.float32)
-    return Look(0.0, dark, strangeness=None, view=(), technique=EVEN, findings=touches)
+    return Look(0.0, 0.0, dark, strangeness=None, view=(), technique=EVEN, findings=touches)
 
 
 def test_findings_of_the_heads_are_worded_as_artifacts(detector: Detector) -> None:

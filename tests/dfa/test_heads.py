@@ -46,7 +46,9 @@ def wrong(regions: dict[Region, float], *, kind: Kind = Kind.SOFTER, strength: f
     sure = torch.tensor([[regions.get(region, 0.001) for region in REGIONS]])
     kinds = torch.zeros(1, len(REGIONS), len(Kind))
     kinds[..., list(Kind).index(kind)] = 1
-    return Wrong(torch.zeros(1, 4), sure.logit(), kinds, torch.full((1, len(REGIONS)), strength))
+    return Wrong(
+        torch.zeros(1, 4), torch.zeros(1, 4), sure.logit(), kinds, torch.full((1, len(REGIONS)), strength)
+    )
 
 
 def found(regions: dict[Region, float], technique: Technique = Technique.FS) -> list[Region]:

@@ -40,7 +40,9 @@ def test_a_pooled_token_is_the_projection_of_its_patches_mean(name: str, tmp_pat
         projector = load_bundle(whole, device=CPU, dtype=torch.float32).model.model.multi_modal_projector
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
         layers = model.config.vision_feature_layer
-        read = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        read = torch.cat(
+            [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1
+        )
         corner = read[:, 1:].unflatten(1, (-1, round((read.shape[1] - 1) ** 0.5)))[:, :2, :2].mean(dim=(1, 2))
         wanted, alone = projector(corner), projector(read[:, 0])
 

@@ -1,5 +1,6 @@
 """What is fitted to the end on a tower that stands still."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from moderation.analysis import Technique
 from moderation.dfa.bench.estimates import auc
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
-from moderation.dfa.train.probe import Stored, by_quality, fit_probes, held_out, stored_features
+from moderation.dfa.train.probe import Stored, by_quality, evened, fit_probes, held_out, stored_features
 from moderation.dfa.train.sight import Sight
 from tests.dfa.drawn_faces import a_pool, write_pool
 
@@ -27,12 +28,13 @@ def faces(count: int, *, seed: int, techniques: int = 4) -> tuple[torch.Tensor, 
     states = torch.randn(count, 3, 2, WIDE // 2, generator=generator)
     pushed = 3.0 * directions[0] * label[:, None] + 4.0 * directions[1 + technique] * label[:, None]
     states[:, 0] += pushed.view(count, 2, WIDE // 2)
-    features = F.normalize(F.layer_norm(states[:, 0], (WIDE // 2,)).flatten(1), dim=-1)
+    even = F.layer_norm(states, (WIDE // 2,)).flatten(2)
+    features, foreign = F.normalize(even[:, 0], dim=-1), even[:, 1:].mean(dim=1)
     known = torch.where(label == 1, technique, -1)
     source = np.array(["one", "two", "three"])[np.arange(count) // 2 % 3]
     quality = np.abs(np.random.default_rng(seed).normal(size=(count, 4)))
     return states, Stored(
-        features.numpy(), label.numpy().astype(bool), known.numpy(), source, source, quality
+        features.numpy(), foreign.numpy(), label.numpy().astype(bool), known.numpy(), source, source, quality
     )
 
 
@@ -50,6 +52,36 @@ def test_the_heads_answer_as_the_probes_that_were_fitted(techniques: int) -> Non
     named = said.technique.argmax(dim=-1).numpy()
     assert (named == unseen.technique)[forged].mean() > 0.85
     assert said.technique.shape[1] == len(Technique)
+
+
+def test_what_only_the_foreign_patches_show_is_read_from_them() -> None:
+    heads = Heads(2, WIDE // 2)
+    states, stored = faces(600, seed=1)
+    label = torch.from_numpy(stored.deepfake)
+    states[:, 0] = torch.randn(600, 2, WIDE // 2, generator=torch.Generator().manual_seed(3))
+    states[label, 1:, 0, :8] += 2.0
+    even = F.layer_norm(states, (WIDE // 2,)).flatten(2)
+    features, foreign = F.normalize(even[:, 0], dim=-1), even[:, 1:].mean(dim=1)
+    fit_probes(heads, replace(stored, features=features.numpy(), foreign=foreign.numpy()))
+
+    with torch.inference_mode():
+        said = heads(states)
+
+    assert auc((said.verdict + said.local).numpy(), stored.deepfake) > 0.95
+    assert auc(said.local.numpy(), stored.deepfake) > 0.95 > auc(said.verdict.numpy(), stored.deepfake)
+
+
+def test_every_origin_weighs_the_same_and_so_do_both_labels() -> None:
+    _, stored = faces(90, seed=1)
+    stored.origin[:] = np.where(np.arange(90) < 60, "many", "few")
+
+    weights = evened(stored)
+
+    for forged in (False, True):
+        sums = [
+            weights[(stored.origin == name) & (stored.deepfake == forged)].sum() for name in ("many", "few")
+        ]
+        assert sums == pytest.approx([22.5, 22.5])
 
 
 def test_sources_are_left_out_by_the_folder_they_come_from() -> None:

@@ -289,7 +289,7 @@ def normalisation_table(
     told: Sequence[Told], grey: Mapping[Technique, float], lengths: Mapping[Technique, int]
 ) -> Table:
     """DF-C of all forged faces, for every way to normalise answers of different lengths."""
-    known = [t for t in told if t.item.technique is not None]
+    known = [t for t in told if t.item.technique is not None and t.sums]
     rows: list[Sequence[Cell]] = []
     for how in Normalisation:
         said = [str(technique_shares(t.sums, lengths, how=how, prior=grey).technique) for t in known]
@@ -298,8 +298,8 @@ def normalisation_table(
     return Table(
         name="normalisations",
         title="DF-C by normalisation, verdict given",
-        note="Every forged face of a known technique is asked, whatever the model's own verdict. `mean` is served, "
-        "except by a bundle with heads: there the technique head decides.",
+        note="Every forged face of a known technique is asked, whatever the model's own verdict. `mean` is served. "
+        "A bundle whose heads answer DF-C is not asked.",
         columns=("normalisation", "n", "macro-F1", *(f"said {name}" for name in TECHNIQUES)),
         rows=rows,
     )

@@ -28,8 +28,8 @@ from moderation.dfa.gpt.base import BASE_DIGEST, BUNDLE_FILE, PACKAGED, SHIPPED,
 from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
 from moderation.dfa.gpt.grounding.intent import IntentHead, load_intents
 from moderation.dfa.gpt.heads import Heads
-from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
 from moderation.dfa.gpt.projector import pool_patches
+from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
 from moderation.dfa.gpt.script import Codec, Script, write_script
 from moderation.dfa.gpt.tower import Tower, fold_batch_norms
 from moderation.errors import BundleMismatch
@@ -101,7 +101,12 @@ class BundleSpec:
         parts = {
             "base": [self.base, self.revision] if self.packaged is None else [PACKAGED, self.packaged],
             "adapter": self.adapter,
-            "image": [self.image.size, *self.image.mean, *self.image.std, *([self.image.pool] * (self.image.pool > 1))],
+            "image": [
+                self.image.size,
+                *self.image.mean,
+                *self.image.std,
+                *([self.image.pool] * (self.image.pool > 1)),
+            ],
             "prompts": self.prompts,
             "order": list(self.order),
             "calibration": self.calibration,

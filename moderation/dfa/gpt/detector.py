@@ -47,7 +47,7 @@ from moderation.errors import BonafideError, BundleMismatch
 K = TypeVar("K")
 
 #: Raise this with every code change that can alter the analysis of the same bundle and picture.
-PIPELINE_VERSION = 5
+PIPELINE_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,8 @@ class Detector:
         elif low < score < high:
             abstain = Abstain.NEAR_THRESHOLD
         label = Label.DEEPFAKE if score >= high else Label.BONA_FIDE
-        shares = None if answers.options is None else self.shares(answers.options, answers.seen)
+        named = self.policy.technique and answers.names_technique
+        shares = self.shares(answers.options or {}, answers.seen) if named else None
         return Verdict(
             label=label if abstain is None else Label.UNDETERMINED,
             score=score,

@@ -40,6 +40,7 @@ class Wrong:
     """What is wrong with B faces, if they are deepfakes: logits, and strengths."""
 
     grid: Tensor  # (B, P): how foreign each patch looks
+    foreign: Tensor  # (B, L·D): the patches that look foreign, as `looked_at` sums them up
     regions: Tensor  # (B, R): whether a region was changed
     kinds: Tensor  # (B, R, K): how, if it was
     strengths: Tensor  # (B, R), in [0, 1]: how strongly, if it was
@@ -49,7 +50,8 @@ class Wrong:
 class Seen(Wrong):
     """The heads' outputs for B pictures: logits, and the features."""
 
-    verdict: Tensor  # (B,)
+    verdict: Tensor  # (B,): from the class token. The language model's margin is taught it
+    local: Tensor  # (B,): what the patches that look foreign add to it
     technique: Tensor  # (B, T)
     features: Tensor  # (B, L·D), of unit length
     #: (B,): distance from the training faces, in their standard deviations. None when it was not measured.
@@ -65,6 +67,7 @@ class Heads(nn.Module):
         #: Weights for features that are standardised by `middle` and `spread`.
         self.verdict = nn.Parameter(torch.zeros(wide))
         self.verdict_bias = nn.Parameter(torch.zeros(()))
+        self.local = nn.Linear(wide, 1)
         self.technique = nn.Linear(wide, len(Technique))
         self.grid = nn.Linear(wide, 1)
         self.regions = nn.Linear(wide, len(REGIONS))
@@ -80,7 +83,7 @@ class Heads(nn.Module):
         self.register_buffer("spread", torch.full((wide,), wide**-0.5))
         self.register_buffer("axes", torch.zeros(AXES, wide))
         self.register_buffer("spreads", torch.zeros(AXES + 1))
-        for head in (self.technique, self.grid, self.regions, self.kinds, self.strength):
+        for head in (self.local, self.technique, self.grid, self.regions, self.kinds, self.strength):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
@@ -90,10 +93,12 @@ class Heads(nn.Module):
         features = F.normalize(even[:, 0], dim=-1)
         patches = even[:, 1:]
         technique = self.technique(features * features.shape[-1] ** 0.5)
+        wrong = self.wrong(patches, technique.argmax(dim=-1))
         return Seen(
             verdict=((features - self.middle) / self.spread) @ self.verdict + self.verdict_bias,
+            local=self.local(wrong.foreign)[..., 0],
             technique=technique,
-            **vars(self.wrong(patches, technique.argmax(dim=-1))),
+            **vars(wrong),
             features=features,
             strangeness=self._strangeness(features),
         )
@@ -104,6 +109,7 @@ class Heads(nn.Module):
         foreign = looked_at(patches, grid)
         return Wrong(
             grid=grid,
+            foreign=foreign,
             regions=self.regions(foreign),
             kinds=(self.kinds(foreign) + self.technique_kinds[technique])[:, None] + self.region_kinds,
             strengths=(self.strength(foreign) + self.region_strengths).clamp(0, 1),
@@ -111,9 +117,9 @@ class Heads(nn.Module):
 
     @property
     def fitted_later(self) -> list[nn.Parameter]:
-        """What `train/findings.py` alone fits: the training of the tower has no loss for it."""
+        """What is fitted on the finished tower alone (`train/findings.py`, `train/probe.py`)."""
         bare = [self.technique_kinds, self.region_kinds, self.region_strengths]
-        return [*self.kinds.parameters(), *self.strength.parameters(), *bare]
+        return [*self.kinds.parameters(), *self.strength.parameters(), *self.local.parameters(), *bare]
 
     @property
     def finds(self) -> bool:

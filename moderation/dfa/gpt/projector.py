@@ -36,7 +36,7 @@ def mean_of_squares(patches: Tensor, side: int) -> Tensor:
 
 
 def pool_patches(model: LlavaForConditionalGeneration, side: int) -> None:
-    """Let this model's projector pool squares of `side` by `side` patches. Raise BundleMismatch when they do not fit."""
+    """Let the projector pool squares of `side` by `side` patches. Raise BundleMismatch when they do not fit."""
     config: Any = model.config
     single = int(config.vision_feature_select_strategy == "full")
     across = math.isqrt(config.image_seq_length - single)

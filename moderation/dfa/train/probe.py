@@ -2,7 +2,9 @@
 
 Heads that learn while the tower moves lag behind it. Fitted anew, to convergence and with a strong ridge, they carry
 over to other generators clearly better, and cost one pass over the faces (last-layer retraining, Kirichenko et al.,
-ICLR 2023; linear probes on CLIP for unseen generators, Ojha et al., CVPR 2023).
+ICLR 2023; linear probes on CLIP for unseen generators, Ojha et al., CVPR 2023). The verdict reads the class token and
+the patches that look foreign. Every origin weighs the same: a verdict that follows the largest sources carries over
+less.
 
 N faces, L layers, D tower width.
 """
@@ -26,9 +28,9 @@ from moderation.dfa.train.sight import Sight, as_pixels
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-#: Inverse strength of the ridge for one face, in features of unit spread. Sources left out chose it among a tenth of
-#: it, itself, and ten times it.
-RIDGE = 4.0
+#: Inverse strength of the ridge for one face, in features of unit spread. Sources left out chose it among a third of
+#: it, itself, and three times it.
+RIDGE = 12.0
 #: Stands in for pixels that are no longer needed.
 NOTHING = np.zeros((0, 0, 3), np.uint8)
 
@@ -37,7 +39,8 @@ NOTHING = np.zeros((0, 0, 3), np.uint8)
 class Stored:
     """Faces of a pool, with their features by one tower."""
 
-    features: np.ndarray  # (N, L·D), on the sphere
+    features: np.ndarray  # (N, L·D): of the class token, on the sphere
+    foreign: np.ndarray  # (N, L·D): of the patches that look foreign (`heads.looked_at`)
     deepfake: np.ndarray  # (N,) bool
     technique: np.ndarray  # (N,) of int64: place in Technique; −1 when bona fide or not known
     source: np.ndarray  # (N,) of str: the folder of the pool that the face comes from
@@ -84,18 +87,21 @@ def stored_features(
     drawn = Faces(pool, twos, without=without, seed=seed)
     loader = DataLoader(drawn, batch_size=batch, num_workers=loaders, collate_fn=_side_by_side)
     numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
-    features: list[np.ndarray] = []
+    features, foreign = list[np.ndarray](), list[np.ndarray]()
     known: list[Example] = []
     quality: list[tuple[float, ...]] = []
     with torch.inference_mode():
         for examples in loader:
             pictures = [each.pixels for each in examples]
-            features.append(sight(as_pixels(pictures).to(numbers)).features.numpy())
+            seen = sight(as_pixels(pictures).to(numbers))
+            features.append(seen.features.numpy())
+            foreign.append(seen.foreign.float().numpy())
             quality += [measures(picture) for picture in pictures]
             known += [replace(each, pixels=NOTHING, mask=None) for each in examples]
     places = {technique: place for place, technique in enumerate(Technique)}
     return Stored(
         features=np.concatenate(features),
+        foreign=np.concatenate(foreign),
         deepfake=np.array([each.deepfake for each in known]),
         technique=np.array([places[each.technique] if each.technique else -1 for each in known]),
         source=np.array([each.group.split("/")[0] for each in known]),
@@ -115,16 +121,35 @@ def held_out(stored: Stored, kind: np.ndarray | None = None) -> np.ndarray:
     """
     kind = stored.source if kind is None else kind
     logits = np.full(len(stored.deepfake), np.nan)
+    read, weights = _read(stored), evened(stored)
     for name in np.unique(kind):
         own = kind == name
         if name and own.sum() >= FEWEST:
-            logits[own] = _judged(stored.features[~own], stored.deepfake[~own], stored.features[own])
+            logits[own] = _judged(read[~own], stored.deepfake[~own], read[own], weights[~own])
     return logits
 
 
-def _judged(features: np.ndarray, deepfake: np.ndarray, others: np.ndarray) -> np.ndarray:
+def evened(stored: Stored) -> np.ndarray:
+    """(N,), with a mean of 1: weights by which all origins of a label weigh the same, and both labels too."""
+    kinds = np.char.add(stored.origin, np.where(stored.deepfake, "+", "-"))
+    _, place, count = np.unique(kinds, return_inverse=True, return_counts=True)
+    weights = 1 / count[place]
+    for label in (False, True):
+        weights[stored.deepfake == label] /= max(weights[stored.deepfake == label].sum(), 1e-9)
+    return weights / weights.mean()
+
+
+def _read(stored: Stored) -> np.ndarray:
+    """(N, 2·L·D): what the verdict is fitted on."""
+    return np.concatenate([stored.features, stored.foreign], axis=1)
+
+
+def _judged(
+    features: np.ndarray, deepfake: np.ndarray, others: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     middle, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
-    return _verdict((features - middle) / spread, deepfake).decision_function((others - middle) / spread)
+    verdict = _verdict((features - middle) / spread, deepfake, weights)
+    return verdict.decision_function((others - middle) / spread)
 
 
 def by_quality(stored: Stored, *, folds: int = 5) -> np.ndarray:
@@ -138,17 +163,18 @@ def by_quality(stored: Stored, *, folds: int = 5) -> np.ndarray:
     known = np.concatenate([even, even[:, across] * even[:, down]], axis=1)
     # The faces of a two are adjacent, and go into one fold.
     fold = np.arange(len(known)) // 2 % folds
-    logits = np.empty(len(known))
+    logits, weights = np.empty(len(known)), evened(stored)
     for number in range(folds):
         own = fold == number
-        logits[own] = _judged(known[~own], stored.deepfake[~own], known[own])
+        logits[own] = _judged(known[~own], stored.deepfake[~own], known[own], weights[~own])
     return logits
 
 
-def _verdict(even: np.ndarray, deepfake: np.ndarray) -> "LogisticRegression":
+def _verdict(even: np.ndarray, deepfake: np.ndarray, weights: np.ndarray) -> "LogisticRegression":
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=RIDGE / len(even), max_iter=500).fit(even, deepfake)
+    fitted = LogisticRegression(C=RIDGE / len(even), max_iter=500)
+    return fitted.fit(even, deepfake, sample_weight=weights)
 
 
 def per_class(fitted: "LogisticRegression") -> tuple[np.ndarray, np.ndarray]:
@@ -162,14 +188,19 @@ def per_class(fitted: "LogisticRegression") -> tuple[np.ndarray, np.ndarray]:
 def fit_probes(heads: Heads, stored: Stored) -> None:
     """Fit the verdict and the technique of these heads to convergence. Their other parts stay as they are.
 
-    Features are standardised first, and the heads remember where these faces lie (`Heads.know`).
+    Features are standardised first, and the heads remember where these faces lie (`Heads.know`). The patches that look
+    foreign are those of the heads' map, so that is fitted before (`findings.py`).
     """
     from sklearn.linear_model import LogisticRegression
 
     heads.know(torch.from_numpy(stored.features).float())
     middle, spread = (each.numpy() for each in (heads.middle, heads.spread))
     even = (stored.features - middle) / spread
-    verdict = _verdict(even, stored.deepfake)
+    centre, width = stored.foreign.mean(axis=0), stored.foreign.std(axis=0) + 1e-6
+    foreign = (stored.foreign - centre) / width
+    verdict = _verdict(np.concatenate([even, foreign], axis=1), stored.deepfake, evened(stored))
+    whole, local = np.split(np.asarray(verdict.coef_)[0], [even.shape[1]])
+    local = local / width
     known = stored.technique >= 0
     technique = LogisticRegression(C=RIDGE / known.sum(), max_iter=500).fit(
         even[known], stored.technique[known]
@@ -179,7 +210,9 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
     weights = torch.from_numpy(directions / spread).float()
     offsets = torch.from_numpy(offset - (directions / spread) @ middle).float()
     with torch.no_grad():
-        heads.verdict.copy_(torch.from_numpy(np.asarray(verdict.coef_)[0]))
+        heads.verdict.copy_(torch.from_numpy(whole))
+        heads.local.weight[0] = torch.from_numpy(local)
+        heads.local.bias.fill_(float(-(local @ centre)))
         heads.verdict_bias.fill_(float(np.asarray(verdict.intercept_)[0]))
         # The head takes features times the root of their number, so that its weights are of ordinary size.
         heads.technique.weight[present] = weights / weights.shape[1] ** 0.5

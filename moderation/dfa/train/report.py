@@ -101,12 +101,11 @@ def _route(deepfake: bool) -> Route:  # noqa: FBT001  there is nothing else to s
 
 
 def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
-    options = answers.options
     technique = None
-    if options is not None:
+    if answers.names_technique:
         lengths = {name: len(tokens) for name, tokens in bundle.script.options.items()}
         head = answers.seen and answers.seen.technique
-        technique = technique_shares(options, lengths, head=head).technique
+        technique = technique_shares(answers.options or {}, lengths, head=head).technique
     regions = None
     text = reply_of(answers, bundle)
     if text is not None:

@@ -33,6 +33,7 @@ from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.detector import Policy, precision, zone_of
 from moderation.dfa.gpt.grounding.intent import save_intents
 from moderation.dfa.gpt.heads import REGIONS, Heads
+from moderation.dfa.gpt.projector import mean_of_squares
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.script import Tokens
 from moderation.dfa.instruct.builder import build
@@ -62,6 +63,8 @@ from moderation.dfa.train.sources_out import (
 
 #: Left out first: sources of every technique that the pool has real forgeries of, and a source of bona fide faces.
 STRANGERS = ("openforensics_crops", "stargan_celeba", "sfhq_t2i_470", "ifg_gan_faces", "gsa18f_team")
+#: Side of the squares of patches that its language model reads as one visual token.
+POOL = 2
 CALIBRATION_FILE, HEADS_FILE, INTENTS_FILE = "calibration.json", "heads.safetensors", "intents.safetensors"
 
 
@@ -113,8 +116,8 @@ def train_small(
     say("Fitting what reads the tower …")
     seen = stored_features(stranger, pool_folder, plan.faces // 2, without=plan.without.without)
     platt = judge_strangers(stranger, seen, pool, work, plan, today=now.date())
-    fit_probes(sight.heads, stored_features(sight, pool_folder, plan.faces // 2))
     found = find_wrong(sight, instruct)
+    fit_probes(sight.heads, stored_features(sight, pool_folder, plan.faces // 2))
     say("Teaching the model to speak …")
     bundle = sighted(base_bundle(), sight, pool)
     train_lora(bundle, instruct / "conversations.json", work / "speech", plan.lora)
@@ -128,9 +131,15 @@ def train_small(
     return spec, result
 
 
-def base_bundle() -> Bundle:
-    """The packaged base, ready to be trained, in the precision that this processor is fastest in."""
+def base_spec() -> BundleSpec:
+    """The packaged base, with its patches pooled."""
     spec = packaged_base()
+    return replace(spec, image=replace(spec.image, pool=POOL))
+
+
+def base_bundle() -> Bundle:
+    """The base, ready to be trained, in the precision that this processor is fastest in."""
+    spec = base_spec()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return load_bundle(spec, device=device, dtype=precision(spec, device))
 
@@ -208,7 +217,7 @@ LOUD = 0.8
 #: Spread of an opinion about a region over faces, and its ridge, relative to the mean square of class tokens.
 REGIONAL, RIDGE = 1.5, 0.05
 #: Faces whose patches the projector's other rows are fitted on. Opinions are fitted on all.
-LOOKED_AT = 48
+LOOKED_AT = 96
 
 
 def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) -> None:
@@ -221,7 +230,7 @@ def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) ->
     The first layer reads raw hidden states, and the heads read normalised ones. Each layer's mean spread stands in for
     its norm.
     """
-    states = tower_states(bundle, pictures[:LOOKED_AT])  # (N, 1+P, L, D)
+    states = _as_read(tower_states(bundle, pictures[:LOOKED_AT]), bundle.spec.image.pool)  # (N, 1+P, L, D)
     spread, middle = states.std(dim=-1).mean(dim=(0, 1)), states.mean(dim=(0, 1))  # (L,), (L, D)
     width = states.shape[-1]
     even = ((states - middle) / spread[:, None]).flatten(2)  # (N, 1+P, L·D)
@@ -254,6 +263,12 @@ def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) ->
         second[:, : len(opinions)] = words.T
         second[:, len(opinions)] = -words.sum(dim=0)
         projector.linear_2.bias.zero_()
+
+
+def _as_read(states: Tensor, pool: int) -> Tensor:
+    """The states (N, 1+P, L, D) that the projector reads: the class token, and the mean of each square of patches."""
+    patches = mean_of_squares(states[:, 1:].flatten(2), pool).unflatten(2, states.shape[2:])
+    return torch.cat([states[:, :1], patches], dim=1)
 
 
 def _class_tokens(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -356,7 +371,7 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
         training_data="see MODEL_CARD.md",
     )
     spec = replace(
-        packaged_base(),
+        base_spec(),
         card=card,
         folder=out,
         adapter="adapter",

@@ -68,7 +68,7 @@ def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16
             part = rows[start : start + batch]
             crops = [as_served(pool.crops[row.row]) for row in part]
             seen = sight(as_pixels(crops).to(bf16))
-            logits += seen.verdict.float().tolist()
+            logits += (seen.verdict + seen.local).tolist()
             strangeness += [np.nan] * len(part) if seen.strangeness is None else seen.strangeness.tolist()
             for row, crop in zip(part, crops, strict=True):
                 shortcuts["sharpness"].append(detail(crop))

@@ -6,7 +6,7 @@ A face goes through one conversation and is never read twice:
     "Yes." [DF-C]              → the four answers scored in one forward, as branches of a tree
     its answer [AD]            → the rationale, decoded greedily; the last token frees the slot for the next face
 
-Where the tower's heads find what is wrong (`heads.findings`), they answer AD, and nothing is decoded.
+Where the tower's heads find what is wrong (`heads.findings`), they answer DF-C and AD, and nothing is decoded.
 
 After the first line `Route` decides whether a face goes on. Prompts are templates, so all rows of one forward have
 stored equally many tokens and get equally many: there is no padding and no mask for it.
@@ -61,12 +61,12 @@ class Route(enum.Enum):
 class Answers:
     """The model's answers about one face, before a verdict is made of them."""
 
-    #: logit(Yes) − logit(No) at the answer's position.
+    #: logit(Yes) − logit(No) at the answer's position, plus what the heads add to it (`Look.local`).
     margin: float
     #: P(Yes) + P(No) there, in [0, 1].
     mass: float
     route: Route
-    #: Sum of log-probabilities of each DF-C answer. None when not asked.
+    #: Sum of log-probabilities of each DF-C answer. None when not asked, as where the heads answer.
     options: Mapping[Technique, float] | None
     #: Tokens of the rationale without the end token. None when not asked.
     rationale: Tokens | None
@@ -75,13 +75,20 @@ class Answers:
     #: The heads' outputs. None for a bundle without heads.
     seen: "Look | None" = None
 
+    @property
+    def names_technique(self) -> bool:
+        """Whether DF-C was answered, by the language model or by the heads."""
+        return self.route is Route.DEEPFAKE and (self.options is not None or self.seen is not None)
+
 
 @dataclass(frozen=True, eq=False)
 class Look:
     """What the tower sees in one face, independent of the language model's answers."""
 
-    #: The verdict head's logit. The margin was trained towards it.
+    #: The heads' verdict, a logit. The margin was trained towards it.
     opinion: float
+    #: The part of it that the patches that look foreign add. The language model does not read them.
+    local: float
     #: (G, G) float32 in [0, 1], rows from the top of the crop: how foreign the pixels of each place look.
     foreign: np.ndarray
     #: Distance from the training faces, in their standard deviations. None when the heads do not measure it.
@@ -91,7 +98,7 @@ class Look:
     view: tuple[float, ...]
     #: The technique head's shares, which sum to 1. They decide DF-C.
     technique: Mapping[Technique, float]
-    #: What is wrong, if the face is a deepfake. None when the heads were not fitted for it: then AD is asked.
+    #: What is wrong, if the face is a deepfake. None when the heads were not fitted for it: then DF-C and AD are asked.
     findings: tuple[Touch, ...] | None = None
 
 
@@ -403,11 +410,12 @@ class Engine:
             face.slot = self.kv.take()
             face.stored = len(self.script.system)
         self._detect(group)
-        deepfakes = [face for face in group if face.route is Route.DEEPFAKE]
+        asked = [face for face in group if _is_asked_more(face)]
+        deepfakes = [face for face in asked if face.route is Route.DEEPFAKE]
         if self.plan.technique and deepfakes:
             self._classify(deepfakes)
         if self.plan.rationale:
-            self._begin_rationales([face for face in group if _is_asked_for_artifacts(face)])
+            self._begin_rationales(asked)
 
     def _detect(self, group: Sequence[_Face[K]]) -> None:
         patches = self._see([face.pixels for face in group])  # (B, P, D)
@@ -419,7 +427,8 @@ class Engine:
         log_p = self._logits(hidden)[:, -1].log_softmax(-1)  # (B, V)
         masses = log_p[:, [self.script.yes, self.script.no]].exp().sum(dim=1).tolist()
         for face, margin, mass in zip(group, self._margins(hidden), masses, strict=True):
-            face.margin, face.mass = margin, mass
+            face.margin = margin if face.seen is None else margin + face.seen.local
+            face.mass = mass
             goes_on = np.isfinite(face.margin) and not face.verdict_only
             face.route = self.route(face.margin, face.mass) if goes_on else Route.LEAVE
 
@@ -659,7 +668,7 @@ class Engine:
             return None
 
 
-def _is_asked_for_artifacts(face: _Face[Any]) -> bool:
+def _is_asked_more(face: _Face[Any]) -> bool:
     found = face.seen is not None and face.seen.findings is not None
     return face.route is not Route.LEAVE and not found
 
@@ -711,15 +720,16 @@ class TowerReader:
         found = findings(seen, seen.technique.argmax(dim=-1)) if self.heads.finds else [None] * len(maps)
         return [
             Look(
-                opinion,
+                verdict + local,
+                local,
                 foreign,
                 strangeness,
                 tuple(view),
                 dict(zip(Technique, techniques, strict=True)),
                 touches,
             )
-            for opinion, foreign, strangeness, view, techniques, touches in zip(
-                seen.verdict.tolist(), maps, strange, views, shares, found, strict=True
+            for verdict, local, foreign, strangeness, view, techniques, touches in zip(
+                seen.verdict.tolist(), seen.local.tolist(), maps, strange, views, shares, found, strict=True
             )
         ]
 
