@@ -74,7 +74,7 @@ def test_fitted_heads_point_to_the_forged_patch_and_say_what_is_wrong(
     assert heads.finds
     technique = torch.full((len(known),), list(Technique).index(Technique.FE))
     with torch.no_grad():
-        wrong = heads.wrong(patches.float(), technique)
+        wrong = heads.wrong(*heads.look(patches.float()), technique)
     named = findings(wrong, technique)
     right = [touches[0].region is face.touches[0].region for touches, face in zip(named, known, strict=True)]
     assert np.mean(right) > 0.95

@@ -1,6 +1,7 @@
 """What is fitted to the end on a tower that stands still."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,17 @@ from moderation.analysis import Technique
 from moderation.dfa.bench.estimates import auc
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
-from moderation.dfa.train.probe import Stored, by_quality, evened, fit_probes, held_out, stored_features
+from moderation.dfa.train.probe import (
+    Stored,
+    by_quality,
+    distances_left_out,
+    evened,
+    fit_probes,
+    held_out,
+    stored_features,
+)
 from moderation.dfa.train.sight import Sight
+from moderation.dfa.train.sources_out import calibration_of
 from tests.dfa.drawn_faces import a_pool, write_pool
 
 WIDE = 64
@@ -60,6 +70,7 @@ def test_what_only_the_foreign_patches_show_is_read_from_them() -> None:
     label = torch.from_numpy(stored.deepfake)
     states[:, 0] = torch.randn(600, 2, WIDE // 2, generator=torch.Generator().manual_seed(3))
     states[label, 1:, 0, :8] += 2.0
+    states[torch.from_numpy(stored.technique == 1), 1:, 1, :8] += 2.0
     even = F.layer_norm(states, (WIDE // 2,)).flatten(2)
     features, foreign = F.normalize(even[:, 0], dim=-1), even[:, 1:].mean(dim=1)
     fit_probes(heads, replace(stored, features=features.numpy(), foreign=foreign.numpy()))
@@ -67,6 +78,8 @@ def test_what_only_the_foreign_patches_show_is_read_from_them() -> None:
     with torch.inference_mode():
         said = heads(states)
 
+    named = said.technique.argmax(dim=-1)[label] == 1
+    assert auc(named.float().numpy(), stored.technique[stored.deepfake] == 1) > 0.9
     assert auc((said.verdict + said.local).numpy(), stored.deepfake) > 0.95
     assert auc(said.local.numpy(), stored.deepfake) > 0.95 > auc(said.verdict.numpy(), stored.deepfake)
 
@@ -103,6 +116,28 @@ def test_a_face_is_judged_by_a_verdict_that_never_saw_its_source() -> None:
     right = (logits > 0) == stored.deepfake
     assert right[~turned].mean() > 0.5  # its own source and a turned one taught it
     assert right[turned].mean() < 0.2  # nobody told it that this one is turned
+
+
+def test_a_source_that_lies_apart_is_far_from_the_others_when_it_is_left_out() -> None:
+    _, stored = faces(1200, seed=1)
+    apart = stored.source == "two"
+    stored.features[apart] += 0.5 * np.sign(np.arange(WIDE) % 2 - 0.5)
+
+    distances = distances_left_out(stored)
+
+    assert np.isnan(distances[stored.deepfake]).all()
+    assert np.nanmin(distances[apart]) > 2 * np.nanmean(distances[stored.source == "one"])
+
+
+def test_the_calibration_calls_one_face_in_a_hundred_of_sources_left_out_too_strange() -> None:
+    _, stored = faces(1200, seed=1)
+
+    platt = calibration_of(stored, today=date(2026, 1, 1))
+
+    distances = distances_left_out(stored)[~stored.deepfake]
+    assert platt.strangest is not None
+    assert (distances > platt.strangest).mean() == pytest.approx(0.01, abs=0.002)
+    assert "one, three, two" in platt.basis
 
 
 def test_a_source_with_few_faces_says_nothing_of_strangers() -> None:

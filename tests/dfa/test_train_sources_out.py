@@ -22,7 +22,6 @@ from moderation.dfa.train.sources_out import (
     left_out,
     look_at,
     strangers,
-    strangest,
 )
 from tests.dfa.drawn_faces import a_pool
 from tests.dfa.test_train_probe import faces
@@ -39,7 +38,7 @@ def a_look(shift: float, *, each: int = 60, seed: int = 0) -> Looked:
                 rows.append(_row(template, source, label, number))
                 logits.append(rng.normal() + (shift if label is Label.DEEPFAKE else 0))
     count = len(rows)
-    return Looked(tuple(rows), np.array(logits), rng.normal(size=count), {"side": rng.normal(size=count)})
+    return Looked(tuple(rows), np.array(logits), {"side": rng.normal(size=count)})
 
 
 def _row(template: Pooled, source: str, label: Label, number: int) -> Pooled:
@@ -80,17 +79,9 @@ def test_a_source_that_scores_otherwise_shows_in_the_error() -> None:
     looked = a_look(2.0, each=300)
     moved = looked.logits + np.array([3.0 if row.source == "three" else 0.0 for row in looked.rows])
 
-    there = honesty(Looked(looked.rows, moved, looked.strangeness, looked.shortcuts), calibrated_on(looked))
+    there = honesty(Looked(looked.rows, moved, looked.shortcuts), calibrated_on(looked))
 
     assert there["ECE"].value > honesty(looked, calibrated_on(looked))["ECE"].value + 0.05
-
-
-def test_a_face_in_a_hundred_is_stranger_than_the_limit() -> None:
-    looked = a_look(2.0, each=600)
-    limit = strangest(looked)
-
-    assert limit is not None
-    assert (looked.strangeness[~looked.deepfake] > limit).mean() == pytest.approx(0.01, abs=0.002)
 
 
 def test_the_table_has_a_line_for_each_and_their_mean() -> None:

@@ -40,7 +40,7 @@ class Wrong:
     """What is wrong with B faces, if they are deepfakes: logits, and strengths."""
 
     grid: Tensor  # (B, P): how foreign each patch looks
-    foreign: Tensor  # (B, L·D): the patches that look foreign, as `looked_at` sums them up
+    foreign: Tensor  # (B, L·D): the patches that look foreign, in one: see `Heads.look`
     regions: Tensor  # (B, R): whether a region was changed
     kinds: Tensor  # (B, R, K): how, if it was
     strengths: Tensor  # (B, R), in [0, 1]: how strongly, if it was
@@ -67,8 +67,9 @@ class Heads(nn.Module):
         #: Weights for features that are standardised by `middle` and `spread`.
         self.verdict = nn.Parameter(torch.zeros(wide))
         self.verdict_bias = nn.Parameter(torch.zeros(()))
-        self.local = nn.Linear(wide, 1)
         self.technique = nn.Linear(wide, len(Technique))
+        #: What the patches that look foreign add to the verdict, and to each technique.
+        self.local = nn.Linear(wide, 1 + len(Technique))
         self.grid = nn.Linear(wide, 1)
         self.regions = nn.Linear(wide, len(REGIONS))
         self.kinds = nn.Linear(wide, len(Kind))
@@ -91,22 +92,25 @@ class Heads(nn.Module):
         """Read (B, 1+P, L, D) hidden states of the tower's chosen layers, the class token first."""
         even = F.layer_norm(states, states.shape[-1:]).flatten(2)  # (B, 1+P, L·D)
         features = F.normalize(even[:, 0], dim=-1)
-        patches = even[:, 1:]
-        technique = self.technique(features * features.shape[-1] ** 0.5)
-        wrong = self.wrong(patches, technique.argmax(dim=-1))
+        grid, foreign = self.look(even[:, 1:])
+        local = self.local(foreign)
+        technique = self.technique(features * features.shape[-1] ** 0.5) + local[:, 1:]
         return Seen(
             verdict=((features - self.middle) / self.spread) @ self.verdict + self.verdict_bias,
-            local=self.local(wrong.foreign)[..., 0],
+            local=local[:, 0],
             technique=technique,
-            **vars(wrong),
+            **vars(self.wrong(grid, foreign, technique.argmax(dim=-1))),
             features=features,
-            strangeness=self._strangeness(features),
+            strangeness=self.strangeness(features),
         )
 
-    def wrong(self, patches: Tensor, technique: Tensor) -> "Wrong":
-        """What is wrong with faces, from their normalised patches (B, P, L·D) and techniques (B,), as indices."""
+    def look(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """How foreign each of the normalised patches (B, P, L·D) looks, (B, P), and their mean by that, (B, L·D)."""
         grid = self.grid(patches)[..., 0]
-        foreign = looked_at(patches, grid)
+        return grid, (grid.softmax(dim=-1)[:, None] @ patches)[:, 0]
+
+    def wrong(self, grid: Tensor, foreign: Tensor, technique: Tensor) -> "Wrong":
+        """What is wrong with faces, from what `look` gives and their techniques (B,), as indices."""
         return Wrong(
             grid=grid,
             foreign=foreign,
@@ -149,7 +153,7 @@ class Heads(nn.Module):
         along = (features - self.middle) @ directions / self.spread.norm()
         return (2 * along).round().div(2).clamp(-FURTHEST, FURTHEST)
 
-    def _strangeness(self, features: Tensor) -> Tensor | None:
+    def strangeness(self, features: Tensor) -> Tensor | None:
         """Root mean square of a face's distances along each axis and off all axes, in spreads (Mahalanobis)."""
         axes, spreads, middle = (cast("Tensor", buffer) for buffer in (self.axes, self.spreads, self.middle))
         if not bool(spreads.any()):
@@ -159,11 +163,6 @@ class Heads(nn.Module):
         off = (away.square().sum(dim=-1) - along.square().sum(dim=-1)).clamp(min=0).sqrt()
         apart = torch.cat([along, off[:, None]], dim=-1) / spreads
         return apart.square().mean(dim=-1).sqrt()
-
-
-def looked_at(patches: Tensor, grid: Tensor) -> Tensor:
-    """(B, L·D): the mean of the patches (B, P, L·D), weighted by how foreign they look (B, P)."""
-    return (grid.softmax(dim=-1)[:, None] @ patches)[:, 0]
 
 
 def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:

@@ -25,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.answers import named_touches
 from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
-from moderation.dfa.gpt.heads import PARTS, REGIONS, Heads, findings, looked_at
+from moderation.dfa.gpt.heads import PARTS, REGIONS, Heads, findings
 from moderation.dfa.instruct.builder import read_picture
 from moderation.dfa.instruct.examples import GRID, SIZE
 from moderation.dfa.train.probe import per_class
@@ -113,7 +113,7 @@ def _fit_map(grid: nn.Linear, patches: Tensor, masks: Tensor, *, seed: int) -> N
 def _foreign(heads: Heads, patches: Tensor) -> np.ndarray:
     """(N, F): what the foreign-looking patches of each face have in common."""
     with torch.no_grad():
-        parts = [looked_at(part.float(), heads.grid(part.float())[..., 0]) for part in patches.split(BATCH)]
+        parts = [heads.look(part.float())[1] for part in patches.split(BATCH)]
     return torch.cat(parts).numpy()
 
 
@@ -205,7 +205,7 @@ def left_out_findings(heads: Heads, faces: Sequence[Described], patches: Tensor)
     for row in judged.tolist():
         made = torch.tensor([TECHNIQUE_IDS[faces[row].technique]])
         with torch.no_grad():
-            seen = fitted.wrong(patches[row : row + 1].float(), made)
+            seen = fitted.wrong(*fitted.look(patches[row : row + 1].float()), made)
         changed = {touch.region: touch for touch in faces[row].touches}
         scores.append(_f1({touch.region for touch in findings(seen, made)[0]}, set(changed)))
         for region, touch in changed.items():

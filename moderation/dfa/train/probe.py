@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from moderation.analysis import Technique
-from moderation.dfa.gpt.heads import Heads
+from moderation.dfa.gpt.heads import AXES, Heads
 from moderation.dfa.instruct.examples import Example, Examples
 from moderation.dfa.instruct.pool import open_pool
 from moderation.dfa.instruct.quality import measures
@@ -40,7 +40,7 @@ class Stored:
     """Faces of a pool, with their features by one tower."""
 
     features: np.ndarray  # (N, L·D): of the class token, on the sphere
-    foreign: np.ndarray  # (N, L·D): of the patches that look foreign (`heads.looked_at`)
+    foreign: np.ndarray  # (N, L·D): of the patches that look foreign (`Heads.look`)
     deepfake: np.ndarray  # (N,) bool
     technique: np.ndarray  # (N,) of int64: place in Technique; −1 when bona fide or not known
     source: np.ndarray  # (N,) of str: the folder of the pool that the face comes from
@@ -152,6 +152,33 @@ def _judged(
     return verdict.decision_function((others - middle) / spread)
 
 
+#: Faces of other sources that a source's distances are measured from, at most.
+FROM = 6000
+
+
+def distances_left_out(stored: Stored, *, seed: int = 0) -> np.ndarray:
+    """(N,): how far every bona fide face lies from the faces of other sources (`Heads.strangeness`).
+
+    NaN for deepfakes, for sources with few bona fide faces, and where the others are too few to measure from.
+    """
+    rng = np.random.default_rng([seed, 41])
+    distances = np.full(len(stored.deepfake), np.nan)
+    features = torch.from_numpy(stored.features).float()
+    for name in np.unique(stored.source):
+        own = (stored.source == name) & ~stored.deepfake
+        others = np.flatnonzero(stored.source != name)
+        if own.sum() < FEWEST or len(others) <= AXES:
+            continue
+        others = rng.permutation(others)[:FROM]
+        heads = Heads(1, features.shape[1])
+        heads.know(features[torch.from_numpy(others)])
+        with torch.no_grad():
+            apart = heads.strangeness(features[torch.from_numpy(own)])
+        assert apart is not None, "known faces have axes"
+        distances[own] = apart.numpy()
+    return distances
+
+
 def by_quality(stored: Stored, *, folds: int = 5) -> np.ndarray:
     """(N,): for every face, the logit of a verdict that knows only quality: the measures and their products.
 
@@ -194,26 +221,31 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
     from sklearn.linear_model import LogisticRegression
 
     heads.know(torch.from_numpy(stored.features).float())
-    middle, spread = (each.numpy() for each in (heads.middle, heads.spread))
-    even = (stored.features - middle) / spread
-    centre, width = stored.foreign.mean(axis=0), stored.foreign.std(axis=0) + 1e-6
-    foreign = (stored.foreign - centre) / width
-    verdict = _verdict(np.concatenate([even, foreign], axis=1), stored.deepfake, evened(stored))
-    whole, local = np.split(np.asarray(verdict.coef_)[0], [even.shape[1]])
-    local = local / width
+    middle = np.concatenate([heads.middle.numpy(), stored.foreign.mean(axis=0)])
+    spread = np.concatenate([heads.spread.numpy(), stored.foreign.std(axis=0) + 1e-6])
+    even, wide = (_read(stored) - middle) / spread, stored.features.shape[1]
+    verdict = _verdict(even, stored.deepfake, evened(stored))
     known = stored.technique >= 0
     technique = LogisticRegression(C=RIDGE / known.sum(), max_iter=500).fit(
         even[known], stored.technique[known]
     )
     present = torch.from_numpy(technique.classes_)
-    directions, offset = per_class(technique)
-    weights = torch.from_numpy(directions / spread).float()
-    offsets = torch.from_numpy(offset - (directions / spread) @ middle).float()
+    found, level = per_class(technique)
     with torch.no_grad():
-        heads.verdict.copy_(torch.from_numpy(whole))
-        heads.local.weight[0] = torch.from_numpy(local)
-        heads.local.bias.fill_(float(-(local @ centre)))
+        _put(heads, slice(0, 1), np.asarray(verdict.coef_)[:, wide:], middle[wide:], spread[wide:])
+        _put(heads, 1 + present, found[:, wide:], middle[wide:], spread[wide:])
+        heads.verdict.copy_(torch.from_numpy(np.asarray(verdict.coef_)[0, :wide]))
         heads.verdict_bias.fill_(float(np.asarray(verdict.intercept_)[0]))
+        directions = found[:, :wide] / spread[:wide]
         # The head takes features times the root of their number, so that its weights are of ordinary size.
-        heads.technique.weight[present] = weights / weights.shape[1] ** 0.5
-        heads.technique.bias[present] = offsets
+        heads.technique.weight[present] = torch.from_numpy(directions / wide**0.5).float()
+        heads.technique.bias[present] = torch.from_numpy(level - directions @ middle[:wide]).float()
+
+
+def _put(
+    heads: Heads, rows: slice | torch.Tensor, found: np.ndarray, middle: np.ndarray, spread: np.ndarray
+) -> None:
+    """Make directions for standardised foreign patches (C, F) the rows of `heads.local`."""
+    directions = found / spread
+    heads.local.weight[rows] = torch.from_numpy(directions).float()
+    heads.local.bias[rows] = torch.from_numpy(-(directions @ middle)).float()

@@ -45,20 +45,19 @@ from moderation.dfa.train.findings import Found, described, fit_findings, left_o
 from moderation.dfa.train.intents import read_questions
 from moderation.dfa.train.lora import train_lora
 from moderation.dfa.train.plan import LoraPlan
-from moderation.dfa.train.probe import Stored, fit_probes, held_out, stored_features
+from moderation.dfa.train.probe import Stored, fit_probes, stored_features
 from moderation.dfa.train.report import Report, as_text, examples_to_judge, judge, report, seconds_per_face
 from moderation.dfa.train.sight import Sight, SightPlan, as_pixels, train_sight
 from moderation.dfa.train.sources_out import (
     as_json,
     as_left_out_table,
     as_table,
-    calibrated,
+    calibration_of,
     each_left_out,
     honesty,
     left_out,
     look_at,
     strangers,
-    strangest,
 )
 
 #: Left out first: sources of every technique that the pool has real forgeries of, and a source of bona fide faces.
@@ -115,9 +114,12 @@ def train_small(
         build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
     say("Fitting what reads the tower …")
     seen = stored_features(stranger, pool_folder, plan.faces // 2, without=plan.without.without)
-    platt = judge_strangers(stranger, seen, pool, work, plan, today=now.date())
+    judge_strangers(stranger, seen, pool, work, plan, today=now.date())
     found = find_wrong(sight, instruct)
-    fit_probes(sight.heads, stored_features(sight, pool_folder, plan.faces // 2))
+    seen = stored_features(sight, pool_folder, plan.faces // 2)
+    fit_probes(sight.heads, seen)
+    (work / "left-out.md").write_text(as_left_out_table(each_left_out(seen)), encoding="utf-8")
+    platt = calibration_of(seen, today=now.date())
     say("Teaching the model to speak …")
     bundle = sighted(base_bundle(), sight, pool)
     train_lora(bundle, instruct / "conversations.json", work / "speech", plan.lora)
@@ -146,26 +148,20 @@ def base_bundle() -> Bundle:
 
 def judge_strangers(
     sight: Sight, stored: Stored, pool: Pool, work: Path, plan: SmallPlan, *, today: datetime.date
-) -> Platt:
-    """Judge the first tower on the sources it never saw, write the figures down, and return the calibration.
+) -> None:
+    """Judge the first tower on the sources it never saw, and write the figures down.
 
-    The calibration is fitted on the other sources, each judged by a verdict that was fitted without it. The strangers
-    take no part in it, so their figures say how far it holds.
+    Verdict and calibration are fitted on the other sources (`calibration_of`). The strangers take no part in either, so
+    their figures say how far both hold.
     """
-    platt = calibrated(held_out(stored), stored.deepfake, stored.origin, version=today.isoformat())
+    platt = calibration_of(stored, today=today)
     fit_probes(sight.heads, stored)
     looked = look_at(sight, pool, left_out(pool, plan.without.without))
-    names = ", ".join(np.unique(stored.source))
-    platt = replace(
-        platt, basis=f"each of these sources, judged without it: {names}", strangest=strangest(looked)
-    )
     found, kept = strangers(looked, platt), honesty(looked, platt)
     told = {"strangers": as_json(found), "honesty": {name: vars(value) for name, value in kept.items()}}
     (work / "strangers.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     lines = "".join(f"- {name}: {value}\n" for name, value in kept.items())
     (work / "strangers.md").write_text(f"{as_table(found)}\n{lines}", encoding="utf-8")
-    (work / "left-out.md").write_text(as_left_out_table(each_left_out(stored)), encoding="utf-8")
-    return platt
 
 
 # --- from sight to speech

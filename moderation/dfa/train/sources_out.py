@@ -5,6 +5,7 @@ model never saw its pictures. Towers are chosen by these figures, and thresholds
 A figure on a source that was trained on says nothing about the next source, so none is shown that way.
 """
 
+import datetime
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from moderation.dfa.gpt.calibration import Platt, fit_platt, sigmoid
 from moderation.dfa.instruct.examples import as_served
 from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import detail
-from moderation.dfa.train.probe import Stored, by_quality, held_out
+from moderation.dfa.train.probe import Stored, by_quality, distances_left_out, held_out
 from moderation.dfa.train.sight import Sight, as_pixels
 
 #: Pictures of each origin and label that are looked at, at most.
@@ -33,8 +34,6 @@ class Looked:
 
     rows: tuple[Pooled, ...]
     logits: np.ndarray  # (N,)
-    #: (N,): `Seen.strangeness`, the distance from the training faces. NaN where it was not measured.
-    strangeness: np.ndarray
     #: Measures that need no look at the face, by name: sharpness, side, brightness.
     shortcuts: dict[str, np.ndarray]
 
@@ -61,7 +60,6 @@ def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16
     """The tower's verdicts on pictures, cropped as the worker crops them."""
     bf16 = next(p for p in sight.tower.parameters() if p.dim() > 1).dtype
     logits: list[float] = []
-    strangeness: list[float] = []
     shortcuts: dict[str, list[float]] = {"sharpness": [], "side": [], "brightness": []}
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
@@ -69,13 +67,12 @@ def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16
             crops = [as_served(pool.crops[row.row]) for row in part]
             seen = sight(as_pixels(crops).to(bf16))
             logits += (seen.verdict + seen.local).tolist()
-            strangeness += [np.nan] * len(part) if seen.strangeness is None else seen.strangeness.tolist()
             for row, crop in zip(part, crops, strict=True):
                 shortcuts["sharpness"].append(detail(crop))
                 shortcuts["side"].append(row.face_side)
                 shortcuts["brightness"].append(float(crop.mean()))
     numbers = {name: np.array(values) for name, values in shortcuts.items()}
-    return Looked(tuple(rows), np.array(logits), np.array(strangeness), numbers)
+    return Looked(tuple(rows), np.array(logits), numbers)
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,19 @@ def calibrated(logits: np.ndarray, deepfake: np.ndarray, origin: np.ndarray, *, 
 REFUSED = 0.01
 
 
-def strangest(looked: Looked) -> float | None:
-    """The strangeness that one bona fide face in a hundred, of sources left out, exceeds. None when it is not known."""
-    known = looked.strangeness[~looked.deepfake & ~np.isnan(looked.strangeness)]
-    return float(np.quantile(known, 1 - REFUSED)) if len(known) else None
+def calibration_of(stored: Stored, *, today: datetime.date) -> Platt:
+    """The calibration of a bundle whose verdict and strangeness are fitted on these faces.
+
+    Each face's score and strangeness come from a fit without its source.
+    """
+    platt = calibrated(held_out(stored), stored.deepfake, stored.origin, version=today.isoformat())
+    distances = distances_left_out(stored)
+    known = distances[~np.isnan(distances)]
+    return replace(
+        platt,
+        basis=f"each of these sources, judged without it: {', '.join(np.unique(stored.source))}",
+        strangest=float(np.quantile(known, 1 - REFUSED)) if len(known) else None,
+    )
 
 
 def _evened(deepfake: np.ndarray, origin: np.ndarray, *, each: int = 200, seed: int = 0) -> np.ndarray:
