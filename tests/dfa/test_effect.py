@@ -169,7 +169,8 @@ def test_what_flows_in_is_as_bright_as_its_surroundings_and_has_their_grain() ->
 
 def test_an_effect_is_the_mean_over_the_ways_to_hide() -> None:
     nothing = np.zeros((1, 1, 3), dtype=np.uint8)
-    hidden = Hidden(1, (nothing, nothing), (nothing, nothing))
+    mask = np.zeros((1, 1), dtype=bool)
+    hidden = Hidden(1, (nothing, nothing), (nothing, nothing), mask, mask)
     face = said(an_artifact(Region.EYES), an_artifact(Region.MOUTH))
 
     measured = with_effects(face, [hidden], iter([1.0, -1.0, 3.0, 3.4]), lambda margin: margin / 10)

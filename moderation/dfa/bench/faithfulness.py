@@ -144,8 +144,14 @@ def _steps(
         randoms = [mask for mask in drawn if mask is not None]
         if not randoms:
             return  # the named regions are larger than the face, and a longer list is larger still
-        ways = [filler.fills(mask, ~(named | other)) for other in randoms for mask in (named, other)]
-        margins = ask([FaceCrop(crop.face, pixels, verdict_only=True) for way in ways for pixels in way])
+        hidden = [(mask, ~(named | other)) for other in randoms for mask in (named, other)]
+        margins = ask(
+            [
+                FaceCrop(crop.face, pixels, verdict_only=True, hidden=around(mask))
+                for mask, spared in hidden
+                for pixels in filler.fills(mask, spared)
+            ]
+        )
         means = np.array(margins).reshape(len(randoms), 2, -1).mean(axis=(0, 2))
         without, control = (float(mean) for mean in means)
         yield Step(

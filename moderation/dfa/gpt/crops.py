@@ -16,6 +16,8 @@ class FaceCrop:
     pixels: np.ndarray  # (S, S, 3) uint8 RGB
     #: Ask only DF-D: deepfake or not.
     verdict_only: bool = False
+    #: (S, S) bool: pixels that were replaced. A tower of patches does not look at them. None: it looks at everything.
+    hidden: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -415,7 +415,7 @@ _Asked = np.ndarray | VerdictOnly
 
 
 def _asked(crop: FaceCrop) -> _Asked:
-    return VerdictOnly(crop.pixels) if crop.verdict_only else crop.pixels
+    return VerdictOnly(crop.pixels, crop.hidden) if crop.verdict_only else crop.pixels
 
 
 def faces_to_ask(

@@ -1,8 +1,8 @@
 """Does a face's score depend on the named regions? Each region is hidden, and the model is asked again.
 
-Any hidden patch changes a face, and a smooth patch looks forged to a model that knows forgeries. So a region is hidden
-in several ways, and so is a control region of equal area elsewhere on the same face. The evidence is how much more the
-score falls without the region than without the control.
+Any hidden patch changes a face, and what fills it looks forged to a model that knows forgeries. So a tower of patches
+does not look at hidden ones at all. A region is hidden in several ways, and so is a control region of equal area
+elsewhere on the same face. The evidence is how much more the score falls without the region than without the control.
 
 S pixels of a crop's side. Masks are (S, S) bool.
 """
@@ -41,10 +41,15 @@ class Hidden:
     #: One picture for each fill, (S, S, 3) uint8.
     without: tuple[np.ndarray, ...]
     control: tuple[np.ndarray, ...]
+    #: (S, S) bool: the pixels that are hidden in each.
+    region: np.ndarray
+    elsewhere: np.ndarray
 
     @property
-    def pictures(self) -> tuple[np.ndarray, ...]:
-        return self.without + self.control
+    def ways(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pictures with what is hidden in them."""
+        yield from ((pixels, self.region) for pixels in self.without)
+        yield from ((pixels, self.elsewhere) for pixels in self.control)
 
 
 def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int) -> tuple[Hidden, ...]:
@@ -66,13 +71,18 @@ def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int) -> tuple[Hidde
         control = control_for(mask, crop, named=named)
         if control is not None:
             spared = ~(mask | control)
-            found.append(Hidden(place, filler.fills(mask, spared), filler.fills(control, spared)))
+            fills = filler.fills(mask, spared), filler.fills(control, spared)
+            found.append(Hidden(place, *fills, around(mask), around(control)))
     return tuple(found)
 
 
 def variants(crop: FaceCrop, hidden: Sequence[Hidden]) -> list[FaceCrop]:
     """The pictures to ask about. `with_effects` takes their margins in this order."""
-    return [FaceCrop(crop.face, pixels, verdict_only=True) for region in hidden for pixels in region.pictures]
+    return [
+        FaceCrop(crop.face, pixels, verdict_only=True, hidden=mask)
+        for region in hidden
+        for pixels, mask in region.ways
+    ]
 
 
 def margin_of(variant: FaceAnalysis) -> float:

@@ -88,11 +88,14 @@ class Heads(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-    def forward(self, states: Tensor) -> Seen:
-        """Read (B, 1+P, L, D) hidden states of the tower's chosen layers, the class token first."""
+    def forward(self, states: Tensor, hidden: Tensor | None = None) -> Seen:
+        """Read (B, 1+P, L, D) hidden states of the tower's chosen layers, the class token first.
+
+        `hidden` (B, P) says which patches are not looked at.
+        """
         even = F.layer_norm(states, states.shape[-1:]).flatten(2)  # (B, 1+P, L·D)
         features = F.normalize(even[:, 0], dim=-1)
-        grid, foreign = self.look(even[:, 1:])
+        grid, foreign = self.look(even[:, 1:], hidden)
         local = self.local(foreign)
         technique = self.technique(features * features.shape[-1] ** 0.5) + local[:, 1:]
         return Seen(
@@ -104,10 +107,11 @@ class Heads(nn.Module):
             strangeness=self.strangeness(features),
         )
 
-    def look(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, patches: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How foreign each of the normalised patches (B, P, L·D) looks, (B, P), and their mean by that, (B, L·D)."""
         grid = self.grid(patches)[..., 0]
-        return grid, (grid.softmax(dim=-1)[:, None] @ patches)[:, 0]
+        shown = grid if hidden is None else grid.masked_fill(hidden, -torch.inf)
+        return grid, (shown.softmax(dim=-1)[:, None] @ patches)[:, 0]
 
     def wrong(self, grid: Tensor, foreign: Tensor, technique: Tensor) -> "Wrong":
         """What is wrong with faces, from what `look` gives and their techniques (B,), as indices."""

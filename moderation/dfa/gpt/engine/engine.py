@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  what everybody calls it
 from transformers import LlavaForConditionalGeneration
 
 from moderation.analysis import Technique
@@ -44,6 +45,8 @@ K = TypeVar("K")
 
 #: Faces of one prefill. 16 pictures of LLaVA-1.5 are 10,000 tokens, more than enough for efficient matrices on CUDA.
 CUDA_BATCH, CPU_BATCH = 16, 8
+#: A patch is hidden when at least this share of it is.
+COVERED = 0.125
 
 
 class Route(enum.Enum):
@@ -107,6 +110,8 @@ class VerdictOnly:
     """A picture that leaves after DF-D, whatever its margin."""
 
     pixels: np.ndarray
+    #: See `FaceCrop.hidden`.
+    hidden: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class _Face(Generic[K]):
     key: K
     pixels: np.ndarray  # (S, S, 3) uint8
     verdict_only: bool = False
+    hidden: np.ndarray | None = None  # (S, S) bool
     slot: int | None = None
     stored: int = 0
     margin: float = 0.0
@@ -307,7 +313,7 @@ class Engine:
                 yield from self._decode_safely(running)
         self.heartbeat.beat(busy=False)
 
-    def answer(self, pictures: Sequence[np.ndarray]) -> list[Answers]:
+    def answer(self, pictures: Sequence[np.ndarray | VerdictOnly]) -> list[Answers]:
         """The answers about these face crops, in order. Raise the first error among them."""
         waiting = iter(enumerate(pictures))
         answered: dict[int, Answers] = {}
@@ -418,8 +424,9 @@ class Engine:
             self._begin_rationales(asked)
 
     def _detect(self, group: Sequence[_Face[K]]) -> None:
-        patches = self._see([face.pixels for face in group])  # (B, P, D)
-        looks = [None] * len(group) if self.reader is None else self.reader.looks()
+        hidden = self._hidden(group)
+        patches = self._see([face.pixels for face in group], hidden)  # (B, P, D)
+        looks = [None] * len(group) if self.reader is None else self.reader.looks(hidden)
         for face, look in zip(group, looks, strict=True):
             face.seen = look
         question = self._words(self.script.detect).expand(len(group), -1, -1)
@@ -478,12 +485,22 @@ class Engine:
 
     # The model
 
-    def _see(self, pictures: Sequence[np.ndarray]) -> Tensor:
+    def _hidden(self, group: Sequence[_Face[Any]]) -> Tensor | None:
+        """(B, P) bool: the patches that are not looked at. None: all are, or the tower has no patches of its own."""
+        vision: Any = self.model.config.vision_config
+        if vision.model_type != "clip_vision_model" or all(face.hidden is None for face in group):
+            return None
+        side = self.image.size
+        masks = [np.zeros((side, side), bool) if face.hidden is None else face.hidden for face in group]
+        shares = F.avg_pool2d(torch.from_numpy(np.stack(masks)).float()[:, None], vision.patch_size)
+        return (shares.flatten(1) >= COVERED).to(self.device)
+
+    def _see(self, pictures: Sequence[np.ndarray], hidden: Tensor | None = None) -> Tensor:
         """(S, S, 3) uint8 pictures -> their visual tokens (B, P, D)."""
         # Copy bytes, a quarter of float32's size. Standardise in float32: bfloat16 has fewer steps than a byte.
         stacked = torch.from_numpy(np.stack(pictures)).to(self.device)
         pixels = stacked.permute(0, 3, 1, 2).float() * self._scale + self._shift  # (B, 3, S, S)
-        return visual_tokens(self.model, pixels.to(self.dtype)).to(self.dtype)
+        return visual_tokens(self.model, pixels.to(self.dtype), hidden).to(self.dtype)
 
     def _words(self, tokens: Tokens) -> Tensor:
         return self._embed(torch.tensor([tokens], device=self.device))  # (1, T, D)
@@ -675,7 +692,7 @@ def _is_asked_more(face: _Face[Any]) -> bool:
 
 def _waiting(key: K, picture: np.ndarray | VerdictOnly) -> _Face[K]:
     if isinstance(picture, VerdictOnly):
-        return _Face(key, picture.pixels, verdict_only=True)
+        return _Face(key, picture.pixels, verdict_only=True, hidden=picture.hidden)
     return _Face(key, picture)
 
 
@@ -683,12 +700,21 @@ def _misfit(pixels: np.ndarray) -> BonafideError:
     return ImageRejected(f"The model does not take a face crop of {pixels.dtype} {pixels.shape}.")
 
 
-def visual_tokens(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+def visual_tokens(
+    model: LlavaForConditionalGeneration, pixels: Tensor, hidden: Tensor | None = None
+) -> Tensor:
     """Standardised pixels (B, 3, S, S) -> projected visual tokens (B, P, D).
 
+    No token of the tower attends to the `hidden` patches (B, P): what fills them is no evidence ("Missingness bias in
+    model debugging", Jain et al., ICLR 2022).
     Versions of transformers return an object that holds the tokens, a tensor, or one tensor per image.
     """
-    seen: Any = model.get_image_features(pixel_values=cast("Any", pixels))
+    more: dict[str, Any] = {}
+    if hidden is not None:
+        shown = torch.zeros(hidden.shape, dtype=pixels.dtype, device=pixels.device)
+        shown = shown.masked_fill(hidden, -torch.inf)
+        more["attention_mask"] = F.pad(shown, (1, 0))[:, None, None]  # the class token is always seen
+    seen: Any = model.get_image_features(pixel_values=cast("Any", pixels), **more)
     seen = getattr(seen, "pooler_output", seen)
     return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
 
@@ -705,12 +731,13 @@ class TowerReader:
     def _keep(self, _module: object, _inputs: object, output: Any) -> None:
         self._states = output.hidden_states
 
-    def read(self) -> Seen:
-        """The heads' outputs for the tower's last batch."""
-        return self.heads(torch.stack([self._states[layer] for layer in self._layers], dim=2).float())
+    def read(self, hidden: Tensor | None = None) -> Seen:
+        """The heads' outputs for the tower's last batch, of which some patches may be `hidden`."""
+        states = torch.stack([self._states[layer] for layer in self._layers], dim=2)
+        return self.heads(states.float(), hidden)
 
-    def looks(self) -> list[Look]:
-        seen = self.read()
+    def looks(self, hidden: Tensor | None = None) -> list[Look]:
+        seen = self.read(hidden)
         self._states = ()
         side = round(seen.grid.shape[1] ** 0.5)
         maps = seen.grid.sigmoid().view(-1, side, side).cpu().numpy()
