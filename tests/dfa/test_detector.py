@@ -480,9 +480,7 @@ def test_a_tower_of_patches_does_not_look_at_hidden_ones(tmp_path: Path) -> None
     pictures = [VerdictOnly(crop.pixels, hidden) for hidden in (None, mask) for crop in (whole, other)]
 
     shown, changed, hidden, still = (
-        answers.seen.opinion
-        for answers in detector._engine.answer(pictures)
-        if answers.seen is not None
+        answers.seen.opinion for answers in detector._engine.answer(pictures) if answers.seen is not None
     )
     detector.close()
 

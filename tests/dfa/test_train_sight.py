@@ -145,10 +145,12 @@ def test_the_order_within_a_two_is_what_costs(examples: list[Example]) -> None:
         """Bona fide, forged, bona fide, forged."""
         nothing = Seen(
             grid=torch.zeros(4, 196),
+            foreign=torch.zeros(4, 4),
             regions=torch.zeros(4, 9),
             kinds=torch.zeros(4, 9, 8),
             strengths=torch.zeros(4, 9),
             verdict=torch.tensor(verdicts),
+            local=torch.zeros(4),
             technique=torch.zeros(4, 4),
             features=torch.eye(4),
         )
