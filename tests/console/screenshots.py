@@ -1,11 +1,14 @@
 """The pictures of the console in docs/, taken of a running system: `python -m tests.console.screenshots`.
 
-The sample pictures go through intake and the shipped model; nothing on the pages is made up.
+The sample pictures, and marked forgeries of the portraits by the project's lab, go through intake and the shipped
+model; nothing on the pages is made up.
 """
 
 import argparse
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +25,7 @@ from moderation.wire import CaseOut
 from tests.browser import FLAGS
 
 ROOT = Path(__file__).parent.parent.parent
+SAMPLES = ROOT / "moderation/samples"
 SIZE = {"width": 1440, "height": 900}
 
 #: Why each sample was flagged, so that the queue has something to read.
@@ -48,7 +52,7 @@ def main() -> None:
     with scratch_folder() as folder, Stack(folder, durable=False) as stack:
         shares = {"BONAFIDE_BLIND_FIRST_SHARE": "0", "BONAFIDE_SECOND_REVIEW_SHARE": "0"}
         system = start_system(stack, overrides={**shares, "BONAFIDE_DEVICE": "cpu"})
-        cases = _submit(system)
+        cases = _submit(system, _forged(folder / "forged"))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=asked.chromium, args=list(FLAGS))
             context = browser.new_context(viewport=SIZE, color_scheme="light")  # pyright: ignore[reportArgumentType]
@@ -61,14 +65,21 @@ def main() -> None:
             browser.close()
 
 
-def _submit(system: System) -> list[CaseOut]:
+def _forged(folder: Path) -> list[Path]:
+    """Forgeries of the sample portraits with FORGED across them, one of a face swap and one of an edit for each."""
+    command = [sys.executable, "-m", "moderation.cli.main", "dfa", "forge", "--technique", "FS"]
+    command += ["--technique", "FE", "--out", str(folder), *map(str, sorted(SAMPLES.glob("portrait-*.jpg")))]
+    subprocess.run(command, check=True, capture_output=True)
+    return sorted(folder.glob("portrait-?.F?.png"))
+
+
+def _submit(system: System, forged: list[Path]) -> list[CaseOut]:
     with BonaFide(system.url, system.key) as client:
         opened = [
-            client.submit_file(
-                ROOT / "moderation/samples" / name, source=source, reason=reason, priority=priority
-            ).id
+            client.submit_file(SAMPLES / name, source=source, reason=reason, priority=priority).id
             for name, (source, reason, priority) in FLAGS_OF_SAMPLES.items()
         ]
+        opened += [client.submit_file(file, source="lab", reason="Forged by the lab.").id for file in forged]
         return [client.wait(case) for case in opened]
 
 

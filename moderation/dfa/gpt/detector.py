@@ -488,7 +488,7 @@ SMALL = 256
 
 
 def precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and on processors with AMX; float32 elsewhere and for very small models."""
+    """bfloat16 on CUDA and on processors that multiply it; float32 elsewhere and for very small models."""
     file = base_folder(spec) / "config.json" if spec.base is None else None
     config: Any = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
     if config.get("text_config", {}).get("hidden_size", SMALL) < SMALL:
@@ -497,5 +497,6 @@ def precision(spec: BundleSpec, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bfloat16() -> bool:
-    """True when this processor has bfloat16 tiles (AMX): its products take a quarter of float32's time."""
-    return torch.cpu._is_amx_tile_supported()  # noqa: SLF001  torch has no public name for it
+    """True when this processor multiplies bfloat16 itself (AMX, AVX512-BF16): in a third of float32's time or less."""
+    # torch has no public names for these.
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
