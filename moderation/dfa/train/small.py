@@ -489,9 +489,10 @@ CARD_TEXT = """\
 # small {version}
 
 DFA-GPT in the LLaVA layout: the image tower of CLIP ViT-B/16 with tuned LayerNorms, a projector that reads four of its
-layers, and SmolLM2-135M-Instruct with LoRA (rank 16). It answers DF-D, DF-C, AD and FC about one face. The language
-model gives the verdict and reads questions; heads on the tower decide the technique, say what is wrong with which
-region, and where pixels look foreign. Trained {date} on two CPU cores that others used at the same time.
+layers, pooled two by two patches, and SmolLM2-135M-Instruct with LoRA (rank 16). It answers DF-D, DF-C, AD and FC about
+one face. The margin of the verdict is the language model's, plus what the patches that look foreign add; the language
+model also reads questions. Heads on the tower decide the technique, say what is wrong with which region, and where
+pixels look foreign. Trained {date} on two CPU cores that others used at the same time.
 
 **Use it to try the system, and as a baseline. Never use it to decide about a person.** Its artifact lines say where to
 look and prove nothing. Skin tones, ages and cameras are as uneven as in the sources.
