@@ -258,7 +258,7 @@ def sources_out(
     from moderation.dfa.gpt.detector import multiplies_bfloat16
     from moderation.dfa.instruct.pool import open_pool
     from moderation.dfa.train import sources_out as judging
-    from moderation.dfa.train.probe import fit_probes, stored_features
+    from moderation.dfa.train.probe import fit_probes, held_out, stored_features
     from moderation.dfa.train.sight import load_sight
 
     names = json.loads((run / "sight.json").read_text(encoding="utf-8"))["plan"]["without"]
@@ -269,7 +269,7 @@ def sources_out(
         tower.lighten()
     opened = open_pool(pool)
     seen = stored_features(tower, pool, faces // 2, without=names)
-    platt = judging.calibration_of(seen, today=datetime.datetime.now(datetime.UTC).date())
+    platt = judging.calibrated(held_out(seen), seen.deepfake, seen.origin, version="now")
     fit_probes(tower.heads, seen)
     looked = judging.look_at(tower, opened, judging.left_out(opened, names, most=most))
     found, kept = judging.strangers(looked, platt), judging.honesty(looked, platt)

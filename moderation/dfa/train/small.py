@@ -45,13 +45,14 @@ from moderation.dfa.train.findings import Found, described, fit_findings, left_o
 from moderation.dfa.train.intents import read_questions
 from moderation.dfa.train.lora import train_lora
 from moderation.dfa.train.plan import LoraPlan
-from moderation.dfa.train.probe import Stored, fit_probes, stored_features
+from moderation.dfa.train.probe import Stored, fit_probes, held_out, stored_features
 from moderation.dfa.train.report import Report, as_text, examples_to_judge, judge, report, seconds_per_face
 from moderation.dfa.train.sight import Sight, SightPlan, as_pixels, train_sight
 from moderation.dfa.train.sources_out import (
     as_json,
     as_left_out_table,
     as_table,
+    calibrated,
     calibration_of,
     each_left_out,
     honesty,
@@ -151,10 +152,10 @@ def judge_strangers(
 ) -> None:
     """Judge the first tower on the sources it never saw, and write the figures down.
 
-    Verdict and calibration are fitted on the other sources (`calibration_of`). The strangers take no part in either, so
-    their figures say how far both hold.
+    Verdict and calibration are fitted on the other sources. The strangers take no part in either, so their figures say
+    how far both hold.
     """
-    platt = calibration_of(stored, today=today)
+    platt = calibrated(held_out(stored), stored.deepfake, stored.origin, version=today.isoformat())
     fit_probes(sight.heads, stored)
     looked = look_at(sight, pool, left_out(pool, plan.without.without))
     found, kept = strangers(looked, platt), honesty(looked, platt)

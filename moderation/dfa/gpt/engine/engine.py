@@ -88,9 +88,9 @@ class Answers:
 class Look:
     """What the tower sees in one face, independent of the language model's answers."""
 
-    #: The heads' verdict, a logit. The margin was trained towards it.
+    #: The heads' verdict, a logit. The language model was trained towards it, but for `local`.
     opinion: float
-    #: The part of it that the patches that look foreign add. The language model does not read them.
+    #: The part of it that the patches that look foreign add.
     local: float
     #: (G, G) float32 in [0, 1], rows from the top of the crop: how foreign the pixels of each place look.
     foreign: np.ndarray
@@ -424,9 +424,9 @@ class Engine:
             self._begin_rationales(asked)
 
     def _detect(self, group: Sequence[_Face[K]]) -> None:
-        hidden = self._hidden(group)
-        patches = self._see([face.pixels for face in group], hidden)  # (B, P, D)
-        looks = [None] * len(group) if self.reader is None else self.reader.looks(hidden)
+        unseen = self._hidden(group)
+        patches = self._see([face.pixels for face in group], unseen)  # (B, P, D)
+        looks = [None] * len(group) if self.reader is None else self.reader.looks(unseen)
         for face, look in zip(group, looks, strict=True):
             face.seen = look
         question = self._words(self.script.detect).expand(len(group), -1, -1)
