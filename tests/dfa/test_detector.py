@@ -29,7 +29,7 @@ from moderation.dfa.gpt.bundle import BundleSpec, read_bundle, write_card
 from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
 from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Look, Plan, Route, VerdictOnly
+from moderation.dfa.gpt.engine.engine import Answers, Look, Route
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import worded
 from moderation.dfa.gpt.heads import Heads
@@ -439,54 +439,6 @@ def test_where_the_tower_has_a_technique_head_it_decides_which(detector: Detecto
     assert blind.verdict.technique is Technique.EFS
     assert seeing.verdict.technique is Technique.FE
     assert seeing.verdict.technique_scores == shares
-
-
-def test_the_margin_is_the_language_models_and_what_the_foreign_patches_add(tmp_path: Path) -> None:
-    bundle = loaded(read_bundle(random_bundle(tmp_path, "small-tiny").folder))
-    torch.manual_seed(2)
-    heads = Heads(2, 32)
-    torch.nn.init.normal_(heads.local.weight)
-    crops = [a_crop(224, seed) for seed in range(3)]
-
-    def asked(heads: Heads) -> list[Answers]:
-        engine = Engine(
-            bundle.model,
-            bundle.script,
-            bundle.spec.image,
-            route=lambda _margin, _mass: Route.LEAVE,
-            plan=Plan(),
-            heads=heads.eval(),
-        )
-        answers = engine.answer([crop.pixels for crop in crops])
-        engine.close()
-        return answers
-
-    for spoken, both in zip(asked(Heads(2, 32)), asked(heads), strict=True):
-        assert both.seen is not None
-        assert abs(both.seen.local) > 1e-3
-        assert both.margin == pytest.approx(spoken.margin + both.seen.local, abs=1e-4)
-
-
-def test_a_tower_of_patches_does_not_look_at_hidden_ones(tmp_path: Path) -> None:
-    bundle = loaded(read_bundle(random_bundle(tmp_path, "small-tiny").folder))
-    torch.manual_seed(2)
-    heads = Heads(2, 32)
-    torch.nn.init.normal_(heads.verdict)
-    torch.nn.init.normal_(heads.local.weight)
-    detector = Detector(replace(bundle, heads=heads.eval()), EVERYTHING)
-    whole, mask = a_crop(224, 1), np.zeros((224, 224), dtype=bool)
-    mask[32:80, 48:96] = True
-    other = replace(whole, pixels=np.where(mask[..., None], 255 - whole.pixels, whole.pixels))
-    pictures = [VerdictOnly(crop.pixels, hidden) for hidden in (None, mask) for crop in (whole, other)]
-
-    shown, changed, hidden, still = (
-        answers.seen.opinion for answers in detector._engine.answer(pictures) if answers.seen is not None
-    )
-    detector.close()
-
-    assert abs(shown - changed) > 1e-2
-    assert hidden == pytest.approx(still, abs=1e-4)
-    assert abs(shown - hidden) > 1e-2
 
 
 def test_the_rationale_follows_the_technique_head(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,8 +21,10 @@ import torch
 from moderation.dfa.gpt.bundle import BundleSpec, load_bundle
 from moderation.dfa.gpt.detector import Policy, fingerprint
 from moderation.dfa.gpt.engine import attention, memory
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, visual_tokens
+from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, VerdictOnly, visual_tokens
 from moderation.dfa.gpt.engine.kv import SlotKV, side_by_side
+from moderation.dfa.gpt.heads import Heads
+from moderation.dfa.gpt.layouts import random_bundle
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected, SetupProblem
 from tests.dfa.conftest import a_picture
 from tests.dfa.reference import Expected, Reference, loaded
@@ -707,3 +710,53 @@ def test_neighbouring_slots_are_read_without_a_copy() -> None:
     assert side_by_side([2, 3, 4]) == slice(2, 5)
     assert side_by_side([2, 4]) is None
     assert side_by_side([3, 2]) is None
+
+
+def with_heads(spec: BundleSpec, heads: Heads) -> Engine:
+    """An engine with these heads that asks for verdicts alone."""
+    bundle = loaded(spec)
+    script, image = bundle.script, bundle.spec.image
+    return Engine(
+        bundle.model, script, image, route=lambda _margin, _mass: Route.LEAVE, plan=Plan(), heads=heads.eval()
+    )
+
+
+@pytest.fixture
+def of_patches(tmp_path: Path) -> BundleSpec:
+    """Random weights with a tower of patches and its class token."""
+    return random_bundle(tmp_path, "small-tiny")
+
+
+def lively_heads() -> Heads:
+    torch.manual_seed(2)
+    heads = Heads(2, 32)
+    torch.nn.init.normal_(heads.verdict)
+    torch.nn.init.normal_(heads.local.weight)
+    return heads
+
+
+def test_the_margin_is_the_language_models_and_what_the_foreign_patches_add(of_patches: BundleSpec) -> None:
+    pictures = [a_picture(224, seed) for seed in range(3)]
+
+    silent, lively = (
+        with_heads(of_patches, heads).answer(pictures) for heads in (Heads(2, 32), lively_heads())
+    )
+
+    for spoken, both in zip(silent, lively, strict=True):
+        assert both.seen is not None
+        assert abs(both.seen.local) > 1e-3
+        assert both.margin == pytest.approx(spoken.margin + both.seen.local, abs=1e-3)
+
+
+def test_a_tower_of_patches_does_not_look_at_hidden_ones(of_patches: BundleSpec) -> None:
+    whole, mask = a_picture(224, 1), np.zeros((224, 224), dtype=bool)
+    mask[32:80, 48:96] = True
+    other = np.where(mask[..., None], 255 - whole, whole)
+    pictures = [VerdictOnly(pixels, hidden) for hidden in (None, mask) for pixels in (whole, other)]
+
+    answered = with_heads(of_patches, lively_heads()).answer(pictures)
+
+    shown, changed, hidden, still = (answers.seen.opinion for answers in answered if answers.seen is not None)
+    assert abs(shown - changed) > 1e-2
+    assert hidden == pytest.approx(still, abs=1e-4)
+    assert abs(shown - hidden) > 1e-2
