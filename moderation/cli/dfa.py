@@ -269,11 +269,12 @@ def sources_out(
         tower.lighten()
     opened = open_pool(pool)
     seen = stored_features(tower, pool, faces // 2, without=names)
-    platt = judging.calibrated(held_out(seen), seen.deepfake, seen.origin, version="now")
+    without = held_out(seen)
+    platt = judging.calibrated(without, seen.deepfake, seen.origin, version="now")
     fit_probes(tower.heads, seen)
     looked = judging.look_at(tower, opened, judging.left_out(opened, names, most=most))
     found, kept = judging.strangers(looked, platt), judging.honesty(looked, platt)
-    others = judging.each_left_out(seen)
+    others = judging.each_left_out(seen, without)
     if as_json:
         numbers = {name: vars(value) for name, value in kept.items()}
         left_out = {

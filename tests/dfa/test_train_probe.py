@@ -132,7 +132,7 @@ def test_a_source_that_lies_apart_is_far_from_the_others_when_it_is_left_out() -
 def test_the_calibration_calls_one_face_in_a_hundred_of_sources_left_out_too_strange() -> None:
     _, stored = faces(1200, seed=1)
 
-    platt = calibration_of(stored, today=date(2026, 1, 1))
+    platt = calibration_of(stored, held_out(stored), today=date(2026, 1, 1))
 
     distances = distances_left_out(stored)[~stored.deepfake]
     assert platt.strangest is not None

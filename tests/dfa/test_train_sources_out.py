@@ -11,6 +11,7 @@ from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.calibration import Platt, sigmoid
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.instruct.pool import Pooled
+from moderation.dfa.train.probe import held_out
 from moderation.dfa.train.sight import Sight
 from moderation.dfa.train.sources_out import (
     Looked,
@@ -114,7 +115,7 @@ def test_every_origin_is_held_against_its_own_bona_fide_faces_by_a_verdict_witho
     turned = stored.source == "two"
     stored.deepfake[turned] = ~stored.deepfake[turned]
 
-    found = each_left_out(stored)
+    found = each_left_out(stored, held_out(stored))
 
     assert set(found) == {"one", "two", "three", "lab/FS"} - {"three"}
     assert found["two"][0].value < 0.1  # nobody told its verdict that this one is turned

@@ -148,12 +148,12 @@ def calibrated(logits: np.ndarray, deepfake: np.ndarray, origin: np.ndarray, *, 
 REFUSED = 0.01
 
 
-def calibration_of(stored: Stored, *, today: datetime.date) -> Platt:
+def calibration_of(stored: Stored, without: np.ndarray, *, today: datetime.date) -> Platt:
     """The calibration of a bundle whose verdict and strangeness are fitted on these faces.
 
-    Each face's score and strangeness come from a fit without its source.
+    Each face's score and strangeness come from a fit without its source: `without` is `held_out(stored)`.
     """
-    platt = calibrated(held_out(stored), stored.deepfake, stored.origin, version=today.isoformat())
+    platt = calibrated(without, stored.deepfake, stored.origin, version=today.isoformat())
     distances = distances_left_out(stored)
     known = distances[~np.isnan(distances)]
     return replace(
@@ -231,15 +231,15 @@ def as_table(results: Sequence[Stranger]) -> str:
 LAB = "lab/"
 
 
-def each_left_out(stored: Stored) -> dict[str, tuple[Estimate, Estimate]]:
+def each_left_out(stored: Stored, without: np.ndarray) -> dict[str, tuple[Estimate, Estimate]]:
     """For each forged origin: the DF-D AUC of a verdict fitted without it, and of a verdict that knows only quality.
 
     An origin is compared with the bona fide faces of its source, or with all when its source has few. The tower had
-    seen the origin. So this measures how the verdict carries over, and not how the tower does.
+    seen the origin. So this measures how the verdict carries over, and not how the tower does. `without` is
+    `held_out(stored)`.
     """
-    source = held_out(stored)
     lab = np.char.startswith(stored.origin, LAB)
-    made = np.where(lab & stored.deepfake, held_out(stored, np.where(lab, stored.origin, "")), source)
+    made = np.where(lab & stored.deepfake, held_out(stored, np.where(lab, stored.origin, "")), without)
     quality = by_quality(stored)
     results: dict[str, tuple[Estimate, Estimate]] = {}
     for origin in np.unique(stored.origin[stored.deepfake]):
