@@ -25,6 +25,7 @@ from moderation.dfa.bench.description import sentences_table
 from moderation.dfa.bench.estimates import Estimate
 from moderation.dfa.bench.faithfulness import (
     MOST,
+    Asking,
     Trial,
     deletion_table,
     faithfulness_table,
@@ -68,7 +69,7 @@ def naming(*regions: Region, deepfake: bool = True) -> FaceAnalysis:
 
 def tried(face: FaceAnalysis, ask: Margins, number: int = 0, **item: Any) -> Trial:
     rng = np.random.default_rng(number)
-    return trial(an_item(number, **item), CROP, face, lambda margin: margin / 4, ask, rng)
+    return trial(an_item(number, **item), CROP, face, Asking(lambda margin: margin / 4, ask), rng)
 
 
 def cell(table: Table, row: int, column: str) -> float:

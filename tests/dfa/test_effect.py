@@ -153,6 +153,17 @@ def test_every_fill_changes_the_region_and_leaves_what_is_far_from_it() -> None:
     assert {tuple(pixel) for pixel in filled[2][mask][:5]} == {(127, 127, 127)}
 
 
+def test_nothing_is_filled_for_a_tower_that_leaves_hidden_pixels_out() -> None:
+    crop = a_crop()
+
+    (hidden,) = hide(crop, said(an_artifact(Region.MOUTH)), at_most=1, filled=False)
+
+    assert hidden.without == hidden.control == (crop.pixels,)
+    asked = variants(crop, [hidden])
+    assert [variant.hidden is hidden.region for variant in asked] == [True, False]
+    assert all(variant.verdict_only for variant in asked)
+
+
 def test_what_flows_in_is_as_bright_as_its_surroundings_and_has_their_grain() -> None:
     crop = FaceCrop(FACE, np.full((SIZE, SIZE, 3), 90, dtype=np.uint8))
     grain = np.random.default_rng(0).integers(-4, 5, crop.pixels.shape)

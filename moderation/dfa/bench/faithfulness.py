@@ -8,6 +8,7 @@ of the same total area.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -35,10 +36,18 @@ from moderation.dfa.gpt.heads import PARTS
 MOST = 3
 #: Random draws for every set of hidden regions.
 DRAWS = 2
-#: From pictures to margins.
-Ask = Callable[[Sequence[FaceCrop]], list[float]]
-#: From a margin to a score.
-Score = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked of the model."""
+
+    #: From a margin to a score.
+    score: Callable[[float], float]
+    #: From pictures to margins.
+    ask: Callable[[Sequence[FaceCrop]], list[float]]
+    #: False when its tower leaves hidden pixels out.
+    filled: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,17 @@ def trials(
     found: list[Trial] = []
     for (item, _), crop, face in zip(asked, crops, detector.analyze(crops), strict=True):
         rng = np.random.default_rng([seed, len(found)])
-        found.append(trial(item, crop, face, detector.score, _asking(detector), rng))
+        asking = Asking(detector.score, partial(_margins, detector), filled=not detector.leaves_out_hidden)
+        found.append(trial(item, crop, face, asking, rng))
         progress(len(found))
     return found
 
 
-def _asking(detector: Detector) -> Ask:
-    return lambda crops: [margin_of(answer) for answer in detector.analyze(crops)]
+def _margins(detector: Detector, crops: Sequence[FaceCrop]) -> list[float]:
+    return [margin_of(answer) for answer in detector.analyze(crops)]
 
 
-def trial(
-    item: Item, crop: FaceCrop, face: FaceAnalysis, score: Score, ask: Ask, rng: np.random.Generator
-) -> Trial:
+def trial(item: Item, crop: FaceCrop, face: FaceAnalysis, model: Asking, rng: np.random.Generator) -> Trial:
     """Measure one face."""
     listed = {region for artifact in face.rationale for region in artifact.regions}
     unnamed = [region for region in PARTS if region not in listed]
@@ -108,36 +116,35 @@ def trial(
     def effects(regions: Sequence[Region]) -> tuple[Effect, ...]:
         """The effects of these regions, put first in the list, so that their controls avoid the listed ones too."""
         first = tuple(Artifact(region, region, (region,)) for region in regions)
-        return _effects(crop, replace(face, rationale=first + face.rationale), len(first), score, ask)
+        return _effects(crop, replace(face, rationale=first + face.rationale), len(first), model)
 
     return Trial(
         item,
         listed=len(face.rationale),
-        named=_effects(crop, face, len(face.rationale), score, ask),
+        named=_effects(crop, face, len(face.rationale), model),
         others=effects(drawn),
         mapped=effects(highest),
-        steps=tuple(_steps(crop, face, score, ask, rng)),
+        steps=tuple(_steps(crop, face, model, rng)),
     )
 
 
-def _effects(crop: FaceCrop, face: FaceAnalysis, first: int, score: Score, ask: Ask) -> tuple[Effect, ...]:
+def _effects(crop: FaceCrop, face: FaceAnalysis, first: int, model: Asking) -> tuple[Effect, ...]:
     """The effects of the `first` artifacts of the face's list."""
-    regions = [hidden for hidden in hide(crop, face, at_most=MOST) if hidden.place < first]
-    measured = with_effects(face, regions, iter(ask(variants(crop, regions))), score)
+    found = hide(crop, face, at_most=MOST, filled=model.filled)
+    regions = [hidden for hidden in found if hidden.place < first]
+    measured = with_effects(face, regions, iter(model.ask(variants(crop, regions))), model.score)
     return tuple(artifact.effect for artifact in measured.rationale if artifact.effect is not None)
 
 
 # --- deletion
 
 
-def _steps(
-    crop: FaceCrop, face: FaceAnalysis, score: Score, ask: Ask, rng: np.random.Generator
-) -> Iterator[Step]:
+def _steps(crop: FaceCrop, face: FaceAnalysis, model: Asking, rng: np.random.Generator) -> Iterator[Step]:
     margin = face.verdict.margin
     if face.verdict.label is not Label.DEEPFAKE or margin is None:
         return
     masks = [mask for artifact in face.rationale if (mask := mask_of(artifact, crop)) is not None]
-    filler, whole = Filler(crop.pixels), face_mask(crop)
+    filler, whole = Filler(crop.pixels, filled=model.filled), face_mask(crop)
     for count in range(1, min(MOST, len(masks)) + 1):
         named = np.logical_or.reduce(masks[:count])
         drawn = [_random_regions(named, count, crop, whole, rng) for _ in range(DRAWS)]
@@ -145,7 +152,7 @@ def _steps(
         if not randoms:
             return  # the named regions are larger than the face, and a longer list is larger still
         hidden = [(mask, ~(named | other)) for other in randoms for mask in (named, other)]
-        margins = ask(
+        margins = model.ask(
             [
                 FaceCrop(crop.face, pixels, verdict_only=True, hidden=around(mask))
                 for mask, spared in hidden
@@ -159,8 +166,8 @@ def _steps(
             part=float((named & whole).sum() / whole.sum()),
             named_fall=margin - without,
             random_fall=margin - control,
-            named_score=score(without),
-            random_score=score(control),
+            named_score=model.score(without),
+            random_score=model.score(control),
         )
 
 
@@ -195,8 +202,8 @@ def faithfulness_table(found: Sequence[Trial]) -> Table:
         name="faithfulness",
         title="AD: whether the score depends on the named regions",
         note=(
-            "Faces called deepfakes. A region is hidden in three ways, and beside it a control of equal area on the "
-            "same face: `supported` is the share whose margin falls by more than the control's and its noise, as "
+            "Faces called deepfakes. A region is hidden, and beside it a control of equal area on the same face: "
+            "`supported` is the share whose margin falls by more than the control's and its noise, as "
             "reviewers are shown it; `beyond the control`, by more at all. Regions that the model does not name stand "
             "for what naming by chance would reach, and those of the evidence map for what the tower points to. What "
             "has no place on a face (the whole picture, the light) cannot be hidden."

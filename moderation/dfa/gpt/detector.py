@@ -47,7 +47,7 @@ from moderation.errors import BonafideError, BundleMismatch
 K = TypeVar("K")
 
 #: Raise this with every code change that can alter the analysis of the same bundle and picture.
-PIPELINE_VERSION = 6
+PIPELINE_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,19 @@ class Detector:
 
     # Effects
 
+    @property
+    def leaves_out_hidden(self) -> bool:
+        """True when the tower leaves out hidden pixels: nothing need be filled then."""
+        return self._engine.leaves_out_hidden
+
     def measure(
         self, crops: Sequence[FaceCrop], faces: Sequence[FaceAnalysis], *, at_most: int
     ) -> list[FaceAnalysis]:
         """The faces with the effects of their first `at_most` artifacts: see `effect`. Raise the first error."""
-        hidden = [hide(crop, face, at_most=at_most) for crop, face in zip(crops, faces, strict=True)]
+        hidden = [
+            hide(crop, face, at_most=at_most, filled=not self.leaves_out_hidden)
+            for crop, face in zip(crops, faces, strict=True)
+        ]
         asked = [
             variant for crop, ways in zip(crops, hidden, strict=True) for variant in variants(crop, ways)
         ]

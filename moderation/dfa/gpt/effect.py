@@ -1,8 +1,9 @@
 """Does a face's score depend on the named regions? Each region is hidden, and the model is asked again.
 
-Any hidden patch changes a face, and what fills it looks forged to a model that knows forgeries. So a tower of patches
-does not look at hidden ones at all. A region is hidden in several ways, and so is a control region of equal area
-elsewhere on the same face. The evidence is how much more the score falls without the region than without the control.
+Beside the region, a control of equal area elsewhere on the same face is hidden. The evidence is how much more the score
+falls without the region than without the control. What fills a hidden region looks forged to a model that knows
+forgeries. So a tower of patches leaves hidden ones out, and nothing is filled. For other towers a region is filled in
+several ways.
 
 S pixels of a crop's side. Masks are (S, S) bool.
 """
@@ -38,7 +39,7 @@ class Hidden:
 
     #: Index into the face's rationale.
     place: int
-    #: One picture for each fill, (S, S, 3) uint8.
+    #: One picture for each fill, (S, S, 3) uint8. Where nothing is filled: the crop itself.
     without: tuple[np.ndarray, ...]
     control: tuple[np.ndarray, ...]
     #: (S, S) bool: the pixels that are hidden in each.
@@ -52,10 +53,11 @@ class Hidden:
         yield from ((pixels, self.elsewhere) for pixels in self.control)
 
 
-def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int) -> tuple[Hidden, ...]:
+def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int, filled: bool = True) -> tuple[Hidden, ...]:
     """Hide the first `at_most` artifacts of a face whose verdict is deepfake.
 
-    Artifacts without a place on the face are left out, and so are those that leave no room for a control.
+    Artifacts without a place on the face are left out, and so are those that leave no room for a control. Hidden pixels
+    need not be `filled` for a tower that leaves them out.
     """
     if analysis.verdict.label is not Label.DEEPFAKE or analysis.verdict.margin is None:
         return ()
@@ -63,7 +65,7 @@ def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int) -> tuple[Hidde
     named = [mask for _, mask in places if mask is not None]
     if not named:
         return ()
-    filler = Filler(crop.pixels)
+    filler = Filler(crop.pixels, filled=filled)
     found: list[Hidden] = []
     for place, mask in places:
         if mask is None or len(found) == at_most:
@@ -227,9 +229,10 @@ def around(mask: np.ndarray) -> np.ndarray:
 
 
 class Filler:
-    """Hides pixels of one picture in three ways: surroundings diffused in, blurred, and grey."""
+    """Hides pixels of one picture: surroundings diffused in, blurred, and grey. Unless `filled`, nothing is changed."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    def __init__(self, pixels: np.ndarray, *, filled: bool = True) -> None:
+        self._plain = None if filled else pixels
         picture = pixels.astype(np.float32)
         size = len(picture)
         self._picture = picture
@@ -241,6 +244,8 @@ class Filler:
 
         The diffused fill takes its grain from `spared` pixels: without grain alone it would stand out.
         """
+        if self._plain is not None:
+            return (self._plain,)
         spread = _spread(mask)
         edge = np.clip(4 * spread, 0, 1)[..., None]  # 1 in the mask and its corners, falling to 0 around it
         hidden = spread > EDGE

@@ -20,8 +20,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -485,11 +486,16 @@ class Engine:
 
     # The model
 
+    @property
+    def leaves_out_hidden(self) -> bool:
+        """True when the tower has patches of its own: what fills hidden ones does not matter then."""
+        return cast("Any", self.model.config.vision_config).model_type == "clip_vision_model"
+
     def _hidden(self, group: Sequence[_Face[Any]]) -> Tensor | None:
-        """(B, P) bool: the patches that are not looked at. None: all are, or the tower has no patches of its own."""
-        vision: Any = self.model.config.vision_config
-        if vision.model_type != "clip_vision_model" or all(face.hidden is None for face in group):
+        """(B, P) bool: the patches that are left out. None: none of them."""
+        if not self.leaves_out_hidden or all(face.hidden is None for face in group):
             return None
+        vision: Any = self.model.config.vision_config
         side = self.image.size
         masks = [np.zeros((side, side), bool) if face.hidden is None else face.hidden for face in group]
         shares = F.avg_pool2d(torch.from_numpy(np.stack(masks)).float()[:, None], vision.patch_size)
@@ -705,18 +711,35 @@ def visual_tokens(
 ) -> Tensor:
     """Standardised pixels (B, 3, S, S) -> projected visual tokens (B, P, D).
 
-    No token of the tower attends to the `hidden` patches (B, P): what fills them is no evidence ("Missingness bias in
-    model debugging", Jain et al., ICLR 2022).
+    What fills the `hidden` patches (B, P) is no evidence ("Missingness bias in model debugging", Jain et al., ICLR
+    2022). So no token of the tower attends to them, and the projector gets the mean of the shown ones in their place.
     Versions of transformers return an object that holds the tokens, a tensor, or one tensor per image.
     """
     more: dict[str, Any] = {}
-    if hidden is not None:
-        shown = torch.zeros(hidden.shape, dtype=pixels.dtype, device=pixels.device)
-        shown = shown.masked_fill(hidden, -torch.inf)
-        more["attention_mask"] = F.pad(shown, (1, 0))[:, None, None]  # the class token is always seen
-    seen: Any = model.get_image_features(pixel_values=cast("Any", pixels), **more)
+    with ExitStack() as until_seen:
+        if hidden is not None:
+            shown = torch.zeros(hidden.shape, dtype=pixels.dtype, device=pixels.device)
+            shown = shown.masked_fill(hidden, -torch.inf)
+            more["attention_mask"] = F.pad(shown, (1, 0))[:, None, None]  # the class token is always seen
+            tower: Any = model.model.vision_tower
+            until_seen.callback(tower.register_forward_hook(partial(_without, hidden)).remove)
+        seen: Any = model.get_image_features(pixel_values=cast("Any", pixels), **more)
     seen = getattr(seen, "pooler_output", seen)
     return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
+
+
+def _without(hidden: Tensor, _tower: object, _inputs: object, output: Any) -> Any:
+    """The tower's output with the mean of the shown patches in place of the `hidden` ones (B, P)."""
+    places = F.pad(hidden, (1, 0))[..., None]  # (B, 1+P, 1)
+    weights = 1.0 - F.pad(hidden, (1, 0), value=True)[..., None].float()
+    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    output.hidden_states = tuple(
+        states  # None: a layer that nobody reads
+        if states is None
+        else torch.where(places, (weights * states).sum(dim=1, keepdim=True).to(states), states)
+        for states in output.hidden_states
+    )
+    return output
 
 
 class TowerReader:
