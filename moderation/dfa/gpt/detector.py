@@ -388,16 +388,16 @@ class Detector:
         question = checked(self._bundle.prompts, question)
         known = None if about is None else known_from(about)
         if self._bundle.intents is not None and known is not None:
-            yield self._grounded(self._bundle.intents, question, known)
+            yield self._grounded(self._bundle.intents, [turn.question for turn in turns], question, known)
         else:
             served = () if about is None else served_turns(self._bundle.prompts, about)
             yield from self._generated(crop, turns, question, served, min(max_new_tokens, LONGEST_REPLY))
 
-    def _grounded(self, head: IntentHead, question: str, known: Known) -> str:
+    def _grounded(self, head: IntentHead, earlier: Sequence[str], question: str, known: Known) -> str:
         """The answer that the facts of the face allow."""
         tokens, place = asked_alone(self._bundle.prompts, self._bundle.codec, question)
         scores = head.scores(self._engine.states(tokens, depth=head.depth), place)
-        return answer(understood(question, scores), known, self._bundle.prompts)
+        return answer(understood(question, scores, earlier), known, self._bundle.prompts)
 
     def _generated(
         self, crop: FaceCrop, turns: Sequence[Turn], question: str, served: Sequence[Turn], longest: int

@@ -101,11 +101,18 @@ _OPPOSITE: Mapping[str, str] = {
 _CLEAR = 2.0
 
 
-def understood(text: str, scores: Mapping[str, float]) -> Question:
-    """The question, with the likeliest intent that fits the regions and techniques which it names."""
-    nouns = {
-        region: noun for region, noun in regions_asked(text).items() if region is not Region.FACE_BOUNDARY
-    }
+#: Words that may stand for the region of an earlier question.
+_POINTING = re.compile(r"\b(?:it|its|they|them|their|that|this|those|these|there)\b", re.I)
+
+
+def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = ()) -> Question:
+    """The question, with the likeliest intent that fits the regions and techniques which it names.
+
+    `earlier` are the questions before it, oldest first: "it" may stand for the region that one of them named last.
+    """
+    nouns = _parts_asked(text)
+    if not nouns and _POINTING.search(text):
+        nouns = next(filter(None, map(_parts_asked, reversed(earlier))), nouns)
     regions = list(nouns)
     techniques = list(techniques_asked(text))
     named = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
@@ -149,6 +156,13 @@ def _fits(family: str, regions: Sequence[Region], techniques: Sequence[Technique
 def regions_asked(text: str) -> dict[Region, Noun]:
     """The regions of a face that a question names, in its order, as it calls them. Longer words may be misspelt."""
     return {region: _noun(region, word) for region, word in parts_in_order(_spelt(text)).items()}
+
+
+def _parts_asked(text: str) -> dict[Region, Noun]:
+    """The regions that a question names, without the face's edge, which is a family of its own."""
+    return {
+        region: noun for region, noun in regions_asked(text).items() if region is not Region.FACE_BOUNDARY
+    }
 
 
 #: Words for a part of a region that would sound odd in an answer. "Iris" is the only singular that ends in s.
