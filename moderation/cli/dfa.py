@@ -258,7 +258,7 @@ def sources_out(
     from moderation.dfa.gpt.detector import multiplies_bfloat16
     from moderation.dfa.instruct.pool import open_pool
     from moderation.dfa.train import sources_out as judging
-    from moderation.dfa.train.probe import fit_probes, held_out, stored_features
+    from moderation.dfa.train.probe import fit_probes, held_out, served_features, stored_features
     from moderation.dfa.train.sight import load_sight
 
     names = json.loads((run / "sight.json").read_text(encoding="utf-8"))["plan"]["without"]
@@ -274,13 +274,12 @@ def sources_out(
     fit_probes(tower.heads, seen)
     looked = judging.look_at(tower, opened, judging.left_out(opened, names, most=most))
     found, kept = judging.strangers(looked, platt), judging.honesty(looked, platt)
-    others = judging.each_left_out(seen, without)
+    sources = set(seen.source.tolist())
+    served = served_features(tower, opened, judging.left_out(opened, sources, most=most))
+    others = judging.each_left_out(seen, without, served)
     if as_json:
         numbers = {name: vars(value) for name, value in kept.items()}
-        left_out = {
-            origin: {"auc": vars(auc), "quality_alone": vars(quality)}
-            for origin, (auc, quality) in others.items()
-        }
+        left_out = {origin: asdict(each) for origin, each in others.items()}
         print_json({"strangers": judging.as_json(found), "honesty": numbers, "left_out": left_out})
         return
     typer.echo(judging.as_table(found))

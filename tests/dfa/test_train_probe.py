@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
-from moderation.analysis import Technique
+from moderation.analysis import Label, Technique
 from moderation.dfa.bench.estimates import auc
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
@@ -20,6 +20,8 @@ from moderation.dfa.train.probe import (
     evened,
     fit_probes,
     held_out,
+    judged_without,
+    served_features,
     stored_features,
 )
 from moderation.dfa.train.sight import Sight
@@ -176,3 +178,26 @@ def test_faces_are_drawn_in_twos_without_what_is_left_out_and_the_same_each_time
     assert stored.quality.shape == (12, 4)
     assert stored.origin.tolist() == again.origin.tolist()
     np.testing.assert_allclose(stored.features, again.features, atol=1e-4)
+
+
+def test_served_faces_are_those_of_the_pool_and_the_batch_changes_nothing(tmp_path: Path) -> None:
+    sight = Sight(random_bundle(tmp_path / "base", "small-tiny").folder).eval()
+    pool = a_pool()
+
+    served, again = (served_features(sight, pool, pool.rows, batch=batch) for batch in (5, 64))
+
+    assert served.deepfake.tolist() == [row.label is Label.DEEPFAKE for row in pool.rows]
+    assert served.origin.tolist() == [row.origin for row in pool.rows]
+    np.testing.assert_allclose(served.features, again.features, atol=1e-4)
+
+
+def test_other_faces_are_judged_by_a_verdict_that_never_saw_their_source() -> None:
+    _, stored = faces(600, seed=1)
+    _, others = faces(90, seed=2)
+
+    logits = judged_without(stored, others)
+
+    turned = replace(stored, deepfake=np.where(stored.source == "two", ~stored.deepfake, stored.deepfake))
+    own = others.source == "two"
+    np.testing.assert_allclose(judged_without(turned, others)[own], logits[own], atol=1e-3)
+    assert ((logits > 0) == others.deepfake).mean() > 0.8

@@ -115,10 +115,18 @@ def test_every_origin_is_held_against_its_own_bona_fide_faces_by_a_verdict_witho
     turned = stored.source == "two"
     stored.deepfake[turned] = ~stored.deepfake[turned]
 
-    found = each_left_out(stored, held_out(stored))
+    served = stored.without({"three"})  # the lab serves nothing
+
+    found = each_left_out(stored, held_out(stored), served)
 
     assert set(found) == {"one", "two", "three", "lab/FS"} - {"three"}
-    assert found["two"][0].value < 0.1  # nobody told its verdict that this one is turned
-    assert found["one"][0].value > found["two"][0].value + 0.3
-    assert all(abs(quality.value - 0.5) < 0.12 for _, quality in found.values())
-    assert as_left_out_table(found).splitlines()[-1].startswith("| mean over 3 |")
+    assert found["two"].drawn.value < 0.1  # nobody told its verdict that this one is turned
+    assert found["one"].drawn.value > found["two"].drawn.value + 0.3
+    assert all(abs(each.quality.value - 0.5) < 0.12 for each in found.values())
+    assert found["lab/FS"].served is None
+    for same in (found["one"], found["two"]):  # the served faces are among the drawn ones
+        assert same.served is not None
+        assert same.served.value == pytest.approx(same.drawn.value)
+    table = as_left_out_table(found).splitlines()
+    assert "| – |" in next(line for line in table if line.startswith("| lab/FS |"))
+    assert [cell.split(" of ")[1] for cell in table[-1].split(" | ")[1:]] == ["3", "2", "3 |"]

@@ -9,7 +9,8 @@ less.
 N faces, L layers, D tower width.
 """
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from moderation.analysis import Technique
+from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.heads import AXES, Heads
-from moderation.dfa.instruct.examples import Example, Examples
-from moderation.dfa.instruct.pool import open_pool
+from moderation.dfa.instruct.examples import Example, Examples, as_served
+from moderation.dfa.instruct.pool import Pool, Pooled, open_pool
 from moderation.dfa.instruct.quality import measures
 from moderation.dfa.train.sight import Sight, as_pixels
 
@@ -86,12 +87,33 @@ def stored_features(
     """Draw twos as in training and take the tower's features of them: 2·`twos` faces, the faces of a two adjacent."""
     drawn = Faces(pool, twos, without=without, seed=seed)
     loader = DataLoader(drawn, batch_size=batch, num_workers=loaders, collate_fn=_side_by_side)
+    return _stored(sight, loader)
+
+
+def served_features(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16) -> Stored:
+    """The tower's features of pictures of a pool, cropped as the worker crops them and not degraded."""
+    examples = (
+        Example(
+            pixels=as_served(pool.crops[row.row]),
+            deepfake=row.label is Label.DEEPFAKE,
+            technique=row.technique,
+            mask=None,
+            facts=None,
+            origin=row.origin,
+            group=row.group,
+        )
+        for row in rows
+    )
+    return _stored(sight, iter(lambda: list(itertools.islice(examples, batch)), []))
+
+
+def _stored(sight: Sight, batches: Iterable[list[Example]]) -> Stored:
     numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
     features, foreign = list[np.ndarray](), list[np.ndarray]()
     known: list[Example] = []
     quality: list[tuple[float, ...]] = []
     with torch.inference_mode():
-        for examples in loader:
+        for examples in batches:
             pictures = [each.pixels for each in examples]
             seen = sight(as_pixels(pictures).to(numbers))
             features.append(seen.features.numpy())
@@ -126,6 +148,16 @@ def held_out(stored: Stored, kind: np.ndarray | None = None) -> np.ndarray:
         own = kind == name
         if name and own.sum() >= FEWEST:
             logits[own] = _judged(read[~own], stored.deepfake[~own], read[own], weights[~own])
+    return logits
+
+
+def judged_without(stored: Stored, others: Stored) -> np.ndarray:
+    """(M,): for every one of M other faces, the logit of a verdict that was fitted without the face's source."""
+    logits = np.full(len(others.deepfake), np.nan)
+    read, weights, judged = _read(stored), evened(stored), _read(others)
+    for name in np.unique(others.source):
+        kept, own = stored.source != name, others.source == name
+        logits[own] = _judged(read[kept], stored.deepfake[kept], judged[own], weights[kept])
     return logits
 
 

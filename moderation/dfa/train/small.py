@@ -45,7 +45,7 @@ from moderation.dfa.train.findings import Found, described, fit_findings, left_o
 from moderation.dfa.train.intents import read_questions
 from moderation.dfa.train.lora import train_lora
 from moderation.dfa.train.plan import LoraPlan
-from moderation.dfa.train.probe import Stored, fit_probes, held_out, stored_features
+from moderation.dfa.train.probe import Stored, fit_probes, held_out, served_features, stored_features
 from moderation.dfa.train.report import Report, as_text, examples_to_judge, judge, report, seconds_per_face
 from moderation.dfa.train.sight import Sight, SightPlan, as_pixels, train_sight
 from moderation.dfa.train.sources_out import (
@@ -120,7 +120,9 @@ def train_small(
     seen = stored_features(sight, pool_folder, plan.faces // 2)
     fit_probes(sight.heads, seen)
     judged = held_out(seen)
-    (work / "left-out.md").write_text(as_left_out_table(each_left_out(seen, judged)), encoding="utf-8")
+    served = served_features(sight, pool, left_out(pool, {row.source for row in pool.rows}))
+    table = as_left_out_table(each_left_out(seen, judged, served))
+    (work / "left-out.md").write_text(table, encoding="utf-8")
     platt = calibration_of(seen, judged, today=now.date())
     say("Teaching the model to speak …")
     bundle = sighted(base_bundle(), sight, pool)
@@ -512,8 +514,9 @@ The last column shows what numbers that look at no face would reach on the same 
 ## On every other source, left out of the verdict
 
 The tower had seen these; the verdict that reads it was fitted without the source, or for the lab without what was done
-to the face. The last column is a verdict that knows sharpness, brightness, contrast and bytes alone, fitted with the
-source: .5 is what one wants, and what it has beyond that the tower might have learnt too.
+to the face. Faces are drawn as in training, degraded and each two alike, or served: cropped as the worker crops them.
+The last column is a verdict that knows sharpness, brightness, contrast and bytes alone, fitted with the source: .5 is
+what one wants, and what it has beyond that the tower might have learnt too.
 
 {left_out}
 {words}

@@ -19,7 +19,7 @@ from moderation.dfa.gpt.calibration import Platt, fit_platt, sigmoid
 from moderation.dfa.instruct.examples import as_served
 from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import detail
-from moderation.dfa.train.probe import Stored, by_quality, distances_left_out, held_out
+from moderation.dfa.train.probe import Stored, by_quality, distances_left_out, held_out, judged_without
 from moderation.dfa.train.sight import Sight, as_pixels
 
 #: Pictures of each origin and label that are looked at, at most.
@@ -231,8 +231,20 @@ def as_table(results: Sequence[Stranger]) -> str:
 LAB = "lab/"
 
 
-def each_left_out(stored: Stored, without: np.ndarray) -> dict[str, tuple[Estimate, Estimate]]:
-    """For each forged origin: the DF-D AUC of a verdict fitted without it, and of a verdict that knows only quality.
+@dataclass(frozen=True)
+class LeftOut:
+    """DF-D AUCs on one forged origin."""
+
+    #: Of a verdict that was fitted without it, on faces drawn as in training: degraded, each two alike.
+    drawn: Estimate
+    #: Of that verdict, on its pictures as the worker crops them. None for the lab, and for few pictures.
+    served: Estimate | None
+    #: Of a verdict that knows only quality, on the drawn faces.
+    quality: Estimate
+
+
+def each_left_out(stored: Stored, without: np.ndarray, served: Stored) -> dict[str, LeftOut]:
+    """How the verdict carries over to each forged origin, drawn as in training and `served`.
 
     An origin is compared with the bona fide faces of its source, or with all when its source has few. The tower had
     seen the origin. So this measures how the verdict carries over, and not how the tower does. `without` is
@@ -241,31 +253,49 @@ def each_left_out(stored: Stored, without: np.ndarray) -> dict[str, tuple[Estima
     lab = np.char.startswith(stored.origin, LAB)
     made = np.where(lab & stored.deepfake, held_out(stored, np.where(lab, stored.origin, "")), without)
     quality = by_quality(stored)
-    results: dict[str, tuple[Estimate, Estimate]] = {}
+    seen = judged_without(stored, served)
+    results: dict[str, LeftOut] = {}
     for origin in np.unique(stored.origin[stored.deepfake]):
-        forged = stored.deepfake & (stored.origin == origin)
-        own = ~stored.deepfake & np.isin(stored.source, np.unique(stored.source[forged]))
-        beside = own if own.sum() >= LEAST else ~stored.deepfake
-        rows = np.flatnonzero((forged | beside) & ~np.isnan(made))
-        if min(forged[rows].sum(), beside[rows].sum()) >= LEAST:
-            results[str(origin)] = (
-                _auc(made, stored.deepfake, rows),
-                _auc(quality, stored.deepfake, rows),
+        rows = _compared(stored, origin, made)
+        if rows is not None:
+            shown = _compared(served, origin, seen)
+            results[str(origin)] = LeftOut(
+                drawn=_auc(made, stored.deepfake, rows),
+                served=None if shown is None else _auc(seen, served.deepfake, shown),
+                quality=_auc(quality, stored.deepfake, rows),
             )
     return results
+
+
+def _compared(faces: Stored, origin: str, logits: np.ndarray) -> np.ndarray | None:
+    """Places of an origin's deepfakes and of the bona fide faces beside them. None when either are few."""
+    forged = faces.deepfake & (faces.origin == origin)
+    own = ~faces.deepfake & np.isin(faces.source, np.unique(faces.source[forged]))
+    beside = own if own.sum() >= LEAST else ~faces.deepfake
+    rows = np.flatnonzero((forged | beside) & ~np.isnan(logits))
+    return rows if min(forged[rows].sum(), beside[rows].sum()) >= LEAST else None
 
 
 def _auc(logits: np.ndarray, deepfake: np.ndarray, rows: np.ndarray) -> Estimate:
     return auc_estimate(logits[rows].tolist(), deepfake[rows].tolist(), [str(row) for row in rows])
 
 
-def as_left_out_table(results: Mapping[str, tuple[Estimate, Estimate]]) -> str:
+def as_left_out_table(results: Mapping[str, LeftOut]) -> str:
     """A Markdown table: one origin a line, then the means over origins."""
-    lines = ["| left out | DF-D AUC [95 %] | quality alone |", "|---|---|---|"]
-    lines += [f"| {origin} | {seen} | {quality} |" for origin, (seen, quality) in results.items()]
+    lines = ["| left out | drawn: DF-D AUC [95 %] | as served | quality alone |", "|---|---|---|---|"]
+    lines += [
+        f"| {origin} | {each.drawn} | {each.served or '–'} | {each.quality} |"
+        for origin, each in results.items()
+    ]
+    columns = [
+        [value.value for value in column if value is not None]
+        for column in zip(
+            *((each.drawn, each.served, each.quality) for each in results.values()), strict=True
+        )
+    ]
     if results:
-        means = [np.mean([pair[place].value for pair in results.values()]) for place in (0, 1)]
-        lines.append(f"| mean over {len(results)} | {means[0]:.3f} | {means[1]:.3f} |")
+        means = " | ".join(f"{np.mean(column):.3f} of {len(column)}" if column else "–" for column in columns)
+        lines.append(f"| mean | {means} |")
     return "\n".join(lines) + "\n"
 
 
