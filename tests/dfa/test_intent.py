@@ -103,13 +103,14 @@ def test_what_a_question_names_counts_more_than_what_its_states_say() -> None:
 
 def test_it_stands_for_the_region_that_was_asked_about_last() -> None:
     blurred = SCORES | {"region/blur": 0.9, "verdict/fake": 3.6, "verdict/real": 2.0}
-    earlier = ["Is the nose real?", "And the mouth?", "Why?"]
+    earlier = ["Is the nose real?", "And the mouth?"]
 
     asked = understood("Is it blurred?", blurred, earlier)
 
     assert (asked.family, asked.form, asked.region) == ("region", "blur", Region.MOUTH)
     assert understood("Is it blurred?", blurred).family == "verdict"  # nothing was named
     assert understood("Any blur?", blurred, earlier).family == "verdict"  # nothing is pointed to
+    assert understood("Is it blurred?", blurred, [*earlier, "Why?"]).family == "verdict"  # too long ago
     fake = blurred | {"verdict/fake": 5.0, "region/blur": -1.0}
     assert understood("Is it fake?", fake, earlier).family == "verdict"  # the face, rather than the mouth
 

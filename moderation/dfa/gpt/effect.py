@@ -233,6 +233,8 @@ class Filler:
 
     def __init__(self, pixels: np.ndarray, *, filled: bool = True) -> None:
         self._plain = None if filled else pixels
+        if not filled:
+            return
         picture = pixels.astype(np.float32)
         size = len(picture)
         self._picture = picture

@@ -52,6 +52,8 @@ class Known:
     artifacts: tuple[Shown, ...] | None
     #: Touched regions that are not among the artifacts. No question asks about them.
     untold: frozenset[Region] = frozenset()
+    #: In [0, 1], as reviewers see it. None when it is not known.
+    score: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -88,8 +90,9 @@ def description(facts: Sequence[Touch], prompts: PromptSet) -> str:
 
 def known_from(face: FaceAnalysis) -> Known | None:
     """What an analysis allows to say about its face. None when an artifact is in other words than `sentences`."""
+    score = face.verdict.score
     if face.verdict.label is Label.UNDETERMINED:
-        return Known(None, None, None)
+        return Known(None, None, None, score=score)
     shown: list[Shown] = []
     for artifact in face.rationale:
         touch = touch_of(artifact.regions, artifact.text)
@@ -97,7 +100,8 @@ def known_from(face: FaceAnalysis) -> Known | None:
             return None
         shown.append(Shown(touch, artifact.text))
     deepfake = face.verdict.label is Label.DEEPFAKE
-    return Known(deepfake, face.verdict.technique, tuple(shown) if shown or not deepfake else None)
+    listed = tuple(shown) if shown or not deepfake else None
+    return Known(deepfake, face.verdict.technique, listed, score=score)
 
 
 def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:
@@ -128,8 +132,10 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     """The answer from the known facts, in the form of the question."""
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
-    if known.deepfake is None and question.family not in {"technique_meant", "about"}:
-        return _undecided(question)
+    if question.family == BEYOND:
+        return "I cannot tell that from the picture; I only say whether this face was forged, and how."
+    if known.deepfake is None and question.family not in _SAID_OF_ANY:
+        return _undecided(question, known)
     match question.family:
         case "compare":
             return _compare(question, known)
@@ -165,11 +171,38 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return _places(question, known)
         case "challenge":
             return _challenge(question, known)
+        case "otherwise":
+            return _otherwise(known)
+        case "counter":
+            return _counter(question, known)
+        case "plain":
+            return _plainly(known)
+        case "score":
+            return _score(question, known)
+        case "limits":
+            return _LIMITS
+        case "scope":
+            return "I looked at the whole face, region by region, and at nothing else in the picture."
+        case "next":
+            return _NEXT
+        case "unclear":
+            return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
         case _:
             return _about(question)
 
 
-def _undecided(question: Question) -> str:
+#: A question that no picture answers, and that fits several of the families below.
+BEYOND = "beyond"
+#: Families whose answers need no verdict.
+_SAID_OF_ANY = frozenset({"technique_meant", "about", "score", "limits", "scope", "next"})
+_LIMITS = (
+    "I can be wrong: a forgery of a kind that I never saw may escape me, and a genuine face may look forged to me. "
+    "A person decides."
+)
+_NEXT = "Look at the face in full size, and search for other copies of the picture; the decision is yours."
+
+
+def _undecided(question: Question, known: Known) -> str:
     """The answer about a face without a verdict. Its artifacts are not known: they would decide it."""
     match question.family:
         case "region" | "detail" | "compare" | "boundary" | "light" | "tone" | "skin":
@@ -180,13 +213,22 @@ def _undecided(question: Question) -> str:
         case "technique" | "technique_named":
             return "I am undecided about this face, so I name no technique."
         case "certainty":
-            return "I am not sure, so I left this face undecided; the reason stands beside the score."
+            said = "" if known.score is None else f" of {known.score:.2f}"
+            return f"I am not sure, so I left this face undecided; the reason stands beside the score{said}."
         case "places":
             return "I am undecided about this face, and can point to no region."
         case "reasons":
             return "I am undecided about this face; the reason stands beside the score."
         case "challenge":
             return "I remain undecided about this face; the decision is yours."
+        case "otherwise":
+            return f"{_ALIKE}, and they can hide one; I am undecided about this face."
+        case "counter":
+            return "Too little speaks for either side; a sharper copy of the picture could settle it."
+        case "plain":
+            return "In plain words: I cannot tell whether this face is genuine."
+        case "unclear":
+            return "I am not sure what you ask. I am undecided about this face."
         case _:
             return _worded(
                 question,
@@ -386,9 +428,8 @@ def _verdict(question: Question, known: Known) -> str:
             word,
             _worded(
                 question,
-                "I take this face for a deepfake" + (f" by {_words(known)}." if known.technique else "."),
-                f"I take it for a deepfake: the clearest artifact is {where}.",
-                f"I take this face for forged, most of all {where}.",
+                f"I take this face for {_what(known)}: the clearest artifact is {where}.",
+                f"I take it for {_what(known)}, most of all {where}.",
             ),
         )
     if known.whole:
@@ -396,18 +437,15 @@ def _verdict(question: Question, known: Known) -> str:
             word,
             _worded(
                 question,
-                "I take it for a deepfake: the whole picture looks generated.",
-                "I take the whole face for generated.",
+                f"I take it for {_what(known)}: the whole picture looks generated.",
+                f"I take this face for {_what(known)}; the whole picture looks generated.",
             ),
         )
-    return _sentence(
-        word,
-        _worded(
-            question,
-            "I take this face for a deepfake" + (f" by {_words(known)}." if known.technique else "."),
-            "I take it for a deepfake, and cannot point to one region.",
-        ),
-    )
+    return _sentence(word, f"I take this face for {_what(known)}, and cannot point to one region.")
+
+
+def _what(known: Known) -> str:
+    return f"a deepfake by {_words(known)}" if known.technique else "a deepfake"
 
 
 def _sentence(start: str, rest: str) -> str:
@@ -434,13 +472,20 @@ def _technique(question: Question, known: Known) -> str:
         return "I take it for a deepfake, and cannot say by which technique."
     return _worded(
         question,
-        f"I take it for {_words(known)}.",
         f"I take it for {_words(known)}: {_DONE[known.technique]}.",
-        f"By {_words(known)}, in my view.",
+        f"By {_words(known)}, in my view: {_DONE[known.technique]}.",
     )
 
 
 def _technique_named(question: Question, known: Known) -> str:
+    if question.form == "why_not":
+        if not known.deepfake:
+            return "Because I see no forgery in this face."
+        if known.technique is None:
+            return "I cannot rule it out: I take the face for a deepfake, by a technique I cannot name."
+        if known.technique is question.technique:
+            return f"I do take it for {_words(known)}: {_DONE[known.technique]}."
+        return f"Because it looks rather like {_words(known)} to me: {_DONE[known.technique]}."
     if not known.deepfake:
         return "No, I take this face for bona fide."
     if known.technique is None:
@@ -455,32 +500,63 @@ def _technique_named(question: Question, known: Known) -> str:
 
 
 def _certainty(question: Question, known: Known) -> str:
+    score = "the score" if known.score is None else f"the score of {known.score:.2f}"
     if not known.deepfake:
         return _worded(
             question,
-            "The score says how sure I am; I see no artifact, and a good forgery may show none.",
-            "I can be wrong: I see no artifact, but that is no proof.",
-            "Not beyond doubt: I only see no artifact; the score gives my certainty.",
+            f"As sure as {score} says, where 1 is a deepfake; I see no artifact, and a good forgery may show none.",
+            f"Not beyond doubt: I only see no artifact; {score}, where 1 is a deepfake, gives my certainty.",
         )
     if not known.regional:
-        return _worded(
-            question,
-            "The score says how sure I am; I can be wrong.",
-            "I can be wrong, for I cannot point to one region; the score gives my certainty.",
-        )
+        return f"I can be wrong; {score}, where 1 is a deepfake, gives my certainty."
     first = next(iter(known.artifacts or ()))
     where = _place(first.touch.region)
     if strength_band(first.touch.strength) >= 2:
-        return _worded(
-            question,
-            f"Fairly sure, for the artifact {where} is clear; the score gives my certainty.",
-            f"I can be wrong, but the artifact {where} is clear; see the score.",
-        )
-    return _worded(
-        question,
-        f"Not beyond doubt: the artifact {where} is not strong; the score gives my certainty.",
-        f"I can be wrong, for the artifact {where} is not strong; see the score.",
-    )
+        return f"Fairly sure, for the artifact {where} is clear; {score} gives my certainty."
+    return f"Not beyond doubt: the artifact {where} is not strong; {score} gives my certainty."
+
+
+def _score(question: Question, known: Known) -> str:
+    if question.form == "meaning" or known.score is None:
+        return "The score runs from 0 to 1: the higher it is, the more I take the face for a deepfake."
+    return f"The score is {known.score:.2f}, on a scale from 0 to 1, where 1 is a deepfake."
+
+
+#: What else can look like an artifact.
+_ALIKE = "Compression, a filter or a poor picture can look like a forgery"
+
+
+def _otherwise(known: Known) -> str:
+    """The answer to a question about another explanation than a forgery."""
+    if not known.deepfake:
+        return "I see no artifact that compression or a filter would explain, but they can also hide one."
+    why = _clearest(known)
+    return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
+
+
+def _counter(question: Question, known: Known) -> str:
+    if question.form == "change":
+        return "An unedited or a sharper copy of this picture could change my mind."
+    if not known.deepfake:
+        return "I see nothing that speaks for a forgery; only, a good one may show no artifact."
+    if known.regional:
+        return f"Against a forgery speaks only that I see artifacts {places(known.artifacts or ())} and no others."
+    return f"I see nothing that speaks against a forgery: {_clearest(known)}."
+
+
+def _clearest(known: Known) -> str:
+    """The clearest artifact of a deepfake, within a sentence."""
+    if known.regional:
+        return _small(next(iter(known.artifacts or ())).sentence)
+    return "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
+
+
+def _plainly(known: Known) -> str:
+    """The verdict for somebody who knows none of the field's words."""
+    if not known.deepfake:
+        return "In plain words: I see nothing that shows that a computer changed this face."
+    done = f": {_DONE[known.technique]}" if known.technique else ""
+    return f"In plain words: I think that a computer changed this picture{done}."
 
 
 def _reasons(question: Question, known: Known) -> str:
@@ -491,12 +567,13 @@ def _reasons(question: Question, known: Known) -> str:
             "Because no region of the face shows an artifact.",
         )
     if not known.artifacts:
-        whole = "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
-        return f"Because {whole}; I cannot point to one region."
-    first, *others = known.artifacts
-    if others and question.wording % 2:
-        return f"{first.sentence} Also, {_small(others[0].sentence)}."
-    return f"Because {_small(first.sentence)}."
+        return f"Because {_clearest(known)}; I cannot point to one region."
+    return f"Because {_listed(known.artifacts)}."
+
+
+def _listed(artifacts: Sequence[Shown]) -> str:
+    """All sentences of these artifacts in one, without its full stop."""
+    return "; ".join(_small(shown.sentence) for shown in artifacts)
 
 
 def _summary(question: Question, known: Known) -> str:
@@ -506,16 +583,15 @@ def _summary(question: Question, known: Known) -> str:
             "I take this face for bona fide: no region shows an artifact.",
             "Bona fide, in my view: I see no artifact.",
         )
-    what = f"a deepfake by {_words(known)}" if known.technique else "a deepfake"
     if known.regional:
         where = places(known.artifacts or ())
         return _worded(
             question,
-            f"I take this face for {what}, with artifacts {where}.",
-            f"In my view {what}: the artifacts are {where}.",
+            f"I take this face for {_what(known)}, with artifacts {where}.",
+            f"In my view {_what(known)}: the artifacts are {where}.",
         )
     whole = "the whole picture looks generated" if known.whole else "I cannot point to one region"
-    return f"I take this face for {what}; {whole}."
+    return f"I take this face for {_what(known)}; {whole}."
 
 
 _COUNTED = ("none", "one", "two", "three")
@@ -525,12 +601,17 @@ def _places(question: Question, known: Known) -> str:
     if not known.deepfake:
         return {
             "where": "No region of this face shows an artifact.",
+            "list": "There is none to list: I see no artifact in this face.",
+            "least": "None is weak or strong: I see no artifact in this face.",
             "most": "Nothing stands out: I see no artifact in this face.",
             "count": "None: I see no artifact in this face.",
             "more": "I see no artifact anywhere in this face.",
         }[question.form]
     if known.whole:
-        return "In no single region: the whole picture looks generated."
+        return {
+            "most": "None more than another: the whole picture looks generated.",
+            "more": "No region is an exception: the whole picture looks generated.",
+        }.get(question.form, "In no single region: the whole picture looks generated.")
     if not known.artifacts:
         return "I cannot point to one region; I take the face as a whole for a deepfake."
     where = places(known.artifacts)
@@ -541,6 +622,13 @@ def _places(question: Question, known: Known) -> str:
             return _worded(
                 question, known.artifacts[0].sentence, f"Above all, {_small(known.artifacts[0].sentence)}."
             )
+        case "least":
+            return (
+                f"The weakest is the last of {len(known.artifacts)}: {_small(known.artifacts[-1].sentence)}."
+            )
+        case "list":
+            said = _listed(known.artifacts)
+            return f"{said[:1].upper()}{said[1:]}."
         case "count":
             number = len(known.artifacts)
             return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
@@ -562,10 +650,7 @@ def _challenge(question: Question, known: Known) -> str:
             "I still take it for bona fide: I see no artifact.",
             "I see it otherwise: no region shows an artifact.",
         )
-    if known.regional:
-        why = _small(next(iter(known.artifacts or ())).sentence)
-    else:
-        why = "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
+    why = _clearest(known)
     if agrees:
         return f"I take it for a deepfake too: {why}."
     return _worded(question, f"I still take it for a deepfake: {why}.", f"I see it otherwise: {why}.")

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import parts_in_order, techniques_named
-from moderation.dfa.gpt.grounding.answers import Question
+from moderation.dfa.gpt.grounding.answers import BEYOND, UNKNOWABLE, Question
 from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
@@ -84,13 +84,33 @@ _HERE = "\0"
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
 #: What a question may be about beside the regions, in the words for it.
 _ABOUT: Mapping[str, str] = {
-    "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo",
+    "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blend\w*|pasted|transition|line",
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
-    "tone": r"colou?rs?|tones?|shades?|tints?|hues?",
-    "skin": r"skin|complexion|pores?",
+    "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
+    "skin": r"skin|complexion|pores?|wrinkles|fine lines",
     "certainty": r"percent\w*|confiden\w+|certain\w*",
+    "score": r"scores?",
+    "verdict": r"AI|artificial intelligence|computer|machine",
 }
-#: Added to an intent's logit when the question names what the intent is about: words show that better than states.
+#: Families whose questions are answered with a thing that they name: without its words they are read as others.
+_NEEDED = frozenset({"boundary", "light", "tone", "skin"})
+#: The regions of those that a region can be compared with.
+_ASPECTS: Mapping[str, Region] = {
+    "boundary": Region.FACE_BOUNDARY, "light": Region.LIGHTING, "tone": Region.LIGHTING, "skin": Region.SKIN,
+}  # fmt: skip
+#: The words for what the special forms of a question about a region ask.
+_ASKS: Mapping[str, str] = {
+    "blur": r"blur\w*|soft\w*|focus|unsharp|fuzzy|washed|detail|smear\w*",
+    "sharpness": r"sharp\w*|over-sharpened|nois\w*|grain\w*|crisp\w*",
+    "smoothing": r"smooth\w*|plastic|wax\w*|airbrush\w*|polish\w*|retouch\w*|texture|filter\w*|flat|iron\w*",
+    "distortion": r"distort\w*|warp\w*|bent|twist\w*|deform\w*|stretch\w*|shap\w*|skew\w*|crooked|moved|longer|wonky",
+    "colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
+    "replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*|different",
+}
+#: Who made a picture is no question about the verdict, even when it names machines.
+_WHO = re.compile(r"\W*(?:who|whose|which|what|name)\b", re.I)
+#: Added to an intent's logit when the question names what the intent is about, and taken from it when it does not name
+#: what such an intent needs: words show that better than states.
 _NAMED = 3.0
 #: Forms that take a side, each with its opposite.
 _OPPOSITE: Mapping[str, str] = {
@@ -99,35 +119,50 @@ _OPPOSITE: Mapping[str, str] = {
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
 _CLEAR = 2.0
-
-
-#: Words that may stand for the region of an earlier question.
-_POINTING = re.compile(r"\b(?:it|its|they|them|their|that|this|those|these|there)\b", re.I)
+#: Two families that no picture answers are one when their logits are no farther apart.
+_ALIKE = 1.0
+#: A question is not understood when its likeliest family is less probable.
+_LEAST = 0.3
+#: Short questions with such a word are about the region that the question before named.
+_POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their|there)\b", re.I), 6
 
 
 def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = ()) -> Question:
     """The question, with the likeliest intent that fits the regions and techniques which it names.
 
-    `earlier` are the questions before it, oldest first: "it" may stand for the region that one of them named last.
+    `earlier` are the questions before it, oldest first: "it" may stand for the region that the last one named.
     """
     nouns = _parts_asked(text)
-    if not nouns and _POINTING.search(text):
-        nouns = next(filter(None, map(_parts_asked, reversed(earlier))), nouns)
-    regions = list(nouns)
-    techniques = list(techniques_asked(text))
+    pointing = not nouns and len(text.split()) <= _SHORT and _POINTING.search(text) is not None
+    if pointing:
+        nouns = _parts_asked(earlier[-1]) if earlier else {}
+    regions, techniques = list(nouns), list(techniques_asked(text))
     named = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
-    if regions:  # "The colour of the cheeks" is about the cheeks
-        named = {_REGIONAL, _TWO}
-    named |= _TECHNICAL if techniques else set()
-    fitting = {
-        intent: score + _NAMED * (family_of(intent) in named)
-        for intent, score in scores.items()
-        if _fits(family_of(intent), regions, techniques)
+    aspects = [family for family in _ASPECTS if family in named]
+    if _WHO.match(text):
+        named.discard("verdict")
+    weighed = {
+        intent: score + _weight(intent, text, named, bool(regions)) for intent, score in scores.items()
     }
+    likeliest = max(weighed, key=weighed.__getitem__)
+    if len(regions) == 1 and aspects and family_of(likeliest) == _TWO:
+        aspect = _ASPECTS[aspects[0]]
+        nouns[aspect] = NOUNS[aspect]
+        regions.append(aspect)
+    fitting = {
+        intent: score for intent, score in weighed.items() if _fits(family_of(intent), regions, techniques)
+    }
+    if not regions and likeliest in _INSTEAD:  # a part of the face, without its name: the face
+        fitting[_INSTEAD[likeliest]] = weighed[likeliest]
     family, form = max(fitting, key=fitting.__getitem__).split("/")
+    best = fitting[f"{family}/{form}"]
     opposite = fitting.get(f"{family}/{_OPPOSITE.get(form)}", -math.inf)
-    if fitting[f"{family}/{form}"] - opposite < _CLEAR:
+    if best - opposite < _CLEAR:
         form = "open"
+    if _probability(family, fitting) < _LEAST:
+        family, form = "unclear", "open"
+    elif _all_unknowable(fitting, best):
+        family = BEYOND
     regional = family in {_REGIONAL, _TWO}
     return Question(
         text=text,
@@ -139,6 +174,43 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         other=(regions[1], nouns[regions[1]]) if family == _TWO else None,
         technique=techniques[0] if family in _TECHNICAL else None,
     )
+
+
+#: What a question about a region asks when it names none.
+_INSTEAD: Mapping[str, str] = {
+    "region/open": "places/where", "region/wrong": "places/where",
+    "region/natural": "verdict/real", "region/forged": "verdict/fake",
+}  # fmt: skip
+
+
+def _weight(intent: str, text: str, named: Collection[str], regional: bool) -> float:  # noqa: FBT001
+    """What the words of a question add to an intent's logit."""
+    family, form = intent.split("/")
+    if family == _REGIONAL and form in _ASKS and not re.search(rf"\b(?:{_ASKS[form]})\b", text, re.I):
+        return -_NAMED
+    if regional:  # "The colour of the cheeks" is about the cheeks
+        return _NAMED * (
+            family in {_REGIONAL, _TWO} or (family in _TECHNICAL and bool(techniques_asked(text)))
+        )
+    if family in _TECHNICAL:
+        return _NAMED * bool(techniques_asked(text))
+    if family in _NEEDED and family not in named:
+        return -_NAMED
+    return _NAMED * (family in named)
+
+
+def _probability(family: str, logits: Mapping[str, float]) -> float:
+    """Of one family, by the softmax of all intents' logits."""
+    most = max(logits.values())
+    shares = {intent: math.exp(logit - most) for intent, logit in logits.items()}
+    own = sum(share for intent, share in shares.items() if family_of(intent) == family)
+    return own / sum(shares.values())
+
+
+def _all_unknowable(fitting: Mapping[str, float], best: float) -> bool:
+    """True when all intents near the best are of families that no picture answers."""
+    near = {family_of(intent) for intent, score in fitting.items() if best - score < _ALIKE}
+    return len(near) > 1 and near <= set(UNKNOWABLE)
 
 
 def family_of(intent: str) -> str:
@@ -155,7 +227,8 @@ def _fits(family: str, regions: Sequence[Region], techniques: Sequence[Technique
 
 def regions_asked(text: str) -> dict[Region, Noun]:
     """The regions of a face that a question names, in its order, as it calls them. Longer words may be misspelt."""
-    return {region: _noun(region, word) for region, word in parts_in_order(_spelt(text)).items()}
+    spelt = re.sub(r"\b(?:lip|face)[- ]?(?:sync|swap)\w*", " ", _spelt(text), flags=re.I)  # a technique
+    return {region: _noun(region, word) for region, word in parts_in_order(spelt).items()}
 
 
 def _parts_asked(text: str) -> dict[Region, Noun]:
@@ -195,7 +268,8 @@ _ASKED: Mapping[Technique, str] = {
     Technique.FR: r"re-?enact\w*|puppet\w*|animated|expression|lip[- ]?sync\w*",
     Technique.FE: r"edit\w*|retouch\w*|touched up|attribute\w*",
     Technique.EFS: r"synthesi[sz]\w*|synthetic|(?:fully|entirely|wholly|completely) (?:generated|made|invented)"
-    r"|(?:entire|whole) face|generator|made from nothing|from scratch",
+    r"|(?:entire|whole) face|generator|made from nothing|from scratch"
+    r"|generated (?:fully|entirely|wholly|completely)|GANs?|diffusion",
 }
 
 
