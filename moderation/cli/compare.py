@@ -1,5 +1,6 @@
 """`bonafide bundles compare`: two bundles side by side, as tables for people or one object for machines."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -103,13 +104,7 @@ def _bundle_json(bundle: SeenBundle) -> dict[str, str]:
 
 
 def _share_json(share: Share) -> dict[str, Any]:
-    return {
-        "share": share.share,
-        "low": share.low,
-        "high": share.high,
-        "count": share.count,
-        "of": share.of,
-    }
+    return {"share": share.share, "low": share.low, "high": share.high, **vars(share)}
 
 
 def _measure_json(measure: Measure | None) -> dict[str, Any] | None:
@@ -213,19 +208,18 @@ def _people(seen: SideBySide) -> Table:
     found = seen.comparison
     table = Table("held against people", "decided", "judged before a verdict was shown")
     sides = (found.decided, found.blind)
-    table.add_row(
-        f"{escape(seen.first.name)} overturned", *(_share_line(side.first_overturned) for side in sides)
-    )
-    table.add_row(
-        f"{escape(seen.second.name)} overturned", *(_share_line(side.second_overturned) for side in sides)
-    )
-    table.add_row("both say something", *(f"{side.right.n:,}" for side in sides))
-    table.add_row(f"only {escape(seen.first.name)} right", *(f"{side.right.only_first:,}" for side in sides))
-    table.add_row(
-        f"only {escape(seen.second.name)} right", *(f"{side.right.only_second:,}" for side in sides)
-    )
-    table.add_row("right more often, the second", *(_difference_line(side) for side in sides))
-    table.add_row("McNemar's p (mid-p; exact)", *(_p_line(side) for side in sides))
+    first, second = escape(seen.first.name), escape(seen.second.name)
+    rows: list[tuple[str, Callable[[Against], str]]] = [
+        (f"{first} overturned", lambda side: _share_line(side.first_overturned)),
+        (f"{second} overturned", lambda side: _share_line(side.second_overturned)),
+        ("both say something", lambda side: f"{side.right.n:,}"),
+        (f"only {first} right", lambda side: f"{side.right.only_first:,}"),
+        (f"only {second} right", lambda side: f"{side.right.only_second:,}"),
+        ("right more often, the second", _difference_line),
+        ("McNemar's p (mid-p; exact)", _p_line),
+    ]
+    for words, line in rows:
+        table.add_row(words, *map(line, sides))
     table.add_row("saw the first's, the second's verdict", _showed(found), "neither")
     return table
 
