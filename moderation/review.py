@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from moderation.accounts.rows import insert_rule
+from moderation.accounts.person_rows import insert_rule
 from moderation.analysis import Technique
 from moderation.cases import Case, CaseState, Move, Stage
 from moderation.database import review as rows

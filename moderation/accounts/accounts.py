@@ -16,7 +16,7 @@ import structlog
 from pwdlib import PasswordHash
 from sqlalchemy.orm import Session as DatabaseSession
 
-from moderation.accounts import rows
+from moderation.accounts import person_rows as rows
 from moderation.database.connection import Database
 from moderation.errors import (
     NotAllowed,

@@ -11,11 +11,11 @@ from rich.table import Column, Table
 
 from moderation.analysis import Label
 from moderation.cli.operate import WHEN, in_utc, open_session
-from moderation.cli.show import print_json
+from moderation.cli.printing import print_json
 from moderation.intervals import Measure, Share
-from moderation.rollouts.bundles import USUAL_DAYS, SideBySide, side_by_side
 from moderation.rollouts.comparison import Against, BundleVerdict, Comparison, Pair, Timing
-from moderation.rollouts.standings import SeenBundle, find_bundle
+from moderation.rollouts.rollout_rows import SeenBundle, find_bundle
+from moderation.rollouts.standings import USUAL_DAYS, SideBySide, side_by_side
 
 #: Disagreements shown in a terminal; `--json` has them all.
 _SHOWN = 10

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from moderation.analysis import Technique
-from moderation.cli.show import print_json, print_object
+from moderation.cli.printing import print_json, print_object
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 

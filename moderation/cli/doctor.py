@@ -21,7 +21,7 @@ from moderation.dispatch import Publisher
 from moderation.errors import BonafideError
 from moderation.rollout import Rollout
 from moderation.rollouts.rerun_rows import rerun_backlog
-from moderation.rollouts.standings import LiveWorker, in_force, list_bundles, live_workers
+from moderation.rollouts.rollout_rows import LiveWorker, in_force, list_bundles, live_workers
 from moderation.settings import Settings
 from moderation.storage import Storage
 

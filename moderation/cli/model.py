@@ -17,7 +17,7 @@ from rich.table import Table
 from moderation.analysis import Analysis, Basis, Effect, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
 from moderation.cli.pictures import pictures_of
-from moderation.cli.show import print_json
+from moderation.cli.printing import print_json
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
 from moderation.presentation import told_face, told_verdict
 from moderation.settings import settings

@@ -17,7 +17,7 @@ from moderation.archive.archived import archive_of
 from moderation.archive.archiver import Archives
 from moderation.archive.erasure import erase_case
 from moderation.cli.doctor import Finding, examine
-from moderation.cli.show import AsJson, print_object, print_rows
+from moderation.cli.printing import AsJson, print_object, print_rows
 from moderation.database import schema
 from moderation.database.cases import find_case
 from moderation.database.connection import Database

@@ -23,7 +23,7 @@ import structlog
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from moderation.accounts.rows import find_person_by_email
+from moderation.accounts.person_rows import find_person_by_email
 from moderation.errors import SetupProblem, SignInRefused, Unavailable
 from moderation.people import Person
 from moderation.settings import Settings

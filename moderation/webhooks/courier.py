@@ -20,9 +20,9 @@ from standardwebhooks import Webhook
 from moderation.database.connection import Database
 from moderation.errors import BonafideError
 from moderation.settings import Settings
-from moderation.webhooks import rows
+from moderation.webhooks import delivery_rows as rows
+from moderation.webhooks.delivery_rows import Claimed
 from moderation.webhooks.post import RETRY_AFTER_AT_MOST, TryFailed, post
-from moderation.webhooks.rows import Claimed
 from moderation.webhooks.turns import TRIES_AT_ONCE, Turns
 
 #: Seconds between a failed try and the next one: nine tries within 23.6 hours. Each wait has up to a fifth of jitter.

@@ -17,7 +17,7 @@ from moderation.database.connection import Database
 from moderation.database.operations import beat
 from moderation.local import as_role
 from moderation.rollouts.rerun_rows import insert_reruns
-from moderation.rollouts.standings import note_bundles, promote, try_bundle
+from moderation.rollouts.rollout_rows import note_bundles, promote, try_bundle
 from moderation.settings import Settings
 from tests.integration.conftest import ready
 

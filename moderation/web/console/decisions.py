@@ -17,10 +17,10 @@ from moderation.errors import BonafideError, JudgementIncomplete, TextTooLong
 from moderation.people import Act, require
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field, typed
+from moderation.web.console.case_view import in_words
 from moderation.web.console.cases import read_judgement
 from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.console.queue import lines_for
-from moderation.web.console.show import in_words
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)

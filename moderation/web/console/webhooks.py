@@ -13,7 +13,7 @@ from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.console.words import sentence
 from moderation.web.services import Services, ServicesDep
-from moderation.webhooks.rows import DeliveryState
+from moderation.webhooks.delivery_rows import DeliveryState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 

@@ -7,11 +7,11 @@ import typer
 from sqlalchemy.orm import Session
 
 from moderation.cli.operate import open_session
-from moderation.cli.show import AsJson, print_json, print_object, print_table, table_of
+from moderation.cli.printing import AsJson, print_json, print_object, print_table, table_of
 from moderation.errors import RequestRefused
 from moderation.evidence import zones
 from moderation.evidence.certify import Found, Promise, Zone
-from moderation.rollouts.standings import find_bundle, list_bundles
+from moderation.rollouts.rollout_rows import find_bundle, list_bundles
 from moderation.settings import settings
 
 if TYPE_CHECKING:  # needs NumPy, which the console does not

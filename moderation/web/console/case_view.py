@@ -34,10 +34,10 @@ from moderation.evidence.words import Fact, Strength, contradicts, declared, ord
 from moderation.people import RULE_ACTOR, Act, Person, may
 from moderation.questions import FAILURES
 from moderation.review import Visibility
-from moderation.rollouts.standings import bases_of
+from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.console import words
 from moderation.web.console.alike import Likenesses, read_alike
-from moderation.web.console.maps import FaceMap, maps
+from moderation.web.console.face_maps import FaceMap, maps
 from moderation.web.console.marks import Mark, marks
 from moderation.web.console.suggestions import Suggestion, suggestions
 

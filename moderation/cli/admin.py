@@ -15,14 +15,14 @@ from rich.markup import escape
 
 from moderation.accounts.accounts import PASSWORD_AT_LEAST, Accounts, new_password
 from moderation.cli.operate import WHEN, in_utc, open_database
-from moderation.cli.show import AsJson, print_json, print_rows
+from moderation.cli.printing import AsJson, print_json, print_rows
 from moderation.database.outbox import Kind
 from moderation.logs import configure_logs
 from moderation.people import Person, Role
 from moderation.reports.exports import Format, What, export
 from moderation.settings import settings
+from moderation.webhooks.delivery_rows import Delivery
 from moderation.webhooks.endpoints import Webhooks
-from moderation.webhooks.rows import Delivery
 
 users = typer.Typer(help="People who review in the console.", no_args_is_help=True)
 webhooks = typer.Typer(help="Endpoints that are told what happens to cases.", no_args_is_help=True)
