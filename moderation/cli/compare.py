@@ -57,7 +57,7 @@ def compare(
 
 
 def comparison_json(seen: SideBySide) -> dict[str, Any]:
-    """All of it. A share has its count, and every number its 95 % interval; what there is none of is null."""
+    """All of it: shares with their counts, numbers with their 95 % intervals. Absent numbers are null."""
     found = seen.comparison
     return {
         "first": _bundle_json(seen.first),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -47,7 +48,8 @@ def show_decisions(
     """My decisions, the newest first, with those that I can still undo."""
     with services.database.transaction() as session:
         found = decisions_by(session, visitor.person.id, before=before, limit=PAGE + 1)
-    said = [(decision.case_id, in_words(decision)) for decision in found[:PAGE]]
+    now = datetime.now(UTC)
+    said = [(decision.case_id, in_words(decision, now)) for decision in found[:PAGE]]
     more = found[PAGE - 1].id if len(found) > PAGE else None
     return page(services, visitor, "decisions.html", said=said, more=more)
 
