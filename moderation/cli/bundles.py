@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from moderation.analysis import Label
 from moderation.cases import CaseState
 from moderation.cli.compare import compare
-from moderation.cli.operate import WHEN, in_utc, open_database, open_session
+from moderation.cli.operate import in_utc, moment, open_database, open_session
 from moderation.cli.printing import AsJson, print_object, print_rows
 from moderation.dfa.gpt.base import BASE_DIGEST, PACKAGED, base_of
 from moderation.rollout import Rollout
@@ -253,12 +253,8 @@ def rerun(
     bundle: Annotated[str, typer.Option(help="The bundle that analyses: its name or fingerprint.")],
     source: Annotated[str | None, typer.Option(help="Only cases of this source.")] = None,
     label: Annotated[Label | None, typer.Option(help="Only cases that show this verdict.")] = None,
-    since: Annotated[
-        datetime | None, typer.Option(help="Accepted at or after this time, UTC.", formats=WHEN)
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Accepted before this time, UTC.", formats=WHEN)
-    ] = None,
+    since: Annotated[datetime | None, moment("Accepted at or after this time, UTC.")] = None,
+    until: Annotated[datetime | None, moment("Accepted before this time, UTC.")] = None,
     state: Annotated[States, typer.Option(help="Only cases in this state.")] = States.READY,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many, oldest first.")] = None,
     shadow: Annotated[

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from moderation.analysis import Label
-from moderation.cli.operate import WHEN, in_utc, open_session
-from moderation.cli.printing import print_json
+from moderation.cli.operate import in_utc, moment, open_session
+from moderation.cli.printing import OneObject, print_json
 from moderation.intervals import Measure, Share
 from moderation.rollouts.comparison import Against, BundleVerdict, Comparison, Pair, Timing
 from moderation.rollouts.rollout_rows import SeenBundle, find_bundle
@@ -28,14 +28,10 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another bundle: usually the candidate.")],
     since: Annotated[
         datetime | None,
-        typer.Option(
-            help=f"Cases opened at or after this time, UTC. [default: {USUAL_DAYS} days ago]", formats=WHEN
-        ),
+        moment(f"Cases opened at or after this time, UTC. [default: {USUAL_DAYS} days ago]"),
     ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Cases opened before this time, UTC.", formats=WHEN)
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    until: Annotated[datetime | None, moment("Cases opened before this time, UTC.")] = None,
+    json_: OneObject = False,
 ) -> None:
     """Compare two bundles on the cases that both analysed. It counts and recommends nothing."""
     now = datetime.now(UTC)
