@@ -67,6 +67,7 @@ WAIT_AT_MOST = 60.0
 BATCH = 1000
 
 _Read = TypeVar("_Read", bound=BaseModel)
+_Page = TypeVar("_Page", CasePage, DeliveryPage)
 
 
 class ApiProblem(Exception):
@@ -212,7 +213,7 @@ class BonaFide:
             "decided_since": _utc(decided_since),
             "decided_until": _utc(decided_until),
         }
-        return self._pages("/v1/cases", query)
+        return self._cases("/v1/cases", query)
 
     def search(self, text: str, *, field: str | None = None, source: str | None = None) -> Iterator[CaseOut]:
         """Find cases by something you know of them, the newest first.
@@ -220,7 +221,7 @@ class BonaFide:
         `text` is an id or its beginning, your own id, the image's key, the sha256 of its bytes, a source, or a text in
         the context. `field` says which of these it is.
         """
-        return self._pages("/v1/search", {"q": text, "field": field, "source": source})
+        return self._cases("/v1/search", {"q": text, "field": field, "source": source})
 
     def related(self, case_id: UUID | str) -> RelatedPage:
         """Cases and lists with pictures that look like this one. A likeness alone proves nothing."""
@@ -343,14 +344,8 @@ class BonaFide:
 
     def deliveries(self, endpoint_id: UUID | str) -> Iterator[DeliveryOut]:
         """The deliveries to an endpoint, the newest first, fetched page by page as you go on."""
-        cursor: UUID | None = None
-        while True:
-            query = _without_none({"limit": 200, "cursor": cursor})
-            page = self._read(DeliveryPage, "GET", f"/v1/webhooks/{endpoint_id}/deliveries", params=query)
+        for page in self._pages(DeliveryPage, f"/v1/webhooks/{endpoint_id}/deliveries", {}):
             yield from page.deliveries
-            cursor = page.next_cursor
-            if cursor is None:
-                return
 
     def resend(self, delivery_id: UUID | str) -> DeliveryOut:
         """Send a delivery again, under the same webhook-id."""
@@ -364,12 +359,16 @@ class BonaFide:
 
     # --- underneath
 
-    def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[CaseOut]:
-        cursor: str | None = None
+    def _cases(self, path: str, query: Mapping[str, Any]) -> Iterator[CaseOut]:
+        for page in self._pages(CasePage, path, query):
+            yield from page.cases
+
+    def _pages(self, shape: type[_Page], path: str, query: Mapping[str, Any]) -> Iterator[_Page]:
+        cursor: UUID | str | None = None
         while True:
             params = _without_none({**query, "limit": 200, "cursor": cursor})
-            page = self._read(CasePage, "GET", path, params=params)
-            yield from page.cases
+            page = self._read(shape, "GET", path, params=params)
+            yield page
             cursor = page.next_cursor
             if cursor is None:
                 return

@@ -402,19 +402,8 @@ def add_first_people(system: System) -> list[FirstPerson]:
 
 def worker_command(*, name: str = "worker") -> list[str]:
     """The command that starts a worker, here and in `bonafide worker`."""
-    celery = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "worker.app",
-        "worker",
-        "-P",
-        "threads",
-        "-n",
-        f"{name}@%h",
-    ]
-    return [*celery, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-P", "threads"]
+    return [*celery, "-n", f"{name}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
 def web_command(port: int, *, host: str = "127.0.0.1") -> list[str]:

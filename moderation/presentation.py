@@ -5,27 +5,16 @@ written.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from moderation.analysis import (
-    Artifact,
-    Basis,
-    Box,
-    Effect,
-    Face,
-    FaceAnalysis,
-    ForeignMap,
-    Point,
-    Region,
-    Verdict,
-)
+from moderation.analysis import Artifact, Basis, Effect, FaceAnalysis, ForeignMap, Verdict
 from moderation.decisions import Appeal, Decision
 
-_VERDICT = TypeAdapter(Verdict)
+_VERDICT, _FACE_ANALYSIS = TypeAdapter(Verdict), TypeAdapter(FaceAnalysis)
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -62,17 +51,6 @@ def artifact_json(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def artifact_from_json(data: Mapping[str, Any]) -> Artifact:
-    polygon: Sequence[Sequence[float]] | None = data.get("polygon")
-    return Artifact(
-        heading=data["region"],
-        text=data["text"],
-        regions=tuple(Region(region) for region in data["regions"]),
-        polygon=None if polygon is None else tuple(Point(x, y) for x, y in polygon),
-        effect=effect_from_json(data.get("effect")),
-    )
-
-
 def effect_json(effect: Effect) -> dict[str, Any]:
     return {**asdict(effect), "supported": effect.supported}
 
@@ -91,18 +69,6 @@ def foreign_json(foreign: ForeignMap) -> dict[str, Any]:
         "corners": [[point.x, point.y] for point in foreign.corners],
         "highest": [region.value for region in foreign.highest],
     }
-
-
-def foreign_from_json(data: Mapping[str, Any] | None) -> ForeignMap | None:
-    if data is None:
-        return None
-    first, second, third, fourth = (Point(x, y) for x, y in data["corners"])
-    return ForeignMap(
-        side=data["side"],
-        values=b64decode(data["values"]),
-        corners=(first, second, third, fourth),
-        highest=tuple(Region(region) for region in data["highest"]),
-    )
 
 
 def face_json(face: FaceAnalysis) -> dict[str, Any]:
@@ -130,17 +96,15 @@ def told_face(face: FaceAnalysis, basis: Basis | None, *, source: str | None = N
 
 
 def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:
-    return FaceAnalysis(
-        face=Face(
-            box=Box(*data["box"]), confidence=data["confidence"], landmarks=_landmarks(data.get("landmarks"))
-        ),
-        verdict=verdict_from_json(data["verdict"]),
-        rationale=tuple(artifact_from_json(item) for item in data["rationale"]),
-        reply=data.get("reply"),
-        rationale_dropped=data.get("rationale_dropped", 0),
-        foreign=foreign_from_json(data.get("foreign")),
-        background=data.get("background", False),
-        view=tuple(data["view"]) if data.get("view") else None,
+    foreign = data.get("foreign")
+    return _FACE_ANALYSIS.validate_python(
+        {
+            **data,
+            "face": data,
+            "rationale": [{**artifact, "heading": artifact["region"]} for artifact in data["rationale"]],
+            "foreign": foreign and {**foreign, "values": b64decode(foreign["values"])},
+            "view": data.get("view") or None,
+        }
     )
 
 
@@ -168,10 +132,3 @@ def appeal_json(appeal: Appeal) -> dict[str, Any]:
         "created_at": appeal.created_at.isoformat(),
         "resolved_by": None if appeal.resolved_by is None else str(appeal.resolved_by),
     }
-
-
-def _landmarks(data: Sequence[Sequence[float]] | None) -> tuple[Point, Point, Point, Point, Point] | None:
-    if data is None:
-        return None
-    left_eye, right_eye, nose, left_mouth, right_mouth = (Point(x, y) for x, y in data)
-    return left_eye, right_eye, nose, left_mouth, right_mouth

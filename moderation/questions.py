@@ -24,7 +24,7 @@ from moderation.errors import (
     TransitionRefused,
 )
 from moderation.people import Act, Person, require
-from moderation.rollouts.standings import live_workers
+from moderation.rollouts.rollout_rows import live_workers
 from moderation.writing import as_written
 
 #: Characters of one question. A longer text is no question about a face.

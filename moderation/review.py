@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from moderation.accounts.rows import insert_rule
+from moderation.accounts.person_rows import insert_rule
 from moderation.analysis import Technique
 from moderation.cases import Case, CaseState, Move, Stage
 from moderation.database import review as rows
@@ -396,22 +396,40 @@ class Review:
             supersedes=None,
             undo_seconds=0,
         )
+        decision = self._move(
+            session, case, decision_id, judgement, Move.DECIDE, token=None, actor=RULE_ACTOR, rule=rule
+        )
+        enqueue(session, Kind.DECIDED, case.id, {"decision": decision_json(decision)})
+
+    def _move(
+        self,
+        session: Session,
+        case: CaseRow,
+        decision_id: UUID,
+        judgement: Judgement,
+        move: Move,
+        *,
+        token: int | None,
+        actor: str,
+        **others: str,
+    ) -> Decision:
+        """Make the move of a decision that was inserted. Its event holds `others` too. Raise ClaimLost."""
+        stage = Stage(case.stage)
         body = {
             "decision": str(decision_id),
-            "stage": case.stage,
+            "stage": stage,
             "outcome": judgement.outcome,
-            "technique": None,
-            "rule": rule,
+            "technique": judgement.technique,
+            **others,
         }
-        moved = rows.move_decided(
-            session, Move.DECIDE, case, Stage(case.stage), token=None, actor=RULE_ACTOR, body=body
-        )
-        if not moved:
-            raise ClaimLost  # nothing is written: the transaction is rolled back
+        if not rows.move_decided(
+            session, move, case, stage_after(move, stage), token=token, actor=actor, body=body
+        ):
+            raise _lost(session, case.id)  # nothing is written: the transaction is rolled back
         drop_drafts(session, case.id)
         decision = rows.find_decision(session, decision_id)
-        assert decision is not None, "it was inserted above"
-        enqueue(session, Kind.DECIDED, case.id, {"decision": decision_json(decision)})
+        assert decision is not None, "the caller inserted it"
+        return decision
 
     def _take(self, session: Session, person: Person, case: CaseRow) -> Claim:
         claim = self._put(session, person, case)
@@ -491,21 +509,8 @@ class Review:
             supersedes=standing[-1].id if standing else None,
             undo_seconds=self._settings.undo_seconds,
         )
-        body = {
-            "decision": str(decision_id),
-            "stage": stage,
-            "outcome": judgement.outcome,
-            "technique": judgement.technique,
-        }
-        moved = rows.move_decided(
-            session, move, case, stage_after(move, stage), token=token, actor=person.actor, body=body
-        )
-        if not moved:
-            raise _lost(session, case_id)
+        decision = self._move(session, case, decision_id, judgement, move, token=token, actor=person.actor)
         rows.drop_claims(session, case_id)
-        drop_drafts(session, case_id)
-        decision = rows.find_decision(session, decision_id)
-        assert decision is not None, "it was inserted above"
         if move is Move.DECIDE:
             rows.resolve_appeals(session, case_id, decision_id)
             told = {"decision": decision_json(decision)}

@@ -1,7 +1,7 @@
 """Rolling out a model: which bundle of a worker analyses which case. Only arithmetic.
 
 A worker may hold two bundles, its own and a second one. One row in Postgres says which serves and which is on trial
-(`moderation.rollouts.standings`), so that a promotion or a rollback restarts nothing.
+(`moderation.rollouts.rollout_rows`), so that a promotion or a rollback restarts nothing.
 """
 
 import enum

@@ -108,317 +108,177 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         # A refused value may be a password, and errors are logged.
         hide_input_in_errors=True,
+        # The text below a field is its description.
+        use_attribute_docstrings=True,
     )
 
     _unknown: tuple["UnknownSetting", ...] = PrivateAttr(())
 
     # --- where things are
-    database_url: SecretStr = Field(
-        SecretStr("postgresql://localhost/bonafide"),
-        description="Postgres, the truth. A libpq URL, of several hosts too, or libpq's keywords.",
-    )
-    broker_url: SecretStr = Field(
-        SecretStr("redis://localhost:6379/0"),
-        description="Redis or Valkey, for messages: redis://, valkey://, over TLS rediss://, by a socket unix://. "
-        "Losing it loses nothing.",
-    )
-    s3_endpoint_url: str | None = Field(None, description="An S3-compatible store. Unset: AWS.")
-    s3_public_endpoint_url: str | None = Field(
-        None,
-        description="The same store as browsers and platforms reach it, for signed URLs. Unset: the one above.",
-    )
-    s3_region: str = Field("us-east-1", description="Region for signing.")
-    s3_access_key_id: str | None = Field(
-        None, description="Unset: the usual AWS chain (role, profile, AWS_* variables)."
-    )
-    s3_secret_access_key: SecretStr | None = Field(None, description="Goes with the access key id.")
-    s3_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated allow-list. No image is read from any other bucket."
-    )
-    s3_upload_bucket: str | None = Field(
-        None, description="Where `POST /v1/uploads` puts images. Unset: the first of S3_BUCKETS."
-    )
-    api_url: str = Field("http://127.0.0.1:8000", description="For the client and the commands that use it.")
-    api_key: SecretStr | None = Field(None, description="For the client and the commands that use it.")
-    bridge_queue_url: str | None = Field(
-        None, description="The SQS queue that `bonafide bridge sqs` reads when none is named."
-    )
+    database_url: SecretStr = SecretStr("postgresql://localhost/bonafide")
+    """Postgres, the truth. A libpq URL, of several hosts too, or libpq's keywords."""
+    broker_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """Redis or Valkey, for messages: redis://, valkey://, TLS rediss://, socket unix://. Losing it loses nothing."""
+    s3_endpoint_url: str | None = None
+    """An S3-compatible store. Unset: AWS."""
+    s3_public_endpoint_url: str | None = None
+    """The same store as browsers and platforms reach it, for signed URLs. Unset: the one above."""
+    s3_region: str = "us-east-1"
+    """Region for signing."""
+    s3_access_key_id: str | None = None
+    """Unset: the usual AWS chain (role, profile, AWS_* variables)."""
+    s3_secret_access_key: SecretStr | None = None
+    """Goes with the access key id."""
+    s3_buckets: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated allow-list. No image is read from any other bucket."""
+    s3_upload_bucket: str | None = None
+    """Where `POST /v1/uploads` puts images. Unset: the first of S3_BUCKETS."""
+    api_url: str = "http://127.0.0.1:8000"
+    """For the client and the commands that use it."""
+    api_key: SecretStr | None = None
+    """For the client and the commands that use it."""
+    bridge_queue_url: str | None = None
+    """The SQS queue that `bonafide bridge sqs` reads when none is named."""
 
     # --- the model
-    bundle: str = Field(
-        "small",
-        description="A bundle folder, `small` or `mini` (both shipped), or a hub id with a pinned revision.",
-    )
-    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one.")
-    faces_at_most: int = Field(
-        32,
-        ge=1,
-        le=64,
-        description="Faces judged per image, the largest first. All found faces are counted.",
-    )
-    early_exit: float = Field(
-        0.3, ge=0, le=1, description="A face with a lower score is not asked for a technique or a rationale."
-    )
-    threshold: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="The verdict is deepfake from this score on. Unset: the bundle's own threshold, or one half.",
-    )
-    band: float = Field(
-        0.02,
-        ge=0,
-        le=1,
-        description="A score closer to the threshold than this is `near_threshold`. A bundle's own zone still"
-        " applies.",
-    )
-    effect: Literal["always", "on_open", "never"] = Field(
-        "on_open",
-        description="When workers measure whether a score depends on the named regions: with every analysis,"
-        " when a reviewer first opens the case, or never.",
-    )
-    effect_artifacts: int = Field(
-        3, ge=1, le=9, description="For so many artifacts of a face, at most. Each needs six more verdicts."
-    )
-    float8: bool = Field(
-        default=False,
-        description="Compute the decoder's products in eight bits, on a GPU that has them. Calibrate the"
-        " bundle again.",
-    )
+    bundle: str = "small"
+    """A bundle folder, `small` or `mini` (both shipped), or a hub id with a pinned revision."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` … `auto` takes a GPU when there is one."""
+    faces_at_most: int = Field(32, ge=1, le=64)
+    """Faces judged per image, the largest first. All found faces are counted."""
+    early_exit: float = Field(0.3, ge=0, le=1)
+    """A face with a lower score is not asked for a technique or a rationale."""
+    threshold: float | None = Field(None, ge=0, le=1)
+    """The verdict is deepfake from this score on. Unset: the bundle's own threshold, or one half."""
+    band: float = Field(0.02, ge=0, le=1)
+    """A score closer to the threshold than this is `near_threshold`. A bundle's own zone still applies."""
+    effect: Literal["always", "on_open", "never"] = "on_open"
+    """When workers measure whether a score depends on the regions: always, once a reviewer opens the case, or never."""
+    effect_artifacts: int = Field(3, ge=1, le=9)
+    """For so many artifacts of a face, at most. Each needs six more verdicts."""
+    float8: bool = False
+    """Compute the decoder's products in eight bits, on a GPU that has them. Calibrate the bundle again."""
 
     # --- images
-    image_max_bytes: int = Field(
-        32 * 2**20, ge=1024, description="A larger file is refused as `image_too_large`."
-    )
-    image_fetch_seconds: float = Field(
-        60,
-        gt=0,
-        description="An image that takes longer to arrive from storage returns to the line.",
-    )
-    image_max_pixels: int = Field(
-        2**26, ge=4096, description="A larger picture is refused as `too_many_pixels`."
-    )
-    image_heic: bool = Field(
-        default=False,
-        description="Decode HEIC, with the extra `heic` installed. Off by default: libheif has had many faults.",
-    )
-    image_renditions: bool = Field(
-        default=True,
-        description="Keep a thumbnail of each case's picture in Postgres, and for TIFF and HEIC a copy that"
-        " browsers show.",
-    )
-    image_rendition_days: int = Field(
-        90,
-        ge=1,
-        le=_DAYS_AT_MOST,
-        description="These are deleted so many days after the case's decision. Erasing and archiving delete"
-        " them at once.",
-    )
-    image_decode_children: bool = Field(
-        default=True,
-        description="Decode in child processes, so that a file that crashes or hangs a decoder harms no other.",
-    )
-    image_decode_seconds: float = Field(
-        30,
-        gt=0,
-        description="A picture that takes longer to decode is refused as `image_corrupt`. Only in child"
-        " processes.",
-    )
-    evidence: bool = Field(
-        default=True,
-        description="Gather facts beside the verdict: the origin that a picture claims, and what its file"
-        " shows. Only in child processes.",
-    )
-    evidence_trust_lists: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (),
-        description="Comma-separated PEM files with known signers of Content Credentials. Unset: none.",
-    )
-    evidence_private: bool = Field(
-        default=False,
-        description="Keep the place and the people's names in a file. Off: only note that it holds some.",
-    )
-    evidence_seconds: float = Field(
-        5,
-        gt=0,
-        le=600,
-        description="Gathering evidence about one picture stops after so long, without evidence.",
-    )
-    view_url_seconds: int = Field(
-        300, ge=10, le=3600, description="How long a signed URL for viewing is valid, in seconds."
-    )
-    upload_url_seconds: int = Field(
-        900, ge=10, le=86400, description="How long a signed URL for uploading is valid, in seconds."
-    )
+    image_max_bytes: int = Field(32 * 2**20, ge=1024)
+    """A larger file is refused as `image_too_large`."""
+    image_fetch_seconds: float = Field(60, gt=0)
+    """An image that takes longer to arrive from storage returns to the line."""
+    image_max_pixels: int = Field(2**26, ge=4096)
+    """A larger picture is refused as `too_many_pixels`."""
+    image_heic: bool = False
+    """Decode HEIC, with the extra `heic` installed. Off by default: libheif has had many faults."""
+    image_renditions: bool = True
+    """Keep a thumbnail of each case's picture in Postgres, and for TIFF and HEIC a copy that browsers show."""
+    image_rendition_days: int = Field(90, ge=1, le=_DAYS_AT_MOST)
+    """These are deleted so many days after the case's decision. Erasing and archiving delete them at once."""
+    image_decode_children: bool = True
+    """Decode in child processes, so that a file that crashes or hangs a decoder harms no other."""
+    image_decode_seconds: float = Field(30, gt=0)
+    """A picture that takes longer to decode is refused as `image_corrupt`. Only in child processes."""
+    evidence: bool = True
+    """Gather facts beside the verdict: a picture's claimed origin, what its file shows. Only in child processes."""
+    evidence_trust_lists: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Comma-separated PEM files with known signers of Content Credentials. Unset: none."""
+    evidence_private: bool = False
+    """Keep the place and the people's names in a file. Off: only note that it holds some."""
+    evidence_seconds: float = Field(5, gt=0, le=600)
+    """Gathering evidence about one picture stops after so long, without evidence."""
+    view_url_seconds: int = Field(300, ge=10, le=3600)
+    """How long a signed URL for viewing is valid, in seconds."""
+    upload_url_seconds: int = Field(900, ge=10, le=86400)
+    """How long a signed URL for uploading is valid, in seconds."""
 
     # --- intake
-    batch_items_at_most: int = Field(
-        1000, ge=1, le=10_000, description="Items in one `POST /v1/cases/batch`."
-    )
-    intake_rate: str | None = Field(
-        None,
-        description='Cases that one API key\'s platform may submit, as in "1000/minute". Unset: any number.',
-    )
-    messages_at_most: int = Field(
-        1000,
-        ge=1,
-        description="Messages kept in Redis on each queue. The rest of a backlog waits in Postgres.",
-    )
+    batch_items_at_most: int = Field(1000, ge=1, le=10_000)
+    """Items in one `POST /v1/cases/batch`."""
+    intake_rate: str | None = None
+    """Cases that one API key's platform may submit, as in "1000/minute". Unset: any number."""
+    messages_at_most: int = Field(1000, ge=1)
+    """Messages kept in Redis on each queue. The rest of a backlog waits in Postgres."""
 
     # --- leases and attempts
-    lease_seconds: float = Field(
-        60, gt=0.5, le=_SECONDS_AT_MOST, description="A worker's hold on a case, renewed every third of it."
-    )
-    attempts_at_most: int = Field(
-        5, ge=1, le=100, description="Leases on a case before a person gets it without a verdict."
-    )
-    patience_seconds: float = Field(
-        3600,
-        ge=0,
-        le=_SECONDS_AT_MOST,
-        description="How long storage or the model may be unavailable before a person gets the case without a"
-        " verdict.",
-    )
-    sweep_seconds: float = Field(2, gt=0, description="Seconds between two looks of the sweeper.")
-    publish_again_seconds: float = Field(
-        30,
-        gt=0,
-        le=_SECONDS_AT_MOST,
-        description="Waiting work is published again when its message is older than this and no longer on its"
-        " queue.",
-    )
-
-    retention_days: Annotated[tuple[tuple[str, float], ...], NoDecode] = Field(
-        (),
-        description="Days that a decided case's texts are kept, per source: `profiles=90,*=365`. Unset: for ever.",
-    )
-
-    keep_hashes: bool = Field(
-        default=False,
-        description="Keep the PDQ hash of an erased picture, so that copies of it are still found.",
-    )
-
-    archive: str | None = Field(
-        None,
-        description="Where `bonafide archive` puts old cases: `BUCKET/PREFIX`, in a bucket without images.",
-    )
+    lease_seconds: float = Field(60, gt=0.5, le=_SECONDS_AT_MOST)
+    """A worker's hold on a case, renewed every third of it."""
+    attempts_at_most: int = Field(5, ge=1, le=100)
+    """Leases on a case before a person gets it without a verdict."""
+    patience_seconds: float = Field(3600, ge=0, le=_SECONDS_AT_MOST)
+    """How long storage or the model may be unavailable before a person gets the case without a verdict."""
+    sweep_seconds: float = Field(2, gt=0)
+    """Seconds between two looks of the sweeper."""
+    publish_again_seconds: float = Field(30, gt=0, le=_SECONDS_AT_MOST)
+    """Waiting work is published again when its message is older than this and no longer on its queue."""
+    retention_days: Annotated[tuple[tuple[str, float], ...], NoDecode] = ()
+    """Days that a decided case's texts are kept, per source: `profiles=90,*=365`. Unset: for ever."""
+    keep_hashes: bool = False
+    """Keep the PDQ hash of an erased picture, so that copies of it are still found."""
+    archive: str | None = None
+    """Where `bonafide archive` puts old cases: `BUCKET/PREFIX`, in a bucket without images."""
 
     # --- people
-    session_idle_seconds: float = Field(
-        8 * 3600,
-        ge=60,
-        le=_SECONDS_AT_MOST,
-        description="A person is signed out after so long without a request.",
-    )
-    session_seconds: float = Field(
-        24 * 3600,
-        ge=60,
-        le=_SECONDS_AT_MOST,
-        description="A person must sign in again after so long in any case.",
-    )
-    oidc_issuer: str | None = Field(
-        None, description="The issuer URL of an OpenID Connect provider that people may sign in with."
-    )
-    oidc_client_id: str | None = Field(None, description="This installation's name at that provider.")
-    oidc_client_secret: SecretStr | None = Field(None, description="Goes with the client id.")
+    session_idle_seconds: float = Field(8 * 3600, ge=60, le=_SECONDS_AT_MOST)
+    """A person is signed out after so long without a request."""
+    session_seconds: float = Field(24 * 3600, ge=60, le=_SECONDS_AT_MOST)
+    """A person must sign in again after so long in any case."""
+    oidc_issuer: str | None = None
+    """The issuer URL of an OpenID Connect provider that people may sign in with."""
+    oidc_client_id: str | None = None
+    """This installation's name at that provider."""
+    oidc_client_secret: SecretStr | None = None
+    """Goes with the client id."""
 
     # --- webhooks
-    webhook_private_targets: bool = Field(
-        default=False,
-        description="Also send webhooks to private and loopback addresses, and over plain http.",
-    )
-    webhook_log_days: int = Field(
-        30,
-        ge=1,
-        le=_DAYS_AT_MOST,
-        description="Days that the log keeps delivered webhooks. Those that were given up stay.",
-    )
+    webhook_private_targets: bool = False
+    """Also send webhooks to private and loopback addresses, and over plain http."""
+    webhook_log_days: int = Field(30, ge=1, le=_DAYS_AT_MOST)
+    """Days that the log keeps delivered webhooks. Those that were given up stay."""
 
     # --- review
-    claim_seconds: float = Field(
-        600,
-        gt=1,
-        le=_SECONDS_AT_MOST,
-        description="A reviewer's hold on a case, renewed while they work on its page.",
-    )
-    undo_seconds: float = Field(
-        60,
-        ge=0,
-        le=_SECONDS_AT_MOST,
-        description="How long a reviewer can undo their decision. Platforms are told afterwards.",
-    )
-    reason_required: Literal["never", "disagreeing", "always"] = Field(
-        "disagreeing",
-        description="When a decision needs a reason: never, when it differs from the verdict, or always.",
-    )
-    blind_first_share: float = Field(
-        0.1, ge=0, le=1, description="Share of cases that are judged before their verdict is shown."
-    )
-    second_review_share: float = Field(
-        0.05, ge=0, le=1, description="Share of decisions that another person reviews too."
-    )
-    close_aside_hours: Annotated[tuple[tuple[Literal["refused", "no_face"], float], ...], NoDecode] = Field(
-        (),
-        description="Hours after which cases that stand aside are closed by rule, as cannot tell:"
-        " `refused=72,no_face=168`. Unset: never.",
-    )
+    claim_seconds: float = Field(600, gt=1, le=_SECONDS_AT_MOST)
+    """A reviewer's hold on a case, renewed while they work on its page."""
+    undo_seconds: float = Field(60, ge=0, le=_SECONDS_AT_MOST)
+    """How long a reviewer can undo their decision. Platforms are told afterwards."""
+    reason_required: Literal["never", "disagreeing", "always"] = "disagreeing"
+    """When a decision needs a reason: never, when it differs from the verdict, or always."""
+    blind_first_share: float = Field(0.1, ge=0, le=1)
+    """Share of cases that are judged before their verdict is shown."""
+    second_review_share: float = Field(0.05, ge=0, le=1)
+    """Share of decisions that another person reviews too."""
+    close_aside_hours: Annotated[tuple[tuple[Literal["refused", "no_face"], float], ...], NoDecode] = ()
+    """Hours after which cases that stand aside are closed, as cannot tell: `refused=72,no_face=168`. Unset: never."""
 
     # --- the worker
-    candidate: str | None = Field(
-        None,
-        description="A second bundle that workers hold beside `BONAFIDE_BUNDLE`: see `bonafide bundles`. Unset: none.",
-    )
-    worker_threads: int = Field(
-        16, ge=1, le=256, description="Images fetched and decoded at once per worker process."
-    )
-    batch_wait_seconds: float = Field(
-        0.01, ge=0, le=1, description="How long the engine waits for a fuller batch when idle."
-    )
-    engine_timeout_seconds: float = Field(
-        120,
-        gt=0,
-        le=_SECONDS_AT_MOST,
-        description="A model step that takes longer ends the worker process, and so does an image that takes"
-        " ten times as long.",
-    )
-    breaker_failures: int = Field(
-        20,
-        ge=1,
-        description="A worker takes no more work after so many analyses in a row that fail in the model.",
-    )
-    breaker_seconds: float = Field(
-        60,
-        gt=0,
-        le=_SECONDS_AT_MOST,
-        description="Then it tries one case again after so long, and twice as long after each failure.",
-    )
-    start_wait_seconds: float = Field(
-        30,
-        ge=0,
-        description="How long a starting worker waits for Postgres and for its release's migrations.",
-    )
-    drain_seconds: float = Field(
-        25, ge=0, description="After SIGTERM: finish for this long, then release the leases."
-    )
-    ready_file: Path | None = Field(
-        None, description="This file exists while the worker has its bundle loaded and takes work."
-    )
-    alive_file: Path | None = Field(
-        None, description="This file is touched while the worker's loop and engine move; for liveness probes."
-    )
-    metrics_port: int | None = Field(
-        None, description="Prometheus port of the worker and of the sweeper. Unset: none."
-    )
+    candidate: str | None = None
+    """A second bundle that workers hold beside `BONAFIDE_BUNDLE`: see `bonafide bundles`. Unset: none."""
+    worker_threads: int = Field(16, ge=1, le=256)
+    """Images fetched and decoded at once per worker process."""
+    batch_wait_seconds: float = Field(0.01, ge=0, le=1)
+    """How long the engine waits for a fuller batch when idle."""
+    engine_timeout_seconds: float = Field(120, gt=0, le=_SECONDS_AT_MOST)
+    """A model step that takes longer ends the worker process, and so does an image that takes ten times as long."""
+    breaker_failures: int = Field(20, ge=1)
+    """A worker takes no more work after so many analyses in a row that fail in the model."""
+    breaker_seconds: float = Field(60, gt=0, le=_SECONDS_AT_MOST)
+    """Then it tries one case again after so long, and twice as long after each failure."""
+    start_wait_seconds: float = Field(30, ge=0)
+    """How long a starting worker waits for Postgres and for its release's migrations."""
+    drain_seconds: float = Field(25, ge=0)
+    """After SIGTERM: finish for this long, then release the leases."""
+    ready_file: Path | None = None
+    """This file exists while the worker has its bundle loaded and takes work."""
+    alive_file: Path | None = None
+    """This file is touched while the worker's loop and engine move; for liveness probes."""
+    metrics_port: int | None = None
+    """Prometheus port of the worker and of the sweeper. Unset: none."""
 
     # --- everything else
-    log_format: Literal["console", "json"] = Field("console", description="`json` for machines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The lowest level that is logged."
-    )
-    otlp_endpoint: str | None = Field(
-        None,
-        description="Where traces are sent, such as `http://collector:4318`, with the extra `traces`"
-        " installed. Unset: nowhere.",
-    )
+    log_format: Literal["console", "json"] = "console"
+    """`json` for machines."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The lowest level that is logged."""
+    otlp_endpoint: str | None = None
+    """Where traces are sent, such as `http://collector:4318`, with the extra `traces` installed. Unset: nowhere."""
 
     @field_validator("s3_buckets", "evidence_trust_lists", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from moderation.cli.show import (
+from moderation.cli.printing import (
     OF_OTHERS,
     UNCALIBRATED,
     print_case,

@@ -60,13 +60,13 @@ app.conf.update(
 
 
 @signals.setup_logging.connect
-def _speak_through_our_logs(**_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+def _set_up_logs(**_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
     """A listener of this signal sets up the logs, so that Celery does not."""
     configure_logs(_settings)
 
 
 @signals.celeryd_init.connect
-def _begin_in_our_words(instance: Any, **_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+def _set_up_logs_early(instance: Any, **_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
     """Celery warns of some users before the logs are set up, and writes its banner and last words as plain text."""
     configure_logs(_settings)
     if _settings.log_format == "json":

@@ -27,7 +27,7 @@ from moderation.dfa.gpt.pixels import Picture, decode_picture
 from moderation.errors import BonafideError, SetupProblem
 from moderation.evidence.options import Options, gatherer, read_trust_lists
 from moderation.logs import configure_logs
-from moderation.rollouts.standings import BundleFacts, note_bundles
+from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.settings import Settings
 from moderation.settings import settings as process_settings
 from moderation.storage import Storage

@@ -10,7 +10,7 @@ import structlog
 from moderation.database.connection import Database
 from moderation.dfa.gpt.pixels import Picture
 from moderation.rollout import Rollout, bundle_for, main_of
-from moderation.rollouts.standings import in_force
+from moderation.rollouts.rollout_rows import in_force
 from moderation.settings import Settings
 from moderation.storage import Storage
 from worker.batching import Analyzer, Batcher

@@ -38,7 +38,7 @@ from moderation.settings import Settings
 from moderation.settings import settings as process_settings
 from moderation.triage import Lane
 from moderation.webhooks.courier import CONNECTIONS, Courier
-from moderation.webhooks.rows import FORGET_PAGE, forget_delivered
+from moderation.webhooks.delivery_rows import FORGET_PAGE, forget_delivered
 from worker.telemetry import LAST_SWEEP, SWEPT, process_name
 
 #: Rows of each kind of work that one look publishes at most, so that its transaction stays short.

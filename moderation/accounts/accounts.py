@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from uuid import UUID
 
@@ -16,7 +16,7 @@ import structlog
 from pwdlib import PasswordHash
 from sqlalchemy.orm import Session as DatabaseSession
 
-from moderation.accounts import rows
+from moderation.accounts import person_rows as rows
 from moderation.database.connection import Database
 from moderation.errors import (
     NotAllowed,
@@ -154,9 +154,7 @@ class Accounts:
 
     def set_preferences(self, person: Person, preferences: Preferences) -> Person:
         with self._database.transaction() as session:
-            return _known(
-                rows.change_person(session, person.id, preferences=rows.preferences_json(preferences))
-            )
+            return _known(rows.change_person(session, person.id, preferences=asdict(preferences)))
 
     def change_password(self, person: Person, old: str, new: str, *, secret: str, address: str) -> None:
         """Change the person's own password. The session of `secret` stays, all others end.
@@ -223,49 +221,42 @@ class Accounts:
 
     def invite(self, by: Person, email: str, name: str, role: Role) -> tuple[Person, str]:
         """Add a person and return their first password, which is shown only once. Raise PersonExists."""
-        require(by, Act.MANAGE_PEOPLE)
+        actor = _manager(by)
         password = new_password()
         person = self.add_person(email, name, role, password, first=True)
-        log.info("person_added", action="manage_people", by=str(by.id), person=str(person.id), role=role)
+        log.info("person_added", action="manage_people", by=actor, person=str(person.id), role=role)
         return person, password
 
     def set_role(self, by: Person | None, person_id: UUID, role: Role) -> Person:
         """Change a role. Raise NotAllowed when nobody could manage people any more. `by` is None for a command."""
-        if by is not None:
-            require(by, Act.MANAGE_PEOPLE)
+        actor = _manager(by)
         with self._database.transaction() as session:
             if role is not Role.ADMIN:
                 _leave_an_admin(session, person_id)
             person = _known(rows.change_person(session, person_id, role=role.value))
-        actor = "operator" if by is None else str(by.id)
         log.info("role_set", action="manage_people", by=actor, person=str(person_id), role=role)
         return person
 
     def disable(self, by: Person | None, person_id: UUID) -> Person:
         """Disable a person at once, in all sessions. `by` is None for a command."""
-        if by is not None:
-            require(by, Act.MANAGE_PEOPLE)
+        actor = _manager(by)
         with self._database.transaction() as session:
             _leave_an_admin(session, person_id)
             person = _known(rows.disable_person(session, person_id))
-        actor = "operator" if by is None else str(by.id)
         log.info("person_disabled", action="manage_people", by=actor, person=str(person_id))
         return person
 
     def enable(self, by: Person | None, person_id: UUID) -> Person:
         """Enable a person again, with their old password. `by` is None for a command."""
-        if by is not None:
-            require(by, Act.MANAGE_PEOPLE)
+        actor = _manager(by)
         with self._database.transaction() as session:
             person = _known(rows.change_person(session, person_id, disabled_at=None))
-        actor = "operator" if by is None else str(by.id)
         log.info("person_enabled", action="manage_people", by=actor, person=str(person_id))
         return person
 
     def reset_password(self, by: Person | None, person_id: UUID) -> str:
         """Set and return a new first password; all sessions of the person end. `by` is None for a command."""
-        if by is not None:
-            require(by, Act.MANAGE_PEOPLE)
+        actor = _manager(by)
         password = new_password()
         digest = _hash(password)
         with self._database.transaction() as session:
@@ -274,9 +265,16 @@ class Accounts:
             )
             rows.end_sign_ins_of(session, person_id)
             rows.forget_failures(session, email=person.email)
-        actor = "operator" if by is None else str(by.id)
         log.info("password_reset", action="manage_people", by=actor, person=str(person_id))
         return password
+
+
+def _manager(by: Person | None) -> str:
+    """Who manages people, for the log. Raise NotAllowed. None: a command on the server, which may do anything."""
+    if by is None:
+        return "operator"
+    require(by, Act.MANAGE_PEOPLE)
+    return str(by.id)
 
 
 def new_password() -> str:

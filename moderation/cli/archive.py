@@ -12,7 +12,7 @@ import typer
 
 from moderation.archive.archiver import ArchivedBatch, Archives, find_line, read_place
 from moderation.cli.operate import open_database
-from moderation.cli.show import AsJson, print_json, print_object
+from moderation.cli.printing import AsJson, print_json, print_object
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 from moderation.storage import Storage

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from moderation.cli import lists
 from moderation.cli.cases import object_at, open_client
-from moderation.cli.show import print_json
+from moderation.cli.printing import print_json
 from moderation.client import BATCH, ApiProblem, BonaFide
 from moderation.errors import SetupProblem
 from moderation.wire import CaseIn, field_name, what_is_wrong

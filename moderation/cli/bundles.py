@@ -11,15 +11,15 @@ from sqlalchemy.orm import Session
 from moderation.analysis import Label
 from moderation.cases import CaseState
 from moderation.cli.compare import compare
-from moderation.cli.operate import WHEN, in_utc, open_database, open_session
-from moderation.cli.show import AsJson, print_object, print_rows
+from moderation.cli.operate import in_utc, moment, open_database, open_session
+from moderation.cli.printing import AsJson, print_object, print_rows
 from moderation.dfa.gpt.base import BASE_DIGEST, PACKAGED, base_of
 from moderation.rollout import Rollout
-from moderation.rollouts import standings
-from moderation.rollouts.bundles import Standing, read_standings
+from moderation.rollouts import rollout_rows
 from moderation.rollouts.rerun_rows import LOOKED_AT, RerunBacklog, RerunFilter, rerun_backlog
 from moderation.rollouts.reruns import ask_for_reruns
-from moderation.rollouts.standings import find_bundle, list_bundles, live_workers, rollout_log
+from moderation.rollouts.rollout_rows import find_bundle, list_bundles, live_workers, rollout_log
+from moderation.rollouts.standings import Standing, read_standings
 
 app = typer.Typer(
     help="Which bundle serves, which is on trial, and what is analysed again.", no_args_is_help=True
@@ -167,7 +167,7 @@ def try_(
     """Put a bundle on trial beside the one that serves, or change its share."""
     with open_session() as session:
         found = find_bundle(session, bundle)
-        rollout = standings.try_bundle(
+        rollout = rollout_rows.try_bundle(
             session, found.fingerprint, share=share, shadow=shadow, actor=_ACTOR, note=note
         )
         words = f"{found.name} is on trial: share {share:g}, shadow {shadow:g}{_reach(session, found.fingerprint)}"
@@ -184,7 +184,7 @@ def promote(
 ) -> None:
     """Let the bundle on trial serve in every worker that holds it. It takes seconds and no restart."""
     with open_session() as session:
-        rollout = standings.promote(session, actor=_ACTOR, note=note, force=force)
+        rollout = rollout_rows.promote(session, actor=_ACTOR, note=note, force=force)
         words = f"{_served(session, rollout)} serves{_reach(session, rollout.serving or '')}"
     print_object(vars(rollout), words, as_json=json_)
 
@@ -199,8 +199,8 @@ def rollback(
 ) -> None:
     """Undo the last promotion: the bundle before it serves again. Nothing is on trial then."""
     with open_session() as session:
-        left = standings.in_force(session).serving
-        rollout = standings.roll_back(session, actor=_ACTOR, note=note, force=force)
+        left = rollout_rows.in_force(session).serving
+        rollout = rollout_rows.roll_back(session, actor=_ACTOR, note=note, force=force)
         reach = _reach_of_own(session, left) if rollout.serving is None else _reach(session, rollout.serving)
         words = f"{_served(session, rollout)} serves again{reach}"
     print_object(vars(rollout), words, as_json=json_)
@@ -210,7 +210,7 @@ def rollback(
 def stop(note: Note = None, json_: AsJson = False) -> None:
     """End the trial: the candidate gets no more new cases. Reruns that wait for it go on."""
     with open_session() as session:
-        rollout = standings.stop_trial(session, actor=_ACTOR, note=note)
+        rollout = rollout_rows.stop_trial(session, actor=_ACTOR, note=note)
         words = f"nothing is on trial; {_served(session, rollout)} serves"
     print_object(vars(rollout), words, as_json=json_)
 
@@ -253,12 +253,8 @@ def rerun(
     bundle: Annotated[str, typer.Option(help="The bundle that analyses: its name or fingerprint.")],
     source: Annotated[str | None, typer.Option(help="Only cases of this source.")] = None,
     label: Annotated[Label | None, typer.Option(help="Only cases that show this verdict.")] = None,
-    since: Annotated[
-        datetime | None, typer.Option(help="Accepted at or after this time, UTC.", formats=WHEN)
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Accepted before this time, UTC.", formats=WHEN)
-    ] = None,
+    since: Annotated[datetime | None, moment("Accepted at or after this time, UTC.")] = None,
+    until: Annotated[datetime | None, moment("Accepted before this time, UTC.")] = None,
     state: Annotated[States, typer.Option(help="Only cases in this state.")] = States.READY,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many, oldest first.")] = None,
     shadow: Annotated[

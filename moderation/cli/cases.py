@@ -11,7 +11,7 @@ import typer
 from moderation.analysis import Label
 from moderation.cases import CaseState, ImageRef
 from moderation.cli.pictures import pictures_of
-from moderation.cli.show import AsJson, print_case, print_cases, print_json_lines, print_verdicts
+from moderation.cli.printing import AsJson, print_case, print_cases, print_json_lines, print_verdicts
 from moderation.client import ApiProblem, BonaFide
 from moderation.decisions import Outcome
 from moderation.errors import SetupProblem

@@ -1,5 +1,6 @@
 """`bonafide bundles compare`: two bundles side by side, as tables for people or one object for machines."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -9,12 +10,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from moderation.analysis import Label
-from moderation.cli.operate import WHEN, in_utc, open_session
-from moderation.cli.show import print_json
+from moderation.cli.operate import in_utc, moment, open_session
+from moderation.cli.printing import OneObject, print_json
 from moderation.intervals import Measure, Share
-from moderation.rollouts.bundles import USUAL_DAYS, SideBySide, side_by_side
 from moderation.rollouts.comparison import Against, BundleVerdict, Comparison, Pair, Timing
-from moderation.rollouts.standings import SeenBundle, find_bundle
+from moderation.rollouts.rollout_rows import SeenBundle, find_bundle
+from moderation.rollouts.standings import USUAL_DAYS, SideBySide, side_by_side
 
 #: Disagreements shown in a terminal; `--json` has them all.
 _SHOWN = 10
@@ -27,14 +28,10 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another bundle: usually the candidate.")],
     since: Annotated[
         datetime | None,
-        typer.Option(
-            help=f"Cases opened at or after this time, UTC. [default: {USUAL_DAYS} days ago]", formats=WHEN
-        ),
+        moment(f"Cases opened at or after this time, UTC. [default: {USUAL_DAYS} days ago]"),
     ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Cases opened before this time, UTC.", formats=WHEN)
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    until: Annotated[datetime | None, moment("Cases opened before this time, UTC.")] = None,
+    json_: OneObject = False,
 ) -> None:
     """Compare two bundles on the cases that both analysed. It counts and recommends nothing."""
     now = datetime.now(UTC)
@@ -56,7 +53,7 @@ def compare(
 
 
 def comparison_json(seen: SideBySide) -> dict[str, Any]:
-    """All of it. A share has its count, and every number its 95 % interval; what there is none of is null."""
+    """All of it: shares with their counts, numbers with their 95 % intervals. Absent numbers are null."""
     found = seen.comparison
     return {
         "first": _bundle_json(seen.first),
@@ -103,13 +100,7 @@ def _bundle_json(bundle: SeenBundle) -> dict[str, str]:
 
 
 def _share_json(share: Share) -> dict[str, Any]:
-    return {
-        "share": share.share,
-        "low": share.low,
-        "high": share.high,
-        "count": share.count,
-        "of": share.of,
-    }
+    return {"share": share.share, "low": share.low, "high": share.high, **vars(share)}
 
 
 def _measure_json(measure: Measure | None) -> dict[str, Any] | None:
@@ -213,19 +204,18 @@ def _people(seen: SideBySide) -> Table:
     found = seen.comparison
     table = Table("held against people", "decided", "judged before a verdict was shown")
     sides = (found.decided, found.blind)
-    table.add_row(
-        f"{escape(seen.first.name)} overturned", *(_share_line(side.first_overturned) for side in sides)
-    )
-    table.add_row(
-        f"{escape(seen.second.name)} overturned", *(_share_line(side.second_overturned) for side in sides)
-    )
-    table.add_row("both say something", *(f"{side.right.n:,}" for side in sides))
-    table.add_row(f"only {escape(seen.first.name)} right", *(f"{side.right.only_first:,}" for side in sides))
-    table.add_row(
-        f"only {escape(seen.second.name)} right", *(f"{side.right.only_second:,}" for side in sides)
-    )
-    table.add_row("right more often, the second", *(_difference_line(side) for side in sides))
-    table.add_row("McNemar's p (mid-p; exact)", *(_p_line(side) for side in sides))
+    first, second = escape(seen.first.name), escape(seen.second.name)
+    rows: list[tuple[str, Callable[[Against], str]]] = [
+        (f"{first} overturned", lambda side: _share_line(side.first_overturned)),
+        (f"{second} overturned", lambda side: _share_line(side.second_overturned)),
+        ("both say something", lambda side: f"{side.right.n:,}"),
+        (f"only {first} right", lambda side: f"{side.right.only_first:,}"),
+        (f"only {second} right", lambda side: f"{side.right.only_second:,}"),
+        ("right more often, the second", _difference_line),
+        ("McNemar's p (mid-p; exact)", _p_line),
+    ]
+    for words, line in rows:
+        table.add_row(words, *map(line, sides))
     table.add_row("saw the first's, the second's verdict", _showed(found), "neither")
     return table
 

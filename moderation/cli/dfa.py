@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 
 from moderation.analysis import Technique
-from moderation.cli.show import print_json, print_object
+from moderation.cli.model import Bundle, Device
+from moderation.cli.printing import OneObject, print_json, print_object
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 
@@ -22,7 +23,6 @@ app = typer.Typer(help="Forge, build, train, calibrate, score: the paper's parts
 train = typer.Typer(help="Train a bundle.", no_args_is_help=True)
 app.add_typer(train, name="train")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Data = Annotated[
     Path,
@@ -47,7 +47,7 @@ def forge(
     ] = None,
     mark: Annotated[bool, typer.Option(help="Write FORGED across each forgery.")] = True,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """Make forgeries with exact masks and facts from bona fide faces."""
     from moderation.dfa.instruct.workshop import forge_files
@@ -68,7 +68,7 @@ def gather(
     bona_fide: Annotated[int, typer.Option(help="At most this many bona fide crops.")] = 12_000,
     forged_each: Annotated[int, typer.Option(help="At most this many forgeries of each.")] = 1,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """List DFDC crops for training, from the public repository with 95,634 of them."""
     from moderation.dfa.instruct.dfdc import gather_dfdc
@@ -104,7 +104,7 @@ def instruct(
     annotator_parallel: Annotated[int, typer.Option(min=1, help="Calls at once.")] = 4,
     prompts: Annotated[int, typer.Option(help="The prompt set: 1 for LLaVA-1.5, 2 for `small`.")] = 2,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """Build DFA-Instruct: LLaVA conversations of all four tasks, from exact facts. Resumes where it stopped."""
     from moderation.dfa.gpt.prompts import load_prompts
@@ -145,7 +145,7 @@ def collect(
         int, typer.Option(min=32, help="Side of the faces in pixels: 224 for mini, 336 for LLaVA-1.5.")
     ] = 224,
     parallel: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """Cut out the faces that reviewers decided on, to train, calibrate and test. Resumes where it stopped."""
     from moderation.dfa.gpt.pixels import decode_picture
@@ -251,7 +251,7 @@ def sources_out(
     run: Annotated[Path, typer.Option(help="A run of `dfa train sight --without`.")],
     faces: Annotated[int, typer.Option(help="Faces of other sources that the verdict is fitted to.")] = 10000,
     most: Annotated[int, typer.Option(help="At most this many pictures of each origin and label.")] = 300,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """Judge a tower on the sources that it was trained without, as on pictures of strangers."""
     from moderation.dfa.gpt.base import BASE_DIGEST, base_of
@@ -338,7 +338,7 @@ def calibrate(
             "--float8/--no-float8", help="Use eight bits, if it will serve so. Default: BONAFIDE_FLOAT8."
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """Fit a bundle's probabilities to pictures with known labels, with the arithmetic that will serve."""
     from moderation.dfa.bench.manifest import sources_named
@@ -379,12 +379,7 @@ def bench(
             help="manifest.jsonl of `dfa instruct`, or CSVs with the columns file and label; see docs/models.md."
         ),
     ],
-    bundle: Annotated[
-        str | None,
-        typer.Option(
-            help="A bundle's folder, `mini`, or org/name@revision of a base. Default: BONAFIDE_BUNDLE."
-        ),
-    ] = None,
+    bundle: Bundle = None,
     out: Annotated[
         Path, typer.Option(help="Where report.json, report.md and report.html are written.")
     ] = Path("runs/bench"),
@@ -411,11 +406,9 @@ def bench(
             help="Pictures with an answer written into them: thirteen verdicts each; 0 leaves it out."
         ),
     ] = 48,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")
-    ] = None,
+    device: Device = None,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: OneObject = False,
 ) -> None:
     """DFA-Bench: score a bundle on labelled pictures, every number with its interval and its control."""
     try:

@@ -21,7 +21,7 @@ from moderation.dispatch import Publisher
 from moderation.errors import BonafideError
 from moderation.rollout import Rollout
 from moderation.rollouts.rerun_rows import rerun_backlog
-from moderation.rollouts.standings import LiveWorker, in_force, list_bundles, live_workers
+from moderation.rollouts.rollout_rows import LiveWorker, in_force, list_bundles, live_workers
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -65,7 +65,7 @@ def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]
     found: dict[str, Finding] = {}
     try:
         for part, needs, look in looks:
-            # A fault is told once, at its own part, and not at every part that needs it.
+            # A fault is reported once, at its own part, not at every part that needs it.
             lacking = next((need for need in needs if not found[need].ok), None)
             found[part] = (
                 _look(part, look)
@@ -89,7 +89,7 @@ def _look(part: str, look: Callable[[], str]) -> Finding:
     except ProgrammingError as error:
         if not lacks_rights(error):
             raise
-        return Finding(part, ok=True, words="not for the eyes of this role")
+        return Finding(part, ok=True, words="this role may not read it")
 
 
 def _settings(settings: Settings) -> str:
@@ -256,7 +256,7 @@ def _bundles(database: Database) -> str:
 
 
 def _trial(rollout: Rollout, workers: Sequence[LiveWorker], names: Mapping[str, str]) -> str:
-    """What is on trial beside it, in words that follow others."""
+    """The bundle on trial, to be added to a sentence."""
     if rollout.candidate is None:
         return ""
     name = names.get(rollout.candidate, rollout.candidate[:12])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from moderation.cli.operate import open_session
-from moderation.cli.show import AsJson, print_rows
+from moderation.cli.printing import AsJson, print_rows
 from moderation.decisions import Outcome
 from moderation.errors import RequestRefused
 from moderation.evidence import related

@@ -11,18 +11,18 @@ from rich.markup import escape
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 
 from moderation.cli import (
+    admin,
     archive,
     bridge,
     bulk,
     bundles,
     cases,
-    certify,
     dfa,
     hashes,
     model,
     operate,
-    people,
     stack,
+    trust,
 )
 from moderation.client import ApiProblem
 from moderation.database.connection import first_line, lacks_rights, lacks_tables
@@ -68,8 +68,8 @@ for command in (
     operate.doctor,
     operate.retry,
     operate.erase,
-    certify.certify,
-    certify.drift,
+    trust.certify,
+    trust.drift,
 ):
     app.command(rich_help_panel="Operators")(command)
 app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")
@@ -78,9 +78,9 @@ app.add_typer(archive.app, name="archive", rich_help_panel="Operators")
 app.add_typer(bundles.app, name="bundles", rich_help_panel="Operators")
 app.add_typer(bridge.app, name="bridge", rich_help_panel="Operators")
 app.add_typer(hashes.app, name="hashes", rich_help_panel="Operators")
-app.add_typer(people.users, name="users", rich_help_panel="Operators")
-app.add_typer(people.webhooks, name="webhooks", rich_help_panel="Operators")
-app.command("export", rich_help_panel="Operators")(people.export_)
+app.add_typer(admin.users, name="users", rich_help_panel="Operators")
+app.add_typer(admin.webhooks, name="webhooks", rich_help_panel="Operators")
+app.command("export", rich_help_panel="Operators")(admin.export_)
 app.add_typer(dfa.app, name="dfa", rich_help_panel="The paper's parts")
 
 

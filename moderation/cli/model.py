@@ -17,24 +17,22 @@ from rich.table import Table
 from moderation.analysis import Analysis, Basis, Effect, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
 from moderation.cli.pictures import pictures_of
-from moderation.cli.show import print_json
+from moderation.cli.printing import print_json
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
 from moderation.presentation import told_face, told_verdict
 from moderation.settings import settings
 
-if (
-    TYPE_CHECKING
-):  # the model's side imports torch, which takes seconds; a command that is only asked for help need not
+if TYPE_CHECKING:  # it imports torch, which takes seconds; `--help` need not wait for it
     from moderation.dfa.gpt.detector import Detector, FaceCrop, Prepared
 
 #: Files that are analysed together.
 _TOGETHER = 32
 
-_Bundle = Annotated[
+Bundle = Annotated[
     str | None,
     typer.Option(help="A bundle's folder, `mini`, or org/name@revision of a base. Default: BONAFIDE_BUNDLE."),
 ]
-_Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: BONAFIDE_DEVICE.")]
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ def analyze(
             "It takes six more verdicts for each of a face's first BONAFIDE_EFFECT_ARTIFACTS artifacts.",
         ),
     ] = False,
-    bundle: _Bundle = None,
-    device: _Device = None,
+    bundle: Bundle = None,
+    device: Device = None,
 ) -> None:
     """Analyse pictures without any service.
 
@@ -116,8 +114,8 @@ def chat(
     ] = None,
     face: Annotated[int, typer.Option(min=1, help="The face: 1 is the largest.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line for each question.")] = False,
-    bundle: _Bundle = None,
-    device: _Device = None,
+    bundle: Bundle = None,
+    device: Device = None,
 ) -> None:
     """Ask the model about a face of a picture. An empty line ends the conversation."""
     console = Console(highlight=False, stderr=json_)

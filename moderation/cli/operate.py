@@ -5,7 +5,7 @@ import os
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -17,7 +17,7 @@ from moderation.archive.archived import archive_of
 from moderation.archive.archiver import Archives
 from moderation.archive.erasure import erase_case
 from moderation.cli.doctor import Finding, examine
-from moderation.cli.show import AsJson, print_object, print_rows
+from moderation.cli.printing import AsJson, print_object, print_rows
 from moderation.database import schema
 from moderation.database.cases import find_case
 from moderation.database.connection import Database
@@ -48,13 +48,15 @@ _NO_CASE = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
 _TASK_OF = {QUESTION_QUEUE: ANSWER_QUESTION, RERUN_QUEUE: RERUN_CASE}
 
 
-#: How a moment is written on the command line.
-WHEN = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+def moment(meaning: str) -> Any:
+    """The option of a moment: a day, or a day and a time."""
+    forms = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+    return typer.Option(help=meaning, formats=forms)
 
 
-def in_utc(moment: datetime | None) -> datetime | None:
+def in_utc(at: datetime | None) -> datetime | None:
     """A moment without a time zone is in UTC."""
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC)
+    return None if at is None else at.replace(tzinfo=at.tzinfo or UTC)
 
 
 def open_database(*, answer_seconds: float | None = None) -> Database:

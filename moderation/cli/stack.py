@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from moderation.cases import CaseState
-from moderation.cli.show import print_verdicts
+from moderation.cli.printing import print_verdicts
 from moderation.client import BonaFide
 from moderation.errors import BaseMissing, SetupProblem
 from moderation.local import (

@@ -353,24 +353,32 @@ def move_decided(
     """
     held = exists().where(ClaimRow.case_id == CaseRow.id, ClaimRow.token == token)
     fence = unclaimed() if token is None else held
-    changes: dict[str, Any] = {"stage": stage.value}
-    if move is Move.DECIDE:
-        changes["decided_at"] = func.now()
-    else:
+    return _move_reviewed(session, move, case_row, stage, fence, actor=actor, body=body)
+
+
+def move_back(
+    session: Session, move: Move, case_row: CaseRow, stage: Stage, *, actor: str, body: dict[str, Any]
+) -> bool:
+    """Make the move of an undo: the case is ready for the same review, at the same place in the queue."""
+    return _move_reviewed(session, move, case_row, stage, actor=actor, body=body)
+
+
+def _move_reviewed(
+    session: Session,
+    move: Move,
+    case_row: CaseRow,
+    stage: Stage,
+    *fence: ColumnElement[bool],
+    actor: str,
+    body: dict[str, Any],
+) -> bool:
+    changes: dict[str, Any] = {"stage": stage.value, "decided_at": func.now()}
+    if move is not Move.DECIDE:
         # It keeps its age and gains the worth of its new stage.
         gained = STAGE_AGE_SECONDS[stage] - STAGE_AGE_SECONDS[Stage(case_row.stage)]
-        changes["queued_at"] = CaseRow.queued_at - seconds(gained)
-    moved = move_cases(
-        session,
-        move,
-        CaseRow.id == case_row.id,
-        CaseRow.version == case_row.version,
-        fence,
-        actor=actor,
-        body=body,
-        changes=changes,
-    )
-    return bool(moved)
+        changes |= {"decided_at": None, "queued_at": CaseRow.queued_at - seconds(gained)}
+    unchanged = (CaseRow.id == case_row.id, CaseRow.version == case_row.version)
+    return bool(move_cases(session, move, *unchanged, *fence, actor=actor, body=body, changes=changes))
 
 
 def mark_undone(session: Session, decision_id: UUID) -> bool:
@@ -387,27 +395,6 @@ def mark_undone(session: Session, decision_id: UUID) -> bool:
         undone_at=func.now(),
     )
     return undone > 0
-
-
-def move_back(
-    session: Session, move: Move, case_row: CaseRow, stage: Stage, *, actor: str, body: Any
-) -> bool:
-    """Make the move of an undo: the case is ready for the same review, at the same place in the queue."""
-    gained = STAGE_AGE_SECONDS[Stage(case_row.stage)] - STAGE_AGE_SECONDS[stage]
-    moved = move_cases(
-        session,
-        move,
-        CaseRow.id == case_row.id,
-        CaseRow.version == case_row.version,
-        actor=actor,
-        body=body,
-        changes={
-            "stage": stage.value,
-            "decided_at": None,
-            "queued_at": CaseRow.queued_at + seconds(gained),
-        },
-    )
-    return bool(moved)
 
 
 def last_event(session: Session, case_id: UUID) -> EventRow | None:

@@ -120,8 +120,7 @@ def search_cases(
         WHERE cases.id < :older_than {"" if wanted.source is None else "AND cases.source = :source"}
         ORDER BY cases.id DESC LIMIT :limit
     """  # noqa: S608  of our own words alone
-    named = {name for name in given if re.search(rf":{name}\b", statement)}
-    return session.scalars(text(statement), {name: given[name] for name in named}).all()
+    return session.scalars(text(statement), given).all()
 
 
 def _way(field: SearchField, said: str, given: dict[str, Any]) -> str | None:

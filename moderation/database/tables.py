@@ -2,7 +2,7 @@
 
 import enum
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -45,11 +45,24 @@ def _one_of(column: str, values: type[enum.StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
+def _index(name: str, columns: str, *, where: str, unique: bool = False) -> Index:
+    """An index over the rows that fit: its columns and expressions as in SQL."""
+    parts = [part if part.isidentifier() else text(part) for part in columns.split(", ")]
+    return Index(name, *parts, unique=unique, postgresql_where=text(where))
+
+
+#: Columns for numbers of two bytes, and of eight.
+Small = Annotated[int, 2]
+Big = Annotated[int, 8]
+
+
 class Table(DeclarativeBase):
     metadata = _metadata
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: Text,
         int: Integer,
+        Small: SmallInteger,
+        Big: BigInteger,
         bytes: LargeBinary,
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(none_as_null=True),
@@ -69,93 +82,53 @@ class CaseRow(Table):
         ),
         CheckConstraint("(refusal_code IS NULL) = (refusal_message IS NULL)", name="cases_refusal_whole"),
         CheckConstraint(_one_of("stage", Stage), name="cases_stage_known"),
-        Index(
-            "cases_external_id",
-            "source",
-            "external_id",
-            unique=True,
-            postgresql_where=text("external_id IS NOT NULL"),
-        ),
-        Index(
+        _index("cases_external_id", "source, external_id", where="external_id IS NOT NULL", unique=True),
+        _index(
             "cases_idempotency_key",
-            "source",
-            "idempotency_key",
+            "source, idempotency_key",
+            where="idempotency_key IS NOT NULL",
             unique=True,
-            postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         # Live cases are a small part of a hundred million rows, so each live state has its own small index.
-        Index(
-            "cases_waiting",
-            "source",
-            text("priority DESC"),
-            "due_at",
-            "id",
-            postgresql_where=text("state = 'waiting'"),
-        ),
-        Index("cases_leased", "lease_expires_at", postgresql_where=text("state = 'analyzing'")),
+        _index("cases_waiting", "source, priority DESC, due_at, id", where="state = 'waiting'"),
+        _index("cases_leased", "lease_expires_at", where="state = 'analyzing'"),
         # The reviewers' queue: all of it, and by its most common filters.
-        Index("cases_queue", "queued_at", "id", postgresql_where=text("state = 'ready'")),
-        Index(
-            "cases_to_review",
-            "queued_at",
-            "id",
-            postgresql_where=text("state = 'ready' AND set_aside IS NULL"),
-        ),
-        Index(
-            "cases_set_aside",
-            "queued_at",
-            "id",
-            postgresql_where=text("state = 'ready' AND set_aside IS NOT NULL"),
-        ),
-        Index("cases_queue_stage", "stage", "queued_at", "id", postgresql_where=text("state = 'ready'")),
-        Index("cases_queue_source", "source", "queued_at", "id", postgresql_where=text("state = 'ready'")),
-        Index("cases_queue_label", "label", "queued_at", "id", postgresql_where=text("state = 'ready'")),
-        Index(
+        _index("cases_queue", "queued_at, id", where="state = 'ready'"),
+        _index("cases_to_review", "queued_at, id", where="state = 'ready' AND set_aside IS NULL"),
+        _index("cases_set_aside", "queued_at, id", where="state = 'ready' AND set_aside IS NOT NULL"),
+        _index("cases_queue_stage", "stage, queued_at, id", where="state = 'ready'"),
+        _index("cases_queue_source", "source, queued_at, id", where="state = 'ready'"),
+        _index("cases_queue_label", "label, queued_at, id", where="state = 'ready'"),
+        _index(
             "cases_queue_technique",
-            "technique",
-            "queued_at",
-            "id",
-            postgresql_where=text("state = 'ready' AND technique IS NOT NULL"),
+            "technique, queued_at, id",
+            where="state = 'ready' AND technique IS NOT NULL",
         ),
         # For cases without a verdict: after `IS NULL` Postgres takes no order from an index.
-        Index(
-            "cases_queue_no_verdict",
-            "queued_at",
-            "id",
-            postgresql_where=text("state = 'ready' AND label IS NULL"),
-        ),
-        Index(
+        _index("cases_queue_no_verdict", "queued_at, id", where="state = 'ready' AND label IS NULL"),
+        _index(
             "cases_queue_campaign",
-            "campaign",
-            "queued_at",
-            "id",
-            postgresql_where=text("state = 'ready' AND campaign IS NOT NULL"),
+            "campaign, queued_at, id",
+            where="state = 'ready' AND campaign IS NOT NULL",
         ),
-        Index("cases_ready_age", "ready_at", postgresql_where=text("state = 'ready'")),
-        Index("cases_decided", "decided_at", "id", postgresql_where=text("state = 'decided'")),
-        Index(
+        _index("cases_ready_age", "ready_at", where="state = 'ready'"),
+        _index("cases_decided", "decided_at, id", where="state = 'decided'"),
+        _index(
             "cases_to_erase",
-            "source",
-            "decided_at",
-            postgresql_where=text("state = 'decided' AND erased_at IS NULL AND archive_id IS NULL"),
+            "source, decided_at",
+            where="state = 'decided' AND erased_at IS NULL AND archive_id IS NULL",
         ),
         # Without archived cases, which are most of them and are erased in the archive.
-        Index(
+        _index(
             "cases_archived_to_erase",
-            "source",
-            "decided_at",
-            postgresql_where=text("state = 'decided' AND erased_at IS NULL AND archive_id IS NOT NULL"),
+            "source, decided_at",
+            where="state = 'decided' AND erased_at IS NULL AND archive_id IS NOT NULL",
         ),
         # Cases to erase once their retention is over.
-        Index(
-            "cases_withdrawn",
-            "source",
-            "withdrawn_at",
-            postgresql_where=text("state = 'withdrawn' AND erased_at IS NULL"),
-        ),
-        Index("cases_live", "state", "id", postgresql_where=text("state <> 'decided'")),
-        Index("cases_to_archive", "id", postgresql_where=text("state = 'decided' AND archive_id IS NULL")),
-        Index("cases_archived", "archive_id", postgresql_where=text("archive_id IS NOT NULL")),
+        _index("cases_withdrawn", "source, withdrawn_at", where="state = 'withdrawn' AND erased_at IS NULL"),
+        _index("cases_live", "state, id", where="state <> 'decided'"),
+        _index("cases_to_archive", "id", where="state = 'decided' AND archive_id IS NULL"),
+        _index("cases_archived", "archive_id", where="archive_id IS NOT NULL"),
         Index("cases_source", "source", "id"),
         # For the search. Keys are long, and an entry of a hash index has only four bytes.
         Index("cases_id_end", text("right(CAST(id AS text), 8)")),
@@ -185,24 +158,20 @@ class CaseRow(Table):
     key: Mapped[str]
     version_id: Mapped[str | None] = mapped_column(comment="Null: whatever the key holds when it is fetched")
     reason: Mapped[str | None] = mapped_column(comment="Why it was flagged, in the platform's words")
-    priority: Mapped[int] = mapped_column(SmallInteger, comment="0 to 100, the higher the sooner")
+    priority: Mapped[Small] = mapped_column(comment="0 to 100, the higher the sooner")
     context: Mapped[dict[str, Any] | None] = mapped_column(comment="Opaque, echoed back")
     state: Mapped[str] = mapped_column(comment="See moderation.cases.CaseState")
     version: Mapped[int] = mapped_column(comment="Raised by one with every move")
-    attempts: Mapped[int] = mapped_column(
-        SmallInteger, server_default="0", comment="Leases that count against the cap"
+    attempts: Mapped[Small] = mapped_column(server_default="0", comment="Leases that count against the cap")
+    postponements: Mapped[Small] = mapped_column(
+        server_default="0", comment="Leases handed back because something else was unavailable"
     )
-    postponements: Mapped[int] = mapped_column(
-        SmallInteger, server_default="0", comment="Leases handed back because something else was unavailable"
-    )
-    expired_leases: Mapped[int] = mapped_column(
-        SmallInteger, server_default="0", comment="Leases that ran out; any makes the case be analysed alone"
+    expired_leases: Mapped[Small] = mapped_column(
+        server_default="0", comment="Leases that ran out; any makes the case be analysed alone"
     )
     due_at: Mapped[datetime] = mapped_column(server_default=_NOW, comment="Not claimed before this")
     rung_at: Mapped[datetime | None] = mapped_column(comment="When its id was last put on the queue")
-    lease_token: Mapped[int | None] = mapped_column(
-        BigInteger, comment="Fences every write of the lease's holder"
-    )
+    lease_token: Mapped[Big | None] = mapped_column(comment="Fences every write of the lease's holder")
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None] = mapped_column(comment="By the database's clock")
     refusal_code: Mapped[str | None] = mapped_column(
@@ -238,8 +207,7 @@ class CaseRow(Table):
         comment="When its texts and the place of its image were taken away"
     )
     erased_by: Mapped[str | None] = mapped_column(comment="operator, or sweeper when its time was over")
-    archive_id: Mapped[int | None] = mapped_column(
-        BigInteger,
+    archive_id: Mapped[Big | None] = mapped_column(
         ForeignKey("archives.id", name="cases_archive"),
         comment="Where its analyses, events and questions lie; null: here",
     )
@@ -252,11 +220,11 @@ class ArchiveRow(Table):
         {"comment": "Objects of S3 that hold what old cases consist of."},
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     bucket: Mapped[str]
     key: Mapped[str]
     cases: Mapped[int]
-    size: Mapped[int] = mapped_column(BigInteger, comment="Bytes of the object")
+    size: Mapped[Big] = mapped_column(comment="Bytes of the object")
     sha256: Mapped[bytes] = mapped_column(comment="Of the cases' lines, unpacked")
     begun_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     finished_at: Mapped[datetime | None] = mapped_column(
@@ -290,10 +258,8 @@ class AnalysisRow(Table):
     faces: Mapped[list[dict[str, Any]]] = mapped_column(
         JSONB, comment="Per face: box, landmarks, verdict, reply"
     )
-    faces_found: Mapped[int | None] = mapped_column(SmallInteger, comment="Null before 0013: count `faces`")
-    faces_judged: Mapped[int | None] = mapped_column(
-        SmallInteger, comment="How many of them the model was asked about"
-    )
+    faces_found: Mapped[Small | None] = mapped_column(comment="Null before 0013: count `faces`")
+    faces_judged: Mapped[Small | None] = mapped_column(comment="How many of them the model was asked about")
     seconds: Mapped[dict[str, Any]] = mapped_column(comment="Spent per stage")
     reused_from: Mapped[UUID | None] = mapped_column(
         comment="The analysis of the same bytes that this one repeats"
@@ -322,10 +288,8 @@ class ArtifactRow(Table):
     __table_args__ = ({"comment": "The parts of a rationale: what looks wrong and where."},)
 
     analysis_id: Mapped[UUID] = mapped_column(ForeignKey("analyses.id"), primary_key=True)
-    face: Mapped[int] = mapped_column(SmallInteger, primary_key=True, comment="Index into analyses.faces")
-    ordinal: Mapped[int] = mapped_column(
-        SmallInteger, primary_key=True, comment="From 1, in the model's order"
-    )
+    face: Mapped[Small] = mapped_column(primary_key=True, comment="Index into analyses.faces")
+    ordinal: Mapped[Small] = mapped_column(primary_key=True, comment="From 1, in the model's order")
     heading: Mapped[str] = mapped_column(comment="The region in the model's words")
     regions: Mapped[list[str]]
     text: Mapped[str]
@@ -341,8 +305,8 @@ class EffectRow(Table):
     )
 
     analysis_id: Mapped[UUID] = mapped_column(ForeignKey("analyses.id"), primary_key=True)
-    face: Mapped[int] = mapped_column(SmallInteger, primary_key=True, comment="As in artifacts")
-    ordinal: Mapped[int] = mapped_column(SmallInteger, primary_key=True, comment="As in artifacts")
+    face: Mapped[Small] = mapped_column(primary_key=True, comment="As in artifacts")
+    ordinal: Mapped[Small] = mapped_column(primary_key=True, comment="As in artifacts")
     score_without: Mapped[float] = mapped_column(comment="With the region hidden")
     margin_fall: Mapped[float] = mapped_column(comment="How much lower the margin is then")
     control_score: Mapped[float] = mapped_column(comment="With a control region of equal area hidden instead")
@@ -411,7 +375,7 @@ class CaseHashRow(Table):
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
     hash_id: Mapped[int] = mapped_column(ForeignKey("hashes.id"))
     mirrored: Mapped[str] = mapped_column(BIT(likeness.BITS), comment="Of the picture as a mirror shows it")
-    quality: Mapped[int] = mapped_column(SmallInteger, comment="0 to 100: how much there is in the picture")
+    quality: Mapped[Small] = mapped_column(comment="0 to 100: how much there is in the picture")
     faces: Mapped[list[str]] = mapped_column(
         comment="PDQ of the faces that were looked at, the largest first, in hexadecimal"
     )
@@ -646,7 +610,7 @@ class SignInFailureRow(Table):
         {"comment": "Sign-ins that failed lately: what throttling counts."},
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     email: Mapped[str]
     address: Mapped[str] = mapped_column(comment="Where it came from")
     at: Mapped[datetime] = mapped_column(server_default=_NOW)
@@ -661,7 +625,7 @@ class ClaimRow(Table):
 
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), primary_key=True)
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
-    token: Mapped[int] = mapped_column(BigInteger, comment="Fences every write of its holder")
+    token: Mapped[Big] = mapped_column(comment="Fences every write of its holder")
     claimed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     expires_at: Mapped[datetime] = mapped_column(comment="By the database's clock")
 
@@ -741,8 +705,8 @@ class ArtifactAnswerRow(Table):
 
     decision_id: Mapped[UUID] = mapped_column(ForeignKey("decisions.id"), primary_key=True)
     analysis_id: Mapped[UUID]
-    face: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
-    ordinal: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    face: Mapped[Small] = mapped_column(primary_key=True)
+    ordinal: Mapped[Small] = mapped_column(primary_key=True)
     answer: Mapped[str]
 
 
@@ -785,7 +749,7 @@ class QuestionRow(Table):
     __tablename__ = "questions"
     __table_args__ = (
         Index("questions_case", "case_id", "created_at"),
-        Index("questions_unanswered", "created_at", postgresql_where=text("answered_at IS NULL")),
+        _index("questions_unanswered", "created_at", where="answered_at IS NULL"),
         {"comment": "What people asked DFA-GPT about a picture, and what it answered."},
     )
 
@@ -793,9 +757,8 @@ class QuestionRow(Table):
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
     asked_by: Mapped[str] = mapped_column(comment="platform:NAME or reviewer:ID")
     question: Mapped[str]
-    face: Mapped[int | None] = mapped_column(
-        SmallInteger,
-        comment="Which face, from 1 as on the page. Null: the one that decided, or no face was judged",
+    face: Mapped[Small | None] = mapped_column(
+        comment="Which face, from 1 as on the page. Null: the one that decided, or no face was judged"
     )
     #: No foreign key: archiving a case moves its analyses first.
     analysis_id: Mapped[UUID | None] = mapped_column(
@@ -810,8 +773,8 @@ class QuestionRow(Table):
     answered_at: Mapped[datetime | None] = mapped_column(comment="When it was answered, or given up")
     rung_at: Mapped[datetime | None] = mapped_column(comment="When its id was last put on the queue")
     begun_at: Mapped[datetime | None] = mapped_column(comment="When a worker last took it; null: given back")
-    attempts: Mapped[int] = mapped_column(
-        SmallInteger, server_default="0", comment="Times a worker took it; the number fences its answer"
+    attempts: Mapped[Small] = mapped_column(
+        server_default="0", comment="Times a worker took it; the number fences its answer"
     )
 
 
@@ -829,7 +792,7 @@ class BundleRow(Table):
     basis_sources: Mapped[list[str] | None] = mapped_column(
         ARRAY(Text), comment="Sources of cases on which its calibration holds: there a score is a probability"
     )
-    prompts: Mapped[int | None] = mapped_column(SmallInteger, comment="Version of its prompt set")
+    prompts: Mapped[Small | None] = mapped_column(comment="Version of its prompt set")
     first_seen: Mapped[datetime] = mapped_column(server_default=_NOW)
     last_seen: Mapped[datetime] = mapped_column(
         server_default=_NOW, comment="When a worker last started with it"
@@ -846,7 +809,7 @@ class RolloutRow(Table):
         },
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=_NOW)
     actor: Mapped[str] = mapped_column(comment="Who said so")
     action: Mapped[str] = mapped_column(comment="See moderation.rollout.Action")
@@ -866,8 +829,8 @@ class RerunRow(Table):
     __table_args__ = (
         UniqueConstraint("case_id", "fingerprint", name="reruns_once"),
         CheckConstraint("failure IS NULL OR done_at IS NOT NULL", name="reruns_failure_is_an_end"),
-        Index("reruns_waiting", "fingerprint", "id", postgresql_where=text("done_at IS NULL")),
-        Index("reruns_to_give_up", "attempts", "created_at", postgresql_where=text("done_at IS NULL")),
+        _index("reruns_waiting", "fingerprint, id", where="done_at IS NULL"),
+        _index("reruns_to_give_up", "attempts, created_at", where="done_at IS NULL"),
         {"comment": "Analyses asked for beside a case's own, in the shadow or to be shown in its place."},
     )
 
@@ -879,8 +842,8 @@ class RerunRow(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     rung_at: Mapped[datetime | None] = mapped_column(comment="When its id was last put on the queue")
     begun_at: Mapped[datetime | None] = mapped_column(comment="When a worker last took it; null: given back")
-    attempts: Mapped[int] = mapped_column(
-        SmallInteger, server_default="0", comment="Times a worker took it; the number fences its analysis"
+    attempts: Mapped[Small] = mapped_column(
+        server_default="0", comment="Times a worker took it; the number fences its analysis"
     )
     done_at: Mapped[datetime | None] = mapped_column(comment="When it was analysed, or given up")
     failure: Mapped[str | None] = mapped_column(comment="Why there is no analysis: a code")
@@ -894,7 +857,7 @@ class ViewRow(Table):
         {"comment": "Who looked at which picture, and when."},
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"))
     person_id: Mapped[UUID] = mapped_column(ForeignKey("people.id"))
     at: Mapped[datetime] = mapped_column(server_default=_NOW)
@@ -917,15 +880,10 @@ class EndpointRow(Table):
 class DeliveryRow(Table):
     __tablename__ = "deliveries"
     __table_args__ = (
-        Index(
-            "deliveries_due",
-            "endpoint_id",
-            "due_at",
-            postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
-        ),
+        _index("deliveries_due", "endpoint_id, due_at", where="delivered_at IS NULL AND dead_at IS NULL"),
         Index("deliveries_endpoint", "endpoint_id", "created_at"),
-        Index("deliveries_dead", "created_at", postgresql_where=text("dead_at IS NOT NULL")),
-        Index("deliveries_delivered", "created_at", postgresql_where=text("delivered_at IS NOT NULL")),
+        _index("deliveries_dead", "created_at", where="dead_at IS NOT NULL"),
+        _index("deliveries_delivered", "created_at", where="delivered_at IS NOT NULL"),
         Index("deliveries_case", "case_id"),
         {"comment": "Webhooks to send, and what became of those sent."},
     )
@@ -937,7 +895,7 @@ class DeliveryRow(Table):
     body: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     due_at: Mapped[datetime] = mapped_column(server_default=_NOW, comment="Not sent before this")
-    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    attempts: Mapped[Small] = mapped_column(server_default="0")
     delivered_at: Mapped[datetime | None]
     dead_at: Mapped[datetime | None] = mapped_column(comment="When it was given up; it can be sent again")
     last_status: Mapped[int | None]

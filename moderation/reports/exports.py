@@ -357,11 +357,7 @@ def _turns(
 
 def _answered(said: Mapping[str, Any]) -> dict[str, Any]:
     effect = effect_from_json(said["effect"])
-    return {
-        "heading": said["heading"],
-        "answer": said["answer"],
-        "effect": None if effect is None else effect_json(effect),
-    }
+    return {"heading": said["heading"], "answer": said["answer"], "effect": effect and effect_json(effect)}
 
 
 def _facts(row: Row, index: int, wording: Wording) -> dict[str, Any]:

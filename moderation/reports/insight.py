@@ -3,17 +3,21 @@
 People are not ranked: nothing is counted by reviewer.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import Row, TextClause
+from sqlalchemy.orm import Session
+
 from moderation.analysis import Abstain, Label, Technique
 from moderation.database.connection import Database
+from moderation.database.ids import first_id_at
 from moderation.errors import RequestRefused
 from moderation.intervals import Named, Share
 from moderation.people import Act, Person, require
-from moderation.reports.insight_rows import Period
+from moderation.reports import insight_rows as queries
 
 #: Days that are counted by default, and at most.
 USUAL_DAYS = 30
@@ -131,21 +135,24 @@ class Insights:
         require(person, Act.SEE_INSIGHT)
         if not 1 <= days <= DAYS_AT_MOST:
             raise RequestRefused(f"from 1 to {DAYS_AT_MOST} days can be shown")
-        return self.between(now - timedelta(days=days), now)
-
-    def between(self, since: datetime, until: datetime) -> Insight:
-        """One period: `since` to before `until`."""
         with self._database.transaction() as session:
-            return _read(Period(session, since, until), since, until)
+            return _read(session, now - timedelta(days=days), now)
 
 
-def _read(period: Period, since: datetime, until: datetime) -> Insight:
-    agreement = period.agreement()
-    days = tuple(Day(*row) for row in period.days())
-    ages = period.ages()
-    appeals, second = period.appeals(), period.second_reviews()
-    switches, reliance = period.switches(), period.reliance()
-    abstained = {row.abstain: row.n for row in period.abstained()}
+def _read(session: Session, since: datetime, until: datetime) -> Insight:
+    """One period: `since` to before `until`."""
+    ids = {"first": first_id_at(since), "last": first_id_at(until)}
+    given = {"since": since, "until": until, "bands": BANDS, **ids}
+
+    def rows(query: TextClause) -> Sequence[Row[Any]]:
+        return session.execute(query, given).all()
+
+    agreement = rows(queries.AGREEMENT)
+    days = tuple(Day(*row) for row in rows(queries.DAYS))
+    (ages,), (waits,), (work,) = rows(queries.AGES), rows(queries.WAITS), rows(queries.WORK)
+    (appeals,), (second,) = rows(queries.APPEALS), rows(queries.SECOND)
+    (switches,), (reliance,) = rows(queries.SWITCHES), rows(queries.RELIANCE)
+    abstained = {row.abstain: row.n for row in rows(queries.ABSTAINED)}
     analysed = sum(abstained.values())
     reasons = {code: n for code, n in abstained.items() if code is not None}
     made_ready = sum(day.made_ready for day in days)
@@ -154,8 +161,8 @@ def _read(period: Period, since: datetime, until: datetime) -> Insight:
         until=until,
         days=days,
         backlog=Backlog(_spread(ages), None if ages.oldest is None else float(ages.oldest)),
-        wait=_spread(period.waits()),
-        work=_spread(period.work()),
+        wait=_spread(waits),
+        work=_spread(work),
         agreement=_agreed(agreement),
         agreement_by_technique=_grouped(agreement, _said),
         agreement_by_bundle=_grouped(agreement, lambda row: row.bundle),
@@ -170,7 +177,7 @@ def _read(period: Period, since: datetime, until: datetime) -> Insight:
         ),
         abstained=Share(sum(reasons.values()), analysed),
         abstained_by_reason=_by_frequency({Abstain(code).words: n for code, n in reasons.items()}, analysed),
-        refused_by_reason=_by_frequency({row.code: row.n for row in period.refused()}, made_ready),
+        refused_by_reason=_by_frequency({row.code: row.n for row in rows(queries.REFUSED)}, made_ready),
         bands=tuple(
             Band(
                 row.band / BANDS,
@@ -179,10 +186,12 @@ def _read(period: Period, since: datetime, until: datetime) -> Insight:
                 Share(row.deepfakes, row.n),
                 Share(row.blind_deepfakes, row.blind),
             )
-            for row in period.bands(BANDS)
+            for row in rows(queries.BANDS)
         ),
         artifacts_by_region=tuple(
-            Named(row.region.replace("_", " "), Share(row.agreed, row.n)) for row in period.answers() if row.n
+            Named(row.region.replace("_", " "), Share(row.agreed, row.n))
+            for row in rows(queries.ANSWERS)
+            if row.n
         ),
     )
 

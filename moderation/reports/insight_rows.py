@@ -1,17 +1,11 @@
 """Counts of the review over a period. `moderation.reports.insight` computes and explains the numbers.
 
 The period limits every query: by a block-range index of the log or of decisions, or by ids, which are ordered by time.
-None reads the whole history.
+None reads the whole history. Each query says which columns it gives.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, cast
+from sqlalchemy import TextClause, text
 
-from sqlalchemy import Row, TextClause, text
-from sqlalchemy.orm import Session
-
-from moderation.database.ids import first_id_at
 from moderation.people import RULE
 
 #: For each case decided in the period: its decision at the end of the period, and the model's verdict.
@@ -31,7 +25,8 @@ def _of_standing(query: str) -> TextClause:
     return text(_STANDING + query)
 
 
-_DAYS = text("""
+#: Day, opened, made_ready, decided, appealed. Days without any are left out.
+DAYS = text("""
     SELECT (at AT TIME ZONE 'UTC')::date AS day,
            count(*) FILTER (WHERE kind = 'accepted') AS opened,
            count(*) FILTER (WHERE kind IN ('analyzed', 'refused')) AS made_ready,
@@ -43,15 +38,16 @@ _DAYS = text("""
     GROUP BY day ORDER BY day
 """)
 
-_AGES = text("""
+#: Seconds that the ready cases have waited: n, at (median, 90 %), oldest.
+AGES = text("""
     SELECT count(*) AS n,
            percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY extract(epoch FROM now() - ready_at)) AS at,
            extract(epoch FROM max(now() - ready_at)) AS oldest
     FROM cases WHERE state = 'ready'
 """)
 
-# An appeal sets `ready_at` again, so that the time to the first decision is no longer known.
-_WAITS = text("""
+#: Seconds from ready to the first decision: n, at. An appeal sets `ready_at` again: then that time is not known.
+WAITS = text("""
     SELECT count(*) AS n,
            percentile_cont(ARRAY[0.5, 0.9])
                WITHIN GROUP (ORDER BY extract(epoch FROM d.created_at - c.ready_at)) AS at
@@ -60,13 +56,15 @@ _WAITS = text("""
       AND d.stage = 'first' AND c.ready_at <= d.created_at
 """)
 
-_WORK = text("""
+#: Seconds from claim to decision: n, at.
+WORK = text("""
     SELECT count(*) AS n, percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY seconds) AS at
     FROM decisions
     WHERE created_at >= :since AND created_at < :until AND undone_at IS NULL AND seconds IS NOT NULL
 """)
 
-_AGREEMENT = _of_standing("""
+#: By verdict, verdict_technique and bundle: n, agreed, and of those the named and the same techniques.
+AGREEMENT = _of_standing("""
     SELECT verdict, verdict_technique, bundle, count(*) AS n, count(*) FILTER (WHERE outcome = verdict) AS agreed,
            count(*) FILTER (WHERE outcome = verdict AND technique IS NOT NULL) AS named,
            count(*) FILTER (WHERE outcome = verdict AND technique = verdict_technique) AS same_technique
@@ -74,7 +72,8 @@ _AGREEMENT = _of_standing("""
     GROUP BY verdict, verdict_technique, bundle
 """)
 
-_APPEALS = text("""
+#: Answered appeals: n, overturned.
+APPEALS = text("""
     SELECT count(*) AS n, count(*) FILTER (WHERE answer.outcome <> first.outcome) AS overturned
     FROM decisions answer
     JOIN appeals p ON p.resolved_by = answer.id
@@ -82,14 +81,16 @@ _APPEALS = text("""
     WHERE answer.created_at >= :since AND answer.created_at < :until AND answer.undone_at IS NULL
 """)
 
-_SECOND = text("""
+#: Second reviews that ended in a judgement: n, agreed.
+SECOND = text("""
     SELECT count(*) AS n, count(*) FILTER (WHERE second.outcome = first.outcome) AS agreed
     FROM decisions second JOIN decisions first ON first.id = second.supersedes
     WHERE second.created_at >= :since AND second.created_at < :until AND second.undone_at IS NULL
       AND second.stage = 'second' AND second.outcome <> 'escalate' AND first.outcome <> 'escalate'
 """)
 
-_SWITCHES = text("""
+#: Judged blind: differed, and of those switched to the verdict; same, and of those kept.
+SWITCHES = text("""
     SELECT count(*) FILTER (WHERE blind_outcome <> verdict) AS differed,
            count(*) FILTER (WHERE blind_outcome <> verdict AND outcome = verdict) AS switched,
            count(*) FILTER (WHERE blind_outcome = verdict) AS same,
@@ -99,8 +100,9 @@ _SWITCHES = text("""
       AND blind_outcome IS NOT NULL AND verdict IN ('deepfake', 'bona_fide')
 """)
 
-# The truth about a judgement is another person's later decision on the same case that still stands.
-_RELIANCE = text("""
+#: Verdicts that another person's later decision, which still stands, calls wrong, and of those followed_wrong; the
+#: same for correct ones.
+RELIANCE = text("""
     SELECT count(*) FILTER (WHERE truth.outcome <> d.verdict) AS wrong,
            count(*) FILTER (WHERE truth.outcome <> d.verdict AND d.outcome = d.verdict) AS followed_wrong,
            count(*) FILTER (WHERE truth.outcome = d.verdict) AS correct,
@@ -116,17 +118,20 @@ _RELIANCE = text("""
       AND d.blind_outcome IS NOT NULL AND d.verdict IN ('deepfake', 'bona_fide') AND d.outcome <> 'escalate'
 """)
 
-_ABSTAINED = text("""
+#: Analyses on show by abstain code, null for those with a verdict: abstain, n.
+ABSTAINED = text("""
     SELECT a.abstain, count(*) AS n FROM analyses a JOIN cases c ON c.id = a.case_id AND c.analysis_id = a.id
     WHERE a.id >= :first AND a.id < :last GROUP BY a.abstain
 """)
 
-_REFUSED = text("""
+#: Images that could not be analysed: code, n.
+REFUSED = text("""
     SELECT body->>'code' AS code, count(*) AS n FROM events
     WHERE at >= :since AND at < :until AND kind = 'refused' GROUP BY code
 """)
 
-_BANDS = _of_standing("""
+#: Calibrated scores against decisions: band, n, mean_score, deepfakes, blind, blind_deepfakes.
+BANDS = _of_standing("""
     SELECT least(floor(score * :bands), :bands - 1)::int AS band, count(*) AS n, avg(score) AS mean_score,
            count(*) FILTER (WHERE outcome = 'deepfake') AS deepfakes,
            count(*) FILTER (WHERE blind_outcome IN ('deepfake', 'bona_fide')) AS blind,
@@ -135,7 +140,8 @@ _BANDS = _of_standing("""
     GROUP BY band ORDER BY band
 """)
 
-_ANSWERS = text("""
+#: What reviewers said of artifacts, by region: n, agreed.
+ANSWERS = text("""
     SELECT region, count(*) FILTER (WHERE said.answer <> 'unclear') AS n,
            count(*) FILTER (WHERE said.answer = 'agree') AS agreed
     FROM decisions d
@@ -145,69 +151,3 @@ _ANSWERS = text("""
     WHERE d.created_at >= :since AND d.created_at < :until AND d.undone_at IS NULL
     GROUP BY region ORDER BY region
 """)
-
-Rows = Sequence[Row[Any]]
-
-
-class Period:
-    """The counts of one period, `since` to before `until`. Each is read on demand."""
-
-    def __init__(self, session: Session, since: datetime, until: datetime) -> None:
-        self._session = session
-        self._bounds = {"since": since, "until": until}
-        self._ids = {"first": first_id_at(since), "last": first_id_at(until)}
-
-    def days(self) -> Rows:
-        """Day, opened, made_ready, decided, appealed. Days without any are left out."""
-        return self._rows(_DAYS)
-
-    def ages(self) -> Row[Any]:
-        """Seconds that the ready cases have waited: n, at (median, 90 %), oldest."""
-        return self._session.execute(_AGES).one()
-
-    def waits(self) -> Row[Any]:
-        """Seconds from ready to the first decision: n, at."""
-        return self._rows(_WAITS)[0]
-
-    def work(self) -> Row[Any]:
-        """Seconds from claim to decision: n, at."""
-        return self._rows(_WORK)[0]
-
-    def agreement(self) -> Rows:
-        """By verdict, verdict_technique and bundle: n, agreed, and of those the named and the same techniques."""
-        return self._rows(_AGREEMENT)
-
-    def appeals(self) -> Row[Any]:
-        """Appeals answered: n, overturned."""
-        return self._rows(_APPEALS)[0]
-
-    def second_reviews(self) -> Row[Any]:
-        """Second reviews that ended in a judgement: n, agreed."""
-        return self._rows(_SECOND)[0]
-
-    def switches(self) -> Row[Any]:
-        """After judging blind: differed, switched to the verdict; same, kept."""
-        return self._rows(_SWITCHES)[0]
-
-    def reliance(self) -> Row[Any]:
-        """Verdicts that another person later held wrong, followed_wrong; those held correct, followed_correct."""
-        return self._rows(_RELIANCE)[0]
-
-    def abstained(self) -> Rows:
-        """Analyses on show by abstain code, null for those with a verdict: abstain, n."""
-        return self._session.execute(_ABSTAINED, self._ids).all()
-
-    def refused(self) -> Rows:
-        """Images that could not be analysed: code, n."""
-        return self._rows(_REFUSED)
-
-    def bands(self, bands: int) -> Rows:
-        """Calibrated scores against decisions: band, n, mean_score, deepfakes, blind, blind_deepfakes."""
-        return self._rows(_BANDS, bands=bands)
-
-    def answers(self) -> Rows:
-        """What reviewers said of artifacts, by region: n, agreed."""
-        return self._rows(_ANSWERS)
-
-    def _rows(self, statement: TextClause, **others: Any) -> Rows:
-        return cast("Rows", self._session.execute(statement, {**self._bounds, **others}).all())

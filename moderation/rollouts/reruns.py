@@ -13,7 +13,7 @@ from moderation.database.connection import Database
 from moderation.database.work import RERUNS, stale_seconds
 from moderation.rollouts import rerun_rows as rows
 from moderation.rollouts.rerun_rows import RerunFilter
-from moderation.rollouts.standings import live_workers
+from moderation.rollouts.rollout_rows import live_workers
 from moderation.settings import Settings
 
 #: Reruns asked for in one transaction, so that it stays short.

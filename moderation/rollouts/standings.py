@@ -1,267 +1,184 @@
-"""Which bundle serves and which is on trial: the log of rollouts, the known bundles, and the workers that hold them."""
+"""The bundles of the workers, for leads: which serves, which is on trial, and two of them side by side.
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+Operators try and promote them: `bonafide bundles`.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, insert, select, text
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Basis
-from moderation.database.health import SILENT_AFTER
-from moderation.database.operations import list_processes
-from moderation.database.shapes import as_value
-from moderation.database.tables import BundleRow, RolloutRow
-from moderation.errors import RolloutRefused
-from moderation.rollout import Action, Rollout, promoted, rolled_back, stopped, tried
+from moderation.database.connection import Database
+from moderation.database.operations import answer_within
+from moderation.errors import RequestRefused, RolloutRefused
+from moderation.people import Act, Person, require
+from moderation.rollout import Rollout
+from moderation.rollouts.comparison import Comparison, compare
+from moderation.rollouts.comparison_rows import PAIRS_AT_MOST, analyses_by_fingerprint, read_pairs
+from moderation.rollouts.rollout_rows import LiveWorker, SeenBundle, in_force, list_bundles, live_workers
+
+#: The candidate is watched on so many newest cases of a day: enough to see a change, and quick to read.
+WATCHED_CASES = 2000
+#: Seconds for which a comparison is used again, and seconds that a new one may take.
+WATCHED_FOR, WATCHED_WITHIN = 60.0, 3.0
+
+#: Days of opened cases that are compared by default, and at most.
+USUAL_DAYS = 7
+DAYS_AT_MOST = 366
 
 
 @dataclass(frozen=True)
-class LogEntry:
-    """One line of the log."""
+class Standing:
+    """The state of one bundle."""
 
-    at: datetime
-    actor: str
-    action: Action
+    bundle: SeenBundle
+    #: Live workers in which it serves, and live workers that hold it.
+    serving: int
+    holding: int
+    on_trial: bool
+    #: Why workers do not use it, each reason once.
+    stopped: tuple[str, ...]
+    #: Analyses of the last day, also those in the shadow.
+    analyses: int
+
+
+@dataclass(frozen=True)
+class Standings:
     rollout: Rollout
-    #: The operator's text. None when they gave none.
-    note: str | None
+    #: Live workers, and those that have read the current rollout.
+    workers: int
+    obeying: int
+    #: The serving bundle first, then the candidate, then the latest seen.
+    bundles: tuple[Standing, ...]
+
+    @property
+    def serving(self) -> SeenBundle | None:
+        """The bundle that serves in most workers. None while no worker is alive."""
+        first = max(self.bundles, key=lambda one: one.serving, default=None)
+        return first.bundle if first is not None and first.serving else None
+
+    @property
+    def candidate(self) -> SeenBundle | None:
+        return next((one.bundle for one in self.bundles if one.on_trial), None)
 
 
 @dataclass(frozen=True)
-class SeenBundle:
-    """A bundle that some worker was started with."""
+class SideBySide:
+    """Two bundles on the cases opened from `since` to `until`."""
 
-    fingerprint: str
-    #: For people: "mini 2". Several fingerprints may share it, for another release of this code or another policy.
-    name: str
-    first_seen: datetime
-    last_seen: datetime
-
-
-@dataclass(frozen=True)
-class BundleFacts:
-    """What we must know of a bundle even when no worker holds it."""
-
-    #: None: its scores only order.
-    basis: Basis | None
-    #: Version of its prompt set.
-    prompts: int
+    first: SeenBundle
+    second: SeenBundle
+    since: datetime
+    until: datetime
+    #: True when there were too many cases: these are the newest.
+    cut: bool
+    comparison: Comparison
 
 
-@dataclass(frozen=True)
-class LiveWorker:
-    """A worker with a recent heartbeat, and its bundles."""
+class Bundles:
+    """Reads the state of bundles and compares them, for people who may see insight."""
 
-    process: str
-    #: Fingerprint of the bundle that serves in it now.
-    serves: str
-    #: Fingerprint of its own bundle, which serves when the rollout names none. None: it did not report it.
-    own: str | None
-    #: Names of its bundles, by fingerprint.
-    holds: Mapping[str, str]
-    #: Why it does not use a bundle, by fingerprint.
-    stopped: Mapping[str, str]
-    #: The rollout that it has read. None: it reported none.
-    follows: Rollout | None
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def standings(self, person: Person, *, now: datetime) -> Standings:
+        """The state of all bundles. Raise NotAllowed."""
+        require(person, Act.SEE_INSIGHT)
+        with self._database.transaction() as session:
+            return read_standings(session, now=now)
+
+    def compare(
+        self, person: Person, first: str, second: str, *, now: datetime, days: int = USUAL_DAYS
+    ) -> SideBySide:
+        """Compare two bundles, named by their fingerprints, on the cases of so many days.
+
+        Raise NotAllowed, RolloutRefused for a bundle that no worker ever had, RequestRefused for too many days.
+        """
+        require(person, Act.SEE_INSIGHT)
+        if not 1 <= days <= DAYS_AT_MOST:
+            raise RequestRefused(f"from 1 to {DAYS_AT_MOST} days can be compared")
+        with self._database.transaction() as session:
+            seen = {one.fingerprint: one for one in list_bundles(session)}
+            if first not in seen or second not in seen:
+                raise RolloutRefused("no worker was ever started with such a bundle")
+            return side_by_side(
+                session, seen[first], seen[second], since=now - timedelta(days=days), until=now
+            )
 
 
-# --- the log
+def read_standings(session: Session, *, now: datetime) -> Standings:
+    """The state of all bundles."""
+    rollout, workers = in_force(session), live_workers(session)
+    made = analyses_by_fingerprint(session, since=now - timedelta(days=1), until=now)
+    found = [_standing(one, rollout, workers, made.get(one.fingerprint, 0)) for one in list_bundles(session)]
+    found.sort(key=lambda one: (-one.serving, not one.on_trial))
+    obeying = sum(worker.follows == rollout for worker in workers)
+    return Standings(rollout, len(workers), obeying, tuple(found))
 
 
-def in_force(session: Session) -> Rollout:
-    """The newest row of the log. Without a row each worker uses its own bundle."""
-    row = session.scalars(select(RolloutRow).order_by(RolloutRow.id.desc()).limit(1)).first()
-    return Rollout() if row is None else as_value(Rollout, row)
-
-
-def rollout_log(session: Session) -> list[LogEntry]:
-    """All actions, the oldest first."""
-    rows = session.scalars(select(RolloutRow).order_by(RolloutRow.id))
-    return [as_value(LogEntry, row, rollout=as_value(Rollout, row)) for row in rows]
-
-
-def try_bundle(
-    session: Session, fingerprint: str, *, share: float, shadow: float, actor: str, note: str | None = None
-) -> Rollout:
-    """Put a bundle on trial. It replaces an earlier candidate. Raise RolloutRefused."""
-    return _add(
-        session,
-        Action.TRY,
-        lambda log: tried(_last(log), fingerprint, share=share, shadow=shadow),
-        actor,
-        note,
+def _standing(bundle: SeenBundle, rollout: Rollout, workers: Sequence[LiveWorker], analyses: int) -> Standing:
+    fingerprint = bundle.fingerprint
+    return Standing(
+        bundle=bundle,
+        serving=sum(worker.serves == fingerprint for worker in workers),
+        holding=sum(fingerprint in worker.holds for worker in workers),
+        on_trial=rollout.candidate == fingerprint,
+        stopped=tuple(
+            sorted({worker.stopped[fingerprint] for worker in workers if fingerprint in worker.stopped})
+        ),
+        analyses=analyses,
     )
 
 
-def promote(session: Session, *, actor: str, note: str | None = None, force: bool = False) -> Rollout:
-    """Let the candidate serve from now on.
-
-    Raise RolloutRefused without a candidate. Without `force`, also when no live worker holds and uses it.
-    """
-
-    def next_of(log: Sequence[LogEntry]) -> Rollout:
-        rollout = promoted(_last(log))
-        if not force:
-            _refuse_unless_used(live_workers(session), rollout.serving or "")
-        return rollout
-
-    return _add(session, Action.PROMOTE, next_of, actor, note)
-
-
-def roll_back(session: Session, *, actor: str, note: str | None = None, force: bool = False) -> Rollout:
-    """Let the bundle before the last promotion serve again, and end any trial.
-
-    Raise RolloutRefused when no promotion stands. Without `force`, also when it would change nothing: no live worker
-    holds and uses that bundle, or the bundle to leave is now every worker's own.
-    """
-
-    def next_of(log: Sequence[LogEntry]) -> Rollout:
-        rollout = rolled_back([(entry.action, entry.rollout) for entry in log])
-        workers, left = live_workers(session), _last(log).serving
-        if force:
-            return rollout
-        if rollout.serving is not None:
-            _refuse_unless_used(workers, rollout.serving)
-        elif workers and all(worker.own == left for worker in workers):
-            raise RolloutRefused(
-                "what serves is every live worker's own bundle by now: set BONAFIDE_BUNDLE back, or use --force"
-            )
-        return rollout
-
-    return _add(session, Action.ROLLBACK, next_of, actor, note)
-
-
-def _refuse_unless_used(workers: Sequence["LiveWorker"], fingerprint: str) -> None:
-    holders = [worker for worker in workers if fingerprint in worker.holds]
-    reasons = sorted({w.stopped[fingerprint] for w in holders if fingerprint in w.stopped})
-    if not holders:
-        raise RolloutRefused("no live worker holds this bundle: set BONAFIDE_CANDIDATE, or use --force")
-    if all(fingerprint in worker.stopped for worker in holders):
-        raise RolloutRefused(
-            f"no worker uses this bundle ({'; '.join(reasons)}): add --force to do it anyway"
-        )
-
-
-def stop_trial(session: Session, *, actor: str, note: str | None = None) -> Rollout:
-    """End the trial. Raise RolloutRefused when there is none."""
-    return _add(session, Action.STOP, lambda log: stopped(_last(log)), actor, note)
-
-
-def _add(
+def side_by_side(
     session: Session,
-    action: Action,
-    next_of: Callable[[Sequence[LogEntry]], Rollout],
-    actor: str,
-    note: str | None,
-) -> Rollout:
-    # One at a time, because each row depends on the one before. Readers do not wait.
-    session.execute(text("LOCK TABLE rollouts IN SHARE ROW EXCLUSIVE MODE"))
-    rollout = next_of(rollout_log(session))
-    session.execute(insert(RolloutRow).values(action=action.value, actor=actor, note=note, **vars(rollout)))
-    return rollout
-
-
-def _last(log: Sequence[LogEntry]) -> Rollout:
-    return log[-1].rollout if log else Rollout()
-
-
-# --- bundles
-
-
-def note_bundles(
-    session: Session, names: Mapping[str, str], facts: Mapping[str, BundleFacts] | None = None
-) -> None:
-    """Note the bundles of a worker that started: names and facts by fingerprint."""
-    # In a fixed order, so that two workers do not wait for each other.
-    for fingerprint, name in sorted(names.items()):
-        told = {"name": name, **_told((facts or {}).get(fingerprint))}
-        session.execute(
-            upsert(BundleRow)
-            .values(fingerprint=fingerprint, **told)
-            .on_conflict_do_update(
-                index_elements=[BundleRow.fingerprint], set_={**told, "last_seen": func.now()}
-            )
-        )
-
-
-def _told(facts: BundleFacts | None) -> dict[str, Any]:
-    if facts is None:
-        return {}
-    basis = facts.basis
-    return {
-        "basis": None if basis is None else basis.words,
-        "basis_sources": None if basis is None else list(basis.sources),
-        "prompts": facts.prompts,
-    }
-
-
-def bases_of(session: Session, fingerprints: Collection[str]) -> dict[str, Basis]:
-    """What the scores of these bundles were calibrated on, by fingerprint. Unknown ones are left out."""
-    rows = session.execute(
-        select(BundleRow.fingerprint, BundleRow.basis, BundleRow.basis_sources).where(
-            BundleRow.fingerprint.in_(fingerprints), BundleRow.basis.is_not(None)
-        )
+    first: SeenBundle,
+    second: SeenBundle,
+    *,
+    since: datetime,
+    until: datetime,
+    at_most: int = PAIRS_AT_MOST,
+) -> SideBySide:
+    """Compare two bundles. Raise RequestRefused when they are the same."""
+    if first.fingerprint == second.fingerprint:
+        raise RequestRefused("a bundle is compared with another one")
+    pairs = read_pairs(
+        session, first.fingerprint, second.fingerprint, since=since, until=until, at_most=at_most
     )
-    return {row.fingerprint: Basis(row.basis, tuple(row.basis_sources or ())) for row in rows}
+    return SideBySide(first, second, since, until, len(pairs) >= at_most, compare(pairs))
 
 
-def list_bundles(session: Session) -> list[SeenBundle]:
-    """All bundles ever seen, the latest first."""
-    rows = session.scalars(select(BundleRow).order_by(BundleRow.last_seen.desc(), BundleRow.fingerprint))
-    return [as_value(SeenBundle, row) for row in rows]
+def watch_trial(session: Session, *, now: datetime) -> SideBySide | None:
+    """Compare the serving bundle and the candidate on the newest cases of a day. None without a trial or a worker."""
+    rollout = in_force(session)
+    serving = Counter(worker.serves for worker in live_workers(session)).most_common(1)
+    seen = {one.fingerprint: one for one in list_bundles(session)}
+    first = seen.get(serving[0][0]) if serving else None
+    second = None if rollout.candidate is None else seen.get(rollout.candidate)
+    if first is None or second is None or first == second:
+        return None
+    since = now - timedelta(days=1)
+    return side_by_side(session, first, second, since=since, until=now, at_most=WATCHED_CASES)
 
 
-def find_bundle(session: Session, wanted: str) -> SeenBundle:
-    """The bundle with this name, or whose fingerprint begins like this (at least eight characters).
+class TrialWatch:
+    """The candidate, compared once a minute however often somebody asks. Threads may share it."""
 
-    If several share the name, it is the one that live workers hold. Raise RolloutRefused for none or several.
-    """
-    found = [
-        one
-        for one in list_bundles(session)
-        if one.name == wanted or (len(wanted) >= 8 and one.fingerprint.startswith(wanted))
-    ]
-    if len(found) > 1:
-        held = {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}
-        found = [one for one in found if one.fingerprint in held] or found
-    if len(found) > 1:
-        named = ", ".join(one.fingerprint[:12] for one in found)
-        raise RolloutRefused(
-            f"several bundles are called {wanted!r}: name one by its fingerprint, of {named}"
-        )
-    if not found:
-        raise RolloutRefused(
-            f"no worker was ever started with a bundle {wanted!r}: see `bonafide bundles list`"
-        )
-    return found[0]
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._looked_at: datetime | None = None
+        self._found: SideBySide | None = None
 
-
-# --- workers
-
-
-def live_workers(session: Session) -> list[LiveWorker]:
-    """The workers with a recent heartbeat, as they reported."""
-    return [
-        _live(process.name, process.facts)
-        for process in list_processes(session)
-        if process.name.startswith("worker:")
-        and process.silent_for < SILENT_AFTER
-        and "fingerprint" in process.facts
-    ]
-
-
-def _live(process: str, facts: Mapping[str, Any]) -> LiveWorker:
-    serves = str(facts["fingerprint"])
-    # A worker of an earlier release holds one bundle and reports only that.
-    told: Mapping[str, Any] = facts.get("bundles") or {serves: {"name": facts.get("bundle")}}
-    return LiveWorker(
-        process,
-        serves,
-        facts.get("own") or (serves if len(told) == 1 else None),
-        {fingerprint: str(one.get("name")) for fingerprint, one in told.items()},
-        {fingerprint: str(one["stopped"]) for fingerprint, one in told.items() if one.get("stopped")},
-        Rollout(**facts["follows"]) if "follows" in facts else None,
-    )
+    def latest(self, *, now: datetime) -> SideBySide | None:
+        """As `watch_trial`, at most a minute old. Raise DatabaseUnavailable; then there is none for a minute."""
+        with self._lock:
+            if self._looked_at is None or (now - self._looked_at).total_seconds() >= WATCHED_FOR:
+                self._looked_at, self._found = now, None
+                with self._database.transaction() as session:
+                    answer_within(session, WATCHED_WITHIN)
+                    self._found = watch_trial(session, now=now)
+            return self._found

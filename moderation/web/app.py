@@ -22,7 +22,7 @@ from moderation.web import (
     cases,
     notifications,
     oidc,
-    operations,
+    probes,
     problems,
     reference,
     reviews,
@@ -82,7 +82,7 @@ def _api(**options: Any) -> FastAPI:
         redoc_url=None,
         **options,
     )
-    for part in (cases, notifications, operations, reviews, statements, webhooks):
+    for part in (cases, notifications, probes, reviews, statements, webhooks):
         app.include_router(part.router)
     app.webhooks.include_router(webhooks.told)
     problems.install(app, page=page_of_problem)

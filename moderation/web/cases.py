@@ -35,8 +35,8 @@ from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
 from moderation.intake import Accepted
 from moderation.presentation import artifact_json, decision_json, told_face, told_verdict
-from moderation.rollouts.standings import bases_of
-from moderation.web.access import Eraser, OnlyKnownParameters, Reader, Submitter
+from moderation.rollouts.rollout_rows import bases_of
+from moderation.web.callers import Eraser, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (

@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 from moderation.database.cases import Opening
 from moderation.errors import RequestRefused
 from moderation.notifications import Created, created_objects
-from moderation.web.access import OnlyKnownParameters, Submitter
+from moderation.web.callers import OnlyKnownParameters, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY
 from moderation.web.services import ServicesDep
 from moderation.wire import CaseIn, ImageIn, Response

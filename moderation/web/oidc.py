@@ -1,12 +1,12 @@
 """Signing in through an OpenID Connect provider: authorization code with PKCE, state and nonce, by Authlib.
 
-The provider says who somebody is; that they may work here is decided by an admin who added them, with the email that
-the provider has verified. Optional: the extra `oidc` and three settings.
+The provider says who somebody is. An admin decides that they may work here: they were added with the email that the
+provider has verified. Optional: the extra `oidc` and three settings.
 
-Authlib's client for Starlette is not used. It keeps the provider's description as long as the process lives, and its
-keys until an unknown one comes; it takes every signing algorithm that the provider lists; it does not check that the
-description names our issuer, nor that userinfo names the same person. It also needs Starlette's session, which is a
-signing secret that all processes share, for what one cookie holds here.
+Authlib's client for Starlette is not used. It keeps the provider's description for the life of the process, and its
+keys until an unknown one comes. It accepts every signing algorithm that the provider lists. It does not check that the
+description names our issuer, nor that userinfo names the same person. It also needs Starlette's session, whose signing
+secret all processes share; one cookie is enough here.
 """
 
 import base64
@@ -23,7 +23,7 @@ import structlog
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from moderation.accounts.rows import find_person_by_email
+from moderation.accounts.person_rows import find_person_by_email
 from moderation.errors import SetupProblem, SignInRefused, Unavailable
 from moderation.people import Person
 from moderation.settings import Settings
@@ -32,16 +32,16 @@ from moderation.web.sessions import own_path, set_cookie
 
 router = APIRouter(prefix="/oidc", include_in_schema=False)
 
-#: Holds, in the browser that began, what the answer of the provider must fit. Nothing in it is secret to its owner.
+#: What the provider's answer must match, in the browser that began. Nothing in it is secret to its owner.
 COOKIE = "bonafide_oidc"
-#: Seconds a person has at the provider.
+#: Seconds within which a person must come back from the provider.
 PATIENCE = 600
-#: Seconds that the provider has for each answer to us.
+#: Seconds that we wait for each answer of the provider.
 TIMEOUT = 10.0
-#: Seconds that what a provider says of itself is used.
+#: Seconds for which a provider's description is used again.
 DESCRIBED_SECONDS = 300.0
 
-#: Of each issuer: when it said so, by the monotonic clock, and what.
+#: By issuer: when its description was read, by the monotonic clock, and the description.
 _described: dict[str, tuple[float, dict[str, Any]]] = {}
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ class ProviderUnavailable(Unavailable):
 
 @dataclass(frozen=True)
 class Started:
-    """What was sent along, to be compared with what comes back."""
+    """What we sent, to compare with what comes back."""
 
     state: str
     nonce: str
@@ -110,7 +110,7 @@ def finish(
         signed_in = services.accounts.sign_in_as(_identify(request, services, started, code, state))
     except (ProviderUnavailable, SignInRefused) as error:
         return _back(error)
-    # Looked at here and not when it began: a cookie is what the browser says it is.
+    # Checked now and not at the start: the browser may have changed the cookie.
     response = RedirectResponse(own_path(started.next), status_code=303)
     response.delete_cookie(COOKIE, path="/oidc")
     set_cookie(
@@ -136,7 +136,7 @@ def _identify(request: Request, services: Services, started: Started, code: str,
 
 
 def _back(error: ProviderUnavailable | SignInRefused) -> Response:
-    """To the sign-in page, which says in its own words what the code means."""
+    """Go to the sign-in page, which says in words what the code means."""
     log.warning("oidc_failed", action="sign_in", code=error.code, error=str(error))
     response = RedirectResponse(f"/sign-in?{urlencode({'refused': error.code})}", status_code=303)
     response.delete_cookie(COOKIE, path="/oidc")
@@ -144,7 +144,7 @@ def _back(error: ProviderUnavailable | SignInRefused) -> Response:
 
 
 class _Provider:
-    """The provider as it describes itself. Its keys are asked for anew at every sign-in, for they change."""
+    """The provider by its own description. Its keys are fetched at every sign-in, because they change."""
 
     def __init__(self, settings: Settings, redirect_uri: str) -> None:
         try:
@@ -169,18 +169,18 @@ class _Provider:
         self._metadata = self._describe()
 
     def _describe(self) -> dict[str, Any]:
-        """Kept for minutes: anybody may begin to sign in, and is not to send us out each time."""
+        """Its description, kept for minutes: anybody may begin a sign-in, and each must not cost a request."""
         kept = _described.get(self._issuer)
         if kept is not None and time.monotonic() < kept[0] + DESCRIBED_SECONDS:
             return kept[1]
         metadata = self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
         if metadata.get("issuer") != self._issuer:
-            raise ProviderUnavailable("the provider does not call itself by the issuer of the settings")
+            raise ProviderUnavailable("the provider's description names another issuer than the settings")
         _described[self._issuer] = time.monotonic(), metadata
         return metadata
 
     def address(self, started: Started) -> str:
-        """Where the browser goes."""
+        """The address that the browser goes to."""
         address, _ = self._client.create_authorization_url(
             self._metadata["authorization_endpoint"],
             state=started.state,
@@ -205,7 +205,7 @@ class _Provider:
             if "email" not in claims and "userinfo_endpoint" in self._metadata:
                 claims = {**self._userinfo(token, claims["sub"])}
         except (AuthlibBaseError, JoseError, KeyError, ValueError) as error:
-            raise SignInRefused(f"the provider's answer does not hold: {type(error).__name__}") from error
+            raise SignInRefused(f"the provider's answer is not valid: {type(error).__name__}") from error
         except httpx.HTTPError as error:
             raise ProviderUnavailable(f"the provider does not answer: {type(error).__name__}") from error
         email = claims.get("email")
@@ -239,11 +239,11 @@ class _Provider:
         return dict(claims)
 
     def _userinfo(self, token: dict[str, Any], subject: str) -> dict[str, Any]:
-        """Where a provider leaves the email out of the token. It must speak of the same person."""
+        """For providers that leave the email out of the token. The answer must be about the same person."""
         authorized = {"Authorization": f"Bearer {token['access_token']}"}
         found = self._get(self._metadata["userinfo_endpoint"], headers=authorized)
         if found["sub"] != subject:
-            raise SignInRefused("the provider spoke of somebody else")
+            raise SignInRefused("the provider's answer is about somebody else")
         return found
 
     def _get(self, url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:

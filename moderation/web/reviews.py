@@ -9,12 +9,12 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from moderation.accounts.rows import find_person_by_email
+from moderation.accounts.person_rows import find_person_by_email
 from moderation.decisions import ArtifactAnswer, Judgement
 from moderation.errors import PersonNotFound, StaleCase
 from moderation.people import Person
 from moderation.presentation import appeal_json, decision_json
-from moderation.web.access import OnlyKnownParameters, Reader, Reviewer, Submitter
+from moderation.web.callers import OnlyKnownParameters, Reader, Reviewer, Submitter
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import (

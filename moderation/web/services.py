@@ -12,7 +12,7 @@ from moderation.intake import Intake
 from moderation.questions import Questions
 from moderation.reports.insight import Insights
 from moderation.review import Review
-from moderation.rollouts.bundles import Bundles, TrialWatch
+from moderation.rollouts.standings import Bundles, TrialWatch
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.web.rates import Rates

@@ -12,7 +12,7 @@ from moderation.errors import NothingDecided
 from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import statement_sentences
 from moderation.reports.statements import Harm, Origin, Restriction, StatementDraft, statement
-from moderation.web.access import OnlyKnownParameters, Reader
+from moderation.web.callers import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import Problem, StatementOut

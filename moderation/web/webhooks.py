@@ -6,10 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from moderation.database.outbox import Kind
-from moderation.web.access import OnlyKnownParameters, WebhookManager
+from moderation.web.callers import OnlyKnownParameters, WebhookManager
 from moderation.web.problems import RESPONSES
 from moderation.web.services import ServicesDep
-from moderation.webhooks.rows import Endpoint
+from moderation.webhooks.delivery_rows import Endpoint
 from moderation.wire import (
     DeliveryOut,
     DeliveryPage,

@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -21,9 +20,9 @@ from standardwebhooks import Webhook
 from moderation.database.connection import Database
 from moderation.errors import BonafideError
 from moderation.settings import Settings
-from moderation.webhooks import rows
+from moderation.webhooks import delivery_rows as rows
+from moderation.webhooks.delivery_rows import Claimed
 from moderation.webhooks.post import RETRY_AFTER_AT_MOST, TryFailed, post
-from moderation.webhooks.rows import Claimed
 from moderation.webhooks.turns import TRIES_AT_ONCE, Turns
 
 #: Seconds between a failed try and the next one: nine tries within 23.6 hours. Each wait has up to a fifth of jitter.
@@ -66,12 +65,6 @@ def sign(claimed: Claimed, body: str, now: datetime) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class _Try:
-    claimed: Claimed
-    done: Future[None]
-
-
 class Courier:
     """Sends due deliveries, several at once. Run as many as you like: each takes what no other has taken."""
 
@@ -89,7 +82,7 @@ class Courier:
         """Try everything that is due now once; return how many. Raise DatabaseUnavailable."""
         tried = 0
         while started := self._start():
-            wait([one.done for one in started])
+            wait(started)
             tried += len(started)
         return tried
 
@@ -106,7 +99,7 @@ class Courier:
                 self._news.clear()
         self._pool.shutdown(cancel_futures=True)
 
-    def _start(self) -> list[_Try]:
+    def _start(self) -> list[Future[None]]:
         """Begin the tries that may begin now: see `turns`."""
         with self._lock:
             allowance = self._turns.next(now=time.monotonic())
@@ -125,10 +118,7 @@ class Courier:
             ]
         with self._lock:
             numbers = [self._turns.begin(one.endpoint_id, now=time.monotonic()) for one in claimed]
-        return [
-            _Try(one, self._pool.submit(self._try, one, number))
-            for one, number in zip(claimed, numbers, strict=True)
-        ]
+        return [self._pool.submit(self._try, *one) for one in zip(claimed, numbers, strict=True)]
 
     def _try(self, claimed: Claimed, number: int) -> None:
         with structlog.contextvars.bound_contextvars(case=str(claimed.case_id), delivery=str(claimed.id)):

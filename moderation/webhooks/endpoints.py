@@ -9,9 +9,9 @@ from moderation.database.connection import Database
 from moderation.database.outbox import Kind
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.settings import Settings
-from moderation.webhooks import rows
+from moderation.webhooks import delivery_rows as rows
+from moderation.webhooks.delivery_rows import Delivery, Endpoint
 from moderation.webhooks.post import check_url, target_of
-from moderation.webhooks.rows import Delivery, Endpoint
 
 #: Deliveries of a log that one transaction deletes.
 PAGE = 5000

@@ -19,7 +19,7 @@ from moderation.dispatch import WorkKind
 from moderation.local import (
     Addresses,
 )
-from moderation.rollouts.standings import LiveWorker, in_force, live_workers
+from moderation.rollouts.rollout_rows import LiveWorker, in_force, live_workers
 from tests.acceptance import odd_bundles
 from tests.acceptance.odd_bundles import NEW, OLD
 from tests.acceptance.yard import Yard, noise

@@ -24,7 +24,7 @@ from moderation.errors import RequestRefused, ReviewConflict, Unavailable
 from moderation.people import Role
 from moderation.questions import Questions
 from moderation.review import Review
-from moderation.rollouts.standings import try_bundle
+from moderation.rollouts.rollout_rows import try_bundle
 from moderation.storage import Storage
 from tests.chaos.pictures import CANDIDATE
 from tests.chaos.yard import ARCHIVES, Yard

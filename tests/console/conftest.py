@@ -34,7 +34,7 @@ from moderation.database.moves import begin_analysis
 from moderation.decisions import is_blind_first, needs_second
 from moderation.local import BUCKET, Stack, System, open_folder, start_system
 from moderation.people import Person, Role
-from moderation.rollouts.standings import note_bundles, try_bundle
+from moderation.rollouts.rollout_rows import note_bundles, try_bundle
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.web.app import create_app

@@ -33,7 +33,7 @@ from moderation.database.questions import (
 from moderation.dfa.gpt.grounding.answers import UNKNOWABLE
 from moderation.dfa.instruct.questions import every
 from moderation.questions import LONGEST_QUESTION
-from moderation.rollouts.standings import BundleFacts, note_bundles
+from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.web.console.suggestions import suggestions
 from tests.builders import a_face, a_face_analysis, a_verdict, an_analysis, an_artifact, bona_fide
 from tests.console.conftest import Cases, Sit, Team, an_analysis_of

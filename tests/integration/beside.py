@@ -7,7 +7,7 @@ from moderation.analysis import Analysis, PictureFacts, Verdict
 from moderation.database.analyses import insert_analysis
 from moderation.database.connection import Database
 from moderation.database.operations import beat
-from moderation.rollouts.standings import note_bundles, try_bundle
+from moderation.rollouts.rollout_rows import note_bundles, try_bundle
 from tests.builders import an_analysis, new_id, with_verdict
 from tests.integration.conftest import ready
 

@@ -20,7 +20,7 @@ from moderation.database.connection import Database
 from moderation.database.questions import insert_question
 from moderation.decisions import Outcome
 from moderation.local import as_role
-from moderation.rollouts.standings import BundleFacts, note_bundles
+from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE

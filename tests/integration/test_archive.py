@@ -53,7 +53,7 @@ from moderation.questions import Questions
 from moderation.rollouts.rerun_rows import insert_reruns
 from moderation.settings import Settings
 from moderation.storage import Storage
-from moderation.webhooks.rows import insert_endpoint
+from moderation.webhooks.delivery_rows import insert_endpoint
 from tests.builders import a_face_analysis, a_map, an_analysis, an_artifact, an_effect, new_id
 from tests.integration.conftest import enrolled, ready, refused, stored
 from tests.integration.deciding import a_review, decide

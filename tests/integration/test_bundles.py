@@ -14,8 +14,8 @@ from moderation.database.connection import Database
 from moderation.decisions import Outcome, is_blind_first
 from moderation.errors import DatabaseUnavailable, NotAllowed, RequestRefused, RolloutRefused
 from moderation.people import Person, Role
-from moderation.rollouts.bundles import Bundles, TrialWatch
-from moderation.rollouts.standings import promote
+from moderation.rollouts.rollout_rows import promote
+from moderation.rollouts.standings import Bundles, TrialWatch
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE

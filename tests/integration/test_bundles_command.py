@@ -11,7 +11,7 @@ from moderation.cli.main import app
 from moderation.database.connection import Database
 from moderation.database.operations import beat
 from moderation.errors import RolloutRefused
-from moderation.rollouts.standings import note_bundles
+from moderation.rollouts.rollout_rows import note_bundles
 from moderation.settings import Settings
 from moderation.settings import settings as read_settings
 from tests.builders import an_analysis, undecided, with_verdict

@@ -11,8 +11,8 @@ from moderation.decisions import Outcome
 from moderation.intervals import Share
 from moderation.people import Person
 from moderation.review import Review
-from moderation.rollouts.compared import read_pairs
 from moderation.rollouts.comparison import Pair, compare
+from moderation.rollouts.comparison_rows import read_pairs
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide, undecided
 from tests.integration.beside import NEW, OLD, both, said

@@ -27,7 +27,7 @@ from moderation.people import Role
 from moderation.review import Review
 from moderation.settings import Settings
 from moderation.web.app import create_app
-from moderation.webhooks.rows import insert_endpoint
+from moderation.webhooks.delivery_rows import insert_endpoint
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, serving
 
 #: Requests per call of the API. All calls together stay well under a minute.

@@ -17,7 +17,7 @@ from moderation.database.connection import Database
 from moderation.database.operations import beat
 from moderation.local import as_role
 from moderation.rollouts.rerun_rows import insert_reruns
-from moderation.rollouts.standings import note_bundles, promote, try_bundle
+from moderation.rollouts.rollout_rows import note_bundles, promote, try_bundle
 from moderation.settings import Settings
 from tests.integration.conftest import ready
 
@@ -51,7 +51,9 @@ def test_what_a_role_may_not_see_is_no_fault_and_ends_no_examination(
     findings = found(healthy, database_url=SecretStr(as_role(database_url, role)))
 
     assert [finding for finding in findings.values() if not finding.ok] == []
-    assert {part for part, finding in findings.items() if "eyes of this role" in finding.words} == unseen
+    assert {
+        part for part, finding in findings.items() if "this role may not read it" in finding.words
+    } == unseen
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from moderation.people import Person
 from moderation.presentation import effect_json
 from moderation.reports.exports import COLUMNS, Format, What, export, read_wording
 from moderation.review import Review
-from moderation.rollouts.standings import BundleFacts, note_bundles
+from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.settings import Settings
 from tests.builders import (
     a_face_analysis,

@@ -41,7 +41,7 @@ from moderation.people import Person, Role
 from moderation.review import UNDO_MARGIN, Review
 from moderation.settings import Settings
 from moderation.triage import head_start, uncertainty
-from moderation.webhooks.rows import insert_endpoint
+from moderation.webhooks.delivery_rows import insert_endpoint
 from tests.builders import a_face_analysis, an_analysis, an_artifact, new_id
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, stored
 

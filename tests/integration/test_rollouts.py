@@ -41,7 +41,7 @@ from moderation.errors import (
 from moderation.local import Addresses, as_role
 from moderation.questions import Questions
 from moderation.rollout import Action, Rollout
-from moderation.rollouts import standings
+from moderation.rollouts import rollout_rows
 from moderation.rollouts.rerun_rows import (
     HeldRerun,
     RerunFilter,
@@ -155,7 +155,7 @@ def _publish_due(database: Database, publisher: Publisher, settings: Settings) -
 
 def trial(database: Database, **parts: float) -> None:
     with database.transaction() as session:
-        standings.try_bundle(session, NEW, **{"share": 0.0, "shadow": 0.0} | parts, actor="operator")  # pyright: ignore[reportArgumentType]
+        rollout_rows.try_bundle(session, NEW, **{"share": 0.0, "shadow": 0.0} | parts, actor="operator")  # pyright: ignore[reportArgumentType]
 
 
 def work(station: Station, case_id: UUID) -> None:
@@ -217,7 +217,7 @@ def test_a_worker_tells_what_its_scores_were_calibrated_on_and_how_it_asks(
         close_station(opened, why="the test ended")
 
     with database.transaction() as session:
-        assert standings.bases_of(session, [OLD, "another"]) == {OLD: basis}
+        assert rollout_rows.bases_of(session, [OLD, "another"]) == {OLD: basis}
         assert session.scalar(select(BundleRow.prompts).where(BundleRow.fingerprint == OLD)) == 1
 
 
@@ -294,18 +294,18 @@ def test_promoting_and_rolling_back_take_hold_without_a_restart(
     before = analyzed(station, database, pictures)
 
     with database.transaction() as session:
-        assert standings.promote(session, actor="operator", note="better") == Rollout(serving=NEW)
+        assert rollout_rows.promote(session, actor="operator", note="better") == Rollout(serving=NEW)
     promoted = analyzed(station, database, pictures)
     tell(database, station)
     with database.transaction() as session:
-        (worker,) = standings.live_workers(session)
-        standings.roll_back(session, actor="operator")
+        (worker,) = rollout_rows.live_workers(session)
+        rollout_rows.roll_back(session, actor="operator")
     after = analyzed(station, database, pictures)
 
     assert [shown(database, case_id) for case_id in (before, promoted, after)] == [OLD, NEW, OLD]
     assert (worker.serves, worker.own, set(worker.holds)) == (NEW, OLD, {OLD, NEW})
     with database.transaction() as session:
-        log = standings.rollout_log(session)
+        log = rollout_rows.rollout_log(session)
     assert [(entry.action, entry.rollout.serving) for entry in log] == [
         (Action.TRY, None),
         (Action.PROMOTE, NEW),
@@ -319,7 +319,7 @@ def test_a_worker_that_does_not_hold_what_was_promoted_goes_on_with_its_own(
 ) -> None:
     trial(database)
     with database.transaction() as session:
-        standings.promote(session, actor="operator", force=True)
+        rollout_rows.promote(session, actor="operator", force=True)
     alone = open_station(settings, old)
 
     case_id = analyzed(alone, database, pictures)
@@ -353,16 +353,16 @@ def test_orders_are_kept_while_postgres_is_away(
 def test_nobody_promotes_what_no_worker_holds_or_uses(station: Station, database: Database) -> None:
     trial(database)
     with database.transaction() as session, pytest.raises(RolloutRefused, match="no live worker holds"):
-        standings.promote(session, actor="operator")
+        rollout_rows.promote(session, actor="operator")
 
     for _ in range(3):
         station.pipelines[NEW].breaker.failed("it fails")
     tell(database, station)
     with database.transaction() as session, pytest.raises(RolloutRefused, match="it fails"):
-        standings.promote(session, actor="operator")
+        rollout_rows.promote(session, actor="operator")
 
     with database.transaction() as session:
-        assert standings.promote(session, actor="operator", force=True).serving == NEW
+        assert rollout_rows.promote(session, actor="operator", force=True).serving == NEW
 
 
 def test_the_log_is_only_ever_added_to(database: Database, station: Station) -> None:
@@ -376,18 +376,18 @@ def test_a_bundle_is_found_by_its_name_or_by_how_its_fingerprint_begins(
     station: Station, database: Database
 ) -> None:
     with database.transaction() as session:
-        standings.note_bundles(session, {"new-pipeline-of-last-year": "dfa 2"})
+        rollout_rows.note_bundles(session, {"new-pipeline-of-last-year": "dfa 2"})
         with pytest.raises(RolloutRefused, match="several bundles"):
-            standings.find_bundle(session, "dfa 2")
+            rollout_rows.find_bundle(session, "dfa 2")
     tell(database, station)
 
     with database.transaction() as session:
-        assert standings.find_bundle(session, "dfa 1").fingerprint == OLD
-        assert standings.find_bundle(session, "dfa 2").fingerprint == NEW  # the one that a worker holds
-        assert standings.find_bundle(session, "old-pipe").fingerprint == OLD
+        assert rollout_rows.find_bundle(session, "dfa 1").fingerprint == OLD
+        assert rollout_rows.find_bundle(session, "dfa 2").fingerprint == NEW  # the one that a worker holds
+        assert rollout_rows.find_bundle(session, "old-pipe").fingerprint == OLD
         for unknown in ("dfa 3", "old"):
             with pytest.raises(RolloutRefused, match="no worker"):
-                standings.find_bundle(session, unknown)
+                rollout_rows.find_bundle(session, unknown)
 
 
 # --- a candidate that fails

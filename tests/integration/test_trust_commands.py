@@ -24,7 +24,7 @@ from moderation.evidence.watch import look_at_sources, numbers_of
 from moderation.likeness import Likeness, to_hex
 from moderation.local import as_role
 from moderation.presentation import face_json
-from moderation.rollouts.standings import note_bundles
+from moderation.rollouts.rollout_rows import note_bundles
 from moderation.settings import Settings
 from tests.builders import a_face_analysis, an_analysis
 from tests.integration.conftest import enrolled, ready, stored

@@ -32,12 +32,19 @@ from moderation.database.moves import expire_leases, refuse_case
 from moderation.database.outbox import Kind, cancel, enqueue
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.local import as_role
-from moderation.rollouts.standings import BundleFacts, note_bundles
+from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.settings import Settings
 from moderation.webhooks.courier import HOLD, TRIES, WAITS, Courier, wait_after
+from moderation.webhooks.delivery_rows import (
+    FORGET,
+    Delivery,
+    DeliveryState,
+    Endpoint,
+    claim_due,
+    forget_delivered,
+)
 from moderation.webhooks.endpoints import Webhooks
 from moderation.webhooks.post import TryFailed, check_url, is_public, post, read_retry_after
-from moderation.webhooks.rows import FORGET, Delivery, DeliveryState, Endpoint, claim_due, forget_delivered
 from moderation.wire import WebhookOut
 from tests.builders import a_face_analysis, a_verdict, an_analysis, new_id
 from tests.integration.conftest import accepted, begun

@@ -12,8 +12,8 @@ from fastapi.responses import Response
 from moderation.database.console import judged_by, stands_of
 from moderation.decisions import verdict_is_hidden
 from moderation.intervals import Named, Share
-from moderation.rollouts.bundles import DAYS_AT_MOST, USUAL_DAYS, SideBySide, Standings
 from moderation.rollouts.comparison import Pair
+from moderation.rollouts.standings import DAYS_AT_MOST, USUAL_DAYS, SideBySide, Standings
 from moderation.web.console import charts, words
 from moderation.web.console.access import VisitorDep
 from moderation.web.console.pages import PageRoute, Visitor, page

@@ -36,11 +36,11 @@ from moderation.people import Person
 from moderation.questions import LONGEST_QUESTION
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
-from moderation.web.console.maps import LEVELS
+from moderation.web.console.case_view import CaseView, log_in_words, read_case
+from moderation.web.console.face_maps import LEVELS
 from moderation.web.console.pages import PageRoute, Visitor, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.resume import filled_in
-from moderation.web.console.show import CaseView, log_in_words, read_case
 from moderation.web.problems import status_of
 from moderation.web.services import Services, ServicesDep
 

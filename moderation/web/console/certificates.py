@@ -14,8 +14,8 @@ from moderation.errors import RequestRefused
 from moderation.evidence import zones
 from moderation.people import Act, require
 from moderation.web.console.access import FormDep, VisitorDep, field
+from moderation.web.console.case_view import actor_words, person_in
 from moderation.web.console.pages import PageRoute, go, page
-from moderation.web.console.show import actor_words, person_in
 from moderation.web.services import ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)

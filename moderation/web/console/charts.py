@@ -69,12 +69,9 @@ def volume(days: Sequence[Day], since: date, until: date) -> Bars:
     bars: list[Bar] = []
     for place, day in enumerate(span):
         found = counted.get(day)
-        for series, count in ((1, found.opened if found else 0), (2, found.decided if found else 0)):
-            tall = count / most * (HEIGHT - _TOP - _BOTTOM)
-            left = _LEFT + place * step + (step - 2 * wide) / 2 + (series - 1) * wide
-            bars.append(
-                Bar(round(left, 1), round(HEIGHT - _BOTTOM - tall, 1), round(wide, 1), round(tall, 1), series)
-            )
+        left = _LEFT + place * step + (step - 2 * wide) / 2
+        bars.append(_bar(left, wide, found.opened / most if found else 0, 1))
+        bars.append(_bar(left + wide, wide, found.decided / most if found else 0, 2))
     every = max(1, len(span) // 10)
     ticks = tuple(
         Tick(round(_LEFT + (place + 0.5) * step, 1), f"{day:%d %b}")
@@ -88,21 +85,18 @@ def shifts(counts: Sequence[int]) -> Bars:
     """Numbers of pictures in bands of equal width from −1 to 1. Pictures in the middle band did not shift."""
     most = _round_up(max([1, *counts]))
     step = (WIDTH - _LEFT) / len(counts)
-    bars: list[Bar] = []
-    for place, count in enumerate(counts):
-        tall = count / most * (HEIGHT - _TOP - _BOTTOM)
-        left = _LEFT + (place + 0.1) * step
-        series = 2 if place == len(counts) // 2 else 1
-        bars.append(
-            Bar(
-                round(left, 1),
-                round(HEIGHT - _BOTTOM - tall, 1),
-                round(0.8 * step, 1),
-                round(tall, 1),
-                series,
-            )
-        )
-    return Bars(tuple(bars), (), (Tick(HEIGHT - _BOTTOM, "0"), Tick(_TOP, str(most))))
+    middle = len(counts) // 2
+    bars = tuple(
+        _bar(_LEFT + (place + 0.1) * step, 0.8 * step, count / most, 2 if place == middle else 1)
+        for place, count in enumerate(counts)
+    )
+    return Bars(bars, (), (Tick(HEIGHT - _BOTTOM, "0"), Tick(_TOP, str(most))))
+
+
+def _bar(left: float, width: float, part: float, series: int) -> Bar:
+    """A bar of this part of the full height."""
+    tall = part * (HEIGHT - _TOP - _BOTTOM)
+    return Bar(round(left, 1), round(HEIGHT - _BOTTOM - tall, 1), round(width, 1), round(tall, 1), series)
 
 
 def shift_bounds(band: int, of: int) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -17,10 +18,10 @@ from moderation.errors import BonafideError, JudgementIncomplete, TextTooLong
 from moderation.people import Act, require
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field, typed
+from moderation.web.console.case_view import in_words
 from moderation.web.console.cases import read_judgement
 from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.console.queue import lines_for
-from moderation.web.console.show import in_words
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -47,7 +48,8 @@ def show_decisions(
     """My decisions, the newest first, with those that I can still undo."""
     with services.database.transaction() as session:
         found = decisions_by(session, visitor.person.id, before=before, limit=PAGE + 1)
-    said = [(decision.case_id, in_words(decision)) for decision in found[:PAGE]]
+    now = datetime.now(UTC)
+    said = [(decision.case_id, in_words(decision, now)) for decision in found[:PAGE]]
     more = found[PAGE - 1].id if len(found) > PAGE else None
     return page(services, visitor, "decisions.html", said=said, more=more)
 

@@ -184,7 +184,7 @@ class PageRoute(APIRoute):
             except FirstPassword:
                 response = go("/password/first")
             except SignInNeeded:
-                response = await request.app.state.at_the_door(request)
+                response = await request.app.state.ask_to_sign_in(request)
             except BonafideError as error:
                 response = _answer_error(request, error)
             for name, value in request.app.state.page_headers.items():

@@ -6,9 +6,10 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from moderation.errors import PersonExists, PersonNotFound, RequestRefused
-from moderation.people import Act, Role, require
+from moderation.people import Role
 from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.pages import PageRoute, Visitor, go, page
+from moderation.web.console.words import sentence
 from moderation.web.problems import status_of
 from moderation.web.services import Services, ServicesDep
 
@@ -26,7 +27,7 @@ def add_person(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Res
     try:
         person, password = services.accounts.invite(visitor.person, email, name, _role(field(form, "role")))
     except (PersonExists, RequestRefused) as error:
-        return _people(services, visitor, refused=str(error), status=status_of(error))
+        return _people(services, visitor, refused=sentence(str(error)), status=status_of(error))
     return _people(services, visitor, password_of=person.email, password=password)
 
 
@@ -101,25 +102,16 @@ def _role(value: str | None) -> Role:
         raise RequestRefused("choose a role") from error
 
 
-def _people(
-    services: Services,
-    visitor: Visitor,
-    *,
-    password_of: str = "",
-    password: str = "",
-    refused: str = "",
-    status: int = 200,
-) -> Response:
-    require(visitor.person, Act.MANAGE_PEOPLE)
+def _people(services: Services, visitor: Visitor, *, status: int = 200, **shown: str) -> Response:
+    """The page with what is shown only now: `password` and `password_of`, or `refused`."""
+    people = services.accounts.people(visitor.person)
     return page(
         services,
         visitor,
         "people.html",
         section="/people",
         status=status,
-        people=services.accounts.people(visitor.person),
+        people=people,
         roles=list(Role),
-        password_of=password_of,
-        password=password,
-        refused=refused[:1].upper() + refused[1:],
+        **shown,
     )

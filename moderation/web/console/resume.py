@@ -22,7 +22,7 @@ from moderation.database.drafts import Form, save_draft
 from moderation.errors import BonafideError
 from moderation.web.console.access import FIELDS_AT_MOST, is_ours, typed
 from moderation.web.console.pages import Visitor, go, page
-from moderation.web.console.sign_in import HeldForm, door
+from moderation.web.console.sign_in import HeldForm, sign_in_page
 from moderation.web.services import Services, services_of
 from moderation.web.sessions import own_path
 
@@ -46,7 +46,7 @@ class OfCase:
     form: Form
 
 
-async def at_the_door(request: Request) -> Response:
+async def ask_to_sign_in(request: Request) -> Response:
     """The answer to a request without a valid session."""
     if "hx-request" in request.headers:
         # The page keeps what is filled in: htmx swaps nothing, and a script tells the person.
@@ -60,7 +60,7 @@ async def at_the_door(request: Request) -> Response:
     if request.url.path in _NOT_HELD or not is_ours(request):
         return go("/sign-in")
     form = await request.form(max_files=0, max_fields=FIELDS_AT_MOST)
-    return door(
+    return sign_in_page(
         request, services_of(request), next_=came_from, held=_hold(request.url.path, form), status=401
     )
 
@@ -80,7 +80,7 @@ def _hold(path: str, form: FormData) -> HeldForm | None:
     return HeldForm(path, typed(form, "by"), said)
 
 
-def go_on(services: Services, signed_in: SignedIn, held: HeldForm | None, next_: str) -> Response:
+def after_sign_in(services: Services, signed_in: SignedIn, held: HeldForm | None, next_: str) -> Response:
     """The next page after a sign-in. It never shows what another person had filled in."""
     if held is None or held.by != str(signed_in.person.id) or own_path(held.path) != held.path:
         return go(next_)

@@ -18,13 +18,13 @@ from moderation.web.console import (
     webhooks,
 )
 from moderation.web.console.pages import Static, security_headers
-from moderation.web.console.resume import at_the_door, go_on
+from moderation.web.console.resume import after_sign_in, ask_to_sign_in
 
 
 def install(app: FastAPI) -> None:
     """Add the console to the app, whose services are open."""
     app.state.page_headers = security_headers(app.state.services)
-    app.state.at_the_door, app.state.go_on = at_the_door, go_on
+    app.state.ask_to_sign_in, app.state.after_sign_in = ask_to_sign_in, after_sign_in
     for part in (
         sign_in,
         queue,

@@ -53,7 +53,7 @@ def show_sign_in(
     secret = cookie_of(request)
     if secret is not None and services.accounts.session(secret) is not None:
         return go(own_path(next_))
-    return door(request, services, next_=next_, code=refused, refused=REFUSED_WORDS.get(refused, ""))
+    return sign_in_page(request, services, next_=next_, code=refused, refused=REFUSED_WORDS.get(refused, ""))
 
 
 async def _read(request: Request) -> FormData:
@@ -75,7 +75,7 @@ def sign_in(
     require_token(request, form, token or secrets.token_urlsafe())
     email = field(form, "email", at_most=320) or ""
     next_, held = own_path(field(form, "next")), _held(form)
-    again = partial(door, request, services, next_=next_, email=email, held=held)
+    again = partial(sign_in_page, request, services, next_=next_, email=email, held=held)
     try:
         signed_in = services.accounts.sign_in(email, typed(form, "password"), address=address_of(request))
     except SignInRefused as error:
@@ -84,7 +84,7 @@ def sign_in(
         response = again(code=error.code, refused=sentence(str(error)), status=429)
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
         return response
-    response = request.app.state.go_on(services, signed_in, held, next_)
+    response = request.app.state.after_sign_in(services, signed_in, held, next_)
     set_cookie(response, signed_in.secret, secure=_secure(request), settings=services.settings)
     return response
 
@@ -99,7 +99,7 @@ def sign_out(request: Request, services: ServicesDep, visitor: VisitorDep, form:
     return response
 
 
-def door(
+def sign_in_page(
     request: Request,
     services: Services,
     *,

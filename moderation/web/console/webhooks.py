@@ -11,8 +11,9 @@ from moderation.errors import EndpointRefused
 from moderation.people import Act, require
 from moderation.web.console.access import FormDep, VisitorDep, field
 from moderation.web.console.pages import PageRoute, Visitor, go, page
+from moderation.web.console.words import sentence
 from moderation.web.services import Services, ServicesDep
-from moderation.webhooks.rows import DeliveryState
+from moderation.webhooks.delivery_rows import DeliveryState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -31,7 +32,7 @@ def add_endpoint(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> R
     try:
         added = services.webhooks.add(field(form, "url") or "", kinds, field(form, "source", at_most=200))
     except EndpointRefused as error:
-        return _webhooks(services, visitor, refused=str(error), status=422)
+        return _webhooks(services, visitor, refused=sentence(str(error)), status=422)
     if added.secret is None:  # the endpoint existed already
         return go(f"/webhooks/{added.endpoint.id}")
     return _webhooks(services, visitor, secret_of=added.endpoint.url, secret=added.secret)
@@ -111,15 +112,8 @@ def resend(delivery_id: UUID, services: ServicesDep, visitor: VisitorDep, form: 
     return go(f"/webhooks/{delivery.endpoint_id}")
 
 
-def _webhooks(
-    services: Services,
-    visitor: Visitor,
-    *,
-    secret_of: str = "",
-    secret: str = "",
-    refused: str = "",
-    status: int = 200,
-) -> Response:
+def _webhooks(services: Services, visitor: Visitor, *, status: int = 200, **shown: str) -> Response:
+    """The page with what is shown only now: `secret` and `secret_of`, or `refused`."""
     require(visitor.person, Act.RESEND)
     return page(
         services,
@@ -131,7 +125,5 @@ def _webhooks(
         dead=services.webhooks.dead(limit=20),
         kinds=list(Kind),
         may_manage=visitor.may(Act.MANAGE_WEBHOOKS),
-        secret_of=secret_of,
-        secret=secret,
-        refused=refused[:1].upper() + refused[1:],
+        **shown,
     )

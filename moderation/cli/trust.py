@@ -7,11 +7,11 @@ import typer
 from sqlalchemy.orm import Session
 
 from moderation.cli.operate import open_session
-from moderation.cli.show import AsJson, print_json, print_object, print_table, table_of
+from moderation.cli.printing import AsJson, print_json, print_object, print_table, table_of
 from moderation.errors import RequestRefused
 from moderation.evidence import zones
 from moderation.evidence.certify import Found, Promise, Zone
-from moderation.rollouts.standings import find_bundle, list_bundles
+from moderation.rollouts.rollout_rows import find_bundle, list_bundles
 from moderation.settings import settings
 
 if TYPE_CHECKING:  # needs NumPy, which the console does not
@@ -68,15 +68,11 @@ def _fingerprint(session: Session, bundle: str | None) -> str:
 
 
 def _as_json(found: Found, number: int | None) -> dict[str, object]:
-    tried = [
-        {"threshold": t.threshold, "n": t.n, "errors": t.errors, "bound": round(t.bound, 6)}
-        for t in found.tried
-    ]
     return {
         "certified": None if found.certified is None else found.certified.threshold,
         "refused": found.refused or None,
         "issued": number,
-        "tried": tried,
+        "tried": [{**vars(tried), "bound": round(tried.bound, 6)} for tried in found.tried],
     }
 
 
@@ -130,25 +126,12 @@ def drift(
 
 def _drift_fields(seen: "Watched") -> dict[str, object]:
     look = seen.look
-    return {
-        "source": look.source,
-        "before": look.before,
-        "late": look.late,
-        "p": look.p,
-        "doubt": look.doubt,
-        "alarm": look.alarm,
-        "shifted": [
-            {
-                "name": shift.name,
-                "psi": round(shift.psi, 4),
-                "expected": round(shift.expected, 4),
-                "before": shift.before,
-                "late": shift.late,
-            }
-            for shift in look.shifted
-        ],
-        "examples": [str(case) for case in seen.examples],
-    }
+    shifted = [
+        {**vars(shift), "psi": round(shift.psi, 4), "expected": round(shift.expected, 4)}
+        for shift in look.shifted
+    ]
+    examples = [str(case) for case in seen.examples]
+    return {**vars(look), "alarm": look.alarm, "shifted": shifted, "examples": examples}
 
 
 def _drift_words(seen: "Watched") -> str:

@@ -34,10 +34,10 @@ from moderation.evidence.words import Fact, Strength, contradicts, declared, ord
 from moderation.people import RULE_ACTOR, Act, Person, may
 from moderation.questions import FAILURES
 from moderation.review import Visibility
-from moderation.rollouts.standings import bases_of
+from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.console import words
 from moderation.web.console.alike import Likenesses, read_alike
-from moderation.web.console.maps import FaceMap, maps
+from moderation.web.console.face_maps import FaceMap, maps
 from moderation.web.console.marks import Mark, marks
 from moderation.web.console.suggestions import Suggestion, suggestions
 
@@ -521,11 +521,11 @@ def read_case(
         headline=_kept_headline(archived) or words.headline(shown.verdict if shown else None, case.refusal),
         tone=words.tone(shown.verdict if shown else None),
         blind=None if blind is None else words.decided_words(blind.outcome, blind.technique),
-        decision=_said(standing[-1], now) if decided else None,
+        decision=in_words(standing[-1], now) if decided else None,
         earlier=()
         if earlier_hidden
         else tuple(
-            _said(one, now)
+            in_words(one, now)
             for one in reversed(decisions[:-1] if decided and not decisions[-1].undone_at else decisions)
         ),
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
@@ -629,7 +629,7 @@ def _open_outcomes(stage: Stage) -> tuple[Outcome, ...]:
     )
 
 
-def _said(decision: Decision, now: datetime) -> DecisionWords:
+def in_words(decision: Decision, now: datetime) -> DecisionWords:
     blind = decision.blind_outcome
     return DecisionWords(
         id=decision.id,
@@ -736,7 +736,3 @@ def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
                 Elsewhere(other.id, other.flag.source, words.STATE_WORDS[other.state], other.created_at)
             )
     return tuple(found)
-
-
-def in_words(decision: Decision) -> DecisionWords:
-    return _said(decision, datetime.now(UTC))

@@ -25,6 +25,7 @@ ID_WIDTH = 36
 _COLOURS = {Label.DEEPFAKE: "red", Label.BONA_FIDE: "green", Label.UNDETERMINED: "yellow"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+OneObject = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 Row = TypeVar("Row")
 #: Each column's header, with the attribute of the row that it shows, or a function of the row.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from moderation.database.ids import new_id
 from moderation.database.shapes import as_value, change_rows, delete_rows, seconds
 from moderation.database.tables import ClaimRow, PersonRow, SignInFailureRow, SignInRow
-from moderation.people import RULE, Person, Preferences, Role, Theme
+from moderation.people import RULE, Person, Role
 
 
 def insert_person(
@@ -223,19 +223,6 @@ def forget_failures(session: Session, *, email: str, address: str | None = None)
     delete_rows(session, SignInFailureRow, *where)
 
 
-def preferences_json(preferences: Preferences) -> dict[str, Any]:
-    return dataclasses.asdict(preferences)
-
-
-def _preferences(stored: dict[str, Any]) -> Preferences:
-    """The stored preferences, over the defaults. An older release knew fewer, a newer one may know more."""
-    known = {
-        field.name: stored[field.name] for field in dataclasses.fields(Preferences) if field.name in stored
-    }
-    if "theme" in known:
-        known["theme"] = Theme(known["theme"])
-    return Preferences(**known)
-
-
 def _person(row: PersonRow) -> Person:
-    return as_value(Person, row, preferences=_preferences(row.preferences))
+    """Preferences that are not stored have their defaults; those of a newer release are left out."""
+    return as_value(Person, row)

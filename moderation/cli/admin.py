@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from moderation.accounts.accounts import PASSWORD_AT_LEAST, Accounts, new_password
-from moderation.cli.operate import WHEN, in_utc, open_database
-from moderation.cli.show import AsJson, print_json, print_rows
+from moderation.cli.operate import in_utc, moment, open_database
+from moderation.cli.printing import AsJson, print_json, print_rows
 from moderation.database.outbox import Kind
 from moderation.logs import configure_logs
 from moderation.people import Person, Role
 from moderation.reports.exports import Format, What, export
 from moderation.settings import settings
+from moderation.webhooks.delivery_rows import Delivery
 from moderation.webhooks.endpoints import Webhooks
-from moderation.webhooks.rows import Delivery
 
 users = typer.Typer(help="People who review in the console.", no_args_is_help=True)
 webhooks = typer.Typer(help="Endpoints that are told what happens to cases.", no_args_is_help=True)
@@ -244,10 +244,8 @@ def resend(
 def export_(
     what: Annotated[What, typer.Argument(help="decisions, analyses or feedback.")],
     form: Annotated[Format, typer.Option("--format", help="The form of the rows.")] = Format.JSONL,
-    since: Annotated[
-        datetime | None, typer.Option(help="Made at or after this time, UTC.", formats=WHEN)
-    ] = None,
-    until: Annotated[datetime | None, typer.Option(help="Made before this time, UTC.", formats=WHEN)] = None,
+    since: Annotated[datetime | None, moment("Made at or after this time, UTC.")] = None,
+    until: Annotated[datetime | None, moment("Made before this time, UTC.")] = None,
     out: Annotated[Path | None, typer.Option(help="A file. [default: standard output]")] = None,
     bom: Annotated[
         bool | None,

@@ -18,7 +18,7 @@ from moderation.errors import BonafideError
 from moderation.intervals import Measure
 from moderation.rollouts.comparison import Comparison
 from moderation.triage import QueueStats
-from moderation.web.access import OnlyKnownParameters, Reader
+from moderation.web.callers import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES, sentence_of
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import StatsOut
