@@ -77,7 +77,7 @@ def fill(server_url: str, count: int) -> Filled:
     with psycopg.connect(url) as connection:
         # Building them afterwards takes seconds; filling them hash by hash takes minutes.
         indexes = connection.execute(
-            "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'hashes_word_%'"
+            "SELECT indexname, indexdef FROM pg_indexes WHERE indexname ~ '^hashes_(word|turned)_'"
         ).fetchall()
         for index, _ in indexes:
             connection.execute(f"DROP INDEX {index}".encode())
