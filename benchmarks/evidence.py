@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=Path, default=Path("moderation/samples"))
+    parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--most", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()

@@ -2,7 +2,8 @@
 
     python -m benchmarks.pipeline [--images 300] [--json]
 
-1. Each stage alone, in one thread of one process: CPU milliseconds per image, by the process's own clock.
+1. Each stage alone, in one thread of one process: CPU milliseconds per image, by the process's own clock. Evidence
+   is gathered here too; in a worker the child that decodes does it, after it has handed over the pixels.
    Beside it the round trips to Postgres, by Postgres's own log: statements, BEGIN, COMMIT and pings.
 2. The whole way with a real worker on real servers: images per second, the worker's CPU per image, and commands of
    Redis and commits of Postgres per image.
@@ -33,6 +34,8 @@ from moderation.database.connection import Database
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
+from moderation.evidence.gather import Gatherer
+from moderation.evidence.options import Options
 from moderation.local import (
     Stack,
     prepare_database,
@@ -122,7 +125,7 @@ def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[d
     """CPU milliseconds per image and stage, and round trips to Postgres per image, one image after the other."""
     torch.set_num_threads(1)  # as the worker does
     _log_statements(settings, "all")
-    detector = QuietDetector()
+    detector, gatherer = QuietDetector(), Gatherer(Options())
     station = open_station(settings, detector)
     cases = _open(station.database, refs)
     watch, said = Stopwatch(), 0
@@ -138,6 +141,8 @@ def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[d
                 fetched = station.storage.fetch_image(ref)
             with watch("decode"):
                 picture = decode_picture(fetched.data)
+            with watch("evidence"):
+                gatherer.gather(fetched.data, picture)
             with watch("faces"):
                 crops = [FaceCrop(face, crop_face(picture, face, 224)) for face in find_faces(picture)]
             with station.database.reading() as session:

@@ -11,6 +11,11 @@ within its reach, or the pair would differ by (reach + 1) + (reach + 1) = bound 
 every word within reach of each band, and to keep the pairs within their bound. This is multi-index hashing (Norouzi,
 Punjani and Fleet 2014) with uneven reaches (Qin et al. 2018): 1,194 words are looked up, a million hashes give about
 1,900 entries, and some fifteen of them are compared whole.
+
+A wide band has two indexes, so that a look-up reads few pages. A page of the index of a million words holds all words
+with the same first 11 or 12 bits. So every word that differs in these bits lies on another page: 80 pages for the 254
+words of a band. In the second index the words are turned, with their last bits in front. There the words that differ in
+two of their first bits lie together, on five pages, and the others are on twenty pages of the first index.
 """
 
 import enum
@@ -35,6 +40,11 @@ class BitBand:
     #: Bits by which it may differ in a look-up.
     reach: int
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has a second index, of its turned words."""
+        return self.reach > 1
+
 
 def _bands(shapes: Sequence[tuple[int, int]]) -> tuple[BitBand, ...]:
     first, bands = 0, list[BitBand]()
@@ -46,6 +56,8 @@ def _bands(shapes: Sequence[tuple[int, int]]) -> tuple[BitBand, ...]:
 
 #: In pairs: the first two, the next two, and so on.
 BANDS = _bands([(22, 2)] * 4 + [(17, 1)] * 8 + [(16, 1)] * 2)
+#: Bits that a turned word has at its end, and other words of wide bands in front.
+FRONT = 12
 
 
 def partner(number: int) -> int:
@@ -61,6 +73,12 @@ def bound(number: int) -> int:
 def word(value: int, band: BitBand) -> int:
     """The bits of a band, as a number."""
     return value >> (BITS - band.first - band.width) & ((1 << band.width) - 1)
+
+
+def turned(word: str, band: BitBand) -> str:
+    """A wide band's word with its last bits in front, in SQL. `word` names a column."""
+    behind = band.width - FRONT
+    return f"((({word} & {(1 << behind) - 1}) << {FRONT}) | ({word} >> {behind}))"
 
 
 def distance(one: int, other: int) -> int:

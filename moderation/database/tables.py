@@ -361,6 +361,15 @@ HASHES = SqlTable(
         )
         for number in range(len(likeness.BANDS))
     ),
+    *(
+        Index(
+            f"hashes_turned_{number}",
+            text(likeness.turned(f"word_{number}", band)),
+            postgresql_include=[f"word_{number}", f"word_{likeness.partner(number)}", "id"],
+        )
+        for number, band in enumerate(likeness.BANDS)
+        if band.is_wide
+    ),
     comment="What pictures look like: of cases, and of lists that others made.",
 )
 

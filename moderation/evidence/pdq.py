@@ -17,6 +17,8 @@ from moderation.likeness import ENOUGH_QUALITY, Likeness
 #: A picture is reduced by whole numbers while its longer side stays at least so many pixels. PDQ samples only 64 by 64,
 #: so more would only take longer.
 _SIDE = 256
+#: Pixels that are reduced at a time.
+_STRIP = 1_000_000
 #: Samples each way, and frequencies each way.
 _SAMPLES, _KEPT = 64, 16
 #: Weights of red, green and blue (ITU-R BT.601).
@@ -57,7 +59,12 @@ def _transform(pixels: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _small(pixels: np.ndarray) -> np.ndarray:
     by = max(pixels.shape[:2]) // _SIDE
-    return pixels if by < 2 else np.asarray(Image.fromarray(pixels).reduce(by))
+    if by < 2:
+        return pixels
+    # In strips, whose memory is used again: fresh memory for a copy of twelve megapixels costs twice the reduction.
+    rows = by * max(1, _STRIP // (by * pixels.shape[1]))
+    strips = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
+    return np.concatenate([np.asarray(Image.fromarray(strip).reduce(by)) for strip in strips])
 
 
 def _box(luma: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ def thumbnail_facts(container: Container, picture: Picture) -> Iterator[Fact]:
         return
     turn = TURNS.get(container.exif.get(_ORIENTATION, 1))
     upright = small if turn is None else small.transpose(turn)
-    likeness = max(_likeness(cut, picture.pixels) for cut in _without_bars(np.asarray(upright)))
+    large = _square(_thinned(picture.pixels))
+    likeness = max(_likeness(_square(cut), large) for cut in _without_bars(np.asarray(upright)))
     differs = likeness < DIFFERS_BELOW
     yield Fact(
         FactKind.THUMBNAIL,
@@ -69,9 +70,8 @@ def _without_bars(grey: np.ndarray) -> Iterator[np.ndarray]:
         yield grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _likeness(small: np.ndarray, pixels: np.ndarray) -> float:
-    """Correlation of the two as small squares, in [-1, 1]. 1 when both have only one colour."""
-    one, other = _square(small), _square(_thinned(pixels))
+def _likeness(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two squares, in [-1, 1]. 1 when both have only one colour."""
     one, other = one - one.mean(), other - other.mean()
     norm = float(np.sqrt((one**2).sum() * (other**2).sum()))
     return 1.0 if norm < 1e-3 else float((one * other).sum()) / norm

@@ -61,6 +61,13 @@ def test_hashes_are_those_of_metas_own_code(samples: Path, name: str, known: tup
     assert found.quality == known[1]
 
 
+def test_a_large_picture_has_the_hash_of_its_reduced_copy(samples: Path) -> None:
+    """It is reduced in strips. The last strip is narrower, and so is the last row of blocks."""
+    large = portrait(samples, 1).resize((2501, 3003))
+
+    assert look_at(np.asarray(large)) == look_at(np.asarray(large.reduce(3003 // 256)))
+
+
 def test_a_picture_saved_again_is_near_and_has_the_same_face(samples: Path) -> None:
     one = portrait(samples, 1)
     ours, theirs = seen(one), seen(saved(one, 60))

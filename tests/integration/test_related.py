@@ -1,7 +1,9 @@
 """Pictures that look alike are found, shown, collapsed and forgotten; nothing is ever decided by it."""
 
 import random
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import combinations
 from uuid import UUID
 
 import pytest
@@ -32,7 +34,7 @@ from moderation.evidence.related import (
 from moderation.evidence.sentences import sentence, statement_sentences
 from moderation.evidence.words import Evidence, Fact, FactKind, Strength, declared
 from moderation.evidence.zones import apply_certificates, audit
-from moderation.likeness import BITS, NEAR, Faces, Likeness
+from moderation.likeness import BANDS, BITS, NEAR, BitBand, Faces, Likeness
 from moderation.local import as_role
 from moderation.people import Role
 from moderation.settings import Settings
@@ -79,6 +81,30 @@ def test_the_index_finds_what_a_look_at_all_hashes_finds(session: Session) -> No
         apart = {value: (value ^ wanted).bit_count() for value in hashes}
         assert found == {value: bits for value, bits in apart.items() if bits <= NEAR}
         assert len(found) > 100
+
+
+def test_each_index_finds_what_no_other_finds(session: Session) -> None:
+    """In these hashes all bands but one differ by one bit too many, and this one in every way in which it may."""
+    wanted = a_hash()
+
+    def flipped(band: BitBand, bits: Iterable[int]) -> int:
+        return sum(1 << BITS - 1 - band.first - bit for bit in bits)
+
+    hidden = {
+        wanted
+        ^ flipped(band, way)
+        ^ sum(flipped(other, DRAW.sample(range(other.width), other.reach + 1)) for other in BANDS if other != band)
+        for band in BANDS
+        for way in combinations(range(band.width), band.reach)
+    }  # fmt: skip
+    put_list(session, "hidden", None, [(value, None) for value in hidden])
+
+    found = session.execute(
+        text("SELECT distance FROM near_hashes(CAST(:hash AS bit(256)))"), {"hash": f"{wanted:0256b}"}
+    ).scalars()
+
+    assert list(found) == [NEAR] * len(hidden)
+    assert len(hidden) == 4 * 231 + 8 * 17 + 2 * 16
 
 
 def test_what_looks_alike_is_found_with_its_faces(database: Database) -> None:
