@@ -5,14 +5,16 @@ A test that needs a service skips on a machine where it cannot be started, and f
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 from zlib import crc32
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -50,6 +52,11 @@ SLOW_FILES = (
 
 _HERE = Path(__file__).parent
 _TEMPLATE = "bonafide_test_template"
+#: Where files are memory, on Linux. A database is 400 files: to copy and to drop it takes 0.2 s of processor time on
+#: ext4, and 0.02 s there. More than a thousand tests have one each.
+_MEMORY = Path("/dev/shm")
+#: Bytes that must be free in it. The servers of one process take 0.2 GB.
+_MEMORY_NEEDED = 2 * 2**30
 
 
 def pytest_configure() -> None:
@@ -87,12 +94,34 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
         yield named
         return
     try:
-        with Stack(open_folder(tmp_path_factory.mktemp("servers")), durable=False) as stack:
+        with (
+            _folder_in_memory() or nullcontext(open_folder(tmp_path_factory.mktemp("servers"))) as folder,
+            Stack(folder, durable=False) as stack,
+        ):
             yield stack.start_servers()
     except SetupProblem as problem:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(problem))
+
+
+def _folder_in_memory() -> AbstractContextManager[Path] | None:
+    """A folder that is memory, gone afterwards. None where there is no such place, or too little of it."""
+    if not (os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _MEMORY_NEEDED):
+        return None
+    for left in _MEMORY.glob("bonafide-tests-*"):
+        if not psutil.pid_exists(int(left.name.rsplit("-", 1)[1])):  # its run was killed
+            shutil.rmtree(left, ignore_errors=True)
+    return _made(_MEMORY / f"bonafide-tests-{os.getpid()}")
+
+
+@contextmanager
+def _made(folder: Path) -> Generator[Path]:
+    folder.mkdir(mode=0o755)  # PostgreSQL enters it as another user when we are root
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named_by_environment() -> Addresses | None:
@@ -108,7 +137,7 @@ def _named_by_environment() -> Addresses | None:
 
 @pytest.fixture(scope="session")
 def template(servers: Addresses) -> Iterator[str]:
-    """A migrated database to copy from: a copy takes 40 ms, the migrations ten times that."""
+    """A migrated database to copy from: a copy takes 20 ms, the migrations twenty times that."""
     _run(servers.database_url, f"DROP DATABASE IF EXISTS {_TEMPLATE}", f"CREATE DATABASE {_TEMPLATE}")
     database = Database(_database(servers.database_url, _TEMPLATE), pool_size=1)
     schema.upgrade(database)
@@ -121,7 +150,8 @@ def template(servers: Addresses) -> Iterator[str]:
 def fresh_database(server_url: str, template: str) -> Generator[str]:
     """The URL of a migrated database that nobody else uses; gone afterwards."""
     name = f"bonafide_test_{secrets.token_hex(4)}"
-    _run(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    # As files: where nothing waits for a disk this is half the work of writing every page to the log too.
+    _run(server_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield _database(server_url, name)
     _run(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
