@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 # Quick to load and complete in itself. Tests of `small` name it.
 os.environ.setdefault("BONAFIDE_BUNDLE", "mini")
+# Before numpy and torch are loaded, here and in every process that a test starts. Tests of other processes run beside
+# these: threads that wait for a core of theirs made the products of small matrices ten times as slow.
+for _library in ("OPENBLAS", "OMP"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 #: Folders whose tests need a running system or a GPU, and fixtures that start a server or a browser or load a model.
 SYSTEM_FOLDERS = {"acceptance", "chaos", "console", "gpu", "integration", "operators", "upgrade"}
