@@ -128,6 +128,17 @@ def _made(folder: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def end_at_once(stack: Stack) -> None:
+    """Kill our own processes on a stack that nobody looks at any more.
+
+    Their orderly end takes seconds, and has tests of its own. The servers end in order: a Postgres that is killed
+    leaves its shared memory behind.
+    """
+    for one in stack._processes:
+        if one.name not in ("postgres", "valkey", "store"):
+            one.process.kill()
+
+
 def _named_by_environment() -> Addresses | None:
     names = ("DATABASE_URL", "BROKER_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY")
     values = [os.environ.get(f"BONAFIDE_TEST_{name}") for name in names]
