@@ -26,6 +26,7 @@ from moderation.local import BUCKET, Addresses, Stack, open_folder
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.browser import FLAGS, find_chromium
+from tests.shares import Place, in_shares
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -89,6 +90,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     slow = item.get_closest_marker("slow") is not None or any(map(place.match, SLOW_FILES))
     if not (starts or slow):
         item.add_marker("fast")
+
+
+@pytest.hookimpl(trylast=True)  # what was left out is gone by then
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests for several processes. One alone runs them as they are found."""
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    if processes > 1:
+        places = [
+            Place(item.path.relative_to(_HERE).as_posix(), item.get_closest_marker("fast") is not None)
+            for item in items
+        ]
+        items[:] = [items[index] for index in in_shares(places, processes)]
 
 
 @pytest.fixture(scope="session")
