@@ -5,12 +5,14 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 0.5
+# Three for two cores: a third of the tests' time is waiting for processes. The fast ones wait for nothing.
+PROCESSES ?= 3
+PYTEST := $(BIN)/python -m pytest --dist worksteal --durations 20 --durations-min 0.5
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
-	@echo "make test      every test, on real servers, in two processes (ARGS=-n0 for one)"
+	@echo "make test      every test, on real servers, in three processes (PROCESSES=1 for one after another)"
 	@echo "make test-fast those that start no server or browser and load no model: within a minute"
 	@echo "make test-system the others"
 	@echo "make check     nearly all that CI runs: format, lint, types, import contracts, tests"
@@ -53,14 +55,14 @@ demo: install
 
 test: install-dev
 	@.ci/browser --check
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) --numprocesses $(PROCESSES) $(ARGS)
 
 test-fast: install-dev
-	@$(PYTEST) -m fast $(ARGS)
+	@$(PYTEST) --numprocesses 2 -m fast $(ARGS)
 
 test-system: install-dev
 	@.ci/browser --check
-	@$(PYTEST) -m "not fast" $(ARGS)
+	@$(PYTEST) --numprocesses $(PROCESSES) -m "not fast" $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff format --check .

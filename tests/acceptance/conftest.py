@@ -8,12 +8,14 @@ from moderation.client import BonaFide
 from moderation.database.connection import Database
 from moderation.local import Stack, System, open_folder, start_system
 from tests.acceptance.flood import QUICK
+from tests.conftest import end_at_once
 
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with Stack(open_folder(tmp_path_factory.mktemp("system")), durable=False) as stack:
         yield start_system(stack, overrides=QUICK)
+        end_at_once(stack)
 
 
 @pytest.fixture

@@ -63,3 +63,5 @@ def _candidate(_settings: Settings) -> Any:
 
 worker.lifecycle.load_analyzer = _first
 worker.lifecycle.load_candidate = _candidate
+# Nobody waits long in a test for what a worker hears and tells.
+worker.lifecycle.LOOK_EVERY, worker.lifecycle.BEAT_EVERY = 0.2, 1.0

@@ -27,7 +27,7 @@ from moderation.local import (
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag, new_id
-from tests.conftest import make_settings
+from tests.conftest import end_at_once, make_settings
 
 #: Nobody waits long in a test.
 QUICK = {
@@ -67,6 +67,7 @@ class Yard:
             database = Database(database_url)
             yield cls(stack, database, make_settings(database_url, broker_url, servers), env)
             database.close()
+            end_at_once(stack)
 
     def start(self, name: str = "worker", *, app: str | None = None, **env: str) -> subprocess.Popen[Any]:
         """A worker, once it takes work."""

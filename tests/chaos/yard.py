@@ -36,6 +36,7 @@ from moderation.storage import Storage
 from tests.chaos.pictures import Mark, Planned, a_picture
 from tests.chaos.pipe import Pipe
 from tests.chaos.store import FaultyStore
+from tests.conftest import end_at_once
 
 #: The bucket of archived cases.
 ARCHIVES = "archives"
@@ -260,6 +261,7 @@ def open_yard(folder: Path, kind: type[_Y], *, workers: int = 3, seed: int = 0) 
             yard = kind(stack, addresses, store, pipe, key)
             yard.start(workers=workers)
             yield yard
+            end_at_once(stack)
             stack.stop()
 
 

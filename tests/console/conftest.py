@@ -41,6 +41,7 @@ from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
 from tests.acceptance.flood import QUICK
 from tests.builders import new_id
+from tests.conftest import end_at_once
 
 BLIND_SHARE, SECOND_SHARE = 0.25, 0.25
 #: Milliseconds, as Playwright counts: a laden machine takes long, and a page that never comes fails all the same.
@@ -76,6 +77,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     }
     with Stack(open_folder(tmp_path_factory.mktemp("console")), durable=False) as stack:
         yield start_system(stack, overrides=overrides)
+        end_at_once(stack)
 
 
 @pytest.fixture(scope="session")

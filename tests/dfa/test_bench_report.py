@@ -69,7 +69,9 @@ def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_t
         engines.append(sum(isinstance(one, SlotKV) and bool(one.k) for one in new))
         models[words] = sum(isinstance(one, LlavaForConditionalGeneration) for one in new)
 
-    plan = BenchPlan(pictures=8, grid=2, questions=2, injections=2, quick=True)
+    plan = BenchPlan(
+        pictures=8, grid=2, questions=2, injections=2, quick=True, baselines=BaselinePlan(steps=3)
+    )
     gc.disable()
     run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu", progress=progress)
     gc.enable()

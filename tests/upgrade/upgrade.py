@@ -31,7 +31,7 @@ from moderation.database.events import read_chain
 from moderation.local import Addresses, Stack, as_role, free_port
 from moderation.storage import Storage
 from tests.acceptance.flood import QUICK, landscape, portrait
-from tests.conftest import make_settings
+from tests.conftest import end_at_once, make_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WHEEL = run_path(str(ROOT / "deploy/wheel.py"))
@@ -342,6 +342,7 @@ def upgrade(
         finally:
             platform.stop()
         trial.audit(platform.accepted)
+        end_at_once(stack)
     trial.report.refused, trial.report.longest_gap = dict(platform.refused), platform.longest_gap
     trial.report.seconds = time.monotonic() - began
     return trial.report
