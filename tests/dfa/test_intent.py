@@ -11,16 +11,26 @@ from safetensors.torch import save_file
 from moderation.analysis import Abstain, Artifact, Face, FaceAnalysis, Label, Region, Technique, Verdict
 from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
 from moderation.dfa.gpt.detector import Detector, Policy
-from moderation.dfa.gpt.grounding.answers import UNKNOWABLE, answer, known_from
+from moderation.dfa.gpt.grounding.answers import (
+    BEYOND,
+    UNCLEAR,
+    UNKNOWABLE,
+    Known,
+    Question,
+    answer,
+    known_from,
+)
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.intent import (
     IntentHead,
     asked_alone,
+    halves,
     load_intents,
     pooled,
     regions_asked,
     save_intents,
     techniques_asked,
+    told_together,
     understood,
 )
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
@@ -113,6 +123,70 @@ def test_it_stands_for_the_region_that_was_asked_about_last() -> None:
     assert understood("Is it blurred?", blurred, [*earlier, "Why?"]).family == "verdict"  # too long ago
     fake = blurred | {"verdict/fake": 5.0, "region/blur": -1.0}
     assert understood("Is it fake?", fake, earlier).family == "verdict"  # the face, rather than the mouth
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Is it fake, and how sure are you?", ("Is it fake?", "How sure are you?")),
+        ("Is it real? Where should I look?", ("Is it real?", "Where should I look?")),
+        ("Are the eyes and the mouth natural?", None),
+        ("Hello. Is it fake?", None),
+    ],
+)
+def test_two_questions_at_once_are_parted(text: str, parts: tuple[str, str] | None) -> None:
+    assert halves(text) == parts
+
+
+def test_two_answers_are_given_only_to_what_a_picture_can_answer_twice() -> None:
+    verdict, sure, who = (Question("", family, "open", 0) for family in ("verdict", "certainty", "who"))
+
+    assert told_together(verdict, sure)
+    assert not told_together(verdict, verdict)
+    assert not told_together(verdict, who)
+
+
+def test_what_several_refusals_fit_is_refused_in_general() -> None:
+    unsure = SCORES | {"who/open": 6.0, "where/open": 5.5}
+
+    asked = understood("Who is speaking where?", unsure)
+
+    assert asked.family == BEYOND
+    assert answer(asked, Known(None, None, None), load_prompts(2)).startswith("I cannot tell")
+    assert understood("Who is speaking?", unsure | {"where/open": 2.0}).family == "who"
+
+
+def test_a_question_that_fits_nothing_is_said_not_to_be_understood() -> None:
+    families = ("verdict", "who", "when", "score", "limits", "next", "summary", "reasons")
+    level = {f"{family}/open": 0.0 for family in families}
+
+    asked = understood("Zxcv?", level)
+
+    assert asked.family == UNCLEAR
+    known = known_from(analysed(Label.BONA_FIDE))
+    assert known is not None
+    assert answer(asked, known, load_prompts(2)).startswith("I am not sure what you ask.")
+
+
+def test_a_region_is_compared_with_the_skin() -> None:
+    asked = understood("Compare the skin with the mouth", SCORES | {"compare/open": 5.0})
+
+    assert asked.other is not None
+    assert (asked.family, asked.region, asked.other[0]) == ("compare", Region.MOUTH, Region.SKIN)
+
+
+def test_the_score_is_told_as_it_was_measured() -> None:
+    face = analysed(Label.BONA_FIDE)
+    face = replace(face, verdict=replace(face.verdict, score=0.124))
+    known = known_from(face)
+    assert known is not None
+
+    said = [
+        answer(Question("", family, form, 0), known, load_prompts(2))
+        for family, form in (("score", "value"), ("certainty", "open"))
+    ]
+
+    assert all("0.12" in text for text in said), said
 
 
 def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_question_is() -> None:

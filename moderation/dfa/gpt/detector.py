@@ -36,8 +36,8 @@ from moderation.dfa.gpt.effect import hide, margin_of, variants, with_effects
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Look, Plan, Route, VerdictOnly
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.foreign import foreign_map
-from moderation.dfa.gpt.grounding.answers import Known, answer, description, known_from
-from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, understood
+from moderation.dfa.gpt.grounding.answers import Known, Question, answer, description, known_from
+from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, halves, told_together, understood
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
 from moderation.dfa.gpt.replies import read_reply, sound
@@ -394,10 +394,22 @@ class Detector:
             yield from self._generated(crop, turns, question, served, min(max_new_tokens, LONGEST_REPLY))
 
     def _grounded(self, head: IntentHead, earlier: Sequence[str], question: str, known: Known) -> str:
-        """The answer that the facts of the face allow."""
+        """The answer that the facts of the face allow. Two questions at once get two answers."""
+        prompts = self._bundle.prompts
+        if (parts := halves(question)) is not None:
+            first, second = (
+                self._understood(head, parts[0], earlier),
+                self._understood(head, parts[1], parts[:1]),
+            )
+            if told_together(first, second):
+                return f"{answer(first, known, prompts)} {answer(second, known, prompts)}"
+        return answer(self._understood(head, question, earlier), known, prompts)
+
+    def _understood(self, head: IntentHead, question: str, earlier: Sequence[str]) -> Question:
         tokens, place = asked_alone(self._bundle.prompts, self._bundle.codec, question)
-        scores = head.scores(self._engine.states(tokens, depth=head.depth), place)
-        return answer(understood(question, scores, earlier), known, self._bundle.prompts)
+        return understood(
+            question, head.scores(self._engine.states(tokens, depth=head.depth), place), earlier
+        )
 
     def _generated(
         self, crop: FaceCrop, turns: Sequence[Turn], question: str, served: Sequence[Turn], longest: int

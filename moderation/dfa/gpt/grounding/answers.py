@@ -185,14 +185,14 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return "I looked at the whole face, region by region, and at nothing else in the picture."
         case "next":
             return _NEXT
-        case "unclear":
-            return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
-        case _:
+        case "about":
             return _about(question)
+        case _:
+            return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
 
 
-#: A question that no picture answers, and that fits several of the families below.
-BEYOND = "beyond"
+#: A question that no picture answers, and that fits several of the families below; and one that is not understood.
+BEYOND, UNCLEAR = "beyond", "unclear"
 #: Families whose answers need no verdict.
 _SAID_OF_ANY = frozenset({"technique_meant", "about", "score", "limits", "scope", "next"})
 _LIMITS = (
@@ -228,7 +228,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "plain":
             return "In plain words: I cannot tell whether this face is genuine."
         case "unclear":
-            return "I am not sure what you ask. I am undecided about this face."
+            return "I am not sure what you ask; I am undecided about this face."
         case _:
             return _worded(
                 question,

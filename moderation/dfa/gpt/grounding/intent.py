@@ -23,7 +23,7 @@ from torch import Tensor
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import parts_in_order, techniques_named
-from moderation.dfa.gpt.grounding.answers import BEYOND, UNKNOWABLE, Question
+from moderation.dfa.gpt.grounding.answers import BEYOND, UNCLEAR, UNKNOWABLE, Question
 from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
@@ -160,7 +160,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     if best - opposite < _CLEAR:
         form = "open"
     if _probability(family, fitting) < _LEAST:
-        family, form = "unclear", "open"
+        family, form = UNCLEAR, "open"
     elif _all_unknowable(fitting, best):
         family = BEYOND
     regional = family in {_REGIONAL, _TWO}
@@ -181,6 +181,27 @@ _INSTEAD: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
     "region/natural": "verdict/real", "region/forged": "verdict/fake",
 }  # fmt: skip
+
+
+#: Where a second question begins.
+_SECOND = re.compile(
+    r"(?:[?!.]\s+|,?\s+and\s+)(?=(?:if \w+,? )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could)\b)",
+    re.I,
+)
+
+
+def halves(text: str) -> tuple[str, str] | None:
+    """The two questions of a text that asks two: "Is it fake, and how sure are you?". None when it asks one."""
+    parts = _SECOND.split(text, maxsplit=1)
+    if len(parts) < 2 or any(len(part.split()) < 2 for part in parts):
+        return None
+    return f"{parts[0].rstrip('?!., ')}?", parts[1][:1].upper() + parts[1][1:]
+
+
+def told_together(first: Question, second: Question) -> bool:
+    """True when both are understood, and a picture can answer them with different things."""
+    aside = {*UNKNOWABLE, BEYOND, UNCLEAR, "about"}
+    return first.family != second.family and not aside & {first.family, second.family}
 
 
 def _weight(intent: str, text: str, named: Collection[str], regional: bool) -> float:  # noqa: FBT001
