@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jinja2 import Environment
 
-from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.claims import beyond_the_face
+from moderation.analysis import Artifact, Region, Technique
+from moderation.dfa.gpt.claims import beyond_the_face, contradiction, is_sentence
 from moderation.dfa.gpt.grounding.answers import (
     UNKNOWABLE,
     Known,
@@ -147,6 +147,8 @@ def sampled(each: int = 40) -> Iterator[Question]:
 @pytest.mark.parametrize("name", list(FACES))
 def test_every_question_has_a_short_plain_answer(name: str) -> None:
     face = seen(name)
+    shown = face.artifacts
+    listed = None if shown is None else [Artifact("", one.sentence, (one.touch.region,)) for one in shown]
 
     for question in sampled():
         said = answer(question, face, PROMPTS)
@@ -155,6 +157,8 @@ def test_every_question_has_a_short_plain_answer(name: str) -> None:
         assert len(said.split()) <= 50, said
         assert not leaks(said), (said, LEAKS)
         assert beyond_the_face(said) is None, said
+        assert is_sentence(said), said
+        assert contradiction(said, deepfake=face.deepfake, artifacts=listed) is None, (question.text, said)
 
 
 def named(text: str) -> set[Region]:

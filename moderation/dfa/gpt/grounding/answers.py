@@ -5,6 +5,7 @@ can learn it, and a reader can check it. It never contradicts the verdict or the
 cannot show what is asked, the answer says so.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -151,7 +152,8 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return _region(question, known, Noun("colours", plural=True), colours)
         case "skin":
             surface = _of_kinds(known, frozenset(Kind) - {Kind.WARPED})
-            skin = [shown for shown in surface if shown.touch.region in _SKINS]
+            skin = [shown for shown in known.artifacts or () if shown.touch.region is Region.SKIN]
+            skin += [shown for shown in surface if shown.touch.region in _SKINS]
             return _region(question, known, NOUNS[Region.SKIN], skin)
         case "verdict":
             return _verdict(question, known)
@@ -196,8 +198,8 @@ BEYOND, UNCLEAR = "beyond", "unclear"
 #: Families whose answers need no verdict.
 _SAID_OF_ANY = frozenset({"technique_meant", "about", "score", "limits", "scope", "next"})
 _LIMITS = (
-    "I can be wrong: a forgery of a kind that I never saw may escape me, and a genuine face may look forged to me. "
-    "A person decides."
+    "I can be wrong: what I never learnt may escape me, and now and then I suspect a face without cause; so a person "
+    "decides."
 )
 _NEXT = "Look at the face in full size, and search for other copies of the picture; the decision is yours."
 
@@ -518,18 +520,18 @@ def _certainty(question: Question, known: Known) -> str:
 
 def _score(question: Question, known: Known) -> str:
     if question.form == "meaning" or known.score is None:
-        return "The score runs from 0 to 1: the higher it is, the more I take the face for a deepfake."
+        return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
     return f"The score is {known.score:.2f}, on a scale from 0 to 1, where 1 is a deepfake."
 
 
 #: What else can look like an artifact.
-_ALIKE = "Compression, a filter or a poor picture can look like a forgery"
+_ALIKE = "Compression, a filter, make-up or a poor picture can look like a forgery"
 
 
 def _otherwise(known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
-        return "I see no artifact that compression or a filter would explain, but they can also hide one."
+        return "I see no artifact that compression, a filter or make-up would explain, but they can also hide one."
     why = _clearest(known)
     return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 
@@ -571,9 +573,17 @@ def _reasons(question: Question, known: Known) -> str:
     return f"Because {_listed(known.artifacts)}."
 
 
+#: What a part is compared with. It is said once.
+_COMPARED = re.compile(
+    r"(?: than| beside|: texture and light do not fit) "
+    r"(?:the picture outside the seam|the face around (?:it|them)|outside)\b"
+)
+
+
 def _listed(artifacts: Sequence[Shown]) -> str:
-    """All sentences of these artifacts in one, without its full stop."""
-    return "; ".join(_small(shown.sentence) for shown in artifacts)
+    """The sentences of these artifacts in one, without its full stop."""
+    first, *others = (_small(shown.sentence) for shown in artifacts)
+    return "; ".join([first, *(_COMPARED.sub("", other) for other in others)])
 
 
 def _summary(question: Question, known: Known) -> str:
@@ -602,7 +612,7 @@ def _places(question: Question, known: Known) -> str:
         return {
             "where": "No region of this face shows an artifact.",
             "list": "There is none to list: I see no artifact in this face.",
-            "least": "None is weak or strong: I see no artifact in this face.",
+            "least": "I see no artifact in this face, weak or strong.",
             "most": "Nothing stands out: I see no artifact in this face.",
             "count": "None: I see no artifact in this face.",
             "more": "I see no artifact anywhere in this face.",

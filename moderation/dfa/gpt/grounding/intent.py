@@ -139,7 +139,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     regions, techniques = list(nouns), list(techniques_asked(text))
     named = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
     aspects = [family for family in _ASPECTS if family in named]
-    if _WHO.match(text):
+    if techniques or _WHO.match(text):
         named.discard("verdict")
     weighed = {
         intent: score + _weight(intent, text, named, bool(regions)) for intent, score in scores.items()
@@ -152,7 +152,9 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {
         intent: score for intent, score in weighed.items() if _fits(family_of(intent), regions, techniques)
     }
-    if not regions and likeliest in _INSTEAD:  # a part of the face, without its name: the face
+    if (
+        not regions and not aspects and likeliest in _INSTEAD
+    ):  # a part of the face, without its name: the face
         fitting[_INSTEAD[likeliest]] = weighed[likeliest]
     family, form = max(fitting, key=fitting.__getitem__).split("/")
     best = fitting[f"{family}/{form}"]
@@ -185,7 +187,7 @@ _INSTEAD: Mapping[str, str] = {
 
 #: Where a second question begins.
 _SECOND = re.compile(
-    r"(?:[?!.]\s+|,?\s+and\s+)(?=(?:if \w+,? )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could)\b)",
+    r"(?:\?\s+|,?\s+and\s+)(?=(?:if \w+,? )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could)\b)",
     re.I,
 )
 
