@@ -134,7 +134,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
     if question.family == BEYOND:
-        return "I cannot tell that from the picture; I only say whether this face was forged, and how."
+        return "I cannot tell that: I only see this one face, and say whether and how it was forged."
     if known.deepfake is None and question.family not in _SAID_OF_ANY:
         return _undecided(question, known)
     match question.family:

@@ -84,16 +84,20 @@ _HERE = "\0"
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
 #: What a question may be about beside the regions, in the words for it.
 _ABOUT: Mapping[str, str] = {
-    "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blend\w*|pasted|transition|line",
+    "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
     "skin": r"skin|complexion|pores?|wrinkles|fine lines",
     "certainty": r"percent\w*|confiden\w+|certain\w*",
     "score": r"scores?",
     "verdict": r"AI|artificial intelligence|computer|machine",
+    "otherwise": r"compress\w*|filters?|make-?up|beauty|botox|surgery|low resolution|webcam",
+    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|layman|grandm\w+|nan|mum|mother|child",
+    "counter": r"other side|opposite|advocate|contrary",
+    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*",
 }
 #: Families whose questions are answered with a thing that they name: without its words they are read as others.
-_NEEDED = frozenset({"boundary", "light", "tone", "skin"})
+_NEEDED = frozenset({"boundary", "light", "tone", "skin", "score"})
 #: The regions of those that a region can be compared with.
 _ASPECTS: Mapping[str, Region] = {
     "boundary": Region.FACE_BOUNDARY, "light": Region.LIGHTING, "tone": Region.LIGHTING, "skin": Region.SKIN,
@@ -109,9 +113,9 @@ _ASKS: Mapping[str, str] = {
 }
 #: Who made a picture is no question about the verdict, even when it names machines.
 _WHO = re.compile(r"\W*(?:who|whose|which|what|name)\b", re.I)
-#: Added to an intent's logit when the question names what the intent is about, and taken from it when it does not name
-#: what such an intent needs: words show that better than states.
-_NAMED = 3.0
+#: Added to an intent's logit when the question names what the intent is about, more for a thing that is seen in the
+#: face; and taken from it when such a thing is not named. Words show that better than states.
+_NAMED, _SEEN, _MISSING = 3.0, 5.0, 1.0
 #: Forms that take a side, each with its opposite.
 _OPPOSITE: Mapping[str, str] = {
     "natural": "forged", "forged": "natural", "fake": "real", "real": "fake",
@@ -217,8 +221,8 @@ def _weight(intent: str, text: str, named: Collection[str], regional: bool) -> f
         )
     if family in _TECHNICAL:
         return _NAMED * bool(techniques_asked(text))
-    if family in _NEEDED and family not in named:
-        return -_NAMED
+    if family in _NEEDED:
+        return _SEEN if family in named else -_MISSING
     return _NAMED * (family in named)
 
 
