@@ -27,12 +27,11 @@ from moderation.dfa.gpt.grounding.intent import (
     halves,
     load_intents,
     pooled,
-    regions_asked,
     save_intents,
-    techniques_asked,
     told_together,
     understood,
 )
+from moderation.dfa.gpt.grounding.named import regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import BundleMismatch

@@ -208,7 +208,7 @@ def _undecided(question: Question, known: Known) -> str:
     """The answer about a face without a verdict. Its artifacts are not known: they would decide it."""
     match question.family:
         case "region" | "detail" | "compare" | "boundary" | "light" | "tone" | "skin":
-            noun = question.noun or NOUNS[_ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
+            noun = question.noun or NOUNS[ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
             return noun.inflected(
                 "I am undecided about this face, and cannot say whether {the} {was} changed."
             )
@@ -240,7 +240,7 @@ def _undecided(question: Question, known: Known) -> str:
 
 
 #: Families about something that shows in all parts, and its region.
-_ASPECTS: Mapping[str, Region] = {
+ASPECTS: Mapping[str, Region] = {
     "boundary": Region.FACE_BOUNDARY, "light": Region.LIGHTING, "tone": Region.LIGHTING, "skin": Region.SKIN,
 }  # fmt: skip
 
@@ -275,7 +275,7 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
     artifacts = known.artifacts or ()
     shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
     shown = shown or next(iter(related), None)
-    if known.whole and question.family in _ASPECTS:
+    if known.whole and question.family in ASPECTS:
         return noun.inflected(_whole_picture(replace(question, form="open")))
     if known.whole:
         return noun.inflected(_whole_picture(question))

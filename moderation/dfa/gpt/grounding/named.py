@@ -1,0 +1,136 @@
+"""What a question names, read from its words: regions, techniques, and what else it is about.
+
+Words show that better than a language model's states do.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.claims import parts_in_order, techniques_named
+from moderation.dfa.gpt.grounding.answers import ASPECTS
+from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
+
+
+@dataclass(frozen=True)
+class Named:
+    """What one question names."""
+
+    #: The regions in their order, each as the question calls it.
+    nouns: Mapping[Region, Noun]
+    techniques: tuple[Technique, ...]
+    #: Families of questions that it has a word for: see `_ABOUT`.
+    about: frozenset[str]
+
+    @property
+    def aspects(self) -> list[Region]:
+        """What it names of the whole face: its edge, its light, its skin."""
+        return [region for family, region in ASPECTS.items() if family in self.about]
+
+    def with_aspect(self) -> "Named":
+        """The same, with the first aspect as one more region to compare."""
+        return Named({**self.nouns, self.aspects[0]: NOUNS[self.aspects[0]]}, self.techniques, self.about)
+
+
+#: What a question may be about beside the regions, in the words for it.
+_ABOUT: Mapping[str, str] = {
+    "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
+    "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
+    "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
+    "skin": r"skin|complexion|pores?|wrinkles|fine lines",
+    "certainty": r"percent\w*|confiden\w+|certain\w*",
+    "score": r"scores?",
+    "verdict": r"AI|artificial intelligence|computer|machine",
+    "otherwise": r"compress\w*|filters?|make-?up|beauty|botox|surgery|low resolution|webcam",
+    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|layman|grandm\w+|nan|mum|mother|child",
+    "counter": r"other side|opposite|advocate|contrary",
+    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*",
+}
+#: The words for what the special forms of a question about a region ask.
+_ASKS: Mapping[str, str] = {
+    "blur": r"blur\w*|soft\w*|focus|unsharp|fuzzy|washed|detail|smear\w*",
+    "sharpness": r"sharp\w*|over-sharpened|nois\w*|grain\w*|crisp\w*",
+    "smoothing": r"smooth\w*|plastic|wax\w*|airbrush\w*|polish\w*|retouch\w*|texture|filter\w*|flat|iron\w*",
+    "distortion": r"distort\w*|warp\w*|bent|twist\w*|deform\w*|stretch\w*|shap\w*|skew\w*|crooked|moved|longer|wonky",
+    "colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
+    "replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*|different",
+}
+#: Who made a picture is no question about the verdict, even when it names machines.
+_WHO = re.compile(r"\W*(?:who|whose|which|what|name)\b", re.I)
+#: Short questions with such a word are about the region that the question before named.
+_POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their|there)\b", re.I), 6
+
+
+def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
+    """What a question names. `earlier` are the questions before: "it" may stand for the region of the last one."""
+    nouns = _parts_asked(text)
+    if not nouns and earlier and len(text.split()) <= _SHORT and _POINTING.search(text):
+        nouns = _parts_asked(earlier[-1])
+    techniques = tuple(techniques_asked(text))
+    about = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
+    if techniques or _WHO.match(text):
+        about.discard("verdict")
+    return Named(nouns, techniques, frozenset(about))
+
+
+def asks_for(form: str, text: str) -> bool:
+    """True unless the form asks for one kind of change, and the question has no word for it."""
+    return form not in _ASKS or re.search(rf"\b(?:{_ASKS[form]})\b", text, re.I) is not None
+
+
+def regions_asked(text: str) -> dict[Region, Noun]:
+    """The regions of a face that a question names, in its order, as it calls them. Longer words may be misspelt."""
+    spelt = re.sub(r"\b(?:lip|face)[- ]?(?:sync|swap)\w*", " ", _spelt(text), flags=re.I)  # a technique
+    return {region: _noun(region, word) for region, word in parts_in_order(spelt).items()}
+
+
+def _parts_asked(text: str) -> dict[Region, Noun]:
+    """The regions that a question names, without the face's edge, which is a family of its own."""
+    return {
+        region: noun for region, noun in regions_asked(text).items() if region is not Region.FACE_BOUNDARY
+    }
+
+
+#: Words for a part of a region that would sound odd in an answer. "Iris" is the only singular that ends in s.
+_CLIPPED = frozenset({"iris", "hairs", "strand", "strands", "lid", "lids"})
+
+
+def _noun(region: Region, word: str) -> Noun:
+    return NOUNS[region] if word in _CLIPPED else Noun(word, plural=word == "teeth" or word.endswith("s"))
+
+
+#: Words of regions that are long enough to be recognised when misspelt.
+_LONG = (
+    "forehead", "hairline", "eyelids", "eyebrows", "pupils", "nostrils", "cheeks", "cheekbones", "mouth", "teeth",
+    "smile", "jawline", "earlobes", "throat", "background", "swapped", "reenactment", "synthesis", "editing",
+)  # fmt: skip
+
+
+def _spelt(text: str) -> str:
+    """The text with misspelt words of `_LONG` corrected."""
+
+    def corrected(match: re.Match[str]) -> str:
+        word = match[0].lower()
+        return next(iter(difflib.get_close_matches(word, _LONG, n=1, cutoff=0.86)), word)
+
+    return re.sub(r"[A-Za-z]{5,}", corrected, text)
+
+
+_ASKED: Mapping[Technique, str] = {
+    Technique.FS: r"(?:face[- ]?)?swap\w*|exchanged|another (?:person's |one's )?face",
+    Technique.FR: r"re-?enact\w*|puppet\w*|animated|expression|lip[- ]?sync\w*",
+    Technique.FE: r"edit\w*|retouch\w*|touched up|attribute\w*",
+    Technique.EFS: r"synthesi[sz]\w*|synthetic|(?:fully|entirely|wholly|completely) (?:generated|made|invented)"
+    r"|(?:entire|whole) face|generator|made from nothing|from scratch"
+    r"|generated (?:fully|entirely|wholly|completely)|GANs?|diffusion",
+}
+
+
+def techniques_asked(text: str) -> frozenset[Technique]:
+    """The techniques that a question names, in any words."""
+    text = _spelt(text)
+    return techniques_named(text) or frozenset(
+        technique for technique, words in _ASKED.items() if re.search(rf"\b(?:{words})\b", text, re.I)
+    )
