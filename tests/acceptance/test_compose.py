@@ -34,6 +34,10 @@ def test_what_the_compose_file_says_runs_judges_the_samples_and_stops_in_its_tim
     assert len(report.cases) == len(list(samples.glob("*.jpg")))
     assert sum(case.verdict is None for case in report.cases) == 1  # one of them is a damaged file
     assert report.tried["worker"].stopped.endswith("exit 0")
+    # Stopped among 40, it finished what it had begun and left the others to the next one.
+    assert len(report.drained.cases) == 40
+    assert report.drained.ready < 40
+    assert {case.attempts for case in report.drained.cases} == {1}
 
 
 def test_a_secret_that_is_missing_stops_everything_with_its_name(script: dict[str, Any]) -> None:
