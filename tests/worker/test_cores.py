@@ -1,6 +1,7 @@
 """The cores of a container are its share, not the machine's."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,3 +71,17 @@ def test_where_there_are_no_groups_the_process_may_use_what_it_may_run_on(tmp_pa
 
 def test_on_this_machine_there_is_at_least_one() -> None:
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_numpy_multiplies_with_one_thread_in_a_worker() -> None:
+    code = (
+        "import worker.app, numpy, threadpoolctl\n"
+        "print({p['num_threads'] for p in threadpoolctl.threadpool_info() if p['internal_api'] == 'openblas'})"
+    )
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert said.stdout.strip() == "{1}"
