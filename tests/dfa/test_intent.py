@@ -151,7 +151,7 @@ def test_what_several_refusals_fit_is_refused_in_general() -> None:
     asked = understood("Who is speaking where?", unsure)
 
     assert asked.family == BEYOND
-    assert answer(asked, Known(None, None, None), load_prompts(2)).startswith("I cannot tell")
+    assert answer(asked, Known(None, None, None), load_prompts(2)).startswith("I cannot help")
     assert understood("Who is speaking?", unsure | {"where/open": 2.0}).family == "who"
 
 
@@ -172,6 +172,22 @@ def test_a_region_is_compared_with_the_skin() -> None:
 
     assert asked.other is not None
     assert (asked.family, asked.region, asked.other[0]) == ("compare", Region.MOUTH, Region.SKIN)
+
+
+def test_an_either_or_has_no_yes() -> None:
+    real = SCORES | {"verdict/real": 6.0}
+
+    assert understood("Is it genuine?", real).form == "real"
+    assert understood("Is it genuine or has it been tampered with?", real).form == "open"
+
+
+def test_nothing_is_claimed_of_the_background() -> None:
+    known = known_from(analysed(Label.BONA_FIDE))
+    assert known is not None
+
+    said = answer(understood("Is the background real?", SCORES), known, load_prompts(2))
+
+    assert said in UNKNOWABLE["things"]
 
 
 def test_the_score_is_told_as_it_was_measured() -> None:

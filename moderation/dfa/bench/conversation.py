@@ -199,7 +199,7 @@ _INVENTS = re.compile(
 
 
 #: The one number that was measured, and its scale.
-_SCORE = re.compile(r"\bscore of [01]\.\d\d\b|\bwhere 1 is a deepfake\b")
+_SCORE = re.compile(r"\bscore is [01]\.\d\d\b|\bwhere 1 is a deepfake\b")
 
 
 def _dishonest(asked: Asked, answer: str) -> str | None:

@@ -134,7 +134,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
     if question.family == BEYOND:
-        return "I cannot tell that: I only see this one face, and say whether and how it was forged."
+        return "I cannot help with that: I only see this one face, and say whether and how it was forged."
     if known.deepfake is None and question.family not in _SAID_OF_ANY:
         return _undecided(question, known)
     match question.family:
@@ -180,7 +180,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "plain":
             return _plainly(known)
         case "score":
-            return _score(question, known)
+            return _score(known)
         case "limits":
             return _LIMITS
         case "scope":
@@ -275,6 +275,8 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
     artifacts = known.artifacts or ()
     shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
     shown = shown or next(iter(related), None)
+    if question.region is Region.BACKGROUND and shown is None:
+        return _worded(question, *UNKNOWABLE["things"])
     if known.whole and question.family in ASPECTS:
         return noun.inflected(_whole_picture(replace(question, form="open")))
     if known.whole:
@@ -482,12 +484,12 @@ def _technique(question: Question, known: Known) -> str:
 def _technique_named(question: Question, known: Known) -> str:
     if question.form == "why_not":
         if not known.deepfake:
-            return "Because I see no forgery in this face."
+            return "I see no forgery in this face, so I name no technique."
         if known.technique is None:
             return "I cannot rule it out: I take the face for a deepfake, by a technique I cannot name."
         if known.technique is question.technique:
             return f"I do take it for {_words(known)}: {_DONE[known.technique]}."
-        return f"Because it looks rather like {_words(known)} to me: {_DONE[known.technique]}."
+        return f"It looks rather like {_words(known)} to me: {_DONE[known.technique]}."
     if not known.deepfake:
         return "No, I take this face for bona fide."
     if known.technique is None:
@@ -502,26 +504,28 @@ def _technique_named(question: Question, known: Known) -> str:
 
 
 def _certainty(question: Question, known: Known) -> str:
-    score = "the score" if known.score is None else f"the score of {known.score:.2f}"
+    score = "the score gives my certainty"
+    if known.score is not None:
+        score = f"the score is {known.score:.2f}, where 1 is a deepfake"
     if not known.deepfake:
         return _worded(
             question,
-            f"As sure as {score} says, where 1 is a deepfake; I see no artifact, and a good forgery may show none.",
-            f"Not beyond doubt: I only see no artifact; {score}, where 1 is a deepfake, gives my certainty.",
+            f"I am not certain: I see no artifact, but a good forgery may show none; {score}.",
+            f"Not beyond doubt, for I only see no artifact; {score}.",
         )
     if not known.regional:
-        return f"I can be wrong; {score}, where 1 is a deepfake, gives my certainty."
+        return f"I can be wrong; {score}."
     first = next(iter(known.artifacts or ()))
     where = _place(first.touch.region)
     if strength_band(first.touch.strength) >= 2:
-        return f"Fairly sure, for the artifact {where} is clear; {score} gives my certainty."
-    return f"Not beyond doubt: the artifact {where} is not strong; {score} gives my certainty."
+        return f"I am fairly sure, for the artifact {where} is clear; {score}."
+    return f"Not beyond doubt, for the artifact {where} is not strong; {score}."
 
 
-def _score(question: Question, known: Known) -> str:
-    if question.form == "meaning" or known.score is None:
+def _score(known: Known) -> str:
+    if known.score is None:
         return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
-    return f"The score is {known.score:.2f}, on a scale from 0 to 1, where 1 is a deepfake."
+    return f"The score is {known.score:.2f}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
 
 
 #: What else can look like an artifact.
@@ -566,11 +570,15 @@ def _reasons(question: Question, known: Known) -> str:
         return _worded(
             question,
             "I see no artifact in any region of the face.",
-            "Because no region of the face shows an artifact.",
+            "No region of the face shows an artifact.",
         )
     if not known.artifacts:
-        return f"Because {_clearest(known)}; I cannot point to one region."
-    return f"Because {_listed(known.artifacts)}."
+        return f"I cannot point to one region: {_clearest(known)}."
+    return _capital(f"{_listed(known.artifacts)}.")
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 #: What a part is compared with. It is said once.
@@ -637,8 +645,7 @@ def _places(question: Question, known: Known) -> str:
                 f"The weakest is the last of {len(known.artifacts)}: {_small(known.artifacts[-1].sentence)}."
             )
         case "list":
-            said = _listed(known.artifacts)
-            return f"{said[:1].upper()}{said[1:]}."
+            return _capital(f"{_listed(known.artifacts)}.")
         case "count":
             number = len(known.artifacts)
             return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."

@@ -120,6 +120,8 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
     family, form = _chosen(fitting)
+    if family == "verdict" and re.search(r"\bor\b", text, re.I):  # "genuine or forged" has no yes
+        form = "open"
     regions, nouns = [*named.nouns, None, None], [*named.nouns.values(), None, None]
     regional = family in {_REGIONAL, _TWO}
     return Question(

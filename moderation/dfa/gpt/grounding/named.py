@@ -60,7 +60,7 @@ _ASKS: Mapping[str, str] = {
 #: Who made a picture is no question about the verdict, even when it names machines.
 _WHO = re.compile(r"\W*(?:who|whose|which|what|name)\b", re.I)
 #: Short questions with such a word are about the region that the question before named.
-_POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their|there)\b", re.I), 6
+_POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 
 
 def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
@@ -69,7 +69,8 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     if not nouns and earlier and len(text.split()) <= _SHORT and _POINTING.search(text):
         nouns = _parts_asked(earlier[-1])
     techniques = tuple(techniques_asked(text))
-    about = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", text, re.I)}
+    spelt = _spelt(text)
+    about = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", spelt, re.I)}
     if techniques or _WHO.match(text):
         about.discard("verdict")
     return Named(nouns, techniques, frozenset(about))
@@ -105,6 +106,7 @@ def _noun(region: Region, word: str) -> Noun:
 _LONG = (
     "forehead", "hairline", "eyelids", "eyebrows", "pupils", "nostrils", "cheeks", "cheekbones", "mouth", "teeth",
     "smile", "jawline", "earlobes", "throat", "background", "swapped", "reenactment", "synthesis", "editing",
+    "shadows", "lighting", "colours", "outline", "boundary",
 )  # fmt: skip
 
 
