@@ -20,9 +20,9 @@ from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.effect import (
-    Filler,
     around,
     face_mask,
+    fills_of,
     hide,
     margin_of,
     mask_of,
@@ -144,7 +144,7 @@ def _steps(crop: FaceCrop, face: FaceAnalysis, model: Asking, rng: np.random.Gen
     if face.verdict.label is not Label.DEEPFAKE or margin is None:
         return
     masks = [mask for artifact in face.rationale if (mask := mask_of(artifact, crop)) is not None]
-    filler, whole = Filler(crop.pixels, filled=model.filled), face_mask(crop)
+    fills, whole = fills_of(crop.pixels, filled=model.filled), face_mask(crop)
     for count in range(1, min(MOST, len(masks)) + 1):
         named = np.logical_or.reduce(masks[:count])
         drawn = [_random_regions(named, count, crop, whole, rng) for _ in range(DRAWS)]
@@ -156,7 +156,7 @@ def _steps(crop: FaceCrop, face: FaceAnalysis, model: Asking, rng: np.random.Gen
             [
                 FaceCrop(crop.face, pixels, verdict_only=True, hidden=around(mask))
                 for mask, spared in hidden
-                for pixels in filler.fills(mask, spared)
+                for pixels in fills(mask, spared)
             ]
         )
         means = np.array(margins).reshape(len(randoms), 2, -1).mean(axis=(0, 2))

@@ -65,7 +65,7 @@ def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int, filled: bool =
     named = [mask for _, mask in places if mask is not None]
     if not named:
         return ()
-    filler = Filler(crop.pixels, filled=filled)
+    fills = fills_of(crop.pixels, filled=filled)
     found: list[Hidden] = []
     for place, mask in places:
         if mask is None or len(found) == at_most:
@@ -73,8 +73,8 @@ def hide(crop: FaceCrop, analysis: FaceAnalysis, *, at_most: int, filled: bool =
         control = control_for(mask, crop, named=named)
         if control is not None:
             spared = ~(mask | control)
-            fills = filler.fills(mask, spared), filler.fills(control, spared)
-            found.append(Hidden(place, *fills, around(mask), around(control)))
+            ways = fills(mask, spared), fills(control, spared)
+            found.append(Hidden(place, *ways, around(mask), around(control)))
     return tuple(found)
 
 
@@ -228,13 +228,19 @@ def around(mask: np.ndarray) -> np.ndarray:
 # --- how
 
 
-class Filler:
-    """Hides pixels of one picture: surroundings diffused in, blurred, and grey. Unless `filled`, nothing is changed."""
+#: From the pixels to hide, and those that may lend their grain, to the picture with them hidden in each way.
+Fills = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
-    def __init__(self, pixels: np.ndarray, *, filled: bool = True) -> None:
-        self._plain = None if filled else pixels
-        if not filled:
-            return
+
+def fills_of(pixels: np.ndarray, *, filled: bool) -> Fills:
+    """How pixels of a picture are hidden: in the ways of `Filler`, or left as they are for a tower that skips them."""
+    return Filler(pixels).fills if filled else lambda _mask, _spared: (pixels,)
+
+
+class Filler:
+    """Hides pixels of one picture in three ways: surroundings diffused in, blurred, and grey."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
         picture = pixels.astype(np.float32)
         size = len(picture)
         self._picture = picture
@@ -246,8 +252,6 @@ class Filler:
 
         The diffused fill takes its grain from `spared` pixels: without grain alone it would stand out.
         """
-        if self._plain is not None:
-            return (self._plain,)
         spread = _spread(mask)
         edge = np.clip(4 * spread, 0, 1)[..., None]  # 1 in the mask and its corners, falling to 0 around it
         hidden = spread > EDGE
