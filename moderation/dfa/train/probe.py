@@ -142,21 +142,24 @@ def held_out(stored: Stored, kind: np.ndarray | None = None) -> np.ndarray:
     The kind is the source, unless another is given. NaN for faces without a kind (""), and for kinds with few faces.
     """
     kind = stored.source if kind is None else kind
-    logits = np.full(len(stored.deepfake), np.nan)
-    read, weights = _read(stored), evened(stored)
-    for name in np.unique(kind):
-        own = kind == name
-        if name and own.sum() >= FEWEST:
-            logits[own] = _judged(read[~own], stored.deepfake[~own], read[own], weights[~own])
-    return logits
+    names, counts = np.unique(kind, return_counts=True)
+    enough = [name for name, count in zip(names, counts, strict=True) if name and count >= FEWEST]
+    return _without(enough, stored, kind, stored, kind)
 
 
 def judged_without(stored: Stored, others: Stored) -> np.ndarray:
     """(M,): for every one of M other faces, the logit of a verdict that was fitted without the face's source."""
+    return _without(np.unique(others.source), stored, stored.source, others, others.source)
+
+
+def _without(
+    names: Iterable[str], stored: Stored, kind: np.ndarray, others: Stored, others_kind: np.ndarray
+) -> np.ndarray:
+    """(M,): for the other faces of each of these kinds, the logit of a verdict fitted on the stored faces of others."""
     logits = np.full(len(others.deepfake), np.nan)
     read, weights, judged = _read(stored), evened(stored), _read(others)
-    for name in np.unique(others.source):
-        kept, own = stored.source != name, others.source == name
+    for name in names:
+        kept, own = kind != name, others_kind == name
         logits[own] = _judged(read[kept], stored.deepfake[kept], judged[own], weights[kept])
     return logits
 

@@ -15,17 +15,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import ASPECTS, BEYOND, UNCLEAR, UNKNOWABLE, Question
 from moderation.dfa.gpt.grounding.named import Named, asks_for, named_in
-from moderation.dfa.gpt.grounding.sentences import Noun
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 
@@ -122,16 +119,16 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     family, form = _chosen(fitting)
     if family == "verdict" and re.search(r"\bor\b", text, re.I):  # "genuine or forged" has no yes
         form = "open"
-    regions, nouns = [*named.nouns, None, None], [*named.nouns.values(), None, None]
-    regional = family in {_REGIONAL, _TWO}
+    regions = list(named.nouns.items()) if family in {_REGIONAL, _TWO} else []
+    region, noun = regions[0] if regions else (None, None)
     return Question(
         text=text,
         family=family,
         form=form,
         wording=zlib.crc32(text.encode()) % 1000,
-        region=regions[0] if regional else None,
-        noun=nouns[0] if regional else None,
-        other=cast("tuple[Region, Noun]", (regions[1], nouns[1])) if family == _TWO else None,
+        region=region,
+        noun=noun,
+        other=regions[1] if family == _TWO else None,
         technique=named.techniques[0] if family in _TECHNICAL else None,
     )
 
