@@ -177,10 +177,10 @@ def small(
         Path,
         typer.Option(help="Where the pool and the checkpoints are kept; a later run resumes from them."),
     ] = Path("runs/small"),
-    steps_without: Annotated[int, typer.Option(help="Steps of the tower without some sources.")] = 300,
-    steps: Annotated[int, typer.Option(help="Steps of the tower with all sources, after that.")] = 540,
-    twos: Annotated[int, typer.Option(help="Pairs of DFA-Instruct for the language model.")] = 3000,
-    loaders: Annotated[int, typer.Option(help="Processes that forge.")] = 1,
+    steps_without: Annotated[int, typer.Option(help="Steps of the tower without some sources.")] = 900,
+    steps: Annotated[int, typer.Option(help="Steps of the tower with all sources, after that.")] = 1350,
+    twos: Annotated[int, typer.Option(help="Pairs of DFA-Instruct. Everything learns from them.")] = 10860,
+    loaders: Annotated[int, typer.Option(help="Processes that read faces.")] = 1,
     version: Annotated[str, typer.Option(help="The bundle's version, shown to people.")] = "1",
     seed: Seed = 0,
 ) -> None:
@@ -206,7 +206,12 @@ def small(
 
 @train.command()
 def sight(
-    pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
+    pool: Annotated[
+        Path,
+        typer.Option(
+            help="A pool, which forges anew for every step, or a folder of DFA-Instruct, which is read."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where checkpoints are kept; a later run resumes from them.")],
     after: Annotated[Path | None, typer.Option(help="An earlier run whose tower is trained further.")] = None,
     without: Annotated[

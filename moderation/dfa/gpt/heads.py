@@ -125,9 +125,9 @@ class Heads(nn.Module):
 
     @property
     def fitted_later(self) -> list[nn.Parameter]:
-        """What is fitted on the finished tower alone (`train/findings.py`, `train/probe.py`)."""
+        """What is fitted on the finished tower alone (`train/findings.py`)."""
         bare = [self.technique_kinds, self.region_kinds, self.region_strengths]
-        return [*self.kinds.parameters(), *self.strength.parameters(), *self.local.parameters(), *bare]
+        return [*self.kinds.parameters(), *self.strength.parameters(), *bare]
 
     @property
     def finds(self) -> bool:

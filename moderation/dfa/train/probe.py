@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.heads import AXES, Heads
-from moderation.dfa.instruct.examples import Example, Examples, as_served
-from moderation.dfa.instruct.pool import Pool, Pooled, open_pool
+from moderation.dfa.instruct.examples import Example, as_served
+from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import measures
+from moderation.dfa.instruct.stored import Twos, twos_in
 from moderation.dfa.train.sight import Sight, as_pixels
 
 if TYPE_CHECKING:
@@ -54,20 +55,20 @@ class Stored:
 
 
 class Faces(Dataset[list[Example]]):
-    """Item n is the two number n drawn from a pool. The same seed gives the same items in every process."""
+    """Item n is the two number n drawn from a folder. The same seed gives the same items in every process."""
 
-    def __init__(self, pool: Path, twos: int, *, without: Collection[str], seed: int) -> None:
-        self.pool, self.twos, self.without, self.seed = pool, twos, tuple(without), seed
-        self._examples: Examples | None = None
+    def __init__(self, faces: Path, twos: int, *, without: Collection[str], seed: int) -> None:
+        self.faces, self.twos, self.without, self.seed = faces, twos, tuple(without), seed
+        self._twos: Twos | None = None
 
     def __len__(self) -> int:
         return self.twos
 
     def __getitem__(self, number: int) -> list[Example]:
-        if self._examples is None:
+        if self._twos is None:
             torch.set_num_threads(1)
-            self._examples = Examples(open_pool(self.pool), "train", without=self.without)
-        return list(self._examples.two(np.random.default_rng([self.seed, number])))
+            self._twos = twos_in(self.faces, "train", without=self.without)
+        return list(self._twos.two(np.random.default_rng([self.seed, number])))
 
 
 def _side_by_side(twos: list[list[Example]]) -> list[Example]:
@@ -76,7 +77,7 @@ def _side_by_side(twos: list[list[Example]]) -> list[Example]:
 
 def stored_features(
     sight: Sight,
-    pool: Path,
+    faces: Path,
     twos: int,
     *,
     without: Collection[str] = (),
@@ -84,8 +85,11 @@ def stored_features(
     loaders: int = 1,
     batch: int = 16,
 ) -> Stored:
-    """Draw twos as in training and take the tower's features of them: 2·`twos` faces, the faces of a two adjacent."""
-    drawn = Faces(pool, twos, without=without, seed=seed)
+    """Draw twos as in training and take the tower's features of them: 2·`twos` faces, the faces of a two adjacent.
+
+    `faces` is a pool or a folder of DFA-Instruct.
+    """
+    drawn = Faces(faces, twos, without=without, seed=seed)
     loader = DataLoader(drawn, batch_size=batch, num_workers=loaders, collate_fn=_side_by_side)
     return _stored(sight, loader)
 

@@ -32,8 +32,8 @@ from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import CLIP_MEAN, CLIP_STD
 from moderation.dfa.gpt.detector import multiplies_bfloat16
 from moderation.dfa.gpt.heads import REGIONS, Heads, Seen
-from moderation.dfa.instruct.examples import Example, Examples
-from moderation.dfa.instruct.pool import open_pool
+from moderation.dfa.instruct.examples import Example
+from moderation.dfa.instruct.stored import Twos, twos_in
 from moderation.errors import SetupProblem
 
 TECHNIQUE_IDS: Mapping[Technique, int] = {technique: index for index, technique in enumerate(Technique)}
@@ -111,29 +111,29 @@ def _region_targets(example: Example) -> list[float]:
     return [float(region in touched) for region in REGIONS]
 
 
-class Twos(Dataset[dict[str, Tensor]]):
+class Drawn(Dataset[dict[str, Tensor]]):
     """Two number n of a run: the same examples for the same plan, whoever asks and whenever."""
 
-    def __init__(self, pool: Path, plan: SightPlan) -> None:
-        self.pool, self.plan = pool, plan
-        self._examples: Examples | None = None
+    def __init__(self, faces: Path, plan: SightPlan) -> None:
+        self.faces, self.plan = faces, plan
+        self._twos: Twos | None = None
 
     def __len__(self) -> int:
         return self.plan.steps * self.plan.twos
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        if self._examples is None:
+        if self._twos is None:
             torch.set_num_threads(1)
-            self._examples = Examples(open_pool(self.pool), "train", without=self.plan.without)
-        return as_tensors(self._examples.two(np.random.default_rng([self.plan.seed, number])))
+            self._twos = twos_in(self.faces, "train", without=self.plan.without)
+        return as_tensors(self._twos.two(np.random.default_rng([self.plan.seed, number])))
 
 
-def batches(pool: Path, plan: SightPlan, *, first: int, rank: int, world: int) -> Iterator[Batch]:
+def batches(faces: Path, plan: SightPlan, *, first: int, rank: int, world: int) -> Iterator[Batch]:
     """This process's share of every batch from step `first` on: groups of twos go to the processes in turn."""
     numbers = range(first * plan.twos, plan.steps * plan.twos)
     mine = [number for number in numbers if number // GROUP % world == rank]
     loader = DataLoader(
-        Twos(pool, plan),
+        Drawn(faces, plan),
         sampler=cast("Any", mine),
         batch_size=plan.twos // world,
         num_workers=plan.loaders,
@@ -214,9 +214,12 @@ def losses(seen: Seen, batch: Batch) -> dict[str, Tensor]:
 
     Each is a sum over the batch by its size, so that the mean over the parts of a batch is that of the whole.
     """
+    # The class token must tell by itself, and with the patches: what is in one alone is soon all that is learnt.
+    verdicts = (seen.verdict, seen.verdict + seen.local)
+    costs = [F.binary_cross_entropy_with_logits(verdict, batch.deepfake) for verdict in verdicts]
     return {
-        "verdict": F.binary_cross_entropy_with_logits(seen.verdict, batch.deepfake),
-        "order": _order(seen.verdict),
+        "verdict": torch.stack(costs).mean(),
+        "order": torch.stack([_order(verdict) for verdict in verdicts]).mean(),
         "technique": F.cross_entropy(seen.technique, batch.technique, ignore_index=UNKNOWN, reduction="sum")
         / len(batch.deepfake),
         "regions": _known(seen.regions, batch.regions),
@@ -256,10 +259,11 @@ def _uniformity(features: Tensor) -> Tensor:
     return torch.stack(logs).mean()
 
 
-def train_sight(base: Path, pool: Path, out: Path, plan: SightPlan, *, after: Path | None = None) -> Sight:
+def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: Path | None = None) -> Sight:
     """Train for `plan.steps`; resume from `out` when it holds a checkpoint. Returns the averaged model.
 
-    `after` is the folder of an earlier run to go on from.
+    `faces` is a pool, which forges as it trains, or a folder of DFA-Instruct. `after` is the folder of an earlier run
+    to go on from.
 
     `out/sight.jsonl` holds the metrics, `out/sight.safetensors` the moving average of what was learnt. Raise
     SetupProblem when the batch cannot be shared by so many processes.
@@ -279,7 +283,7 @@ def train_sight(base: Path, pool: Path, out: Path, plan: SightPlan, *, after: Pa
     if bf16:
         model.lighten()
     if not first:
-        model.heads.know(_first_features(model, pool, plan, bf16=bf16, device=accelerator.device))
+        model.heads.know(_first_features(model, faces, plan, bf16=bf16, device=accelerator.device))
         average = Average(model, plan.average)
     norms = [
         weight for name, weight in model.named_parameters() if weight.requires_grad and "heads" not in name
@@ -298,7 +302,7 @@ def train_sight(base: Path, pool: Path, out: Path, plan: SightPlan, *, after: Pa
     if optimiser_state is not None:
         optimiser.load_state_dict({**optimiser.state_dict(), **optimiser_state})
     began = time.monotonic()
-    for step, drawn in enumerate(batches(pool, plan, first=first, rank=rank, world=world), start=first):
+    for step, drawn in enumerate(batches(faces, plan, first=first, rank=rank, world=world), start=first):
         batch = Batch(**{name: value.to(accelerator.device) for name, value in vars(drawn).items()})
         pixels = batch.pixels.bfloat16() if bf16 else batch.pixels
         for group in optimiser.param_groups:
@@ -320,13 +324,15 @@ def train_sight(base: Path, pool: Path, out: Path, plan: SightPlan, *, after: Pa
     return load_sight(base, out)
 
 
-def _first_features(model: Sight, pool: Path, plan: SightPlan, *, bf16: bool, device: torch.device) -> Tensor:
+def _first_features(
+    model: Sight, faces: Path, plan: SightPlan, *, bf16: bool, device: torch.device
+) -> Tensor:
     """(N, L·D): features of faces that no step draws, the same in every process."""
     model.to(device)
     aside = replace(plan, seed=plan.seed + 1_000_003, steps=max(plan.known // (2 * plan.twos), 1))
     features: list[Tensor] = []
     with torch.no_grad():
-        for batch in batches(pool, aside, first=0, rank=0, world=1):
+        for batch in batches(faces, aside, first=0, rank=0, world=1):
             pixels = batch.pixels.to(device)
             features.append(model(pixels.bfloat16() if bf16 else pixels).features)
     return torch.cat(features)

@@ -6,6 +6,7 @@ of unseen sources. Probabilities are fitted on verdicts that each source took no
 """
 
 import datetime
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -72,13 +73,16 @@ CALIBRATION_FILE, HEADS_FILE, INTENTS_FILE = "calibration.json", "heads.safetens
 class SmallPlan:
     """How much of everything."""
 
+    #: Twos of DFA-Instruct. Everything learns from them.
+    twos: int = 10860
     #: Without `STRANGERS`, then on with everything.
-    without: SightPlan = field(default_factory=lambda: SightPlan(steps=300, without=STRANGERS))
-    sight: SightPlan = field(default_factory=lambda: SightPlan(steps=540, seed=1, warmup=20))
+    without: SightPlan = field(default_factory=lambda: SightPlan(steps=900, warmup=30, without=STRANGERS))
+    sight: SightPlan = field(default_factory=lambda: SightPlan(steps=1350, seed=1, rate=3e-4, warmup=30))
     #: Faces that the verdict is fitted on.
-    faces: int = 13600
-    #: Twos of DFA-Instruct, then the paper's recipe at this model's size.
-    twos: int = 3200
+    faces: int = 10860
+    #: Forged faces that the findings are fitted on, at most: each takes 1.2 MB of memory.
+    described: int = 1600
+    #: The paper's recipe at this model's size.
     lora: LoraPlan = field(
         default_factory=lambda: LoraPlan(
             rank=16, alpha=32, dropout=0.0, rate=1e-3, projector_rate=5e-4, save_every=25
@@ -105,19 +109,19 @@ def train_small(
         say("Bringing every picture to the pool's normal form …")
         build_pool(data, pool_folder, processes=2)
     pool = open_pool(pool_folder)
-    say(f"Teaching the tower to see without {', '.join(plan.without.without)} …")
-    stranger = train_sight(base, pool_folder, work / "sight-without", plan.without)
-    say("Teaching it everything …")
-    sight = train_sight(base, pool_folder, work / "sight", plan.sight, after=work / "sight-without")
     say("Building DFA-Instruct …")
     instruct = work / "instruct"
     if not (instruct / "conversations.json").is_file():
         build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
+    say(f"Teaching the tower to see without {', '.join(plan.without.without)} …")
+    stranger = train_sight(base, instruct, work / "sight-without", plan.without)
+    say("Teaching it everything …")
+    sight = train_sight(base, instruct, work / "sight", plan.sight, after=work / "sight-without")
     say("Fitting what reads the tower …")
-    seen = stored_features(stranger, pool_folder, plan.faces // 2, without=plan.without.without)
+    seen = stored_features(stranger, instruct, plan.faces // 2, without=plan.without.without)
     judge_strangers(stranger, seen, pool, work, plan, today=now.date())
-    found = find_wrong(sight, instruct)
-    seen = stored_features(sight, pool_folder, plan.faces // 2)
+    found = find_wrong(sight, instruct, most=plan.described)
+    seen = stored_features(sight, instruct, plan.faces // 2)
     fit_probes(sight.heads, seen)
     judged = held_out(seen)
     served = served_features(sight, pool, left_out(pool, {row.source for row in pool.rows}))
@@ -381,9 +385,9 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
     return write_card(spec)
 
 
-def find_wrong(sight: Sight, instruct: Path) -> Found:
-    """Fit what the heads find wrong on the faces of DFA-Instruct. Return how well it hits on faces left out."""
-    forged = list(described(instruct))
+def find_wrong(sight: Sight, instruct: Path, *, most: int) -> Found:
+    """Fit what the heads find wrong on faces of DFA-Instruct. Return how well it hits on faces left out."""
+    forged = list(itertools.islice(described(instruct), most))
     patches = patches_of(forged, sight)
     found = left_out_findings(sight.heads, forged, patches)
     fit_findings(sight.heads, forged, patches)

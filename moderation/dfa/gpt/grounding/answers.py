@@ -186,7 +186,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "scope":
             return "I looked at the whole face, region by region, and at nothing else in the picture."
         case "next":
-            return _NEXT
+            return _next(known)
         case "about":
             return _about(question)
         case _:
@@ -201,7 +201,6 @@ _LIMITS = (
     "I can be wrong: what I never learnt may escape me, and now and then I suspect a face without cause; so a person "
     "decides."
 )
-_NEXT = "Look at the face in full size, and search for other copies of the picture; the decision is yours."
 
 
 def _undecided(question: Question, known: Known) -> str:
@@ -404,7 +403,10 @@ def _compare(question: Question, known: Known) -> str:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {both}{rest}."
     if len(shown) == 2:
-        return f"Both: {_small(shown[0].sentence)}; also, {_small(shown[1].sentence)}."
+        strong = sorted(shown, key=lambda artifact: -artifact.touch.strength)
+        even = strength_band(strong[0].touch.strength) == strength_band(strong[1].touch.strength)
+        more = "Both about equally" if even else f"More {_place(strong[0].touch.region)}"
+        return f"{more}: {_listed(strong)}."
     clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
     return f"{shown[0].sentence} I see no artifact in the {clean.word}."
 
@@ -528,6 +530,12 @@ def _score(known: Known) -> str:
     return f"The score is {known.score:.2f}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
 
 
+def _next(known: Known) -> str:
+    """The answer to a question about what a person should look at or do."""
+    look = f"closely {places(known.artifacts or ())}" if known.regional else "at the face in full size"
+    return f"Look {look}, and search for other copies of the picture; the decision is yours."
+
+
 #: What else can look like an artifact.
 _ALIKE = "Compression, a filter, make-up or a poor picture can look like a forgery"
 
@@ -595,21 +603,19 @@ def _listed(artifacts: Sequence[Shown]) -> str:
 
 
 def _summary(question: Question, known: Known) -> str:
+    score = "" if known.score is None else f"The score is {known.score:.2f}, where 1 is a deepfake"
     if not known.deepfake:
-        return _worded(
+        taken = _worded(
             question,
             "I take this face for bona fide: no region shows an artifact.",
             "Bona fide, in my view: I see no artifact.",
         )
+        return f"{taken} {score + '; a' if score else 'A'} good forgery may show none."
     if known.regional:
-        where = places(known.artifacts or ())
-        return _worded(
-            question,
-            f"I take this face for {_what(known)}, with artifacts {where}.",
-            f"In my view {_what(known)}: the artifacts are {where}.",
-        )
-    whole = "the whole picture looks generated" if known.whole else "I cannot point to one region"
-    return f"I take this face for {_what(known)}; {whole}."
+        why = _listed(known.artifacts or ())
+    else:
+        why = "the whole picture looks generated" if known.whole else "I cannot point to one region"
+    return f"I take this face for {_what(known)}: {why}. {score + '.' if score else ''}".rstrip()
 
 
 _COUNTED = ("none", "one", "two", "three")
@@ -680,8 +686,8 @@ def _about(question: Question) -> str:
         )
     return _worded(
         question,
-        "I look at one face for traces of forgery: ask me about a region, the verdict or the technique.",
-        "I examine this face for forgery, and answer what can be seen in it.",
+        "I am a program that looks at one face for traces of forgery: ask me about a region or the verdict.",
+        "I am a program: I examine this face for forgery, and answer what can be seen in it.",
     )
 
 
@@ -693,7 +699,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot say who it is: a face does not tell a name.",
     ),
     "attributes": (
-        "I do not describe the person; I only look for traces of forgery.",
+        "I do not describe the person, neither age nor looks; I only look for traces of forgery.",
         "I cannot judge that about the person, only whether the face was forged.",
     ),
     "where": (
@@ -709,11 +715,11 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "A picture does not show anybody's intent, so I cannot say.",
     ),
     "maker": (
-        "I cannot tell who or what made this picture.",
-        "The source cannot be told from the picture, so I cannot say.",
+        "I cannot tell who made this picture, with what, or when.",
+        "Who made it, with what and when cannot be told from the picture.",
     ),
     "sanction": (
-        "What to do is for you to decide; I only say what I see in the face.",
+        "What to do is for you to decide; I only say what I see in the face, and that is no proof.",
         "I cannot decide that: I only examine the face, and a person decides.",
     ),
     "other_media": (

@@ -1,0 +1,90 @@
+"""The faces of a DFA-Instruct folder as training examples: drawn and forged once, and read as often as wanted.
+
+Forging a two costs more than a step of a small tower. So a long training reads what `build` wrote.
+"""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from moderation.analysis import Label, Region, Technique
+from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.instruct.builder import Entry, read_picture
+from moderation.dfa.instruct.examples import SIZE, Example, Examples
+from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.pool import open_pool
+from moderation.errors import SetupProblem
+
+
+class Twos(Protocol):
+    """What draws twos: equal random numbers draw equal ones."""
+
+    def two(self, rng: Rng) -> tuple[Example, Example]: ...
+
+
+def twos_in(folder: Path, split: str, *, without: Collection[str] = ()) -> Twos:
+    """What draws twos from a folder: a pool forges them, a DFA-Instruct folder holds them.
+
+    `without` names folders of sources, or lab techniques ("lab/FS"). Raise SetupProblem when the folder is neither, or
+    when nothing is left.
+    """
+    if (folder / "manifest.jsonl").is_file():
+        return StoredTwos(folder, split, without=without)
+    return Examples(open_pool(folder), split, without=without)
+
+
+class StoredTwos:
+    """The twos of one split of a DFA-Instruct folder. Each is mirrored by chance."""
+
+    def __init__(self, folder: Path, split: str, *, without: Collection[str] = ()) -> None:
+        self.folder = folder
+        found: dict[str, list[Entry]] = {}
+        for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+            entry = Entry(**json.loads(line))
+            if entry.split == split:
+                found.setdefault(entry.id.rpartition("-")[0], []).append(entry)
+        out = set(without)
+        self.entries = [
+            (two[0], two[1])
+            for two in found.values()
+            if len(two) == 2 and not any(out & _places(entry) for entry in two)
+        ]
+        if not self.entries:
+            raise SetupProblem(f"{folder} holds no bona fide and forged two of the split {split}.")
+
+    def two(self, rng: Rng) -> tuple[Example, Example]:
+        """A bona fide and a forged example, as they were drawn together."""
+        bona_fide, forged = self.entries[rng.integers(len(self.entries))]
+        mirrored = bool(rng.integers(2))
+        return self._example(bona_fide, mirrored=mirrored), self._example(forged, mirrored=mirrored)
+
+    def _example(self, entry: Entry, *, mirrored: bool) -> Example:
+        pixels, mask = read_picture(self.folder / entry.image, SIZE), self._mask(entry)
+        if mirrored:
+            pixels, mask = pixels[:, ::-1].copy(), None if mask is None else mask[:, ::-1].copy()
+        facts = entry.facts
+        return Example(
+            pixels=pixels,
+            deepfake=entry.label == Label.DEEPFAKE,
+            technique=Technique(entry.technique) if entry.technique else None,
+            mask=mask,
+            facts=None if facts is None else tuple(Touch(Region(r), Kind(k), s) for r, k, s in facts),
+            origin=entry.origin,
+            group=entry.group,
+        )
+
+    def _mask(self, entry: Entry) -> np.ndarray | None:
+        if entry.mask is not None:
+            return np.asarray(Image.open(self.folder / entry.mask).convert("L"), np.float32) / 255
+        if entry.label == Label.BONA_FIDE:
+            return np.zeros((SIZE, SIZE), np.float32)
+        return np.ones((SIZE, SIZE), np.float32) if entry.technique == Technique.EFS else None
+
+
+def _places(entry: Entry) -> set[str]:
+    """The names by which this face can be left out: its source's folder, and for the lab also the technique."""
+    return {entry.group.split("/")[0], "/".join(entry.origin.split("/")[:2])}
