@@ -21,7 +21,7 @@ from moderation.dfa.gpt.grounding.answers import (
     named_touches,
 )
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.gpt.grounding.sentences import BANDS, NOUNS, worded
+from moderation.dfa.gpt.grounding.sentences import BANDS, NOUNS, worded, worded_together
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.instruct.filters import LEAKS, leaks, supported
@@ -97,6 +97,23 @@ def test_what_a_seam_parts_is_what_the_regions_show() -> None:
 def test_a_swapped_region_is_held_against_what_was_left_and_an_edited_one_against_its_face() -> None:
     assert "outside the seam" in worded(SOFT_NOSE, [SEAM, SOFT_NOSE])
     assert "the face around it" in worded(SOFT_NOSE, [SOFT_NOSE])
+
+
+def test_parts_that_show_the_same_are_told_in_one_sentence() -> None:
+    eyes, cheeks, jaw = (
+        Touch(region, Kind.SHARPER, 0.5) for region in (Region.EYES, Region.CHEEKS, Region.JAWLINE)
+    )
+    nose = Touch(Region.NOSE, Kind.SOFTER, 0.7)
+    facts = [eyes, nose, cheeks, jaw]
+
+    assert worded_together(facts, facts) == [
+        "The eyes, the cheeks and the jaw stand out crisper and grainier than the face around them.",
+        worded(nose, facts),
+    ]
+    assert worded_together([SEAM, eyes], [SEAM, eyes]) == [
+        worded(SEAM, [SEAM, eyes]),
+        worded(eyes, [SEAM, eyes]),
+    ]
 
 
 def test_a_hundred_forged_faces_are_not_described_with_ten_sentences() -> None:

@@ -8,8 +8,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moderation.analysis import Abstain, Artifact, Face, FaceAnalysis, Label, Region, Technique, Verdict
+from moderation.analysis import (
+    Abstain,
+    Artifact,
+    Effect,
+    Face,
+    FaceAnalysis,
+    Label,
+    Region,
+    Technique,
+    Verdict,
+)
 from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
+from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.detector import Detector, Policy
 from moderation.dfa.gpt.grounding.answers import (
     BEYOND,
@@ -202,6 +213,91 @@ def test_the_score_is_told_as_it_was_measured() -> None:
     ]
 
     assert all("0.12" in text for text in said), said
+
+
+_INTENTS = """
+verdict/fake verdict/real region/forged region/natural boundary/natural skin/natural score/value certainty/open
+limits/open counter/against counter/change maker/open summary/open reasons/open places/most places/least places/more
+places/list technique_meant/open technique_named/named challenge/says_real challenge/says_fake about/open about/thanks
+attributes/open who/open
+"""
+#: A head that finds everything as likely as everything else.
+LEVEL = dict.fromkeys(_INTENTS.split(), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("Which artifact is the strongest?", "places/most"),
+        ("Which one is the weakest?", "places/least"),
+        ("Name the single reason.", "places/most"),
+        ("Which region is fine?", "places/more"),
+        ("Is it only the mouth that was changed?", "places/more"),
+        ("What speaks against it?", "counter/against"),
+        ("What would help?", "counter/change"),
+        ("Can I trust the score?", "limits/open"),
+        ("Are you biased against dark skin?", "limits/open"),
+        ("Really?", "certainty/open"),
+        ("Which way do you lean?", "score/value"),
+        ("Is it a StyleGAN?", "maker/open"),
+        ("Describe this face.", "summary/open"),
+        ("What is a deepfake?", "technique_meant/open"),
+        ("What does FE mean?", "technique_meant/open"),
+        ("Why can't you decide?", "reasons/open"),
+        ("How old?", "attributes/open"),
+        ("I agree.", "challenge/agrees"),
+        ("I disagree.", "challenge/disagrees"),
+        ("What does the heat map show?", "about/map"),
+        ("Did you look at the nose?", "region/open"),
+        ("How much does the nose matter?", "region/effect"),
+        ("Is the periorbital region changed?", "region/open"),
+    ],
+)
+def test_words_tell_what_a_model_cannot(text: str, intent: str) -> None:
+    asked = understood(text, LEVEL)
+
+    assert f"{asked.family}/{asked.form}" == intent
+
+
+def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+    (line,) = face.rationale
+    measured = replace(line, effect=Effect(0.21, 1.3, 0.48, 0.1))
+    known = known_from(replace(face, rationale=(measured,)))
+    assert known is not None
+
+    said = answer(understood("What if I hide the nose?", LEVEL), known, load_prompts(2))
+
+    assert "0.50 to 0.21" in said
+    assert "0.48" in said
+    assert answer_or_none(said, deepfake=True, artifacts=(measured,)) == said
+    unmeasured = known_from(face)
+    assert unmeasured is not None
+    assert "did not measure" in answer(
+        understood("What if I hide the nose?", LEVEL), unmeasured, load_prompts(2)
+    )
+
+
+def test_why_it_is_undecided_is_said() -> None:
+    known = known_from(analysed(Label.UNDETERMINED))
+    assert known is not None
+
+    said = answer(understood("Why can't you decide?", LEVEL), known, load_prompts(2))
+
+    assert Abstain.NEAR_THRESHOLD.words in said
+
+
+def test_who_agrees_is_not_contradicted() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+    known = known_from(face)
+    assert known is not None
+
+    agreed, denied = (
+        answer(understood(text, LEVEL), known, load_prompts(2)) for text in ("I agree.", "I disagree.")
+    )
+
+    assert "too" in agreed
+    assert "too" not in denied
 
 
 def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_question_is() -> None:

@@ -15,11 +15,12 @@ from moderation.analysis import Artifact, Region, Technique
 _PARTS: Mapping[Region, str] = {
     Region.FOREHEAD: r"foreheads?|brow|upper face",
     Region.HAIRLINE: r"hairline|hairs?|strands?",
-    Region.EYES: r"eyes?|eyelids?|lids?|eyelash(?:es)?|lashes|eyebrows?|brows|iris(?:es)?|pupils?|gaze",
-    Region.NOSE: r"nose|nostrils?",
+    Region.EYES: r"eyes?|eyelids?|lids?|eyelash(?:es)?|lashes|eyebrows?|brows|iris(?:es)?|pupils?|gaze"
+    r"|(?:peri)?(?:ocular|orbital)",
+    Region.NOSE: r"nose|nostrils?|nasal",
     Region.CHEEKS: r"cheeks?|cheekbones?",
-    Region.MOUTH: r"mouth|lips?|tooth|teeth|smile|tongue",
-    Region.JAWLINE: r"jaw|jawline|chin",
+    Region.MOUTH: r"mouth|lips?|tooth|teeth|smile|tongue|(?:peri)?oral",
+    Region.JAWLINE: r"jaw|jawline|chin|mandib\w+",
     Region.FACE_BOUNDARY: r"edges? of the face|(?:face |blending )?boundary|contours?|outlines?|seams?|rim|halo",
     Region.EARS: r"ears?|earlobes?|earrings?",
     Region.NECK: r"neck|throat",

@@ -9,9 +9,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from moderation.analysis import TECHNIQUE_WORDS, FaceAnalysis, Label, Region, Technique
+from moderation.analysis import TECHNIQUE_WORDS, Effect, FaceAnalysis, Label, Region, Technique
 from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
-from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun, strength_band, touch_of, worded
+from moderation.dfa.gpt.grounding.sentences import (
+    NOUNS,
+    Noun,
+    strength_band,
+    touch_of,
+    worded,
+    worded_together,
+)
 from moderation.dfa.gpt.prompts import PromptSet
 
 
@@ -41,6 +48,8 @@ class Shown:
 
     touch: Touch
     sentence: str
+    #: What the score is without the region. None when that was not measured.
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Known:
     untold: frozenset[Region] = frozenset()
     #: In [0, 1], as reviewers see it. None when it is not known.
     score: float | None = None
+    #: Why it is undecided, in words. None when it is not, or when that is not known.
+    why_undecided: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -93,13 +104,14 @@ def known_from(face: FaceAnalysis) -> Known | None:
     """What an analysis allows to say about its face. None when an artifact is in other words than `sentences`."""
     score = face.verdict.score
     if face.verdict.label is Label.UNDETERMINED:
-        return Known(None, None, None, score=score)
+        abstain = face.verdict.abstain
+        return Known(None, None, None, score=score, why_undecided=abstain.words if abstain else None)
     shown: list[Shown] = []
     for artifact in face.rationale:
         touch = touch_of(artifact.regions, artifact.text)
         if touch is None:
             return None
-        shown.append(Shown(touch, artifact.text))
+        shown.append(Shown(touch, artifact.text, artifact.effect))
     deepfake = face.verdict.label is Label.DEEPFAKE
     listed = tuple(shown) if shown or not deepfake else None
     return Known(deepfake, face.verdict.technique, listed, score=score)
@@ -162,7 +174,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "technique_named":
             return _technique_named(question, known)
         case "technique_meant":
-            return prompts.technique_explanations[question.technique or Technique.FS]
+            return prompts.technique_explanations[question.technique] if question.technique else _DEEPFAKE
         case "certainty":
             return _certainty(question, known)
         case "reasons":
@@ -198,13 +210,17 @@ BEYOND, UNCLEAR = "beyond", "unclear"
 #: Families whose answers need no verdict.
 _SAID_OF_ANY = frozenset({"technique_meant", "about", "score", "limits", "scope", "next"})
 _LIMITS = (
-    "I can be wrong: what I never learnt may escape me, and now and then I suspect a face without cause; so a person "
-    "decides."
+    "I can be wrong: what I never learnt may escape me, now and then I suspect a face without cause, and I learnt from "
+    "uneven faces and cameras. My model card tells how often; so a person decides."
 )
+_DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
 
 
 def _undecided(question: Question, known: Known) -> str:
     """The answer about a face without a verdict. Its artifacts are not known: they would decide it."""
+    why = known.why_undecided or "the reason stands beside the score"
+    if question.region is Region.BACKGROUND:
+        return _worded(question, *UNKNOWABLE["things"])
     match question.family:
         case "region" | "detail" | "compare" | "boundary" | "light" | "tone" | "skin":
             noun = question.noun or NOUNS[ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
@@ -214,12 +230,12 @@ def _undecided(question: Question, known: Known) -> str:
         case "technique" | "technique_named":
             return "I am undecided about this face, so I name no technique."
         case "certainty":
-            said = "" if known.score is None else f" of {known.score:.2f}"
-            return f"I am not sure, so I left this face undecided; the reason stands beside the score{said}."
+            said = "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
+            return f"I am not sure, so I left this face undecided: {why}{said}."
         case "places":
             return "I am undecided about this face, and can point to no region."
         case "reasons":
-            return "I am undecided about this face; the reason stands beside the score."
+            return f"I am undecided about this face: {why}."
         case "challenge":
             return "I remain undecided about this face; the decision is yours."
         case "otherwise":
@@ -263,6 +279,11 @@ def places(artifacts: Iterable[Shown]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def parts(artifacts: Iterable[Shown]) -> str:
+    """What to look at, in words: "the edge of the face, the nose and the mouth"."""
+    return re.sub(r"\b(?:at|in) the\b", "the", places(artifacts))
+
+
 def _place(region: Region) -> str:
     if region is Region.FACE_BOUNDARY:
         return "at the edge of the face"
@@ -280,11 +301,25 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
         return noun.inflected(_whole_picture(replace(question, form="open")))
     if known.whole:
         return noun.inflected(_whole_picture(question))
+    if shown is not None and question.form == "effect":
+        return noun.inflected(_effect(shown, known))
     if shown is not None:
         return noun.inflected(_there(question, shown.sentence, shown.touch.kind))
     if known.regional:
         return noun.inflected(_elsewhere(question, places(artifacts)))
     return noun.inflected(_not_known(question) if known.deepfake else _clean(question))
+
+
+def _effect(shown: Shown, known: Known) -> str:
+    """The answer to a question about how much a region counts."""
+    effect = shown.effect
+    if effect is None or known.score is None:
+        return f"I did not measure how much {{the}} {{count}}; {_small(shown.sentence)}."
+    verb = "falls" if effect.score_without < known.score else "rises"
+    return (
+        f"With {{the}} hidden the score {verb} from {known.score:.2f} to {effect.score_without:.2f}; with as large a "
+        f"control region hidden it is {effect.control_score:.2f}."
+    )
 
 
 def _there(question: Question, sentence: str, kind: Kind) -> str:
@@ -314,11 +349,11 @@ def _elsewhere(question: Question, where: str) -> str:
                 f"Not {{the}}: the artifacts that I see are {where}.",
                 f"I find nothing {{at}} {{the}}, only {where}.",
             )
-        case "open":
+        case "open" | "effect":
             return _worded(
                 question,
                 f"I see no artifact {{at}} {{the}}; the artifacts are {where}.",
-                f"{{The}} {{show}} no artifact that I can see; look {where}.",
+                f"{{The}} {{show}} no artifact that I can see, only what is {where}.",
                 f"Nothing {{at}} {{the}} stands out; what I see is {where}.",
             )
         case "wrong":
@@ -406,7 +441,7 @@ def _compare(question: Question, known: Known) -> str:
         strong = sorted(shown, key=lambda artifact: -artifact.touch.strength)
         even = strength_band(strong[0].touch.strength) == strength_band(strong[1].touch.strength)
         more = "Both about equally" if even else f"More {_place(strong[0].touch.region)}"
-        return f"{more}: {_listed(strong)}."
+        return f"{more}: {_listed(strong, known)}."
     clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
     return f"{shown[0].sentence} I see no artifact in the {clean.word}."
 
@@ -532,7 +567,7 @@ def _score(known: Known) -> str:
 
 def _next(known: Known) -> str:
     """The answer to a question about what a person should look at or do."""
-    look = f"closely {places(known.artifacts or ())}" if known.regional else "at the face in full size"
+    look = f"closely at {parts(known.artifacts or ())}" if known.regional else "at the face in full size"
     return f"Look {look}, and search for other copies of the picture; the decision is yours."
 
 
@@ -582,7 +617,7 @@ def _reasons(question: Question, known: Known) -> str:
         )
     if not known.artifacts:
         return f"I cannot point to one region: {_clearest(known)}."
-    return _capital(f"{_listed(known.artifacts)}.")
+    return _capital(f"{_listed(known.artifacts, known)}.")
 
 
 def _capital(sentence: str) -> str:
@@ -596,9 +631,10 @@ _COMPARED = re.compile(
 )
 
 
-def _listed(artifacts: Sequence[Shown]) -> str:
-    """The sentences of these artifacts in one, without its full stop."""
-    first, *others = (_small(shown.sentence) for shown in artifacts)
+def _listed(artifacts: Sequence[Shown], known: Known) -> str:
+    """The sentences of these artifacts of a face in one, without its full stop."""
+    facts = [shown.touch for shown in known.artifacts or ()]
+    first, *others = map(_small, worded_together([shown.touch for shown in artifacts], facts))
     return "; ".join([first, *(_COMPARED.sub("", other) for other in others)])
 
 
@@ -612,7 +648,7 @@ def _summary(question: Question, known: Known) -> str:
         )
         return f"{taken} {score + '; a' if score else 'A'} good forgery may show none."
     if known.regional:
-        why = _listed(known.artifacts or ())
+        why = _listed(known.artifacts or (), known)
     else:
         why = "the whole picture looks generated" if known.whole else "I cannot point to one region"
     return f"I take this face for {_what(known)}: {why}. {score + '.' if score else ''}".rstrip()
@@ -641,7 +677,7 @@ def _places(question: Question, known: Known) -> str:
     where = places(known.artifacts)
     match question.form:
         case "where":
-            return _worded(question, f"The artifacts are {where}.", f"Look {where}.")
+            return _worded(question, f"The artifacts are {where}.", f"Look at {parts(known.artifacts)}.")
         case "most":
             return _worded(
                 question, known.artifacts[0].sentence, f"Above all, {_small(known.artifacts[0].sentence)}."
@@ -651,7 +687,7 @@ def _places(question: Question, known: Known) -> str:
                 f"The weakest is the last of {len(known.artifacts)}: {_small(known.artifacts[-1].sentence)}."
             )
         case "list":
-            return _capital(f"{_listed(known.artifacts)}.")
+            return _capital(f"{_listed(known.artifacts, known)}.")
         case "count":
             number = len(known.artifacts)
             return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
@@ -662,7 +698,9 @@ def _places(question: Question, known: Known) -> str:
 
 
 def _challenge(question: Question, known: Known) -> str:
-    agrees = (question.form == "says_fake") == known.deepfake
+    agrees = question.form == "agrees" or (
+        question.form != "disagrees" and (question.form == "says_fake") == known.deepfake
+    )
     if question.form == "open":  # it is not clear what was said
         return _verdict(question, known)
     if not known.deepfake:
@@ -680,6 +718,8 @@ def _challenge(question: Question, known: Known) -> str:
 
 
 def _about(question: Question) -> str:
+    if question.form == "map":
+        return "The map shows how foreign each part of the picture looks to me; it is an aid, and proves nothing."
     if question.form == "thanks":
         return _worded(
             question, "You are welcome. The decision is yours.", "Gladly; ask me about any region."
@@ -723,7 +763,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot decide that: I only examine the face, and a person decides.",
     ),
     "other_media": (
-        "I cannot tell: I only see this one face.",
+        "I only see this one face, and can tell or do no more.",
         "I only see this one face, and nothing else, so I cannot say.",
     ),
     "text": (

@@ -21,7 +21,7 @@ class Named:
     #: The regions in their order, each as the question calls it.
     nouns: Mapping[Region, Noun]
     techniques: tuple[Technique, ...]
-    #: Families of questions that it has a word for: see `_ABOUT`.
+    #: Families of questions, or forms of them, that it has a word for: see `_ABOUT`.
     about: frozenset[str]
 
     @property
@@ -34,19 +34,36 @@ class Named:
         return Named({**self.nouns, self.aspects[0]: NOUNS[self.aspects[0]]}, self.techniques, self.about)
 
 
-#: What a question may be about beside the regions, in the words for it.
+#: What a question may be about beside the regions, in the words for it: a family, or one form of it.
 _ABOUT: Mapping[str, str] = {
     "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
-    "skin": r"skin|complexion|pores?|wrinkles|fine lines",
-    "certainty": r"percent\w*|confiden\w+|certain\w*",
-    "score": r"scores?",
+    "skin": r"skin|complexion|pores?|wrinkles|fine lines|nois[ey]\w*|grain\w*",
+    "certainty": r"percent\w*|confiden\w+|certain\w*|chances?|odds|bet|doubt\w*"
+    r"|(?:good|perfect|clever) (?:deep ?)?fake|(?:are|r) (?:you|u) (?:\w+ )?sure"
+    r"|\d+ ?%",
+    "score": r"scores?|lean\w*|best guess|likelier",
     "verdict": r"AI|artificial intelligence|computer|machine",
     "otherwise": r"compress\w*|filters?|make-?up|beauty|botox|surgery|low resolution|webcam",
-    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|layman|grandm\w+|nan|mum|mother|child",
-    "counter": r"other side|opposite|advocate|contrary",
-    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*",
+    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|fancy|layman|grandm\w+|nan|mum|mother|child",
+    "counter": r"other side|opposite|advocate|contrary|against",
+    "counter/change": r"would help|chang\w+ your mind|convince you",
+    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*|accura\w+|reliab\w+|trust\w*|rely"
+    r"|you (?:\w+ )?miss\w*|error rates?|bias\w*|affects? your|influences? your|believe you",
+    "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
+    r"|(?:not|un)\W?convinced|disagree|agree",
+    "maker": r"StyleGAN\w*|Midjourney|DALL.?E|Stable Diffusion|DeepFaceLab|Roop|Firefly|FLUX",
+    "summary": r"summar\w+|sum up|describe (?:the|this) (?:face|picture|image|photo|case)",
+    "attributes": r"how old|ethnicity|race|gender|nationality",
+    "reasons": r"evidence|reasoning|rationale|justif\w+|why (?:can.?t|cannot|could.?n.t|are|were|did.?n.t) (?:you|it)",
+    "places/most": r"most|strongest|clearest|worst|strong|severe|subtle|obvious|pronounced"
+    r"|(?:single|main|one|best) (?:reason|artifact|sign|thing)",
+    "places/least": r"least|weakest|faintest|mildest|slightest",
+    "places/more": r"(?:which|what) (?:parts?|regions?|areas?) (?:is|are|looks?|seems?) (?:fine|clean|ok\w*|natural"
+    r"|untouched|genuine|unchanged|intact|clear)",
+    "places/list": r"second|third|rank\w*|one by one|all of them",
+    "technique_meant": r"what(?:'s| is| are| does)(?: an?)? deep ?fakes?(?: mean)?\W*$|define deep ?fakes?",
 }
 #: The words for what the special forms of a question about a region ask.
 _ASKS: Mapping[str, str] = {
@@ -70,9 +87,13 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
         nouns = _parts_asked(earlier[-1])
     techniques = tuple(techniques_asked(text))
     spelt = _spelt(text)
-    about = {family for family, words in _ABOUT.items() if re.search(rf"\b(?:{words})\b", spelt, re.I)}
+    about = {what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)}
     if techniques or _WHO.match(text):
         about.discard("verdict")
+    if (
+        "limits" in about
+    ):  # "Can I trust the score?" asks for more than the score, "Are you biased by skin?" for more than skin
+        about -= {"score", *ASPECTS}
     return Named(nouns, techniques, frozenset(about))
 
 
@@ -95,7 +116,10 @@ def _parts_asked(text: str) -> dict[Region, Noun]:
 
 
 #: Words for a part of a region that would sound odd in an answer. "Iris" is the only singular that ends in s.
-_CLIPPED = frozenset({"iris", "hairs", "strand", "strands", "lid", "lids"})
+_CLIPPED = frozenset({
+    "iris", "hairs", "strand", "strands", "lid", "lids", "ocular", "periocular", "orbital", "periorbital", "nasal",
+    "oral", "perioral", "mandible", "mandibular",
+})  # fmt: skip
 
 
 def _noun(region: Region, word: str) -> Noun:
@@ -132,7 +156,11 @@ _ASKED: Mapping[Technique, str] = {
 
 def techniques_asked(text: str) -> frozenset[Technique]:
     """The techniques that a question names, in any words."""
-    text = _spelt(text)
-    return techniques_named(text) or frozenset(
-        technique for technique, words in _ASKED.items() if re.search(rf"\b(?:{words})\b", text, re.I)
+    given, text = text, _spelt(text)
+    return (
+        techniques_named(text)
+        or frozenset(each for each in Technique if re.search(rf"\b{each}\b", given))
+        or frozenset(
+            technique for technique, words in _ASKED.items() if re.search(rf"\b(?:{words})\b", text, re.I)
+        )
     )

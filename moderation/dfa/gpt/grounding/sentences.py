@@ -40,6 +40,7 @@ class Noun:
             "seem": "seem" if self.plural else "seems",
             "show": "show" if self.plural else "shows",
             "stand": "stand" if self.plural else "stands",
+            "count": "count" if self.plural else "counts",
         }
         return text.format(**words, **{name.capitalize(): word.capitalize() for name, word in words.items()})
 
@@ -216,18 +217,42 @@ def worded(touch: Touch, facts: Sequence[Touch]) -> str:
         )
         return f"{_SEAMS[band]}." if within is None else f"{_SEAMS[band]}; {_PARTED[within.kind]}."
     noun = Noun("whole picture") if touch.region is Region.UNMAPPED else NOUNS[touch.region]
-    wording = _KINDS[touch.kind][0 if touch.region in _FIRST else 1][band]
-    return noun.inflected(wording.replace("{beside}", _beside(touch.region, noun, seam=seam)))
+    return noun.inflected(_frame(touch, seam=seam))
 
 
-def _beside(region: Region, noun: Noun, *, seam: bool) -> str:
+def worded_together(touches: Sequence[Touch], facts: Sequence[Touch]) -> list[str]:
+    """Artifacts as sentences, where parts that show the same are told in one. `facts` are as for `worded`."""
+    seam = any(fact.kind is Kind.SEAM for fact in facts)
+    alike: dict[str, list[Touch]] = {}
+    for touch in touches:
+        own = touch.region in {Region.UNMAPPED, Region.FACE_BOUNDARY}
+        alike.setdefault(worded(touch, facts) if own else _frame(touch, seam=seam), []).append(touch)
+    return [
+        worded(group[0], facts)
+        if len(group) == 1
+        else Noun(_enumerated([NOUNS[touch.region].word for touch in group]), plural=True).inflected(frame)
+        for frame, group in alike.items()
+    ]
+
+
+def _enumerated(words: Sequence[str]) -> str:
+    return f"{', the '.join(words[:-1])} and the {words[-1]}"
+
+
+def _frame(touch: Touch, *, seam: bool) -> str:
+    """The sentence about a part, without its noun."""
+    wording = _KINDS[touch.kind][0 if touch.region in _FIRST else 1][strength_band(touch.strength)]
+    return wording.replace("{beside}", _beside(touch.region, seam=seam))
+
+
+def _beside(region: Region, *, seam: bool) -> str:
     if seam:
         return "the picture outside the seam"
     if region in {Region.SKIN, Region.FACE_BOUNDARY, Region.EARS, Region.NECK, Region.HAIRLINE}:
         return "the rest of the picture"
     if region in {Region.UNMAPPED, Region.BACKGROUND, Region.LIGHTING}:
         return "a photograph"
-    return noun.inflected("the face around {it}")
+    return "the face around {it}"
 
 
 def touch_of(regions: Sequence[Region], sentence: str) -> Touch | None:
