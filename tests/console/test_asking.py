@@ -130,9 +130,9 @@ def _pairs() -> list[tuple[Region, ...]]:
         ),
         pytest.param(
             UNDECIDED,
-            ["Do the eyes look natural?"],
-            "Why do you say so?",
-            id="nothing was said that has a reason",
+            ["How sure are you?", "What is the score?"],
+            "Do the eyes look natural?",
+            id="nothing can be said of the parts of an undecided face",
         ),
     ],
 )

@@ -22,6 +22,14 @@ class Suggestion:
 WHY = Suggestion("Why do you say so?", "Why?")
 SURE = Suggestion("How sure are you?", "How sure?")
 MOST = Suggestion("What stands out most?", "What stands out?")
+#: Questions about a face without a verdict: nothing can be said of its parts.
+UNDECIDED = (
+    SURE,
+    Suggestion("What is the score?", "The score?"),
+    Suggestion("What do you lack to be sure?", "What is missing?"),
+    Suggestion("What other checks do you suggest?", "What to check?"),
+    Suggestion("What are your limits?", "Your limits?"),
+)
 
 #: Questions whether a part is sound, for parts without a listed artifact.
 SOUND: Mapping[Region, Suggestion] = {
@@ -65,8 +73,10 @@ def suggestions(face: FaceAnalysis | None) -> tuple[Suggestion, ...]:
 
     A bona fide face gets no question about artifacts. For a deepfake the listed parts come first.
     """
-    if face is None or face.verdict.label is Label.UNDETERMINED:
+    if face is None:
         return tuple(SOUND.values())
+    if face.verdict.label is Label.UNDETERMINED:
+        return UNDECIDED
     if face.verdict.label is Label.BONA_FIDE:
         return (WHY, SURE, SOUND[Region.EYES], SOUND[Region.MOUTH], SOUND[Region.SKIN])
     return _of_deepfake(face)[:AT_MOST]
