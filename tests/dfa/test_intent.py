@@ -219,7 +219,7 @@ _INTENTS = """
 verdict/fake verdict/real region/forged region/natural boundary/natural skin/natural score/value certainty/open
 limits/open counter/against counter/change maker/open summary/open reasons/open places/most places/least places/more
 places/list technique_meant/open technique_named/named challenge/says_real challenge/says_fake about/open about/thanks
-attributes/open who/open
+attributes/open who/open sanction/open intent/open technique/open region/open
 """
 #: A head that finds everything as likely as everything else.
 LEVEL = dict.fromkeys(_INTENTS.split(), 0.0)
@@ -245,12 +245,25 @@ LEVEL = dict.fromkeys(_INTENTS.split(), 0.0)
         ("What does FE mean?", "technique_meant/open"),
         ("Why can't you decide?", "reasons/open"),
         ("How old?", "attributes/open"),
+        ("Are the wrinkles natural?", "skin/natural"),
+        ("Does the nose look weird?", "region/forged"),
+        ("Is the nose not natural?", "region/open"),
+        ("Is it a swap or an edit?", "technique/open"),
+        ("Rank the regions.", "places/rank"),
+        ("Mouth, nose - anything else?", "places/more"),
+        ("Where in the picture is it?", "places/where"),
+        ("verdict pls", "verdict/open"),
+        ("Should I escalate it?", "sanction/open"),
+        ("Was it a joke?", "intent/open"),
+        ("On what grounds?", "reasons/open"),
+        ("How often are you wrong?", "limits/open"),
+        ("Why 0.2 and not 0?", "certainty/open"),
         ("I agree.", "challenge/agrees"),
         ("I disagree.", "challenge/disagrees"),
         ("What does the heat map show?", "about/map"),
         ("Did you look at the nose?", "region/open"),
         ("How much does the nose matter?", "region/effect"),
-        ("Is the periorbital region changed?", "region/open"),
+        ("Is the periorbital region changed?", "region/forged"),
     ],
 )
 def test_words_tell_what_a_model_cannot(text: str, intent: str) -> None:
@@ -276,6 +289,39 @@ def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
     assert "did not measure" in answer(
         understood("What if I hide the nose?", LEVEL), unmeasured, load_prompts(2)
     )
+
+
+def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
+    soft = [Touch(region, Kind.SOFTER, 0.7) for region in (Region.NOSE, Region.MOUTH)]
+    sharp = Touch(Region.EYES, Kind.SHARPER, 0.7)
+    known = known_from(analysed(Label.DEEPFAKE, *soft, sharp))
+    assert known is not None
+    comparing = LEVEL | {"compare/open": 2.0}
+
+    listed, alike, apart = (
+        answer(understood(text, comparing), known, load_prompts(2))
+        for text in (
+            "Nose and mouth?",
+            "Is the nose worse than the mouth?",
+            "Is the mouth worse than the eyes?",
+        )
+    )
+
+    assert listed.startswith("The nose and the mouth are")
+    assert alike.startswith("Both alike: the nose and the mouth")
+    assert apart.startswith("Rather in the mouth: ")
+
+
+@pytest.mark.parametrize(
+    ("score", "start"), [(0.97, "I am fairly"), (0.8, "I am not"), (0.6, "It is a close")]
+)
+def test_how_sure_it_is_follows_the_score(score: float, start: str) -> None:
+    for label, own in ((Label.DEEPFAKE, score), (Label.BONA_FIDE, 1 - score)):
+        face = analysed(label)
+        known = known_from(replace(face, verdict=replace(face.verdict, score=own)))
+        assert known is not None
+
+        assert answer(Question("", "certainty", "open", 0), known, load_prompts(2)).startswith(start)
 
 
 def test_why_it_is_undecided_is_said() -> None:

@@ -14,7 +14,6 @@ from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import (
     NOUNS,
     Noun,
-    strength_band,
     touch_of,
     worded,
     worded_together,
@@ -143,6 +142,8 @@ _LIT = frozenset({Kind.COLOUR, Kind.REPLACED})
 
 def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     """The answer from the known facts, in the form of the question."""
+    if question.family == "who" and known.deepfake and known.technique is Technique.EFS:
+        return "I take this face for generated as a whole, so it may show nobody; I cannot tell who it is."
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
     if question.family == BEYOND:
@@ -233,7 +234,7 @@ def _undecided(question: Question, known: Known) -> str:
             said = "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
             return f"I am not sure, so I left this face undecided: {why}{said}."
         case "places":
-            return "I am undecided about this face, and can point to no region."
+            return "I am undecided about this face, and can point to no region; look at it in full size."
         case "reasons":
             return f"I am undecided about this face: {why}."
         case "challenge":
@@ -438,10 +439,10 @@ def _compare(question: Question, known: Known) -> str:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {both}{rest}."
     if len(shown) == 2:
-        strong = sorted(shown, key=lambda artifact: -artifact.touch.strength)
-        even = strength_band(strong[0].touch.strength) == strength_band(strong[1].touch.strength)
-        more = "Both about equally" if even else f"More {_place(strong[0].touch.region)}"
-        return f"{more}: {_listed(strong, known)}."
+        listed = _listed(shown, known)
+        if question.form == "each":
+            return _capital(f"{listed}.")
+        return f"{'Rather ' + _place(shown[0].touch.region) if ';' in listed else 'Both alike'}: {listed}."
     clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
     return f"{shown[0].sentence} I see no artifact in the {clean.word}."
 
@@ -463,23 +464,14 @@ def _verdict(question: Question, known: Known) -> str:
             ),
         )
     word = {"fake": "Yes, ", "real": "No, "}.get(question.form, "")
-    if known.regional:
-        where = places((known.artifacts or ())[:1])
+    if known.regional or known.whole:
+        why = _clearest(known)
         return _sentence(
             word,
             _worded(
                 question,
-                f"I take this face for {_what(known)}: the clearest artifact is {where}.",
-                f"I take it for {_what(known)}, most of all {where}.",
-            ),
-        )
-    if known.whole:
-        return _sentence(
-            word,
-            _worded(
-                question,
-                f"I take it for {_what(known)}: the whole picture looks generated.",
-                f"I take this face for {_what(known)}; the whole picture looks generated.",
+                f"I take this face for {_what(known)}: {why}.",
+                f"I take it for {_what(known)}: {why}.",
             ),
         )
     return _sentence(word, f"I take this face for {_what(known)}, and cannot point to one region.")
@@ -526,7 +518,7 @@ def _technique_named(question: Question, known: Known) -> str:
             return "I cannot rule it out: I take the face for a deepfake, by a technique I cannot name."
         if known.technique is question.technique:
             return f"I do take it for {_words(known)}: {_DONE[known.technique]}."
-        return f"It looks rather like {_words(known)} to me: {_DONE[known.technique]}."
+        return f"It looks rather like {_words(known)} to me: {_clearest(known)}."
     if not known.deepfake:
         return "No, I take this face for bona fide."
     if known.technique is None:
@@ -540,28 +532,35 @@ def _technique_named(question: Question, known: Known) -> str:
     )
 
 
+#: Scores by which a verdict is told as fairly sure, and as not beyond doubt: those of a deepfake, or of its opposite.
+_FAIRLY_SURE, _DOUBTED = 0.9, 0.75
+
+
 def _certainty(question: Question, known: Known) -> str:
-    score = "the score gives my certainty"
-    if known.score is not None:
+    if known.score is None:
+        told, score = "I can be wrong", "the score gives my certainty"
+    else:
+        sure = known.score if known.deepfake else 1 - known.score
+        told = "I am fairly sure" if sure >= _FAIRLY_SURE else "I am not beyond doubt"
+        told = told if sure >= _DOUBTED else "It is a close call, and I am not sure"
         score = f"the score is {known.score:.2f}, where 1 is a deepfake"
     if not known.deepfake:
         return _worded(
             question,
-            f"I am not certain: I see no artifact, but a good forgery may show none; {score}.",
-            f"Not beyond doubt, for I only see no artifact; {score}.",
+            f"{told}: I see no artifact, but a good forgery may show none; {score}.",
+            f"{told}, for a good forgery may show no artifact; {score}.",
         )
     if not known.regional:
-        return f"I can be wrong; {score}."
-    first = next(iter(known.artifacts or ()))
-    where = _place(first.touch.region)
-    if strength_band(first.touch.strength) >= 2:
-        return f"I am fairly sure, for the artifact {where} is clear; {score}."
-    return f"Not beyond doubt, for the artifact {where} is not strong; {score}."
+        return f"{told}; {score}."
+    return f"{told}; {score}, and the clearest artifact is {places((known.artifacts or ())[:1])}."
 
 
 def _score(known: Known) -> str:
     if known.score is None:
         return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
+    if known.deepfake is None:
+        side = "for a forgery than against one" if known.score > 0.5 else "against a forgery than for one"
+        return f"The score is {known.score:.2f}, where 1 is a deepfake: more speaks {side}, but too little to decide."
     return f"The score is {known.score:.2f}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
 
 
@@ -595,8 +594,8 @@ def _counter(question: Question, known: Known) -> str:
 
 def _clearest(known: Known) -> str:
     """The clearest artifact of a deepfake, within a sentence."""
-    if known.regional:
-        return _small(next(iter(known.artifacts or ())).sentence)
+    if known.artifacts:
+        return _small(known.artifacts[0].sentence)
     return "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
 
 
@@ -662,6 +661,7 @@ def _places(question: Question, known: Known) -> str:
         return {
             "where": "No region of this face shows an artifact.",
             "list": "There is none to list: I see no artifact in this face.",
+            "rank": "There is none to rank: I see no artifact in this face.",
             "least": "I see no artifact in this face, weak or strong.",
             "most": "Nothing stands out: I see no artifact in this face.",
             "count": "None: I see no artifact in this face.",
@@ -686,6 +686,8 @@ def _places(question: Question, known: Known) -> str:
             return (
                 f"The weakest is the last of {len(known.artifacts)}: {_small(known.artifacts[-1].sentence)}."
             )
+        case "rank":
+            return f"From the clearest on: {parts(known.artifacts)}."
         case "list":
             return _capital(f"{_listed(known.artifacts, known)}.")
         case "count":
@@ -739,7 +741,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot say who it is: a face does not tell a name.",
     ),
     "attributes": (
-        "I do not describe the person, neither age nor looks; I only look for traces of forgery.",
+        "I do not describe the person, be it age, looks or life; I only look for traces of forgery.",
         "I cannot judge that about the person, only whether the face was forged.",
     ),
     "where": (
@@ -751,7 +753,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "The date cannot be told from the face; I only look for forgery.",
     ),
     "intent": (
-        "I cannot tell why it was made or what was intended.",
+        "I cannot tell why it was made, with whose consent, or what was intended.",
         "A picture does not show anybody's intent, so I cannot say.",
     ),
     "maker": (
@@ -759,7 +761,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "Who made it, with what and when cannot be told from the picture.",
     ),
     "sanction": (
-        "What to do is for you to decide; I only say what I see in the face, and that is no proof.",
+        "What to do is for people to decide, by rules and law; I only say what I see, and that is no proof.",
         "I cannot decide that: I only examine the face, and a person decides.",
     ),
     "other_media": (

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from moderation.dfa.gpt.grounding.answers import ASPECTS, BEYOND, UNCLEAR, UNKNOWABLE, Question
 from moderation.dfa.gpt.grounding.named import Named, asks_for, named_in
+from moderation.dfa.gpt.grounding.put import as_put
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 
@@ -117,7 +118,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
     family, form = _chosen(fitting)
-    family, form = _as_put(family, form, text)
+    family, form = as_put(family, form, text)
     regions = list(named.nouns.items()) if family in {_REGIONAL, _TWO} else []
     region, noun = regions[0] if regions else (None, None)
     return Question(
@@ -130,53 +131,6 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         other=regions[1] if family == _TWO else None,
         technique=named.techniques[0] if family in _TECHNICAL and named.techniques else None,
     )
-
-
-#: Words by which a form that takes a side does not fit: "genuine or forged" has no yes, and of a swapped face it is as
-#: true as not that a machine generated it.
-_NO_SIDE = re.compile(r"\b(?:or|AI|artificial|computer|machine|generated)\b|^\W*nothing\b", re.I)
-#: Phrases that mean one thing, whatever else is said.
-_CLEAR_PHRASES: Mapping[str, str] = {
-    r"\b(?:heat|evidence)[- ]?map|\b(?:the|your) (?:map|overlay)\b": "about/map",
-    r"^\W*(?:really|seriously|honestly|sure)\W*$": "certainty/open",
-    r"\bbiase?d?\b": "limits/open",
-    r"\bmore (?:fake|forged) or more|\bmore (?:real|genuine) or more": "score/value",
-}
-#: Words for a question about how much a region counts, about parts, and whether I looked.
-_COUNTS = re.compile(
-    r"\b(?:hid(?:e|den|ing)|without|remov\w+|cover\w*|matters?|weighs?|weight|counts?|depends?)\b", re.I
-)
-_WHICH_PART = re.compile(r"^\W*(?:which|what) (?:\w+ )?(?:features?|parts?|regions?|areas?)\b", re.I)
-_LOOKED = re.compile(
-    r"\b(?:did|have|do) you (?:also )?(?:look|check|examin|inspect|see|consider|analy[sz])\w*", re.I
-)
-_ONLY, _AGREES = re.compile(r"\b(?:only|just|solely|alone)\b", re.I), re.compile(r"\b(?:agree|right)\b", re.I)
-_DENIES = re.compile(r"\bsee (?:that|it|any)|\bbelieve|\bsense\b|convinced|disagree", re.I)
-_OF_ME = re.compile(r"\b(?:are|built|made|created|trained|runs|designed) you\b", re.I)
-_NOT = re.compile(r"\b(?:not|never|disagree)\b|n.t\b", re.I)
-
-
-def _as_put(family: str, form: str, text: str) -> tuple[str, str]:
-    """Family and form, corrected by how the question is put."""
-    if family == "verdict" and _NO_SIDE.search(text):
-        return family, "open"
-    for phrase, intent in _CLEAR_PHRASES.items():
-        if re.search(phrase, text, re.I):
-            family, form = intent.split("/")
-            return family, form
-    if family == _REGIONAL and _COUNTS.search(text):
-        return family, "effect"
-    if family == _REGIONAL and form != "natural" and _ONLY.search(text):
-        return "places", "more"
-    if family == "technique_named" and _WHICH_PART.search(text):
-        return "places", "where"
-    if family in {_REGIONAL, *ASPECTS} and _LOOKED.search(text):
-        return family, "open"
-    if family == "challenge" and (says := _AGREES.search(text) or _DENIES.search(text)):
-        return family, "agrees" if says.re is _AGREES and not _NOT.search(text) else "disagrees"
-    if family == "maker" and _OF_ME.search(text):
-        return "about", "open"
-    return family, form
 
 
 def _weight(intent: str, text: str, named: Named) -> float:
@@ -198,6 +152,8 @@ def _fits(family: str, named: Named) -> bool:
         return len(named.nouns) == 1
     if family == _TWO:
         return len(named.nouns) >= 2
+    if family == "technique_named":
+        return bool(named.techniques)
     return family not in _TECHNICAL or len(named.techniques) == 1 or family in named.about
 
 

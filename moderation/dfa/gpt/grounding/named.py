@@ -40,28 +40,34 @@ _ABOUT: Mapping[str, str] = {
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
     "skin": r"skin|complexion|pores?|wrinkles|fine lines|nois[ey]\w*|grain\w*",
-    "certainty": r"percent\w*|confiden\w+|certain\w*|chances?|odds|bet|doubt\w*"
+    "certainty": r"percent\w*|confiden\w+|certain\w*|chances?|odds|bet|doubt\w*|borderline|0?\.\d+"
     r"|(?:good|perfect|clever) (?:deep ?)?fake|(?:are|r) (?:you|u) (?:\w+ )?sure"
     r"|\d+ ?%",
     "score": r"scores?|lean\w*|best guess|likelier",
     "verdict": r"AI|artificial intelligence|computer|machine",
     "otherwise": r"compress\w*|filters?|make-?up|beauty|botox|surgery|low resolution|webcam",
-    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|fancy|layman|grandm\w+|nan|mum|mother|child",
+    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|fancy|as if|layman|grandm\w+|nan|mum|mother|child",
     "counter": r"other side|opposite|advocate|contrary|against",
     "counter/change": r"would help|chang\w+ your mind|convince you",
-    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*|accura\w+|reliab\w+|trust\w*|rely"
+    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*|accura\w+|reliab\w+|rely|how often"
+    r"|trust\w*(?! (?:this|the) (?:face|picture|image|photo))"
     r"|you (?:\w+ )?miss\w*|error rates?|bias\w*|affects? your|influences? your|believe you",
     "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
     r"|(?:not|un)\W?convinced|disagree|agree",
     "maker": r"StyleGAN\w*|Midjourney|DALL.?E|Stable Diffusion|DeepFaceLab|Roop|Firefly|FLUX",
     "summary": r"summar\w+|sum up|describe (?:the|this) (?:face|picture|image|photo|case)",
-    "attributes": r"how old|ethnicity|race|gender|nationality",
-    "reasons": r"evidence|reasoning|rationale|justif\w+|why (?:can.?t|cannot|could.?n.t|are|were|did.?n.t) (?:you|it)",
+    "sanction": r"escalat\w+|close (?:the|this) case|laws?|(?:il)?legal\w*|court",
+    "intent": r"jok\w+|prank|consent\w*|permission|agreed? to|on purpose",
+    "orders": r"restore|enhance|translate",
+    "attributes": r"how old|married|ethnicity|race|gender|nationality",
+    "reasons": r"evidence|reasoning|rationale|justif\w+|grounds|basis|wrong with (?:it|this|that)"
+    r"|why (?:can.?t|cannot|could.?n.t|are|were|did.?n.t) (?:you|it)",
     "places/most": r"most|strongest|clearest|worst|strong|severe|subtle|obvious|pronounced"
     r"|(?:single|main|one|best) (?:reason|artifact|sign|thing)",
     "places/least": r"least|weakest|faintest|mildest|slightest",
     "places/more": r"(?:which|what) (?:parts?|regions?|areas?) (?:is|are|looks?|seems?) (?:fine|clean|ok\w*|natural"
     r"|untouched|genuine|unchanged|intact|clear)",
+    "places/where": r"symmetr\w+|proportion\w*|left and (?:the )?right",
     "places/list": r"second|third|rank\w*|one by one|all of them",
     "technique_meant": r"what(?:'s| is| are| does)(?: an?)? deep ?fakes?(?: mean)?\W*$|define deep ?fakes?",
 }
