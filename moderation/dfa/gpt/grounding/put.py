@@ -36,7 +36,7 @@ class _Rule(NamedTuple):
 
 
 _PARTS = frozenset({"region", *ASPECTS})
-_REGION, _VERDICT, _NAMED, _CHALLENGE = (
+_REGION, _VERDICT, _TECHNIQUE, _CHALLENGE = (
     frozenset({family}) for family in ("region", "verdict", "technique_named", "challenge")
 )
 #: The first rule that holds decides.
@@ -50,8 +50,10 @@ _RULES = (
         "effect",
     ),
     _Rule(_REGION, r"\b(?:only|just|solely|alone)\b", "places", "more", but_not="natural"),
-    _Rule(_NAMED, r"^\W*(?:which|what) (?:\w+ )?(?:features?|parts?|regions?|areas?)\b", "places", "where"),
-    _Rule(_NAMED, r"\bor\b", "technique", "open", but_not="why_not"),
+    _Rule(
+        _TECHNIQUE, r"^\W*(?:which|what) (?:\w+ )?(?:features?|parts?|regions?|areas?)\b", "places", "where"
+    ),
+    _Rule(_TECHNIQUE, r"\bor\b", "technique", "open", but_not="why_not"),
     # Two regions that are named and not compared are only listed.
     _Rule(
         frozenset({"compare"}),
