@@ -220,7 +220,9 @@ def sight(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps in all.")] = 1000,
     twos: Annotated[int, typer.Option(help="Pairs of one step, over all processes.")] = 8,
-    loaders: Annotated[int, typer.Option(help="Processes that forge, for each process that trains.")] = 1,
+    loaders: Annotated[
+        int, typer.Option(help="Processes that forge or read, for each process that trains.")
+    ] = 1,
     seed: Seed = 0,
 ) -> None:
     """Tune the tower of the packaged base. On many devices: `accelerate launch -m moderation.cli.main …`."""

@@ -1,6 +1,7 @@
 """Questions are understood, and answered from what is known of the face."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,7 +294,7 @@ def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
 
 def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
     soft = [Touch(region, Kind.SOFTER, 0.7) for region in (Region.NOSE, Region.MOUTH)]
-    sharp = Touch(Region.EYES, Kind.SHARPER, 0.7)
+    sharp = Touch(Region.EYES, Kind.SHARPER, 0.4)
     known = known_from(analysed(Label.DEEPFAKE, *soft, sharp))
     assert known is not None
     comparing = LEVEL | {"compare/open": 2.0}
@@ -322,6 +323,70 @@ def test_how_sure_it_is_follows_the_score(score: float, start: str) -> None:
         assert known is not None
 
         assert answer(Question("", "certainty", "open", 0), known, load_prompts(2)).startswith(start)
+
+
+@pytest.mark.parametrize(
+    "face",
+    [
+        pytest.param(lambda: analysed(Label.BONA_FIDE), id="bona fide"),
+        pytest.param(lambda: analysed(Label.UNDETERMINED), id="undecided"),
+        pytest.param(lambda: analysed(Label.DEEPFAKE), id="nothing named"),
+        pytest.param(
+            lambda: analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7)), id="one artifact"
+        ),
+        pytest.param(
+            lambda: analysed(
+                Label.DEEPFAKE, Touch(Region.UNMAPPED, Kind.PATTERN, 0.5), technique=Technique.EFS
+            ),
+            id="the whole picture",
+        ),
+    ],
+)
+def test_however_a_question_is_put_it_gets_an_answer(face: Callable[[], FaceAnalysis]) -> None:
+    analysis = face()
+    known = known_from(analysis)
+    assert known is not None
+    forms = {
+        "places": ("rank", "list", "least", "most", "more", "where"),
+        "region": ("effect", "open"),
+        "compare": ("each", "open"),
+        "challenge": ("agrees", "disagrees", "says_real"),
+        "about": ("map", "thanks", "open"),
+        "technique_meant": ("open",),
+    }
+
+    for family, form in ((family, form) for family, each in forms.items() for form in each):
+        other = (Region.MOUTH, Noun("mouth"))
+        asked = Question(
+            "", family, form, 0, Region.NOSE, Noun("nose"), other if family == "compare" else None
+        )
+        said = answer(asked, known, load_prompts(2))
+        deepfake = None if known.deepfake is None else known.deepfake
+        artifacts = analysis.rationale if known.artifacts is not None else None
+        assert answer_or_none(said, deepfake=deepfake, artifacts=artifacts) == said, (family, form)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("Did someone tamper with the right cheek?", "region/forged"),
+        ("Nothing wrong with the eyes, is there?", "region/natural"),
+        ("Is the nose without artifacts?", "region/natural"),
+        ("Can you just check the eyes?", "region/natural"),
+    ],
+)
+def test_words_that_look_alike_change_nothing(text: str, form: str) -> None:
+    sure = {"region/forged": 5.0, "region/natural": 0.0} | {form: 9.0}
+
+    asked = understood(text, sure)
+
+    assert f"{asked.family}/{asked.form}" == form
+
+
+def test_a_side_that_was_stated_is_kept() -> None:
+    says = understood("It is fake, right?", {"challenge/says_fake": 9.0, "challenge/says_real": 0.0})
+
+    assert says.form == "says_fake"
 
 
 def test_why_it_is_undecided_is_said() -> None:

@@ -38,7 +38,11 @@ def twos_in(folder: Path, split: str, *, without: Collection[str] = ()) -> Twos:
 
 
 class StoredTwos:
-    """The twos of one split of a DFA-Instruct folder. Each is mirrored by chance."""
+    """The twos of one split of a DFA-Instruct folder. Each is mirrored by chance.
+
+    A two whose other half was left out as repeated is not used. A mask that lies wholly on one side of a half was not
+    stored, and is unknown.
+    """
 
     def __init__(self, folder: Path, split: str, *, without: Collection[str] = ()) -> None:
         self.folder = folder
@@ -48,6 +52,8 @@ class StoredTwos:
             if entry.split == split:
                 found.setdefault(entry.id.rpartition("-")[0], []).append(entry)
         out = set(without)
+        if any(len(two) > 2 for two in found.values()):
+            raise SetupProblem(f"{folder} holds two pictures of one name: folders were put together.")
         self.entries = [
             (two[0], two[1])
             for two in found.values()

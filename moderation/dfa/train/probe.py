@@ -221,7 +221,8 @@ def distances_left_out(stored: Stored, *, seed: int = 0) -> np.ndarray:
 def by_quality(stored: Stored, *, folds: int = 5) -> np.ndarray:
     """(N,): for every face, the logit of a verdict that knows only quality: the measures and their products.
 
-    It is fitted without the face itself but with others of its source, so it shows the most that quality can tell.
+    It is fitted without the face itself but with others of its source, so it shows the most that quality can tell. A
+    two that was drawn twice from stored ones may be in two folds.
     """
     quality = np.log1p(stored.quality)
     even = (quality - quality.mean(axis=0)) / (quality.std(axis=0) + 1e-6)

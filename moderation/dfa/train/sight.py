@@ -327,7 +327,7 @@ def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: P
 def _first_features(
     model: Sight, faces: Path, plan: SightPlan, *, bf16: bool, device: torch.device
 ) -> Tensor:
-    """(N, L·D): features of faces that no step draws, the same in every process."""
+    """(N, L·D): features of faces that are drawn beside the steps, the same in every process."""
     model.to(device)
     aside = replace(plan, seed=plan.seed + 1_000_003, steps=max(plan.known // (2 * plan.twos), 1))
     features: list[Tensor] = []

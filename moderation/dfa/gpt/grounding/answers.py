@@ -14,6 +14,7 @@ from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import (
     NOUNS,
     Noun,
+    strength_band,
     touch_of,
     worded,
     worded_together,
@@ -280,7 +281,7 @@ def places(artifacts: Iterable[Shown]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def parts(artifacts: Iterable[Shown]) -> str:
+def _parts(artifacts: Iterable[Shown]) -> str:
     """What to look at, in words: "the edge of the face, the nose and the mouth"."""
     return re.sub(r"\b(?:at|in) the\b", "the", places(artifacts))
 
@@ -303,7 +304,7 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
     if known.whole:
         return noun.inflected(_whole_picture(question))
     if shown is not None and question.form == "effect":
-        return noun.inflected(_effect(shown, known))
+        return _effect(shown, known)
     if shown is not None:
         return noun.inflected(_there(question, shown.sentence, shown.touch.kind))
     if known.regional:
@@ -313,13 +314,15 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
 
 def _effect(shown: Shown, known: Known) -> str:
     """The answer to a question about how much a region counts."""
-    effect = shown.effect
+    effect, noun = shown.effect, NOUNS[shown.touch.region]
     if effect is None or known.score is None:
-        return f"I did not measure how much {{the}} {{count}}; {_small(shown.sentence)}."
-    verb = "falls" if effect.score_without < known.score else "rises"
-    return (
-        f"With {{the}} hidden the score {verb} from {known.score:.2f} to {effect.score_without:.2f}; with as large a "
-        f"control region hidden it is {effect.control_score:.2f}."
+        return noun.inflected(f"I did not measure how much {{the}} {{count}}; {_small(shown.sentence)}.")
+    before, after = f"{known.score:.2f}", f"{effect.score_without:.2f}"
+    change = f"falls from {before} to {after}" if after < before else f"rises from {before} to {after}"
+    change = f"stays at {after}" if after == before else change
+    return noun.inflected(
+        f"With {{the}} hidden the score {change}; with as large a control region hidden it is "
+        f"{effect.control_score:.2f}."
     )
 
 
@@ -379,7 +382,7 @@ def _clean(question: Question) -> str:
                 "No, nothing {at} {the} looks forged.",
                 "No, I find no trace of forgery {at} {the}.",
             )
-        case "open":
+        case "open" | "effect":
             return _worded(
                 question,
                 "I see no artifact {at} {the}.",
@@ -406,7 +409,7 @@ def _whole_picture(question: Question) -> str:
                 "Yes, the whole picture looks generated, {the} included.",
                 "Yes, {the} {look} generated, like the whole picture.",
             )
-        case "open" | "wrong":
+        case "open" | "wrong" | "effect":
             return _worded(
                 question,
                 "The whole picture looks generated, {the} included.",
@@ -439,10 +442,12 @@ def _compare(question: Question, known: Known) -> str:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {both}{rest}."
     if len(shown) == 2:
-        listed = _listed(shown, known)
+        strong, weak = sorted(shown, key=_weakness)
+        listed = _listed([strong, weak], known)
         if question.form == "each":
             return _capital(f"{listed}.")
-        return f"{'Rather ' + _place(shown[0].touch.region) if ';' in listed else 'Both alike'}: {listed}."
+        even = strength_band(strong.touch.strength) == strength_band(weak.touch.strength)
+        return f"{'Both alike' if even else 'Rather ' + _place(strong.touch.region)}: {listed}."
     clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
     return f"{shown[0].sentence} I see no artifact in the {clean.word}."
 
@@ -552,7 +557,7 @@ def _certainty(question: Question, known: Known) -> str:
         )
     if not known.regional:
         return f"{told}; {score}."
-    return f"{told}; {score}, and the clearest artifact is {places((known.artifacts or ())[:1])}."
+    return f"{told}; {score}, and the clearest artifact is {places(sorted(known.artifacts or (), key=_weakness)[:1])}."
 
 
 def _score(known: Known) -> str:
@@ -566,7 +571,7 @@ def _score(known: Known) -> str:
 
 def _next(known: Known) -> str:
     """The answer to a question about what a person should look at or do."""
-    look = f"closely at {parts(known.artifacts or ())}" if known.regional else "at the face in full size"
+    look = f"closely at {_parts(known.artifacts or ())}" if known.regional else "at the face in full size"
     return f"Look {look}, and search for other copies of the picture; the decision is yours."
 
 
@@ -592,10 +597,15 @@ def _counter(question: Question, known: Known) -> str:
     return f"I see nothing that speaks against a forgery: {_clearest(known)}."
 
 
+def _weakness(shown: Shown) -> float:
+    """A key that sorts the strongest first."""
+    return -shown.touch.strength
+
+
 def _clearest(known: Known) -> str:
     """The clearest artifact of a deepfake, within a sentence."""
     if known.artifacts:
-        return _small(known.artifacts[0].sentence)
+        return _small(min(known.artifacts, key=_weakness).sentence)
     return "the whole picture looks generated" if known.whole else "the face as a whole looks forged"
 
 
@@ -634,7 +644,8 @@ def _listed(artifacts: Sequence[Shown], known: Known) -> str:
     """The sentences of these artifacts of a face in one, without its full stop."""
     facts = [shown.touch for shown in known.artifacts or ()]
     first, *others = map(_small, worded_together([shown.touch for shown in artifacts], facts))
-    return "; ".join([first, *(_COMPARED.sub("", other) for other in others)])
+    said = _COMPARED.search(first) is not None
+    return "; ".join([first, *(_COMPARED.sub("", other) if said else other for other in others)])
 
 
 def _summary(question: Question, known: Known) -> str:
@@ -674,20 +685,18 @@ def _places(question: Question, known: Known) -> str:
         }.get(question.form, "In no single region: the whole picture looks generated.")
     if not known.artifacts:
         return "I cannot point to one region; I take the face as a whole for a deepfake."
-    where = places(known.artifacts)
+    where, ranked = places(known.artifacts), sorted(known.artifacts, key=_weakness)
     match question.form:
+        case "least" | "rank" if len(ranked) == 1:
+            return f"There is only one: {_small(ranked[0].sentence)}."
         case "where":
-            return _worded(question, f"The artifacts are {where}.", f"Look at {parts(known.artifacts)}.")
+            return _worded(question, f"The artifacts are {where}.", f"Look at {_parts(known.artifacts)}.")
         case "most":
-            return _worded(
-                question, known.artifacts[0].sentence, f"Above all, {_small(known.artifacts[0].sentence)}."
-            )
+            return _worded(question, ranked[0].sentence, f"Above all, {_small(ranked[0].sentence)}.")
         case "least":
-            return (
-                f"The weakest is the last of {len(known.artifacts)}: {_small(known.artifacts[-1].sentence)}."
-            )
+            return f"The weakest of {len(ranked)}: {_small(ranked[-1].sentence)}."
         case "rank":
-            return f"From the clearest on: {parts(known.artifacts)}."
+            return f"From the clearest on: {_parts(ranked)}."
         case "list":
             return _capital(f"{_listed(known.artifacts, known)}.")
         case "count":

@@ -83,8 +83,8 @@ _HERE = "\0"
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
 #: Families whose questions have a word for what they are about.
 _WORDED = frozenset({*ASPECTS, "score"})
-#: Added to an intent's logit when the question names what the intent is about, more for a thing that is seen in the
-#: face; and taken from it when such a thing is not named.
+#: Added to an intent's logit when the question names a region or a technique, more when it has a word for the family;
+#: and taken from it when a family's word is missing.
 _NAMED, _SEEN, _MISSING = 3.0, 5.0, 1.0
 #: Forms that take a side, each with its opposite.
 _OPPOSITE: Mapping[str, str] = {
@@ -139,7 +139,7 @@ def _weight(intent: str, text: str, named: Named) -> float:
     if family == _REGIONAL and not asks_for(form, text):
         return -_NAMED
     if family in _TECHNICAL:
-        return _NAMED * (bool(named.techniques) or 2 * (family in named.about))
+        return _SEEN if family in named.about else _NAMED * bool(named.techniques)
     if named.nouns:  # "The colour of the cheeks" is about the cheeks
         return _NAMED * (family in {_REGIONAL, _TWO})
     if family in _WORDED:

@@ -39,8 +39,8 @@ _ABOUT: Mapping[str, str] = {
     "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
-    "skin": r"skin|complexion|pores?|wrinkles|fine lines|nois[ey]\w*|grain\w*",
-    "certainty": r"percent\w*|confiden\w+|certain\w*|chances?|odds|bet|doubt\w*|borderline|0?\.\d+"
+    "skin": r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
+    "certainty": r"percent\w*|confiden\w+|certain\w*|chances?|odds|bet|doubt\w*|borderline|0\.\d+"
     r"|(?:good|perfect|clever) (?:deep ?)?fake|(?:are|r) (?:you|u) (?:\w+ )?sure"
     r"|\d+ ?%",
     "score": r"scores?|lean\w*|best guess|likelier",
@@ -48,8 +48,8 @@ _ABOUT: Mapping[str, str] = {
     "otherwise": r"compress\w*|filters?|make-?up|beauty|botox|surgery|low resolution|webcam",
     "plain": r"plain\w*|simpl\w+|easy|easier|jargon|fancy|as if|layman|grandm\w+|nan|mum|mother|child",
     "counter": r"other side|opposite|advocate|contrary|against",
-    "counter/change": r"would help|chang\w+ your mind|convince you",
-    "limits": r"limits?|limitations?|weakness\w*|blind spots?|fool\w*|trick\w*|accura\w+|reliab\w+|rely|how often"
+    "counter/change": r"would help|convince you",
+    "limits": r"limits?|limitations?|weakness\w*|blind spots?|(?:fool|trick)\w* you|accura\w+|rely|how often"
     r"|trust\w*(?! (?:this|the) (?:face|picture|image|photo))"
     r"|you (?:\w+ )?miss\w*|error rates?|bias\w*|affects? your|influences? your|believe you",
     "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
@@ -59,11 +59,11 @@ _ABOUT: Mapping[str, str] = {
     "sanction": r"escalat\w+|close (?:the|this) case|laws?|(?:il)?legal\w*|court",
     "intent": r"jok\w+|prank|consent\w*|permission|agreed? to|on purpose",
     "orders": r"restore|enhance|translate",
-    "attributes": r"how old|married|ethnicity|race|gender|nationality",
+    "attributes": r"how old(?!.*(?:photo|picture|image))|married|ethnicity|race|gender|nationality",
     "reasons": r"evidence|reasoning|rationale|justif\w+|grounds|basis|wrong with (?:it|this|that)"
     r"|why (?:can.?t|cannot|could.?n.t|are|were|did.?n.t) (?:you|it)",
     "places/most": r"most|strongest|clearest|worst|strong|severe|subtle|obvious|pronounced"
-    r"|(?:single|main|one|best) (?:reason|artifact|sign|thing)",
+    r"|(?:single|main|best) (?:reason|artifact|sign|thing)",
     "places/least": r"least|weakest|faintest|mildest|slightest",
     "places/more": r"(?:which|what) (?:parts?|regions?|areas?) (?:is|are|looks?|seems?) (?:fine|clean|ok\w*|natural"
     r"|untouched|genuine|unchanged|intact|clear)",
@@ -96,9 +96,8 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     about = {what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)}
     if techniques or _WHO.match(text):
         about.discard("verdict")
-    if (
-        "limits" in about
-    ):  # "Can I trust the score?" asks for more than the score, "Are you biased by skin?" for more than skin
+    # "Can I trust the score?" asks for more than the score, and "Are you biased by skin?" for more than skin.
+    if "limits" in about:
         about -= {"score", *ASPECTS}
     return Named(nouns, techniques, frozenset(about))
 

@@ -11,12 +11,12 @@ from moderation.dfa.gpt.grounding.answers import ASPECTS
 
 #: Phrases that mean one thing, whatever else is said: to intents, "family/form".
 _PHRASES: Mapping[str, str] = {
-    r"\b(?:heat|evidence)[- ]?map|\b(?:the|your) (?:map|overlay)\b": "about/map",
+    r"\b(?:heat|evidence)[- ]?map|\b(?:the|your) map\b|\byour overlay\b": "about/map",
     r"^\W*(?:really|seriously|honestly|sure)\W*$": "certainty/open",
     r"\bbiase?d?\b": "limits/open",
     r"^\W*(?:the |your )?verdict\b\W*(?:please|pls)?\W*$": "verdict/open",
     r"\bwhere (?:\w+ )?(?:in|on) the (?:picture|image|photo|face)\b": "places/where",
-    r"\b(?:any|some)thing else\b": "places/more",
+    r"\banything else\b(?! than)": "places/more",
     r"\brank\w*\b|\bin (?:what|which) order\b": "places/rank",
     r"\bagainst (?:it|this|that) being (?:an? )?(?:real|genuine|authentic|bona fide)": "reasons/open",
     r"\bmore (?:fake|forged|real|genuine) or more\b": "score/value",
@@ -39,17 +39,26 @@ _PARTS = frozenset({"region", *ASPECTS})
 _REGION, _VERDICT, _TECHNIQUE, _CHALLENGE = (
     frozenset({family}) for family in ("region", "verdict", "technique_named", "challenge")
 )
+#: The text names no side: "It is fake, right?" says what it says.
+_NO_VERDICT = r"^(?!.*\b(?:real|genuine|authentic|fake|forged|deepfake|manipulated|generated)\b)"
 #: The first rule that holds decides.
 _RULES = (
     # "Genuine or forged" has no yes. Of a swapped face it is as true as not that a machine generated it.
-    _Rule(_VERDICT, r"\b(?:or|AI|artificial|computer|machine|generated)\b|^\W*nothing\b", "", "open"),
+    _Rule(_VERDICT, r"\b(?:or|AI|artificial|computer|machine|generated)\b", "", "open"),
     _Rule(
         _REGION,
-        r"\b(?:hid(?:e|den|ing)|without|remov\w+|cover\w*|matters?|weighs?|weight|counts?|depends?)\b",
+        r"\b(?:if|when|with)\b.*\b(?:hid(?:e|den|ing)|remov\w+|cover\w*)\b|\bwithout the (?!artifact|trace)"
+        r"|\bhow (?:much|far|strongly)\b.*\b(?:matters?|weighs?|counts?|depends?)\b",
         "",
         "effect",
     ),
-    _Rule(_REGION, r"\b(?:only|just|solely|alone)\b", "places", "more", but_not="natural"),
+    _Rule(
+        _REGION,
+        r"^\W*(?:is|are|was|were) (?:it |this |that )?(?:only|just|solely)\b",
+        "places",
+        "more",
+        but_not="natural",
+    ),
     _Rule(
         _TECHNIQUE, r"^\W*(?:which|what) (?:\w+ )?(?:features?|parts?|regions?|areas?)\b", "places", "where"
     ),
@@ -57,37 +66,36 @@ _RULES = (
     # Two regions that are named and not compared are only listed.
     _Rule(
         frozenset({"compare"}),
-        r"^(?!.*\b(?:than|compar\w+|versus|vs|which|or|worse|more|most|less|same|differ\w*|match\w*|consistent|fits?"
-        r"|equal\w*|alike)\b)",
+        r"^(?!.*\b(?:than|compar\w+|versus|vs|which|or|worse|more|most|less)\b)",
         "",
         "each",
     ),
     _Rule(
         _PARTS,
-        r"\b(?:did|have|do) you (?:also )?(?:look|check|examin|inspect|see|consider|analy[sz])\w*",
+        r"\b(?:did|have) you (?:also )?(?:look|check|examin|inspect|analy[sz])\w*",
         "",
         "open",
     ),
     _Rule(
         _CHALLENGE,
-        r"\bsee (?:that|it|any)|\bbelieve|\bsense\b|convinced|disagree|(?:not|n.t) (?:agree|right)",
+        rf"{_NO_VERDICT}.*(?:(?:not|n.t) (?:see|believe|agree)|\bsense\b|convinced|disagree)",
         "",
         "disagrees",
     ),
-    _Rule(_CHALLENGE, r"\b(?:agree|right)\b", "", "agrees"),
+    _Rule(_CHALLENGE, rf"{_NO_VERDICT}.*\b(?:agree|right)\b", "", "agrees"),
     _Rule(frozenset({"maker"}), r"\b(?:are|built|made|created|trained|runs|designed) you\b", "about", "open"),
 )
 #: Words that say which way round a question about a part is, where it can have a yes.
 _YES_OR_NO = r"^\W*(?:(?:and|so|but) )?(?:is|are|was|were|do|does|did|has|have)\b"
 _SOUND = (
-    r"\b(?:natural|normal|ok(?:ay)?|fine|real|genuine|right|consistent|legit|clean|sound|intact|authentic"
-    r"|match\w*)\b"
+    r"\b(?:natural|normal|ok(?:ay)?|fine(?! (?:lines?|detail|noise))|real|genuine|consistent|legit|clean|sound|intact"
+    r"|authentic|match\w*)\b"
 )
 _UNSOUND = (
     r"\b(?:fake|forged|edited|altered|manipulated|weird|strange|odd|wrong|off|suspicious|swapped|pasted|too|unnatural"
-    r"|changed|touched|drawn|plastic|bad|generated|inconsisten\w+|mismatch\w*)\b"
+    r"|changed|touched|plastic|bad|generated|inconsisten\w+|mismatch\w*)\b"
 )
-_NOT = r"\b(?:not|never)\b|n.t\b"
+_NOT = r"\b(?:not|never|nothing|no|none|free of|without)\b|n.t\b"
 
 
 def as_put(family: str, form: str, text: str) -> tuple[str, str]:
