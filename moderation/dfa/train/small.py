@@ -515,7 +515,7 @@ Afterwards the tower was trained on with every source ({sight} faces more): thes
 {strangers}
 The last column shows what numbers that look at no face would reach on the same pictures: .5 is what one wants.
 
-## On every other source, left out of the verdict
+## On every source, left out of the verdict
 
 The tower had seen these; the verdict that reads it was fitted without the source, or for the lab without what was done
 to the face. Faces are drawn as in training, degraded and each two alike, or served: cropped as the worker crops them.
