@@ -223,7 +223,7 @@ places/list technique_meant/open technique_named/named challenge/says_real chall
 attributes/open who/open sanction/open intent/open technique/open region/open
 """
 #: A head that finds everything as likely as everything else.
-LEVEL = dict.fromkeys(_INTENTS.split(), 0.0)
+LEVEL: dict[str, float] = dict.fromkeys(_INTENTS.split(), 0.0)
 
 
 @pytest.mark.parametrize(
