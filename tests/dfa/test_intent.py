@@ -254,6 +254,8 @@ LEVEL: dict[str, float] = dict.fromkeys(_INTENTS.split(), 0.0)
         ("Mouth, nose - anything else?", "places/more"),
         ("Where in the picture is it?", "places/where"),
         ("verdict pls", "verdict/open"),
+        ("who dis", "who/open"),
+        ("Count the artifacts.", "places/count"),
         ("Should I escalate it?", "sanction/open"),
         ("Was it a joke?", "intent/open"),
         ("On what grounds?", "reasons/open"),

@@ -16,6 +16,8 @@ _PHRASES: Mapping[str, str] = {
     r"\bbiase?d?\b": "limits/open",
     r"^\W*(?:the |your )?verdict\b\W*(?:please|pls)?\W*$": "verdict/open",
     r"\bwhere (?:\w+ )?(?:in|on) the (?:picture|image|photo|face)\b": "places/where",
+    r"^\W*who (?:dis|dat|(?:is|are) (?:this|that|it|he|she|they))\b": "who/open",
+    r"\bcount the (?:flaw|artifact|fault|trace)": "places/count",
     r"\banything else\b(?! than)": "places/more",
     r"\brank\w*\b|\bin (?:what|which) order\b": "places/rank",
     r"\bagainst (?:it|this|that) being (?:an? )?(?:real|genuine|authentic|bona fide)": "reasons/open",
