@@ -9,7 +9,7 @@ from moderation.analysis import Technique
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
 from moderation.dfa.instruct.examples import Example, Examples
-from moderation.dfa.instruct.stored import StoredTwos, twos_in
+from moderation.dfa.instruct.stored import ForgedTwos, StoredTwos, twos_in
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_pool, write_pool
 
@@ -29,55 +29,68 @@ def drawn() -> list[tuple[Example, Example]]:
     return [examples.two(np.random.default_rng([5, number])) for number in range(TWOS)]
 
 
-class Chosen:
-    """Random numbers that were chosen: a two, and whether it is mirrored."""
-
-    def __init__(self, *numbers: int) -> None:
-        self.numbers = list(numbers)
-
-    def integers(self, _: int) -> int:
-        return self.numbers.pop(0)
-
-
-def read(folder: Path, number: int, *, mirrored: bool) -> tuple[Example, Example]:
-    return StoredTwos(folder, "train").two(Chosen(number, mirrored))  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def stored(folder: Path) -> list[tuple[Example, Example]]:
+    """Every two once, in the order in which they were drawn, as it was stored."""
+    twos = StoredTwos(folder, "train")
+    return [
+        (twos._example(bona_fide, mirrored=False), twos._example(forged, mirrored=False))
+        for bona_fide, forged in twos.entries
+    ]
 
 
-def test_what_is_known_comes_back(folder: Path, drawn: list[tuple[Example, Example]]) -> None:
-    for number, two in enumerate(drawn):
-        for stored, example in zip(read(folder, number, mirrored=False), two, strict=True):
+def test_what_is_known_comes_back(
+    stored: list[tuple[Example, Example]], drawn: list[tuple[Example, Example]]
+) -> None:
+    for two, again in zip(drawn, stored, strict=True):
+        for example, read in zip(two, again, strict=True):
             for name in ("deepfake", "technique", "origin", "group"):
-                assert getattr(stored, name) == getattr(example, name)
-            assert (stored.facts is None) == (example.facts is None)
-            for one, other in zip(stored.facts or (), example.facts or (), strict=True):
+                assert getattr(read, name) == getattr(example, name)
+            assert (read.facts is None) == (example.facts is None)
+            for one, other in zip(read.facts or (), example.facts or (), strict=True):
                 assert (one.region, one.kind) == (other.region, other.kind)
                 assert one.strength == pytest.approx(other.strength, abs=1e-3)
 
 
-def test_pixels_and_masks_come_back_nearly(folder: Path, drawn: list[tuple[Example, Example]]) -> None:
-    for number, two in enumerate(drawn):
-        for stored, example in zip(read(folder, number, mirrored=False), two, strict=True):
-            assert np.abs(stored.pixels.astype(int) - example.pixels).mean() < 3
-            assert (stored.mask is None) == (example.mask is None)
-            if (
-                stored.mask is not None
-                and example.mask is not None
-                and example.technique is not Technique.EFS
-            ):
-                np.testing.assert_allclose(stored.mask, example.mask, atol=0.01)
+def test_pixels_and_masks_come_back_nearly(
+    stored: list[tuple[Example, Example]], drawn: list[tuple[Example, Example]]
+) -> None:
+    for two, again in zip(drawn, stored, strict=True):
+        for example, read in zip(two, again, strict=True):
+            assert np.abs(read.pixels.astype(int) - example.pixels).mean() < 3
+            assert (read.mask is None) == (example.mask is None)
+            if read.mask is not None and example.mask is not None and example.technique is not Technique.EFS:
+                np.testing.assert_allclose(read.mask, example.mask, atol=0.01)
+
+
+def test_each_comes_once_before_one_comes_again(folder: Path, stored: list[tuple[Example, Example]]) -> None:
+    twos = StoredTwos(folder, "train")
+    kept = [bona_fide.pixels for bona_fide, _ in stored]
+
+    for turn in (0, 1):
+        came = [twos.number(number, 3)[0].pixels for number in range(turn * TWOS, (turn + 1) * TWOS)]
+        places = [
+            next(place for place, one in enumerate(kept) if same_or_mirrored(one, other)) for other in came
+        ]
+        assert sorted(places) == list(range(TWOS))
+
+
+def same_or_mirrored(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other) or np.array_equal(one[:, ::-1], other)
 
 
 def test_both_of_a_two_are_mirrored_with_their_masks(folder: Path) -> None:
-    for number in range(TWOS):
-        plain, mirrored = (read(folder, number, mirrored=each) for each in (False, True))
-        for one, other in zip(plain, mirrored, strict=True):
+    twos = StoredTwos(folder, "train")
+    for two in twos.entries:
+        for entry in two:
+            one, other = (twos._example(entry, mirrored=mirrored) for mirrored in (False, True))
             np.testing.assert_array_equal(one.pixels[:, ::-1], other.pixels)
             if one.mask is not None and other.mask is not None:
                 np.testing.assert_array_equal(one.mask[:, ::-1], other.mask)
 
 
-def test_equal_numbers_draw_equal_twos(folder: Path) -> None:
-    once, again = (StoredTwos(folder, "train").two(np.random.default_rng(3)) for _ in range(2))
+def test_equal_numbers_give_equal_twos(folder: Path) -> None:
+    once, again = (StoredTwos(folder, "train").number(4, 3) for _ in range(2))
 
     for one, other in zip(once, again, strict=True):
         np.testing.assert_array_equal(one.pixels, other.pixels)
@@ -100,8 +113,16 @@ def test_a_folder_says_itself_how_it_draws(folder: Path, tmp_path: Path) -> None
     pool = write_pool(a_pool(), tmp_path / "pool")
 
     assert isinstance(twos_in(folder, "train"), StoredTwos)
-    assert isinstance(twos_in(pool, "train"), Examples)
+    assert isinstance(twos_in(pool, "train"), ForgedTwos)
     with pytest.raises(SetupProblem):
         twos_in(tmp_path, "train")
     with pytest.raises(SetupProblem):
         twos_in(folder, "test")
+
+
+def test_folders_that_were_put_together_are_refused(folder: Path, tmp_path: Path) -> None:
+    manifest = (folder / "manifest.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "manifest.jsonl").write_text(manifest + manifest, encoding="utf-8")
+
+    with pytest.raises(SetupProblem):
+        StoredTwos(tmp_path, "train")

@@ -15,30 +15,41 @@ from moderation.analysis import Label, Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.instruct.builder import Entry, read_picture
 from moderation.dfa.instruct.examples import SIZE, Example, Examples
-from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.pool import open_pool
 from moderation.errors import SetupProblem
 
 
 class Twos(Protocol):
-    """What draws twos: equal random numbers draw equal ones."""
+    """Twos by their numbers: the same number and seed give the same two in every process."""
 
-    def two(self, rng: Rng) -> tuple[Example, Example]: ...
+    def number(self, number: int, seed: int) -> tuple[Example, Example]:
+        """A bona fide and a forged example with the same quality and chain."""
+        ...
 
 
 def twos_in(folder: Path, split: str, *, without: Collection[str] = ()) -> Twos:
-    """What draws twos from a folder: a pool forges them, a DFA-Instruct folder holds them.
+    """The twos of a folder: of a pool they are forged when they are asked for, a DFA-Instruct folder holds them.
 
     `without` names folders of sources, or lab techniques ("lab/FS"). Raise SetupProblem when the folder is neither, or
     when nothing is left.
     """
     if (folder / "manifest.jsonl").is_file():
         return StoredTwos(folder, split, without=without)
-    return Examples(open_pool(folder), split, without=without)
+    return ForgedTwos(Examples(open_pool(folder), split, without=without))
+
+
+class ForgedTwos:
+    """Twos of a pool. Each is drawn and forged anew."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def number(self, number: int, seed: int) -> tuple[Example, Example]:
+        return self.examples.two(np.random.default_rng([seed, number]))
 
 
 class StoredTwos:
-    """The twos of one split of a DFA-Instruct folder. Each is mirrored by chance.
+    """The twos of one split of a DFA-Instruct folder. Each comes once before one comes again, mirrored by chance.
 
     A two whose other half was left out as repeated is not used. A mask that lies wholly on one side of a half was not
     stored, and is unknown.
@@ -62,10 +73,11 @@ class StoredTwos:
         if not self.entries:
             raise SetupProblem(f"{folder} holds no bona fide and forged two of the split {split}.")
 
-    def two(self, rng: Rng) -> tuple[Example, Example]:
-        """A bona fide and a forged example, as they were drawn together."""
-        bona_fide, forged = self.entries[rng.integers(len(self.entries))]
-        mirrored = bool(rng.integers(2))
+    def number(self, number: int, seed: int) -> tuple[Example, Example]:
+        turn, place = divmod(number, len(self.entries))
+        order = np.random.default_rng([seed, turn]).permutation(len(self.entries))
+        bona_fide, forged = self.entries[order[place]]
+        mirrored = bool(np.random.default_rng([seed, turn, place]).integers(2))
         return self._example(bona_fide, mirrored=mirrored), self._example(forged, mirrored=mirrored)
 
     def _example(self, entry: Entry, *, mirrored: bool) -> Example:

@@ -68,7 +68,7 @@ class Faces(Dataset[list[Example]]):
         if self._twos is None:
             torch.set_num_threads(1)
             self._twos = twos_in(self.faces, "train", without=self.without)
-        return list(self._twos.two(np.random.default_rng([self.seed, number])))
+        return list(self._twos.number(number, self.seed))
 
 
 def _side_by_side(twos: list[list[Example]]) -> list[Example]:
@@ -221,8 +221,7 @@ def distances_left_out(stored: Stored, *, seed: int = 0) -> np.ndarray:
 def by_quality(stored: Stored, *, folds: int = 5) -> np.ndarray:
     """(N,): for every face, the logit of a verdict that knows only quality: the measures and their products.
 
-    It is fitted without the face itself but with others of its source, so it shows the most that quality can tell. A
-    two that was drawn twice from stored ones may be in two folds.
+    It is fitted without the face itself but with others of its source, so it shows the most that quality can tell.
     """
     quality = np.log1p(stored.quality)
     even = (quality - quality.mean(axis=0)) / (quality.std(axis=0) + 1e-6)

@@ -125,7 +125,7 @@ class Drawn(Dataset[dict[str, Tensor]]):
         if self._twos is None:
             torch.set_num_threads(1)
             self._twos = twos_in(self.faces, "train", without=self.plan.without)
-        return as_tensors(self._twos.two(np.random.default_rng([self.plan.seed, number])))
+        return as_tensors(self._twos.number(number, self.plan.seed))
 
 
 def batches(faces: Path, plan: SightPlan, *, first: int, rank: int, world: int) -> Iterator[Batch]:

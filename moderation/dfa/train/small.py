@@ -79,7 +79,7 @@ class SmallPlan:
     without: SightPlan = field(default_factory=lambda: SightPlan(steps=900, warmup=30, without=STRANGERS))
     sight: SightPlan = field(default_factory=lambda: SightPlan(steps=1350, seed=1, rate=3e-4, warmup=30))
     #: Faces that the verdict is fitted on.
-    faces: int = 10860
+    faces: int = 2 * 10860
     #: Forged faces that the findings are fitted on, at most: each takes 1.2 MB of memory.
     described: int = 1600
     #: The paper's recipe at this model's size.

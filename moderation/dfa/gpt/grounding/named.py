@@ -51,7 +51,7 @@ _ABOUT: Mapping[str, str] = {
     "counter/change": r"would help|convince you",
     "limits": r"limits?|limitations?|weakness\w*|blind spots?|(?:fool|trick)\w* you|accura\w+|rely|how often"
     r"|trust\w*(?! (?:this|the) (?:face|picture|image|photo))"
-    r"|you (?:\w+ )?miss\w*|error rates?|bias\w*|affects? your|influences? your|believe you",
+    r"|you (?:\w+ )?miss\w*|error rates?|affects? your|influences? your|believe you",
     "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
     r"|(?:not|un)\W?convinced|disagree|agree",
     "maker": r"StyleGAN\w*|Midjourney|DALL.?E|Stable Diffusion|DeepFaceLab|Roop|Firefly|FLUX",
@@ -68,7 +68,7 @@ _ABOUT: Mapping[str, str] = {
     "places/more": r"(?:which|what) (?:parts?|regions?|areas?) (?:is|are|looks?|seems?) (?:fine|clean|ok\w*|natural"
     r"|untouched|genuine|unchanged|intact|clear)",
     "places/where": r"symmetr\w+|proportion\w*|left and (?:the )?right",
-    "places/list": r"second|third|rank\w*|one by one|all of them",
+    "places/list": r"second|third|one by one|all of them",
     "technique_meant": r"what(?:'s| is| are| does)(?: an?)? deep ?fakes?(?: mean)?\W*$|define deep ?fakes?",
 }
 #: The words for what the special forms of a question about a region ask.
@@ -96,7 +96,7 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     about = {what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)}
     if techniques or _WHO.match(text):
         about.discard("verdict")
-    # "Can I trust the score?" asks for more than the score, and "Are you biased by skin?" for more than skin.
+    # "Can I trust the score?" asks for more than the score, "Does skin affect your result?" for more than skin.
     if "limits" in about:
         about -= {"score", *ASPECTS}
     return Named(nouns, techniques, frozenset(about))

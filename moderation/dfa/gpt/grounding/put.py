@@ -13,7 +13,7 @@ from moderation.dfa.gpt.grounding.answers import ASPECTS
 _PHRASES: Mapping[str, str] = {
     r"\b(?:heat|evidence)[- ]?map|\b(?:the|your) map\b|\byour overlay\b": "about/map",
     r"^\W*(?:really|seriously|honestly|sure)\W*$": "certainty/open",
-    r"\bbiase?d?\b": "limits/open",
+    r"\bbias\w*": "limits/open",
     r"^\W*(?:the |your )?verdict\b\W*(?:please|pls)?\W*$": "verdict/open",
     r"\bwhere (?:\w+ )?(?:in|on) the (?:picture|image|photo|face)\b": "places/where",
     r"^\W*who (?:dis|dat|(?:is|are) (?:this|that|it|he|she|they))\b": "who/open",
