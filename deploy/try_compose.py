@@ -225,7 +225,6 @@ class _Trial:
         data, temporary = stack.folder / "data", stack.folder / "tmp"
         for place in (data, temporary):
             place.mkdir(parents=True, exist_ok=True)
-        # The longest first: a name is part of a longer one.
         self.substitutions = {
             "redis://redis:6379": f"redis://127.0.0.1:{self._broker}",
             "http://store:8080": f"http://127.0.0.1:{self._store}",
@@ -321,12 +320,11 @@ class _Trial:
         return own
 
     def _here(self, text: str) -> str:
-        for there, here in self.substitutions.items():
-            # A folder within another program's path is not the container's.
-            text = re.sub(
-                rf"(?<![\w.]){re.escape(there)}" if there.startswith("/") else re.escape(there), here, text
-            )
-        return text
+        """The text with what has to differ. A substitute is not read again: it may lie below a /tmp/ of ours."""
+        # The longest first, for a name is part of a longer one. A folder within a program's path is no container's.
+        names = sorted(self.substitutions, key=len, reverse=True)
+        there = "|".join((r"(?<![\w.])" if name.startswith("/") else "") + re.escape(name) for name in names)
+        return re.sub(there, lambda found: self.substitutions[found[0]], text)
 
     def _wait_until_done(self, service: Service) -> None:
         try:
