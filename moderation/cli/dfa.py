@@ -227,9 +227,11 @@ def sight(
 ) -> None:
     """Tune the tower of the packaged base. On many devices: `accelerate launch -m moderation.cli.main …`."""
     from moderation.dfa.gpt.base import BASE_DIGEST, base_of
-    from moderation.dfa.train.sight import SightPlan, train_sight
+    from moderation.dfa.train.sight import READ, SightPlan, train_sight
 
-    plan = SightPlan(steps=steps, twos=twos, loaders=loaders, seed=seed, without=tuple(without or ()))
+    plan = SightPlan(
+        steps=steps, twos=twos, loaders=loaders, seed=seed, without=tuple(without or ()), layers=READ
+    )
     train_sight(base_of(BASE_DIGEST), pool, out, plan, after=after)
     typer.echo(f"sight: {out}")
 

@@ -67,3 +67,32 @@ def test_a_pool_that_does_not_fit_is_refused(side: int, scaled_llava: BundleSpec
 
     with pytest.raises(BundleMismatch, match=r"image\.pool"):
         load_bundle(read_bundle(folder), device=CPU, dtype=torch.float32)
+
+
+def reading(bundle: BundleSpec, folder: Path, layers: list[int]) -> BundleSpec:
+    return write_card(replace(bundle, folder=folder, image=replace(bundle.image, layers=tuple(layers))))
+
+
+def test_the_layers_that_a_bundle_names_are_read_and_are_part_of_its_digest(tmp_path: Path) -> None:
+    plain = random_bundle(tmp_path / "plain", "small-tiny", seed=5)
+    other = reading(plain, copy_of(plain, tmp_path / "other"), [2, 1])
+    assert read_bundle(other.folder) == other
+    assert other.digest != plain.digest
+    pixels = torch.randn(1, 3, plain.image.size, plain.image.size)
+
+    model = load_bundle(other, device=CPU, dtype=torch.float32).model
+    with torch.inference_mode():
+        tokens = visual_tokens(model, pixels)
+        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        wanted = model.model.multi_modal_projector(torch.cat([states[2], states[1]], dim=-1))
+
+    assert torch.allclose(tokens, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [[1], [1, 2, 2], [1, 99]])
+def test_layers_that_the_tower_or_the_projector_lacks_are_refused(layers: list[int], tmp_path: Path) -> None:
+    plain = random_bundle(tmp_path / "plain", "small-tiny", seed=5)
+    other = reading(plain, copy_of(plain, tmp_path / "other"), layers)
+
+    with pytest.raises(BundleMismatch, match=r"image\.layers"):
+        load_bundle(other, device=CPU, dtype=torch.float32)

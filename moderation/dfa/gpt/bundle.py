@@ -58,6 +58,8 @@ class ImageSpec:
     std: tuple[float, float, float] = CLIP_STD
     #: Side of the squares of patches that become one visual token: see `projector.py`.
     pool: int = 1
+    #: Layers of the tower whose hidden states are read, counted from 1. Empty: those that the base's config.json names.
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class BundleSpec:
                 *self.image.mean,
                 *self.image.std,
                 *([self.image.pool] * (self.image.pool > 1)),
+                *([list(self.image.layers)] if self.image.layers else []),
             ],
             "prompts": self.prompts,
             "order": list(self.order),
@@ -198,7 +201,8 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
             int(data["image"]["size"]),
             mean,
             std,
-            pool=_at_least_one(data["image"].get("pool", 1)),
+            pool=_at_least_one("image.pool", data["image"].get("pool", 1)),
+            layers=tuple(_at_least_one("image.layers", layer) for layer in data["image"].get("layers", ())),
         ),
         base=hub and hub["base"],
         revision=hub and hub["revision"],
@@ -213,9 +217,9 @@ def _spec(folder: Path, data: Mapping[str, Any]) -> BundleSpec:
     )
 
 
-def _at_least_one(value: object) -> int:
+def _at_least_one(what: str, value: object) -> int:
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"image.pool {value!r} is not a whole number from 1")
+        raise ValueError(f"{what} {value!r} is not a whole number from 1")
     return value
 
 
@@ -273,6 +277,8 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
     if spec.packaged is not None:
         check_base(base_folder(spec), spec.packaged)
     model = _load_base(spec, dtype)
+    if spec.image.layers:
+        _read_layers(model, spec.image.layers)
     if spec.image.pool > 1:
         pool_patches(model, spec.image.pool)
     if spec.adapter is not None:
@@ -291,6 +297,18 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
         heads=None if spec.heads is None else load_heads(spec.folder / spec.heads, model).to(device),
         intents=None if spec.intents is None else _load_intents(spec.folder / spec.intents, model),
     )
+
+
+def _read_layers(model: LlavaForConditionalGeneration, layers: Sequence[int]) -> None:
+    """Let projector and heads read these layers of the tower. Raise BundleMismatch when they do not fit."""
+    config: Any = model.config
+    number = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
+    most = config.vision_config.num_hidden_layers
+    if len(layers) != number or max(layers) > most:
+        raise BundleMismatch(
+            f"image.layers is {list(layers)}: name {number} of the tower's {most} layers, as the projector reads them."
+        )
+    config.vision_feature_layer = list(layers)
 
 
 def base_folder(spec: BundleSpec) -> Path:
@@ -594,6 +612,7 @@ def _toml(spec: BundleSpec) -> str:
         f"\n[prompts]\nversion = {spec.prompts}\norder = {quoted([name.value for name in spec.order])}",
         f"\n[image]\nsize = {spec.image.size}\nmean = {list(spec.image.mean)}\nstd = {list(spec.image.std)}",
         *([f"pool = {spec.image.pool}"] if spec.image.pool > 1 else []),
+        *([f"layers = {list(spec.image.layers)}"] if spec.image.layers else []),
         *([f"\n[calibration]\nfile = {quoted(spec.calibration)}"] if spec.calibration else []),
         *([f"\n[heads]\nfile = {quoted(spec.heads)}"] if spec.heads else []),
         *([f"\n[intents]\nfile = {quoted(spec.intents)}"] if spec.intents else []),

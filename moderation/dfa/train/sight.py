@@ -39,6 +39,9 @@ from moderation.errors import SetupProblem
 TECHNIQUE_IDS: Mapping[Technique, int] = {technique: index for index, technique in enumerate(Technique)}
 #: A target that is not known.
 UNKNOWN = -100
+#: Layers of the packaged tower that `small` reads. Middle layers know generators, the last one knows faces; on sources
+#: left out these four carried over best among fourteen sets of layers (docs/models.md).
+READ = (7, 8, 9, 12)
 #: Parts of a tower that learn: its normalisations, by the ends of their names.
 NORMS = ("layer_norm1", "layer_norm2", "pre_layrnorm")
 
@@ -62,6 +65,8 @@ class SightPlan:
     seed: int = 0
     #: Sources, or lab techniques as "lab/FS", that are left out.
     without: tuple[str, ...] = ()
+    #: Layers of the tower that are read. Empty: those that the base's config.json names.
+    layers: tuple[int, ...] = ()
     #: Steps between checkpoints.
     save_every: int = 50
     #: Weights of the parts of the loss. Alignment and uniformity are those of Wang and Isola (ICML 2020).
@@ -149,11 +154,11 @@ def batches(faces: Path, plan: SightPlan, *, first: int, rank: int, world: int) 
 class Sight(nn.Module):
     """A tower and what reads it."""
 
-    def __init__(self, base: Path) -> None:
-        """`base` is a folder with a LLaVA's config.json and model.safetensors."""
+    def __init__(self, base: Path, layers: Sequence[int] = ()) -> None:
+        """`base` is a folder with a LLaVA's config.json and model.safetensors. `layers`: see `SightPlan.layers`."""
         super().__init__()
         config = cast("LlavaConfig", AutoConfig.from_pretrained(base))
-        self.layers: tuple[int, ...] = tuple(cast("Any", config.vision_feature_layer))
+        self.layers: tuple[int, ...] = tuple(layers or cast("Any", config.vision_feature_layer))
         vision = cast("Any", config.vision_config)
         self.tower = AutoModel.from_config(vision)
         self.tower.load_state_dict(_tower_weights(base / "model.safetensors"))
@@ -276,7 +281,7 @@ def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: P
         )
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    model = Sight(base) if after is None else load_sight(base, after).train()
+    model = Sight(base, plan.layers) if after is None else load_sight(base, after).train()
     average = Average(model, plan.average)
     first, optimiser_state = _resumed(model, average, out)
     bf16 = accelerator.device.type == "cuda" or multiplies_bfloat16()
@@ -403,7 +408,8 @@ def load_sight(base: Path, out: Path) -> Sight:
     file = out / "sight.safetensors"
     if not file.is_file():
         raise SetupProblem(f"{out} holds no trained tower: `bonafide dfa train sight` trains one.")
-    model = Sight(base)
+    plan = json.loads((out / "sight.json").read_text(encoding="utf-8"))["plan"]
+    model = Sight(base, plan["layers"])
     _, unexpected = model.load_state_dict(load_file(file), strict=False)
     if unexpected:
         raise SetupProblem(f"{file} was trained on another base: it holds {unexpected[0]}.")

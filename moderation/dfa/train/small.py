@@ -48,7 +48,7 @@ from moderation.dfa.train.lora import train_lora
 from moderation.dfa.train.plan import LoraPlan
 from moderation.dfa.train.probe import Stored, fit_probes, held_out, served_features, stored_features
 from moderation.dfa.train.report import Report, as_text, examples_to_judge, judge, report, seconds_per_face
-from moderation.dfa.train.sight import Sight, SightPlan, as_pixels, train_sight
+from moderation.dfa.train.sight import READ, Sight, SightPlan, as_pixels, train_sight
 from moderation.dfa.train.sources_out import (
     as_json,
     as_left_out_table,
@@ -76,8 +76,12 @@ class SmallPlan:
     #: Twos of DFA-Instruct. Everything learns from them.
     twos: int = 10860
     #: Without `STRANGERS`, then on with everything.
-    without: SightPlan = field(default_factory=lambda: SightPlan(steps=900, warmup=30, without=STRANGERS))
-    sight: SightPlan = field(default_factory=lambda: SightPlan(steps=1350, seed=1, rate=3e-4, warmup=30))
+    without: SightPlan = field(
+        default_factory=lambda: SightPlan(steps=900, warmup=30, without=STRANGERS, layers=READ)
+    )
+    sight: SightPlan = field(
+        default_factory=lambda: SightPlan(steps=1350, seed=1, rate=3e-4, warmup=30, layers=READ)
+    )
     #: Faces that the verdict is fitted on.
     faces: int = 2 * 10860
     #: Forged faces that the findings are fitted on, at most: each takes 1.2 MB of memory.
@@ -142,9 +146,9 @@ def train_small(
 
 
 def base_spec() -> BundleSpec:
-    """The packaged base, with its patches pooled."""
+    """The packaged base, with its patches pooled and the layers that are read."""
     spec = packaged_base()
-    return replace(spec, image=replace(spec.image, pool=POOL))
+    return replace(spec, image=replace(spec.image, pool=POOL, layers=READ))
 
 
 def base_bundle() -> Bundle:
