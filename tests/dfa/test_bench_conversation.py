@@ -14,7 +14,7 @@ from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, Curves
 from moderation.dfa.gpt.grounding.answers import UNKNOWABLE as TAUGHT_TO_DECLINE
 from moderation.dfa.gpt.prompts import load_prompts
-from moderation.dfa.instruct.questions import CLOSERS, OPENERS, every, families
+from moderation.dfa.instruct.questions import CLOSERS, OPENERS, every, families, typed
 from tests.dfa.test_bench_measures import an_item
 
 BONA_FIDE = Face(deepfake=False, technique=None, artifacts=())
@@ -40,6 +40,7 @@ def normalised(text: str) -> str:
 
 def test_no_question_of_the_bench_is_worded_as_one_of_training() -> None:
     taught = {normalised(question.text) for question in every()}
+    taught |= {normalised(text) for _, text in typed()}
     for version in (1, 2):
         prompts = load_prompts(version)
         served = (*prompts.detection, *prompts.classification, *prompts.description, *prompts.conversation)

@@ -26,7 +26,7 @@ from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.instruct.filters import LEAKS, leaks, supported
 from moderation.dfa.instruct.forgery.pairs import forge
-from moderation.dfa.instruct.questions import as_typed, every, families
+from moderation.dfa.instruct.questions import as_typed, every, families, typed
 from moderation.dfa.instruct.talk import SHARES, conversation, dialogue
 from tests.dfa.drawn_faces import a_portrait
 
@@ -145,6 +145,16 @@ def test_thousands_of_different_questions_are_asked() -> None:
     assert len(texts) > 50_000
     assert not [text for text in texts if re.search(r"[(){}|*]|\s\s", text)]
     assert all(text[0].isupper() for text in texts)
+
+
+def test_questions_as_they_are_typed_ask_for_what_the_grammar_asks_for() -> None:
+    forms = {f"{question.family}/{question.form}" for question in every() if question.family != "detail"}
+    asked = Counter(intent for intent, _ in typed())
+    texts = Counter(" ".join(re.findall(r"\w+", text.lower())) for _, text in typed())
+
+    assert set(asked) == forms
+    assert min(asked.values()) >= 35
+    assert [text for text, count in texts.items() if count > 1] == []
 
 
 def test_every_family_is_asked() -> None:

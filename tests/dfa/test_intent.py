@@ -24,10 +24,8 @@ from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, writ
 from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.detector import Detector, Policy
 from moderation.dfa.gpt.grounding.answers import (
-    BEYOND,
     UNCLEAR,
     UNKNOWABLE,
-    Known,
     Question,
     answer,
     known_from,
@@ -154,17 +152,8 @@ def test_two_answers_are_given_only_to_what_a_picture_can_answer_twice() -> None
 
     assert told_together(verdict, sure)
     assert not told_together(verdict, verdict)
+    assert told_together(Question("", "places", "count", 0), Question("", "places", "most", 0))
     assert not told_together(verdict, who)
-
-
-def test_what_several_refusals_fit_is_refused_in_general() -> None:
-    unsure = SCORES | {"who/open": 6.0, "where/open": 5.5}
-
-    asked = understood("Who is speaking where?", unsure)
-
-    assert asked.family == BEYOND
-    assert answer(asked, Known(None, None, None), load_prompts(2)).startswith("I cannot help")
-    assert understood("Who is speaking?", unsure | {"where/open": 2.0}).family == "who"
 
 
 def test_a_question_that_fits_nothing_is_said_not_to_be_understood() -> None:
@@ -210,69 +199,54 @@ def test_the_score_is_told_as_it_was_measured() -> None:
 
     said = [
         answer(Question("", family, form, 0), known, load_prompts(2))
-        for family, form in (("score", "value"), ("certainty", "open"))
+        for family, form in (
+            ("score", "open"),
+            ("score", "why"),
+            ("score", "probability"),
+            ("certainty", "open"),
+        )
     ]
 
     assert all("0.12" in text for text in said), said
 
 
-_INTENTS = """
-verdict/fake verdict/real region/forged region/natural boundary/natural skin/natural score/value certainty/open
-limits/open counter/against counter/change maker/open summary/open reasons/open places/most places/least places/more
-places/list technique_meant/open technique_named/named challenge/says_real challenge/says_fake about/open about/thanks
-attributes/open who/open sanction/open intent/open technique/open region/open
-"""
-#: A head that finds everything as likely as everything else.
-LEVEL: dict[str, float] = dict.fromkeys(_INTENTS.split(), 0.0)
+#: A head that finds all of these as likely.
+LEVEL: dict[str, float] = dict.fromkeys(
+    (
+        "verdict/fake", "verdict/real", "region/forged", "region/natural", "region/open", "skin/natural", "score/open",
+        "intent/open", "technique_named/named", "technique_meant/signs", "challenge/agrees",
+    ),
+    0.0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "intent"),
     [
-        ("Which artifact is the strongest?", "places/most"),
-        ("Which one is the weakest?", "places/least"),
-        ("Name the single reason.", "places/most"),
-        ("Which region is fine?", "places/more"),
-        ("Is it only the mouth that was changed?", "places/more"),
-        ("What speaks against it?", "counter/against"),
-        ("What would help?", "counter/change"),
-        ("Can I trust the score?", "limits/open"),
-        ("Are you biased against dark skin?", "limits/open"),
-        ("Really?", "certainty/open"),
-        ("Which way do you lean?", "score/value"),
-        ("Is it a StyleGAN?", "maker/open"),
-        ("Describe this face.", "summary/open"),
-        ("What is a deepfake?", "technique_meant/open"),
-        ("What does FE mean?", "technique_meant/open"),
-        ("Why can't you decide?", "reasons/open"),
-        ("How old?", "attributes/open"),
         ("Are the wrinkles natural?", "skin/natural"),
         ("Does the nose look weird?", "region/forged"),
         ("Is the nose not natural?", "region/open"),
-        ("Is it a swap or an edit?", "technique/open"),
-        ("Rank the regions.", "places/rank"),
-        ("Mouth, nose - anything else?", "places/more"),
-        ("Where in the picture is it?", "places/where"),
-        ("verdict pls", "verdict/open"),
-        ("who dis", "who/open"),
-        ("Count the artifacts.", "places/count"),
-        ("Should I escalate it?", "sanction/open"),
-        ("Was it a joke?", "intent/open"),
-        ("On what grounds?", "reasons/open"),
-        ("How often are you wrong?", "limits/open"),
-        ("Why 0.2 and not 0?", "certainty/open"),
-        ("I agree.", "challenge/agrees"),
-        ("I disagree.", "challenge/disagrees"),
-        ("What does the heat map show?", "about/map"),
-        ("Did you look at the nose?", "region/open"),
-        ("How much does the nose matter?", "region/effect"),
+        ("the eyes dont look natural", "region/open"),
         ("Is the periorbital region changed?", "region/forged"),
+        ("Is it a swap or an edit?", "technique/open"),
+        ("Which way do you lean?", "score/open"),
+        ("Was it a joke?", "intent/open"),
+        ("I agree.", "challenge/agrees"),
     ],
 )
 def test_words_tell_what_a_model_cannot(text: str, intent: str) -> None:
     asked = understood(text, LEVEL)
 
     assert f"{asked.family}/{asked.form}" == intent
+
+
+@pytest.mark.parametrize(
+    "text", ["Genuine or forged?", "Tell me whether it is forged.", "Could it be forged?"]
+)
+def test_where_a_yes_would_say_too_much_no_side_is_taken(text: str) -> None:
+    asked = understood(text, SCORES | {"verdict/fake": 8.0})
+
+    assert (asked.family, asked.form) == ("verdict", "open")
 
 
 def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
@@ -282,7 +256,9 @@ def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
     known = known_from(replace(face, rationale=(measured,)))
     assert known is not None
 
-    said = answer(understood("What if I hide the nose?", LEVEL), known, load_prompts(2))
+    said = answer(
+        understood("What if I hide the nose?", LEVEL | {"region/effect": 5.0}), known, load_prompts(2)
+    )
 
     assert "0.50 to 0.21" in said
     assert "0.48" in said
@@ -290,7 +266,7 @@ def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
     unmeasured = known_from(face)
     assert unmeasured is not None
     assert "did not measure" in answer(
-        understood("What if I hide the nose?", LEVEL), unmeasured, load_prompts(2)
+        understood("What if I hide the nose?", LEVEL | {"region/effect": 5.0}), unmeasured, load_prompts(2)
     )
 
 
@@ -299,14 +275,13 @@ def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
     sharp = Touch(Region.EYES, Kind.SHARPER, 0.4)
     known = known_from(analysed(Label.DEEPFAKE, *soft, sharp))
     assert known is not None
-    comparing = LEVEL | {"compare/open": 2.0}
 
     listed, alike, apart = (
-        answer(understood(text, comparing), known, load_prompts(2))
-        for text in (
-            "Nose and mouth?",
-            "Is the nose worse than the mouth?",
-            "Is the mouth worse than the eyes?",
+        answer(understood(text, LEVEL | {f"compare/{form}": 2.0}), known, load_prompts(2))
+        for text, form in (
+            ("Nose and mouth?", "each"),
+            ("Is the nose worse than the mouth?", "open"),
+            ("Is the mouth worse than the eyes?", "open"),
         )
     )
 
@@ -349,12 +324,19 @@ def test_however_a_question_is_put_it_gets_an_answer(face: Callable[[], FaceAnal
     known = known_from(analysis)
     assert known is not None
     forms = {
-        "places": ("rank", "list", "least", "most", "more", "where"),
-        "region": ("effect", "open"),
+        "places": ("rank", "list", "least", "most", "more", "much", "where"),
+        "region": ("effect", "explained", "open"),
+        "boundary": ("fits",),
         "compare": ("each", "open"),
         "challenge": ("agrees", "disagrees", "says_real"),
-        "about": ("map", "thanks", "open"),
-        "technique_meant": ("open",),
+        "counter": ("wrong", "change"),
+        "plain": ("user",),
+        "score": ("why", "probability"),
+        "limits": ("rates", "bias", "picture"),
+        "technique": ("before",),
+        "who": ("exists",),
+        "about": ("map", "insult", "language", "stored", "thanks"),
+        "technique_meant": ("signs", "meant"),
     }
 
     for family, form in ((family, form) for family, each in forms.items() for form in each):
@@ -372,8 +354,8 @@ def test_however_a_question_is_put_it_gets_an_answer(face: Callable[[], FaceAnal
     ("text", "form"),
     [
         ("Did someone tamper with the right cheek?", "region/forged"),
-        ("Nothing wrong with the eyes, is there?", "region/natural"),
-        ("Is the nose without artifacts?", "region/natural"),
+        ("Nothing wrong with the eyes, is there?", "region/open"),
+        ("Is the nose without artifacts?", "region/open"),
         ("Can you just check the eyes?", "region/natural"),
     ],
 )
@@ -395,7 +377,7 @@ def test_why_it_is_undecided_is_said() -> None:
     known = known_from(analysed(Label.UNDETERMINED))
     assert known is not None
 
-    said = answer(understood("Why can't you decide?", LEVEL), known, load_prompts(2))
+    said = answer(understood("Why can't you decide?", LEVEL | {"reasons/open": 5.0}), known, load_prompts(2))
 
     assert Abstain.NEAR_THRESHOLD.words in said
 
@@ -406,7 +388,8 @@ def test_who_agrees_is_not_contradicted() -> None:
     assert known is not None
 
     agreed, denied = (
-        answer(understood(text, LEVEL), known, load_prompts(2)) for text in ("I agree.", "I disagree.")
+        answer(Question(text, "challenge", form, 0), known, load_prompts(2))
+        for text, form in (("I agree.", "agrees"), ("I disagree.", "disagrees"))
     )
 
     assert "too" in agreed
@@ -414,7 +397,9 @@ def test_who_agrees_is_not_contradicted() -> None:
 
 
 def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_question_is() -> None:
-    assert understood("Is that so?", SCORES).form == "open"  # real is as likely as fake
+    assert (
+        understood("Is that so?", SCORES | {"verdict/real": 0.5}).form == "open"
+    )  # real is as likely as fake
     assert understood("Is that so?", SCORES | {"verdict/real": -3.0}).form == "fake"
 
 

@@ -1,4 +1,7 @@
-"""Questions that people ask about a face: thousands, by family, drawn from the grammar in `questions.toml`."""
+"""Questions that people ask about a face: thousands, by family.
+
+They are drawn from the grammar in `questions.toml`, or stand in `asked.toml` as people type them.
+"""
 
 import re
 import tomllib
@@ -13,7 +16,7 @@ from moderation.dfa.gpt.grounding.answers import Question
 from moderation.dfa.gpt.grounding.sentences import Noun
 from moderation.dfa.instruct.forgery.forged import Rng
 
-GRAMMAR = Path(__file__).with_name("questions.toml")
+GRAMMAR, TYPED = (Path(__file__).with_name(name) for name in ("questions.toml", "asked.toml"))
 
 #: Words that may come before and after a question.
 OPENERS = (
@@ -98,6 +101,14 @@ def as_typed(text: str, rng: Rng) -> str:
     if rng.random() < 0.15:
         text = text.rstrip("?.! ") or text
     return text.upper() if rng.random() < 0.01 else text
+
+
+def typed() -> Iterator[tuple[str, str]]:
+    """The questions of `asked.toml`, each after its intent, "family/form"."""
+    for family, forms in tomllib.loads(TYPED.read_text(encoding="utf-8")).items():
+        for form, questions in forms.items():
+            for question in questions:
+                yield f"{family}/{form}", question
 
 
 def every() -> Iterator[Question]:

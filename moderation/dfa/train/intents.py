@@ -1,9 +1,12 @@
 """Fit the head that reads what a question asks for, on the language model that the bundle serves.
 
+It learns from the grammar, which names every part in every way, and from questions as reviewers type them.
+
 N questions, E embedding width, I intents.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,27 +17,48 @@ from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
 from moderation.dfa.gpt.grounding.answers import Question
 from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, pooled
 from moderation.dfa.instruct.forgery.forged import Rng
-from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions
+from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions, typed
 from moderation.dfa.instruct.talk import SHARES
 from moderation.dfa.train.probe import per_class
 
-#: Questions that the head is fitted on.
-QUESTIONS = 16000
+#: Questions of the grammar that the head is fitted on.
+QUESTIONS = 12000
 #: The head reads after this share of the layers: the middle of a language model tells best what a text is about.
 DEPTH = 0.5
 #: Inverse strength of the ridge for one question, in features of unit spread. Wordings left out chose its size.
-RIDGE = 500.0
+RIDGE = 2000.0
 #: Share of the wordings that `left_out` keeps for judging.
 KEPT = 0.2
 
 
-def asked(count: int, *, seed: int) -> list[Question]:
-    """Random questions of every family, typed as people type. Rare families are asked more often than in FC."""
+@dataclass(frozen=True)
+class Asked:
+    """A question, and what it asks for."""
+
+    text: str
+    #: "family/form". A detail of a region is asked about like the region.
+    intent: str
+    #: Questions of the grammar that differ in their choices alone share it.
+    wording: str
+
+
+def asked(count: int, *, seed: int) -> list[Asked]:
+    """`count` questions of the grammar, typed as people type, and all that were written as they are typed.
+
+    Rare families of the grammar are asked more often than in FC.
+    """
     rng = np.random.default_rng(seed)
     families = list(SHARES)
     weights = np.array([SHARES[family] ** 0.7 for family in families])
     chosen = rng.choice(len(families), size=count, p=weights / weights.sum())
-    return [_drawn(families[index], rng) for index in chosen]
+    questions = [_asked(_drawn(families[index], rng), rng) for index in chosen]
+    return questions + [Asked(text, intent, text) for intent, text in typed()]
+
+
+def _asked(question: Question, rng: Rng) -> Asked:
+    family = "region" if question.family == "detail" else question.family
+    wording = f"{question.family}/{question.form}/{question.wording}"
+    return Asked(as_typed(question.text, rng), f"{family}/{question.form}", wording)
 
 
 def _drawn(family: str, rng: Rng) -> Question:
@@ -47,12 +71,6 @@ def _drawn(family: str, rng: Rng) -> Question:
     other = places[1] if family == "compare" else None
     technique = list(Technique)[int(rng.integers(4))] if family.startswith("technique_") else None
     return drawn(family, rng, region=region, other=other, technique=technique)
-
-
-def intent_of(question: Question) -> str:
-    """The intent as the head names it: a detail of a region is asked about like the region."""
-    family = "region" if question.family == "detail" else question.family
-    return f"{family}/{question.form}"
 
 
 def question_states(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:
@@ -94,13 +112,13 @@ def fit_intents(states: np.ndarray, intents: Sequence[str], *, depth: int) -> In
     )
 
 
-def left_out(states: np.ndarray, questions: Sequence[Question], *, seed: int) -> float:
+def left_out(states: np.ndarray, questions: Sequence[Asked], *, seed: int) -> float:
     """The share of families that a head reads rightly in wordings that it never saw."""
-    wordings = sorted({(each.family, each.form, each.wording) for each in questions})
+    wordings = sorted({each.wording for each in questions})
     rng = np.random.default_rng(seed)
     kept = {wordings[index] for index in np.flatnonzero(rng.random(len(wordings)) < KEPT)}
-    out = np.array([(each.family, each.form, each.wording) in kept for each in questions])
-    intents = np.array([intent_of(each) for each in questions])
+    out = np.array([each.wording in kept for each in questions])
+    intents = np.array([each.intent for each in questions])
     head = fit_intents(states[~out], intents[~out].tolist(), depth=0)
     logits = torch.from_numpy(states[out]).float() @ head.weight.T + head.bias
     read = [head.intents[place].split("/")[0] for place in logits.argmax(dim=1).tolist()]
@@ -110,7 +128,6 @@ def left_out(states: np.ndarray, questions: Sequence[Question], *, seed: int) ->
 def read_questions(bundle: Bundle, *, count: int = QUESTIONS, seed: int = 17) -> tuple[IntentHead, float]:
     """The head of this bundle, and the share of families that one reads rightly in wordings left out."""
     questions = asked(count, seed=seed)
-    rng = np.random.default_rng(seed)
-    states = question_states(bundle, [as_typed(each.text, rng) for each in questions])
-    head = fit_intents(states, [intent_of(each) for each in questions], depth=depth_of(bundle))
+    states = question_states(bundle, [each.text for each in questions])
+    head = fit_intents(states, [each.intent for each in questions], depth=depth_of(bundle))
     return head, left_out(states, questions, seed=seed)

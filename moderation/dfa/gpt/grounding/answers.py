@@ -145,10 +145,10 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     """The answer from the known facts, in the form of the question."""
     if question.family == "who" and known.deepfake and known.technique is Technique.EFS:
         return "I take this face for generated as a whole, so it may show nobody; I cannot tell who it is."
+    if (question.family, question.form) == ("who", "exists"):
+        return "Whether this person exists I cannot tell; I only look for traces of forgery in the face."
     if question.family in UNKNOWABLE:
         return _worded(question, *UNKNOWABLE[question.family])
-    if question.family == BEYOND:
-        return "I cannot help with that: I only see this one face, and say whether and how it was forged."
     if known.deepfake is None and question.family not in _SAID_OF_ANY:
         return _undecided(question, known)
     match question.family:
@@ -176,6 +176,8 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "technique_named":
             return _technique_named(question, known)
         case "technique_meant":
+            if question.form == "signs":
+                return _SIGNS[question.technique]
             return prompts.technique_explanations[question.technique] if question.technique else _DEEPFAKE
         case "certainty":
             return _certainty(question, known)
@@ -192,11 +194,11 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "counter":
             return _counter(question, known)
         case "plain":
-            return _plainly(known)
+            return _for_user(known) if question.form == "user" else _plainly(known)
         case "score":
-            return _score(known)
+            return _score(question, known)
         case "limits":
-            return _LIMITS
+            return _limits(question, known)
         case "scope":
             return "I looked at the whole face, region by region, and at nothing else in the picture."
         case "next":
@@ -207,14 +209,26 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
 
 
-#: A question that no picture answers, and that fits several of the families below; and one that is not understood.
-BEYOND, UNCLEAR = "beyond", "unclear"
+#: A question that is not understood.
+UNCLEAR = "unclear"
 #: Families whose answers need no verdict.
 _SAID_OF_ANY = frozenset({"technique_meant", "about", "score", "limits", "scope", "next"})
-_LIMITS = (
-    "I can be wrong: what I never learnt may escape me, now and then I suspect a face without cause, and I learnt from "
-    "uneven faces and cameras. My model card tells how often; so a person decides."
-)
+_LIMITS: Mapping[str, str] = {
+    "open": "I can be wrong: what I never learnt may escape me, now and then I suspect a face without cause, and "
+    "outside the face I see nothing. So a person decides.",
+    "rates": "I know no rate for a single picture: my model card tells how many forgeries I miss, and how often I "
+    "suspect a genuine face.",
+    "bias": "That may be: I learnt from faces that are not evenly spread over people and cameras, so I may err more "
+    "often with some than with others.",
+}
+#: Where a person looks for a forgery by each technique; None: by any.
+_SIGNS: Mapping[Technique | None, str] = {
+    Technique.FS: "Compare the inner face with the hair, the ears and the neck around it: a swap changes it alone.",
+    Technique.FR: "Compare the mouth and the eyes with the face around them: they are what reenactment draws again.",
+    Technique.FE: "Compare each feature with the face around it: editing changes one and leaves the others.",
+    Technique.EFS: "Look for one fine pattern all over the picture, and for details that do not go together.",
+    None: "Compare the parts of the face with each other and with what is around it: most forgeries spare some.",
+}
 _DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
 
 
@@ -244,6 +258,8 @@ def _undecided(question: Question, known: Known) -> str:
             return f"{_ALIKE}, and they can hide one; I am undecided about this face."
         case "counter":
             return "Too little speaks for either side; a sharper copy of the picture could settle it."
+        case "plain" if question.form == "user":
+            return _for_user(known)
         case "plain":
             return "In plain words: I cannot tell whether this face is genuine."
         case "unclear":
@@ -303,6 +319,8 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
         return noun.inflected(_whole_picture(replace(question, form="open")))
     if known.whole:
         return noun.inflected(_whole_picture(question))
+    if question.form == "fits":
+        return _fits(shown, known)
     if shown is not None and question.form == "effect":
         return _effect(shown, known)
     if shown is not None:
@@ -326,7 +344,21 @@ def _effect(shown: Shown, known: Known) -> str:
     )
 
 
+def _fits(seam: Shown | None, known: Known) -> str:
+    """The answer to a question whether the face fits the head around it."""
+    if seam is not None:
+        return seam.sentence
+    if not known.deepfake:
+        return "I see no seam around the face, and nothing that does not fit the head."
+    swapped = (
+        "the face may be another's" if known.technique is Technique.FS else "the artifacts are elsewhere"
+    )
+    return f"I see no seam around the face, but {swapped}: {_clearest(known)}."
+
+
 def _there(question: Question, sentence: str, kind: Kind) -> str:
+    if question.form == "explained":
+        return f"I cannot rule that out; still, {_small(sentence)}."
     if question.form == "natural":
         return f"No, {_small(sentence)}."
     if question.form == "forged":
@@ -362,6 +394,8 @@ def _elsewhere(question: Question, where: str) -> str:
             )
         case "wrong":
             return f"Nothing that I can see {{at}} {{the}}; the artifacts are {where}."
+        case "explained":
+            return f"That alone proves nothing: I see no artifact {{at}} {{the}}, only {where}."
         case form:
             return f"No, I see no {PROPERTIES[form][0]} in {{the}}; the artifacts are {where}."
 
@@ -391,6 +425,8 @@ def _clean(question: Question) -> str:
             )
         case "wrong":
             return "Nothing that I can see: {the} {look} natural."
+        case "explained":
+            return "That alone proves nothing, and I see no artifact {at} {the}."
         case form:
             return f"No, I see no {PROPERTIES[form][0]} in {{the}}."
 
@@ -500,6 +536,9 @@ _DONE: Mapping[Technique, str] = {
 
 
 def _technique(question: Question, known: Known) -> str:
+    if question.form == "before":
+        done = f"I take it for {_what(known)}" if known.deepfake else "I see no change in this face"
+        return f"{done}; what it looked like before cannot be told from the picture."
     if not known.deepfake:
         return _worded(
             question,
@@ -560,13 +599,34 @@ def _certainty(question: Question, known: Known) -> str:
     return f"{told}; {score}, and the clearest artifact is {places(sorted(known.artifacts or (), key=_weakness)[:1])}."
 
 
-def _score(known: Known) -> str:
+def _score(question: Question, known: Known) -> str:
     if known.score is None:
         return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
+    told = f"The score is {known.score:.2f}"
+    if question.form == "probability":
+        return f"{told}; it is a probability only for pictures like those that it was calibrated on, and else an order."
     if known.deepfake is None:
         side = "for a forgery than against one" if known.score > 0.5 else "against a forgery than for one"
-        return f"The score is {known.score:.2f}, where 1 is a deepfake: more speaks {side}, but too little to decide."
-    return f"The score is {known.score:.2f}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
+        return f"{told}, where 1 is a deepfake: more speaks {side}, but too little to decide."
+    if question.form == "why":
+        much, end = ("much", 1) if known.deepfake else ("little", 0)
+        alike = (
+            "other things can look like a forgery"
+            if known.deepfake
+            else "a good forgery may show no artifact"
+        )
+        return f"{told}, for {much} speaks for a forgery; it is seldom {end}, because {alike}."
+    return f"{told}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
+
+
+def _limits(question: Question, known: Known) -> str:
+    """The answer to a question about what the model cannot do."""
+    if question.form != "picture":
+        return _LIMITS[question.form]
+    poor = "A poor or covered picture can hide an artifact, or look like one"
+    if known.deepfake is None:
+        return f"{poor}; I am undecided about this face."
+    return f"{poor}; I take this face for {_what(known) if known.deepfake else 'bona fide'}."
 
 
 def _next(known: Known) -> str:
@@ -582,19 +642,34 @@ _ALIKE = "Compression, a filter, make-up or a poor picture can look like a forge
 def _otherwise(known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
-        return "I see no artifact that compression, a filter or make-up would explain, but they can also hide one."
+        return "I see no artifact that this would have to explain; but it can also hide one."
     why = _clearest(known)
     return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 
 
 def _counter(question: Question, known: Known) -> str:
+    if question.form == "change" and not known.deepfake:
+        return "An artifact that I overlooked, or a sharper copy of this picture, could change my mind."
     if question.form == "change":
         return "An unedited or a sharper copy of this picture could change my mind."
+    if question.form == "wrong":
+        return _if_wrong(known)
     if not known.deepfake:
         return "I see nothing that speaks for a forgery; only, a good one may show no artifact."
     if known.regional:
         return f"Against a forgery speaks only that I see artifacts {places(known.artifacts or ())} and no others."
     return f"I see nothing that speaks against a forgery: {_clearest(known)}."
+
+
+def _if_wrong(known: Known) -> str:
+    """Why the verdict is wrong, if it is."""
+    if not known.deepfake:
+        return "If I am wrong, it is a good forgery, whose traces I never learnt or this picture hides."
+    if known.regional:
+        seen = f"compression, a filter or make-up is what I see {places(known.artifacts or ())}"
+    else:
+        seen = "compression or sharpening gave the picture what I take for the traces of a forgery"
+    return f"If I am wrong, {seen}."
 
 
 def _weakness(shown: Shown) -> float:
@@ -615,6 +690,17 @@ def _plainly(known: Known) -> str:
         return "In plain words: I see nothing that shows that a computer changed this face."
     done = f": {_DONE[known.technique]}" if known.technique else ""
     return f"In plain words: I think that a computer changed this picture{done}."
+
+
+def _for_user(known: Known) -> str:
+    """Words for the person who uploaded the picture."""
+    if known.deepfake is None:
+        told = "our check could not tell whether this face was changed, so a person will look at it"
+    elif known.deepfake:
+        told = "our check found signs that software made or changed the face in this picture"
+    else:
+        told = "our check found no sign that the face in this picture was changed"
+    return f"For the uploader: {told}. A check by machine can be wrong; you may ask for a review."
 
 
 def _reasons(question: Question, known: Known) -> str:
@@ -677,11 +763,13 @@ def _places(question: Question, known: Known) -> str:
             "most": "Nothing stands out: I see no artifact in this face.",
             "count": "None: I see no artifact in this face.",
             "more": "I see no artifact anywhere in this face.",
+            "much": "Nothing speaks for a change, small or large: I see no artifact in this face.",
         }[question.form]
     if known.whole:
         return {
             "most": "None more than another: the whole picture looks generated.",
             "more": "No region is an exception: the whole picture looks generated.",
+            "much": "All of it: the whole picture looks generated.",
         }.get(question.form, "In no single region: the whole picture looks generated.")
     if not known.artifacts:
         return "I cannot point to one region; I take the face as a whole for a deepfake."
@@ -699,6 +787,8 @@ def _places(question: Question, known: Known) -> str:
             return f"From the clearest on: {_parts(ranked)}."
         case "list":
             return _capital(f"{_listed(known.artifacts, known)}.")
+        case "much":
+            return f"I see artifacts {where}: {_small(ranked[0].sentence)}. How serious that is, a person must judge."
         case "count":
             number = len(known.artifacts)
             return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
@@ -728,9 +818,17 @@ def _challenge(question: Question, known: Known) -> str:
     return _worded(question, f"I still take it for a deepfake: {why}.", f"I see it otherwise: {why}.")
 
 
+_ABOUT: Mapping[str, str] = {
+    "map": "The map shows how foreign each part of the picture looks to me; it is an aid, and proves nothing.",
+    "insult": "I am sorry that this does not help you. Ask me about a region, or judge the face yourself.",
+    "language": "I can only answer in English.",
+    "stored": "I do not know who sees or keeps pictures: ask the people who run this service.",
+}
+
+
 def _about(question: Question) -> str:
-    if question.form == "map":
-        return "The map shows how foreign each part of the picture looks to me; it is an aid, and proves nothing."
+    if question.form in _ABOUT:
+        return _ABOUT[question.form]
     if question.form == "thanks":
         return _worded(
             question, "You are welcome. The decision is yours.", "Gladly; ask me about any region."
@@ -750,7 +848,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot say who it is: a face does not tell a name.",
     ),
     "attributes": (
-        "I do not describe the person, be it age, looks or life; I only look for traces of forgery.",
+        "I do not describe people, be it their age, looks, mood or life; I only look for traces of forgery.",
         "I cannot judge that about the person, only whether the face was forged.",
     ),
     "where": (
@@ -763,11 +861,11 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     ),
     "intent": (
         "I cannot tell why it was made, with whose consent, or what was intended.",
-        "A picture does not show anybody's intent, so I cannot say.",
+        "A picture does not show what anybody meant, agreed to or says truly, so I cannot say.",
     ),
     "maker": (
-        "I cannot tell who made this picture, with what, or when.",
-        "Who made it, with what and when cannot be told from the picture.",
+        "I cannot tell who made or posted this picture, with what, or when.",
+        "Who made or posted it, with what and when cannot be told from the picture.",
     ),
     "sanction": (
         "What to do is for people to decide, by rules and law; I only say what I see, and that is no proof.",
@@ -791,7 +889,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     ),
     "things": (
         "I only judge the face itself, not what is worn or beside it.",
-        "I cannot say: I look at the face and at nothing else.",
+        "I do not judge clothes, glasses or what lies around the face, only the face itself.",
     ),
     "quality": (
         "I cannot tell that about the file; I only look for forgery in the face.",

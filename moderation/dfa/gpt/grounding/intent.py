@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moderation.dfa.gpt.grounding.answers import ASPECTS, BEYOND, UNCLEAR, UNKNOWABLE, Question
+from moderation.dfa.gpt.grounding.answers import UNCLEAR, UNKNOWABLE, Question
 from moderation.dfa.gpt.grounding.named import Named, asks_for, named_in
 from moderation.dfa.gpt.grounding.put import as_put
 from moderation.dfa.gpt.prompts import PromptSet
@@ -81,22 +81,17 @@ _HERE = "\0"
 
 #: Families whose questions name a region, two regions, or a technique.
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
-#: Families whose questions have a word for what they are about.
-_WORDED = frozenset({*ASPECTS, "score"})
-#: Added to an intent's logit when the question names a region or a technique, more when it has a word for the family;
-#: and taken from it when a family's word is missing.
-_NAMED, _SEEN, _MISSING = 3.0, 5.0, 1.0
+#: Added to an intent's logit when the question names a region or a technique, or has a word for the family.
+_NAMED = 3.0
 #: Forms that take a side, each with its opposite.
 _OPPOSITE: Mapping[str, str] = {
     "natural": "forged", "forged": "natural", "fake": "real", "real": "fake",
     "says_real": "says_fake", "says_fake": "says_real",
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
-_CLEAR = 2.0
-#: Families that no picture answers are one when their logits are no farther apart.
-_ALIKE = 1.0
+_CLEAR = 1.0
 #: A question is not understood when its likeliest family is less probable.
-_LEAST = 0.3
+_LEAST = 0.2
 #: What a question about a region asks when it names none: the whole face is meant.
 _WHOLE: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
@@ -139,12 +134,10 @@ def _weight(intent: str, text: str, named: Named) -> float:
     if family == _REGIONAL and not asks_for(form, text):
         return -_NAMED
     if family in _TECHNICAL:
-        return _SEEN if family in named.about else _NAMED * bool(named.techniques)
+        return _NAMED * bool(named.techniques)
     if named.nouns:  # "The colour of the cheeks" is about the cheeks
         return _NAMED * (family in {_REGIONAL, _TWO})
-    if family in _WORDED:
-        return _SEEN if family in named.about else -_MISSING
-    return _SEEN * bool({family, intent} & named.about)
+    return _NAMED * (family in named.about)
 
 
 def _fits(family: str, named: Named) -> bool:
@@ -154,21 +147,16 @@ def _fits(family: str, named: Named) -> bool:
         return len(named.nouns) >= 2
     if family == "technique_named":
         return bool(named.techniques)
-    return family not in _TECHNICAL or len(named.techniques) == 1 or family in named.about
+    return family != "technique_meant" or len(named.techniques) <= 1
 
 
 def _chosen(fitting: Mapping[str, float]) -> tuple[str, str]:
-    """Family and form of the likeliest intent, or of what is said when no intent is likely enough."""
-    likeliest = max(fitting, key=fitting.__getitem__)
-    family, form = likeliest.split("/")
-    best = fitting[likeliest]
+    """Family and form of the likeliest intent, or of what is said when no family is likely enough."""
+    family, form = max(fitting, key=fitting.__getitem__).split("/")
     if _probability(family, fitting) < _LEAST:
         return UNCLEAR, "open"
-    near = {family_of(intent) for intent, logit in fitting.items() if best - logit < _ALIKE}
-    if len(near) > 1 and near <= set(UNKNOWABLE):
-        return BEYOND, "open"
     opposite = fitting.get(f"{family}/{_OPPOSITE.get(form)}", -math.inf)
-    return family, form if best - opposite >= _CLEAR else "open"
+    return family, form if fitting[f"{family}/{form}"] - opposite >= _CLEAR else "open"
 
 
 def _probability(family: str, logits: Mapping[str, float]) -> float:
@@ -187,7 +175,8 @@ def family_of(intent: str) -> str:
 
 #: Where a second question begins.
 _SECOND = re.compile(
-    r"(?:\?\s+|,?\s+and\s+)(?=(?:if \w+,? )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could)\b)",
+    r"(?:\?\s+|,?\s+and\s+)"
+    r"(?=(?:if \w+,? |(?:on|for|in|by) )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could)\b)",
     re.I,
 )
 
@@ -202,5 +191,6 @@ def halves(text: str) -> tuple[str, str] | None:
 
 def told_together(first: Question, second: Question) -> bool:
     """True when both are understood, and a picture can answer them with different things."""
-    aside = {*UNKNOWABLE, BEYOND, UNCLEAR, "about"}
-    return first.family != second.family and not aside & {first.family, second.family}
+    aside = {*UNKNOWABLE, UNCLEAR, "about"}
+    twice = first.family == second.family and (first.family != "places" or first.form == second.form)
+    return not twice and not aside & {first.family, second.family}

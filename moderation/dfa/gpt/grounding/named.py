@@ -21,7 +21,7 @@ class Named:
     #: The regions in their order, each as the question calls it.
     nouns: Mapping[Region, Noun]
     techniques: tuple[Technique, ...]
-    #: Families of questions, or forms of them, that it has a word for: see `_ABOUT`.
+    #: Families of questions that it has a word for: see `_ABOUT`.
     about: frozenset[str]
 
     @property
@@ -34,42 +34,16 @@ class Named:
         return Named({**self.nouns, self.aspects[0]: NOUNS[self.aspects[0]]}, self.techniques, self.about)
 
 
-#: What a question may be about beside the regions, in the words for it: a family, or one form of it.
+#: What a question may be about beside the regions, in the words for it.
 _ABOUT: Mapping[str, str] = {
     "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
     "skin": r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
-    "certainty": r"percent\w*|confiden\w+|certain\w*|chances?|odds|bet|doubt\w*|borderline|0\.\d+"
-    r"|(?:good|perfect|clever) (?:deep ?)?fake|(?:are|r) (?:you|u) (?:\w+ )?sure"
-    r"|\d+ ?%",
     "score": r"scores?|lean\w*|best guess|likelier",
-    "verdict": r"AI|artificial intelligence|computer|machine",
-    "otherwise": r"compress\w*|filters?|make-?up|beauty|botox|surgery|low resolution|webcam",
-    "plain": r"plain\w*|simpl\w+|easy|easier|jargon|fancy|as if|layman|grandm\w+|nan|mum|mother|child",
-    "counter": r"other side|opposite|advocate|contrary|against",
-    "counter/change": r"would help|convince you",
-    "limits": r"limits?|limitations?|weakness\w*|blind spots?|(?:fool|trick)\w* you|accura\w+|rely|how often"
-    r"|trust\w*(?! (?:this|the) (?:face|picture|image|photo))"
-    r"|you (?:\w+ )?miss\w*|error rates?|affects? your|influences? your|believe you",
     "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
     r"|(?:not|un)\W?convinced|disagree|agree",
-    "maker": r"StyleGAN\w*|Midjourney|DALL.?E|Stable Diffusion|DeepFaceLab|Roop|Firefly|FLUX",
-    "summary": r"summar\w+|sum up|describe (?:the|this) (?:face|picture|image|photo|case)",
-    "sanction": r"escalat\w+|close (?:the|this) case|laws?|(?:il)?legal\w*|court",
     "intent": r"jok\w+|prank|consent\w*|permission|agreed? to|on purpose",
-    "orders": r"restore|enhance|translate",
-    "attributes": r"how old(?!.*(?:photo|picture|image))|married|ethnicity|race|gender|nationality",
-    "reasons": r"evidence|reasoning|rationale|justif\w+|grounds|basis|wrong with (?:it|this|that)"
-    r"|why (?:can.?t|cannot|could.?n.t|are|were|did.?n.t) (?:you|it)",
-    "places/most": r"most|strongest|clearest|worst|strong|severe|subtle|obvious|pronounced"
-    r"|(?:single|main|best) (?:reason|artifact|sign|thing)",
-    "places/least": r"least|weakest|faintest|mildest|slightest",
-    "places/more": r"(?:which|what) (?:parts?|regions?|areas?) (?:is|are|looks?|seems?) (?:fine|clean|ok\w*|natural"
-    r"|untouched|genuine|unchanged|intact|clear)",
-    "places/where": r"symmetr\w+|proportion\w*|left and (?:the )?right",
-    "places/list": r"second|third|one by one|all of them",
-    "technique_meant": r"what(?:'s| is| are| does)(?: an?)? deep ?fakes?(?: mean)?\W*$|define deep ?fakes?",
 }
 #: The words for what the special forms of a question about a region ask.
 _ASKS: Mapping[str, str] = {
@@ -80,8 +54,6 @@ _ASKS: Mapping[str, str] = {
     "colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
     "replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*|different",
 }
-#: Who made a picture is no question about the verdict, even when it names machines.
-_WHO = re.compile(r"\W*(?:who|whose|which|what|name)\b", re.I)
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 
@@ -93,13 +65,10 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
         nouns = _parts_asked(earlier[-1])
     techniques = tuple(techniques_asked(text))
     spelt = _spelt(text)
-    about = {what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)}
-    if techniques or _WHO.match(text):
-        about.discard("verdict")
-    # "Can I trust the score?" asks for more than the score, "Does skin affect your result?" for more than skin.
-    if "limits" in about:
-        about -= {"score", *ASPECTS}
-    return Named(nouns, techniques, frozenset(about))
+    about = frozenset(
+        what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)
+    )
+    return Named(nouns, techniques, about)
 
 
 def asks_for(form: str, text: str) -> bool:
