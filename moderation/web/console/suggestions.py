@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from moderation.analysis import FaceAnalysis, Label, Region, Technique
 
 #: Suggestions at most.
-AT_MOST = 5
+AT_MOST = 6
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Suggestion:
 WHY = Suggestion("Why do you say so?", "Why?")
 SURE = Suggestion("How sure are you?", "How sure?")
 MOST = Suggestion("What stands out most?", "What stands out?")
+USER = Suggestion("What should I tell the user?", "What to tell the user?")
 #: Questions about a face without a verdict: nothing can be said of its parts.
 UNDECIDED = (
     SURE,
@@ -29,6 +30,7 @@ UNDECIDED = (
     Suggestion("What do you lack to be sure?", "What is missing?"),
     Suggestion("What other checks do you suggest?", "What to check?"),
     Suggestion("What are your limits?", "Your limits?"),
+    USER,
 )
 
 #: Questions whether a part is sound, for parts without a listed artifact.
@@ -78,8 +80,8 @@ def suggestions(face: FaceAnalysis | None) -> tuple[Suggestion, ...]:
     if face.verdict.label is Label.UNDETERMINED:
         return UNDECIDED
     if face.verdict.label is Label.BONA_FIDE:
-        return (WHY, SURE, SOUND[Region.EYES], SOUND[Region.MOUTH], SOUND[Region.SKIN])
-    return _of_deepfake(face)[:AT_MOST]
+        return (WHY, SURE, SOUND[Region.EYES], SOUND[Region.MOUTH], SOUND[Region.SKIN], USER)
+    return (*_of_deepfake(face)[: AT_MOST - 1], USER)
 
 
 def _of_deepfake(face: FaceAnalysis) -> tuple[Suggestion, ...]:
