@@ -592,7 +592,7 @@ def _certainty(question: Question, known: Known) -> str:
         return _worded(
             question,
             f"{told}: I see no artifact, but a good forgery may show none; {score}.",
-            f"{told}, for a good forgery may show no artifact; {score}.",
+            f"{told}, though a good forgery may show no artifact; {score}.",
         )
     if not known.regional:
         return f"{told}; {score}."
@@ -642,7 +642,7 @@ _ALIKE = "Compression, a filter, make-up or a poor picture can look like a forge
 def _otherwise(known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
-        return "I see no artifact that this would have to explain; but it can also hide one."
+        return "I see no artifact that compression, a filter or make-up has to explain; but they can hide one."
     why = _clearest(known)
     return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 
@@ -861,7 +861,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     ),
     "intent": (
         "I cannot tell why it was made, with whose consent, or what was intended.",
-        "A picture does not show what anybody meant, agreed to or says truly, so I cannot say.",
+        "A picture does not show anybody's intent, consent or honesty, so I cannot say.",
     ),
     "maker": (
         "I cannot tell who made or posted this picture, with what, or when.",
