@@ -642,7 +642,9 @@ _ALIKE = "Compression, a filter, make-up or a poor picture can look like a forge
 def _otherwise(known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
-        return "I see no artifact that compression, a filter or make-up has to explain; but they can hide one."
+        return (
+            "I see no artifact that compression, a filter or make-up has to explain; but they can hide one."
+        )
     why = _clearest(known)
     return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 
