@@ -186,6 +186,18 @@ def test_a_run_lowers_the_loss_and_one_that_broke_goes_on_to_the_same_end(
     assert seen.features.norm().item() == pytest.approx(1, abs=1e-3)
 
 
+def test_the_layers_of_a_run_are_read_by_whoever_loads_it_or_goes_on_from_it(
+    base: Path, pool: Path, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, steps=1, twos=4)
+    first = train_sight(base, pool, tmp_path / "first", replace(plan, layers=(1, 3)))
+    after = train_sight(base, pool, tmp_path / "after", replace(plan, seed=1), after=tmp_path / "first")
+
+    assert first.layers == after.layers == (1, 3)
+    assert Sight(base).layers != (1, 3)
+    assert load_sight(base, tmp_path / "after").layers == (1, 3)
+
+
 def _broken_after(step: int, base: Path, pool: Path, out: Path, plan: SightPlan) -> None:
     """As a machine that goes away leaves it: the checkpoint of this step is the last thing written."""
     from moderation.dfa.train import sight

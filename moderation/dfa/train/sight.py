@@ -39,8 +39,7 @@ from moderation.errors import SetupProblem
 TECHNIQUE_IDS: Mapping[Technique, int] = {technique: index for index, technique in enumerate(Technique)}
 #: A target that is not known.
 UNKNOWN = -100
-#: Layers of the packaged tower that `small` reads. Middle layers know generators, the last one knows faces; on sources
-#: left out these four carried over best among fourteen sets of layers (docs/models.md).
+#: Layers of the packaged tower that `small` reads. What they are worth on sources left out: docs/models.md.
 READ = (7, 8, 9, 12)
 #: Parts of a tower that learn: its normalisations, by the ends of their names.
 NORMS = ("layer_norm1", "layer_norm2", "pre_layrnorm")
@@ -282,6 +281,7 @@ def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: P
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     model = Sight(base, plan.layers) if after is None else load_sight(base, after).train()
+    plan = replace(plan, layers=model.layers)  # those of the run before, if it goes on from one
     average = Average(model, plan.average)
     first, optimiser_state = _resumed(model, average, out)
     bf16 = accelerator.device.type == "cuda" or multiplies_bfloat16()
@@ -409,7 +409,7 @@ def load_sight(base: Path, out: Path) -> Sight:
     if not file.is_file():
         raise SetupProblem(f"{out} holds no trained tower: `bonafide dfa train sight` trains one.")
     plan = json.loads((out / "sight.json").read_text(encoding="utf-8"))["plan"]
-    model = Sight(base, plan["layers"])
+    model = Sight(base, plan.get("layers", ()))
     _, unexpected = model.load_state_dict(load_file(file), strict=False)
     if unexpected:
         raise SetupProblem(f"{file} was trained on another base: it holds {unexpected[0]}.")
