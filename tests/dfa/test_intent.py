@@ -139,6 +139,7 @@ def test_it_stands_for_the_region_that_was_asked_about_last() -> None:
     [
         ("Is it fake, and how sure are you?", ("Is it fake?", "How sure are you?")),
         ("Is it real? Where should I look?", ("Is it real?", "Where should I look?")),
+        ("Is it real, and on what do you base it?", ("Is it real?", "On what do you base it?")),
         ("Are the eyes and the mouth natural?", None),
         ("Hello. Is it fake?", None),
     ],

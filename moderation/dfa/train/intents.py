@@ -32,7 +32,7 @@ KEPT = 0.2
 
 
 @dataclass(frozen=True)
-class Asked:
+class Taught:
     """A question, and what it asks for."""
 
     text: str
@@ -42,7 +42,7 @@ class Asked:
     wording: str
 
 
-def asked(count: int, *, seed: int) -> list[Asked]:
+def asked(count: int, *, seed: int) -> list[Taught]:
     """`count` questions of the grammar, typed as people type, and all that were written as they are typed.
 
     Rare families of the grammar are asked more often than in FC.
@@ -51,14 +51,14 @@ def asked(count: int, *, seed: int) -> list[Asked]:
     families = list(SHARES)
     weights = np.array([SHARES[family] ** 0.7 for family in families])
     chosen = rng.choice(len(families), size=count, p=weights / weights.sum())
-    questions = [_asked(_drawn(families[index], rng), rng) for index in chosen]
-    return questions + [Asked(text, intent, text) for intent, text in typed()]
+    questions = [_taught(_drawn(families[index], rng), rng) for index in chosen]
+    return questions + [Taught(text, intent, text) for intent, text in typed()]
 
 
-def _asked(question: Question, rng: Rng) -> Asked:
+def _taught(question: Question, rng: Rng) -> Taught:
     family = "region" if question.family == "detail" else question.family
     wording = f"{question.family}/{question.form}/{question.wording}"
-    return Asked(as_typed(question.text, rng), f"{family}/{question.form}", wording)
+    return Taught(as_typed(question.text, rng), f"{family}/{question.form}", wording)
 
 
 def _drawn(family: str, rng: Rng) -> Question:
@@ -112,7 +112,7 @@ def fit_intents(states: np.ndarray, intents: Sequence[str], *, depth: int) -> In
     )
 
 
-def left_out(states: np.ndarray, questions: Sequence[Asked], *, seed: int) -> float:
+def left_out(states: np.ndarray, questions: Sequence[Taught], *, seed: int) -> float:
     """The share of families that a head reads rightly in wordings that it never saw."""
     wordings = sorted({each.wording for each in questions})
     rng = np.random.default_rng(seed)

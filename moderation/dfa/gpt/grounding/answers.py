@@ -212,7 +212,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
 #: A question that is not understood.
 UNCLEAR = "unclear"
 #: Families whose answers need no verdict.
-_SAID_OF_ANY = frozenset({"technique_meant", "about", "score", "limits", "scope", "next"})
+_SAID_OF_ANY = frozenset({"technique_meant", "about", "plain", "score", "limits", "scope", "next"})
 _LIMITS: Mapping[str, str] = {
     "open": "I can be wrong: what I never learnt may escape me, now and then I suspect a face without cause, and "
     "outside the face I see nothing. So a person decides.",
@@ -258,10 +258,6 @@ def _undecided(question: Question, known: Known) -> str:
             return f"{_ALIKE}, and they can hide one; I am undecided about this face."
         case "counter":
             return "Too little speaks for either side; a sharper copy of the picture could settle it."
-        case "plain" if question.form == "user":
-            return _for_user(known)
-        case "plain":
-            return "In plain words: I cannot tell whether this face is genuine."
         case "unclear":
             return "I am not sure what you ask; I am undecided about this face."
         case _:
@@ -623,10 +619,10 @@ def _limits(question: Question, known: Known) -> str:
     """The answer to a question about what the model cannot do."""
     if question.form != "picture":
         return _LIMITS[question.form]
-    poor = "A poor or covered picture can hide an artifact, or look like one"
-    if known.deepfake is None:
-        return f"{poor}; I am undecided about this face."
-    return f"{poor}; I take this face for {_what(known) if known.deepfake else 'bona fide'}."
+    taken = "am undecided about this face"
+    if known.deepfake is not None:
+        taken = f"take this face for {_what(known) if known.deepfake else 'bona fide'}"
+    return f"A poor or covered picture can hide an artifact, or look like one; I {taken}."
 
 
 def _next(known: Known) -> str:
@@ -688,6 +684,8 @@ def _clearest(known: Known) -> str:
 
 def _plainly(known: Known) -> str:
     """The verdict for somebody who knows none of the field's words."""
+    if known.deepfake is None:
+        return "In plain words: I cannot tell whether this face is genuine."
     if not known.deepfake:
         return "In plain words: I see nothing that shows that a computer changed this face."
     done = f": {_DONE[known.technique]}" if known.technique else ""
@@ -820,7 +818,7 @@ def _challenge(question: Question, known: Known) -> str:
     return _worded(question, f"I still take it for a deepfake: {why}.", f"I see it otherwise: {why}.")
 
 
-_ABOUT: Mapping[str, str] = {
+_OF_ITSELF: Mapping[str, str] = {
     "map": "The map shows how foreign each part of the picture looks to me; it is an aid, and proves nothing.",
     "insult": "I am sorry that this does not help you. Ask me about a region, or judge the face yourself.",
     "language": "I can only answer in English.",
@@ -829,8 +827,8 @@ _ABOUT: Mapping[str, str] = {
 
 
 def _about(question: Question) -> str:
-    if question.form in _ABOUT:
-        return _ABOUT[question.form]
+    if question.form in _OF_ITSELF:
+        return _OF_ITSELF[question.form]
     if question.form == "thanks":
         return _worded(
             question, "You are welcome. The decision is yours.", "Gladly; ask me about any region."

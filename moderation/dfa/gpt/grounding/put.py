@@ -1,6 +1,6 @@
 """How a question is put: what its words say about its family and form, whatever a language model's states say.
 
-A small language model confuses "natural" with "weird" and "only the mouth" with "the mouth". The words do not.
+A small language model confuses "natural" with "weird", and "is it forged" with "is it forged or not". The words do not.
 """
 
 import re
