@@ -274,6 +274,7 @@ def sources_out(
     if not names:
         raise SetupProblem(f"{run} left no source out: it says nothing of strangers.")
     tower = load_sight(base_of(BASE_DIGEST), run)
+    tower.look_closer()
     if multiplies_bfloat16():
         tower.lighten()
     opened = open_pool(pool)

@@ -727,15 +727,16 @@ def of_patches(tmp_path: Path) -> BundleSpec:
     return random_bundle(tmp_path, "small-tiny")
 
 
-def lively_heads() -> Heads:
+def lively_heads(close_up: float = 0.0) -> Heads:
     torch.manual_seed(2)
     heads = Heads(2, 32)
+    heads.close_up.fill_(close_up)
     torch.nn.init.normal_(heads.verdict)
-    torch.nn.init.normal_(heads.local.weight)
+    torch.nn.init.normal_(heads.patches.weight)
     return heads
 
 
-def test_the_margin_is_the_language_models_and_what_the_foreign_patches_add(of_patches: BundleSpec) -> None:
+def test_the_margin_is_the_language_models_and_what_the_patches_add(of_patches: BundleSpec) -> None:
     pictures = [a_picture(224, seed) for seed in range(3)]
 
     silent, lively = (
@@ -748,13 +749,33 @@ def test_the_margin_is_the_language_models_and_what_the_foreign_patches_add(of_p
         assert both.margin == pytest.approx(spoken.margin + both.seen.local, abs=1e-3)
 
 
-def test_a_tower_of_patches_does_not_look_at_hidden_ones(of_patches: BundleSpec) -> None:
+def test_a_close_up_is_one_more_look_of_the_heads_alone(of_patches: BundleSpec) -> None:
+    whole = a_picture(224, 1)
+    around = whole.copy()
+    around[:32] = 255 - around[:32]  # outside the close-up
+
+    once, twice, elsewhere = (
+        with_heads(of_patches, lively_heads(share)).answer([picture])[0]
+        for share, picture in ((0.0, whole), (10 / 14, whole), (10 / 14, around))
+    )
+
+    assert once.seen is not None
+    assert twice.seen is not None
+    assert elsewhere.seen is not None
+    assert abs(twice.seen.local - once.seen.local) > 1e-2
+    assert twice.margin - twice.seen.local == pytest.approx(once.margin - once.seen.local, abs=1e-3)
+    assert np.allclose(twice.seen.foreign, once.seen.foreign)
+    assert twice.margin != pytest.approx(elsewhere.margin, abs=1e-2)
+
+
+@pytest.mark.parametrize("close_up", [0.0, 10 / 14])
+def test_a_tower_of_patches_does_not_look_at_hidden_ones(of_patches: BundleSpec, close_up: float) -> None:
     whole, mask = a_picture(224, 1), np.zeros((224, 224), dtype=bool)
     mask[32:80, 48:96] = True
     other = np.where(mask[..., None], 255 - whole, whole)
     pictures = [VerdictOnly(pixels, hidden) for hidden in (None, mask) for pixels in (whole, other)]
 
-    answered = with_heads(of_patches, lively_heads()).answer(pictures)
+    answered = with_heads(of_patches, lively_heads(close_up)).answer(pictures)
 
     opinions = [answers.seen.opinion for answers in answered if answers.seen is not None]
     for shown, changed, hidden, still in (opinions, [answers.margin for answers in answered]):

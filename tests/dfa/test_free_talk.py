@@ -252,7 +252,8 @@ def test_a_region_is_answered_as_it_was_described(form: str) -> None:
 def test_where_nothing_is_known_no_region_is_pointed_to(name: str) -> None:
     for question in sampled():
         if question.family in {"places", "reasons", "summary"}:
-            assert "cannot point to one region" in answer(question, seen(name), PROMPTS)
+            said = answer(question, seen(name), PROMPTS)
+            assert "cannot point to one region" in said or "the face as a whole" in said
 
 
 def test_nobody_is_asked_about_what_was_touched_and_not_told() -> None:

@@ -183,6 +183,52 @@ def test_an_either_or_has_no_yes() -> None:
     assert understood("Is it genuine or has it been tampered with?", real).form == "open"
 
 
+def test_whether_two_sides_match_and_where_light_comes_from_is_not_claimed() -> None:
+    known = known_from(analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7)))
+    assert known is not None
+    prompts = load_prompts(2)
+
+    def said(text: str, intent: str) -> str:
+        return answer(understood(text, {intent: 5.0, "region/open": 0.0, "light/open": 0.0}), known, prompts)
+
+    nose, eyes, face = (
+        said(text, "match/open")
+        for text in ("Is the nose symmetric?", "Do the eyes match?", "Are both halves alike?")
+    )
+    assert nose == f"I do not measure whether the two sides match, but {SOFT_NOSE[0].lower()}{SOFT_NOSE[1:]}"
+    assert "no artifact in the eyes; the artifacts are in the nose" in eyes
+    assert SOFT_NOSE[1:] in face
+    light = said("Where does the light come from?", "light/direction")
+    assert light == "I do not work out where the light comes from; the artifacts are in the nose."
+
+
+def test_a_short_summary_is_short() -> None:
+    prompts, asked = load_prompts(2), Question("", "summary", "short", 0)
+    for face in (
+        analysed(Label.BONA_FIDE),
+        analysed(Label.UNDETERMINED),
+        analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS),
+    ):
+        known = known_from(face)
+        assert known is not None
+        assert len(answer(asked, known, prompts).split()) < 20
+
+
+def test_who_is_not_sure_what_is_asked_says_the_verdict_too() -> None:
+    known = known_from(analysed(Label.BONA_FIDE))
+    assert known is not None
+    scores = {"who/open": 0.2, "verdict/open": 0.0, "region/open": 0.0, "scope/open": 0.0}
+
+    sure, unsure = (
+        answer(understood("What is going on?", {**scores, "who/open": logit}), known, load_prompts(2))
+        for logit in (3.0, 0.2)
+    )
+
+    assert "bona fide" not in sure
+    assert unsure.startswith(sure)
+    assert "I take this face for bona fide" in unsure
+
+
 def test_nothing_is_claimed_of_the_background() -> None:
     known = known_from(analysed(Label.BONA_FIDE))
     assert known is not None
@@ -292,7 +338,8 @@ def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "start"), [(0.97, "I am fairly"), (0.8, "I am not"), (0.6, "It is a close")]
+    ("score", "start"),
+    [(0.97, "My confidence is high"), (0.8, "My confidence is medium"), (0.6, "My confidence is low")],
 )
 def test_how_sure_it_is_follows_the_score(score: float, start: str) -> None:
     for label, own in ((Label.DEEPFAKE, score), (Label.BONA_FIDE, 1 - score)):
@@ -405,12 +452,12 @@ def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_questi
 
 
 def test_a_head_comes_back_as_it_was_stored(tmp_path: Path) -> None:
-    head = IntentHead(3, ("verdict/open", "who/open"), torch.randn(2, 8), torch.randn(2))
+    head = IntentHead((1, 3), ("verdict/open", "who/open"), torch.randn(2, 8), torch.randn(2))
     save_intents(head, tmp_path / "intents.safetensors")
 
     again = load_intents(tmp_path / "intents.safetensors")
 
-    assert (again.depth, again.intents) == (head.depth, head.intents)
+    assert (again.depths, again.intents) == (head.depths, head.intents)
     torch.testing.assert_close(again.weight, head.weight, atol=2e-3, rtol=1e-3)
 
 
@@ -421,7 +468,7 @@ def with_intents(spec: BundleSpec, folder: Path, head: IntentHead) -> BundleSpec
 
 
 def always(intent: str, *, width: int) -> IntentHead:
-    return IntentHead(1, (intent, "verdict/open"), torch.zeros(2, 2 * width), torch.tensor([1.0, 0.0]))
+    return IntentHead((1,), (intent, "verdict/open"), torch.zeros(2, 2 * width), torch.tensor([1.0, 0.0]))
 
 
 def width_of(spec: BundleSpec) -> int:
@@ -434,15 +481,15 @@ def test_the_states_are_those_of_the_model_at_that_depth(tiny: BundleSpec) -> No
     bundle = detector.bundle
     tokens, place = asked_alone(bundle.prompts, bundle.codec, "Is the nose real?")
 
-    states = detector._engine.states(tokens, depth=1)
+    states = detector._engine.states(tokens, depths=(1, 2))
 
     detector.close()
     plain = load_bundle(tiny, device=torch.device("cpu"), dtype=torch.float32).model.model.language_model
     with torch.inference_mode():
         out = plain(torch.tensor([tokens]), output_hidden_states=True)
-    torch.testing.assert_close(states, out.hidden_states[1][0].float(), atol=2e-3, rtol=2e-2)
+    torch.testing.assert_close(states[0], out.hidden_states[1][0].float(), atol=2e-3, rtol=2e-2)
     assert bundle.codec.decode(list(tokens[place])).strip() == "Is the nose real?"
-    assert pooled(states, place).shape == (2 * width_of(tiny),)
+    assert pooled(states, place).shape == (2 * 2 * width_of(tiny),)
 
 
 def test_a_bundle_with_a_head_answers_from_the_analysis(tiny: BundleSpec, tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_the_order_within_a_two_is_what_costs(examples: list[Example]) -> None:
         nothing = Seen(
             grid=torch.zeros(4, 196),
             foreign=torch.zeros(4, 4),
+            patches=torch.zeros(4, 4),
             regions=torch.zeros(4, 9),
             kinds=torch.zeros(4, 9, 8),
             strengths=torch.zeros(4, 9),

@@ -333,7 +333,9 @@ def _load_intents(file: Path, model: LlavaForConditionalGeneration) -> IntentHea
         head = load_intents(file)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BundleMismatch(f"{file} cannot be read: {error}. Copy the whole bundle again.") from error
-    if head.weight.shape[1] != 2 * model.config.get_text_config().hidden_size:
+    text: Any = model.config.get_text_config()
+    fits = max(head.depths, default=0) <= text.num_hidden_layers
+    if not fits or head.weight.shape[1] != len(head.depths) * 2 * text.hidden_size:
         raise BundleMismatch(f"{file} belongs to another language model: use the file of this bundle.")
     return head
 

@@ -402,13 +402,13 @@ class Detector:
                 self._understood(head, parts[1], parts[:1]),
             )
             if told_together(first, second):
-                return f"{answer(first, known, prompts)} {answer(second, known, prompts)}"
+                return " ".join(dict.fromkeys(answer(asked, known, prompts) for asked in (first, second)))
         return answer(self._understood(head, question, earlier), known, prompts)
 
     def _understood(self, head: IntentHead, question: str, earlier: Sequence[str]) -> Question:
         tokens, place = asked_alone(self._bundle.prompts, self._bundle.codec, question)
         return understood(
-            question, head.scores(self._engine.states(tokens, depth=head.depth), place), earlier
+            question, head.scores(self._engine.states(tokens, depths=head.depths), place), earlier
         )
 
     def _generated(

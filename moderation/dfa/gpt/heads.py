@@ -1,5 +1,8 @@
 """Heads on a tower's features, beside the language model: verdict, technique, findings, and foreign-looking pixels.
 
+Verdict and technique may read two looks at a face: the whole crop, and a close-up of its middle. What gives some
+generators away is too fine for the whole crop's patches, and what gives others away lies outside the close-up.
+
 They train the tower, decide the technique and what is wrong with which region, give the reviewer's evidence map, and
 show how far the language model's verdict agrees with what the tower sees. A bundle carries them in `heads.safetensors`.
 
@@ -50,16 +53,20 @@ class Wrong:
 class Seen(Wrong):
     """The heads' outputs for B pictures: logits, and the features."""
 
-    verdict: Tensor  # (B,): from the class token. The language model's margin is taught it
-    local: Tensor  # (B,): what the patches that look foreign add to it
+    verdict: Tensor  # (B,): from the whole crop's class token. The language model's margin is taught it
+    local: Tensor  # (B,): what the patches and the close-up add to it
     technique: Tensor  # (B, T)
-    features: Tensor  # (B, L·D), of unit length
+    features: Tensor  # (B, L·D), of unit length: the class tokens of both looks
+    patches: Tensor  # (B, L·D), of unit length: the mean patches of both looks
     #: (B,): distance from the training faces, in their standard deviations. None when it was not measured.
     strangeness: Tensor | None = None
 
 
 class Heads(nn.Module):
-    """Linear heads on the class token of several layers, on the patches, and on the patches that look foreign."""
+    """Linear heads on the class token of several layers, the patches, their mean, and those that look foreign."""
+
+    #: Side of the middle that is seen in a close-up, as a share of the crop's side. 0: there is none.
+    close_up: Tensor
 
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
@@ -68,8 +75,8 @@ class Heads(nn.Module):
         self.verdict = nn.Parameter(torch.zeros(wide))
         self.verdict_bias = nn.Parameter(torch.zeros(()))
         self.technique = nn.Linear(wide, len(Technique))
-        #: What the patches that look foreign add to the verdict, and to each technique.
-        self.local = nn.Linear(wide, 1 + len(Technique))
+        #: What the mean of the patches adds to the verdict, and to each technique.
+        self.patches = nn.Linear(wide, 1 + len(Technique))
         self.grid = nn.Linear(wide, 1)
         self.regions = nn.Linear(wide, len(REGIONS))
         self.kinds = nn.Linear(wide, len(Kind))
@@ -78,32 +85,46 @@ class Heads(nn.Module):
         self.region_kinds = nn.Parameter(torch.zeros(len(REGIONS), len(Kind)))
         self.strength = nn.Linear(wide, 1)
         self.region_strengths = nn.Parameter(torch.zeros(len(REGIONS)))
+        self.register_buffer("close_up", torch.zeros(()))
         #: The training faces' features: mean, standard deviations, principal axes and deviations along them.
         #: `know` sets them.
         self.register_buffer("middle", torch.zeros(wide))
         self.register_buffer("spread", torch.full((wide,), wide**-0.5))
         self.register_buffer("axes", torch.zeros(AXES, wide))
         self.register_buffer("spreads", torch.zeros(AXES + 1))
-        for head in (self.local, self.technique, self.grid, self.regions, self.kinds, self.strength):
+        for head in (self.patches, self.technique, self.grid, self.regions, self.kinds, self.strength):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-    def forward(self, states: Tensor, hidden: Tensor | None = None) -> Seen:
-        """Read (B, 1+P, L, D) hidden states of the tower's chosen layers, the class token first.
+    def forward(
+        self,
+        states: Tensor,
+        hidden: Tensor | None = None,
+        closer: Tensor | None = None,
+        closer_hidden: Tensor | None = None,
+    ) -> Seen:
+        """Read hidden states (B, 1+P, L, D) of the tower's chosen layers, the class token first.
 
-        `hidden` (B, P) says which patches are not looked at.
+        `closer` are those of the close-up. `hidden` and `closer_hidden` (B, P) say which patches are not looked at.
         """
-        even = F.layer_norm(states, states.shape[-1:]).flatten(2)  # (B, 1+P, L·D)
-        features = F.normalize(even[:, 0], dim=-1)
-        grid, foreign = self.look(even[:, 1:], hidden)
-        local = self.local(foreign)
-        technique = self.technique(features * features.shape[-1] ** 0.5) + local[:, 1:]
+        looks = [(_even(states), hidden)]
+        if closer is not None:
+            looks.append((_even(closer), closer_hidden))
+        whole = looks[0][0]  # (B, 1+P, L·D)
+        tokens = torch.stack([even[:, 0] for even, _ in looks]).sum(dim=0)
+        means = torch.stack([_mean(even[:, 1:], unseen) for even, unseen in looks]).sum(dim=0)
+        alone, features, patches = (F.normalize(each, dim=-1) for each in (whole[:, 0], tokens, means))
+        grid, foreign = self.look(whole[:, 1:], hidden)
+        added = self.patches(patches)
+        verdict = self._told(alone)
+        technique = self.technique(features * features.shape[-1] ** 0.5) + added[:, 1:]
         return Seen(
-            verdict=((features - self.middle) / self.spread) @ self.verdict + self.verdict_bias,
-            local=local[:, 0],
+            verdict=verdict,
+            local=self._told(features) - verdict + added[:, 0],
             technique=technique,
             **vars(self.wrong(grid, foreign, technique.argmax(dim=-1))),
             features=features,
+            patches=patches,
             strangeness=self.strangeness(features),
         )
 
@@ -112,6 +133,10 @@ class Heads(nn.Module):
         grid = self.grid(patches)[..., 0]
         shown = grid if hidden is None else grid.masked_fill(hidden, -torch.inf)
         return grid, (shown.softmax(dim=-1)[:, None] @ patches)[:, 0]
+
+    def _told(self, features: Tensor) -> Tensor:
+        """The verdict (B,) that class tokens tell, (B, L·D) of unit length."""
+        return ((features - self.middle) / self.spread) @ self.verdict + self.verdict_bias
 
     def wrong(self, grid: Tensor, foreign: Tensor, technique: Tensor) -> "Wrong":
         """What is wrong with faces, from what `look` gives and their techniques (B,), as indices."""
@@ -167,6 +192,32 @@ class Heads(nn.Module):
         off = (away.square().sum(dim=-1) - along.square().sum(dim=-1)).clamp(min=0).sqrt()
         apart = torch.cat([along, off[:, None]], dim=-1) / spreads
         return apart.square().mean(dim=-1).sqrt()
+
+
+def _even(states: Tensor) -> Tensor:
+    """Hidden states (B, 1+P, L, D), each normalised, its layers in one: (B, 1+P, L·D)."""
+    return F.layer_norm(states, states.shape[-1:]).flatten(2)
+
+
+def _mean(patches: Tensor, hidden: Tensor | None) -> Tensor:
+    """(B, L·D): the mean of the patches (B, P, L·D) that are not hidden."""
+    if hidden is None:
+        return patches.mean(dim=1)
+    shown = (~hidden).to(patches.dtype)[:, None]
+    return (shown @ patches)[:, 0] / shown.sum(dim=-1).clamp(min=1)
+
+
+def close_up(pictures: Tensor, share: float) -> Tensor:
+    """The middle of square pictures (B, C, S, S), `share` of their side, enlarged to their size."""
+    part = middle_of(pictures, share).float()
+    return F.interpolate(part, size=pictures.shape[-2:], mode="bicubic", antialias=True).to(pictures.dtype)
+
+
+def middle_of(pictures: Tensor, share: float) -> Tensor:
+    """The middle of square pictures (B, C, S, S), `share` of their side."""
+    size = pictures.shape[-1]
+    inset = round(size * (1 - share) / 2)
+    return pictures[..., inset : size - inset, inset : size - inset]
 
 
 def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:

@@ -64,7 +64,7 @@ def _phrased(wordings: Sequence[str], rng: Rng) -> str:
 
 #: How often each family is asked, relative to the others.
 SHARES: Mapping[str, float] = {
-    "region": 33, "detail": 5, "compare": 3, "boundary": 6, "light": 3, "tone": 3, "skin": 4,
+    "region": 33, "detail": 5, "compare": 3, "match": 1, "boundary": 6, "light": 3, "tone": 3, "skin": 4,
     "verdict": 8, "technique": 4, "technique_named": 3, "technique_meant": 2,
     "certainty": 5, "reasons": 5, "summary": 3, "places": 8, "challenge": 5, "about": 2,
     "otherwise": 3, "counter": 3, "plain": 2, "score": 2, "limits": 3, "scope": 2, "next": 2,

@@ -2,7 +2,7 @@
 
 It learns from the grammar, which names every part in every way, and from questions as reviewers type them.
 
-N questions, E embedding width, I intents.
+N questions, K depths, E embedding width, I intents.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from moderation.dfa.instruct.talk import SHARES
 from moderation.dfa.train.probe import per_class
 
 #: Questions of the grammar that the head is fitted on.
-QUESTIONS = 12000
-#: The head reads after this share of the layers: the middle of a language model tells best what a text is about.
-DEPTH = 0.5
+QUESTIONS = 3000
+#: The head reads after these shares of the layers: the middle of a language model tells best what a text is about.
+DEPTHS = (4 / 15, 0.4, 0.5)
 #: Inverse strength of the ridge for one question, in features of unit spread. Wordings left out chose its size.
 RIDGE = 2000.0
 #: Share of the wordings that `left_out` keeps for judging.
@@ -74,7 +74,7 @@ def _drawn(family: str, rng: Rng) -> Question:
 
 
 def question_states(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:
-    """(N, 2·E) float32: what the language model makes of each question, as it is served."""
+    """(N, K·2·E) float32: what the language model makes of each question, as it is served."""
     engine = Engine(
         bundle.model,
         bundle.script,
@@ -82,22 +82,22 @@ def question_states(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:
         route=lambda _margin, _mass: Route.LEAVE,
         plan=Plan(technique=False, rationale=False, slots=1),
     )
-    depth = depth_of(bundle)
+    depths = depths_of(bundle)
     states: list[np.ndarray] = []
     for text in texts:
         tokens, place = asked_alone(bundle.prompts, bundle.codec, text)
-        states.append(pooled(engine.states(tokens, depth=depth), place).numpy())
+        states.append(pooled(engine.states(tokens, depths=depths), place).numpy())
     engine.close()
     return np.stack(states)
 
 
-def depth_of(bundle: Bundle) -> int:
+def depths_of(bundle: Bundle) -> tuple[int, ...]:
     layers: int = bundle.model.config.get_text_config().num_hidden_layers
-    return round(DEPTH * layers)
+    return tuple(sorted({max(1, round(share * layers)) for share in DEPTHS}))
 
 
-def fit_intents(states: np.ndarray, intents: Sequence[str], *, depth: int) -> IntentHead:
-    """A ridged logistic regression from states (N, 2·E) to intents, as one linear layer."""
+def fit_intents(states: np.ndarray, intents: Sequence[str], *, depths: Sequence[int]) -> IntentHead:
+    """A ridged logistic regression from states (N, K·2·E) to intents, as one linear layer."""
     from sklearn.linear_model import LogisticRegression
 
     middle, spread = states.mean(axis=0), states.std(axis=0) + 1e-6
@@ -105,7 +105,7 @@ def fit_intents(states: np.ndarray, intents: Sequence[str], *, depth: int) -> In
     directions, offsets = per_class(fitted)
     directions = directions / spread
     return IntentHead(
-        depth=depth,
+        depths=tuple(depths),
         intents=tuple(str(name) for name in fitted.classes_),
         weight=torch.from_numpy(directions).float(),
         bias=torch.from_numpy(offsets - directions @ middle).float(),
@@ -119,7 +119,7 @@ def left_out(states: np.ndarray, questions: Sequence[Taught], *, seed: int) -> f
     kept = {wordings[index] for index in np.flatnonzero(rng.random(len(wordings)) < KEPT)}
     out = np.array([each.wording in kept for each in questions])
     intents = np.array([each.intent for each in questions])
-    head = fit_intents(states[~out], intents[~out].tolist(), depth=0)
+    head = fit_intents(states[~out], intents[~out].tolist(), depths=())
     logits = torch.from_numpy(states[out]).float() @ head.weight.T + head.bias
     read = [head.intents[place].split("/")[0] for place in logits.argmax(dim=1).tolist()]
     return float(np.mean([one == other.split("/")[0] for one, other in zip(read, intents[out], strict=True)]))
@@ -129,5 +129,5 @@ def read_questions(bundle: Bundle, *, count: int = QUESTIONS, seed: int = 17) ->
     """The head of this bundle, and the share of families that one reads rightly in wordings left out."""
     questions = asked(count, seed=seed)
     states = question_states(bundle, [each.text for each in questions])
-    head = fit_intents(states, [each.intent for each in questions], depth=depth_of(bundle))
+    head = fit_intents(states, [each.intent for each in questions], depths=depths_of(bundle))
     return head, left_out(states, questions, seed=seed)

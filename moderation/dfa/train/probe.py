@@ -3,8 +3,7 @@
 Heads that learn while the tower moves lag behind it. Fitted anew, to convergence and with a strong ridge, they carry
 over to other generators clearly better, and cost one pass over the faces (last-layer retraining, Kirichenko et al.,
 ICLR 2023; linear probes on CLIP for unseen generators, Ojha et al., CVPR 2023). The verdict reads the class token and
-the patches that look foreign. Every origin weighs the same: a verdict that follows the largest sources carries over
-less.
+the mean patch. Every origin weighs the same: a verdict that follows the largest sources carries over less.
 
 N faces, L layers, D tower width.
 """
@@ -42,7 +41,7 @@ class Stored:
     """Faces of a pool, with their features by one tower."""
 
     features: np.ndarray  # (N, L·D): of the class token, on the sphere
-    foreign: np.ndarray  # (N, L·D): of the patches that look foreign (`Heads.look`)
+    patches: np.ndarray  # (N, L·D): the mean of the patches
     deepfake: np.ndarray  # (N,) bool
     technique: np.ndarray  # (N,) of int64: place in Technique; −1 when bona fide or not known
     source: np.ndarray  # (N,) of str: the folder of the pool that the face comes from
@@ -113,7 +112,7 @@ def served_features(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: 
 
 def _stored(sight: Sight, batches: Iterable[list[Example]]) -> Stored:
     numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
-    features, foreign = list[np.ndarray](), list[np.ndarray]()
+    features, patches = list[np.ndarray](), list[np.ndarray]()
     known: list[Example] = []
     quality: list[tuple[float, ...]] = []
     with torch.inference_mode():
@@ -121,13 +120,13 @@ def _stored(sight: Sight, batches: Iterable[list[Example]]) -> Stored:
             pictures = [each.pixels for each in examples]
             seen = sight(as_pixels(pictures).to(numbers))
             features.append(seen.features.numpy())
-            foreign.append(seen.foreign.float().numpy())
+            patches.append(seen.patches.float().numpy())
             quality += [measures(picture) for picture in pictures]
             known += [replace(each, pixels=NOTHING, mask=None) for each in examples]
     places = {technique: place for place, technique in enumerate(Technique)}
     return Stored(
         features=np.concatenate(features),
-        foreign=np.concatenate(foreign),
+        patches=np.concatenate(patches),
         deepfake=np.array([each.deepfake for each in known]),
         technique=np.array([places[each.technique] if each.technique else -1 for each in known]),
         source=np.array([each.group.split("/")[0] for each in known]),
@@ -180,7 +179,7 @@ def evened(stored: Stored) -> np.ndarray:
 
 def _read(stored: Stored) -> np.ndarray:
     """(N, 2·L·D): what the verdict is fitted on."""
-    return np.concatenate([stored.features, stored.foreign], axis=1)
+    return np.concatenate([stored.features, stored.patches], axis=1)
 
 
 def _judged(
@@ -254,14 +253,13 @@ def per_class(fitted: "LogisticRegression") -> tuple[np.ndarray, np.ndarray]:
 def fit_probes(heads: Heads, stored: Stored) -> None:
     """Fit the verdict and the technique of these heads to convergence. Their other parts stay as they are.
 
-    Features are standardised first, and the heads remember where these faces lie (`Heads.know`). The patches that look
-    foreign are those of the heads' map, so that is fitted before (`findings.py`).
+    Features are standardised first, and the heads remember where these faces lie (`Heads.know`).
     """
     from sklearn.linear_model import LogisticRegression
 
     heads.know(torch.from_numpy(stored.features).float())
-    middle = np.concatenate([heads.middle.numpy(), stored.foreign.mean(axis=0)])
-    spread = np.concatenate([heads.spread.numpy(), stored.foreign.std(axis=0) + 1e-6])
+    middle = np.concatenate([heads.middle.numpy(), stored.patches.mean(axis=0)])
+    spread = np.concatenate([heads.spread.numpy(), stored.patches.std(axis=0) + 1e-6])
     even, wide = (_read(stored) - middle) / spread, stored.features.shape[1]
     verdict = _verdict(even, stored.deepfake, evened(stored))
     known = stored.technique >= 0
@@ -284,7 +282,7 @@ def fit_probes(heads: Heads, stored: Stored) -> None:
 def _put(
     heads: Heads, rows: slice | torch.Tensor, found: np.ndarray, middle: np.ndarray, spread: np.ndarray
 ) -> None:
-    """Make directions for standardised foreign patches (C, F) the rows of `heads.local`."""
+    """Make directions for a standardised mean patch (C, F) the rows of `heads.patches`."""
     directions = found / spread
-    heads.local.weight[rows] = torch.from_numpy(directions).float()
-    heads.local.bias[rows] = torch.from_numpy(-(directions @ middle)).float()
+    heads.patches.weight[rows] = torch.from_numpy(directions).float()
+    heads.patches.bias[rows] = torch.from_numpy(-(directions @ middle)).float()

@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModel, LlavaConfig
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import CLIP_MEAN, CLIP_STD
 from moderation.dfa.gpt.detector import multiplies_bfloat16
-from moderation.dfa.gpt.heads import REGIONS, Heads, Seen
+from moderation.dfa.gpt.heads import REGIONS, Heads, Seen, close_up
 from moderation.dfa.instruct.examples import Example
 from moderation.dfa.instruct.stored import Twos, twos_in
 from moderation.errors import SetupProblem
@@ -41,6 +41,8 @@ TECHNIQUE_IDS: Mapping[Technique, int] = {technique: index for index, technique 
 UNKNOWN = -100
 #: Layers of the packaged tower that `small` reads. What they are worth on sources left out: docs/models.md.
 READ = (7, 8, 9, 12)
+#: Side of the middle that the heads of `small` see in a close-up, as a share of the crop's: ten of fourteen patches.
+CLOSE_UP = 10 / 14
 #: Parts of a tower that learn: its normalisations, by the ends of their names.
 NORMS = ("layer_norm1", "layer_norm2", "pre_layrnorm")
 
@@ -170,13 +172,19 @@ class Sight(nn.Module):
                 module.requires_grad_(requires_grad=True)
 
     def forward(self, pixels: Tensor) -> Seen:
-        """(B, 3, S, S) to what the heads say."""
-        return self.heads(self.states(pixels))
+        """(B, 3, S, S) to what the heads say, of a close-up too when they read one."""
+        share = float(self.heads.close_up)
+        closer = self.states(close_up(pixels, share)) if share else None
+        return self.heads(self.states(pixels), closer=closer)
 
     def states(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) to the hidden states that the heads read, (B, 1+P, L, D) float32, class token first."""
         states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         return torch.stack([states[layer] for layer in self.layers], dim=2).float()
+
+    def look_closer(self) -> None:
+        """From here on the heads read a close-up too. While the tower learns, one look is enough, at half the cost."""
+        self.heads.close_up.fill_(CLOSE_UP)
 
     def learnt(self) -> dict[str, Tensor]:
         """What training changes, by name: norms and heads."""

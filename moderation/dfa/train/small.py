@@ -122,6 +122,8 @@ def train_small(
     say("Teaching it everything …")
     sight = train_sight(base, instruct, work / "sight", plan.sight, after=work / "sight-without")
     say("Fitting what reads the tower …")
+    for each in (stranger, sight):
+        each.look_closer()
     seen = stored_features(stranger, instruct, plan.faces // 2, without=plan.without.without)
     judge_strangers(stranger, seen, pool, work, plan, today=now.date())
     found = find_wrong(sight, instruct, most=plan.described)
@@ -502,9 +504,9 @@ CARD_TEXT = """\
 
 DFA-GPT in the LLaVA layout: the image tower of CLIP ViT-B/16 with tuned LayerNorms, a projector that reads four of its
 layers, pooled two by two patches, and SmolLM2-135M-Instruct with LoRA (rank 16). It answers DF-D, DF-C, AD and FC about
-one face. The margin of the verdict is the language model's, plus what the patches that look foreign add; the language
-model also reads questions. Heads on the tower decide the technique, say what is wrong with which region, and where
-pixels look foreign. Trained {date} on two CPU cores that others used at the same time.
+one face. The margin of the verdict is the language model's, plus what heads read from the patches and from a close-up
+of the face; the language model also reads questions. Heads decide the technique too, say what is wrong with which
+region, and where pixels look foreign. Trained {date} on two CPU cores that others used at the same time.
 
 **Use it to try the system, and as a baseline. Never use it to decide about a person.** Its artifact lines say where to
 look and prove nothing. Skin tones, ages and cameras are as uneven as in the sources.

@@ -37,7 +37,7 @@ from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, 
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
 from moderation.dfa.gpt.grounding.facts import Touch
-from moderation.dfa.gpt.heads import Heads, Seen, findings
+from moderation.dfa.gpt.heads import Heads, Seen, close_up, findings, middle_of
 from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.gpt.script import Script, Tokens
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
@@ -236,7 +236,7 @@ class Engine:
                 use_float8(self._lm)
             with torch.inference_mode():
                 blank = np.zeros((image.size, image.size, 3), dtype=np.uint8)
-                self.patches = self._see([blank]).shape[1]
+                self.patches = self._see(self._standardised([blank])).shape[1]
                 self.kv = self._allocate(self._longest(), plan.slots)
                 self._read_system()
             self._decode_limit = self.kv.slots
@@ -426,8 +426,9 @@ class Engine:
 
     def _detect(self, group: Sequence[_Face[K]]) -> None:
         unseen = self._hidden(group)
-        patches = self._see([face.pixels for face in group], unseen)  # (B, P, D)
-        looks = [None] * len(group) if self.reader is None else self.reader.looks(unseen)
+        pixels = self._standardised([face.pixels for face in group])
+        patches = self._see(pixels, unseen)  # (B, P, D)
+        looks = [None] * len(group) if self.reader is None else self.reader.looks(pixels, unseen)
         for face, look in zip(group, looks, strict=True):
             face.seen = look
         question = self._words(self.script.detect).expand(len(group), -1, -1)
@@ -501,11 +502,14 @@ class Engine:
         shares = F.avg_pool2d(torch.from_numpy(np.stack(masks)).float()[:, None], vision.patch_size)
         return (shares.flatten(1) >= COVERED).to(self.device)
 
-    def _see(self, pictures: Sequence[np.ndarray], hidden: Tensor | None = None) -> Tensor:
-        """(S, S, 3) uint8 pictures -> their visual tokens (B, P, D)."""
+    def _standardised(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """(S, S, 3) uint8 pictures -> (B, 3, S, S) float32."""
         # Copy bytes, a quarter of float32's size. Standardise in float32: bfloat16 has fewer steps than a byte.
         stacked = torch.from_numpy(np.stack(pictures)).to(self.device)
-        pixels = stacked.permute(0, 3, 1, 2).float() * self._scale + self._shift  # (B, 3, S, S)
+        return stacked.permute(0, 3, 1, 2).float() * self._scale + self._shift
+
+    def _see(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Standardised pictures -> their visual tokens (B, P, D)."""
         return visual_tokens(self.model, pixels.to(self.dtype), hidden).to(self.dtype)
 
     def _words(self, tokens: Tokens) -> Tensor:
@@ -542,12 +546,12 @@ class Engine:
         return hidden[:, -1:]
 
     def _through_layers(
-        self, x: Tensor, positions: Tensor, step: object, *, depth: int | None = None
+        self, x: Tensor, positions: Tensor, step: object, *, layers: slice = slice(None)
     ) -> Tensor:
-        """The decoder's layers, or the first `depth`, without transformers' loop, which builds masks we do not need."""
+        """The decoder's layers, or some of them, without transformers' loop, which builds masks we do not need."""
         self._current.step = cast("Any", step)
         angles = self._lm.rotary_emb(x, position_ids=positions)
-        for layer in self._lm.layers[:depth]:
+        for layer in self._lm.layers[layers]:
             out = layer(
                 x, attention_mask=None, position_ids=positions, position_embeddings=angles, use_cache=False
             )
@@ -594,7 +598,7 @@ class Engine:
         try:
             with self._at_work():
                 kv = self._allocate(length, 1)
-                words = self._words(before), self._see([picture]), self._words(after)
+                words = self._words(before), self._see(self._standardised([picture])), self._words(after)
                 embeds = torch.cat(words, dim=1)  # (1, T, D)
                 stored = embeds.shape[1]
                 step = extend(kv, [0], 0, stored, device=self.device)
@@ -616,8 +620,8 @@ class Engine:
         if token != self.script.end:
             yield token
 
-    def states(self, tokens: Tokens, *, depth: int) -> Tensor:
-        """(T, D): the hidden states of a text without a picture, after the first `depth` layers.
+    def states(self, tokens: Tokens, *, depths: Sequence[int]) -> Tensor:
+        """(K, T, D): the hidden states of a text without a picture, after so many layers, ascending.
 
         Raise EngineUnavailable when memory is short.
         """
@@ -626,7 +630,11 @@ class Engine:
                 kv = self._allocate(len(tokens), 1)
                 step = extend(kv, [0], 0, len(tokens), device=self.device)
                 places = torch.arange(len(tokens), device=self.device)[None]
-                return self._through_layers(self._words(tokens), places, step, depth=depth)[0].float().cpu()
+                x, kept = self._words(tokens), list[Tensor]()
+                for layers in map(slice, (0, *depths), depths):
+                    x = self._through_layers(x, places, step, layers=layers)
+                    kept.append(x[0].float().cpu())
+                return torch.stack(kept)
         except Exception as error:
             if is_out_of_memory(error):
                 raise EngineUnavailable("The model's memory does not hold this question now.") from error
@@ -718,14 +726,18 @@ def visual_tokens(
     more: dict[str, Any] = {}
     with ExitStack() as until_seen:
         if hidden is not None:
-            shown = torch.zeros(hidden.shape, dtype=pixels.dtype, device=pixels.device)
-            shown = shown.masked_fill(hidden, -torch.inf)
-            more["attention_mask"] = F.pad(shown, (1, 0))[:, None, None]  # the class token is always seen
+            more["attention_mask"] = _seen_alone(hidden, pixels.dtype)
             tower: Any = model.model.vision_tower
             until_seen.callback(tower.register_forward_hook(partial(_without, hidden)).remove)
         seen: Any = model.get_image_features(pixel_values=cast("Any", pixels), **more)
     seen = getattr(seen, "pooler_output", seen)
     return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
+
+
+def _seen_alone(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, 1, 1+P): an attention mask that leaves out the `hidden` patches (B, P), and never the class token."""
+    shown = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, -torch.inf)
+    return F.pad(shown, (1, 0))[:, None, None]
 
 
 def _without(hidden: Tensor, _tower: object, _inputs: object, output: Any) -> Any:
@@ -742,25 +754,55 @@ def _without(hidden: Tensor, _tower: object, _inputs: object, output: Any) -> An
     return output
 
 
+def enlarged_patches(hidden: Tensor, share: float, *, size: int) -> Tensor:
+    """The patches (B, P) of close-ups that show any of the `hidden` patches (B, P) of crops of `size` pixels."""
+    side = round(hidden.shape[1] ** 0.5)
+    pixels = F.interpolate(hidden.view(-1, 1, side, side).float(), size=(size, size))
+    wide = F.max_pool2d(pixels, 5, stride=1, padding=2)  # interpolation carries a pixel two further
+    return F.adaptive_max_pool2d(middle_of(wide, share), side).flatten(1) > 0
+
+
 class TowerReader:
-    """Feeds the tower's hidden states to the heads. The tower runs once for them and the language model."""
+    """Feeds the tower's hidden states to the heads.
+
+    The tower runs once for them and the language model, and once more when the heads read a close-up.
+    """
 
     def __init__(self, model: LlavaForConditionalGeneration, heads: Heads) -> None:
         self.heads = heads
+        self._share = float(heads.close_up)
+        self._tower: Any = model.model.vision_tower
         self._layers: list[int] = np.atleast_1d(cast("Any", model.config.vision_feature_layer)).tolist()
         self._states: tuple[Tensor, ...] = ()
-        self._hook = cast("Any", model.model.vision_tower).register_forward_hook(self._keep)
+        self._hook = self._tower.register_forward_hook(self._keep)
 
     def _keep(self, _module: object, _inputs: object, output: Any) -> None:
         self._states = output.hidden_states
 
-    def read(self, hidden: Tensor | None = None) -> Seen:
-        """The heads' outputs for the tower's last batch, of which some patches may be `hidden`."""
-        states = torch.stack([self._states[layer] for layer in self._layers], dim=2)
-        return self.heads(states.float(), hidden)
+    def read(self) -> Seen:
+        """The heads' outputs for the tower's last batch, from the whole crops alone."""
+        return self.heads(self._last())
 
-    def looks(self, hidden: Tensor | None = None) -> list[Look]:
-        seen = self.read(hidden)
+    def _last(self) -> Tensor:
+        """The hidden states of the tower's last batch that the heads read, (B, 1+P, L, D) float32."""
+        return torch.stack([self._states[layer] for layer in self._layers], dim=2).float()
+
+    def _closer(self, pixels: Tensor, hidden: Tensor | None) -> Tensor:
+        """The hidden states of close-ups."""
+        more = {} if hidden is None else {"attention_mask": _seen_alone(hidden, self._tower.dtype)}
+        enlarged = close_up(pixels, self._share).to(self._tower.dtype)
+        self._tower(pixel_values=enlarged, output_hidden_states=True, **more)
+        return self._last()
+
+    def looks(self, pixels: Tensor, hidden: Tensor | None = None) -> list[Look]:
+        """What the heads say of the tower's last batch, standardised `pixels` of which some patches may be `hidden`."""
+        whole, closer = self._last(), None
+        closer_hidden = None
+        if self._share:
+            if hidden is not None:
+                closer_hidden = enlarged_patches(hidden, self._share, size=pixels.shape[-1])
+            closer = self._closer(pixels, closer_hidden)
+        seen = self.heads(whole, hidden, closer, closer_hidden)
         self._states = ()
         side = round(seen.grid.shape[1] ** 0.5)
         maps = seen.grid.sigmoid().view(-1, side, side).cpu().numpy()

@@ -40,6 +40,8 @@ class Question:
     other: tuple[Region, Noun] | None = None
     #: The technique that the question names, in the families of techniques.
     technique: Technique | None = None
+    #: It was read with little certainty.
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,17 @@ _LIT = frozenset({Kind.COLOUR, Kind.REPLACED})
 
 
 def answer(question: Question, known: Known, prompts: PromptSet) -> str:
-    """The answer from the known facts, in the form of the question."""
+    """The answer from the known facts, in the form of the question.
+
+    When it is not sure what is asked, an answer that does not speak of this face is followed by the verdict.
+    """
+    said = _answer(question, known, prompts)
+    if question.unsure and question.family in _BESIDE_THE_FACE and question.form != "picture":
+        return f"{said} {_verdict_of(known)}"
+    return said
+
+
+def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family == "who" and known.deepfake and known.technique is Technique.EFS:
         return "I take this face for generated as a whole, so it may show nobody; I cannot tell who it is."
     if (question.family, question.form) == ("who", "exists"):
@@ -160,7 +172,10 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             seams = [shown for shown in known.artifacts or () if shown.touch.region is Region.FACE_BOUNDARY]
             return _region(question, known, NOUNS[Region.FACE_BOUNDARY], seams)
         case "light":
-            return _region(question, known, NOUNS[Region.LIGHTING], _of_kinds(known, _LIT))
+            lit = _of_kinds(known, _LIT)
+            if question.form == "direction":
+                return f"I do not work out where the light comes from{_but(question, known, lit)}."
+            return _region(question, known, NOUNS[Region.LIGHTING], lit)
         case "tone":
             colours = _of_kinds(known, frozenset({Kind.COLOUR}))
             return _region(question, known, Noun("colours", plural=True), colours)
@@ -179,6 +194,8 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             if question.form == "signs":
                 return _SIGNS[question.technique]
             return prompts.technique_explanations[question.technique] if question.technique else _DEEPFAKE
+        case "match":
+            return _match(question, known)
         case "certainty":
             return _certainty(question, known)
         case "reasons":
@@ -207,6 +224,11 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return _about(question)
         case _:
             return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
+
+
+def _verdict_of(known: Known) -> str:
+    asked = Question("", "verdict", "open", 0)
+    return _undecided(asked, known) if known.deepfake is None else _verdict(asked, known)
 
 
 #: A question that is not understood.
@@ -238,13 +260,18 @@ def _undecided(question: Question, known: Known) -> str:
     if question.region is Region.BACKGROUND:
         return _worded(question, *UNKNOWABLE["things"])
     match question.family:
-        case "region" | "detail" | "compare" | "boundary" | "light" | "tone" | "skin":
+        case "region" | "detail" | "compare" | "match" | "boundary" | "light" | "tone" | "skin":
             noun = question.noun or NOUNS[ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
             return noun.inflected(
                 "I am undecided about this face, and cannot say whether {the} {was} changed."
             )
         case "technique" | "technique_named":
             return "I am undecided about this face, so I name no technique."
+        case "summary" if question.form == "short":
+            return f"Undecided: {why}{_short_score(known)}."
+        case "summary":
+            score = "" if known.score is None else f" The score is {known.score:.2f}, where 1 is a deepfake."
+            return f"I am undecided about this face: {why}.{score}"
         case "certainty":
             said = "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
             return f"I am not sure, so I left this face undecided: {why}{said}."
@@ -257,14 +284,14 @@ def _undecided(question: Question, known: Known) -> str:
         case "otherwise":
             return f"{_ALIKE}, and they can hide one; I am undecided about this face."
         case "counter":
-            return "Too little speaks for either side; a sharper copy of the picture could settle it."
+            return f"I am undecided about this face: {why}; {_BETTER} could settle it."
         case "unclear":
             return "I am not sure what you ask; I am undecided about this face."
         case _:
             return _worded(
                 question,
                 "I am undecided about this face: it looks neither clearly forged nor clearly genuine to me.",
-                "I cannot decide about this face; a person must look.",
+                f"I cannot decide about this face: {why}.",
             )
 
 
@@ -350,6 +377,28 @@ def _fits(seam: Shown | None, known: Known) -> str:
         "the face may be another's" if known.technique is Technique.FS else "the artifacts are elsewhere"
     )
     return f"I see no seam around the face, but {swapped}: {_clearest(known)}."
+
+
+def _match(question: Question, known: Known) -> str:
+    """The answer to a question whether two sides of a face match."""
+    own = [shown for shown in known.artifacts or () if question.region in {None, shown.touch.region}]
+    return f"I do not measure whether the two sides match{_but(question, known, own)}."
+
+
+def _but(question: Question, known: Known, related: Sequence[Shown]) -> str:
+    """What is seen instead of what was asked for, as the end of a sentence."""
+    noun = question.noun or Noun("face")
+    own = [shown for shown in known.artifacts or () if shown.touch.region is question.region]
+    if known.whole:
+        return ", but the whole picture looks generated"
+    if seen := [*own, *related]:
+        return f", but {_small(min(seen, key=_weakness).sentence)}"
+    if known.deepfake and not known.artifacts:
+        return ", but the face as a whole looks forged"
+    elsewhere = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
+    if question.noun is None and elsewhere:
+        return elsewhere
+    return noun.inflected(f"; I see no artifact {{at}} {{the}}{elsewhere}")
 
 
 def _there(question: Question, sentence: str, kind: Kind) -> str:
@@ -572,27 +621,30 @@ def _technique_named(question: Question, known: Known) -> str:
     )
 
 
-#: Scores by which a verdict is told as fairly sure, and as not beyond doubt: those of a deepfake, or of its opposite.
-_FAIRLY_SURE, _DOUBTED = 0.9, 0.75
+#: Scores by which confidence in a verdict is told as high, and as medium: those of a deepfake, or of its opposite.
+_HIGH, _MEDIUM = 0.9, 0.75
+
+
+def _confidence(known: Known) -> str:
+    """How sure the verdict is, as the start of a sentence, and the score."""
+    if known.score is None or known.deepfake is None:
+        return "I can be wrong, and the score gives my certainty"
+    sure = known.score if known.deepfake else 1 - known.score
+    told = "high" if sure >= _HIGH else "medium" if sure >= _MEDIUM else "low, for it is a close call"
+    return f"My confidence is {told}; the score is {known.score:.2f}, where 1 is a deepfake"
 
 
 def _certainty(question: Question, known: Known) -> str:
-    if known.score is None:
-        told, score = "I can be wrong", "the score gives my certainty"
-    else:
-        sure = known.score if known.deepfake else 1 - known.score
-        told = "I am fairly sure" if sure >= _FAIRLY_SURE else "I am not beyond doubt"
-        told = told if sure >= _DOUBTED else "It is a close call, and I am not sure"
-        score = f"the score is {known.score:.2f}, where 1 is a deepfake"
+    told = _confidence(known)
     if not known.deepfake:
         return _worded(
             question,
-            f"{told}: I see no artifact, but a good forgery may show none; {score}.",
-            f"{told}, though a good forgery may show no artifact; {score}.",
+            f"{told}. I see no artifact, but a good forgery may show none.",
+            f"{told}. A good forgery may show no artifact.",
         )
     if not known.regional:
-        return f"{told}; {score}."
-    return f"{told}; {score}, and the clearest artifact is {places(sorted(known.artifacts or (), key=_weakness)[:1])}."
+        return f"{told}."
+    return f"{told}, and the clearest artifact is {places(sorted(known.artifacts or (), key=_weakness)[:1])}."
 
 
 def _score(question: Question, known: Known) -> str:
@@ -605,11 +657,11 @@ def _score(question: Question, known: Known) -> str:
         side = "for a forgery than against one" if known.score > 0.5 else "against a forgery than for one"
         return f"{told}, where 1 is a deepfake: more speaks {side}, but too little to decide."
     if question.form == "why":
-        much, end = ("much", 1) if known.deepfake else ("little", 0)
-        alike = (
-            "other things can look like a forgery"
+        much = "much" if known.score >= _MEDIUM else "little" if known.score <= 1 - _MEDIUM else "something"
+        end, alike = (
+            (1, "other things can look like a forgery")
             if known.deepfake
-            else "a good forgery may show no artifact"
+            else (0, "a good forgery may show no artifact")
         )
         return f"{told}, for {much} speaks for a forgery; it is seldom {end}, because {alike}."
     return f"{told}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
@@ -619,16 +671,26 @@ def _limits(question: Question, known: Known) -> str:
     """The answer to a question about what the model cannot do."""
     if question.form != "picture":
         return _LIMITS[question.form]
-    taken = "am undecided about this face"
-    if known.deepfake is not None:
-        taken = f"take this face for {_what(known) if known.deepfake else 'bona fide'}"
-    return f"A poor or covered picture can hide an artifact, or look like one; I {taken}."
+    if known.deepfake is None:
+        return f"I am undecided about this face; {_BETTER} could settle it."
+    return f"{_taken(known)}. {_confidence(known)}; {_BETTER} would show more."
+
+
+#: What would make a face easier to judge.
+_BETTER = "a larger, sharper or uncovered copy"
+
+
+def _taken(known: Known) -> str:
+    return f"I take this face for {_what(known) if known.deepfake else 'bona fide'}"
 
 
 def _next(known: Known) -> str:
     """The answer to a question about what a person should look at or do."""
     look = f"closely at {_parts(known.artifacts or ())}" if known.regional else "at the face in full size"
-    return f"Look {look}, and search for other copies of the picture; the decision is yours."
+    return (
+        f"Look {look}, ask for the file as the camera wrote it, and search for other copies of the picture; "
+        "the decision is yours."
+    )
 
 
 #: What else can look like an artifact.
@@ -646,14 +708,14 @@ def _otherwise(known: Known) -> str:
 
 
 def _counter(question: Question, known: Known) -> str:
-    if question.form == "change" and not known.deepfake:
-        return "An artifact that I overlooked, or a sharper copy of this picture, could change my mind."
     if question.form == "change":
-        return "An unedited or a sharper copy of this picture could change my mind."
+        better = f"{_capital(_BETTER)}, or the file as the camera wrote it,"
+        return f"{better} could change my mind. As it is, {_taken(known)}."
     if question.form == "wrong":
         return _if_wrong(known)
     if not known.deepfake:
-        return "I see nothing that speaks for a forgery; only, a good one may show no artifact."
+        score = "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
+        return f"No artifact speaks against it, but a good forgery may show none{score}."
     if known.regional:
         return f"Against a forgery speaks only that I see artifacts {places(known.artifacts or ())} and no others."
     return f"I see nothing that speaks against a forgery: {_clearest(known)}."
@@ -734,7 +796,22 @@ def _listed(artifacts: Sequence[Shown], known: Known) -> str:
     return "; ".join([first, *(_COMPARED.sub("", other) if said else other for other in others)])
 
 
+def _short_score(known: Known) -> str:
+    return "" if known.score is None else f"; score {known.score:.2f}"
+
+
+def _in_short(known: Known) -> str:
+    """The verdict, its ground and the score, in as few words as are a sentence."""
+    score = _short_score(known)
+    if not known.deepfake:
+        return f"Bona fide: I see no artifact{score}."
+    by = f" by {_words(known)}" if known.technique else ""
+    return f"Deepfake{by}: {_clearest(known)}{score}."
+
+
 def _summary(question: Question, known: Known) -> str:
+    if question.form == "short":
+        return _in_short(known)
     score = "" if known.score is None else f"The score is {known.score:.2f}, where 1 is a deepfake"
     if not known.deepfake:
         taken = _worded(
@@ -751,6 +828,8 @@ def _summary(question: Question, known: Known) -> str:
 
 
 _COUNTED = ("none", "one", "two", "three")
+#: Words for the bands of strength (`sentences.strength_band`).
+_STRENGTHS = ("slight", "plain", "clear", "glaring")
 
 
 def _places(question: Question, known: Known) -> str:
@@ -788,13 +867,15 @@ def _places(question: Question, known: Known) -> str:
         case "list":
             return _capital(f"{_listed(known.artifacts, known)}.")
         case "much":
-            return f"I see artifacts {where}: {_small(ranked[0].sentence)}. How serious that is, a person must judge."
+            much = _STRENGTHS[strength_band(ranked[0].touch.strength)]
+            seen = f"a {much} artifact" if len(ranked) == 1 else f"{much} artifacts"
+            return f"I see {seen} {where}: {_small(ranked[0].sentence)}. A person must judge how serious that is."
         case "count":
             number = len(known.artifacts)
             return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
         case _:
             return _worded(
-                question, f"Beside the artifacts {where}, I see none.", f"I see artifacts only {where}."
+                question, f"I see artifacts {where}, and no others.", f"I see artifacts only {where}."
             )
 
 
@@ -843,9 +924,9 @@ def _about(question: Question) -> str:
 #: Answers to questions that a picture of one face cannot answer.
 UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     "who": (
-        "I cannot tell who this is; I only look for traces of forgery.",
+        "I cannot tell who this is, nor their name, family or life; I only look for traces of forgery.",
         "I do not identify people; I only examine the face for forgery.",
-        "I cannot say who it is: a face does not tell a name.",
+        "I cannot say who it is: a face tells neither a name nor what somebody does or says.",
     ),
     "attributes": (
         "I do not describe people, be it their age, looks, mood or life; I only look for traces of forgery.",
@@ -856,27 +937,27 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "The place cannot be told from the face; I only look for forgery.",
     ),
     "when": (
-        "I cannot tell when this picture was taken.",
-        "The date cannot be told from the face; I only look for forgery.",
+        "I cannot tell when this picture was taken, be it the year or the hour, nor by whom.",
+        "When it was taken, in which year or at what hour, cannot be told from the face; nor by whom.",
     ),
     "intent": (
         "I cannot tell why it was made, with whose consent, or what was intended.",
         "A picture does not show anybody's intent, consent or honesty, so I cannot say.",
     ),
     "maker": (
-        "I cannot tell who made or posted this picture, with what, or when.",
-        "Who made or posted it, with what and when cannot be told from the picture.",
+        "I cannot tell who took, made or posted this picture, with what, or which accounts they have.",
+        "Who took, made or posted it, with what and when cannot be told from the picture.",
     ),
     "sanction": (
-        "What to do is for people to decide, by rules and law; I only say what I see, and that is no proof.",
-        "I cannot decide that: I only examine the face, and a person decides.",
+        "What is allowed, and what to do, people decide by rules and law; I only say what I see, and that is no proof.",
+        "I cannot decide that, nor what law or rules say: I only examine the face, and a person decides.",
     ),
     "other_media": (
-        "I only see this one face, and can tell or do no more.",
-        "I only see this one face, and nothing else, so I cannot say.",
+        "I only see this one face in this one picture: I know no other face, picture, frame or sound.",
+        "I see nothing but this one face, no other picture, frame, sound or person, so I cannot say.",
     ),
     "text": (
-        "I do not read text in pictures; I only look at the face.",
+        "I do not read text in pictures, and hear nothing; I only look at the face.",
         "I cannot say: text in the picture is nothing I read or follow.",
     ),
     "off_topic": (
@@ -896,3 +977,5 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I do not rate the file or the picture, only whether the face was forged.",
     ),
 }
+#: Families whose answers say nothing of this face.
+_BESIDE_THE_FACE = frozenset({*UNKNOWABLE, "about", "scope", "limits", "technique_meant"})

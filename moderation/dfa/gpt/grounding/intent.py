@@ -1,11 +1,11 @@
 """What a question asks for: its family, its form, and the regions or the technique that it names.
 
-A linear layer reads the family and form from the language model's own states: the mean over the question's tokens, and
-the last one, where the answer would begin (linear probes, Alain and Bengio, 2016). What a question names is read from
-the words (`named.py`). So a small language model, which understands more than it can say, is asked only what it
-understands.
+A linear layer reads the family and form from the language model's own states after some of its layers: the mean over
+the question's tokens, and the last one, where the answer would begin (linear probes, Alain and Bengio, 2016). What a
+question names is read from the words (`named.py`). So a small language model, which understands more than it can say,
+is asked only what it understands.
 
-T tokens, E embedding width, I intents.
+T tokens, K depths, E embedding width, I intents.
 """
 
 import json
@@ -30,15 +30,16 @@ from moderation.dfa.gpt.script import Codec, Tokens
 
 @dataclass(frozen=True, eq=False)
 class IntentHead:
-    """Reads intents, "family/form", from the states after the first `depth` layers of a language model."""
+    """Reads intents, "family/form", from the states of a language model."""
 
-    depth: int
+    #: After how many layers it reads, ascending.
+    depths: tuple[int, ...]
     intents: tuple[str, ...]
-    weight: Tensor  # (I, 2·E)
+    weight: Tensor  # (I, K·2·E)
     bias: Tensor  # (I,)
 
     def scores(self, states: Tensor, question: slice) -> dict[str, float]:
-        """Each intent's logit, from the states (T, E) of a conversation that ends at the answer's position.
+        """Each intent's logit, from the states (K, T, E) of a conversation that ends at the answer's position.
 
         `question` is the place of the question's tokens.
         """
@@ -47,13 +48,13 @@ class IntentHead:
 
 
 def pooled(states: Tensor, question: slice) -> Tensor:
-    """(2·E,): the mean of the question's states (T, E), and the last state."""
-    return torch.cat([states[question].float().mean(dim=0), states[-1].float()])
+    """(K·2·E,): of each depth, the mean of the question's states (K, T, E), and the last state."""
+    return torch.cat([states[:, question].float().mean(dim=1), states[:, -1].float()], dim=1).flatten()
 
 
 def save_intents(head: IntentHead, file: Path) -> None:
     """Write a head at half precision."""
-    about = {"intents": json.dumps(head.intents), "depth": str(head.depth)}
+    about = {"intents": json.dumps(head.intents), "depths": json.dumps(head.depths)}
     save_file({"weight": head.weight.half().contiguous(), "bias": head.bias.half()}, file, metadata=about)
 
 
@@ -62,7 +63,7 @@ def load_intents(file: Path) -> IntentHead:
     with safe_open(file, framework="pt") as stored:
         about = stored.metadata() or {}
         return IntentHead(
-            depth=int(about["depth"]),
+            depths=tuple(json.loads(about["depths"])),
             intents=tuple(json.loads(about["intents"])),
             weight=stored.get_tensor("weight").float(),
             bias=stored.get_tensor("bias").float(),
@@ -81,6 +82,8 @@ _HERE = "\0"
 
 #: Families whose questions name a region, two regions, or a technique.
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
+#: Intents whose questions may name a region, and need not.
+_MATCH, _DIRECTION = "match/open", "light/direction"
 #: Added to an intent's logit when the question names a region or a technique, or has a word for the family.
 _NAMED = 3.0
 #: Forms that take a side, each with its opposite.
@@ -92,6 +95,8 @@ _OPPOSITE: Mapping[str, str] = {
 _CLEAR = 1.0
 #: A question is not understood when its likeliest family is less probable.
 _LEAST = 0.2
+#: A question whose likeliest family is less probable was read with little certainty.
+_SURE = 0.7
 #: What a question about a region asks when it names none: the whole face is meant.
 _WHOLE: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
@@ -112,9 +117,9 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {intent: logit for intent, logit in logits.items() if _fits(family_of(intent), named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
-    family, form = _chosen(fitting)
-    family, form = as_put(family, form, text)
-    regions = list(named.nouns.items()) if family in {_REGIONAL, _TWO} else []
+    family, form = as_put(*_chosen(fitting), text)
+    regional = family in {_REGIONAL, _TWO} or f"{family}/{form}" in {_MATCH, _DIRECTION}
+    regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
     return Question(
         text=text,
@@ -125,6 +130,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         noun=noun,
         other=regions[1] if family == _TWO else None,
         technique=named.techniques[0] if family in _TECHNICAL and named.techniques else None,
+        unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,
     )
 
 
@@ -135,6 +141,8 @@ def _weight(intent: str, text: str, named: Named) -> float:
         return -_NAMED
     if family in _TECHNICAL:
         return _NAMED * bool(named.techniques)
+    if intent in {_MATCH, _DIRECTION}:  # of whichever part
+        return _NAMED * (family in named.about)
     if named.nouns:  # "The colour of the cheeks" is about the cheeks
         return _NAMED * (family in {_REGIONAL, _TWO})
     return _NAMED * (family in named.about)
