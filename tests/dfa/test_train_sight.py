@@ -168,6 +168,26 @@ def test_only_norms_and_heads_learn(base: Path) -> None:
     assert all("norm" in name or "layrnorm" in name or name.startswith("heads.") for name in learnt)
 
 
+def test_a_finished_tower_looks_twice_and_its_first_look_stays_what_speech_is_taught(base: Path) -> None:
+    sight = Sight(base).eval()
+    torch.nn.init.normal_(sight.heads.verdict)
+    picture = a_portrait(1, 224).pixels
+    around = picture.copy()
+    around[:32] = 255 - around[:32]  # outside the close-up
+
+    with torch.inference_mode():
+        once = sight(as_pixels([picture]))
+        sight.look_closer()
+        twice, elsewhere = (sight(as_pixels([each])) for each in (picture, around))
+
+    assert twice.verdict == pytest.approx(once.verdict)
+    assert once.local == pytest.approx(0, abs=1e-6)
+    assert abs(twice.local) > 1e-4
+    assert (twice.features - once.features).norm() > 1e-3
+    assert (twice.features - elsewhere.features).norm() > 1e-3
+    torch.testing.assert_close(twice.grid, once.grid)
+
+
 def test_a_run_lowers_the_loss_and_one_that_broke_goes_on_to_the_same_end(
     base: Path, pool: Path, tmp_path: Path
 ) -> None:
