@@ -1,7 +1,7 @@
 """Heads on a tower's features, beside the language model: verdict, technique, findings, and foreign-looking pixels.
 
-Verdict and technique may read two looks at a face: the whole crop, and a close-up of its middle. What gives some
-generators away is too fine for the whole crop's patches, and what gives others away lies outside the close-up.
+Verdict and technique may read two looks at a face: the whole crop, and a close-up of its middle (docs/models.md: what
+that is worth).
 
 They train the tower, decide the technique and what is wrong with which region, give the reviewer's evidence map, and
 show how far the language model's verdict agrees with what the tower sees. A bundle carries them in `heads.safetensors`.
@@ -205,19 +205,6 @@ def _mean(patches: Tensor, hidden: Tensor | None) -> Tensor:
         return patches.mean(dim=1)
     shown = (~hidden).to(patches.dtype)[:, None]
     return (shown @ patches)[:, 0] / shown.sum(dim=-1).clamp(min=1)
-
-
-def close_up(pictures: Tensor, share: float) -> Tensor:
-    """The middle of square pictures (B, C, S, S), `share` of their side, enlarged to their size."""
-    part = middle_of(pictures, share).float()
-    return F.interpolate(part, size=pictures.shape[-2:], mode="bicubic", antialias=True).to(pictures.dtype)
-
-
-def middle_of(pictures: Tensor, share: float) -> Tensor:
-    """The middle of square pictures (B, C, S, S), `share` of their side."""
-    size = pictures.shape[-1]
-    inset = round(size * (1 - share) / 2)
-    return pictures[..., inset : size - inset, inset : size - inset]
 
 
 def findings(wrong: Wrong, technique: Tensor) -> list[tuple[Touch, ...]]:

@@ -30,8 +30,9 @@ from transformers import AutoConfig, AutoModel, LlavaConfig
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import CLIP_MEAN, CLIP_STD
+from moderation.dfa.gpt.close_up import close_up
 from moderation.dfa.gpt.detector import multiplies_bfloat16
-from moderation.dfa.gpt.heads import REGIONS, Heads, Seen, close_up
+from moderation.dfa.gpt.heads import REGIONS, Heads, Seen
 from moderation.dfa.instruct.examples import Example
 from moderation.dfa.instruct.stored import Twos, twos_in
 from moderation.errors import SetupProblem

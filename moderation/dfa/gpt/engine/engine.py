@@ -33,11 +33,12 @@ from transformers import LlavaForConditionalGeneration
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import ImageSpec
+from moderation.dfa.gpt.close_up import close_up, hidden_in_close_up
 from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
 from moderation.dfa.gpt.grounding.facts import Touch
-from moderation.dfa.gpt.heads import Heads, Seen, close_up, findings, middle_of
+from moderation.dfa.gpt.heads import Heads, Seen, findings
 from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.gpt.script import Script, Tokens
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected
@@ -754,14 +755,6 @@ def _without(hidden: Tensor, _tower: object, _inputs: object, output: Any) -> An
     return output
 
 
-def enlarged_patches(hidden: Tensor, share: float, *, size: int) -> Tensor:
-    """The patches (B, P) of close-ups that show any of the `hidden` patches (B, P) of crops of `size` pixels."""
-    side = round(hidden.shape[1] ** 0.5)
-    pixels = F.interpolate(hidden.view(-1, 1, side, side).float(), size=(size, size))
-    wide = F.max_pool2d(pixels, 5, stride=1, padding=2)  # interpolation carries a pixel two further
-    return F.adaptive_max_pool2d(middle_of(wide, share), side).flatten(1) > 0
-
-
 class TowerReader:
     """Feeds the tower's hidden states to the heads.
 
@@ -800,7 +793,7 @@ class TowerReader:
         closer_hidden = None
         if self._share:
             if hidden is not None:
-                closer_hidden = enlarged_patches(hidden, self._share, size=pixels.shape[-1])
+                closer_hidden = hidden_in_close_up(hidden, self._share, size=pixels.shape[-1])
             closer = self._closer(pixels, closer_hidden)
         seen = self.heads(whole, hidden, closer, closer_hidden)
         self._states = ()
