@@ -149,7 +149,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     When it is not sure what is asked, an answer that does not speak of this face is followed by the verdict.
     """
     said = _answer(question, known, prompts)
-    if question.unsure and question.family in _BESIDE_THE_FACE and question.form != "picture":
+    if question.unsure and question.family in _BESIDE_THE_FACE:
         return f"{said} {_verdict_of(known)}"
     return said
 
@@ -270,11 +270,9 @@ def _undecided(question: Question, known: Known) -> str:
         case "summary" if question.form == "short":
             return f"Undecided: {why}{_short_score(known)}."
         case "summary":
-            score = "" if known.score is None else f" The score is {known.score:.2f}, where 1 is a deepfake."
-            return f"I am undecided about this face: {why}.{score}"
+            return f"I am undecided about this face: {why}{_scored(known)}."
         case "certainty":
-            said = "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
-            return f"I am not sure, so I left this face undecided: {why}{said}."
+            return f"I am not sure, so I left this face undecided: {why}{_scored(known)}."
         case "places":
             return "I am undecided about this face, and can point to no region; look at it in full size."
         case "reasons":
@@ -381,8 +379,8 @@ def _fits(seam: Shown | None, known: Known) -> str:
 
 def _match(question: Question, known: Known) -> str:
     """The answer to a question whether two sides of a face match."""
-    own = [shown for shown in known.artifacts or () if question.region in {None, shown.touch.region}]
-    return f"I do not measure whether the two sides match{_but(question, known, own)}."
+    anywhere = [] if question.region else list(known.artifacts or ())
+    return f"I do not measure whether the two sides match{_but(question, known, anywhere)}."
 
 
 def _but(question: Question, known: Known, related: Sequence[Shown]) -> str:
@@ -625,13 +623,18 @@ def _technique_named(question: Question, known: Known) -> str:
 _HIGH, _MEDIUM = 0.9, 0.75
 
 
+def _scored(known: Known) -> str:
+    """The score, as the end of a sentence. Empty when it is not known."""
+    return "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
+
+
 def _confidence(known: Known) -> str:
     """How sure the verdict is, as the start of a sentence, and the score."""
     if known.score is None or known.deepfake is None:
         return "I can be wrong, and the score gives my certainty"
     sure = known.score if known.deepfake else 1 - known.score
     told = "high" if sure >= _HIGH else "medium" if sure >= _MEDIUM else "low, for it is a close call"
-    return f"My confidence is {told}; the score is {known.score:.2f}, where 1 is a deepfake"
+    return f"My confidence is {told}{_scored(known)}"
 
 
 def _certainty(question: Question, known: Known) -> str:
@@ -714,8 +717,7 @@ def _counter(question: Question, known: Known) -> str:
     if question.form == "wrong":
         return _if_wrong(known)
     if not known.deepfake:
-        score = "" if known.score is None else f"; the score is {known.score:.2f}, where 1 is a deepfake"
-        return f"No artifact speaks against it, but a good forgery may show none{score}."
+        return f"No artifact speaks against it, but a good forgery may show none{_scored(known)}."
     if known.regional:
         return f"Against a forgery speaks only that I see artifacts {places(known.artifacts or ())} and no others."
     return f"I see nothing that speaks against a forgery: {_clearest(known)}."
@@ -812,19 +814,18 @@ def _in_short(known: Known) -> str:
 def _summary(question: Question, known: Known) -> str:
     if question.form == "short":
         return _in_short(known)
-    score = "" if known.score is None else f"The score is {known.score:.2f}, where 1 is a deepfake"
     if not known.deepfake:
         taken = _worded(
             question,
-            "I take this face for bona fide: no region shows an artifact.",
-            "Bona fide, in my view: I see no artifact.",
+            "I take this face for bona fide: no region shows an artifact",
+            "Bona fide, in my view: I see no artifact",
         )
-        return f"{taken} {score + '; a' if score else 'A'} good forgery may show none."
+        return f"{taken}{_scored(known)}. A good forgery may show none."
     if known.regional:
         why = _listed(known.artifacts or (), known)
     else:
         why = "the whole picture looks generated" if known.whole else "I cannot point to one region"
-    return f"I take this face for {_what(known)}: {why}. {score + '.' if score else ''}".rstrip()
+    return f"{_taken(known)}: {why}{_scored(known)}."
 
 
 _COUNTED = ("none", "one", "two", "three")
@@ -978,4 +979,4 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     ),
 }
 #: Families whose answers say nothing of this face.
-_BESIDE_THE_FACE = frozenset({*UNKNOWABLE, "about", "scope", "limits", "technique_meant"})
+_BESIDE_THE_FACE = frozenset({*UNKNOWABLE, "about", "scope", "technique_meant"})
