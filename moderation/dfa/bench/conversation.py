@@ -366,7 +366,7 @@ _SPEAKS: Mapping[str, str] = {
     "counter": r"speaks?|against|change my mind|mistaken",
     "plain": r"plain words|computer",
     "score": r"score",
-    "match": r"sides match|artifact|generated|forged",
+    "match": r"sides match|symmetr\w*",
     "limits": r"wrong|escape|miss\w*|mistaken",
     "scope": r"look(?:ed)? at|whole face|every region",
     "next": r"look at|search|compare|copies",

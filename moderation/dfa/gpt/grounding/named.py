@@ -40,7 +40,8 @@ _ABOUT: Mapping[str, str] = {
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
     "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
     "skin": r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
-    "match": r"match\w*|symmetr\w*|both|same|alike|identical\w*|equal\w*|level|than the other|left and (?:the )?right",
+    "match": r"(?:mis)?match\w*|a?symmetr\w*|both|same|alike|identical\w*|equal\w*|level|than the other"
+    r"|left and (?:the )?right",
     "score": r"scores?|lean\w*|best guess|likelier",
     "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
     r"|(?:not|un)\W?convinced|disagree|agree",
