@@ -117,7 +117,7 @@ def test_a_face_is_judged_by_a_verdict_that_never_saw_its_source() -> None:
 
     right = (logits > 0) == stored.deepfake
     assert right[turned].mean() < 0.2  # nobody told it that this one is turned
-    assert right[~turned].mean() == pytest.approx(0.5, abs=0.1)  # one that is turned and one that is not taught it
+    assert right[~turned].mean() == pytest.approx(0.5, abs=0.1)  # taught by one turned and one not
 
 
 def test_a_source_that_lies_apart_is_far_from_the_others_when_it_is_left_out() -> None:
