@@ -732,7 +732,7 @@ def lively_heads(close_up: float = 0.0) -> Heads:
     heads = Heads(2, 32)
     heads.close_up.fill_(close_up)
     torch.nn.init.normal_(heads.verdict)
-    torch.nn.init.normal_(heads.patches.weight)
+    torch.nn.init.normal_(heads.judgement.weight, std=0.2)
     return heads
 
 

@@ -96,7 +96,7 @@ def test_a_tower_looks_at_what_was_left_out_and_the_batch_changes_nothing(
 ) -> None:
     sight = Sight(random_bundle(tmp_path_factory.mktemp("base"), "small-tiny").folder).eval()
     torch.manual_seed(0)
-    torch.nn.init.normal_(sight.heads.verdict)
+    torch.nn.init.normal_(sight.heads.judgement.weight)
     pool = a_pool()
     rows = left_out(pool, ["ifg_gan_faces"])
 

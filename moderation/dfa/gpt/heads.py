@@ -54,7 +54,7 @@ class Seen(Wrong):
     """The heads' outputs for B pictures: logits, and the features."""
 
     verdict: Tensor  # (B,): from the whole crop's class token. The language model's margin is taught it
-    local: Tensor  # (B,): what the patches and the close-up add to it
+    local: Tensor  # (B,): what the patches and the close-up add to it, or take from it
     technique: Tensor  # (B, T)
     features: Tensor  # (B, L·D), of unit length: the class tokens of both looks
     patches: Tensor  # (B, L·D), of unit length: the mean patches of both looks
@@ -71,12 +71,13 @@ class Heads(nn.Module):
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
         wide = layers * width
-        #: Weights for features that are standardised by `middle` and `spread`.
+        #: The verdict of the class token: weights for features that are standardised by `middle` and `spread`.
         self.verdict = nn.Parameter(torch.zeros(wide))
         self.verdict_bias = nn.Parameter(torch.zeros(()))
-        self.technique = nn.Linear(wide, len(Technique))
-        #: What the mean of the patches adds to the verdict, and to each technique.
-        self.patches = nn.Linear(wide, 1 + len(Technique))
+        #: The verdict of both looks, from class tokens and mean patches.
+        self.judgement = nn.Linear(2 * wide, 1)
+        #: Each technique, from those and the patches that look foreign.
+        self.technique = nn.Linear(3 * wide, len(Technique))
         self.grid = nn.Linear(wide, 1)
         self.regions = nn.Linear(wide, len(REGIONS))
         self.kinds = nn.Linear(wide, len(Kind))
@@ -92,7 +93,7 @@ class Heads(nn.Module):
         self.register_buffer("spread", torch.full((wide,), wide**-0.5))
         self.register_buffer("axes", torch.zeros(AXES, wide))
         self.register_buffer("spreads", torch.zeros(AXES + 1))
-        for head in (self.patches, self.technique, self.grid, self.regions, self.kinds, self.strength):
+        for head in (self.judgement, self.technique, self.grid, self.regions, self.kinds, self.strength):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
@@ -115,12 +116,15 @@ class Heads(nn.Module):
         means = torch.stack([_mean(even[:, 1:], unseen) for even, unseen in looks]).sum(dim=0)
         alone, features, patches = (F.normalize(each, dim=-1) for each in (whole[:, 0], tokens, means))
         grid, foreign = self.look(whole[:, 1:], hidden)
-        added = self.patches(patches)
         verdict = self._told(alone)
-        technique = self.technique(features * features.shape[-1] ** 0.5) + added[:, 1:]
+        # Times the root of their number, so that weights are of ordinary size.
+        read = (
+            torch.cat([features, patches, F.normalize(foreign, dim=-1)], dim=-1) * features.shape[-1] ** 0.5
+        )
+        technique = self.technique(read)
         return Seen(
             verdict=verdict,
-            local=self._told(features) - verdict + added[:, 0],
+            local=self.judgement(read[:, : self.judgement.in_features])[:, 0] - verdict,
             technique=technique,
             **vars(self.wrong(grid, foreign, technique.argmax(dim=-1))),
             features=features,
@@ -134,9 +138,9 @@ class Heads(nn.Module):
         shown = grid if hidden is None else grid.masked_fill(hidden, -torch.inf)
         return grid, (shown.softmax(dim=-1)[:, None] @ patches)[:, 0]
 
-    def _told(self, features: Tensor) -> Tensor:
-        """The verdict (B,) that class tokens tell, (B, L·D) of unit length."""
-        return ((features - self.middle) / self.spread) @ self.verdict + self.verdict_bias
+    def _told(self, tokens: Tensor) -> Tensor:
+        """The verdict (B,) of class tokens (B, L·D) of unit length."""
+        return ((tokens - self.middle) / self.spread) @ self.verdict + self.verdict_bias
 
     def wrong(self, grid: Tensor, foreign: Tensor, technique: Tensor) -> "Wrong":
         """What is wrong with faces, from what `look` gives and their techniques (B,), as indices."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F  # noqa: N812  what everybody calls it
 from torch.utils.data import DataLoader, Dataset
 
 from moderation.analysis import Label, Technique
@@ -41,7 +42,8 @@ class Stored:
     """Faces of a pool, with their features by one tower."""
 
     features: np.ndarray  # (N, L·D): of the class token, on the sphere
-    patches: np.ndarray  # (N, L·D): the mean of the patches
+    patches: np.ndarray  # (N, L·D), on the sphere: the mean of the patches
+    foreign: np.ndarray  # (N, L·D), on the sphere: those that look foreign (`Heads.look`)
     deepfake: np.ndarray  # (N,) bool
     technique: np.ndarray  # (N,) of int64: place in Technique; −1 when bona fide or not known
     source: np.ndarray  # (N,) of str: the folder of the pool that the face comes from
@@ -112,7 +114,7 @@ def served_features(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: 
 
 def _stored(sight: Sight, batches: Iterable[list[Example]]) -> Stored:
     numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
-    features, patches = list[np.ndarray](), list[np.ndarray]()
+    features, patches, foreign = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     known: list[Example] = []
     quality: list[tuple[float, ...]] = []
     with torch.inference_mode():
@@ -121,12 +123,14 @@ def _stored(sight: Sight, batches: Iterable[list[Example]]) -> Stored:
             seen = sight(as_pixels(pictures).to(numbers))
             features.append(seen.features.numpy())
             patches.append(seen.patches.float().numpy())
+            foreign.append(F.normalize(seen.foreign.float(), dim=-1).numpy())
             quality += [measures(picture) for picture in pictures]
             known += [replace(each, pixels=NOTHING, mask=None) for each in examples]
     places = {technique: place for place, technique in enumerate(Technique)}
     return Stored(
         features=np.concatenate(features),
         patches=np.concatenate(patches),
+        foreign=np.concatenate(foreign),
         deepfake=np.array([each.deepfake for each in known]),
         technique=np.array([places[each.technique] if each.technique else -1 for each in known]),
         source=np.array([each.group.split("/")[0] for each in known]),
@@ -251,38 +255,38 @@ def per_class(fitted: "LogisticRegression") -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_probes(heads: Heads, stored: Stored) -> None:
-    """Fit the verdict and the technique of these heads to convergence. Their other parts stay as they are.
+    """Fit verdict and technique of these heads to convergence. Their other parts stay as they are.
 
-    Features are standardised first, and the heads remember where these faces lie (`Heads.know`).
+    The heads remember where these faces lie (`Heads.know`). The verdict of the class token is what a language model is
+    taught: `fit_judgement` leaves it as it is.
     """
+    heads.know(torch.from_numpy(stored.features).float())
+    even = (stored.features - heads.middle.numpy()) / heads.spread.numpy()
+    verdict = _verdict(even, stored.deepfake, evened(stored))
+    with torch.no_grad():
+        heads.verdict.copy_(torch.from_numpy(np.asarray(verdict.coef_)[0]))
+        heads.verdict_bias.fill_(float(np.asarray(verdict.intercept_)[0]))
+    fit_judgement(heads, stored)
+
+
+def fit_judgement(heads: Heads, stored: Stored) -> None:
+    """Fit the verdict that is read from both looks, and the techniques."""
     from sklearn.linear_model import LogisticRegression
 
-    heads.know(torch.from_numpy(stored.features).float())
-    middle = np.concatenate([heads.middle.numpy(), stored.patches.mean(axis=0)])
-    spread = np.concatenate([heads.spread.numpy(), stored.patches.std(axis=0) + 1e-6])
-    even, wide = (_read(stored) - middle) / spread, stored.features.shape[1]
-    verdict = _verdict(even, stored.deepfake, evened(stored))
-    known = stored.technique >= 0
+    read = np.concatenate([_read(stored), stored.foreign], axis=1)
+    middle, spread = read.mean(axis=0), read.std(axis=0) + 1e-6
+    even, both, known = (read - middle) / spread, heads.judgement.in_features, stored.technique >= 0
+    verdict = _verdict(even[:, :both], stored.deepfake, evened(stored))
     technique = LogisticRegression(C=RIDGE / known.sum(), max_iter=500).fit(
         even[known], stored.technique[known]
     )
     present = torch.from_numpy(technique.classes_)
-    found, level = per_class(technique)
     with torch.no_grad():
-        _put(heads, slice(0, 1), np.asarray(verdict.coef_)[:, wide:], middle[wide:], spread[wide:])
-        _put(heads, 1 + present, found[:, wide:], middle[wide:], spread[wide:])
-        heads.verdict.copy_(torch.from_numpy(np.asarray(verdict.coef_)[0, :wide]))
-        heads.verdict_bias.fill_(float(np.asarray(verdict.intercept_)[0]))
-        directions = found[:, :wide] / spread[:wide]
-        # The head takes features times the root of their number, so that its weights are of ordinary size.
-        heads.technique.weight[present] = torch.from_numpy(directions / wide**0.5).float()
-        heads.technique.bias[present] = torch.from_numpy(level - directions @ middle[:wide]).float()
-
-
-def _put(
-    heads: Heads, rows: slice | torch.Tensor, found: np.ndarray, middle: np.ndarray, spread: np.ndarray
-) -> None:
-    """Make directions for a standardised mean patch (C, F) the rows of `heads.patches`."""
-    directions = found / spread
-    heads.patches.weight[rows] = torch.from_numpy(directions).float()
-    heads.patches.bias[rows] = torch.from_numpy(-(directions @ middle)).float()
+        for head, rows, (found, level) in (
+            (heads.judgement, slice(0, 1), (np.asarray(verdict.coef_), np.asarray(verdict.intercept_))),
+            (heads.technique, present, per_class(technique)),
+        ):
+            directions = found / spread[: found.shape[1]]
+            # The heads take what they read times the root of the features' number.
+            head.weight[rows] = torch.from_numpy(directions * len(heads.middle) ** -0.5).float()
+            head.bias[rows] = torch.from_numpy(level - directions @ middle[: found.shape[1]]).float()

@@ -302,7 +302,8 @@ def _opinions(heads: Heads, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Ten
     """
     centre = tokens.mean(dim=0)
     even = tokens - centre
-    technique = heads.technique.weight.detach() - heads.technique.weight.detach().mean(dim=0)
+    technique = heads.technique.weight.detach()[:, : len(heads.middle)]
+    technique = technique - technique.mean(dim=0)
     exact = torch.cat([(heads.verdict / heads.spread)[None].detach(), technique])
     regions = wanted[:, len(exact) :] - wanted[:, len(exact) :].mean(dim=0)
     kernel = even @ even.T
