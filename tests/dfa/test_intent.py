@@ -28,6 +28,7 @@ from moderation.dfa.gpt.grounding.answers import (
     UNKNOWABLE,
     Question,
     answer,
+    answer_each,
     known_from,
 )
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
@@ -317,6 +318,120 @@ def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
     )
 
 
+def said_of(face: FaceAnalysis, text: str, intent: str) -> str:
+    """What is said of a face when the question is read as this intent."""
+    known = known_from(face)
+    assert known is not None
+    said = answer(understood(text, LEVEL | {intent: 5.0}), known, load_prompts(2))
+    assert answer_or_none(said, deepfake=known.deepfake, artifacts=face.rationale) == said
+    return said
+
+
+def test_a_detail_that_a_person_sees_is_neither_confirmed_nor_denied() -> None:
+    asked, intent = "There is a line across the nose, do you see it?", "region/seen"
+
+    clean = said_of(analysed(Label.BONA_FIDE), asked, intent)
+    there = said_of(analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7)), asked, intent)
+    elsewhere = said_of(analysed(Label.DEEPFAKE, Touch(Region.EYES, Kind.SOFTER, 0.7)), asked, intent)
+    whole = said_of(analysed(Label.DEEPFAKE, technique=Technique.EFS), asked, intent)
+
+    assert all(text.startswith("I cannot name single details") for text in (clean, there, elsewhere, whole))
+    assert "no artifact in the nose" in clean
+    assert there.endswith(SOFT_NOSE[1:])
+    assert "only in the eyes" in elsewhere
+    assert "the nose included" in whole
+
+
+def test_the_other_techniques_are_told_by_their_shares() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS)
+    shares = {Technique.FS: 0.6, Technique.FR: 0.1, Technique.FE: 0.25, Technique.EFS: 0.05}
+    measured = replace(face, verdict=replace(face.verdict, technique_scores=shares))
+    asked, intent = "What rules out the others?", "technique/others"
+
+    assert "share of 0.60; next is face editing, with 0.25" in said_of(measured, asked, intent)
+    assert "cannot rule the others out" in said_of(face, asked, intent)
+    assert "bona fide" in said_of(analysed(Label.BONA_FIDE), asked, intent)
+
+
+def test_two_techniques_are_held_against_each_other() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS)
+    intent = "technique_meant/difference"
+
+    both = said_of(face, "How does reenactment differ from face editing?", intent)
+    with_its_own = said_of(face, "How does a GAN face differ from this?", intent)
+    filtered = said_of(face, "How would a filter look?", intent)
+
+    assert "expression and movement" in both
+    assert "single attributes" in both
+    assert "a whole face that belongs to nobody; face swapping replaces" in with_its_own
+    assert "a filter" in filtered
+
+
+@pytest.mark.parametrize(
+    ("intent", "words"),
+    [
+        ("score/other", "on another scale. The score is 0.50"),
+        ("score/probability", "about 50 of 100 faces"),
+        ("certainty/than", "I remember no other face"),
+        ("limits/picture", "may hide traces"),
+        ("scope/open", "every region"),
+        ("summary/record", "a model, which can be wrong"),
+    ],
+)
+def test_what_is_said_of_the_score_the_picture_and_the_record(intent: str, words: str) -> None:
+    forged = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS)
+
+    for face in (analysed(Label.BONA_FIDE), forged):
+        assert words in said_of(face, "?", intent)
+
+
+def test_a_record_says_that_it_is_no_proof() -> None:
+    forged = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS)
+
+    for face in (analysed(Label.BONA_FIDE), forged):
+        assert said_of(face, "?", "summary/record").endswith("That is no proof.")
+    assert "could not decide" in said_of(analysed(Label.UNDETERMINED), "?", "summary/record")
+
+
+def test_a_seam_is_told_when_the_face_is_held_against_what_is_around_it() -> None:
+    seam = Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.7)
+    face = analysed(Label.DEEPFAKE, seam, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+
+    around = said_of(face, "Do the cheeks look like the neck?", "compare/open")
+    inside = said_of(face, "Do the cheeks look like the forehead?", "compare/open")
+
+    assert "no artifact in the cheeks or the neck alone, but a" in around
+    assert "seam runs around the face" in around
+    assert "seam" not in inside
+
+
+@pytest.mark.parametrize(
+    ("text", "intent", "other"),
+    [
+        ("What is your call on the man at the microphone?", "plain/user", "verdict/open"),
+        ("Which would you pick, swap or lip sync?", "technique_meant/difference", "technique/open"),
+        ("Is the colour plausible next to the nose?", "light/direction", "tone/open"),
+    ],
+)
+def test_a_special_intent_needs_a_word_for_it(text: str, intent: str, other: str) -> None:
+    asked = understood(text, {intent: 1.0, other: 0.0, "off_topic/open": -1.0})
+
+    assert f"{asked.family}/{asked.form}" == other
+
+
+def test_what_two_answers_share_is_said_once() -> None:
+    known = known_from(analysed(Label.BONA_FIDE))
+    assert known is not None
+    limits, verdict = Question("", "limits", "picture", 0), Question("", "verdict", "open", 0)
+    alone = answer(verdict, known, load_prompts(2))
+
+    both = answer_each((limits, verdict), known, load_prompts(2))
+
+    assert both.count("bona fide") == 1
+    assert both.endswith(alone)
+    assert answer_each((verdict, verdict), known, load_prompts(2)) == alone
+
+
 def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
     soft = [Touch(region, Kind.SOFTER, 0.7) for region in (Region.NOSE, Region.MOUTH)]
     sharp = Touch(Region.EYES, Kind.SHARPER, 0.4)
@@ -338,16 +453,17 @@ def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "start"),
-    [(0.97, "My confidence is high"), (0.8, "My confidence is medium"), (0.6, "My confidence is low")],
+    ("score", "told"),
+    [(0.97, "high, about 97 of 100"), (0.8, "medium, about 80 of 100"), (0.6, "low, about 60 of 100")],
 )
-def test_how_sure_it_is_follows_the_score(score: float, start: str) -> None:
+def test_how_sure_it_is_follows_the_score(score: float, told: str) -> None:
     for label, own in ((Label.DEEPFAKE, score), (Label.BONA_FIDE, 1 - score)):
         face = analysed(label)
         known = known_from(replace(face, verdict=replace(face.verdict, score=own)))
         assert known is not None
 
-        assert answer(Question("", "certainty", "open", 0), known, load_prompts(2)).startswith(start)
+        said = answer(Question("", "certainty", "open", 0), known, load_prompts(2))
+        assert f"My confidence is {told}" in said
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from moderation.dfa.gpt.effect import hide, margin_of, variants, with_effects
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Look, Plan, Route, VerdictOnly
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.foreign import foreign_map
-from moderation.dfa.gpt.grounding.answers import Known, Question, answer, description, known_from
+from moderation.dfa.gpt.grounding.answers import Known, Question, answer, answer_each, description, known_from
 from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, halves, told_together, understood
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.regions import with_outlines, within
@@ -402,7 +402,7 @@ class Detector:
                 self._understood(head, parts[1], parts[:1]),
             )
             if told_together(first, second):
-                return " ".join(dict.fromkeys(answer(asked, known, prompts) for asked in (first, second)))
+                return answer_each((first, second), known, prompts)
         return answer(self._understood(head, question, earlier), known, prompts)
 
     def _understood(self, head: IntentHead, question: str, earlier: Sequence[str]) -> Question:

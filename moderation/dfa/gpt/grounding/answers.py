@@ -40,6 +40,8 @@ class Question:
     other: tuple[Region, Noun] | None = None
     #: The technique that the question names, in the families of techniques.
     technique: Technique | None = None
+    #: The second technique of a comparison.
+    second_technique: Technique | None = None
     #: It was read with little certainty.
     unsure: bool = False
 
@@ -66,6 +68,8 @@ class Known:
     untold: frozenset[Region] = frozenset()
     #: In [0, 1], as reviewers see it. None when it is not known.
     score: float | None = None
+    #: Share of each technique, summing to 1. None when it is not known.
+    shares: Mapping[Technique, float] | None = None
     #: Why it is undecided, in words. None when it is not, or when that is not known.
     why_undecided: str | None = None
 
@@ -116,7 +120,7 @@ def known_from(face: FaceAnalysis) -> Known | None:
         shown.append(Shown(touch, artifact.text, artifact.effect))
     deepfake = face.verdict.label is Label.DEEPFAKE
     listed = tuple(shown) if shown or not deepfake else None
-    return Known(deepfake, face.verdict.technique, listed, score=score)
+    return Known(deepfake, face.verdict.technique, listed, score=score, shares=face.verdict.technique_scores)
 
 
 def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:
@@ -152,6 +156,21 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.unsure and question.family in _BESIDE_THE_FACE:
         return f"{said} {_verdict_of(known)}"
     return said
+
+
+#: Between two sentences of an answer.
+_NEXT = re.compile(r"(?<=\.) (?=[A-Z])")
+
+
+def answer_each(questions: Iterable[Question], known: Known, prompts: PromptSet) -> str:
+    """The answers to several questions in one. A sentence that another one repeats and goes on from is left out."""
+    said = (answer(question, known, prompts) for question in questions)
+    sentences = list(dict.fromkeys(sentence for text in said for sentence in _NEXT.split(text)))
+    return " ".join(
+        sentence
+        for sentence in sentences
+        if not any(other is not sentence and other.startswith(sentence[:-1]) for other in sentences)
+    )
 
 
 def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
@@ -192,7 +211,9 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return _technique_named(question, known)
         case "technique_meant":
             if question.form == "signs":
-                return _SIGNS[question.technique]
+                return f"{_SIGNS[question.technique]} {_judged(known)}."
+            if question.form == "difference":
+                return f"{_difference(question, known, prompts)} {_judged(known)}."
             return prompts.technique_explanations[question.technique] if question.technique else _DEEPFAKE
         case "match":
             return _match(question, known)
@@ -217,7 +238,7 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "limits":
             return _limits(question, known)
         case "scope":
-            return "I looked at the whole face, region by region, and at nothing else in the picture."
+            return _SCOPE
         case "next":
             return _next(known)
         case "about":
@@ -251,6 +272,10 @@ _SIGNS: Mapping[Technique | None, str] = {
     Technique.EFS: "Look for one fine pattern all over the picture, and for details that do not go together.",
     None: "Compare the parts of the face with each other and with what is around it: most forgeries spare some.",
 }
+_SCOPE = (
+    "I looked at the pixels of the whole face, at every region of it, and at nothing else, neither in the picture nor "
+    "in the file."
+)
 _DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
 
 
@@ -269,6 +294,10 @@ def _undecided(question: Question, known: Known) -> str:
             return "I am undecided about this face, so I name no technique."
         case "summary" if question.form == "short":
             return f"Undecided: {why}{_short_score(known)}."
+        case "summary" if question.form == "record":
+            return (
+                f"Write that a model could not decide, and why: {why}{_short_score(known)}. So a person must."
+            )
         case "summary":
             return f"I am undecided about this face: {why}{_scored(known)}."
         case "certainty":
@@ -278,7 +307,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "reasons":
             return f"I am undecided about this face: {why}."
         case "challenge":
-            return "I remain undecided about this face; the decision is yours."
+            return "I remain undecided about this face, and can point to no artifact; the decision is yours."
         case "otherwise":
             return f"{_ALIKE}, and they can hide one; I am undecided about this face."
         case "counter":
@@ -338,6 +367,8 @@ def _region(question: Question, known: Known, noun: Noun, related: Sequence[Show
         return _worded(question, *UNKNOWABLE["things"])
     if known.whole and question.family in ASPECTS:
         return noun.inflected(_whole_picture(replace(question, form="open")))
+    if question.form == "seen":
+        return noun.inflected(_seen(question, shown, known))
     if known.whole:
         return noun.inflected(_whole_picture(question))
     if question.form == "fits":
@@ -363,6 +394,21 @@ def _effect(shown: Shown, known: Known) -> str:
         f"With {{the}} hidden the score {change}; with as large a control region hidden it is "
         f"{effect.control_score:.2f}."
     )
+
+
+def _seen(question: Question, seen: Shown | None, known: Known) -> str:
+    """The answer to a question about a detail that a person sees at a region."""
+    if known.whole:
+        also = "; the whole picture looks generated, {the} included"
+    elif seen is not None:
+        also = f", but {_small(seen.sentence)}"
+    elif known.regional:
+        also = f"; I see no artifact {{at}} {{the}}, only {places(known.artifacts or ())}"
+    elif known.deepfake:
+        also = "; I take the face for a deepfake, and cannot point to {the}"
+    else:
+        also = "; I see no artifact {at} {the}"
+    return f"I cannot name single details such as that{also}."
 
 
 def _fits(seam: Shown | None, known: Known) -> str:
@@ -428,7 +474,9 @@ def _elsewhere(question: Question, where: str) -> str:
                 f"Not {{the}}: the artifacts that I see are {where}.",
                 f"I find nothing {{at}} {{the}}, only {where}.",
             )
-        case "open" | "effect":
+        case "effect":
+            return f"How much {{the}} {{count}} was not measured; the artifacts are {where}."
+        case "open":
             return _worded(
                 question,
                 f"I see no artifact {{at}} {{the}}; the artifacts are {where}.",
@@ -459,7 +507,9 @@ def _clean(question: Question) -> str:
                 "No, nothing {at} {the} looks forged.",
                 "No, I find no trace of forgery {at} {the}.",
             )
-        case "open" | "effect":
+        case "effect":
+            return "How much {the} {count} was not measured; I see no artifact {at} {the}."
+        case "open":
             return _worded(
                 question,
                 "I see no artifact {at} {the}.",
@@ -488,7 +538,11 @@ def _whole_picture(question: Question) -> str:
                 "Yes, the whole picture looks generated, {the} included.",
                 "Yes, {the} {look} generated, like the whole picture.",
             )
-        case "open" | "wrong" | "effect":
+        case "effect":
+            return (
+                "How much {the} {count} was not measured: the whole picture looks generated, {the} included."
+            )
+        case "open" | "wrong":
             return _worded(
                 question,
                 "The whole picture looks generated, {the} included.",
@@ -517,6 +571,9 @@ def _compare(question: Question, known: Known) -> str:
         return f"I take the face for a deepfake, and cannot point to {both}."
     pair = {question.region: first, second[0]: second[1]}
     shown = [artifact for artifact in known.artifacts or () if artifact.touch.region in pair]
+    seam = next((each for each in known.artifacts or () if each.touch.region is Region.FACE_BOUNDARY), None)
+    if not shown and seam is not None and _AROUND & set(pair):
+        return f"I see no artifact in {both} alone, but {_small(seam.sentence)}."
     if not shown:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {both}{rest}."
@@ -529,6 +586,10 @@ def _compare(question: Question, known: Known) -> str:
         return f"{'Both alike' if even else 'Rather ' + _place(strong.touch.region)}: {listed}."
     clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
     return f"{shown[0].sentence} I see no artifact in the {clean.word}."
+
+
+#: Regions beyond the edge of a face.
+_AROUND = frozenset({Region.HAIRLINE, Region.EARS, Region.NECK})
 
 
 def _words(known: Known) -> str:
@@ -590,10 +651,38 @@ def _technique(question: Question, known: Known) -> str:
         )
     if known.technique is None:
         return "I take it for a deepfake, and cannot say by which technique."
+    if question.form == "others":
+        return _other_techniques(known)
     return _worded(
         question,
         f"I take it for {_words(known)}: {_DONE[known.technique]}.",
         f"By {_words(known)}, in my view: {_DONE[known.technique]}.",
+    )
+
+
+def _other_techniques(known: Known) -> str:
+    """The answer to a question about the techniques that are less likely."""
+    told = f"{_capital(_words(known))} is the likeliest to me"
+    others = sorted((known.shares or {}).items(), key=lambda each: -each[1])
+    second = next((each for each in others if each[0] is not known.technique), None)
+    if known.shares is None or known.technique is None or second is None:
+        return f"{told}, and I cannot rule the others out: {_clearest(known)}."
+    return (
+        f"{told}, with a share of {known.shares[known.technique]:.2f}; next is {TECHNIQUE_WORDS[second[0]]}, with "
+        f"{second[1]:.2f}. That rules nothing out: {_clearest(known)}."
+    )
+
+
+def _difference(question: Question, known: Known, prompts: PromptSet) -> str:
+    """How two techniques differ, or forgeries from pictures that are only retouched or poor."""
+    named = [question.technique, question.second_technique, known.technique]
+    pair = list(dict.fromkeys(technique for technique in named if technique is not None))[:2]
+    if len(pair) == 2 and question.technique is not None:
+        first, second = (prompts.technique_explanations[technique] for technique in pair)
+        return f"{first[:-1]}; {_small(second)}."
+    return (
+        "What a computer draws leaves traces in one part or all over; a filter, make-up or a poor picture changes "
+        "light, colour or detail alike everywhere. They can look alike, so I can be wrong."
     )
 
 
@@ -633,21 +722,20 @@ def _confidence(known: Known) -> str:
     if known.score is None or known.deepfake is None:
         return "I can be wrong, and the score gives my certainty"
     sure = known.score if known.deepfake else 1 - known.score
-    told = "high" if sure >= _HIGH else "medium" if sure >= _MEDIUM else "low, for it is a close call"
+    told = "high" if sure >= _HIGH else "medium" if sure >= _MEDIUM else "low"
+    told += f", about {100 * sure:.0f} of 100"
     return f"My confidence is {told}{_scored(known)}"
 
 
 def _certainty(question: Question, known: Known) -> str:
-    told = _confidence(known)
+    if question.form == "than":
+        return f"I remember no other face, so I cannot rank this one. {_confidence(known)}."
+    told = f"{_taken(known)}. {_confidence(known)}"
     if not known.deepfake:
-        return _worded(
-            question,
-            f"{told}. I see no artifact, but a good forgery may show none.",
-            f"{told}. A good forgery may show no artifact.",
-        )
+        return f"{told}. A good forgery may show no artifact."
     if not known.regional:
         return f"{told}."
-    return f"{told}, and the clearest artifact is {places(sorted(known.artifacts or (), key=_weakness)[:1])}."
+    return f"{told}; the clearest artifact is {places(sorted(known.artifacts or (), key=_weakness)[:1])}."
 
 
 def _score(question: Question, known: Known) -> str:
@@ -655,7 +743,16 @@ def _score(question: Question, known: Known) -> str:
         return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
     told = f"The score is {known.score:.2f}"
     if question.form == "probability":
-        return f"{told}; it is a probability only for pictures like those that it was calibrated on, and else an order."
+        alike = f"about {100 * known.score:.0f} of 100 faces with this score are deepfakes"
+        return (
+            f"{told}. Among pictures like those that it was calibrated on, {alike}; else it is only an order. "
+            f"{_judged(known)}."
+        )
+    if question.form == "other":
+        return (
+            f"I do not know how others judge, and their numbers are on another scale. {told}. {_judged(known)}. "
+            "Where two disagree, a person must look closely."
+        )
     if known.deepfake is None:
         side = "for a forgery than against one" if known.score > 0.5 else "against a forgery than for one"
         return f"{told}, where 1 is a deepfake: more speaks {side}, but too little to decide."
@@ -667,7 +764,7 @@ def _score(question: Question, known: Known) -> str:
             else (0, "a good forgery may show no artifact")
         )
         return f"{told}, for {much} speaks for a forgery; it is seldom {end}, because {alike}."
-    return f"{told}; it runs from 0 to 1, and the higher it is, the more speaks for a forgery."
+    return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
 
 
 def _limits(question: Question, known: Known) -> str:
@@ -675,8 +772,8 @@ def _limits(question: Question, known: Known) -> str:
     if question.form != "picture":
         return _LIMITS[question.form]
     if known.deepfake is None:
-        return f"I am undecided about this face; {_BETTER} could settle it."
-    return f"{_taken(known)}. {_confidence(known)}; {_BETTER} would show more."
+        return f"That may hide traces: I am undecided about this face, and {_BETTER} could settle it."
+    return f"That may hide traces, and {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
 
 
 #: What would make a face easier to judge.
@@ -685,6 +782,10 @@ _BETTER = "a larger, sharper or uncovered copy"
 
 def _taken(known: Known) -> str:
     return f"I take this face for {_what(known) if known.deepfake else 'bona fide'}"
+
+
+def _judged(known: Known) -> str:
+    return "I am undecided about this face" if known.deepfake is None else _taken(known)
 
 
 def _next(known: Known) -> str:
@@ -764,7 +865,7 @@ def _for_user(known: Known) -> str:
         told = "our check found signs that software made or changed the face in this picture"
     else:
         told = "our check found no sign that the face in this picture was changed"
-    return f"For the uploader: {told}. A check by machine can be wrong; you may ask for a review."
+    return f"In words for others: {told}. A check by machine can be wrong, and a person can review it."
 
 
 def _reasons(question: Question, known: Known) -> str:
@@ -814,6 +915,8 @@ def _in_short(known: Known) -> str:
 def _summary(question: Question, known: Known) -> str:
     if question.form == "short":
         return _in_short(known)
+    if question.form == "record":
+        return f"Rather write: a model, which can be wrong, judged the face. {_in_short(known)} That is no proof."
     if not known.deepfake:
         taken = _worded(
             question,

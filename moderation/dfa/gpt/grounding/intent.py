@@ -84,6 +84,8 @@ _HERE = "\0"
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
 #: Intents whose questions may name a region, and need not.
 _MATCH, _DIRECTION = "match/open", "light/direction"
+#: The intent whose questions may name two techniques.
+_DIFFERENCE = "technique_meant/difference"
 #: Added to an intent's logit when the question names a region or a technique, or has a word for the family.
 _NAMED = 3.0
 #: Forms that take a side, each with its opposite.
@@ -100,7 +102,7 @@ _SURE = 0.7
 #: What a question about a region asks when it names none: the whole face is meant.
 _WHOLE: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
-    "region/natural": "verdict/real", "region/forged": "verdict/fake",
+    "region/natural": "verdict/real", "region/forged": "verdict/fake", "region/seen": "places/where",
 }  # fmt: skip
 
 
@@ -114,13 +116,15 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     likeliest = max(logits, key=logits.__getitem__)
     if len(named.nouns) == 1 and named.aspects and family_of(likeliest) == _TWO:
         named = named.with_aspect()
-    fitting = {intent: logit for intent, logit in logits.items() if _fits(family_of(intent), named)}
+    fitting = {intent: logit for intent, logit in logits.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
     family, form = as_put(*_chosen(fitting), text)
     regional = family in {_REGIONAL, _TWO} or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
+    techniques = [*named.techniques, None, None] if family in _TECHNICAL else [None, None]
+    technique, second = techniques[:2]
     return Question(
         text=text,
         family=family,
@@ -129,15 +133,16 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         region=region,
         noun=noun,
         other=regions[1] if family == _TWO else None,
-        technique=named.techniques[0] if family in _TECHNICAL and named.techniques else None,
+        technique=technique,
+        second_technique=second,
         unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,
     )
 
 
 def _weight(intent: str, text: str, named: Named) -> float:
     """What the words of a question add to an intent's logit."""
-    family, form = intent.split("/")
-    if family == _REGIONAL and not asks_for(form, text):
+    family = family_of(intent)
+    if not asks_for(intent, text):
         return -_NAMED
     if family in _TECHNICAL:
         return _NAMED * bool(named.techniques)
@@ -148,14 +153,15 @@ def _weight(intent: str, text: str, named: Named) -> float:
     return _NAMED * (family in named.about)
 
 
-def _fits(family: str, named: Named) -> bool:
+def _fits(intent: str, named: Named) -> bool:
+    family = family_of(intent)
     if family == _REGIONAL:
         return len(named.nouns) == 1
     if family == _TWO:
         return len(named.nouns) >= 2
     if family == "technique_named":
         return bool(named.techniques)
-    return family != "technique_meant" or len(named.techniques) <= 1
+    return family != "technique_meant" or intent == _DIFFERENCE or len(named.techniques) <= 1
 
 
 def _chosen(fitting: Mapping[str, float]) -> tuple[str, str]:

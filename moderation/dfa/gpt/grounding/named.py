@@ -47,14 +47,23 @@ _ABOUT: Mapping[str, str] = {
     r"|(?:not|un)\W?convinced|disagree|agree",
     "intent": r"jok\w+|prank|consent\w*|permission|agreed? to|on purpose",
 }
-#: The words for what the special forms of a question about a region ask.
+#: Words without which a question hardly asks for a special intent.
 _ASKS: Mapping[str, str] = {
-    "blur": r"blur\w*|soft\w*|focus|unsharp|fuzzy|washed|detail|smear\w*",
-    "sharpness": r"sharp\w*|over-sharpened|nois\w*|grain\w*|crisp\w*",
-    "smoothing": r"smooth\w*|plastic|wax\w*|airbrush\w*|polish\w*|retouch\w*|texture|filter\w*|flat|iron\w*",
-    "distortion": r"distort\w*|warp\w*|bent|twist\w*|deform\w*|stretch\w*|shap\w*|skew\w*|crooked|moved|longer|wonky",
-    "colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
-    "replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*|different",
+    "region/blur": r"blur\w*|soft\w*|focus|unsharp|fuzzy|washed|detail|smear\w*",
+    "region/sharpness": r"sharp\w*|over-sharpened|nois\w*|grain\w*|crisp\w*",
+    "region/smoothing": r"smooth\w*|plastic|wax\w*|airbrush\w*|polish\w*|retouch\w*|texture|filter\w*|flat|iron\w*",
+    "region/distortion": r"distort\w*|warp\w*|bent|twist\w*|deform\w*|stretch\w*|shap\w*|skew\w*|crooked|moved|longer"
+    r"|wonky",
+    "region/colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
+    "region/replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*"
+    r"|different",
+    "light/direction": r"light\w*|lit|lamps?|sun\w*|window|flash|bulb|shad\w*|shin\w*|reflect\w*|highlights?"
+    r"|catchlights?|glare|bright\w*|dark\w*|glow\w*",
+    "technique_meant/difference": r"differ\w*|distinguish\w*|tell\w*|apart|separat\w*|compar\w*|versus|vs|unlike"
+    r"|between|contrast\w*|against|instead|than",
+    "plain/user": r"users?|uploader|poster|reporter|owner|he|him|she|her|they|them|customer|client|creator|victim|press"
+    r"|journalist|public|people|comments?|appeal|boss|lawyer|outside\w*|reply|respond|response|answer|explain|tell"
+    r"|some(?:one|body)|message",
 }
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
@@ -73,9 +82,9 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     return Named(nouns, techniques, about)
 
 
-def asks_for(form: str, text: str) -> bool:
-    """True unless the form asks for one kind of change, and the question has no word for it."""
-    return form not in _ASKS or re.search(rf"\b(?:{_ASKS[form]})\b", text, re.I) is not None
+def asks_for(intent: str, text: str) -> bool:
+    """True unless the intent is special, and the question has no word for it."""
+    return intent not in _ASKS or re.search(rf"\b(?:{_ASKS[intent]})\b", text, re.I) is not None
 
 
 def regions_asked(text: str) -> dict[Region, Noun]:
