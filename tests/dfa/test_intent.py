@@ -373,7 +373,7 @@ def test_two_techniques_are_held_against_each_other() -> None:
         ("score/other", "on another scale. The score is 0.50"),
         ("score/probability", "about 50 of 100 faces"),
         ("certainty/than", "I remember no other face"),
-        ("limits/picture", "may hide traces"),
+        ("limits/picture", "can hide traces"),
         ("scope/open", "every region"),
         ("summary/record", "a model, which can be wrong"),
     ],
@@ -454,7 +454,7 @@ def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
 
 @pytest.mark.parametrize(
     ("score", "told"),
-    [(0.97, "high, about 97 of 100"), (0.8, "medium, about 80 of 100"), (0.6, "low, about 60 of 100")],
+    [(0.97, "high; the score"), (0.8, "medium; the score"), (0.6, "low; the score")],
 )
 def test_how_sure_it_is_follows_the_score(score: float, told: str) -> None:
     for label, own in ((Label.DEEPFAKE, score), (Label.BONA_FIDE, 1 - score)):

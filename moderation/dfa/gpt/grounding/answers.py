@@ -723,7 +723,6 @@ def _confidence(known: Known) -> str:
         return "I can be wrong, and the score gives my certainty"
     sure = known.score if known.deepfake else 1 - known.score
     told = "high" if sure >= _HIGH else "medium" if sure >= _MEDIUM else "low"
-    told += f", about {100 * sure:.0f} of 100"
     return f"My confidence is {told}{_scored(known)}"
 
 
@@ -772,10 +771,12 @@ def _limits(question: Question, known: Known) -> str:
     if question.form != "picture":
         return _LIMITS[question.form]
     if known.deepfake is None:
-        return f"That may hide traces: I am undecided about this face, and {_BETTER} could settle it."
-    return f"That may hide traces, and {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
+        return f"{_HIDES}. I am undecided about this face; {_BETTER} could settle it."
+    return f"{_HIDES}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
 
 
+#: What a picture's quality does to a verdict.
+_HIDES = "An odd angle, poor quality, compression or a filter can hide traces, or look like some"
 #: What would make a face easier to judge.
 _BETTER = "a larger, sharper or uncovered copy"
 

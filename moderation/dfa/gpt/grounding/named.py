@@ -42,6 +42,8 @@ _ABOUT: Mapping[str, str] = {
     "skin": r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
     "match": r"(?:mis)?match\w*|a?symmetr\w*|both|same|alike|identical\w*|equal\w*|level|than the other"
     r"|left and (?:the )?right",
+    "plain": r"(?:plain|simple|simpler|easy|easier|everyday|ordinary) (?:words?|terms?|english|language)|jargon|lay\w*"
+    r"|keep it (?:easy|simple)|non-?technical|no(?:t| ) technical",
     "score": r"scores?|lean\w*|best guess|likelier",
     "challenge": r"(?:don.?t|do not|can.?t|cannot) (?:see (?:that|it|any\w*)|believe (?:that|it|this))|no sense"
     r"|(?:not|un)\W?convinced|disagree|agree",
