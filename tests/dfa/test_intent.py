@@ -419,6 +419,29 @@ def test_a_special_intent_needs_a_word_for_it(text: str, intent: str, other: str
     assert f"{asked.family}/{asked.form}" == other
 
 
+def test_who_is_undecided_says_what_it_does_not_measure() -> None:
+    face = analysed(Label.UNDETERMINED)
+
+    for text, intent, words in (
+        ("Do the eyes match?", "match/open", "do not measure"),
+        ("Where does the light come from?", "light/direction", "do not work out"),
+        ("There is a line across the nose.", "region/seen", "single details"),
+        ("Is the nose worse than the mouth?", "compare/open", "more of the nose or the mouth"),
+    ):
+        said = said_of(face, text, intent)
+        assert words in said
+        assert "undecided" in said
+
+
+def test_who_asks_for_one_of_two_techniques_gets_the_technique() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FE)
+
+    said = said_of(face, "He bets on a swap, I say it was edited. Who is closer?", "technique_named/named")
+
+    assert "face editing" in said
+    assert not said.startswith(("No", "Yes"))
+
+
 def test_what_two_answers_share_is_said_once() -> None:
     known = known_from(analysed(Label.BONA_FIDE))
     assert known is not None

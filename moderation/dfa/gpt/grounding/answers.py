@@ -285,7 +285,16 @@ def _undecided(question: Question, known: Known) -> str:
     if question.region is Region.BACKGROUND:
         return _worded(question, *UNKNOWABLE["things"])
     match question.family:
-        case "region" | "detail" | "compare" | "match" | "boundary" | "light" | "tone" | "skin":
+        case "match":
+            return "I do not measure whether the two sides match, and I am undecided about this face."
+        case "light" if question.form == "direction":
+            return "I do not work out where the light comes from, and I am undecided about this face."
+        case "region" if question.form == "seen":
+            return "I cannot name single details such as that, and I am undecided about this face."
+        case "compare" if question.other:
+            both = f"the {(question.noun or NOUNS[Region.UNMAPPED]).word} or the {question.other[1].word}"
+            return f"I am undecided about this face, and cannot say more of {both}."
+        case "region" | "detail" | "boundary" | "light" | "tone" | "skin":
             noun = question.noun or NOUNS[ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
             return noun.inflected(
                 "I am undecided about this face, and cannot say whether {the} {was} changed."
@@ -565,6 +574,8 @@ def _compare(question: Question, known: Known) -> str:
     first = question.noun or NOUNS[Region.UNMAPPED]
     second = question.other or (Region.UNMAPPED, first)
     both = f"the {first.word} or the {second[1].word}"
+    if Region.BACKGROUND in {question.region, second[0]}:
+        return _worded(question, *UNKNOWABLE["things"])
     if known.whole:
         return f"I cannot single out {both}: the whole picture looks generated."
     if known.deepfake and not known.artifacts:
@@ -696,7 +707,7 @@ def _technique_named(question: Question, known: Known) -> str:
             return f"I do take it for {_words(known)}: {_DONE[known.technique]}."
         return f"It looks rather like {_words(known)} to me: {_clearest(known)}."
     if not known.deepfake:
-        return "No, I take this face for bona fide."
+        return "No, I take this face for bona fide: I see no artifact."
     if known.technique is None:
         return "I cannot say: I take it for a deepfake, by a technique I cannot name."
     if known.technique is question.technique:
@@ -744,7 +755,7 @@ def _score(question: Question, known: Known) -> str:
     if question.form == "probability":
         alike = f"about {100 * known.score:.0f} of 100 faces with this score are deepfakes"
         return (
-            f"{told}. Among pictures like those that it was calibrated on, {alike}; else it is only an order. "
+            f"{told}. Among pictures like those that it was calibrated on, {alike}; for others it only orders them. "
             f"{_judged(known)}."
         )
     if question.form == "other":
@@ -861,12 +872,12 @@ def _plainly(known: Known) -> str:
 def _for_user(known: Known) -> str:
     """Words for the person who uploaded the picture."""
     if known.deepfake is None:
-        told = "our check could not tell whether this face was changed, so a person will look at it"
+        told = "Our check could not tell whether this face was changed, so a person will look at it"
     elif known.deepfake:
-        told = "our check found signs that software made or changed the face in this picture"
+        told = f"Our check found signs that software made or changed the face in this picture: {_clearest(known)}"
     else:
-        told = "our check found no sign that the face in this picture was changed"
-    return f"In words for others: {told}. A check by machine can be wrong, and a person can review it."
+        told = "Our check found no sign that the face in this picture was changed"
+    return f"{told}. A check by machine can be wrong, and a person can review it."
 
 
 def _reasons(question: Question, known: Known) -> str:

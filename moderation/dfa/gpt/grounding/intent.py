@@ -120,6 +120,8 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
     family, form = as_put(*_chosen(fitting), text)
+    if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
+        family, form = "technique", "open"
     regional = family in {_REGIONAL, _TWO} or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)

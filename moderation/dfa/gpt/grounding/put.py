@@ -13,6 +13,7 @@ _PARTS = frozenset({"region", *ASPECTS})
 _NO_YES = r"\b(?:or|whether|could|might|may|AI|artificial|computer|machine|generated)\b"
 #: Words that say which way round a question about a part is, where it can have a yes.
 _YES_OR_NO = r"^\W*(?:(?:and|so|but) )?(?:is|are|was|were|do|does|did|has|have)\b"
+_REAL = r"\b(?:real|genuine|authentic)\b"
 _SOUND = (
     r"\b(?:natural|normal|ok(?:ay)?|fine(?! (?:lines?|detail|noise))|real|genuine|consistent|legit|clean|sound|intact"
     r"|authentic|match\w*)\b"
@@ -29,8 +30,10 @@ def as_put(family: str, form: str, text: str) -> tuple[str, str]:
     # "Genuine or forged" has no yes, "Could it be forged" no clear one.
     if family == "verdict" and _has(text, _NO_YES):
         return family, "open"
-    if family == "technique_named" and form == "named" and _has(text, r"\bor\b"):
-        return "technique", "open"
+    if family == "technique" and _has(text, _REAL) and _has(text, r"\bfakes?\b"):
+        return "verdict", "open"
+    if family == "verdict" and _has(text, r"\bscores?\b"):
+        return "score", "open"  # its answer tells the verdict too
     sided = form in {"natural", "forged"} or (form == "open" and _has(text, _YES_OR_NO))
     if family not in _PARTS or not sided:
         return family, form
