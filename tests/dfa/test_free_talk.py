@@ -162,7 +162,7 @@ def test_every_family_is_asked() -> None:
     assert set(UNKNOWABLE) < set(SHARES)
 
 
-def sampled(each: int = 40) -> Iterator[Question]:
+def sampled(each: int = 12) -> Iterator[Question]:
     """Some questions of every wording."""
     asked = Counter[tuple[str, str, int]]()
     for question in every():

@@ -433,6 +433,13 @@ def test_who_is_undecided_says_what_it_does_not_measure() -> None:
         assert "undecided" in said
 
 
+def test_two_explanations_of_one_part_get_neither_yes_nor_no() -> None:
+    face, asked = analysed(Label.BONA_FIDE), "Is the mouth manipulated or is it just the pose?"
+
+    assert "proves nothing" in said_of(face, asked, "region/forged")
+    assert said_of(face, "Is the mouth manipulated?", "region/forged").startswith("No")
+
+
 def test_who_asks_for_one_of_two_techniques_gets_the_technique() -> None:
     face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FE)
 
@@ -440,6 +447,28 @@ def test_who_asks_for_one_of_two_techniques_gets_the_technique() -> None:
 
     assert "face editing" in said
     assert not said.startswith(("No", "Yes"))
+
+
+def test_a_seam_is_no_single_detail() -> None:
+    seam = Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.7)
+
+    there = said_of(analysed(Label.DEEPFAKE, seam), "I see a seam at the hair, do you?", "region/seen")
+    clean = said_of(analysed(Label.BONA_FIDE), "I see a seam at the hair, do you?", "region/seen")
+
+    assert "seam runs around the face" in there
+    assert "the edge of the face" in clean
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("What does undetermined mean?", "I do not decide"),
+        ("What is meant by bona fide?", "no more"),
+        ("What is a deepfake?", "Deepfakes are"),
+    ],
+)
+def test_the_words_of_verdicts_are_explained(text: str, words: str) -> None:
+    assert words in said_of(analysed(Label.BONA_FIDE), text, "technique_meant/meant")
 
 
 def test_what_two_answers_share_is_said_once() -> None:

@@ -214,7 +214,9 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
                 return f"{_SIGNS[question.technique]} {_judged(known)}."
             if question.form == "difference":
                 return f"{_difference(question, known, prompts)} {_judged(known)}."
-            return prompts.technique_explanations[question.technique] if question.technique else _DEEPFAKE
+            return (
+                prompts.technique_explanations[question.technique] if question.technique else _meant(question)
+            )
         case "match":
             return _match(question, known)
         case "certainty":
@@ -276,7 +278,19 @@ _SCOPE = (
     "I looked at the pixels of the whole face, at every region of it, and at nothing else, neither in the picture nor "
     "in the file."
 )
+#: Words of verdicts, and what they mean.
+_MEANT: Mapping[str, str] = {
+    r"undeterm\w*|undecided": "Undetermined means that I do not decide: the score lies between those of deepfakes and "
+    "of bona fide faces, or the picture is unlike those I learnt from.",
+    r"bona fide": "Bona fide means that I see no artifact in this face, and no more; a good forgery may show none.",
+}
 _DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
+
+
+def _meant(question: Question) -> str:
+    """What a word of the question means that names no technique."""
+    asked = (said for words, said in _MEANT.items() if re.search(rf"\b(?:{words})\b", question.text, re.I))
+    return next(asked, _DEEPFAKE)
 
 
 def _undecided(question: Question, known: Known) -> str:
@@ -753,7 +767,8 @@ def _score(question: Question, known: Known) -> str:
         return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
     told = f"The score is {known.score:.2f}"
     if question.form == "probability":
-        alike = f"about {100 * known.score:.0f} of 100 faces with this score are deepfakes"
+        forged = round(100 * known.score)
+        alike = f"about {forged} of 100 faces with this score are deepfakes and {100 - forged} are not"
         return (
             f"{told}. Among pictures like those that it was calibrated on, {alike}; for others it only orders them. "
             f"{_judged(known)}."
@@ -825,8 +840,11 @@ def _otherwise(known: Known) -> str:
 
 def _counter(question: Question, known: Known) -> str:
     if question.form == "change":
-        better = f"{_capital(_BETTER)}, or the file as the camera wrote it,"
-        return f"{better} could change my mind. As it is, {_taken(known)}."
+        better = f"{_BETTER}, or the file as the camera wrote it,"
+        return (
+            f"I judge this copy alone, and another one can get another score: {better} could change my mind. "
+            f"As it is, {_taken(known)}."
+        )
     if question.form == "wrong":
         return _if_wrong(known)
     if not known.deepfake:

@@ -122,6 +122,8 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     family, form = as_put(*_chosen(fitting), text)
     if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
         family, form = "technique", "open"
+    if (family, form) == (_REGIONAL, "seen") and "boundary" in named.about:
+        family, form = "boundary", "open"  # a seam is no single detail: it is looked for
     regional = family in {_REGIONAL, _TWO} or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)

@@ -22,6 +22,11 @@ _UNSOUND = (
     r"\b(?:fake|forged|edited|altered|manipulated|weird|strange|odd|wrong|off|suspicious|swapped|pasted|too|unnatural"
     r"|changed|touched|plastic|bad|generated|inconsisten\w+|mismatch\w*)\b"
 )
+#: Another explanation is offered: "or only the pose?".
+_OR_ELSE = (
+    r"\bor\b(?: is| was| are)?(?: it| this| that)? "
+    r"(?:just|only|simply|merely|maybe|perhaps|rather|more like|an?|the|some\w*)\b"
+)
 _NOT = r"\b(?:not|never|nothing|no|none|free of|without)\b|n.t\b|\b(?:do|does|did|is|are|was)nt\b"
 
 
@@ -34,6 +39,8 @@ def as_put(family: str, form: str, text: str) -> tuple[str, str]:
         return "verdict", "open"
     if family == "verdict" and _has(text, r"\bscores?\b"):
         return "score", "open"  # its answer tells the verdict too
+    if family == "region" and _has(text, _OR_ELSE):
+        return family, "explained"
     sided = form in {"natural", "forged"} or (form == "open" and _has(text, _YES_OR_NO))
     if family not in _PARTS or not sided:
         return family, form
