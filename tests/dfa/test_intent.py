@@ -463,7 +463,6 @@ def test_a_seam_is_no_single_detail() -> None:
     ("text", "words"),
     [
         ("What does undetermined mean?", "I do not decide"),
-        ("What is meant by bona fide?", "no more"),
         ("What is a deepfake?", "Deepfakes are"),
     ],
 )

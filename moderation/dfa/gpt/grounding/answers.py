@@ -214,9 +214,9 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
                 return f"{_SIGNS[question.technique]} {_judged(known)}."
             if question.form == "difference":
                 return f"{_difference(question, known, prompts)} {_judged(known)}."
-            return (
-                prompts.technique_explanations[question.technique] if question.technique else _meant(question)
-            )
+            if question.technique is None:
+                return _UNDETERMINED if _UNDECIDED.search(question.text) else _DEEPFAKE
+            return prompts.technique_explanations[question.technique]
         case "match":
             return _match(question, known)
         case "certainty":
@@ -278,19 +278,12 @@ _SCOPE = (
     "I looked at the pixels of the whole face, at every region of it, and at nothing else, neither in the picture nor "
     "in the file."
 )
-#: Words of verdicts, and what they mean.
-_MEANT: Mapping[str, str] = {
-    r"undeterm\w*|undecided": "Undetermined means that I do not decide: the score lies between those of deepfakes and "
-    "of bona fide faces, or the picture is unlike those I learnt from.",
-    r"bona fide": "Bona fide means that I see no artifact in this face, and no more; a good forgery may show none.",
-}
+_UNDECIDED = re.compile(r"\bundetermined\b|\bundecided\b", re.I)
+_UNDETERMINED = (
+    "Undetermined means that I do not decide: the score lies between those of deepfakes and of bona fide faces, or the "
+    "picture is unlike those I learnt from."
+)
 _DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
-
-
-def _meant(question: Question) -> str:
-    """What a word of the question means that names no technique."""
-    asked = (said for words, said in _MEANT.items() if re.search(rf"\b(?:{words})\b", question.text, re.I))
-    return next(asked, _DEEPFAKE)
 
 
 def _undecided(question: Question, known: Known) -> str:
