@@ -3,7 +3,8 @@
     python benchmarks/make_samples.py FOLDER
 
 FOLDER holds official portraits of members of the US Congress, named by Bioguide id. Every forgery carries its mark
-in the picture. They are simple on purpose: they show the way of an image, not the state of the art.
+in the picture. They are coarse on purpose, so that something is found and can be explained: they show the way of an
+image, not the state of the art, and not how often the model is right.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop
 SAMPLES = Path(__file__).parents[1] / "moderation" / "samples"
 MARK = "FORGED SAMPLE"
 HEIGHT = 400  # pixels of a sample
+#: The parts of an edit come from a picture so many times smaller. Enlarged, they are plainly softer than their face.
+SMALLER = 4
 
 
 def main() -> None:
@@ -77,7 +80,8 @@ def _lab(image: Image.Image, face: Face) -> Portrait:
 def _edited(file: str, target: Image.Image, source: Image.Image) -> Image.Image:
     """Parts of the source's face, put on the target's by their landmarks and feathered. The lab has no part in this."""
     onto, over = _face(target), _face(source)
-    moved = source.transform(
+    small = source.resize((source.width // SMALLER, source.height // SMALLER), Image.Resampling.LANCZOS)
+    moved = small.resize(source.size, Image.Resampling.BICUBIC).transform(
         target.size, Image.Transform.AFFINE, _aligned(onto, over), Image.Resampling.BICUBIC
     )
     mask = Image.new("L", target.size)
