@@ -375,7 +375,7 @@ def test_two_techniques_are_held_against_each_other() -> None:
         ("certainty/than", "I remember no other face"),
         ("limits/picture", "can hide traces"),
         ("scope/open", "every region"),
-        ("summary/record", "a model, which can be wrong"),
+        ("summary/record", "A model judged this face, and it can be wrong"),
     ],
 )
 def test_what_is_said_of_the_score_the_picture_and_the_record(intent: str, words: str) -> None:

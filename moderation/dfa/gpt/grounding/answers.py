@@ -311,9 +311,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "summary" if question.form == "short":
             return f"Undecided: {why}{_short_score(known)}."
         case "summary" if question.form == "record":
-            return (
-                f"Write that a model could not decide, and why: {why}{_short_score(known)}. So a person must."
-            )
+            return f"A model could not decide about this face: {why}{_short_score(known)}. A person must."
         case "summary":
             return f"I am undecided about this face: {why}{_scored(known)}."
         case "certainty":
@@ -664,7 +662,7 @@ def _technique(question: Question, known: Known) -> str:
     if not known.deepfake:
         return _worded(
             question,
-            "None: I take this face for bona fide.",
+            "By none: I take this face for bona fide.",
             "I see no forgery in this face, so I name no technique.",
         )
     if known.technique is None:
@@ -939,7 +937,7 @@ def _summary(question: Question, known: Known) -> str:
     if question.form == "short":
         return _in_short(known)
     if question.form == "record":
-        return f"Rather write: a model, which can be wrong, judged the face. {_in_short(known)} That is no proof."
+        return f"A model judged this face, and it can be wrong. {_in_short(known)} That is no proof."
     if not known.deepfake:
         taken = _worded(
             question,

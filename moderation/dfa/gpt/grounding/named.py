@@ -144,10 +144,6 @@ _ASKED: Mapping[Technique, str] = {
 def techniques_asked(text: str) -> frozenset[Technique]:
     """The techniques that a question names, in any words."""
     given, text = text, _spelt(text)
-    return (
-        techniques_named(text)
-        or frozenset(each for each in Technique if re.search(rf"\b{each}\b", given))
-        or frozenset(
-            technique for technique, words in _ASKED.items() if re.search(rf"\b(?:{words})\b", text, re.I)
-        )
-    )
+    called = frozenset(each for each in Technique if re.search(rf"\b{each}\b", given))
+    paraphrased = (each for each, words in _ASKED.items() if re.search(rf"\b(?:{words})\b", text, re.I))
+    return techniques_named(text) | called | frozenset(paraphrased)
