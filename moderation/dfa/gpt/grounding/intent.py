@@ -119,11 +119,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {intent: logit for intent, logit in logits.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
-    family, form = as_put(*_chosen(fitting), text)
-    if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
-        family, form = "technique", "open"
-    if (family, form) == (_REGIONAL, "seen") and "boundary" in named.about:
-        family, form = "boundary", "open"  # a seam is no single detail: it is looked for
+    family, form = _as_named(*as_put(*_chosen(fitting), text), named)
     regional = family in {_REGIONAL, _TWO} or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
@@ -141,6 +137,15 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         second_technique=second,
         unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,
     )
+
+
+def _as_named(family: str, form: str, named: Named) -> tuple[str, str]:
+    """Family and form, corrected by what the question names."""
+    if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
+        return "technique", "open"  # "A swap or an edit?" has no yes
+    if (family, form) == (_REGIONAL, "seen") and "boundary" in named.about:
+        return "boundary", "open"  # a seam is no single detail: it is looked for
+    return family, form
 
 
 def _weight(intent: str, text: str, named: Named) -> float:
