@@ -30,7 +30,7 @@ from moderation.database.questions import (
     record_answer,
     record_failure,
 )
-from moderation.dfa.gpt.grounding.answers import UNKNOWABLE
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.instruct.questions import every
 from moderation.questions import LONGEST_QUESTION
 from moderation.rollouts.rollout_rows import BundleFacts, note_bundles

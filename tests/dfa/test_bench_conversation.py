@@ -12,7 +12,7 @@ from moderation.dfa.bench.ask import Talked
 from moderation.dfa.bench.conversation import UNKNOWABLE, Face, questions, score
 from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, Curves
-from moderation.dfa.gpt.grounding.answers import UNKNOWABLE as TAUGHT_TO_DECLINE
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE as TAUGHT_TO_DECLINE
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.questions import CLOSERS, OPENERS, every, families, typed
 from tests.dfa.test_bench_measures import an_item

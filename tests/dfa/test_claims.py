@@ -12,8 +12,8 @@ from moderation.dfa.gpt.claims import (
     verdict_stated,
 )
 from moderation.dfa.gpt.conversation import MOST_TURNS, Turn, answer_or_none, ask, served_turns
-from moderation.dfa.gpt.grounding.answers import artifacts
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.known import artifacts
 from moderation.dfa.gpt.grounding.sentences import BANDS, NOUNS, worded
 from moderation.dfa.gpt.layouts import train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts

@@ -10,17 +10,10 @@ from jinja2 import Environment
 
 from moderation.analysis import Artifact, Region, Technique
 from moderation.dfa.gpt.claims import beyond_the_face, contradiction, is_sentence
-from moderation.dfa.gpt.grounding.answers import (
-    UNKNOWABLE,
-    Known,
-    Question,
-    answer,
-    artifacts,
-    description,
-    known,
-    named_touches,
-)
+from moderation.dfa.gpt.grounding.answers import answer
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.known import Known, Question, artifacts, description, known, named_touches
 from moderation.dfa.gpt.grounding.sentences import BANDS, NOUNS, worded, worded_together
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.replies import read_reply

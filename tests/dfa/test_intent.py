@@ -23,14 +23,8 @@ from moderation.analysis import (
 from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
 from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.detector import Detector, Policy
-from moderation.dfa.gpt.grounding.answers import (
-    UNCLEAR,
-    UNKNOWABLE,
-    Question,
-    answer,
-    answer_each,
-    known_from,
-)
+from moderation.dfa.gpt.grounding.answers import UNCLEAR, answer, answer_each
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.intent import (
     IntentHead,
@@ -42,6 +36,7 @@ from moderation.dfa.gpt.grounding.intent import (
     told_together,
     understood,
 )
+from moderation.dfa.gpt.grounding.known import Question, known_from
 from moderation.dfa.gpt.grounding.named import regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.prompts import load_prompts

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.answers import artifacts, description
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.known import artifacts, description
 from moderation.dfa.gpt.grounding.sentences import NOUNS, worded
 from moderation.dfa.gpt.layouts import train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts

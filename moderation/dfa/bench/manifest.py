@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.answers import description
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.known import description
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import SetupProblem
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.answers import description
+from moderation.dfa.gpt.grounding.known import description
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, Wanted, headed, permitted
 from moderation.dfa.instruct.examples import Example, Examples

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.answers import Question
+from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.sentences import Noun
 from moderation.dfa.instruct.forgery.forged import Rng
 

@@ -6,8 +6,9 @@ No sentence says more than the facts. `gpt/grounding` words them.
 from collections.abc import Mapping, Sequence
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.answers import Known, Question, answer, description, known
+from moderation.dfa.gpt.grounding.answers import answer
 from moderation.dfa.gpt.grounding.facts import Touch
+from moderation.dfa.gpt.grounding.known import Known, Question, description, known
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.answers import named_touches
 from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
+from moderation.dfa.gpt.grounding.known import named_touches
 from moderation.dfa.gpt.heads import PARTS, REGIONS, Heads, findings
 from moderation.dfa.instruct.builder import read_picture
 from moderation.dfa.instruct.examples import GRID, SIZE

@@ -14,8 +14,8 @@ import torch
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import Bundle
 from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
-from moderation.dfa.gpt.grounding.answers import Question
 from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, pooled
+from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.instruct.forgery.forged import Rng
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions, typed
 from moderation.dfa.instruct.talk import SHARES

@@ -21,7 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moderation.dfa.gpt.grounding.answers import UNCLEAR, UNKNOWABLE, Question
+from moderation.dfa.gpt.grounding.answers import UNCLEAR
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
+from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.named import Named, asks_for, named_in
 from moderation.dfa.gpt.grounding.put import as_put
 from moderation.dfa.gpt.prompts import PromptSet

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import parts_in_order, techniques_named
-from moderation.dfa.gpt.grounding.answers import ASPECTS
+from moderation.dfa.gpt.grounding.parts import ASPECTS
 from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
 
 

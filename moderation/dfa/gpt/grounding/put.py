@@ -5,7 +5,7 @@ A small language model confuses "natural" with "weird", and "is it forged" with 
 
 import re
 
-from moderation.dfa.gpt.grounding.answers import ASPECTS
+from moderation.dfa.gpt.grounding.parts import ASPECTS
 
 #: Families of questions about parts.
 _PARTS = frozenset({"region", *ASPECTS})

@@ -1,0 +1,111 @@
+"""Answers that say nothing of this face: what a picture cannot show, how techniques differ, what the model is."""
+
+from collections.abc import Mapping
+
+from moderation.analysis import Technique
+from moderation.dfa.gpt.grounding.known import Question
+from moderation.dfa.gpt.grounding.phrases import varied
+
+#: What the model cannot do, by the form of the question.
+LIMITS: Mapping[str, str] = {
+    "open": "I can be wrong: what I never learnt may escape me, now and then I suspect a face without cause, and "
+    "outside the face I see nothing. So a person decides.",
+    "rates": "I know no rate for a single picture: my model card tells how many forgeries I miss, and how often I "
+    "suspect a genuine face.",
+    "bias": "That may be: I learnt from faces that are not evenly spread over people and cameras, so I may err more "
+    "often with some than with others.",
+}
+#: Where a person looks for a forgery by each technique; None: by any.
+SIGNS: Mapping[Technique | None, str] = {
+    Technique.FS: "Compare the inner face with the hair, the ears and the neck around it: a swap changes it alone.",
+    Technique.FR: "Compare the mouth and the eyes with the face around them: they are what reenactment draws again.",
+    Technique.FE: "Compare each feature with the face around it: editing changes one and leaves the others.",
+    Technique.EFS: "Look for one fine pattern all over the picture, and for details that do not go together.",
+    None: "Compare the parts of the face with each other and with what is around it: most forgeries spare some.",
+}
+SCOPE = (
+    "I looked at the pixels of the whole face, at every region of it, and at nothing else, neither in the picture nor "
+    "in the file."
+)
+UNDETERMINED = (
+    "Undetermined means that I do not decide: the score lies between those of deepfakes and of bona fide faces, or the "
+    "picture is unlike those I learnt from."
+)
+DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
+_OF_ITSELF: Mapping[str, str] = {
+    "map": "The map shows how foreign each part of the picture looks to me; it is an aid, and proves nothing.",
+    "insult": "I am sorry that this does not help you. Ask me about a region, or judge the face yourself.",
+    "language": "I can only answer in English.",
+    "stored": "I do not know who sees or keeps pictures: ask the people who run this service.",
+}
+
+
+def about_itself(question: Question) -> str:
+    """The answer to a question about the model, or to a word to it that is no question."""
+    if question.form in _OF_ITSELF:
+        return _OF_ITSELF[question.form]
+    if question.form == "thanks":
+        return varied(question, "You are welcome. The decision is yours.", "Gladly; ask me about any region.")
+    return varied(
+        question,
+        "I am a program that looks at one face for traces of forgery: ask me about a region or the verdict.",
+        "I am a program: I examine this face for forgery, and answer what can be seen in it.",
+    )
+
+
+#: Answers to questions that a picture of one face cannot answer.
+UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
+    "who": (
+        "I cannot tell who this is, nor their name, family or life; I only look for traces of forgery.",
+        "I do not identify people; I only examine the face for forgery.",
+        "I cannot say who it is: a face tells neither a name nor what somebody does or says.",
+    ),
+    "attributes": (
+        "I do not describe people, be it their age, looks, mood or life; I only look for traces of forgery.",
+        "I cannot judge that about the person, only whether the face was forged.",
+    ),
+    "where": (
+        "I cannot tell where this picture was taken.",
+        "The place cannot be told from the face; I only look for forgery.",
+    ),
+    "when": (
+        "I cannot tell when this picture was taken, be it the year or the hour, nor by whom.",
+        "When it was taken, in which year or at what hour, cannot be told from the face; nor by whom.",
+    ),
+    "intent": (
+        "I cannot tell why it was made, with whose consent, or what was intended.",
+        "A picture does not show anybody's intent, consent or honesty, so I cannot say.",
+    ),
+    "maker": (
+        "I cannot tell who took, made or posted this picture, with what, or which accounts they have.",
+        "Who took, made or posted it, with what and when cannot be told from the picture.",
+    ),
+    "sanction": (
+        "What is allowed, and what to do, people decide by rules and law; I only say what I see, and that is no proof.",
+        "I cannot decide that, nor what law or rules say: I only examine the face, and a person decides.",
+    ),
+    "other_media": (
+        "I only see this one face in this one picture: I know no other face, picture, frame or sound.",
+        "I see nothing but this one face, no other picture, frame, sound or person, so I cannot say.",
+    ),
+    "text": (
+        "I do not read text in pictures, and hear nothing; I only look at the face.",
+        "I cannot say: text in the picture is nothing I read or follow.",
+    ),
+    "off_topic": (
+        "I cannot help with that; I only answer questions about this face.",
+        "That is not about this face, so I cannot answer it.",
+    ),
+    "orders": (
+        "I do not follow that; I only answer questions about this face.",
+        "I cannot do that: I only say what I see in this face.",
+    ),
+    "things": (
+        "I only judge the face itself, not what is worn or beside it.",
+        "I do not judge clothes, glasses or what lies around the face, only the face itself.",
+    ),
+    "quality": (
+        "I cannot tell that about the file; I only look for forgery in the face.",
+        "I do not rate the file or the picture, only whether the face was forged.",
+    ),
+}

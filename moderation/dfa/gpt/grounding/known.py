@@ -1,0 +1,119 @@
+"""What may be said about one face, and what a question about it asks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from moderation.analysis import Effect, FaceAnalysis, Label, Region, Technique
+from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
+from moderation.dfa.gpt.grounding.sentences import Noun, touch_of, worded
+from moderation.dfa.gpt.prompts import PromptSet
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, and everything that its answer depends on."""
+
+    text: str
+    #: Its table in the grammar: "region", "verdict", "who" …
+    family: str
+    #: The kind of question within its family, which decides the kind of answer: "natural", "forged", "open" …
+    form: str
+    #: Index of its wording within the form. Questions with the same wording get the same answer.
+    wording: int
+    region: Region | None = None
+    #: The question's name for the region.
+    noun: Noun | None = None
+    #: The second region of a comparison, and its name.
+    other: tuple[Region, Noun] | None = None
+    #: The technique that the question names, in the families of techniques.
+    technique: Technique | None = None
+    #: The second technique of a comparison.
+    second_technique: Technique | None = None
+    #: It was read with little certainty.
+    unsure: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One artifact and its sentence."""
+
+    touch: Touch
+    sentence: str
+    #: What the score is without the region. None when that was not measured.
+    effect: Effect | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What may be said about one face."""
+
+    deepfake: bool | None  # None when undecided
+    technique: Technique | None  # None unless a deepfake of a known technique
+    #: The named artifacts, in order. None when the changes are unknown, or the face is undecided; empty when bona fide.
+    artifacts: tuple[Shown, ...] | None
+    #: Touched regions that are not among the artifacts. No question asks about them.
+    untold: frozenset[Region] = frozenset()
+    #: In [0, 1], as reviewers see it. None when it is not known.
+    score: float | None = None
+    #: Share of each technique, summing to 1. None when it is not known.
+    shares: Mapping[Technique, float] | None = None
+    #: Why it is undecided, in words. None when it is not, or when that is not known.
+    why_undecided: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True when the whole picture is synthesised: no region is special."""
+        named = {shown.touch.region for shown in self.artifacts or ()}
+        return bool(self.deepfake) and (
+            named == {Region.UNMAPPED} or (not named and self.technique is Technique.EFS)
+        )
+
+    @property
+    def regional(self) -> bool:
+        """True for a deepfake with artifacts in single regions."""
+        return bool(self.deepfake) and bool(self.artifacts) and not self.whole
+
+
+def artifacts(facts: Sequence[Touch], prompts: PromptSet) -> list[tuple[str, str]]:
+    """(heading, sentence) for each touched region once: seams first, then by strength, at most `MOST_ARTIFACTS`."""
+    named = named_touches(facts)
+    return [(prompts.headings[touch.region][0], worded(touch, named)) for touch in named]
+
+
+def named_touches(facts: Sequence[Touch]) -> list[Touch]:
+    """The changes that an answer names, in its order."""
+    strongest: dict[Region, Touch] = {}
+    for touch in sorted(facts, key=lambda touch: (touch.kind is not Kind.SEAM, -touch.strength)):
+        strongest.setdefault(touch.region, touch)
+    return list(strongest.values())[:MOST_ARTIFACTS]
+
+
+def description(facts: Sequence[Touch], prompts: PromptSet) -> str:
+    """The AD answer."""
+    return prompts.artifacts_answer(artifacts(facts, prompts))
+
+
+def known_from(face: FaceAnalysis) -> Known | None:
+    """What an analysis allows to say about its face. None when an artifact is in other words than `sentences`."""
+    score = face.verdict.score
+    if face.verdict.label is Label.UNDETERMINED:
+        abstain = face.verdict.abstain
+        return Known(None, None, None, score=score, why_undecided=abstain.words if abstain else None)
+    shown: list[Shown] = []
+    for artifact in face.rationale:
+        touch = touch_of(artifact.regions, artifact.text)
+        if touch is None:
+            return None
+        shown.append(Shown(touch, artifact.text, artifact.effect))
+    deepfake = face.verdict.label is Label.DEEPFAKE
+    listed = tuple(shown) if shown or not deepfake else None
+    return Known(deepfake, face.verdict.technique, listed, score=score, shares=face.verdict.technique_scores)
+
+
+def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:
+    """What a conversation may say about a face."""
+    if facts is None:
+        return Known(deepfake, technique, None)
+    named = named_touches(facts)
+    shown = tuple(Shown(touch, worded(touch, named)) for touch in named)
+    return Known(deepfake, technique, shown, frozenset(touch.region for touch in facts if touch not in named))

@@ -1,0 +1,322 @@
+"""Answers about parts of a face, and about what shows in all of them: its edge, its light, its skin."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
+from moderation.dfa.gpt.grounding.facts import Kind
+from moderation.dfa.gpt.grounding.known import Known, Question, Shown
+from moderation.dfa.gpt.grounding.phrases import (
+    by_strength,
+    capital,
+    clearest,
+    listed,
+    parts_of,
+    place,
+    places,
+    varied,
+    within,
+)
+from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun, strength_band
+
+#: What a form of the region family asks for, and the kinds for which the answer is yes.
+PROPERTIES: Mapping[str, tuple[str, frozenset[Kind]]] = {
+    "blur": ("blur", frozenset({Kind.SOFTER})),
+    "sharpness": ("excess of sharpness", frozenset({Kind.SHARPER})),
+    "smoothing": ("smoothing", frozenset({Kind.SMOOTHED})),
+    "distortion": ("distortion", frozenset({Kind.WARPED})),
+    "colour": ("wrong colour", frozenset({Kind.COLOUR})),
+    "replacement": ("trace of another face", frozenset({Kind.REPLACED})),
+}
+#: Families about something that shows in all parts, and its region.
+ASPECTS: Mapping[str, Region] = {
+    "boundary": Region.FACE_BOUNDARY, "light": Region.LIGHTING, "tone": Region.LIGHTING, "skin": Region.SKIN,
+}  # fmt: skip
+
+
+def about_part(question: Question, known: Known, noun: Noun, related: Sequence[Shown]) -> str:
+    """The answer about one part of the face, or about something that shows in all parts."""
+    artifacts = known.artifacts or ()
+    shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
+    shown = shown or next(iter(related), None)
+    if question.region is Region.BACKGROUND and shown is None:
+        return varied(question, *UNKNOWABLE["things"])
+    if known.whole and question.family in ASPECTS:
+        return noun.inflected(_whole_picture(replace(question, form="open")))
+    if question.form == "seen":
+        return noun.inflected(_seen(question, shown, known))
+    if known.whole:
+        return noun.inflected(_whole_picture(question))
+    if question.form == "fits":
+        return _fits(shown, known)
+    if shown is not None and question.form == "effect":
+        return _effect(shown, known)
+    if shown is not None:
+        return noun.inflected(_there(question, shown.sentence, shown.touch.kind))
+    if known.regional:
+        return noun.inflected(_elsewhere(question, places(artifacts)))
+    return noun.inflected(_not_known(question) if known.deepfake else _clean(question))
+
+
+def _effect(shown: Shown, known: Known) -> str:
+    """The answer to a question about how much a region counts."""
+    effect, noun = shown.effect, NOUNS[shown.touch.region]
+    if effect is None or known.score is None:
+        return noun.inflected(f"I did not measure how much {{the}} {{count}}; {within(shown.sentence)}.")
+    before, after = f"{known.score:.2f}", f"{effect.score_without:.2f}"
+    change = f"falls from {before} to {after}" if after < before else f"rises from {before} to {after}"
+    change = f"stays at {after}" if after == before else change
+    return noun.inflected(
+        f"With {{the}} hidden the score {change}; with as large a control region hidden it is "
+        f"{effect.control_score:.2f}."
+    )
+
+
+def _seen(question: Question, seen: Shown | None, known: Known) -> str:
+    """The answer to a question about a detail that a person sees at a region."""
+    if known.whole:
+        also = "; the whole picture looks generated, {the} included"
+    elif seen is not None:
+        also = f", but {within(seen.sentence)}"
+    elif known.regional:
+        also = f"; I see no artifact {{at}} {{the}}, only {places(known.artifacts or ())}"
+    elif known.deepfake:
+        also = "; I take the face for a deepfake, and cannot point to {the}"
+    else:
+        also = "; I see no artifact {at} {the}"
+    return f"I cannot name single details such as that{also}."
+
+
+def _fits(seam: Shown | None, known: Known) -> str:
+    """The answer to a question whether the face fits the head around it."""
+    if seam is not None:
+        return seam.sentence
+    if not known.deepfake:
+        return "I see no seam around the face, and nothing that does not fit the head."
+    swapped = (
+        "the face may be another's" if known.technique is Technique.FS else "the artifacts are elsewhere"
+    )
+    return f"I see no seam around the face, but {swapped}: {clearest(known)}."
+
+
+def about_match(question: Question, known: Known) -> str:
+    """The answer to a question whether two sides of a face match."""
+    anywhere = [] if question.region else list(known.artifacts or ())
+    return f"I do not measure whether the two sides match{but_seen(question, known, anywhere)}."
+
+
+def but_seen(question: Question, known: Known, related: Sequence[Shown]) -> str:
+    """What is seen instead of what was asked for, as the end of a sentence."""
+    noun = question.noun or Noun("face")
+    own = [shown for shown in known.artifacts or () if shown.touch.region is question.region]
+    if known.whole:
+        return ", but the whole picture looks generated"
+    if seen := [*own, *related]:
+        return f", but {within(min(seen, key=by_strength).sentence)}"
+    if known.deepfake and not known.artifacts:
+        return ", but the face as a whole looks forged"
+    elsewhere = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
+    if question.noun is None and elsewhere:
+        return elsewhere
+    return noun.inflected(f"; I see no artifact {{at}} {{the}}{elsewhere}")
+
+
+def _there(question: Question, sentence: str, kind: Kind) -> str:
+    if question.form == "explained":
+        return f"I cannot rule that out; still, {within(sentence)}."
+    if question.form == "natural":
+        return f"No, {within(sentence)}."
+    if question.form == "forged":
+        return f"Yes, {within(sentence)}."
+    if question.form in PROPERTIES:
+        word, kinds = PROPERTIES[question.form]
+        return f"Yes, {within(sentence)}." if kind in kinds else f"I see no {word}, but {within(sentence)}."
+    return sentence
+
+
+def _elsewhere(question: Question, where: str) -> str:
+    match question.form:
+        case "natural":
+            return varied(
+                question,
+                f"Yes, I see no artifact {{at}} {{the}}; the artifacts are {where}.",
+                f"Nothing {{at}} {{the}} stands out; what I see is {where}.",
+                f"I find no artifact {{at}} {{the}}, only {where}.",
+            )
+        case "forged":
+            return varied(
+                question,
+                f"No, I see no artifact {{at}} {{the}}; the artifacts are {where}.",
+                f"Not {{the}}: the artifacts that I see are {where}.",
+                f"I find nothing {{at}} {{the}}, only {where}.",
+            )
+        case "effect":
+            return f"How much {{the}} {{count}} was not measured; the artifacts are {where}."
+        case "open":
+            return varied(
+                question,
+                f"I see no artifact {{at}} {{the}}; the artifacts are {where}.",
+                f"{{The}} {{show}} no artifact that I can see, only what is {where}.",
+                f"Nothing {{at}} {{the}} stands out; what I see is {where}.",
+            )
+        case "wrong":
+            return f"Nothing that I can see {{at}} {{the}}; the artifacts are {where}."
+        case "explained":
+            return f"That alone proves nothing: I see no artifact {{at}} {{the}}, only {where}."
+        case form:
+            return f"No, I see no {PROPERTIES[form][0]} in {{the}}; the artifacts are {where}."
+
+
+def _clean(question: Question) -> str:
+    match question.form:
+        case "natural":
+            return varied(
+                question,
+                "Yes, I see no artifact {at} {the}.",
+                "Yes, {the} {look} natural to me.",
+                "Yes, nothing {at} {the} stands out.",
+            )
+        case "forged":
+            return varied(
+                question,
+                "No, I see no artifact {at} {the}.",
+                "No, nothing {at} {the} looks forged.",
+                "No, I find no trace of forgery {at} {the}.",
+            )
+        case "effect":
+            return "How much {the} {count} was not measured; I see no artifact {at} {the}."
+        case "open":
+            return varied(
+                question,
+                "I see no artifact {at} {the}.",
+                "{The} {look} natural, and I see no artifact there.",
+                "Nothing {at} {the} stands out.",
+            )
+        case "wrong":
+            return "Nothing that I can see: {the} {look} natural."
+        case "explained":
+            return "That alone proves nothing, and I see no artifact {at} {the}."
+        case form:
+            return f"No, I see no {PROPERTIES[form][0]} in {{the}}."
+
+
+def _whole_picture(question: Question) -> str:
+    match question.form:
+        case "natural":
+            return varied(
+                question,
+                "No, the whole picture looks generated, {the} included.",
+                "No, {the} {look} generated, like the whole picture.",
+            )
+        case "forged":
+            return varied(
+                question,
+                "Yes, the whole picture looks generated, {the} included.",
+                "Yes, {the} {look} generated, like the whole picture.",
+            )
+        case "effect":
+            return (
+                "How much {the} {count} was not measured: the whole picture looks generated, {the} included."
+            )
+        case "open" | "wrong":
+            return varied(
+                question,
+                "The whole picture looks generated, {the} included.",
+                "{The} {look} generated, like the whole picture.",
+            )
+        case _:
+            return "I cannot single out {the}: the whole picture looks generated."
+
+
+def _not_known(question: Question) -> str:
+    return varied(
+        question,
+        "I take the face for a deepfake, and cannot point to {the}.",
+        "I cannot say for {the} alone; I take the face as a whole for a deepfake.",
+    )
+
+
+def about_two(question: Question, known: Known) -> str:
+    """The answer about two regions at once."""
+    first = question.noun or NOUNS[Region.UNMAPPED]
+    second = question.other or (Region.UNMAPPED, first)
+    both = f"the {first.word} or the {second[1].word}"
+    if Region.BACKGROUND in {question.region, second[0]}:
+        return varied(question, *UNKNOWABLE["things"])
+    if known.whole:
+        return f"I cannot single out {both}: the whole picture looks generated."
+    if known.deepfake and not known.artifacts:
+        return f"I take the face for a deepfake, and cannot point to {both}."
+    pair = {question.region: first, second[0]: second[1]}
+    shown = [artifact for artifact in known.artifacts or () if artifact.touch.region in pair]
+    seam = next((each for each in known.artifacts or () if each.touch.region is Region.FACE_BOUNDARY), None)
+    if not shown and seam is not None and _AROUND & set(pair):
+        return f"I see no artifact in {both} alone, but {within(seam.sentence)}."
+    if not shown:
+        rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
+        return f"I see no artifact in {both}{rest}."
+    if len(shown) == 2:
+        strong, weak = sorted(shown, key=by_strength)
+        told = listed([strong, weak], known)
+        if question.form == "each":
+            return capital(f"{told}.")
+        even = strength_band(strong.touch.strength) == strength_band(weak.touch.strength)
+        return f"{'Both alike' if even else 'Rather ' + place(strong.touch.region)}: {told}."
+    clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
+    return f"{shown[0].sentence} I see no artifact in the {clean.word}."
+
+
+#: Regions beyond the edge of a face.
+_AROUND = frozenset({Region.HAIRLINE, Region.EARS, Region.NECK})
+_COUNTED = ("none", "one", "two", "three")
+#: Words for the bands of strength (`sentences.strength_band`).
+_STRENGTHS = ("slight", "plain", "clear", "glaring")
+
+
+def about_places(question: Question, known: Known) -> str:
+    """The answer about all artifacts at once: where, how many, which the clearest."""
+    if not known.deepfake:
+        return {
+            "where": "No region of this face shows an artifact.",
+            "list": "There is none to list: I see no artifact in this face.",
+            "rank": "There is none to rank: I see no artifact in this face.",
+            "least": "I see no artifact in this face, weak or strong.",
+            "most": "Nothing stands out: I see no artifact in this face.",
+            "count": "None: I see no artifact in this face.",
+            "more": "I see no artifact anywhere in this face.",
+            "much": "Nothing speaks for a change, small or large: I see no artifact in this face.",
+        }[question.form]
+    if known.whole:
+        return {
+            "most": "None more than another: the whole picture looks generated.",
+            "more": "No region is an exception: the whole picture looks generated.",
+            "much": "All of it: the whole picture looks generated.",
+        }.get(question.form, "In no single region: the whole picture looks generated.")
+    if not known.artifacts:
+        return "I cannot point to one region; I take the face as a whole for a deepfake."
+    where, ranked = places(known.artifacts), sorted(known.artifacts, key=by_strength)
+    match question.form:
+        case "least" | "rank" if len(ranked) == 1:
+            return f"There is only one: {within(ranked[0].sentence)}."
+        case "where":
+            return varied(question, f"The artifacts are {where}.", f"Look at {parts_of(known.artifacts)}.")
+        case "most":
+            return varied(question, ranked[0].sentence, f"Above all, {within(ranked[0].sentence)}.")
+        case "least":
+            return f"The weakest of {len(ranked)}: {within(ranked[-1].sentence)}."
+        case "rank":
+            return f"From the clearest on: {parts_of(ranked)}."
+        case "list":
+            return capital(f"{listed(known.artifacts, known)}.")
+        case "much":
+            much = _STRENGTHS[strength_band(ranked[0].touch.strength)]
+            seen = f"a {much} artifact" if len(ranked) == 1 else f"{much} artifacts"
+            return f"I see {seen} {where}: {within(ranked[0].sentence)}. A person must judge how serious that is."
+        case "count":
+            number = len(known.artifacts)
+            return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
+        case _:
+            return varied(
+                question, f"I see artifacts {where}, and no others.", f"I see artifacts only {where}."
+            )
