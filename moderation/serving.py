@@ -1,7 +1,7 @@
 """What the settings say about the model, for all who load one: workers, and commands that run it in process."""
 
-from moderation.dfa.gpt.detector import Policy
 from moderation.dfa.gpt.pixels import PixelLimits
+from moderation.dfa.gpt.policy import Policy
 from moderation.settings import Settings
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from moderation.dfa.gpt.bundle import resolve_bundle
-from moderation.dfa.gpt.detector import Policy, fingerprint
+from moderation.dfa.gpt.detector import fingerprint
+from moderation.dfa.gpt.policy import Policy
 from moderation.errors import SetupProblem
 from moderation.serving import policy_of
 from moderation.settings import Settings, read_settings

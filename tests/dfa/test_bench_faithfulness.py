@@ -38,9 +38,10 @@ from moderation.dfa.bench.report import Bench, Curves, as_json
 from moderation.dfa.bench.tables import Table
 from moderation.dfa.gpt.bundle import BundleSpec
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.effect import around, face_mask, mask_of, most_like
 from moderation.dfa.gpt.pixels import in_crop
+from moderation.dfa.gpt.policy import Policy
 from tests.dfa.conftest import a_picture
 from tests.dfa.drawn_faces import a_portrait
 from tests.dfa.test_bench_measures import an_item, judged

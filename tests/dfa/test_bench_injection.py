@@ -27,7 +27,8 @@ from moderation.dfa.bench.robustness import PLACES, SENTENCES, injected, written
 from moderation.dfa.bench.tables import Table
 from moderation.dfa.gpt.bundle import BundleSpec
 from moderation.dfa.gpt.claims import verdict_stated
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.policy import Policy
 from tests.dfa.drawn_faces import a_portrait
 from tests.dfa.test_bench_measures import an_item
 

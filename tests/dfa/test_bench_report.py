@@ -19,8 +19,9 @@ from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, BenchPlan, as_json, run_bench
 from moderation.dfa.bench.talk import conversation_table
 from moderation.dfa.gpt.bundle import BundleSpec
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.kv import SlotKV
+from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
 from moderation.errors import SetupProblem

@@ -11,7 +11,8 @@ from moderation.analysis import Basis
 from moderation.cli.dfa import app
 from moderation.dfa.gpt.bundle import BundleSpec, read_bundle
 from moderation.dfa.gpt.calibration import load_platt
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.train.calibrate import MarginsReversed
 from moderation.errors import SetupProblem
 from tests.dfa.conftest import copy_of

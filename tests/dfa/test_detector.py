@@ -28,12 +28,13 @@ from moderation.analysis import (
 from moderation.dfa.gpt.bundle import BundleSpec, read_bundle, write_card
 from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION, MOST_TURNS, Turn, ask
-from moderation.dfa.gpt.detector import Detector, FaceCrop, Policy, Prepared, fingerprint
+from moderation.dfa.gpt.detector import Detector, FaceCrop, Prepared, fingerprint
 from moderation.dfa.gpt.engine.engine import Answers, Look, Route
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import worded
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
+from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.scoring import Normalisation
 from moderation.dfa.gpt.script import Codec
 from moderation.errors import BonafideError, BundleMismatch, ImageRejected, RequestRefused

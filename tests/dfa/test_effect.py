@@ -9,7 +9,7 @@ import pytest
 from moderation.analysis import Artifact, Box, Effect, Face, FaceAnalysis, Label, Point, Region, Verdict
 from moderation.dfa.gpt.bundle import BundleSpec
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.effect import (
     Filler,
     Hidden,
@@ -22,6 +22,7 @@ from moderation.dfa.gpt.effect import (
 )
 from moderation.dfa.gpt.foreign import foreign_map
 from moderation.dfa.gpt.pixels import Picture, PictureFacts, crop_corners, crop_face, in_crop
+from moderation.dfa.gpt.policy import Policy
 from tests.dfa.conftest import a_picture
 
 SIZE = 224

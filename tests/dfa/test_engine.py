@@ -19,12 +19,13 @@ import pytest
 import torch
 
 from moderation.dfa.gpt.bundle import BundleSpec, load_bundle
-from moderation.dfa.gpt.detector import Policy, fingerprint
+from moderation.dfa.gpt.detector import fingerprint
 from moderation.dfa.gpt.engine import attention, memory
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, VerdictOnly, visual_tokens
 from moderation.dfa.gpt.engine.kv import SlotKV, side_by_side
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
+from moderation.dfa.gpt.policy import Policy
 from moderation.errors import BonafideError, EngineUnavailable, ImageRejected, SetupProblem
 from tests.dfa.conftest import a_picture
 from tests.dfa.reference import Expected, Reference, loaded

@@ -22,7 +22,7 @@ from moderation.analysis import (
 )
 from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
 from moderation.dfa.gpt.conversation import answer_or_none
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.grounding.answers import UNCLEAR, answer, answer_each
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
@@ -39,6 +39,7 @@ from moderation.dfa.gpt.grounding.intent import (
 from moderation.dfa.gpt.grounding.known import Question, known_from
 from moderation.dfa.gpt.grounding.named import regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
+from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import BundleMismatch
 from tests.dfa.conftest import a_crop, copy_of

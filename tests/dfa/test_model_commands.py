@@ -11,7 +11,8 @@ from moderation.analysis import Effect, Label, Verdict
 from moderation.cli.main import app
 from moderation.cli.model import effect_words
 from moderation.dfa.gpt.bundle import BundleSpec
-from moderation.dfa.gpt.detector import Policy, fingerprint
+from moderation.dfa.gpt.detector import fingerprint
+from moderation.dfa.gpt.policy import Policy
 from moderation.errors import BundleMismatch
 from moderation.settings import settings
 

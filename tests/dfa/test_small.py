@@ -10,7 +10,8 @@ from moderation.analysis import FaceAnalysis, Label, Region
 from moderation.dfa.gpt.base import base_of
 from moderation.dfa.gpt.bundle import SHIPPED, resolve_bundle
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.policy import Policy
 
 SMALL = SHIPPED["small"]
 SAMPLES = Path(str(files("moderation").joinpath("samples")))

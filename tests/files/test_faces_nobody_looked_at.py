@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from moderation.analysis import Abstain, Analysis, FaceAnalysis, Label, PictureFacts, image_verdict
-from moderation.dfa.gpt.detector import Policy, faces_to_ask
+from moderation.dfa.gpt.detector import faces_to_ask
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture
+from moderation.dfa.gpt.policy import Policy
 from moderation.settings import Settings
 from tests.builders import an_analysis, bona_fide
 

@@ -10,9 +10,10 @@ from moderation.dfa.bench.manifest import read_manifest
 from moderation.dfa.gpt.bundle import BundleSpec, write_card
 from moderation.dfa.gpt.calibration import Platt, fit_platt, save_platt
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.detector import Detector, Policy
+from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
+from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.train.report import Judged
 from moderation.errors import SetupProblem
 

@@ -31,9 +31,10 @@ from moderation.dfa.gpt.bundle import (
     write_card,
 )
 from moderation.dfa.gpt.calibration import Platt, save_platt
-from moderation.dfa.gpt.detector import Policy, precision, zone_of
+from moderation.dfa.gpt.detector import precision, zone_of
 from moderation.dfa.gpt.grounding.intent import save_intents
 from moderation.dfa.gpt.heads import REGIONS, Heads
+from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.projector import mean_of_squares
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.script import Tokens
