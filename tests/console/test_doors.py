@@ -331,7 +331,11 @@ def test_all_that_somebody_decided_is_read_page_by_page_the_newest_first(
         path = older and older[1]
 
     assert seen == [str(case_id) for case_id in reversed(cases)]
-    assert reviewer.get(f"/decisions?before={new_id()}").text == reviewer.get("/decisions").text
+    first, unknown = (
+        re.sub(r"\b\d+ s ago", "", reviewer.get(path).text)
+        for path in ("/decisions", f"/decisions?before={new_id()}")
+    )
+    assert unknown == first
 
 
 def test_a_new_system_has_a_first_reviewer_and_admin_and_an_old_one_keeps_its_own(
