@@ -299,6 +299,9 @@ class Analysis:
         return sum(face.judged for face in self.faces)
 
 
+#: Shorter side of a box in pixels below which a face is not judged: enlarged beyond that, there is more invented
+#: than seen. A convention until the benchmark says where a model's verdicts stop being better than chance.
+SMALLEST_JUDGED = 40
 #: A face is in the background when its longer side is less than this share of the largest one's.
 BACKGROUND = 0.5
 
@@ -310,6 +313,10 @@ def in_background(face: Face, faces: Sequence[Face]) -> bool:
 
 def longer_side(face: Face) -> float:
     return max(face.box.width, face.box.height)
+
+
+def shorter_side(face: Face) -> float:
+    return min(face.box.width, face.box.height)
 
 
 def image_verdict(faces: Sequence[FaceAnalysis]) -> tuple[Verdict, tuple[FaceAnalysis, ...]]:

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from moderation.analysis import (
     Abstain,
     Artifact,
+    Box,
     Effect,
     Face,
     FaceAnalysis,
     Label,
+    Point,
     Region,
     Technique,
     Verdict,
@@ -477,6 +479,63 @@ def test_what_two_answers_share_is_said_once() -> None:
     assert both.count("bona fide") == 1
     assert both.endswith(alone)
     assert answer_each((verdict, verdict), known, load_prompts(2)) == alone
+
+
+def test_a_sentence_that_stands_in_another_is_not_said_again() -> None:
+    known = known_from(analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7)))
+    assert known is not None
+    verdict, why = Question("", "verdict", "open", 0), Question("", "reasons", "open", 0)
+
+    both = answer_each((verdict, why), known, load_prompts(2))
+
+    assert both == answer(verdict, known, load_prompts(2))
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "turned"),
+    [
+        (Label.DEEPFAKE, 0.74, "I say bona fide only below 0.45"),
+        (Label.BONA_FIDE, 0.31, "I say deepfake only from 0.69 on"),
+    ],
+)
+def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -> None:
+    face = analysed(label)
+    face = replace(face, verdict=replace(face.verdict, score=score))
+    meaning, change = Question("", "score", "open", 0), Question("", "counter", "change", 0)
+    zone, prompts = (0.45, 0.69), load_prompts(2)
+
+    known = known_from(face, zone)
+    assert known is not None
+    told = answer(meaning, known, prompts)
+
+    assert f"{score:.2f}" in told
+    assert "From 0.69 on I say deepfake, below 0.45 bona fide, and between them nothing." in told
+    assert answer(change, known, prompts).endswith(f"{turned}.")
+
+
+def test_a_zone_that_did_not_make_the_verdict_is_not_told() -> None:
+    face = analysed(Label.BONA_FIDE)
+    face = replace(face, verdict=replace(face.verdict, score=0.6))
+
+    known = known_from(face, (0.45, 0.69))
+
+    assert known is not None
+    assert known.zone is None
+
+
+def test_how_large_the_face_is_is_told_when_it_was_searched_for() -> None:
+    points = tuple(Point(float(x), 50.0) for x in range(5))
+    found = replace(FACE, box=Box(0.0, 0.0, 83.2, 110.0), landmarks=points)
+    asked = Question("", "limits", "picture", 0)
+
+    said = [
+        answer(asked, known, load_prompts(2))
+        for face in (found, replace(FACE, landmarks=None))
+        if (known := known_from(analysed(Label.UNDETERMINED, face=face))) is not None
+    ]
+
+    assert said[0].startswith("The face is 83 pixels wide here, and I judge none below 40.")
+    assert "pixels" not in said[1]
 
 
 def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:

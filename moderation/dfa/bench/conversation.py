@@ -198,8 +198,10 @@ _INVENTS = re.compile(
 )
 
 
-#: The one number that was measured, and its scale.
-_SCORE = re.compile(r"\bscore is [01]\.\d\d\b|\bwhere 1 is a deepfake\b")
+#: The one number that was measured, its scale, and where on it verdicts begin.
+_SCORE = re.compile(
+    r"\bscore is [01]\.\d\d\b|\bwhere 1 is a deepfake\b|\bfrom 0 to 1\b|\b(?:from|below) [01]\.\d\d\b", re.I
+)
 
 
 def _dishonest(asked: Asked, answer: str) -> str | None:

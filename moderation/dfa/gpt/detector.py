@@ -364,7 +364,7 @@ class Detector:
         Raise RequestRefused for an empty or too long question, EngineUnavailable when memory is short.
         """
         question = checked(self._bundle.prompts, question)
-        known = None if about is None else known_from(about)
+        known = None if about is None else known_from(about, self.zone)
         if self._bundle.intents is not None and known is not None:
             yield self._grounded(self._bundle.intents, [turn.question for turn in turns], question, known)
         else:

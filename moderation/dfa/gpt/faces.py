@@ -20,7 +20,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from moderation.analysis import BACKGROUND, Abstain, Box, Face, Point, longer_side
+from moderation.analysis import (
+    BACKGROUND,
+    SMALLEST_JUDGED,
+    Abstain,
+    Box,
+    Face,
+    Point,
+    longer_side,
+    shorter_side,
+)
 from moderation.dfa.gpt.mtcnn import Nets, nets
 from moderation.dfa.gpt.pixels import Picture, crop_face, roll
 from moderation.dfa.gpt.unlike_training import unlike_training
@@ -44,9 +53,6 @@ PATCHES_REFINED, PATCHES_JUDGED = 16, 4
 #: scanned. That one is made of it, and candidates are cut from it.
 LARGER = 1 / 0.7
 
-#: Shorter side of a box in pixels below which a face is not judged: enlarged beyond that, there is more invented
-#: than seen. A convention until the benchmark says where a model's verdicts stop being better than chance.
-SMALLEST_JUDGED = 40
 #: The `sharpness` below which a face is not judged. Half of the softest among 700 faces of four sources, bona fide
 #: and forged (0.06): none of those is refused, and a blur of a twentieth of the face is (`benchmarks/faces.py`).
 SHARPEST_HOPELESS = 0.03
@@ -354,7 +360,7 @@ def _apart(faces: Sequence[Face]) -> list[Face]:
 
 def unjudgeable(picture: Picture, face: Face) -> Abstain | None:
     """Why nobody could judge this face, or None. Says nothing about who or what made the picture."""
-    if min(face.box.width, face.box.height) < SMALLEST_JUDGED:
+    if shorter_side(face) < SMALLEST_JUDGED:
         return Abstain.FACE_TOO_SMALL
     if sharpness(picture, face) < SHARPEST_HOPELESS:
         return Abstain.TOO_BLURRED

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from moderation.analysis import TECHNIQUE_WORDS, Region, Technique
+from moderation.analysis import SMALLEST_JUDGED, TECHNIQUE_WORDS, Region, Technique
 from moderation.dfa.gpt.grounding.beside import (
     DEEPFAKE,
     LIMITS,
@@ -63,13 +63,13 @@ _NEXT = re.compile(r"(?<=\.) (?=[A-Z])")
 
 
 def answer_each(questions: Iterable[Question], known: Known, prompts: PromptSet) -> str:
-    """The answers to several questions in one. A sentence that another one repeats and goes on from is left out."""
+    """The answers to several questions in one. A sentence that stands in another one is left out."""
     said = (answer(question, known, prompts) for question in questions)
     sentences = list(dict.fromkeys(sentence for text in said for sentence in _NEXT.split(text)))
     return " ".join(
         sentence
         for sentence in sentences
-        if not any(other is not sentence and other.startswith(sentence[:-1]) for other in sentences)
+        if not any(other is not sentence and within(sentence) in within(other) for other in sentences)
     )
 
 
@@ -378,7 +378,8 @@ def _score(question: Question, known: Known) -> str:
         )
     if known.deepfake is None:
         side = "for a forgery than against one" if known.score > 0.5 else "against a forgery than for one"
-        return f"{told}, where 1 is a deepfake: more speaks {side}, but too little to decide."
+        limits = f" {_limits_told(known)}." if known.zone else ""
+        return f"{told}, where 1 is a deepfake: more speaks {side}, but too little to decide.{limits}"
     if question.form == "why":
         much = "much" if known.score >= _MEDIUM else "little" if known.score <= 1 - _MEDIUM else "something"
         end, alike = (
@@ -387,7 +388,16 @@ def _score(question: Question, known: Known) -> str:
             else (0, "a good forgery may show no artifact")
         )
         return f"{told}, for {much} speaks for a forgery; it is seldom {end}, because {alike}."
-    return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
+    if known.zone is None:
+        return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
+    return f"{told}, on a scale from 0 to 1. {_limits_told(known)}. {_taken(known)}."
+
+
+def _limits_told(known: Known) -> str:
+    """The scores where verdicts begin, as a sentence without its full stop."""
+    low, high = known.zone or (0.5, 0.5)
+    between = "" if low == high else ", and between them nothing"
+    return f"From {high:.2f} on I say deepfake, below {low:.2f} bona fide{between}"
 
 
 def _limits(question: Question, known: Known) -> str:
@@ -395,8 +405,15 @@ def _limits(question: Question, known: Known) -> str:
     if question.form != "picture":
         return LIMITS[question.form]
     if known.deepfake is None:
-        return f"{_HIDES}. I am undecided about this face; {_BETTER} could settle it."
-    return f"{_HIDES}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
+        return f"{_sized(known)}{_HIDES}. I am undecided about this face; {_BETTER} could settle it."
+    return f"{_sized(known)}{_HIDES}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
+
+
+def _sized(known: Known) -> str:
+    """How large the face is, as a sentence before others."""
+    if known.size is None:
+        return ""
+    return f"The face is {known.size} pixels wide here, and I judge none below {SMALLEST_JUDGED}. "
 
 
 #: What a picture's quality does to a verdict.
@@ -441,7 +458,7 @@ def _counter(question: Question, known: Known) -> str:
         better = f"{_BETTER}, or the file as the camera wrote it,"
         return (
             f"I judge this copy alone, and another one can get another score: {better} could change my mind. "
-            f"As it is, {_taken(known)}."
+            f"As it is, {_taken(known)}{_other_side(known)}."
         )
     if question.form == "wrong":
         return _if_wrong(known)
@@ -450,6 +467,19 @@ def _counter(question: Question, known: Known) -> str:
     if known.regional:
         return f"Against a forgery speaks only that I see artifacts {places(known.artifacts or ())} and no others."
     return f"I see nothing that speaks against a forgery: {clearest(known)}."
+
+
+def _other_side(known: Known) -> str:
+    """From which score on the verdict would be another, as the end of a sentence."""
+    if known.zone is None or known.score is None:
+        return ""
+    low, high = known.zone
+    turned = (
+        f"I say bona fide only below {low:.2f}"
+        if known.deepfake
+        else f"I say deepfake only from {high:.2f} on"
+    )
+    return f"{_scored(known)}, and {turned}"
 
 
 def _if_wrong(known: Known) -> str:

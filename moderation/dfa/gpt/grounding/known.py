@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moderation.analysis import Effect, FaceAnalysis, Label, Region, Technique
+from moderation.analysis import Abstain, Effect, FaceAnalysis, Label, Region, Technique, Verdict, shorter_side
 from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import Noun, touch_of, worded
 from moderation.dfa.gpt.prompts import PromptSet
@@ -59,6 +59,10 @@ class Known:
     shares: Mapping[Technique, float] | None = None
     #: Why it is undecided, in words. None when it is not, or when that is not known.
     why_undecided: str | None = None
+    #: Below the first score a face is bona fide, from the second on a deepfake. None when that is not known.
+    zone: tuple[float, float] | None = None
+    #: Pixels of the face's shorter side in the picture. None when no face was searched for.
+    size: int | None = None
 
     @property
     def whole(self) -> bool:
@@ -93,21 +97,43 @@ def description(facts: Sequence[Touch], prompts: PromptSet) -> str:
     return prompts.artifacts_answer(artifacts(facts, prompts))
 
 
-def known_from(face: FaceAnalysis) -> Known | None:
-    """What an analysis allows to say about its face. None when an artifact is in other words than `sentences`."""
-    score = face.verdict.score
-    if face.verdict.label is Label.UNDETERMINED:
+def known_from(face: FaceAnalysis, zone: tuple[float, float] | None = None) -> Known | None:
+    """What an analysis allows to say about its face. None when an artifact is in other words than `sentences`.
+
+    Scores within `zone` decide nothing. It is not told when the verdict was made by another one.
+    """
+    score, label = face.verdict.score, face.verdict.label
+    searched = face.face.landmarks is not None
+    size = round(shorter_side(face.face)) if searched else None
+    zone = zone if zone and _made_by(zone, face.verdict) else None
+    if label is Label.UNDETERMINED:
         abstain = face.verdict.abstain
-        return Known(None, None, None, score=score, why_undecided=abstain.words if abstain else None)
+        why = abstain.words if abstain else None
+        return Known(None, None, None, score=score, why_undecided=why, zone=zone, size=size)
     shown: list[Shown] = []
     for artifact in face.rationale:
         touch = touch_of(artifact.regions, artifact.text)
         if touch is None:
             return None
         shown.append(Shown(touch, artifact.text, artifact.effect))
-    deepfake = face.verdict.label is Label.DEEPFAKE
+    deepfake = label is Label.DEEPFAKE
     listed = tuple(shown) if shown or not deepfake else None
-    return Known(deepfake, face.verdict.technique, listed, score=score, shares=face.verdict.technique_scores)
+    shares = face.verdict.technique_scores
+    return Known(deepfake, face.verdict.technique, listed, score=score, shares=shares, zone=zone, size=size)
+
+
+def _made_by(zone: tuple[float, float], verdict: Verdict) -> bool:
+    """Whether the verdict is the one that its score has with this zone. A bundle since then may have another."""
+    score, (low, high) = verdict.score, zone
+    if score is None:
+        return False
+    match verdict.label:
+        case Label.DEEPFAKE:
+            return score >= high
+        case Label.BONA_FIDE:
+            return score <= low
+        case _:
+            return verdict.abstain is not Abstain.NEAR_THRESHOLD or low < score < high
 
 
 def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:

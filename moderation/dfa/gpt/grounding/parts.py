@@ -42,6 +42,8 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
     shown = shown or next(iter(related), None)
     if question.region is Region.BACKGROUND and shown is None:
         return varied(question, *UNKNOWABLE["things"])
+    if known.whole and question.family == "boundary":
+        return "I see no seam to point to: the whole picture looks generated, the edge of the face included."
     if known.whole and question.family in ASPECTS:
         return noun.inflected(_whole_picture(replace(question, form="open")))
     if question.form == "seen":

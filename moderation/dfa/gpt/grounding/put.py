@@ -37,6 +37,8 @@ def as_put(family: str, form: str, text: str) -> tuple[str, str]:
         return family, "open"
     if family == "technique" and _has(text, _REAL) and _has(text, r"\bfakes?\b"):
         return "verdict", "open"
+    if (family, form) == ("technique_named", "named") and _has(text, r"\b(?:or|rather|whether)\b"):
+        return "technique", "open"
     if family == "verdict" and _has(text, r"\bscores?\b"):
         return "score", "open"  # its answer tells the verdict too
     if family == "region" and _has(text, _OR_ELSE):
