@@ -39,7 +39,7 @@ from moderation.dfa.gpt.grounding.intent import (
     understood,
 )
 from moderation.dfa.gpt.grounding.known import Question, known_from
-from moderation.dfa.gpt.grounding.named import regions_asked, techniques_asked
+from moderation.dfa.gpt.grounding.named import named_in, regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
@@ -509,8 +509,29 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
     told = answer(meaning, known, prompts)
 
     assert f"{score:.2f}" in told
-    assert "From 0.69 on I say deepfake, below 0.45 bona fide, and between them nothing." in told
+    assert "From 0.69 on I say deepfake, below 0.45 bona fide, and between them I do not decide." in told
     assert answer(change, known, prompts).endswith(f"{turned}.")
+
+
+def test_who_asks_for_percent_gets_what_the_score_means() -> None:
+    face = analysed(Label.DEEPFAKE)
+    face = replace(face, verdict=replace(face.verdict, score=0.74))
+    asked = understood("How sure are you, in percent?", {"certainty/open": 5.0, "verdict/open": 0.0})
+
+    fitted, raw = (
+        known_from(replace(face, verdict=replace(face.verdict, calibrated=calibrated)))
+        for calibrated in (True, False)
+    )
+
+    assert fitted is not None
+    assert "about 74 of 100 faces with this score are deepfakes" in answer(asked, fitted, load_prompts(2))
+    assert raw is not None
+    assert "it is no probability" in answer(asked, raw, load_prompts(2))
+
+
+def test_a_neutral_tone_is_no_colour() -> None:
+    assert "tone" in named_in("Is the tone of the skin even?").about
+    assert "tone" not in named_in("Write it in a neutral tone").about
 
 
 def test_a_zone_that_did_not_make_the_verdict_is_not_told() -> None:

@@ -198,9 +198,11 @@ _INVENTS = re.compile(
 )
 
 
-#: The one number that was measured, its scale, and where on it verdicts begin.
+#: The one number that was measured, its scale, where on it verdicts begin, and what it means where it was calibrated.
 _SCORE = re.compile(
-    r"\bscore is [01]\.\d\d\b|\bwhere 1 is a deepfake\b|\bfrom 0 to 1\b|\b(?:from|below) [01]\.\d\d\b", re.I
+    r"\bscore is [01]\.\d\d\b|\bwhere 1 is a deepfake\b|\bfrom 0 to 1\b|\b(?:from|below) [01]\.\d\d\b"
+    r"|\babout \d+ of 100 faces with this score are deepfakes and \d+ are not\b",
+    re.I,
 )
 
 

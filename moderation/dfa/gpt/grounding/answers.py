@@ -364,6 +364,8 @@ def _score(question: Question, known: Known) -> str:
     if known.score is None:
         return "The score runs from 0 to 1: the higher it is, the more speaks for a forgery."
     told = f"The score is {known.score:.2f}"
+    if question.form == "probability" and not known.calibrated:
+        return f"{told}. It was not calibrated, so it is no probability: it only orders pictures. {_judged(known)}."
     if question.form == "probability":
         forged = round(100 * known.score)
         alike = f"about {forged} of 100 faces with this score are deepfakes and {100 - forged} are not"
@@ -396,7 +398,7 @@ def _score(question: Question, known: Known) -> str:
 def _limits_told(known: Known) -> str:
     """The scores where verdicts begin, as a sentence without its full stop."""
     low, high = known.zone or (0.5, 0.5)
-    between = "" if low == high else ", and between them nothing"
+    between = "" if low == high else ", and between them I do not decide"
     return f"From {high:.2f} on I say deepfake, below {low:.2f} bona fide{between}"
 
 

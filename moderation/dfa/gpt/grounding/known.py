@@ -55,6 +55,8 @@ class Known:
     untold: frozenset[Region] = frozenset()
     #: In [0, 1], as reviewers see it. None when it is not known.
     score: float | None = None
+    #: The score was fitted on labelled pictures: among such it is a probability.
+    calibrated: bool = False
     #: Share of each technique, summing to 1. None when it is not known.
     shares: Mapping[Technique, float] | None = None
     #: Why it is undecided, in words. None when it is not, or when that is not known.
@@ -102,24 +104,26 @@ def known_from(face: FaceAnalysis, zone: tuple[float, float] | None = None) -> K
 
     Scores within `zone` decide nothing. It is not told when the verdict was made by another one.
     """
-    score, label = face.verdict.score, face.verdict.label
-    searched = face.face.landmarks is not None
-    size = round(shorter_side(face.face)) if searched else None
-    zone = zone if zone and _made_by(zone, face.verdict) else None
-    if label is Label.UNDETERMINED:
-        abstain = face.verdict.abstain
-        why = abstain.words if abstain else None
-        return Known(None, None, None, score=score, why_undecided=why, zone=zone, size=size)
+    verdict, searched = face.verdict, face.face.landmarks is not None
+    decided = verdict.label is not Label.UNDETERMINED
     shown: list[Shown] = []
-    for artifact in face.rationale:
+    for artifact in face.rationale if decided else ():
         touch = touch_of(artifact.regions, artifact.text)
         if touch is None:
             return None
         shown.append(Shown(touch, artifact.text, artifact.effect))
-    deepfake = label is Label.DEEPFAKE
-    listed = tuple(shown) if shown or not deepfake else None
-    shares = face.verdict.technique_scores
-    return Known(deepfake, face.verdict.technique, listed, score=score, shares=shares, zone=zone, size=size)
+    deepfake = verdict.label is Label.DEEPFAKE if decided else None
+    return Known(
+        deepfake,
+        verdict.technique,
+        tuple(shown) if shown or deepfake is False else None,
+        score=verdict.score,
+        calibrated=verdict.calibrated,
+        shares=verdict.technique_scores if decided else None,
+        why_undecided=verdict.abstain.words if verdict.abstain else None,
+        zone=zone if zone and _made_by(zone, verdict) else None,
+        size=round(shorter_side(face.face)) if searched else None,
+    )
 
 
 def _made_by(zone: tuple[float, float], verdict: Verdict) -> bool:

@@ -38,7 +38,7 @@ class Named:
 _ABOUT: Mapping[str, str] = {
     "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
     "light": r"light\w*|lit|shadows?|illumination|highlights?|reflections?",
-    "tone": r"colou?r\w*|tones?|shades?|tints?|hues?",
+    "tone": r"colou?r\w*|(?<!neutral )(?<!formal )(?<!polite )(?<!friendly )tones?|shades?|tints?|hues?",
     "skin": r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
     "match": r"(?:mis)?match\w*|a?symmetr\w*|both|same|alike|identical\w*|equal\w*|level|than the other"
     r"|left and (?:the )?right",

@@ -27,6 +27,10 @@ _OR_ELSE = (
     r"\bor\b(?: is| was| are)?(?: it| this| that)? "
     r"(?:just|only|simply|merely|maybe|perhaps|rather|more like|an?|the|some\w*)\b"
 )
+#: A question how sure the model is wants a number.
+_NUMBER = (
+    r"%|\b(?:percent\w*|probab\w+|odds|likelihood|how likely|numbers?|out of (?:a hundred|100|ten|10))\b"
+)
 _NOT = r"\b(?:not|never|nothing|no|none|free of|without)\b|n.t\b|\b(?:do|does|did|is|are|was)nt\b"
 
 
@@ -41,6 +45,8 @@ def as_put(family: str, form: str, text: str) -> tuple[str, str]:
         return "technique", "open"
     if family == "verdict" and _has(text, r"\bscores?\b"):
         return "score", "open"  # its answer tells the verdict too
+    if family == "certainty" and _has(text, _NUMBER):
+        return "score", "probability"
     if family == "region" and _has(text, _OR_ELSE):
         return family, "explained"
     sided = form in {"natural", "forged"} or (form == "open" and _has(text, _YES_OR_NO))
