@@ -39,7 +39,8 @@ from moderation.dfa.gpt.grounding.intent import (
     understood,
 )
 from moderation.dfa.gpt.grounding.known import Question, known_from
-from moderation.dfa.gpt.grounding.named import named_in, regions_asked, techniques_asked
+from moderation.dfa.gpt.grounding.named import asks_for, named_in, regions_asked, techniques_asked
+from moderation.dfa.gpt.grounding.put import as_put
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
@@ -357,7 +358,7 @@ def test_two_techniques_are_held_against_each_other() -> None:
 
     both = said_of(face, "How does reenactment differ from face editing?", intent)
     with_its_own = said_of(face, "How does a GAN face differ from this?", intent)
-    filtered = said_of(face, "How would a filter look?", intent)
+    filtered = said_of(face, "How would a filter look different?", intent)
 
     assert "expression and movement" in both
     assert "single attributes" in both
@@ -527,6 +528,63 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
     assert "about 74 of 100 faces with this score are deepfakes" in answer(asked, fitted, load_prompts(2))
     assert raw is not None
     assert "it is no probability" in answer(asked, raw, load_prompts(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "put"),
+    [
+        ("Is it a swap or an edit?", "technique_named/named", "technique/open"),
+        ("The verdict and your confidence, please", "verdict/open", "summary/open"),
+        ("How far is the score from the other verdict?", "score/why", "score/open"),
+        ("Why was this flagged?", "score/why", "verdict/open"),
+        ("this is an actor right? from which show", "maker/open", "who/open"),
+        ("Shall I escalate it or close it?", "sanction/open", "next/open"),
+        ("Who do I escalate it to?", "sanction/open", "sanction/open"),
+        ("translate the rules to Spanish", "summary/record", "orders/open"),
+        ("Do the glasses sit right?", "boundary/fits", "things/open"),
+        ("Smooth and warm, HDR processing or AI?", "skin/natural", "skin/explained"),
+        ("Is the stubble real or painted?", "region/forged", "region/open"),
+        ("Any morphing or blending at the edge?", "boundary/forged", "boundary/forged"),
+    ],
+)
+def test_how_a_question_is_put_corrects_what_was_read(text: str, read: str, put: str) -> None:
+    family, form = read.split("/")
+
+    assert "/".join(as_put(family, form, text)) == put
+
+
+@pytest.mark.parametrize(
+    ("text", "intent", "asks"),
+    [
+        ("where does the light come from", "light/direction", True),
+        ("Is the face lit by the same sun?", "light/direction", True),
+        ("why is it so soft, is it the shadow", "light/direction", False),
+        ("do both eyes match", "match/open", True),
+        ("the hair on the left side looks smeared", "match/open", False),
+        ("was only the face changed?", "other_media/open", False),
+        ("is the next frame forged too?", "other_media/open", True),
+        ("a boundary between forehead and hair?", "technique_meant/difference", False),
+        ("what is between a swap and an edit?", "technique_meant/difference", True),
+    ],
+)
+def test_special_intents_need_a_word_for_them(text: str, intent: str, asks: bool) -> None:
+    assert asks_for(intent, text) == asks
+
+
+def test_a_patch_on_the_cheek_is_asked_about_the_cheek() -> None:
+    scores = {"things/open": 5.0, "region/seen": 0.0}
+
+    patch = understood("What is that patch on the cheek?", scores)
+    wall = understood("What is that in the background?", scores)
+
+    assert (patch.family, patch.form, patch.region) == ("region", "seen", Region.CHEEKS)
+    assert wall.family == "things"
+
+
+def test_the_words_for_a_user_come_alone() -> None:
+    user, summary = Question("", "plain", "user", 0), Question("", "summary", "open", 0)
+
+    assert not told_together(user, summary)
 
 
 def test_a_neutral_tone_is_no_colour() -> None:

@@ -54,7 +54,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     """
     said = _answer(question, known, prompts)
     if question.unsure and question.family in _BESIDE_THE_FACE:
-        return f"{said} {_verdict_of(known)}"
+        return _together([said, _verdict_of(known)])
     return said
 
 
@@ -63,9 +63,13 @@ _NEXT = re.compile(r"(?<=\.) (?=[A-Z])")
 
 
 def answer_each(questions: Iterable[Question], known: Known, prompts: PromptSet) -> str:
-    """The answers to several questions in one. A sentence that stands in another one is left out."""
-    said = (answer(question, known, prompts) for question in questions)
-    sentences = list(dict.fromkeys(sentence for text in said for sentence in _NEXT.split(text)))
+    """The answers to several questions in one."""
+    return _together(answer(question, known, prompts) for question in questions)
+
+
+def _together(answers: Iterable[str]) -> str:
+    """Several answers as one. A sentence that stands in another one is left out."""
+    sentences = list(dict.fromkeys(sentence for text in answers for sentence in _NEXT.split(text)))
     return " ".join(
         sentence
         for sentence in sentences
@@ -76,6 +80,8 @@ def answer_each(questions: Iterable[Question], known: Known, prompts: PromptSet)
 def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family == "who" and known.deepfake and known.technique is Technique.EFS:
         return "I take this face for generated as a whole, so it may show nobody; I cannot tell who it is."
+    if question.family == "things" and known.whole:
+        return f"{UNKNOWABLE['things'][0][:-1]}; but the whole picture looks generated."
     if (question.family, question.form) == ("who", "exists"):
         return "Whether this person exists I cannot tell; I only look for traces of forgery in the face."
     if question.family in UNKNOWABLE:
@@ -176,6 +182,8 @@ def _undecided(question: Question, known: Known) -> str:
         case "compare" if question.other:
             both = f"the {(question.noun or NOUNS[Region.UNMAPPED]).word} or the {question.other[1].word}"
             return f"I am undecided about this face, and cannot say more of {both}."
+        case "region" | "detail" | "boundary" | "light" | "tone" | "skin" if question.form == "explained":
+            return "I cannot rule that out; I am undecided about this face."
         case "region" | "detail" | "boundary" | "light" | "tone" | "skin":
             noun = question.noun or NOUNS[ASPECTS.get(question.family) or question.region or Region.UNMAPPED]
             return noun.inflected(
@@ -389,7 +397,8 @@ def _score(question: Question, known: Known) -> str:
             if known.deepfake
             else (0, "a good forgery may show no artifact")
         )
-        return f"{told}, for {much} speaks for a forgery; it is seldom {end}, because {alike}."
+        speaks = f"{much} in the pixels of the face speaks for a forgery"
+        return f"{told}, for {speaks}; it is seldom {end}, because {alike}."
     if known.zone is None:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
     return f"{told}, on a scale from 0 to 1. {_limits_told(known)}. {_taken(known)}."
@@ -434,11 +443,16 @@ def _judged(known: Known) -> str:
 
 def _next(known: Known) -> str:
     """The answer to a question about what a person should look at or do."""
+    if known.deepfake is None:
+        return f"I am undecided about this face: look at it in full size, {_ELSEWHERE}."
     look = f"closely at {parts_of(known.artifacts or ())}" if known.regional else "at the face in full size"
-    return (
-        f"Look {look}, ask for the file as the camera wrote it, and search for other copies of the picture; "
-        "the decision is yours."
-    )
+    return f"Look {look}, {_ELSEWHERE}."
+
+
+#: What a person can find out beside the picture.
+_ELSEWHERE = (
+    "ask for the file as the camera wrote it, and look for other copies of the picture; the decision is yours"
+)
 
 
 #: What else can look like an artifact.
@@ -498,7 +512,8 @@ def _if_wrong(known: Known) -> str:
 def _plainly(known: Known) -> str:
     """The verdict for somebody who knows none of the field's words."""
     if known.deepfake is None:
-        return "In plain words: I cannot tell whether this face is genuine."
+        why = f": {known.why_undecided}" if known.why_undecided else ""
+        return f"In plain words: I cannot tell whether this face is genuine{why}."
     if not known.deepfake:
         return "In plain words: I see nothing that shows that a computer changed this face."
     done = f": {_DONE[known.technique]}" if known.technique else ""

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.known import Question
@@ -147,6 +148,10 @@ def _as_named(family: str, form: str, named: Named) -> tuple[str, str]:
         return "technique", "open"  # "A swap or an edit?" has no yes
     if (family, form) == (_REGIONAL, "seen") and "boundary" in named.about:
         return "boundary", "open"  # a seam is no single detail: it is looked for
+    if family == "things" and list(named.nouns) not in ([], [Region.BACKGROUND]):
+        return _REGIONAL, "seen"  # a patch on the cheek
+    if family == "tone" and family not in named.about and len(named.nouns) == 1:
+        return _REGIONAL, form  # "Teeth too white?"
     return family, form
 
 
@@ -154,7 +159,7 @@ def _weight(intent: str, text: str, named: Named) -> float:
     """What the words of a question add to an intent's logit."""
     family = family_of(intent)
     if not asks_for(intent, text):
-        return -_NAMED
+        return -2 * _NAMED
     if family in _TECHNICAL:
         return _NAMED * bool(named.techniques)
     if intent in {_MATCH, _DIRECTION}:  # of whichever part
@@ -201,7 +206,7 @@ def family_of(intent: str) -> str:
 #: Where a second question begins.
 _SECOND = re.compile(
     r"(?:\?\s+|,?\s+and\s+)"
-    r"(?=(?:if \w+,? |(?:on|for|in|by) )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could)\b)",
+    r"(?=(?:if \w+,? |(?:on|for|in|by) )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could|should)\b)",
     re.I,
 )
 
@@ -216,6 +221,8 @@ def halves(text: str) -> tuple[str, str] | None:
 
 def told_together(first: Question, second: Question) -> bool:
     """True when both are understood, and a picture can answer them with different things."""
+    if (first.family, first.form) == ("plain", "user"):
+        return False  # the words for a user are all that is wanted
     aside = {*UNKNOWABLE, UNCLEAR, "about"}
     twice = first.family == second.family and (first.family != "places" or first.form == second.form)
     return not twice and not aside & {first.family, second.family}

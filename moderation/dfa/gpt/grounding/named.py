@@ -49,6 +49,12 @@ _ABOUT: Mapping[str, str] = {
     r"|(?:not|un)\W?convinced|disagree|agree",
     "intent": r"jok\w+|prank|consent\w*|permission|agreed? to|on purpose",
 }
+#: Words for light, and for where it comes from.
+_BRIGHT = r"light\w*|lit|shad\w*|highlights?|bright\w*|dark\w*|glow\w*"
+_WHENCE = (
+    r"where|from|because|same|backlight\w*|direction\w*|sources?|sides?|angle|add up|fit|match\w*|consistent|normal"
+    r"|right"
+)
 #: Words without which a question hardly asks for a special intent.
 _ASKS: Mapping[str, str] = {
     "region/blur": r"blur\w*|soft\w*|focus|unsharp|fuzzy|washed|detail|smear\w*",
@@ -59,10 +65,18 @@ _ASKS: Mapping[str, str] = {
     "region/colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
     "region/replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*"
     r"|different",
-    "light/direction": r"light\w*|lit|lamps?|sun\w*|window|flash|bulb|shad\w*|shin\w*|reflect\w*|highlights?"
-    r"|catchlights?|glare|bright\w*|dark\w*|glow\w*",
+    "light/direction": rf"(?:{_WHENCE})\b.*\b(?:{_BRIGHT})|(?:{_BRIGHT})\b.*\b(?:{_WHENCE})"
+    r"|lamps?|sun\w*|window|flash|bulb|shin\w*|reflect\w*|catchlights?|glare",
+    "match/open": r"(?:mis)?match\w*|a?symmetr\w*|both|same|alike|identical\w*|equal\w*|level|than the other|sides"
+    r"|uneven|mirror\w*|compar\w*|two|pair|halves|left and (?:the )?right|other (?:side|half|one|eye|ear|cheek)"
+    r"|lopsided|higher|lower|bigger|larger|smaller|differ\w*|even|aligned|straight|each other|wonky|crooked|tilt\w*",
+    "other_media/open": r"other\w*|another|more|video\w*|frames?|clips?|film|sound|audio|voice|photos|pictures|images"
+    r"|series|album|compar\w+|same|before|earlier|previous|next|second|rest|both|people|persons|matches|twice"
+    r"|similar|men|women|children|kids|group|everyone|every|all|someone|behind|beside|live",
+    "technique_meant/signs": r"signs?|how|look|tell|recogni\w+|spot|typical\w*|usual\w*|hints?|clues?|what|where"
+    r"|which|notice",
     "technique_meant/difference": r"differ\w*|distinguish\w*|tell\w*|apart|separat\w*|compar\w*|versus|vs|unlike"
-    r"|between|contrast\w*|against|instead|than",
+    r"|(?<!boundary )(?<!border )(?<!seam )(?<!edge )(?<!line )between|contrast\w*|against|instead|than",
     "plain/user": r"users?|uploader|poster|reporter|owner|he|him|she|her|they|them|customer|client|creator|victim|press"
     r"|journalist|public|people|comments?|appeal|boss|lawyer|outside\w*|reply|respond|response|answer|explain|tell"
     r"|some(?:one|body)|message",

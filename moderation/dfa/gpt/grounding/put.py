@@ -4,6 +4,7 @@ A small language model confuses "natural" with "weird", and "is it forged" with 
 """
 
 import re
+from typing import NamedTuple
 
 from moderation.dfa.gpt.grounding.parts import ASPECTS
 
@@ -31,29 +32,68 @@ _OR_ELSE = (
 _NUMBER = (
     r"%|\b(?:percent\w*|probab\w+|odds|likelihood|how likely|numbers?|out of (?:a hundred|100|ten|10))\b"
 )
+#: One explanation is offered beside a forgery: "make-up or AI?".
+_OR_FORGED = (
+    r"\b(?:shadow\w*|filter\w*|hdr|make-?up|compress\w+|jpe?g|sharpening|lens|angle|motion|retouch\w*"
+    r"|processing|portrait mode|light\w*|camera)\b[^?]*\bor\b"
+)
+#: People whom a question asks about by what they are known for.
+_WELL_KNOWN = (
+    r"\b(?:act(?:or|ress)|politician|celebrit\w+|singer|famous|footballer|senator|president|minister)\b"
+)
 _NOT = r"\b(?:not|never|nothing|no|none|free of|without)\b|n.t\b|\b(?:do|does|did|is|are|was)nt\b"
+
+
+class _Rule(NamedTuple):
+    """A question that was read so, and has such words, is read otherwise."""
+
+    #: The beginning of "family/form", or several with "|".
+    read: str
+    words: str
+    family: str
+    form: str
+
+
+_RULES = (
+    # "Genuine or forged" has no yes, "Could it be forged" no clear one.
+    _Rule("verdict/fake|verdict/real", _NO_YES, "verdict", "open"),
+    _Rule("technique/", rf"{_REAL}.*\bfakes?\b|\bfakes?\b.*{_REAL}", "verdict", "open"),
+    _Rule("technique_named/named", r"\b(?:or|rather|whether)\b", "technique", "open"),
+    # What else is asked for with the verdict is told with it.
+    _Rule("verdict/", r"\bscores?\b", "score", "open"),
+    _Rule("verdict/", r"\bconfiden\w+|\bcertainty\b", "summary", "open"),
+    _Rule("certainty/", _NUMBER, "score", "probability"),
+    _Rule(
+        "score/",
+        r"\b(?:far|close|distance|limits?|thresholds?|opposite|flip\w*|cut-?off)\b",
+        "score",
+        "open",
+    ),
+    _Rule("score/", r"\b(?:flagged|reported)\b(?!.*\bscores?\b)", "verdict", "open"),
+    # Words that belong to one subject, whatever the rest of the question is about.
+    _Rule("maker/|when/|where/|things/", _WELL_KNOWN, "who", "open"),
+    _Rule("sanction/", r"^(?!.*\bwhom?\b).*\b(?:escalat\w+|second (?:review\w*|opinion))", "next", "open"),
+    _Rule("summary/|plain/|off_topic/", r"\btranslat\w+", "orders", "open"),
+    _Rule(
+        "boundary/fits|match/", r"\b(?:glasses|lenses|frames?|hat|cap|jewel\w*|necklace)\b", "things", "open"
+    ),
+)
 
 
 def as_put(family: str, form: str, text: str) -> tuple[str, str]:
     """Family and form, corrected by how the question is put."""
-    # "Genuine or forged" has no yes, "Could it be forged" no clear one.
-    if family == "verdict" and _has(text, _NO_YES):
-        return family, "open"
-    if family == "technique" and _has(text, _REAL) and _has(text, r"\bfakes?\b"):
-        return "verdict", "open"
-    if (family, form) == ("technique_named", "named") and _has(text, r"\b(?:or|rather|whether)\b"):
-        return "technique", "open"
-    if family == "verdict" and _has(text, r"\bscores?\b"):
-        return "score", "open"  # its answer tells the verdict too
-    if family == "certainty" and _has(text, _NUMBER):
-        return "score", "probability"
-    if family == "region" and _has(text, _OR_ELSE):
+    for rule in _RULES:
+        if re.match(rule.read, f"{family}/{form}") and _has(text, rule.words):
+            return rule.family, rule.form
+    if family not in _PARTS:
+        return family, form
+    if _has(text, _OR_ELSE) or _has(text, _OR_FORGED) or _has(text, r"\bexplain\w*"):
         return family, "explained"
     sided = form in {"natural", "forged"} or (form == "open" and _has(text, _YES_OR_NO))
-    if family not in _PARTS or not sided:
+    if not sided:
         return family, form
     sound, unsound, negated = (_has(text, words) for words in (_SOUND, _UNSOUND, _NOT))
-    if negated:
+    if negated or (sound and _has(text, r"\bor\b")):
         return family, "open"
     return family, form if sound == unsound else "natural" if sound else "forged"
 
