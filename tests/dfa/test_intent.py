@@ -28,22 +28,15 @@ from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.grounding.answers import UNCLEAR, answer, answer_each
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.gpt.grounding.intent import (
-    IntentHead,
-    asked_alone,
-    halves,
-    load_intents,
-    pooled,
-    save_intents,
-    told_together,
-    understood,
-)
+from moderation.dfa.gpt.grounding.intent import asked_alone, halves, told_together, understood
+from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, load_intents, pooled, save_intents
 from moderation.dfa.gpt.grounding.known import Question, known_from
 from moderation.dfa.gpt.grounding.named import asks_for, named_in, regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.put import as_put
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
+from moderation.dfa.train.intents import fit_intents
 from moderation.errors import BundleMismatch
 from tests.dfa.conftest import a_crop, copy_of
 from tests.dfa.test_detector import FACE
@@ -753,13 +746,39 @@ def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_questi
 
 
 def test_a_head_comes_back_as_it_was_stored(tmp_path: Path) -> None:
-    head = IntentHead((1, 3), ("verdict/open", "who/open"), torch.randn(2, 8), torch.randn(2))
+    names = ("verdict/open", "who/open")
+    attending = Attending(8, 2, inner=8, queries=3).eval()
+    head = IntentHead((1, 3), names, torch.randn(2, 16), torch.randn(2), attending)
     save_intents(head, tmp_path / "intents.safetensors")
+    states = torch.randn(2, 5, 4)
 
     again = load_intents(tmp_path / "intents.safetensors")
 
-    assert (again.depths, again.intents) == (head.depths, head.intents)
-    torch.testing.assert_close(again.weight, head.weight, atol=2e-3, rtol=1e-3)
+    assert (again.depths, again.intents, again.width) == (head.depths, head.intents, 4)
+    assert again.scores(states, slice(1, 4)) == pytest.approx(head.scores(states, slice(1, 4)), abs=0.02)
+
+
+def test_attention_beside_the_linear_layer_reads_the_order_of_words() -> None:
+    """Two questions of the same words and the same end: their mean is one, and only attention can part them."""
+    rng = torch.Generator().manual_seed(3)
+    first, second, end = torch.randn(3, 2, 1, 6, generator=rng)
+    place = 0.5 * torch.tensor([1.0, -1.0])[None, :, None]
+    ways = {
+        "verdict/open": torch.cat([first, second], dim=1) + place,
+        "who/open": torch.cat([second, first], dim=1) + place,
+    }
+    states, intents = [], []
+    for intent, way in ways.items():
+        for _ in range(160):
+            noise = 0.05 * torch.randn(way.shape, generator=rng)
+            states.append(torch.cat([way + noise, end], dim=1).half())
+            intents.append(intent)
+
+    head = fit_intents(states, intents, depths=(1, 2))
+
+    for intent, way in ways.items():
+        scores = head.scores(torch.cat([way, end], dim=1), slice(0, 2))
+        assert max(scores, key=scores.__getitem__) == intent
 
 
 def with_intents(spec: BundleSpec, folder: Path, head: IntentHead) -> BundleSpec:

@@ -26,7 +26,7 @@ from transformers.utils.hub import cached_file
 from moderation.analysis import Technique
 from moderation.dfa.gpt.base import BASE_DIGEST, BUNDLE_FILE, PACKAGED, SHIPPED, base_of, check_base
 from moderation.dfa.gpt.calibration import Platt, load_platt, save_platt
-from moderation.dfa.gpt.grounding.intent import IntentHead, load_intents
+from moderation.dfa.gpt.grounding.intent_head import IntentHead, load_intents
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.projector import pool_patches
 from moderation.dfa.gpt.prompts import PROMPTS_VERSION, PromptSet, load_prompts
@@ -331,11 +331,11 @@ def load_heads(file: Path, model: LlavaForConditionalGeneration) -> Heads:
 def _load_intents(file: Path, model: LlavaForConditionalGeneration) -> IntentHead:
     try:
         head = load_intents(file)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BundleMismatch(f"{file} cannot be read: {error}. Copy the whole bundle again.") from error
     text: Any = model.config.get_text_config()
     fits = max(head.depths, default=0) <= text.num_hidden_layers
-    if not fits or head.weight.shape[1] != len(head.depths) * 2 * text.hidden_size:
+    if not fits or head.width != text.hidden_size:
         raise BundleMismatch(f"{file} belongs to another language model: use the file of this bundle.")
     return head
 

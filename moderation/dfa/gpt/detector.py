@@ -37,7 +37,8 @@ from moderation.dfa.gpt.engine.engine import Answers, Engine, Heartbeat, Look, P
 from moderation.dfa.gpt.faces import FACES_VERSION, find_faces, unjudgeable
 from moderation.dfa.gpt.foreign import foreign_map
 from moderation.dfa.gpt.grounding.answers import answer, answer_each
-from moderation.dfa.gpt.grounding.intent import IntentHead, asked_alone, halves, told_together, understood
+from moderation.dfa.gpt.grounding.intent import asked_alone, halves, told_together, understood
+from moderation.dfa.gpt.grounding.intent_head import IntentHead
 from moderation.dfa.gpt.grounding.known import Known, Question, description, known_from
 from moderation.dfa.gpt.pixels import PREPROCESSING_VERSION, Picture, crop_face, decode_picture
 from moderation.dfa.gpt.policy import Policy

@@ -32,7 +32,7 @@ from moderation.dfa.gpt.bundle import (
 )
 from moderation.dfa.gpt.calibration import Platt, save_platt
 from moderation.dfa.gpt.detector import precision, zone_of
-from moderation.dfa.gpt.grounding.intent import save_intents
+from moderation.dfa.gpt.grounding.intent_head import save_intents
 from moderation.dfa.gpt.heads import REGIONS, Heads
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.projector import mean_of_squares

@@ -1,25 +1,14 @@
 """What a question asks for: its family, its form, and the regions or the technique that it names.
 
-A linear layer reads the family and form from the language model's own states after some of its layers: the mean over
-the question's tokens, and the last one, where the answer would begin (linear probes, Alain and Bengio, 2016). What a
-question names is read from the words (`named.py`). So a small language model, which understands more than it can say,
-is asked only what it understands.
-
-T tokens, K depths, E embedding width, I intents.
+A head reads the family and form from the language model's own states after some of its layers (`intent_head.py`). What
+a question names is read from the words (`named.py`), and how it is put too (`put.py`). So a small language model, which
+understands more than it can say, is asked only what it understands.
 """
 
-import json
 import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
@@ -29,48 +18,6 @@ from moderation.dfa.gpt.grounding.named import Named, asks_for, named_in
 from moderation.dfa.gpt.grounding.put import as_put
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
-
-
-@dataclass(frozen=True, eq=False)
-class IntentHead:
-    """Reads intents, "family/form", from the states of a language model."""
-
-    #: After how many layers it reads, ascending.
-    depths: tuple[int, ...]
-    intents: tuple[str, ...]
-    weight: Tensor  # (I, K·2·E)
-    bias: Tensor  # (I,)
-
-    def scores(self, states: Tensor, question: slice) -> dict[str, float]:
-        """Each intent's logit, from the states (K, T, E) of a conversation that ends at the answer's position.
-
-        `question` is the place of the question's tokens.
-        """
-        logits = self.weight @ pooled(states, question) + self.bias
-        return dict(zip(self.intents, logits.tolist(), strict=True))
-
-
-def pooled(states: Tensor, question: slice) -> Tensor:
-    """(K·2·E,): of each depth, the mean of the question's states (K, T, E), and the last state."""
-    return torch.cat([states[:, question].float().mean(dim=1), states[:, -1].float()], dim=1).flatten()
-
-
-def save_intents(head: IntentHead, file: Path) -> None:
-    """Write a head at half precision."""
-    about = {"intents": json.dumps(head.intents), "depths": json.dumps(head.depths)}
-    save_file({"weight": head.weight.half().contiguous(), "bias": head.bias.half()}, file, metadata=about)
-
-
-def load_intents(file: Path) -> IntentHead:
-    """Read a head. Raise OSError, SafetensorError or KeyError when the file is no head."""
-    with safe_open(file, framework="pt") as stored:
-        about = stored.metadata() or {}
-        return IntentHead(
-            depths=tuple(json.loads(about["depths"])),
-            intents=tuple(json.loads(about["intents"])),
-            weight=stored.get_tensor("weight").float(),
-            bias=stored.get_tensor("bias").float(),
-        )
 
 
 def asked_alone(prompts: PromptSet, codec: Codec, question: str) -> tuple[Tokens, slice]:

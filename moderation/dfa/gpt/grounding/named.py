@@ -90,7 +90,8 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     nouns = _parts_asked(text)
     if not nouns and earlier and len(text.split()) <= _SHORT and _POINTING.search(text):
         nouns = _parts_asked(earlier[-1])
-    techniques = tuple(techniques_asked(text))
+    asked = techniques_asked(text)
+    techniques = tuple(technique for technique in Technique if technique in asked)
     spelt = _spelt(text)
     about = frozenset(
         what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)

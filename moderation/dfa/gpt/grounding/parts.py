@@ -40,7 +40,7 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
     artifacts = known.artifacts or ()
     shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
     shown = shown or next(iter(related), None)
-    if question.region is Region.BACKGROUND and shown is None:
+    if question.region is Region.BACKGROUND and shown is None and not known.whole:
         return varied(question, *UNKNOWABLE["things"])
     if known.whole and question.family == "boundary":
         return "I see no seam to point to: the whole picture looks generated, the edge of the face included."
@@ -244,7 +244,7 @@ def about_two(question: Question, known: Known) -> str:
     first = question.noun or NOUNS[Region.UNMAPPED]
     second = question.other or (Region.UNMAPPED, first)
     both = f"the {first.word} or the {second[1].word}"
-    if Region.BACKGROUND in {question.region, second[0]}:
+    if Region.BACKGROUND in {question.region, second[0]} and not known.whole:
         return varied(question, *UNKNOWABLE["things"])
     if known.whole:
         return f"I cannot single out {both}: the whole picture looks generated."
