@@ -5,14 +5,16 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Three for two cores: a third of the tests' time is waiting for processes. The fast ones wait for nothing.
-PROCESSES ?= 3
+# Four for two cores: much of the tests' time is waiting for processes. The fast ones wait for nothing.
+PROCESSES ?= 4
+# Modules are compiled once, and not by each of the hundreds of processes that the tests start.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest --dist worksteal --durations 20 --durations-min 0.5
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 help:
 	@echo "make demo      everything on this machine, with the sample pictures and their verdicts"
-	@echo "make test      every test, on real servers, in three processes (PROCESSES=1 for one after another)"
+	@echo "make test      every test, on real servers, in four processes (PROCESSES=1 for one after another)"
 	@echo "make test-fast those that start no server or browser and load no model: within a minute"
 	@echo "make test-system the others"
 	@echo "make check     nearly all that CI runs: format, lint, types, import contracts, tests"
