@@ -374,7 +374,7 @@ def test_what_is_said_of_the_score_the_picture_and_the_record(intent: str, words
     forged = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS)
 
     for face in (analysed(Label.BONA_FIDE), forged):
-        assert words in said_of(face, "?", intent)
+        assert words in said_of(face, "Than others?", intent)
 
 
 def test_a_record_says_that_it_is_no_proof() -> None:
@@ -503,6 +503,7 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
     told = answer(meaning, known, prompts)
 
     assert f"{score:.2f}" in told
+    assert told.endswith("and it is close." if label is Label.DEEPFAKE else "and it is not close.")
     assert "From 0.69 on I say deepfake, below 0.45 bona fide, and between them I do not decide." in told
     assert answer(change, known, prompts).endswith(f"{turned}.")
 
@@ -538,6 +539,8 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
         ("Smooth and warm, HDR processing or AI?", "skin/natural", "skin/explained"),
         ("Is the stubble real or painted?", "region/forged", "region/open"),
         ("Any morphing or blending at the edge?", "boundary/forged", "boundary/forged"),
+        ("If swapped, whose face is the original?", "technique_named/named", "technique/before"),
+        ("Is the expression driven by another person?", "attributes/open", "technique_named/named"),
     ],
 )
 def test_how_a_question_is_put_corrects_what_was_read(text: str, read: str, put: str) -> None:
@@ -555,6 +558,8 @@ def test_how_a_question_is_put_corrects_what_was_read(text: str, read: str, put:
         ("do both eyes match", "match/open", True),
         ("the hair on the left side looks smeared", "match/open", False),
         ("was only the face changed?", "other_media/open", False),
+        ("compare the sharpness of face and wall", "certainty/than", False),
+        ("is it worse than other fakes?", "certainty/than", True),
         ("is the next frame forged too?", "other_media/open", True),
         ("a boundary between forehead and hair?", "technique_meant/difference", False),
         ("what is between a swap and an edit?", "technique_meant/difference", True),

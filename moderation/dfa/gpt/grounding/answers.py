@@ -339,6 +339,8 @@ def _technique_named(question: Question, known: Known) -> str:
     )
 
 
+#: A score this near to where its verdict begins is told as close.
+_CLOSE = 0.1
 #: Scores by which confidence in a verdict is told as high, and as medium: those of a deepfake, or of its opposite.
 _HIGH, _MEDIUM = 0.9, 0.75
 
@@ -401,7 +403,10 @@ def _score(question: Question, known: Known) -> str:
         return f"{told}, for {speaks}; it is seldom {end}, because {alike}."
     if known.zone is None:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
-    return f"{told}, on a scale from 0 to 1. {_limits_told(known)}. {_taken(known)}."
+    low, high = known.zone
+    distance = known.score - high if known.deepfake else low - known.score
+    close = "close" if distance < _CLOSE else "not close"
+    return f"{told}, on a scale from 0 to 1. {_limits_told(known)}. {_taken(known)}, and it is {close}."
 
 
 def _limits_told(known: Known) -> str:

@@ -77,8 +77,8 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "A picture does not show anybody's intent, consent or honesty, so I cannot say.",
     ),
     "maker": (
-        "I cannot tell who took, made or posted this picture, with what, or which accounts they have.",
-        "Who took, made or posted it, with what and when cannot be told from the picture.",
+        "I cannot tell who took, made, posted or reported this picture, with what, or where else it was shown.",
+        "Who took, made, posted or reported it, with what and when cannot be told from the picture.",
     ),
     "sanction": (
         "What is allowed, and what to do, people decide by rules and law; I only say what I see, and that is no proof.",

@@ -73,6 +73,7 @@ _ASKS: Mapping[str, str] = {
     "other_media/open": r"other\w*|another|more|video\w*|frames?|clips?|film|sound|audio|voice|photos|pictures|images"
     r"|series|album|compar\w+|same|before|earlier|previous|next|second|rest|both|people|persons|matches|twice"
     r"|similar|men|women|children|kids|group|everyone|every|all|someone|behind|beside|live",
+    "certainty/than": r"others?|typical\w*|usual\w*|most|average|than|rank\w*|seen|before|similar|compared|like",
     "technique_meant/signs": r"signs?|how|look|tell|recogni\w+|spot|typical\w*|usual\w*|hints?|clues?|what|where"
     r"|which|notice",
     "technique_meant/difference": r"differ\w*|distinguish\w*|tell\w*|apart|separat\w*|compar\w*|versus|vs|unlike"

@@ -290,11 +290,12 @@ def about_places(question: Question, known: Known) -> str:
             "much": "Nothing speaks for a change, small or large: I see no artifact in this face.",
         }[question.form]
     if known.whole:
+        why = clearest(known)
         return {
-            "most": "None more than another: the whole picture looks generated.",
-            "more": "No region is an exception: the whole picture looks generated.",
-            "much": "All of it: the whole picture looks generated.",
-        }.get(question.form, "In no single region: the whole picture looks generated.")
+            "most": f"None more than another: {why}.",
+            "more": f"No region is an exception: {why}.",
+            "much": f"All of it: {why}.",
+        }.get(question.form, f"In no single region: {why}.")
     if not known.artifacts:
         return "I cannot point to one region; I take the face as a whole for a deepfake."
     where, ranked = places(known.artifacts), sorted(known.artifacts, key=by_strength)

@@ -59,6 +59,8 @@ _RULES = (
     _Rule("verdict/fake|verdict/real", _NO_YES, "verdict", "open"),
     _Rule("technique/", rf"{_REAL}.*\bfakes?\b|\bfakes?\b.*{_REAL}", "verdict", "open"),
     _Rule("technique_named/named", r"\b(?:or|rather|whether)\b", "technique", "open"),
+    _Rule("technique_named/", r"\bwho(?:se|m)?\b", "technique", "before"),
+    _Rule("attributes/|other_media/", r"\b(?:driven|re-?enact\w*|puppet\w*)\b", "technique_named", "named"),
     # What else is asked for with the verdict is told with it.
     _Rule("verdict/", r"\bscores?\b", "score", "open"),
     _Rule("verdict/", r"\bconfiden\w+|\bcertainty\b", "summary", "open"),
