@@ -504,7 +504,7 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
 
     assert f"{score:.2f}" in told
     assert told.endswith("and it is close." if label is Label.DEEPFAKE else "and it is not close.")
-    assert "From 0.69 on I say deepfake, below 0.45 bona fide, and between them I do not decide." in told
+    assert "From 0.69 on I say deepfake, below 0.45 bona fide, between them I do not decide." in told
     assert answer(change, known, prompts).endswith(f"{turned}.")
 
 

@@ -406,13 +406,13 @@ def _score(question: Question, known: Known) -> str:
     low, high = known.zone
     distance = known.score - high if known.deepfake else low - known.score
     close = "close" if distance < _CLOSE else "not close"
-    return f"{told}, on a scale from 0 to 1. {_limits_told(known)}. {_taken(known)}, and it is {close}."
+    return f"{told}. {_limits_told(known)}. {_taken(known)}, and it is {close}."
 
 
 def _limits_told(known: Known) -> str:
     """The scores where verdicts begin, as a sentence without its full stop."""
     low, high = known.zone or (0.5, 0.5)
-    between = "" if low == high else ", and between them I do not decide"
+    between = "" if low == high else ", between them I do not decide"
     return f"From {high:.2f} on I say deepfake, below {low:.2f} bona fide{between}"
 
 
