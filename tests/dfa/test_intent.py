@@ -503,9 +503,11 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
     told = answer(meaning, known, prompts)
 
     assert f"{score:.2f}" in told
-    assert told.endswith("and it is close." if label is Label.DEEPFAKE else "and it is not close.")
+    assert ("close to the next limit" if label is Label.DEEPFAKE else "far from the next limit") in told
     assert "From 0.69 on I say deepfake, below 0.45 bona fide, between them I do not decide." in told
     assert answer(change, known, prompts).endswith(f"{turned}.")
+    for said in (told, answer(change, known, prompts)):
+        assert answer_or_none(said, deepfake=label is Label.DEEPFAKE, artifacts=()) == said
 
 
 def test_who_asks_for_percent_gets_what_the_score_means() -> None:

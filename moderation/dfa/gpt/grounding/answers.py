@@ -405,8 +405,8 @@ def _score(question: Question, known: Known) -> str:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
     low, high = known.zone
     distance = known.score - high if known.deepfake else low - known.score
-    close = "close" if distance < _CLOSE else "not close"
-    return f"{told}. {_limits_told(known)}. {_taken(known)}, and it is {close}."
+    near = "close to" if distance < _CLOSE else "far from"
+    return f"{told}, {near} the next limit. {_limits_told(known)}. {_taken(known)}."
 
 
 def _limits_told(known: Known) -> str:
