@@ -503,7 +503,7 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
     told = answer(meaning, known, prompts)
 
     assert f"{score:.2f}" in told
-    assert ("close to the next limit" if label is Label.DEEPFAKE else "far from the next limit") in told
+    assert told.endswith("narrowly." if label is Label.DEEPFAKE else "clearly.")
     assert "From 0.69 on I say deepfake, below 0.45 bona fide, between them I do not decide." in told
     assert answer(change, known, prompts).endswith(f"{turned}.")
     for said in (told, answer(change, known, prompts)):

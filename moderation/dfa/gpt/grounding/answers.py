@@ -339,7 +339,7 @@ def _technique_named(question: Question, known: Known) -> str:
     )
 
 
-#: A score this near to where its verdict begins is told as close.
+#: A score this near to where its verdict begins makes it narrowly.
 _CLOSE = 0.1
 #: Scores by which confidence in a verdict is told as high, and as medium: those of a deepfake, or of its opposite.
 _HIGH, _MEDIUM = 0.9, 0.75
@@ -405,8 +405,9 @@ def _score(question: Question, known: Known) -> str:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
     low, high = known.zone
     distance = known.score - high if known.deepfake else low - known.score
-    near = "close to" if distance < _CLOSE else "far from"
-    return f"{told}, {near} the next limit. {_limits_told(known)}. {_taken(known)}."
+    return (
+        f"{told}. {_limits_told(known)}. {_taken(known)}, {'narrowly' if distance < _CLOSE else 'clearly'}."
+    )
 
 
 def _limits_told(known: Known) -> str:
