@@ -339,8 +339,6 @@ def _technique_named(question: Question, known: Known) -> str:
     )
 
 
-#: A score this near to where its verdict begins makes it narrowly.
-_CLOSE = 0.1
 #: Scores by which confidence in a verdict is told as high, and as medium: those of a deepfake, or of its opposite.
 _HIGH, _MEDIUM = 0.9, 0.75
 
@@ -403,11 +401,8 @@ def _score(question: Question, known: Known) -> str:
         return f"{told}, for {speaks}; it is seldom {end}, because {alike}."
     if known.zone is None:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
-    low, high = known.zone
-    distance = known.score - high if known.deepfake else low - known.score
-    return (
-        f"{told}. {_limits_told(known)}. {_taken(known)}, {'narrowly' if distance < _CLOSE else 'clearly'}."
-    )
+    clear = (known.score if known.deepfake else 1 - known.score) >= _MEDIUM
+    return f"{told}. {_limits_told(known)}. {_taken(known)}, {'clearly' if clear else 'narrowly'}."
 
 
 def _limits_told(known: Known) -> str:
