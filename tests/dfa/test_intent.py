@@ -602,6 +602,19 @@ def test_a_zone_that_did_not_make_the_verdict_is_not_told() -> None:
     assert known.zone is None
 
 
+def test_a_face_unlike_the_training_is_not_said_to_lack_score() -> None:
+    face = analysed(Label.UNDETERMINED)
+    strange = replace(face.verdict, score=0.9, abstain=Abstain.UNLIKE_TRAINING)
+
+    known = known_from(replace(face, verdict=strange), (0.45, 0.69))
+
+    assert known is not None
+    told = answer(Question("", "score", "open", 0), known, load_prompts(2))
+    assert Abstain.UNLIKE_TRAINING.words in told
+    assert "too little" not in told
+    assert answer_or_none(told) == told
+
+
 def test_how_large_the_face_is_is_told_when_it_was_searched_for() -> None:
     points = tuple(Point(float(x), 50.0) for x in range(5))
     found = replace(FACE, box=Box(0.0, 0.0, 83.2, 110.0), landmarks=points)

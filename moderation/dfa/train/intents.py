@@ -5,7 +5,6 @@ It learns from the grammar, which names every part in every way, and from questi
 N questions, T tokens, K depths, E embedding width, S numbers of a token, I intents.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
+from transformers import get_cosine_schedule_with_warmup
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.bundle import Bundle
@@ -162,7 +162,7 @@ def _fit_attending(
     weight = (count.float().mean() / count.clamp(min=1)) ** 0.5  # rare intents count for more
     optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.05)
     steps = EPOCHS * -(-len(targets) // BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(step / steps))
+    schedule = get_cosine_schedule_with_warmup(optimiser, steps // 10, steps)
     module.train()
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(targets)).split(BATCH):
@@ -176,11 +176,6 @@ def _fit_attending(
     module.eval().requires_grad_(requires_grad=False)
     parts = torch.arange(len(targets)).split(BATCH)
     return module, torch.cat([module(*_batch(tokens, ends, part)) for part in parts])
-
-
-def _factor(done: float) -> float:
-    """Of the rate, after this share of the steps: a warm-up over a tenth of them, then a cosine to nothing."""
-    return min(1.0, 10 * done + 0.01) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _batch(

@@ -352,9 +352,14 @@ def _confidence(known: Known) -> str:
     """How sure the verdict is, as the start of a sentence, and the score."""
     if known.score is None or known.deepfake is None:
         return "I can be wrong, and the score gives my certainty"
-    sure = known.score if known.deepfake else 1 - known.score
+    sure = _sure(known.score, known)
     told = "high" if sure >= _HIGH else "medium" if sure >= _MEDIUM else "low"
     return f"My confidence is {told}{_scored(known)}"
+
+
+def _sure(score: float, known: Known) -> float:
+    """The score of a deepfake, or of its opposite."""
+    return score if known.deepfake else 1 - score
 
 
 def _certainty(question: Question, known: Known) -> str:
@@ -387,9 +392,11 @@ def _score(question: Question, known: Known) -> str:
             "Where two disagree, a person must look closely."
         )
     if known.deepfake is None:
+        if known.zone is None:
+            why = f": {known.why_undecided}" if known.why_undecided else ""
+            return f"{told}, where 1 is a deepfake; I am undecided about this face{why}."
         side = "for a forgery than against one" if known.score > 0.5 else "against a forgery than for one"
-        limits = f" {_limits_told(known)}." if known.zone else ""
-        return f"{told}, where 1 is a deepfake: more speaks {side}, but too little to decide.{limits}"
+        return f"{told}: more speaks {side}, but too little to decide. {_limits_told(known)}."
     if question.form == "why":
         much = "much" if known.score >= _MEDIUM else "little" if known.score <= 1 - _MEDIUM else "something"
         end, alike = (
@@ -401,7 +408,7 @@ def _score(question: Question, known: Known) -> str:
         return f"{told}, for {speaks}; it is seldom {end}, because {alike}."
     if known.zone is None:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
-    clear = (known.score if known.deepfake else 1 - known.score) >= _MEDIUM
+    clear = _sure(known.score, known) >= _MEDIUM
     return f"{told}. {_limits_told(known)}. {_taken(known)}, {'clearly' if clear else 'narrowly'}."
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moderation.analysis import Abstain, Effect, FaceAnalysis, Label, Region, Technique, Verdict, shorter_side
+from moderation.analysis import Effect, FaceAnalysis, Label, Region, Technique, Verdict, shorter_side
 from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
 from moderation.dfa.gpt.grounding.sentences import Noun, touch_of, worded
 from moderation.dfa.gpt.prompts import PromptSet
@@ -127,7 +127,10 @@ def known_from(face: FaceAnalysis, zone: tuple[float, float] | None = None) -> K
 
 
 def _made_by(zone: tuple[float, float], verdict: Verdict) -> bool:
-    """Whether the verdict is the one that its score has with this zone. A bundle since then may have another."""
+    """Whether the verdict is the one that its score has with this zone.
+
+    A bundle since then may have another, and a face that is unlike the training is undecided at any score.
+    """
     score, (low, high) = verdict.score, zone
     if score is None:
         return False
@@ -137,7 +140,7 @@ def _made_by(zone: tuple[float, float], verdict: Verdict) -> bool:
         case Label.BONA_FIDE:
             return score <= low
         case _:
-            return verdict.abstain is not Abstain.NEAR_THRESHOLD or low < score < high
+            return low < score < high
 
 
 def known(*, deepfake: bool, technique: Technique | None, facts: Sequence[Touch] | None) -> Known:
