@@ -687,7 +687,9 @@ def test_however_a_question_is_put_it_gets_an_answer(face: Callable[[], FaceAnal
     assert known is not None
     forms = {
         "places": ("rank", "list", "least", "most", "more", "much", "where"),
-        "region": ("effect", "explained", "open"),
+        "region": ("effect", "explained", "open", "sure"),
+        "evidence": ("why", "enough", "visible", "genuine"),
+        "scope": ("open", "method"),
         "boundary": ("fits",),
         "compare": ("each", "open"),
         "challenge": ("agrees", "disagrees", "says_real"),
@@ -697,7 +699,7 @@ def test_however_a_question_is_put_it_gets_an_answer(face: Callable[[], FaceAnal
         "limits": ("rates", "bias", "picture"),
         "technique": ("before",),
         "who": ("exists",),
-        "about": ("map", "insult", "language", "stored", "thanks"),
+        "about": ("map", "insult", "language", "stored", "thanks", "model", "repeat", "console", "distress"),
         "technique_meant": ("signs", "meant"),
     }
 

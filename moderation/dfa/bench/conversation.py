@@ -372,6 +372,7 @@ _SPEAKS: Mapping[str, str] = {
     "score": r"score",
     "match": r"sides match|symmetr\w*",
     "limits": r"wrong|escape|miss\w*|mistaken",
+    "evidence": r"computer draws|genuine picture|for the eye|number of artifacts",
     "scope": r"look(?:ed)? at|whole face|every region",
     "next": r"look at|search|compare|copies",
 }

@@ -68,7 +68,7 @@ SHARES: Mapping[str, float] = {
     "region": 33, "detail": 5, "compare": 3, "match": 1, "boundary": 6, "light": 3, "tone": 3, "skin": 4,
     "verdict": 8, "technique": 4, "technique_named": 3, "technique_meant": 2,
     "certainty": 5, "reasons": 5, "summary": 3, "places": 8, "challenge": 5, "about": 2,
-    "otherwise": 3, "counter": 3, "plain": 2, "score": 2, "limits": 3, "scope": 2, "next": 2,
+    "otherwise": 3, "counter": 3, "plain": 2, "score": 2, "limits": 3, "evidence": 2, "scope": 2, "next": 2,
     "who": 4, "attributes": 4, "where": 3, "when": 3, "intent": 4, "maker": 4, "sanction": 4, "other_media": 5,
     "text": 3, "off_topic": 6, "orders": 6, "quality": 4, "things": 3,
 }  # fmt: skip

@@ -11,11 +11,14 @@ from dataclasses import replace
 
 from moderation.analysis import SMALLEST_JUDGED, TECHNIQUE_WORDS, Region, Technique
 from moderation.dfa.gpt.grounding.beside import (
+    ALIKE_ALWAYS,
     DEEPFAKE,
+    EVIDENCE,
     LIMITS,
+    MEANINGS,
+    METHOD,
     SCOPE,
     SIGNS,
-    UNDETERMINED,
     UNKNOWABLE,
     about_itself,
 )
@@ -23,6 +26,7 @@ from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
 from moderation.dfa.gpt.grounding.parts import (
     ASPECTS,
+    COUNTED,
     about_match,
     about_part,
     about_places,
@@ -121,7 +125,7 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
             if question.form == "difference":
                 return f"{_difference(question, known, prompts)} {_judged(known)}."
             if question.technique is None:
-                return UNDETERMINED if _UNDECIDED.search(question.text) else DEEPFAKE
+                return _meaning(question.text)
             return prompts.technique_explanations[question.technique]
         case "match":
             return about_match(question, known)
@@ -145,12 +149,17 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return _score(question, known)
         case "limits":
             return _limits(question, known)
+        case "evidence":
+            return _evidence(question, known)
         case "scope":
-            return SCOPE
+            return SCOPE if question.form == "open" else f"{METHOD} {_judged(known)}."
         case "next":
             return _next(known)
+        case "about" if question.form == "repeat":
+            return f"{ALIKE_ALWAYS} {_judged(known)}{_scored(known)}."
         case "about":
-            return about_itself(question)
+            said = about_itself(question)
+            return f"{said} {_judged(known)}." if question.form in _WITH_VERDICT else said
         case _:
             return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
 
@@ -163,8 +172,11 @@ def _verdict_of(known: Known) -> str:
 #: A question that is not understood.
 UNCLEAR = "unclear"
 #: Families whose answers need no verdict.
-_SAID_OF_ANY = frozenset({"technique_meant", "about", "plain", "score", "limits", "scope", "next"})
-_UNDECIDED = re.compile(r"\bundetermined\b|\bundecided\b", re.I)
+_SAID_OF_ANY = frozenset(
+    {"technique_meant", "about", "plain", "score", "limits", "evidence", "scope", "next"}
+)
+#: Words to the model that are best answered with the verdict too.
+_WITH_VERDICT = frozenset({"distress", "language"})
 
 
 def _undecided(question: Question, known: Known) -> str:
@@ -426,6 +438,33 @@ def _limits(question: Question, known: Known) -> str:
     if known.deepfake is None:
         return f"{_sized(known)}{_HIDES}. I am undecided about this face; {_BETTER} could settle it."
     return f"{_sized(known)}{_HIDES}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
+
+
+def _meaning(text: str) -> str:
+    """What the word means that a question names."""
+    named = (meaning for word, meaning in MEANINGS.items() if re.search(rf"\b(?:{word})\b", text, re.I))
+    return next(named, DEEPFAKE)
+
+
+def _evidence(question: Question, known: Known) -> str:
+    """The answer to a question about artifacts as evidence: why they are, how much, and whether one can see them."""
+    noun = question.noun or Noun("face")
+    return f"{noun.inflected(EVIDENCE[question.form])} {_here(question, known)}."
+
+
+def _here(question: Question, known: Known) -> str:
+    """What of that this face shows, as a sentence without its full stop."""
+    if known.deepfake is None:
+        return _judged(known)
+    if question.form == "enough":
+        number = len(known.artifacts or ()) if known.regional else 0
+        named = f"I name {COUNTED[number]} here: {clearest(known)}" if number else _taken(known)
+        return f"{named}. {_confidence(known)}"
+    if not known.deepfake:
+        return "I see no artifact in this face"
+    if question.form == "visible" and known.regional:
+        return f"Look at {parts_of(known.artifacts or ())}: {clearest(known)}"
+    return f"Here {clearest(known)}"
 
 
 def _sized(known: Known) -> str:

@@ -23,6 +23,20 @@ SIGNS: Mapping[Technique | None, str] = {
     Technique.EFS: "Look for one fine pattern all over the picture, and for details that do not go together.",
     None: "Compare the parts of the face with each other and with what is around it: most forgeries spare some.",
 }
+#: What it does instead of measuring the trace of one kind that a question names.
+METHOD = (
+    "I do not measure that by itself: I learnt from genuine and forged faces what tells them apart, and "
+    "compare each part of a face with what is around it."
+)
+ALIKE_ALWAYS = "I judge this picture alike whenever I am asked, whatever is said here."
+#: What artifacts are as evidence, by the form of the question.
+EVIDENCE: Mapping[str, str] = {
+    "why": "What a computer draws or blends in seldom has the detail, the texture and the light of what the camera saw "
+    "around it.",
+    "genuine": "In a genuine picture detail, texture and light of {the} go with those of what is around {it}.",
+    "visible": "Some of what I compare is too fine for the eye, and some shows only in full size.",
+    "enough": "My verdict rests on the whole face and not on the number of artifacts, and no single one proves it.",
+}
 SCOPE = (
     "I looked at the pixels of the whole face, at every region of it, and at nothing else, neither in the picture nor "
     "in the file."
@@ -32,10 +46,24 @@ UNDETERMINED = (
     "picture is unlike those I learnt from."
 )
 DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
+#: What other words of the field mean.
+MEANINGS: Mapping[str, str] = {
+    r"undetermined|undecided": UNDETERMINED,
+    r"bona ?fide": "By bona fide I mean a face in which I found nothing; that does not prove that nothing was edited.",
+    r"art[ie]facts?|traces?|soft\w*|sharp\w*|blur\w*|smooth\w*|texture": "An artifact is a trace of a forgery: a "
+    "part of the face that is softer, sharper, smoother, bent or otherwise coloured than what is around it.",
+    r"boundary|borders?|edges?": "By the edge I mean where the face meets the hair, the ears, the neck and the "
+    "background; what was laid over a face ends there.",
+}
 _OF_ITSELF: Mapping[str, str] = {
+    "model": "I am a program and no person: a model that learnt from genuine and from forged faces. What I learnt from "
+    "stands on my model card, and my version in the record of the analysis.",
+    "console": "I only answer questions about this face, and can do nothing else here: the console's own buttons can. "
+    "The decision is yours.",
+    "distress": "I am sorry that you have to see this. Nobody has to go on alone: a colleague can take over this case.",
     "map": "The map shows how foreign each part of the picture looks to me; it is an aid, and proves nothing.",
     "insult": "I am sorry that this does not help you. Ask me about a region, or judge the face yourself.",
-    "language": "I can only answer in English.",
+    "language": "I can only answer in English; ask me in English if you can.",
     "stored": "I do not know who sees or keeps pictures: ask the people who run this service.",
 }
 

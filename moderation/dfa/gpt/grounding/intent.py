@@ -30,8 +30,9 @@ def asked_alone(prompts: PromptSet, codec: Codec, question: str) -> tuple[Tokens
 #: Stands for the question while its template is split.
 _HERE = "\0"
 
-#: Families whose questions name a region, two regions, or a technique.
+#: Families whose questions name a region, two regions, or a technique, and the one whose questions may name a region.
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
+_EVIDENCE = "evidence"
 #: Intents whose questions may name a region, and need not.
 _MATCH, _DIRECTION = "match/open", "light/direction"
 #: The intent whose questions may name two techniques.
@@ -53,6 +54,7 @@ _SURE = 0.7
 _WHOLE: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
     "region/natural": "verdict/real", "region/forged": "verdict/fake", "region/seen": "places/where",
+    "region/sure": "evidence/enough",
 }  # fmt: skip
 
 
@@ -70,7 +72,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = logits[likeliest]
     family, form = _as_named(*as_put(*_chosen(fitting), text), named)
-    regional = family in {_REGIONAL, _TWO} or f"{family}/{form}" in {_MATCH, _DIRECTION}
+    regional = family in {_REGIONAL, _TWO, _EVIDENCE} or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
     techniques = [*named.techniques, None, None] if family in _TECHNICAL else [None, None]
@@ -112,7 +114,7 @@ def _weight(intent: str, text: str, named: Named) -> float:
     if intent in {_MATCH, _DIRECTION}:  # of whichever part
         return _NAMED * (family in named.about)
     if named.nouns:  # "The colour of the cheeks" is about the cheeks
-        return _NAMED * (family in {_REGIONAL, _TWO})
+        return _NAMED * (family in {_REGIONAL, _TWO, _EVIDENCE})
     return _NAMED * (family in named.about)
 
 

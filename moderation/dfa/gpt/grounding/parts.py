@@ -44,6 +44,10 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
         return varied(question, *UNKNOWABLE["things"])
     if known.whole and question.family == "boundary":
         return "I see no seam to point to: the whole picture looks generated, the edge of the face included."
+    if question.form == "sure":
+        measured = shown is not None and shown.effect is not None
+        told = replace(question, form="effect" if measured else "open")
+        return f"I give no certainty for a single region. {about_part(told, known, noun, related)}"
     if known.whole and question.family in ASPECTS:
         return noun.inflected(_whole_picture(replace(question, form="open")))
     if question.form == "seen":
@@ -271,7 +275,7 @@ def about_two(question: Question, known: Known) -> str:
 
 #: Regions beyond the edge of a face.
 _AROUND = frozenset({Region.HAIRLINE, Region.EARS, Region.NECK})
-_COUNTED = ("none", "one", "two", "three")
+COUNTED = ("none", "one", "two", "three")
 #: Words for the bands of strength (`sentences.strength_band`).
 _STRENGTHS = ("slight", "plain", "clear", "glaring")
 
@@ -318,7 +322,7 @@ def about_places(question: Question, known: Known) -> str:
             return f"I see {seen} {where}: {within(ranked[0].sentence)}. A person must judge how serious that is."
         case "count":
             number = len(known.artifacts)
-            return f"I see {_COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
+            return f"I see {COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
         case _:
             return varied(
                 question, f"I see artifacts {where}, and no others.", f"I see artifacts only {where}."
