@@ -198,7 +198,7 @@ def test_an_answer_names_no_region_but_those_asked_about_and_those_that_show_art
     for question in sampled():
         if question.family == "technique_meant":
             continue
-        about = {question.region, question.other and question.other[0]}
+        about = {question.region, *(region for region, _ in question.others)}
         about |= {"boundary": {Region.FACE_BOUNDARY}, "skin": {Region.SKIN}}.get(question.family, set())
         said = answer(question, face, PROMPTS)
 

@@ -16,6 +16,7 @@ from moderation.analysis import (
     Effect,
     Face,
     FaceAnalysis,
+    ForeignMap,
     Label,
     Point,
     Region,
@@ -106,8 +107,8 @@ def test_what_a_question_names_counts_more_than_what_its_states_say() -> None:
     assert (nose.family, nose.form, nose.region) == ("region", "natural", Region.NOSE)
     both = understood("Are nose and mouth real?", SCORES)
     assert both.family == "compare"
-    assert both.other is not None
-    assert (both.region, both.other[0]) == (Region.NOSE, Region.MOUTH)
+    assert both.others
+    assert (both.region, both.others[0][0]) == (Region.NOSE, Region.MOUTH)
     assert understood("Is the skin real?", SCORES).family == "skin"
     swap = understood("Is it a face swap?", SCORES)
     assert (swap.family, swap.technique) == ("technique_named", Technique.FS)
@@ -165,8 +166,8 @@ def test_a_question_that_fits_nothing_is_said_not_to_be_understood() -> None:
 def test_a_region_is_compared_with_the_skin() -> None:
     asked = understood("Compare the skin with the mouth", SCORES | {"compare/open": 5.0})
 
-    assert asked.other is not None
-    assert (asked.family, asked.region, asked.other[0]) == ("compare", Region.MOUTH, Region.SKIN)
+    assert asked.others
+    assert (asked.family, asked.region, asked.others[0][0]) == ("compare", Region.MOUTH, Region.SKIN)
 
 
 def test_an_either_or_has_no_yes() -> None:
@@ -362,7 +363,7 @@ def test_two_techniques_are_held_against_each_other() -> None:
 @pytest.mark.parametrize(
     ("intent", "words"),
     [
-        ("score/other", "on another scale. The score is 0.50"),
+        ("score/other", "and their numbers are on another scale"),
         ("score/probability", "about 50 of 100 faces"),
         ("certainty/than", "I remember no other face"),
         ("limits/picture", "can hide traces"),
@@ -536,7 +537,14 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
         ("this is an actor right? from which show", "maker/open", "who/open"),
         ("Shall I escalate it or close it?", "sanction/open", "next/open"),
         ("Who do I escalate it to?", "sanction/open", "sanction/open"),
-        ("translate the rules to Spanish", "summary/record", "orders/open"),
+        ("translate the rules to Spanish", "summary/record", "about/language"),
+        ("write the reason in german", "reasons/open", "about/language"),
+        ("Assess the left eye against the right eye.", "region/open", "match/open"),
+        ("Where is the map highest?", "where/open", "about/map"),
+        ("deepfake yes or no", "verdict/open", "verdict/fake"),
+        ("Does the backdrop look like a cut-out?", "boundary/forged", "things/open"),
+        ("Is the rim of the glasses whole over the nose?", "region/natural", "things/open"),
+        ("she wears glasses, are her eyes okay?", "region/natural", "region/natural"),
         ("Do the glasses sit right?", "boundary/fits", "things/open"),
         ("Smooth and warm, HDR processing or AI?", "skin/natural", "skin/explained"),
         ("Is the stubble real or painted?", "region/forged", "region/open"),
@@ -615,19 +623,80 @@ def test_a_face_unlike_the_training_is_not_said_to_lack_score() -> None:
     assert answer_or_none(told) == told
 
 
-def test_how_large_the_face_is_is_told_when_it_was_searched_for() -> None:
+def test_how_large_the_face_is_is_told_when_that_is_asked_and_it_was_searched_for() -> None:
     points = tuple(Point(float(x), 50.0) for x in range(5))
     found = replace(FACE, box=Box(0.0, 0.0, 83.2, 110.0), landmarks=points)
-    asked = Question("", "limits", "picture", 0)
+    small, covered = (
+        Question(text, "limits", "picture", 0) for text in ("Is it too small?", "And the mask?")
+    )
 
     said = [
         answer(asked, known, load_prompts(2))
-        for face in (found, replace(FACE, landmarks=None))
+        for asked, face in ((small, found), (small, replace(FACE, landmarks=None)), (covered, found))
         if (known := known_from(analysed(Label.UNDETERMINED, face=face))) is not None
     ]
 
-    assert said[0].startswith("The face is 83 pixels wide here, and I judge none below 40.")
+    assert "83 pixels wide, and I judge none below 40" in said[0]
     assert "pixels" not in said[1]
+    assert "pixels" not in said[2]
+
+
+def test_more_than_two_parts_are_told_of_at_once() -> None:
+    known = known_from(analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7)))
+    text = "One line each: eyes, nose, mouth, background and the border of the face."
+
+    asked = understood(text, LEVEL | {"compare/each": 9.0})
+
+    assert known is not None
+    regions = [asked.region, *(region for region, _ in asked.others)]
+    assert regions == [Region.EYES, Region.NOSE, Region.MOUTH, Region.BACKGROUND, Region.FACE_BOUNDARY]
+    assert answer(asked, known, load_prompts(2)).endswith(
+        "I see no artifact in the eyes, the mouth or the edge of the face."
+    )
+
+
+def test_an_answer_beside_the_face_tells_the_verdict_where_the_question_speaks_of_it() -> None:
+    known = known_from(analysed(Label.DEEPFAKE))
+    assert known is not None
+
+    about, beside = (
+        answer(Question(text, "other_media", "open", 0), known, load_prompts(2))
+        for text in ("Somebody reported this as AI. Are they right?", "And the other frames?")
+    )
+
+    assert about.startswith(beside)
+    assert "deepfake" in about
+    assert "deepfake" not in beside
+
+
+def test_the_map_is_told_by_its_highest_regions() -> None:
+    face = analysed(Label.BONA_FIDE)
+    corners = (Point(0, 0), Point(1, 0), Point(1, 1), Point(0, 1))
+    mapped = replace(face, foreign=ForeignMap(1, b"\xff", corners, (Region.NOSE, Region.MOUTH)))
+    known = known_from(mapped)
+    assert known is not None
+
+    said = answer(Question("", "about", "map", 0), known, load_prompts(2))
+
+    assert said.endswith("It is highest at the nose and the mouth.")
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [
+        ("undetermined", "Undetermined"),
+        ("bona fide", "By bona fide"),
+        ("an artefact", "An artifact"),
+        ("it", "Deepfakes"),
+    ],
+)
+def test_what_a_word_of_the_field_means(word: str, meaning: str) -> None:
+    known = known_from(analysed(Label.BONA_FIDE))
+    assert known is not None
+
+    said = answer(Question(f"What is {word}?", "technique_meant", "meant", 0), known, load_prompts(2))
+
+    assert said.startswith(meaning)
 
 
 def test_two_parts_are_only_listed_when_nothing_is_compared() -> None:
@@ -705,9 +774,8 @@ def test_however_a_question_is_put_it_gets_an_answer(face: Callable[[], FaceAnal
 
     for family, form in ((family, form) for family, each in forms.items() for form in each):
         other = (Region.MOUTH, Noun("mouth"))
-        asked = Question(
-            "", family, form, 0, Region.NOSE, Noun("nose"), other if family == "compare" else None
-        )
+        others = (other,) if family == "compare" else ()
+        asked = Question("", family, form, 0, Region.NOSE, Noun("nose"), others)
         said = answer(asked, known, load_prompts(2))
         deepfake = None if known.deepfake is None else known.deepfake
         artifacts = analysis.rationale if known.artifacts is not None else None

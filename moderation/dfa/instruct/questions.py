@@ -74,7 +74,7 @@ def drawn(
     called = "" if technique is None else _one_of(grammar.techniques[family][technique], rng)
     text = _filled(_resolved(grammar.wordings[family][form][index], rng), noun, second, called)
     asked = _detail(form)[1] if family == "detail" else form
-    return Question(text, family, asked, index, region, noun, second, technique)
+    return Question(text, family, asked, index, region, noun, () if second is None else (second,), technique)
 
 
 def detailed() -> list[Region]:
@@ -132,7 +132,9 @@ def _named(text: str, family: str, form: str, index: int) -> Iterator[Question]:
         for region, noun in named:
             for other in named:
                 if region is not other[0]:
-                    yield Question(_filled(text, noun, other, ""), family, form, index, region, noun, other)
+                    yield Question(
+                        _filled(text, noun, other, ""), family, form, index, region, noun, (other,)
+                    )
     elif family == "detail":
         yield Question(_filled(text, None, None, ""), family, _detail(form)[1], index, _detail(form)[0])
     elif family in grammar.techniques:

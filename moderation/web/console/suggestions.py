@@ -27,7 +27,7 @@ USER = Suggestion("What should I tell the user?", "What to tell the user?")
 UNDECIDED = (
     SURE,
     Suggestion("What is the score?", "The score?"),
-    Suggestion("What do you lack to be sure?", "What is missing?"),
+    Suggestion("What would change your mind?", "What would help?"),
     Suggestion("What other checks do you suggest?", "What to check?"),
     Suggestion("What are your limits?", "Your limits?"),
     USER,

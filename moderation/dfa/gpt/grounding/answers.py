@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from moderation.analysis import SMALLEST_JUDGED, TECHNIQUE_WORDS, Region, Technique
 from moderation.dfa.gpt.grounding.beside import (
-    ALIKE_ALWAYS,
     DEEPFAKE,
     EVIDENCE,
     LIMITS,
     MEANINGS,
     METHOD,
+    REPEATED,
     SCOPE,
     SIGNS,
     UNKNOWABLE,
@@ -30,14 +30,16 @@ from moderation.dfa.gpt.grounding.parts import (
     about_match,
     about_part,
     about_places,
-    about_two,
+    about_several,
     but_seen,
 )
 from moderation.dfa.gpt.grounding.phrases import (
     by_strength,
     capital,
     clearest,
+    joined,
     listed,
+    one_of,
     parts_of,
     places,
     varied,
@@ -54,14 +56,20 @@ _LIT = frozenset({Kind.COLOUR, Kind.REPLACED})
 def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     """The answer from the known facts, in the form of the question.
 
-    When it is not sure what is asked, an answer that does not speak of this face is followed by the verdict.
+    An answer that does not speak of this face is followed by the verdict if the question may be about it.
     """
     said = _answer(question, known, prompts)
-    if question.unsure and question.family in _BESIDE_THE_FACE:
+    refused = question.family in UNKNOWABLE and _OF_THE_VERDICT.search(question.text)
+    if question.family == "things" or refused or (question.unsure and question.family in _BESIDE_THE_FACE):
         return _together([said, _verdict_of(known)])
     return said
 
 
+_OF_THE_VERDICT = re.compile(
+    r"\b(?:fakes?|faked|deepfakes?|real|genuine|authentic|AI|forg\w+|swapp?\w*|animated|generated|edited|manipulat\w+"
+    r"|verdict|finding|decision|confiden\w+|result)\b",
+    re.I,
+)
 #: Between two sentences of an answer.
 _NEXT = re.compile(r"(?<=\.) (?=[A-Z])")
 
@@ -94,7 +102,7 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         return _undecided(question, known)
     match question.family:
         case "compare":
-            return about_two(question, known)
+            return about_several(question, known)
         case "region" | "detail":
             return about_part(question, known, question.noun or NOUNS[question.region or Region.UNMAPPED], [])
         case "boundary":
@@ -156,10 +164,13 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "next":
             return _next(known)
         case "about" if question.form == "repeat":
-            return f"{ALIKE_ALWAYS} {_judged(known)}{_scored(known)}."
+            return f"{REPEATED} {_judged(known)}{_scored(known)}."
         case "about":
             said = about_itself(question)
-            return f"{said} {_judged(known)}." if question.form in _WITH_VERDICT else said
+            if question.form == "map" and known.highest:
+                where = joined([f"the {NOUNS[region].word}" for region in known.highest], "and")
+                return f"{said} It is highest at {where}."
+            return _together([said, _verdict_of(known)]) if question.form in _WITH_VERDICT else said
         case _:
             return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
 
@@ -191,9 +202,9 @@ def _undecided(question: Question, known: Known) -> str:
             return "I do not work out where the light comes from, and I am undecided about this face."
         case "region" if question.form == "seen":
             return "I cannot name single details such as that, and I am undecided about this face."
-        case "compare" if question.other:
-            both = f"the {(question.noun or NOUNS[Region.UNMAPPED]).word} or the {question.other[1].word}"
-            return f"I am undecided about this face, and cannot say more of {both}."
+        case "compare" if question.noun:
+            named = one_of([question.noun, *(noun for _, noun in question.others)])
+            return f"I am undecided about this face, and cannot say more of {named}."
         case "region" | "detail" | "boundary" | "light" | "tone" | "skin" if question.form == "explained":
             return "I cannot rule that out; I am undecided about this face."
         case "region" | "detail" | "boundary" | "light" | "tone" | "skin":
@@ -282,9 +293,19 @@ _DONE: Mapping[Technique, str] = {
 }
 
 
+#: The same, of a computer.
+_DONE_PLAINLY: Mapping[Technique, str] = {
+    Technique.FS: "put another person's face over this one",
+    Technique.FR: "gave this face another expression",
+    Technique.FE: "changed single parts of this face",
+    Technique.EFS: "made this whole picture, and nobody took it with a camera",
+}
+
+
 def _technique(question: Question, known: Known) -> str:
     if question.form == "before":
-        done = f"I take it for {_what(known)}" if known.deepfake else "I see no change in this face"
+        where = f" {places(known.artifacts or ())}" if known.regional else ""
+        done = f"I take it for {_what(known)}{where}" if known.deepfake else "I see no change in this face"
         return f"{done}; what it looked like before cannot be told from the picture."
     if not known.deepfake:
         return varied(
@@ -399,9 +420,10 @@ def _score(question: Question, known: Known) -> str:
             f"{_judged(known)}."
         )
     if question.form == "other":
+        why = f": {clearest(known)}" if known.deepfake else ""
         return (
-            f"I do not know how others judge, and their numbers are on another scale. {told}. {_judged(known)}. "
-            "Where two disagree, a person must look closely."
+            f"{told}. {_judged(known)}{why}. How others judge I do not know, and their numbers are on another scale; "
+            "where two disagree, a person must look closely."
         )
     if known.deepfake is None:
         if known.zone is None:
@@ -433,11 +455,14 @@ def _limits_told(known: Known) -> str:
 
 def _limits(question: Question, known: Known) -> str:
     """The answer to a question about what the model cannot do."""
+    if question.form == "rates":
+        return f"{LIMITS['rates']} {_confidence(known)}."
     if question.form != "picture":
         return LIMITS[question.form]
+    told = f"{_HIDES}{_sized(question, known)}"
     if known.deepfake is None:
-        return f"{_sized(known)}{_HIDES}. I am undecided about this face; {_BETTER} could settle it."
-    return f"{_sized(known)}{_HIDES}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
+        return f"{told}. I am undecided about this face; {_BETTER} could settle it."
+    return f"{told}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
 
 
 def _meaning(text: str) -> str:
@@ -467,15 +492,20 @@ def _here(question: Question, known: Known) -> str:
     return f"Here {clearest(known)}"
 
 
-def _sized(known: Known) -> str:
-    """How large the face is, as a sentence before others."""
-    if known.size is None:
+def _sized(question: Question, known: Known) -> str:
+    """How large the face is, within a sentence, when a question is about that."""
+    if known.size is None or not _SIZE.search(question.text):
         return ""
-    return f"The face is {known.size} pixels wide here, and I judge none below {SMALLEST_JUDGED}. "
+    return f"; this face is {known.size} pixels wide, and I judge none below {SMALLEST_JUDGED}"
+
+
+_SIZE = re.compile(
+    r"\b(?:small\w*|tiny|little|larg\w+|big\w*|size|pixel\w*|res(?:olution)?|far|thumbnail)\b", re.I
+)
 
 
 #: What a picture's quality does to a verdict.
-_HIDES = "An odd angle, poor quality, compression or a filter can hide traces, or look like some"
+_HIDES = "That is possible: an odd angle, poor quality, compression, a filter or a cover can hide traces, or look so"
 #: What would make a face easier to judge.
 _BETTER = "a larger, sharper or uncovered copy"
 
@@ -528,8 +558,17 @@ def _counter(question: Question, known: Known) -> str:
     if not known.deepfake:
         return f"No artifact speaks against it, but a good forgery may show none{_scored(known)}."
     if known.regional:
-        return f"Against a forgery speaks only that I see artifacts {places(known.artifacts or ())} and no others."
-    return f"I see nothing that speaks against a forgery: {clearest(known)}."
+        seen = f"I see artifacts {places(known.artifacts or ())}, and no others"
+        return f"{seen}{_unsupported(known)}. {_confidence(known)}."
+    return f"I see nothing that speaks against a forgery: {clearest(known)}. {_confidence(known)}."
+
+
+def _unsupported(known: Known) -> str:
+    """Which artifacts the score does not need, as the end of a sentence."""
+    idle = [shown for shown in known.artifacts or () if shown.effect and not shown.effect.supported]
+    if not idle:
+        return ""
+    return f"; without {parts_of(idle)} the score falls no more than without a control region"
 
 
 def _other_side(known: Known) -> str:
@@ -563,8 +602,9 @@ def _plainly(known: Known) -> str:
         return f"In plain words: I cannot tell whether this face is genuine{why}."
     if not known.deepfake:
         return "In plain words: I see nothing that shows that a computer changed this face."
-    done = f": {_DONE[known.technique]}" if known.technique else ""
-    return f"In plain words: I think that a computer changed this picture{done}."
+    done = "changed this face" if known.technique is None else _DONE_PLAINLY[known.technique]
+    where = f"; it shows {places(known.artifacts or ())}" if known.regional else ""
+    return f"In plain words: I think that a computer {done}{where}."
 
 
 def _for_user(known: Known) -> str:
@@ -611,17 +651,12 @@ def _summary(question: Question, known: Known) -> str:
     if question.form == "record":
         return f"A model judged this face, and it can be wrong. {_in_short(known)} That is no proof."
     if not known.deepfake:
-        taken = varied(
-            question,
-            "I take this face for bona fide: no region shows an artifact",
-            "Bona fide, in my view: I see no artifact",
-        )
-        return f"{taken}{_scored(known)}. A good forgery may show none."
-    if known.regional:
+        why = "no region shows an artifact, and a good forgery may show none"
+    elif known.regional:
         why = listed(known.artifacts or (), known)
     else:
         why = "the whole picture looks generated" if known.whole else "I cannot point to one region"
-    return f"{_taken(known)}: {why}{_scored(known)}."
+    return f"{_taken(known)}. {capital(why)}. {_confidence(known)}."
 
 
 def _challenge(question: Question, known: Known) -> str:

@@ -28,7 +28,7 @@ METHOD = (
     "I do not measure that by itself: I learnt from genuine and forged faces what tells them apart, and "
     "compare each part of a face with what is around it."
 )
-ALIKE_ALWAYS = "I judge this picture alike whenever I am asked, whatever is said here."
+REPEATED = "What I say comes from one analysis of this very picture, which neither another question nor a word changes."
 #: What artifacts are as evidence, by the form of the question.
 EVIDENCE: Mapping[str, str] = {
     "why": "What a computer draws or blends in seldom has the detail, the texture and the light of what the camera saw "
@@ -113,8 +113,8 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot decide that, nor what law or rules say: I only examine the face, and a person decides.",
     ),
     "other_media": (
-        "I only see this one face in this one picture: I know no other face, picture, frame or sound.",
-        "I see nothing but this one face, no other picture, frame, sound or person, so I cannot say.",
+        "I only see this one face, and no other face, picture, frame or sound. A person can compare them.",
+        "I judge this one face of this one picture, and see no other person, picture, frame or sound; a person can.",
     ),
     "text": (
         "I do not read text in pictures, and hear nothing; I only look at the face.",

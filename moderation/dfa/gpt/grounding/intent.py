@@ -66,7 +66,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     named = named_in(text, earlier)
     logits = {intent: score + _weight(intent, text, named) for intent, score in scores.items()}
     likeliest = max(logits, key=logits.__getitem__)
-    if len(named.nouns) == 1 and named.aspects and family_of(likeliest) == _TWO:
+    if family_of(likeliest) == _TWO:
         named = named.with_aspect()
     fitting = {intent: logit for intent, logit in logits.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
@@ -84,7 +84,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         wording=zlib.crc32(text.encode()) % 1000,
         region=region,
         noun=noun,
-        other=regions[1] if family == _TWO else None,
+        others=tuple(regions[1:]) if family == _TWO else (),
         technique=technique,
         second_technique=second,
         unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,

@@ -23,8 +23,8 @@ class Question:
     region: Region | None = None
     #: The question's name for the region.
     noun: Noun | None = None
-    #: The second region of a comparison, and its name.
-    other: tuple[Region, Noun] | None = None
+    #: The other regions of a comparison, and their names.
+    others: tuple[tuple[Region, Noun], ...] = ()
     #: The technique that the question names, in the families of techniques.
     technique: Technique | None = None
     #: The second technique of a comparison.
@@ -65,6 +65,8 @@ class Known:
     zone: tuple[float, float] | None = None
     #: Pixels of the face's shorter side in the picture. None when no face was searched for.
     size: int | None = None
+    #: Where the map of foreign patches is highest. None when there is no map.
+    highest: tuple[Region, ...] | None = None
 
     @property
     def whole(self) -> bool:
@@ -123,6 +125,7 @@ def known_from(face: FaceAnalysis, zone: tuple[float, float] | None = None) -> K
         why_undecided=verdict.abstain.words if verdict.abstain else None,
         zone=zone if zone and _made_by(zone, verdict) else None,
         size=round(shorter_side(face.face)) if searched else None,
+        highest=face.foreign and face.foreign.highest,
     )
 
 

@@ -30,10 +30,12 @@ class Named:
         return [region for family, region in ASPECTS.items() if family in self.about]
 
     def with_aspect(self) -> "Named":
-        """The same, with the first aspect as one more region to compare."""
-        return Named({**self.nouns, self.aspects[0]: NOUNS[self.aspects[0]]}, self.techniques, self.about)
+        """The same, with one aspect more to compare: the edge of the face, or any that is named with one region."""
+        more = self.aspects[:1] if len(self.nouns) == 1 else [each for each in self.aspects if each in _EDGE]
+        return Named({**self.nouns, **{each: NOUNS[each] for each in more}}, self.techniques, self.about)
 
 
+_EDGE = frozenset({Region.FACE_BOUNDARY})
 #: What a question may be about beside the regions, in the words for it.
 _ABOUT: Mapping[str, str] = {
     "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
@@ -63,6 +65,9 @@ _ASKS: Mapping[str, str] = {
     "region/distortion": r"distort\w*|warp\w*|bent|twist\w*|deform\w*|stretch\w*|shap\w*|skew\w*|crooked|moved|longer"
     r"|wonky",
     "region/colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
+    "region/effect": r"without|hid\w*|cover\w*|remov\w*|scores?|minus|absent|weren.?t|wasn.?t|not|ignor\w*|leav\w*"
+    r"|left out|pretend|suppose|depend\w*|weigh\w*|matter\w*|contribut\w*|influence\w*|role|much|if|drop\w*|chang\w*"
+    r"|fall\w*",
     "region/replacement": r"replac\w*|swap\w*|(?:an)?other|some(?:one|body)|exchang\w*|pasted|foreign|belong\w*"
     r"|different",
     "light/direction": rf"(?:{_WHENCE})\b.*\b(?:{_BRIGHT})|(?:{_BRIGHT})\b.*\b(?:{_WHENCE})"
@@ -148,11 +153,12 @@ def _spelt(text: str) -> str:
 
 
 _ASKED: Mapping[Technique, str] = {
-    Technique.FS: r"(?:face[- ]?)?swap\w*|exchanged|another (?:person's |one's )?face",
+    Technique.FS: r"(?:face[- ]?)?swap\w*|exchanged|replac\w+ (?:the )?(?:entire |whole )?face"
+    r"|another (?:person's |one's )?face",
     Technique.FR: r"re-?enact\w*|puppet\w*|animated|expression|lip[- ]?sync\w*",
     Technique.FE: r"edit\w*|retouch\w*|touched up|attribute\w*",
     Technique.EFS: r"synthesi[sz]\w*|synthetic|(?:fully|entirely|wholly|completely) (?:generated|made|invented)"
-    r"|(?:entire|whole) face|generator|made from nothing|from scratch"
+    r"|(?<!replacing the )(?:entire|whole) face|generator|made from nothing|from scratch"
     r"|generated (?:fully|entirely|wholly|completely)|GANs?|diffusion",
 }
 

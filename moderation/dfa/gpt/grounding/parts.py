@@ -12,6 +12,7 @@ from moderation.dfa.gpt.grounding.phrases import (
     capital,
     clearest,
     listed,
+    one_of,
     parts_of,
     place,
     places,
@@ -167,7 +168,7 @@ def _elsewhere(question: Question, where: str) -> str:
                 f"Nothing {{at}} {{the}} stands out; what I see is {where}.",
             )
         case "wrong":
-            return f"Nothing that I can see {{at}} {{the}}; the artifacts are {where}."
+            return f"I see nothing wrong {{at}} {{the}}; the artifacts are {where}."
         case "explained":
             return f"That alone proves nothing: I see no artifact {{at}} {{the}}, only {where}."
         case form:
@@ -200,7 +201,7 @@ def _clean(question: Question) -> str:
                 "Nothing {at} {the} stands out.",
             )
         case "wrong":
-            return "Nothing that I can see: {the} {look} natural."
+            return "I see nothing wrong {at} {the}: {the} {look} natural to me."
         case "explained":
             return "That alone proves nothing, and I see no artifact {at} {the}."
         case form:
@@ -243,34 +244,40 @@ def _not_known(question: Question) -> str:
     )
 
 
-def about_two(question: Question, known: Known) -> str:
-    """The answer about two regions at once."""
-    first = question.noun or NOUNS[Region.UNMAPPED]
-    second = question.other or (Region.UNMAPPED, first)
-    both = f"the {first.word} or the {second[1].word}"
-    if Region.BACKGROUND in {question.region, second[0]} and not known.whole:
-        return varied(question, *UNKNOWABLE["things"])
+def about_several(question: Question, known: Known) -> str:
+    """The answer about two regions or more at once."""
+    first = (question.region or Region.UNMAPPED, question.noun or NOUNS[Region.UNMAPPED])
+    named = dict((first, *question.others))
+    if Region.BACKGROUND in named and not known.whole:
+        if len(named) <= 2:
+            return varied(question, *UNKNOWABLE["things"])
+        del named[Region.BACKGROUND]
+    whole = one_of(named.values())
     if known.whole:
-        return f"I cannot single out {both}: the whole picture looks generated."
+        return f"I cannot single out {whole}: the whole picture looks generated."
     if known.deepfake and not known.artifacts:
-        return f"I take the face for a deepfake, and cannot point to {both}."
-    pair = {question.region: first, second[0]: second[1]}
-    shown = [artifact for artifact in known.artifacts or () if artifact.touch.region in pair]
+        return f"I take the face for a deepfake, and cannot point to {whole}."
+    shown = sorted((each for each in known.artifacts or () if each.touch.region in named), key=by_strength)
     seam = next((each for each in known.artifacts or () if each.touch.region is Region.FACE_BOUNDARY), None)
-    if not shown and seam is not None and _AROUND & set(pair):
-        return f"I see no artifact in {both} alone, but {within(seam.sentence)}."
+    if not shown and seam is not None and _AROUND & set(named):
+        return f"I see no artifact in {whole} alone, but {within(seam.sentence)}."
     if not shown:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
-        return f"I see no artifact in {both}{rest}."
-    if len(shown) == 2:
-        strong, weak = sorted(shown, key=by_strength)
-        told = listed([strong, weak], known)
-        if question.form == "each":
-            return capital(f"{told}.")
-        even = strength_band(strong.touch.strength) == strength_band(weak.touch.strength)
-        return f"{'Both alike' if even else 'Rather ' + place(strong.touch.region)}: {told}."
-    clean = next(noun for region, noun in pair.items() if region is not shown[0].touch.region)
-    return f"{shown[0].sentence} I see no artifact in the {clean.word}."
+        return f"I see no artifact in {whole}{rest}."
+    clean = [noun for region, noun in named.items() if all(each.touch.region is not region for each in shown)]
+    sound = f" I see no artifact in {one_of(clean)}." if clean else ""
+    told = listed(shown, known)
+    if len(shown) == 1 or question.form == "each":
+        return f"{capital(told)}.{sound}"
+    return f"{_compared(shown)}: {told}.{sound}"
+
+
+def _compared(ranked: Sequence[Shown]) -> str:
+    """Which of several artifacts is the strongest, as the start of a sentence."""
+    strong, second = (strength_band(each.touch.strength) for each in ranked[:2])
+    if strong != second:
+        return f"Rather {place(ranked[0].touch.region)}"
+    return "Both alike" if len(ranked) == 2 else "Alike"
 
 
 #: Regions beyond the edge of a face.
@@ -313,7 +320,7 @@ def about_places(question: Question, known: Known) -> str:
         case "least":
             return f"The weakest of {len(ranked)}: {within(ranked[-1].sentence)}."
         case "rank":
-            return f"From the clearest on: {parts_of(ranked)}."
+            return f"From the clearest on: {listed(ranked, known)}."
         case "list":
             return capital(f"{listed(known.artifacts, known)}.")
         case "much":
@@ -325,5 +332,7 @@ def about_places(question: Question, known: Known) -> str:
             return f"I see {COUNTED[number]} artifact{'s' if number > 1 else ''}: {where}."
         case _:
             return varied(
-                question, f"I see artifacts {where}, and no others.", f"I see artifacts only {where}."
+                question,
+                f"I see artifacts {where}, and none in the rest of the face.",
+                f"I see artifacts only {where}.",
             )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
-from moderation.dfa.gpt.grounding.sentences import NOUNS, worded_together
+from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun, worded_together
 
 
 def varied(question: Question, *answers: str) -> str:
@@ -20,8 +20,17 @@ def within(sentence: str) -> str:
 
 def places(artifacts: Iterable[Shown]) -> str:
     """The artifacts' places in words: "at the edge of the face, in the nose and in the mouth"."""
-    words = [place(shown.touch.region) for shown in artifacts]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return joined([place(shown.touch.region) for shown in artifacts], "and")
+
+
+def joined(words: Sequence[str], last: str) -> str:
+    """The words as a list: "the nose, the ears or the mouth", with `last` before the last of them."""
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def one_of(nouns: Iterable[Noun]) -> str:
+    """The parts in words: "the nose, the ears or the mouth"."""
+    return joined([f"the {noun.word}" for noun in nouns], "or")
 
 
 def parts_of(artifacts: Iterable[Shown]) -> str:

@@ -29,13 +29,21 @@ _OR_ELSE = (
     r"(?:just|only|simply|merely|maybe|perhaps|rather|more like|an?|the|some\w*)\b"
 )
 #: A question how sure the model is wants a number.
-_NUMBER = (
-    r"%|\b(?:percent\w*|probab\w+|odds|likelihood|how likely|numbers?|out of (?:a hundred|100|ten|10))\b"
-)
+_NUMBER = r"%|\b(?:percent\w*|probab\w+|odds|likelihood|how likely|numbers?|(?:out of|to|-) ?(?:a hundred|100?|ten))\b"
 #: One explanation is offered beside a forgery: "make-up or AI?".
 _OR_FORGED = (
     r"\b(?:shadow\w*|filter\w*|hdr|make-?up|compress\w+|jpe?g|sharpening|lens|angle|motion|retouch\w*"
     r"|processing|portrait mode|light\w*|camera)\b[^?]*\bor\b"
+)
+_LANGUAGES = (
+    "german|deutsch|french|spanish|español|portuguese|italian|polish|dutch|russian|ukrainian|turkish|arabic|hebrew|hindi"
+    "|urdu|bengali|chinese|mandarin|japanese|korean|vietnamese|thai|swahili|swedish|greek|my language|another language"
+)
+_WORN = r"glasses|sunglasses|lenses|frames?|hat|cap|beanie|scarf|hijab|jewel\w*|necklace|earrings?|collar|tie"
+#: A question that begins with what it is about.
+_IS_THE = (
+    r"^\W*(?:and |so |but |ok |look at )?(?:do|does|is|are|was|were|the)\W+(?:(?:the|his|her|those|these) )?"
+    r"(?:(?:rims?|edge|brim|frames?) of (?:the|his|her) )?(?:\w+ )?"
 )
 #: People whom a question asks about by what they are known for.
 _WELL_KNOWN = (
@@ -55,6 +63,14 @@ class _Rule(NamedTuple):
 
 
 _RULES = (
+    # One that asks for a yes or a no gets it.
+    _Rule(
+        "verdict/",
+        r"\b(?:deepfake|fake|forged)\b.*\byes\b.*\bno\b|\byes\b.*\bno\b.*\b(?:deepfake|fake|forged)\b",
+        "verdict",
+        "fake",
+    ),
+    _Rule("verdict/", rf"{_REAL}.*\byes\b.*\bno\b|\byes\b.*\bno\b.*{_REAL}", "verdict", "real"),
     # "Genuine or forged" has no yes, "Could it be forged" no clear one.
     _Rule("verdict/fake|verdict/real", _NO_YES, "verdict", "open"),
     _Rule("technique/", rf"{_REAL}.*\bfakes?\b|\bfakes?\b.*{_REAL}", "verdict", "open"),
@@ -73,11 +89,19 @@ _RULES = (
     ),
     _Rule("score/", r"\b(?:flagged|reported)\b(?!.*\bscores?\b)", "verdict", "open"),
     # Words that belong to one subject, whatever the rest of the question is about.
+    _Rule("(?!about/)", rf"\b(?:in|into|to|auf|en) (?:{_LANGUAGES})\b", "about", "language"),
+    _Rule("where/|places/", r"\b(?:heat ?)?map\b|\boverlay\b", "about", "map"),
+    _Rule("region/|compare/open", r"\bleft\b.*\bright\b|\bright\b.*\bleft\b", "match", "open"),
+    _Rule("limits/rates", rf"{_NUMBER}.*\b(?:here|this)\b", "score", "probability"),
     _Rule("maker/|when/|where/|things/", _WELL_KNOWN, "who", "open"),
     _Rule("sanction/", r"^(?!.*\bwhom?\b).*\b(?:escalat\w+|second (?:review\w*|opinion))", "next", "open"),
-    _Rule("summary/|plain/|off_topic/", r"\btranslat\w+", "orders", "open"),
+    _Rule("boundary/fits|match/", rf"\b(?:{_WORN})\b", "things", "open"),
+    _Rule("boundary/|compare/|region/|verdict/", rf"{_IS_THE}(?:{_WORN})\b", "things", "open"),
     _Rule(
-        "boundary/fits|match/", r"\b(?:glasses|lenses|frames?|hat|cap|jewel\w*|necklace)\b", "things", "open"
+        "limits/picture|boundary/|verdict/",
+        r"\b(?:backdrop|wallpaper|(?:wall|office|room|scene) behind)\b",
+        "things",
+        "open",
     ),
 )
 
