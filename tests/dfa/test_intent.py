@@ -134,6 +134,8 @@ def test_it_stands_for_the_region_that_was_asked_about_last() -> None:
         ("Is it fake, and how sure are you?", ("Is it fake?", "How sure are you?")),
         ("Is it real? Where should I look?", ("Is it real?", "Where should I look?")),
         ("Is it real, and on what do you base it?", ("Is it real?", "On what do you base it?")),
+        ("is it fake and why", ("is it fake?", "Why do you say so?")),
+        ("Is it a swap, and who is under it?", ("Is it a swap?", "Who is under it?")),
         ("Are the eyes and the mouth natural?", None),
         ("Hello. Is it fake?", None),
     ],
@@ -142,13 +144,17 @@ def test_two_questions_at_once_are_parted(text: str, parts: tuple[str, str] | No
     assert halves(text) == parts
 
 
-def test_two_answers_are_given_only_to_what_a_picture_can_answer_twice() -> None:
+def test_two_answers_are_given_when_a_picture_can_answer_one_and_they_differ() -> None:
     verdict, sure, who = (Question("", family, "open", 0) for family in ("verdict", "certainty", "who"))
 
     assert told_together(verdict, sure)
     assert not told_together(verdict, verdict)
     assert told_together(Question("", "places", "count", 0), Question("", "places", "most", 0))
-    assert not told_together(verdict, who)
+    assert told_together(verdict, who)
+    assert not told_together(who, Question("", "when", "open", 0))
+    eyes, mouth = (Question("", "region", "forged", 0, region) for region in (Region.EYES, Region.MOUTH))
+    assert told_together(eyes, mouth)
+    assert not told_together(eyes, eyes)
 
 
 def test_a_question_that_fits_nothing_is_said_not_to_be_understood() -> None:

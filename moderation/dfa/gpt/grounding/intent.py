@@ -155,23 +155,36 @@ def family_of(intent: str) -> str:
 #: Where a second question begins.
 _SECOND = re.compile(
     r"(?:\?\s+|,?\s+and\s+)"
-    r"(?=(?:if \w+,? |(?:on|for|in|by) )?(?:how|where|why|what|which|is|are|was|does|do|did|can|could|should)\b)",
+    r"(?=(?:if \w+,? |(?:on|for|in|by) )?(?:how|where|why|who|what|which|is|are|was|does|do|did|can|could|may|should"
+    r"|explain|convince)\b)",
     re.I,
 )
+#: Second questions of one word, in more words.
+_WHOLLY: Mapping[str, str] = {
+    "why": "Why do you say so?",
+    "where": "Where are the artifacts?",
+    "how": "How was it done?",
+}
 
 
 def halves(text: str) -> tuple[str, str] | None:
     """The two questions of a text that asks two: "Is it fake, and how sure are you?". None when it asks one."""
     parts = _SECOND.split(text, maxsplit=1)
+    parts = [_WHOLLY.get(part.lower().strip("?!., "), part) for part in parts]
     if len(parts) < 2 or any(len(part.split()) < 2 for part in parts):
         return None
     return f"{parts[0].rstrip('?!., ')}?", parts[1][:1].upper() + parts[1][1:]
 
 
 def told_together(first: Question, second: Question) -> bool:
-    """True when both are understood, and a picture can answer them with different things."""
+    """True when both are understood, a picture can answer one of them, and the answers differ."""
     if (first.family, first.form) == ("plain", "user"):
         return False  # the words for a user are all that is wanted
-    aside = {*UNKNOWABLE, UNCLEAR, "about"}
-    twice = first.family == second.family and (first.family != "places" or first.form == second.form)
-    return not twice and not aside & {first.family, second.family}
+    families = {first.family, second.family}
+    told_apart = first.family == "places" and first.form != second.form
+    told_apart = told_apart or (first.family == _REGIONAL and first.region is not second.region)
+    return (
+        (len(families) > 1 or told_apart)
+        and not {UNCLEAR, "about"} & families
+        and not families <= set(UNKNOWABLE)
+    )
