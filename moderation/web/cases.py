@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import AwareDatetime, ValidationError
 from sqlalchemy.orm import Session
 
@@ -36,7 +37,7 @@ from moderation.evidence.words import contradicts
 from moderation.intake import Accepted
 from moderation.presentation import artifact_json, decision_json, told_face, told_verdict
 from moderation.rollouts.rollout_rows import bases_of
-from moderation.web.callers import Eraser, OnlyKnownParameters, Reader, Submitter
+from moderation.web.callers import Eraser, OnlyJson, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
@@ -59,7 +60,7 @@ from moderation.wire import (
     UploadOut,
 )
 
-router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 
 IdempotencyKey = Annotated[
     str | None,
@@ -114,9 +115,11 @@ def post_cases(
 
     With an Idempotency-Key the whole call may be repeated: item n gives the same case again.
     """
-    if len(body.cases) > services.settings.batch_items_at_most:
-        raise RequestRefused(
-            f"{len(body.cases)} items in one call; at most {services.settings.batch_items_at_most}"
+    at_most = services.settings.batch_items_at_most
+    if len(body.cases) > at_most:
+        said = f"has {len(body.cases):,} items; at most {at_most:,} are taken in one call"
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("body", "cases"), "ctx": {"error": said}}]
         )
     read = [_read_item(item) for item in body.cases]
     openings = [

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from moderation.database.outbox import Kind
-from moderation.web.callers import OnlyKnownParameters, WebhookManager
+from moderation.web.callers import OnlyJson, OnlyKnownParameters, WebhookManager
 from moderation.web.problems import RESPONSES
 from moderation.web.services import ServicesDep
 from moderation.webhooks.delivery_rows import Endpoint
@@ -20,7 +20,7 @@ from moderation.wire import (
     WebhookOut,
 )
 
-router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 #: For the `webhooks` section of the OpenAPI document: what we send, not what is called.
 told = APIRouter()
 

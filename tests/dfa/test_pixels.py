@@ -247,7 +247,10 @@ def test_every_colour_mode_becomes_rgb(
         pytest.param(encoded(a_gradient())[:-80], ImageCorrupt, "PNG", id="truncated-png"),
         pytest.param(a_png_header(8_200, 8_200), TooManyPixels, "8,200 × 8,200", id="67-megapixels"),
         pytest.param(
-            a_png_header(13_000, 13_000), TooManyPixels, "169,000,000.*67,108,864", id="where-pillow-only-warns"
+            a_png_header(13_000, 13_000),
+            TooManyPixels,
+            "169,000,000.*67,108,864",
+            id="where-pillow-only-warns",
         ),
         pytest.param(
             a_png_header(60_000, 60_000), TooManyPixels, "3,600,000,000.*67,108,864", id="where-pillow-raises"

@@ -138,6 +138,68 @@ def test_what_is_no_json_is_said_to_be_none(api: TestClient) -> None:
     assert problem["errors"][0]["pointer"] == ""
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\xff\xd8\xff\xe0 a picture", id="bytes of a JPEG"),
+        pytest.param(b'{"image": "\xe9"}', id="Latin-1"),
+        pytest.param(b"[" * 100_000, id="nested without end"),
+        pytest.param(b'{"priority": ' + b"9" * 5_000 + b"}", id="a number without end"),
+        pytest.param(b'{"image"', id="cut off"),
+    ],
+)
+def test_every_body_that_is_no_json_has_one_code(api: TestClient, body: bytes) -> None:
+    reply = api.post("/v1/cases", content=body, headers=AS_JSON)
+
+    assert _problem(reply) == (422, "invalid_request")
+    assert reply.json()["errors"][0]["pointer"] == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "to_uploads"),
+    [
+        (None, False),
+        ("application/x-www-form-urlencoded", False),
+        ("text/plain; charset=utf-8", False),
+        ("multipart/form-data; boundary=x", True),
+        ("image/jpeg", True),
+    ],
+)
+def test_a_body_of_another_type_is_told_what_to_send(
+    api: TestClient, kind: str | None, to_uploads: bool
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+
+    reply = api.post("/v1/cases", content=json.dumps({"image": IMAGE}), headers=headers)
+
+    assert _problem(reply) == (415, "unsupported_media_type")
+    assert "application/json" in reply.json()["detail"]
+    assert ("/v1/uploads" in reply.json()["detail"]) is to_uploads
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"]
+)
+def test_json_by_another_name_is_read(api: TestClient, kind: str) -> None:
+    reply = api.post("/v1/cases", content=json.dumps({"image": IMAGE}), headers={"Content-Type": kind})
+
+    assert reply.status_code == 202
+
+
+def test_a_call_without_a_body_takes_any_type_and_an_empty_body_is_missing(api: TestClient) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    case = api.post("/v1/cases", json={"image": IMAGE}).json()
+
+    assert api.post(f"{case['links']['self']}/withdraw", content="", headers=form).status_code == 200
+    assert _problem(api.post("/v1/cases", content="", headers=form)) == (422, "invalid_request")
+
+
+def test_every_call_with_a_body_documents_how_it_refuses_one(api: TestClient) -> None:
+    for path, methods in api.get("/openapi.json").json()["paths"].items():
+        for call in methods.values():
+            assert ({"413", "415"} <= set(call["responses"])) is ("requestBody" in call), path
+
+
 def test_an_item_of_a_batch_is_told_of_in_the_same_words(api: TestClient) -> None:
     reply = api.post("/v1/cases/batch", json={"cases": [{"image": IMAGE, "query": 1}]})
 
@@ -184,6 +246,8 @@ def test_whoever_has_no_key_is_told_that_before_anything_else(api: TestClient) -
     reply = api.get("/v1/cases?surprise=1", headers={"Authorization": ""})
 
     assert _problem(reply) == (401, "unauthenticated")
+    unread = api.post("/v1/cases", content="x", headers={"Authorization": ""})
+    assert _problem(unread) == (401, "unauthenticated")
 
 
 def test_a_batch_answers_for_every_item_in_order(api: TestClient) -> None:
@@ -235,7 +299,8 @@ def test_a_whole_batch_may_be_sent_again(api: TestClient) -> None:
 def test_a_batch_over_the_limit_is_refused_whole(api: TestClient) -> None:
     reply = api.post("/v1/cases/batch", json={"cases": [{"image": IMAGE}] * 1001})
 
-    assert _problem(reply) == (422, "request_refused")
+    assert _problem(reply) == (422, "invalid_request")
+    assert [error["pointer"] for error in reply.json()["errors"]] == ["/cases"]
 
 
 @pytest.mark.parametrize(
@@ -558,6 +623,8 @@ def test_what_is_not_there_is_a_problem_too(api: TestClient) -> None:
 
 def test_a_body_that_is_too_large_is_not_read(api: TestClient) -> None:
     assert _problem(api.post("/v1/cases", content=b"x" * (17 * 2**20))) == (413, "request_too_large")
+    in_pieces = (b"x" * 2**20 for _ in range(17))
+    assert _problem(api.post("/v1/cases", content=in_pieces, headers=AS_JSON)) == (413, "request_too_large")
 
 
 def test_an_upload_is_a_signed_put_and_then_a_case(api: TestClient) -> None:
