@@ -325,6 +325,22 @@ class DecisionOut(Response):
     )
 
 
+class AppealOut(Response):
+    """Somebody asks for another decision."""
+
+    id: UUID
+    decision: UUID = Field(description="What is appealed against.")
+    appellant: str | None = Field(
+        None,
+        description="Who passed it on: `platform:` with the API key's name, or `reviewer` for a person of this "
+        "installation.",
+    )
+    reason: str
+    external_id: str | None
+    created_at: datetime
+    resolved_by: UUID | None = Field(description="The decision that answered it. Null until then.")
+
+
 class ArchivedOut(Response):
     """An old case: its scores, rationale, questions and events lie in an archive of the installation."""
 
@@ -364,7 +380,15 @@ class CaseOut(Response):
     timings: dict[str, float] | None = Field(description="Seconds per stage.")
     reused_from: UUID | None = Field(description="The analysis of the very same bytes that this one repeats.")
     stage: Stage = Field(description="Which review it waits for, or had last.")
-    decision: DecisionOut | None = Field(description="What stands. Null until the case is decided.")
+    decision: DecisionOut | None = Field(
+        description="What stands. Null until the case is decided, and while an appeal is open."
+    )
+    appeal: AppealOut | None = Field(
+        None, description="The last appeal. It is open while `resolved_by` is null. Null: there was none."
+    )
+    appealed_decision: DecisionOut | None = Field(
+        None, description="The decision that `appeal` is against. Null: there was no appeal."
+    )
     archived: ArchivedOut | None = Field(
         None, description="Where all of it lies but the label, the technique and the decision. Null: here."
     )
@@ -465,15 +489,6 @@ class AppealIn(Wire):
     external_id: Name | None = Field(
         None, description="Your own id of the appeal. The same again is the same."
     )
-
-
-class AppealOut(Response):
-    id: UUID
-    decision: UUID = Field(description="What is appealed against.")
-    reason: str
-    external_id: str | None
-    created_at: datetime
-    resolved_by: UUID | None = Field(description="The decision that answered it. Null until then.")
 
 
 class QuestionIn(Wire):
@@ -586,8 +601,10 @@ class CaseTold(Response):
     bundle: str | None
     refusal: str | None
     refusal_message: str | None
-    decision: dict[str, Any] | None = Field(description="As `GET /v1/cases/{id}` shows it.")
-    appeal: dict[str, Any] | None = Field(None, description="Of `case.appealed`.")
+    decision: DecisionOut | None = Field(
+        description="Of `case.decided`; of `case.appealed` the one that is appealed against. Null in the others."
+    )
+    appeal: AppealOut | None = Field(None, description="Of `case.appealed`.")
     links: Links
 
 
@@ -604,6 +621,9 @@ class StatementOut(Response):
 
     case: UUID
     decision: UUID
+    appealed: bool = Field(
+        default=False, description="Whether an appeal of this decision is open: another person decides again."
+    )
     facts: str = Field(description="What happened, in fixed sentences without personal data.")
     statement: dict[str, Any] | None = Field(
         description="Fields of the EU's transparency database. Null: the decision restricts nothing."

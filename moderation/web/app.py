@@ -94,8 +94,8 @@ def document() -> dict[str, Any]:
     """The OpenAPI document, with what FastAPI cannot see.
 
     A batch's items are read one by one: each is a `CaseIn`, as for a single case. Every call with a body may refuse its
-    size and its type. Every answer that is no success is a problem, in the media type of problems (RFC 9457). No setting
-    changes the document: it is made once in a process.
+    size and its type. Every answer that is no success is a problem, in the media type of problems (RFC 9457). No
+    setting changes the document: it is made once in a process.
     """
     document = _api().openapi()
     document["components"]["schemas"].setdefault("CaseIn", CaseIn.model_json_schema())

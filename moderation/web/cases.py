@@ -2,7 +2,9 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -26,16 +28,16 @@ from moderation.database.cases import (
 )
 from moderation.database.queue import PageEnd
 from moderation.database.queue import read_cursor as read_place
-from moderation.database.review import standing_decisions
+from moderation.database.review import appealed_decisions, last_appeals, standing_decisions
 from moderation.database.search import Search, SearchField, search_cases
-from moderation.decisions import Decision, Outcome
+from moderation.decisions import Appeal, Decision, Outcome
 from moderation.errors import CaseArchived, CursorUnreadable, RequestRefused, TransitionRefused
 from moderation.evidence.related import Related, lists_with, related_to
 from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
 from moderation.intake import Accepted
-from moderation.presentation import artifact_json, decision_json, told_face, told_verdict
+from moderation.presentation import appeal_json, artifact_json, decision_json, told_face, told_verdict
 from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.callers import Eraser, OnlyJson, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
@@ -164,20 +166,23 @@ def get_case(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     with services.database.transaction() as session:
-        case = require_case(session, case_id)
-        # Erasing, archiving and new evidence are no moves, so the case's version does not show them.
-        beside = evidence_of(session, [case_id]).get(case_id)
-        kept = ("-erased" if case.erased_at else "") + ("-archived" if case.archive_id else "")
-        kept += f"-{beside.gatherer}" if beside is not None else ""
-        tag = f'"{case.version}{kept}"'
-        if if_none_match == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        analysis = shown_analyses(session, [case_id]).get(case_id)
-        decision = standing_decisions(session, [case_id]).get(case_id)
-        archived = archived_cases(session, [case]).get(case_id)
-        basis = _basis(bases_of(session, _fingerprints([analysis])), analysis)
-    shown = show_case(case, analysis, decision, archived, beside, basis).model_dump_json()
+        shown = _show_cases(session, [require_case(session, case_id)])[0].model_dump_json()
+    # Of the answer itself: erasing, archiving, new evidence and measured effects are no moves of the case, and its
+    # version does not show them.
+    tag = f'"{hashlib.sha256(shown.encode()).hexdigest()[:32]}"'
+    if _is_known(tag, if_none_match):
+        return Response(status_code=304, headers={"ETag": tag})
     return Response(shown, media_type="application/json", headers={"ETag": tag})
+
+
+#: Entity tags of a list, without the mark of weak ones. A tag may hold a comma.
+_TAGS = re.compile(r'(?:W/)?("[^"]*")')
+
+
+def _is_known(tag: str, if_none_match: str | None) -> bool:
+    """Whether the header If-None-Match names this tag, strong or weak, in a list or as `*` (RFC 9110, 13.1.2)."""
+    given = (if_none_match or "").strip()
+    return given == "*" or tag in _TAGS.findall(given)
 
 
 @router.get(
@@ -322,7 +327,9 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     ids = [case.id for case in cases]
     analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
     archived, evidence = archived_cases(session, cases), evidence_of(session, ids)
-    bases = bases_of(session, _fingerprints(analyses.values()))
+    appeals = last_appeals(session, ids)
+    appealed = appealed_decisions(session, appeals.values())
+    bases = bases_of(session, {stored.analysis.fingerprint for stored in analyses.values()})
     return [
         show_case(
             case,
@@ -331,13 +338,11 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
             archived.get(case.id),
             evidence.get(case.id),
             _basis(bases, analyses.get(case.id)),
+            appeals.get(case.id),
+            appealed.get(case.id),
         )
         for case in cases
     ]
-
-
-def _fingerprints(stored: Iterable[StoredAnalysis | None]) -> set[str]:
-    return {one.analysis.fingerprint for one in stored if one is not None}
 
 
 def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis | None:
@@ -405,6 +410,8 @@ def show_case(
     archived: Archived | None = None,
     beside: StoredEvidence | None = None,
     basis: Basis | None = None,
+    appeal: Appeal | None = None,
+    appealed: Decision | None = None,
 ) -> CaseOut:
     """A case for platforms. A case that is not ready shows no analysis, even if it had one before."""
     analysis = stored.analysis if stored is not None and case.refusal is None else None
@@ -439,6 +446,8 @@ def show_case(
         "reused_from": None if analysis is None else analysis.reused_from,
         "stage": case.stage,
         "decision": None if decision is None else decision_json(decision),
+        "appeal": None if appeal is None else appeal_json(appeal),
+        "appealed_decision": None if appealed is None else decision_json(appealed),
         "archived": None if archived is None else {"at": archived.at, "place": archived.place},
         "evidence": None if beside is None else _evidence(beside, analysis),
         "withdrawn_at": case.withdrawn_at,

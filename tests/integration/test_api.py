@@ -9,22 +9,34 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from moderation.accounts.keys import USUAL_SCOPES, add_key, revoke_key
 from moderation.analysis import Basis, Technique
 from moderation.archive.erasure import erase_case
 from moderation.client import ApiProblem, BonaFide
-from moderation.database.analyses import record_analysis
+from moderation.database.analyses import insert_effects, record_analysis
 from moderation.database.connection import Database
 from moderation.database.questions import insert_question
+from moderation.database.tables import AnalysisRow
 from moderation.decisions import Outcome
 from moderation.local import as_role
 from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
-from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide, new_id, undecided, with_verdict
+from tests.builders import (
+    a_face_analysis,
+    a_verdict,
+    an_analysis,
+    an_artifact,
+    an_effect,
+    bona_fide,
+    new_id,
+    undecided,
+    with_verdict,
+)
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, serving
 from tests.integration.deciding import a_review, decide
 
@@ -612,6 +624,43 @@ def test_a_case_that_did_not_change_is_not_sent_again(api: TestClient, database:
     assert api.get(f"/v1/cases/{case_id}", headers={"If-None-Match": tag}).status_code == 304
     begun(database, case_id)
     assert api.get(f"/v1/cases/{case_id}", headers={"If-None-Match": tag}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        pytest.param("W/TAG", True, id="weak"),
+        pytest.param('"other", W/TAG', True, id="in a list"),
+        pytest.param('"with, comma",TAG', True, id="after one with a comma"),
+        pytest.param(" * ", True, id="any"),
+        pytest.param('"other"', False, id="another"),
+        pytest.param('"*"', False, id="a star in quotes is a tag"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+def test_a_tag_is_compared_as_the_standard_says(
+    api: TestClient, database: Database, given: str, known: bool
+) -> None:
+    place = f"/v1/cases/{accepted(database)}"
+    tag = api.get(place).headers["etag"]
+
+    reply = api.get(place, headers={"If-None-Match": given.replace("TAG", tag)})
+
+    assert (reply.status_code, reply.headers["etag"]) == (304 if known else 200, tag)
+
+
+def test_an_effect_that_is_measured_later_is_sent(api: TestClient, database: Database) -> None:
+    place = f"/v1/cases/{ready(database)}"
+    before = api.get(place)
+    assert before.json()["rationale"][0]["effect"] is None
+    measured = a_face_analysis(rationale=(an_artifact(effect=an_effect()),))
+    with database.transaction() as session:
+        insert_effects(session, session.scalars(select(AnalysisRow.id)).one(), (measured,))
+
+    after = api.get(place, headers={"If-None-Match": before.headers["etag"]})
+
+    assert after.status_code == 200
+    assert after.json()["rationale"][0]["effect"] is not None
 
 
 def test_what_is_not_there_is_a_problem_too(api: TestClient) -> None:
