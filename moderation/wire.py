@@ -597,6 +597,10 @@ class CaseTold(Response):
     created_at: datetime
     ready_at: datetime | None
     verdict: VerdictOut | None
+    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
+    faces_judged: int | None = Field(
+        None, description="How many of them the model was asked about. Null: no analysis is here."
+    )
     fingerprint: str | None
     bundle: str | None
     refusal: str | None
