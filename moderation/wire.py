@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+)
 
 from moderation.analysis import Abstain, Label, Technique
 from moderation.cases import CaseState, Flag, ImageRef, Stage
@@ -34,6 +43,23 @@ Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Tex
 # Half of a surrogate pair is no character either. Pydantic itself refuses it in text fields.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
+
+_DATE = re.compile(r"\d{4}-")
+#: A time whose + became a space, as it does in a URL.
+_PLUS_LOST = re.compile(r":\d\d\S* \d\d:?\d\d$")
+
+
+def _rfc_3339(given: str) -> str:
+    """Refuse what pydantic would read as seconds since 1970, and what has lost its +."""
+    if not _DATE.match(given):
+        raise ValueError("should be a time as in 2026-11-23T04:00:00Z (RFC 3339)")
+    if _PLUS_LOST.search(given):
+        raise ValueError("has a space before its zone: write + as %2B in a URL, or the time in UTC with Z")
+    return given
+
+
+#: A time in a query.
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
 
 Token = Annotated[int, Field(ge=0, le=2**63 - 1, description="Of the claim.")]
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Basis, Label, Technique
@@ -55,6 +55,7 @@ from moderation.wire import (
     ImageIn,
     Links,
     ListedOut,
+    Moment,
     Problem,
     RelatedOut,
     RelatedPage,
@@ -245,16 +246,16 @@ def get_cases(
     state: CaseState | None = None,
     source: _Sought = None,
     external_id: _Sought = None,
-    since: Annotated[AwareDatetime | None, _moment("Opened at or after")] = None,
-    until: Annotated[AwareDatetime | None, _moment("Opened before")] = None,
+    since: Annotated[Moment | None, _moment("Opened at or after")] = None,
+    until: Annotated[Moment | None, _moment("Opened before")] = None,
     verdict: Annotated[
         Label | Literal["none"] | None,
         Query(description="What the model says; `none`: it ended without a verdict."),
     ] = None,
     technique: Annotated[Technique | None, Query(description="Of the verdict.")] = None,
     outcome: Annotated[Outcome | None, Query(description="Of the decision that stands.")] = None,
-    decided_since: Annotated[AwareDatetime | None, _moment("Decided at or after")] = None,
-    decided_until: Annotated[AwareDatetime | None, _moment("Decided before")] = None,
+    decided_since: Annotated[Moment | None, _moment("Decided at or after")] = None,
+    decided_until: Annotated[Moment | None, _moment("Decided before")] = None,
     cursor: _Cursor = None,
     limit: _Limit = 50,
 ) -> CasePage:
@@ -277,12 +278,13 @@ def get_cases(
         if wanted.by_decision:
             place = None if cursor is None else read_place(cursor)
             after = None if place is None else (place.at, place.id)
-            cases = page_of_decided(session, wanted, after=after, limit=limit)
+            found = page_of_decided(session, wanted, after=after, limit=limit + 1)
         else:
-            cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+            found = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit + 1)
+        cases = found[:limit]
         shown = _show_cases(session, cases)
-    more = cases[-1] if len(cases) == limit else None
-    return CasePage(cases=shown, next_cursor=None if more is None else _cursor_after(more, wanted))
+    more = len(found) > limit
+    return CasePage(cases=shown, next_cursor=_cursor_after(cases[-1], wanted) if more else None)
 
 
 def _cursor_after(last: Case, wanted: Filter) -> str:
@@ -318,9 +320,10 @@ def get_found(
     """The newest first. An erased case is found only by its id."""
     wanted = Search(q, field, source)
     with services.database.transaction() as session:
-        ids = search_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+        found = search_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit + 1)
+        ids = found[:limit]
         shown = _show_cases(session, find_cases(session, ids))
-    return CasePage(cases=shown, next_cursor=_cursor(ids[-1]) if len(ids) == limit else None)
+    return CasePage(cases=shown, next_cursor=_cursor(ids[-1]) if len(found) > limit else None)
 
 
 def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:

@@ -85,10 +85,11 @@ def get_deliveries(
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DeliveryPage:
-    found = services.webhooks.deliveries(endpoint_id, limit=limit, before=cursor)
+    found = services.webhooks.deliveries(endpoint_id, limit=limit + 1, before=cursor)
+    shown = found[:limit]
     return DeliveryPage(
-        deliveries=[DeliveryOut.model_validate(one) for one in found],
-        next_cursor=found[-1].id if len(found) == limit else None,
+        deliveries=[DeliveryOut.model_validate(one) for one in shown],
+        next_cursor=shown[-1].id if len(found) > limit else None,
     )
 
 

@@ -225,6 +225,12 @@ def test_an_item_of_a_batch_is_told_of_in_the_same_words(api: TestClient) -> Non
     [
         ("limit=0", "limit", "the parameter limit should be greater than or equal to 1"),
         ("since=2026-11-23T04:00", "since", "needs its time zone"),
+        ("since=2026-11-23T04:00:00+00:00", "since", "%2B"),
+        ("until=2026-11-23T04:00:00.5+0100", "until", "%2B"),
+        ("decided_since=2026-11-23%2004:00+01:00", "decided_since", "%2B"),
+        ("since=99999999999", "since", "RFC 3339"),
+        ("decided_until=-1.5", "decided_until", "RFC 3339"),
+        ("until=yesterday", "until", "RFC 3339"),
         ("source=%00", "source", "the parameter source holds a NUL"),
         ("sorce=x", "sorce", "the parameter sorce is not known here"),
         ("source=a&source=b", "source", "the parameter source is given more than once"),
@@ -365,6 +371,28 @@ def test_pages_hold_every_case_once_the_newest_first(api: TestClient, database: 
             break
 
     assert seen == made[::-1]
+
+
+@pytest.mark.parametrize("query", ["/v1/cases?", "/v1/cases?outcome=bona_fide&", "/v1/search?q=avatars&"])
+def test_a_last_page_that_is_full_has_no_cursor(
+    api: TestClient, database: Database, settings: Settings, query: str
+) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    for _ in range(4):
+        decide(review, database, ada, ready(database, source="avatars"), BONA_FIDE)
+
+    first = api.get(f"{query}limit=2").json()
+    last = api.get(f"{query}limit=2&cursor={first['next_cursor']}").json()
+
+    assert len({case["id"] for page in (first, last) for case in page["cases"]}) == 4
+    assert last["next_cursor"] is None
+
+
+def test_times_are_read_as_the_standard_writes_them(api: TestClient, database: Database) -> None:
+    case_id = str(accepted(database))
+
+    for moment in ("2020-01-01T00:00:00Z", "2020-01-01t00:00:00.25z", "2020-01-01 00:00:00%2B01:00"):
+        assert _ids(api, f"since={moment}") == [case_id]
 
 
 def test_filters_show_what_fits(api: TestClient, database: Database) -> None:

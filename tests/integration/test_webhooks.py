@@ -958,6 +958,20 @@ def test_an_endpoint_that_will_not_do_is_refused_by_the_api(
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
+def test_the_last_page_of_the_log_has_no_cursor(
+    api: TestClient, database: Database, endpoint: Endpoint
+) -> None:
+    for _ in range(4):
+        analyzed(database)
+    log = f"/v1/webhooks/{endpoint.id}/deliveries?limit=2"
+
+    first = api.get(log).json()
+    last = api.get(f"{log}&cursor={first['next_cursor']}").json()
+
+    assert len({one["id"] for page in (first, last) for one in page["deliveries"]}) == 4
+    assert last["next_cursor"] is None
+
+
 def test_an_endpoint_added_twice_by_the_api_is_one_and_its_secret_is_not_told_again(api: TestClient) -> None:
     body = {"url": "https://hooks.example.org/x"}
 
