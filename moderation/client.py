@@ -235,7 +235,10 @@ class BonaFide:
         harm: Harm | str | None = None,
         origin: Origin | str | None = None,
     ) -> StatementOut:
-        """A draft statement of reasons for the current decision. Raise ApiProblem: `nothing_decided`."""
+        """A draft statement of reasons for the current decision, or for the one whose appeal is open.
+
+        Raise ApiProblem: `nothing_decided`.
+        """
         query = _without_none({"restriction": restriction, "harm": harm, "origin": origin})
         return self._read(StatementOut, "GET", f"/v1/cases/{case_id}/statement", params=query)
 

@@ -11,7 +11,7 @@
     │   └── EngineUnavailable       the model is stopping, too slow, or out of memory
     │       └── DecoderKilled           something other than the picture ended its decoder, twice
     ├── ImageRejected           never try again, a person must look unaided
-    │   ├── ImageMissing            no such bucket, key or version
+    │   ├── ImageMissing            no such key or version, or the store keeps no versions
     │   ├── ImageTooLarge           the file has more bytes than we read
     │   ├── NotAnImage              the file is something else
     │   ├── ImageCorrupt            an image that does not decode

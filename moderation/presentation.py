@@ -123,10 +123,12 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 
 
 def appeal_json(appeal: Appeal) -> dict[str, Any]:
-    """An appeal for platforms. `decision` is the id of the decision that it is against."""
+    """An appeal for platforms, without the reviewer. `decision` is the id of the decision that it is against."""
+    kind, _, name = appeal.appellant.partition(":")
     return {
         "id": str(appeal.id),
         "decision": str(appeal.decision_id),
+        "appellant": f"platform:{name}" if kind == "platform" else kind,
         "reason": appeal.reason,
         "external_id": appeal.external_id,
         "created_at": appeal.created_at.isoformat(),

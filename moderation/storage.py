@@ -53,11 +53,13 @@ _GONE = {
     *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can exist
     "XMinioInvalidObjectName",  # the same in MinIO's words
 }
+#: A store that keeps no versions answers so when one is asked for. Without a version it is a fault of the store.
+_NO_VERSIONS = {"NotImplemented", "501"}
 
 #: The reason for a key with steps. Nobody can be shown such an image, so it is not analysed.
 _NOBODY_SEES_IT = (
-    "the key has a `.` or `..` between slashes: browsers leave it out and would ask for another object, so that nobody "
-    "could be shown this one"
+    "The key has a `.` or `..` between slashes: browsers leave it out and would ask for another object, so that nobody "
+    "could be shown this one."
 )
 #: Compressions that browsers and we undo. Other values of the header (`aws-chunked`, `utf-8`) are no compression, and
 #: browsers ignore them.
@@ -125,7 +127,7 @@ class Storage:
             # Some stores give no length: they send pieces, or send until they close.
             length = reply.get("ContentLength")
             if length is not None and length > limit:
-                raise ImageTooLarge(f"the file has {length:,} bytes; at most {limit:,} are read")
+                raise ImageTooLarge(f"The file has {length:,} bytes; at most {limit:,} are read.")
             data = _read(reply["Body"], limit, deadline)
         except ClientError as error:
             raise _named(error, image) from error
@@ -287,7 +289,7 @@ def _read(body: Any, limit: int, deadline: float) -> bytes:
         while part := body._raw_stream.read1(CHUNK):  # noqa: SLF001
             size += len(part)
             if size > limit:
-                raise ImageTooLarge(f"the file has more than {limit:,} bytes, the most that we read")
+                raise ImageTooLarge(f"The file has more than {limit:,} bytes, the most that we read.")
             if time.monotonic() > deadline:
                 raise StorageTooSlow(f"storage had sent {size:,} bytes when the time for one image was over")
             parts.append(part)
@@ -306,18 +308,18 @@ def _uncompressed(data: bytes, encoding: str, limit: int) -> bytes:
     """
     named = {part.strip().lower() for part in encoding.split(",")}
     if named & _NOT_UNDONE:
-        raise UnsupportedFormat(f"the store sends the file compressed as {encoding}: only gzip is supported")
+        raise UnsupportedFormat(f"The store sends the file compressed as {encoding}: only gzip is supported.")
     if not named & _GZIP:
         return data
     undo = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         plain = undo.decompress(data, limit + 1)
     except zlib.error as error:
-        raise ImageCorrupt("the store says that the file is compressed as gzip, and it is not") from error
+        raise ImageCorrupt("The store says that the file is compressed as gzip, and it is not.") from error
     if len(plain) > limit:
-        raise ImageTooLarge(f"the file has more than {limit:,} bytes, the most that we read")
+        raise ImageTooLarge(f"The file has more than {limit:,} bytes, the most that we read.")
     if not undo.eof:
-        raise ImageCorrupt("the file is compressed as gzip, and ends in the middle")
+        raise ImageCorrupt("The file is compressed as gzip, and ends in the middle.")
     return plain
 
 
@@ -333,6 +335,11 @@ def _code(error: ClientError) -> str:
 def _named(error: ClientError, image: ImageRef) -> Exception:
     code = _code(error)
     if code in _GONE:
-        return ImageMissing(f"{image} is not there: {code}")
+        return ImageMissing(f"The image {image} is not there: {code}.")
+    if image.version_id is not None and code in _NO_VERSIONS:
+        return ImageMissing(
+            f"The flag names the version {image.version_id} of s3://{image.bucket}/{image.key}, and the store keeps no "
+            f"versions ({code}). Flag the image again without a version."
+        )
     # Our keys or policy are at fault, not the image: it waits until somebody repairs that.
     return StorageUnavailable(f"storage answered {code or 'with an error'} for {image}")

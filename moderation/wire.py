@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+)
 
 from moderation.analysis import Abstain, Label, Technique
 from moderation.cases import CaseState, Flag, ImageRef, Stage
@@ -34,6 +43,23 @@ Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Tex
 # Half of a surrogate pair is no character either. Pydantic itself refuses it in text fields.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
+
+_DATE = re.compile(r"\d{4}-")
+#: A time whose + became a space, as it does in a URL.
+_PLUS_LOST = re.compile(r":\d\d\S* \d\d:?\d\d$")
+
+
+def _rfc_3339(given: str) -> str:
+    """Refuse what pydantic would read as seconds since 1970, and what has lost its +."""
+    if not _DATE.match(given):
+        raise ValueError("should be a time as in 2026-11-23T04:00:00Z (RFC 3339)")
+    if _PLUS_LOST.search(given):
+        raise ValueError("has a space before its zone: write + as %2B in a URL, or the time in UTC with Z")
+    return given
+
+
+#: A time in a query.
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
 
 Token = Annotated[int, Field(ge=0, le=2**63 - 1, description="Of the claim.")]
 
@@ -325,6 +351,22 @@ class DecisionOut(Response):
     )
 
 
+class AppealOut(Response):
+    """Somebody asks for another decision."""
+
+    id: UUID
+    decision: UUID = Field(description="What is appealed against.")
+    appellant: str | None = Field(
+        None,
+        description="Who passed it on: `platform:` with the API key's name, or `reviewer` for a person of this "
+        "installation.",
+    )
+    reason: str
+    external_id: str | None
+    created_at: datetime
+    resolved_by: UUID | None = Field(description="The decision that answered it. Null until then.")
+
+
 class ArchivedOut(Response):
     """An old case: its scores, rationale, questions and events lie in an archive of the installation."""
 
@@ -364,7 +406,15 @@ class CaseOut(Response):
     timings: dict[str, float] | None = Field(description="Seconds per stage.")
     reused_from: UUID | None = Field(description="The analysis of the very same bytes that this one repeats.")
     stage: Stage = Field(description="Which review it waits for, or had last.")
-    decision: DecisionOut | None = Field(description="What stands. Null until the case is decided.")
+    decision: DecisionOut | None = Field(
+        description="What stands. Null until the case is decided, and while an appeal is open."
+    )
+    appeal: AppealOut | None = Field(
+        None, description="The last appeal. It is open while `resolved_by` is null. Null: there was none."
+    )
+    appealed_decision: DecisionOut | None = Field(
+        None, description="The decision that `appeal` is against. Null: there was no appeal."
+    )
     archived: ArchivedOut | None = Field(
         None, description="Where all of it lies but the label, the technique and the decision. Null: here."
     )
@@ -465,15 +515,6 @@ class AppealIn(Wire):
     external_id: Name | None = Field(
         None, description="Your own id of the appeal. The same again is the same."
     )
-
-
-class AppealOut(Response):
-    id: UUID
-    decision: UUID = Field(description="What is appealed against.")
-    reason: str
-    external_id: str | None
-    created_at: datetime
-    resolved_by: UUID | None = Field(description="The decision that answered it. Null until then.")
 
 
 class QuestionIn(Wire):
@@ -582,12 +623,18 @@ class CaseTold(Response):
     created_at: datetime
     ready_at: datetime | None
     verdict: VerdictOut | None
+    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
+    faces_judged: int | None = Field(
+        None, description="How many of them the model was asked about. Null: no analysis is here."
+    )
     fingerprint: str | None
     bundle: str | None
     refusal: str | None
     refusal_message: str | None
-    decision: dict[str, Any] | None = Field(description="As `GET /v1/cases/{id}` shows it.")
-    appeal: dict[str, Any] | None = Field(None, description="Of `case.appealed`.")
+    decision: DecisionOut | None = Field(
+        description="Of `case.decided`; of `case.appealed` the one that is appealed against. Null in the others."
+    )
+    appeal: AppealOut | None = Field(None, description="Of `case.appealed`.")
     links: Links
 
 
@@ -604,6 +651,9 @@ class StatementOut(Response):
 
     case: UUID
     decision: UUID
+    appealed: bool = Field(
+        default=False, description="Whether an appeal of this decision is open: another person decides again."
+    )
     facts: str = Field(description="What happened, in fixed sentences without personal data.")
     statement: dict[str, Any] | None = Field(
         description="Fields of the EU's transparency database. Null: the decision restricts nothing."

@@ -251,7 +251,7 @@ def fetch_again(station: Station, image: ImageRef, sha256: str | None) -> Fetche
     """Fetch an image again. Raise ImageChanged when its digest is another one; None accepts any."""
     fetched = station.storage.fetch_image(image)
     if sha256 not in (None, fetched.sha256):
-        raise ImageChanged(f"{image} holds another image now")
+        raise ImageChanged(f"The key of {image} holds another image now.")
     return fetched
 
 

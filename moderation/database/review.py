@@ -5,7 +5,7 @@ move: it leaves the case as it was. `moves.py` makes the moves.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -506,11 +506,27 @@ def _decisions(session: Session, *where: ColumnElement[bool]) -> list[Decision]:
     ]
 
 
+def appealed_decisions(session: Session, appeals: Iterable[Appeal]) -> dict[UUID, Decision]:
+    """For the case of each of these appeals, the decision that it is against."""
+    against = [appeal.decision_id for appeal in appeals]
+    found = _decisions(session, DecisionRow.id.in_(against)) if against else []
+    return {decision.case_id: decision for decision in found}
+
+
 def appeals_of(session: Session, case_id: UUID) -> list[Appeal]:
     """All appeals of a case, oldest first."""
+    return _appeals(session, AppealRow.case_id == case_id)
+
+
+def last_appeals(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, Appeal]:
+    """The last appeal of each of these cases that had one."""
+    return {appeal.case_id: appeal for appeal in _appeals(session, AppealRow.case_id.in_(case_ids))}
+
+
+def _appeals(session: Session, where: ColumnElement[bool]) -> list[Appeal]:
     rows = session.scalars(
         select(AppealRow)
-        .where(AppealRow.case_id == case_id)
+        .where(where)
         .order_by(AppealRow.created_at, AppealRow.id)
         .execution_options(populate_existing=True)
     )

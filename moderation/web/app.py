@@ -93,14 +93,19 @@ def _api(**options: Any) -> FastAPI:
 def document() -> dict[str, Any]:
     """The OpenAPI document, with what FastAPI cannot see.
 
-    A batch's items are read one by one: each is a `CaseIn`, as for a single case. Every answer that is no success is a
-    problem, in the media type of problems (RFC 9457). No setting changes the document: it is made once in a process.
+    A batch's items are read one by one: each is a `CaseIn`, as for a single case. Every call with a body may refuse its
+    size and its type. Every answer that is no success is a problem, in the media type of problems (RFC 9457). No
+    setting changes the document: it is made once in a process.
     """
     document = _api().openapi()
     document["components"]["schemas"].setdefault("CaseIn", CaseIn.model_json_schema())
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for calls in document["paths"].values():
         for call in calls.values():
+            if "requestBody" in call:
+                call["responses"] |= {
+                    str(status): dict(answer) for status, answer in problems.OF_BODIES.items()
+                }
             for status, answer in call["responses"].items():
                 if int(status) >= 400:
                     answer["content"] = problem

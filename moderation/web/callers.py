@@ -1,4 +1,4 @@
-"""Who calls, and whether we know the call: platforms' API keys as bearer tokens, and the parameters."""
+"""Who calls, and whether we know the call: platforms' API keys as bearer tokens, the parameters, the body's type."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from moderation.accounts.keys import Key, find_key, touch_key
-from moderation.web.problems import ScopeMissing, Unauthenticated
+from moderation.web.problems import NotJson, ScopeMissing, Unauthenticated
 from moderation.web.services import Services, ServicesDep
 
 _bearer = HTTPBearer(auto_error=False, description="An API key from `bonafide keys add NAME`.")
@@ -99,3 +99,20 @@ def _only_known_parameters(request: Request, key: Annotated[Key, Depends(_caller
 
 
 OnlyKnownParameters = Depends(_only_known_parameters)
+
+
+async def _only_json(request: Request, key: Annotated[Key, Depends(_caller)]) -> None:
+    """Refuse a body that does not say that it is JSON: FastAPI would call it no object. An empty one is missing."""
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    if route.body_field is None or is_json or not await request.body():
+        return
+    hint = ""
+    if kind.startswith(("multipart/", "image/")):
+        hint = ". A picture goes to the URL that POST /v1/uploads gives; then its case names it"
+    raise NotJson(f"send JSON with the header Content-Type: application/json{hint}")
+
+
+OnlyJson = Depends(_only_json)

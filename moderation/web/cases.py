@@ -2,12 +2,15 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import AwareDatetime, ValidationError
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Basis, Label, Technique
@@ -25,18 +28,18 @@ from moderation.database.cases import (
 )
 from moderation.database.queue import PageEnd
 from moderation.database.queue import read_cursor as read_place
-from moderation.database.review import standing_decisions
+from moderation.database.review import appealed_decisions, last_appeals, standing_decisions
 from moderation.database.search import Search, SearchField, search_cases
-from moderation.decisions import Decision, Outcome
+from moderation.decisions import Appeal, Decision, Outcome
 from moderation.errors import CaseArchived, CursorUnreadable, RequestRefused, TransitionRefused
 from moderation.evidence.related import Related, lists_with, related_to
 from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
 from moderation.intake import Accepted
-from moderation.presentation import artifact_json, decision_json, told_face, told_verdict
+from moderation.presentation import appeal_json, artifact_json, decision_json, told_face, told_verdict
 from moderation.rollouts.rollout_rows import bases_of
-from moderation.web.callers import Eraser, OnlyKnownParameters, Reader, Submitter
+from moderation.web.callers import Eraser, OnlyJson, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
@@ -52,6 +55,7 @@ from moderation.wire import (
     ImageIn,
     Links,
     ListedOut,
+    Moment,
     Problem,
     RelatedOut,
     RelatedPage,
@@ -59,7 +63,7 @@ from moderation.wire import (
     UploadOut,
 )
 
-router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 
 IdempotencyKey = Annotated[
     str | None,
@@ -114,9 +118,11 @@ def post_cases(
 
     With an Idempotency-Key the whole call may be repeated: item n gives the same case again.
     """
-    if len(body.cases) > services.settings.batch_items_at_most:
-        raise RequestRefused(
-            f"{len(body.cases)} items in one call; at most {services.settings.batch_items_at_most}"
+    at_most = services.settings.batch_items_at_most
+    if len(body.cases) > at_most:
+        said = f"has {len(body.cases):,} items; at most {at_most:,} are taken in one call"
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("body", "cases"), "ctx": {"error": said}}]
         )
     read = [_read_item(item) for item in body.cases]
     openings = [
@@ -161,20 +167,23 @@ def get_case(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     with services.database.transaction() as session:
-        case = require_case(session, case_id)
-        # Erasing, archiving and new evidence are no moves, so the case's version does not show them.
-        beside = evidence_of(session, [case_id]).get(case_id)
-        kept = ("-erased" if case.erased_at else "") + ("-archived" if case.archive_id else "")
-        kept += f"-{beside.gatherer}" if beside is not None else ""
-        tag = f'"{case.version}{kept}"'
-        if if_none_match == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        analysis = shown_analyses(session, [case_id]).get(case_id)
-        decision = standing_decisions(session, [case_id]).get(case_id)
-        archived = archived_cases(session, [case]).get(case_id)
-        basis = _basis(bases_of(session, _fingerprints([analysis])), analysis)
-    shown = show_case(case, analysis, decision, archived, beside, basis).model_dump_json()
+        shown = _show_cases(session, [require_case(session, case_id)])[0].model_dump_json()
+    # Of the answer itself: erasing, archiving, new evidence and measured effects are no moves of the case, and its
+    # version does not show them.
+    tag = f'"{hashlib.sha256(shown.encode()).hexdigest()[:32]}"'
+    if _is_known(tag, if_none_match):
+        return Response(status_code=304, headers={"ETag": tag})
     return Response(shown, media_type="application/json", headers={"ETag": tag})
+
+
+#: Entity tags of a list, without the mark of weak ones. A tag may hold a comma.
+_TAGS = re.compile(r'(?:W/)?("[^"]*")')
+
+
+def _is_known(tag: str, if_none_match: str | None) -> bool:
+    """Whether the header If-None-Match names this tag, strong or weak, in a list or as `*` (RFC 9110, 13.1.2)."""
+    given = (if_none_match or "").strip()
+    return given == "*" or tag in _TAGS.findall(given)
 
 
 @router.get(
@@ -237,16 +246,16 @@ def get_cases(
     state: CaseState | None = None,
     source: _Sought = None,
     external_id: _Sought = None,
-    since: Annotated[AwareDatetime | None, _moment("Opened at or after")] = None,
-    until: Annotated[AwareDatetime | None, _moment("Opened before")] = None,
+    since: Annotated[Moment | None, _moment("Opened at or after")] = None,
+    until: Annotated[Moment | None, _moment("Opened before")] = None,
     verdict: Annotated[
         Label | Literal["none"] | None,
         Query(description="What the model says; `none`: it ended without a verdict."),
     ] = None,
     technique: Annotated[Technique | None, Query(description="Of the verdict.")] = None,
     outcome: Annotated[Outcome | None, Query(description="Of the decision that stands.")] = None,
-    decided_since: Annotated[AwareDatetime | None, _moment("Decided at or after")] = None,
-    decided_until: Annotated[AwareDatetime | None, _moment("Decided before")] = None,
+    decided_since: Annotated[Moment | None, _moment("Decided at or after")] = None,
+    decided_until: Annotated[Moment | None, _moment("Decided before")] = None,
     cursor: _Cursor = None,
     limit: _Limit = 50,
 ) -> CasePage:
@@ -269,12 +278,13 @@ def get_cases(
         if wanted.by_decision:
             place = None if cursor is None else read_place(cursor)
             after = None if place is None else (place.at, place.id)
-            cases = page_of_decided(session, wanted, after=after, limit=limit)
+            found = page_of_decided(session, wanted, after=after, limit=limit + 1)
         else:
-            cases = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+            found = page_of_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit + 1)
+        cases = found[:limit]
         shown = _show_cases(session, cases)
-    more = cases[-1] if len(cases) == limit else None
-    return CasePage(cases=shown, next_cursor=None if more is None else _cursor_after(more, wanted))
+    more = len(found) > limit
+    return CasePage(cases=shown, next_cursor=_cursor_after(cases[-1], wanted) if more else None)
 
 
 def _cursor_after(last: Case, wanted: Filter) -> str:
@@ -310,16 +320,19 @@ def get_found(
     """The newest first. An erased case is found only by its id."""
     wanted = Search(q, field, source)
     with services.database.transaction() as session:
-        ids = search_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit)
+        found = search_cases(session, wanted, older_than=_read_cursor(cursor), limit=limit + 1)
+        ids = found[:limit]
         shown = _show_cases(session, find_cases(session, ids))
-    return CasePage(cases=shown, next_cursor=_cursor(ids[-1]) if len(ids) == limit else None)
+    return CasePage(cases=shown, next_cursor=_cursor(ids[-1]) if len(found) > limit else None)
 
 
 def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     ids = [case.id for case in cases]
     analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
     archived, evidence = archived_cases(session, cases), evidence_of(session, ids)
-    bases = bases_of(session, _fingerprints(analyses.values()))
+    appeals = last_appeals(session, ids)
+    appealed = appealed_decisions(session, appeals.values())
+    bases = bases_of(session, {stored.analysis.fingerprint for stored in analyses.values()})
     return [
         show_case(
             case,
@@ -328,13 +341,11 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
             archived.get(case.id),
             evidence.get(case.id),
             _basis(bases, analyses.get(case.id)),
+            appeals.get(case.id),
+            appealed.get(case.id),
         )
         for case in cases
     ]
-
-
-def _fingerprints(stored: Iterable[StoredAnalysis | None]) -> set[str]:
-    return {one.analysis.fingerprint for one in stored if one is not None}
 
 
 def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis | None:
@@ -402,6 +413,8 @@ def show_case(
     archived: Archived | None = None,
     beside: StoredEvidence | None = None,
     basis: Basis | None = None,
+    appeal: Appeal | None = None,
+    appealed: Decision | None = None,
 ) -> CaseOut:
     """A case for platforms. A case that is not ready shows no analysis, even if it had one before."""
     analysis = stored.analysis if stored is not None and case.refusal is None else None
@@ -436,6 +449,8 @@ def show_case(
         "reused_from": None if analysis is None else analysis.reused_from,
         "stage": case.stage,
         "decision": None if decision is None else decision_json(decision),
+        "appeal": None if appeal is None else appeal_json(appeal),
+        "appealed_decision": None if appealed is None else decision_json(appealed),
         "archived": None if archived is None else {"at": archived.at, "place": archived.place},
         "evidence": None if beside is None else _evidence(beside, analysis),
         "withdrawn_at": case.withdrawn_at,

@@ -9,12 +9,12 @@ from pydantic import JsonValue, ValidationError
 from moderation.database.cases import Opening
 from moderation.errors import RequestRefused
 from moderation.notifications import Created, created_objects
-from moderation.web.callers import OnlyKnownParameters, Submitter
+from moderation.web.callers import OnlyJson, OnlyKnownParameters, Submitter
 from moderation.web.problems import RESPONSES, TOO_MANY
 from moderation.web.services import ServicesDep
 from moderation.wire import CaseIn, ImageIn, Response
 
-router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 
 
 class NotificationOut(Response):

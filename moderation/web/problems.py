@@ -52,6 +52,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+#: The extra answers of calls that read a body.
+OF_BODIES: dict[int | str, dict[str, Any]] = {
+    status: {"description": meaning}
+    for status, meaning in {
+        413: "`request_too_large`: the body has more bytes than are read",
+        415: "`unsupported_media_type`: the body's Content-Type is not application/json",
+    }.items()
+}
+
 #: The extra answer of calls that open cases.
 TOO_MANY: dict[int | str, dict[str, Any]] = {
     429: {
@@ -83,6 +92,12 @@ class RequestTooLarge(BonafideError):
     code = "request_too_large"
 
 
+class NotJson(BonafideError):
+    """A body comes as something else than JSON, by its Content-Type."""
+
+    code = "unsupported_media_type"
+
+
 def status_of(error: BonafideError) -> int:
     """The HTTP status that tells a client what to do next."""
     match error:
@@ -100,6 +115,8 @@ def status_of(error: BonafideError) -> int:
             return 429
         case RequestTooLarge():
             return 413
+        case NotJson():
+            return 415
         case _Refused():
             return 422
         case Unavailable():
@@ -164,6 +181,18 @@ def _place(error: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     return field_name(inside) or "the body", {"pointer": pointer, "detail": said}
 
 
+def _not_json(error: ValueError | RecursionError) -> dict[str, Any]:
+    """Why Python's reader gave a body up that need not even be wrong as JSON, in the form of pydantic's errors."""
+    match error:
+        case UnicodeDecodeError():
+            why = "it is not in UTF-8"
+        case RecursionError():
+            why = "it is nested too deeply"
+        case _:
+            why = "a number in it has too many digits"
+    return {"type": "json_invalid", "loc": ("body",), "ctx": {"error": why}}
+
+
 def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     return Response(
         problem.model_dump_json(exclude_none=True),
@@ -210,6 +239,15 @@ def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -
 
     def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400:
+            # FastAPI answers so to whatever stops it while it reads a body, and names the cause.
+            match error.__cause__:
+                case BonafideError() as ours:
+                    return on_ours(request, ours)
+                case ValueError() | RecursionError() as unread:
+                    return answer(invalid([_not_json(unread)], _request_id(request)))
+                case _:
+                    pass
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         detail = str(error.detail)
         problem = Problem(

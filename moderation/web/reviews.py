@@ -14,7 +14,7 @@ from moderation.decisions import ArtifactAnswer, Judgement
 from moderation.errors import PersonNotFound, StaleCase
 from moderation.people import Person
 from moderation.presentation import appeal_json, decision_json
-from moderation.web.callers import OnlyKnownParameters, Reader, Reviewer, Submitter
+from moderation.web.callers import OnlyJson, OnlyKnownParameters, Reader, Reviewer, Submitter
 from moderation.web.problems import RESPONSES
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import (
@@ -31,7 +31,9 @@ from moderation.wire import (
     ReviewerIn,
 )
 
-router = APIRouter(prefix="/v1/cases/{case_id}", responses=RESPONSES, dependencies=[OnlyKnownParameters])
+router = APIRouter(
+    prefix="/v1/cases/{case_id}", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson]
+)
 
 _NOT_FOUND: dict[str, Any] = {"model": Problem, "description": "No case, or no reviewer, is known by this"}
 _CONFLICT: dict[str, Any] = {

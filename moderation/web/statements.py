@@ -1,12 +1,13 @@
-"""The draft of a statement of reasons for the current decision."""
+"""The draft of a statement of reasons for the current decision, or for one whose appeal is open."""
 
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 
 from moderation.database.cases import require_case
-from moderation.database.review import standing_decisions
+from moderation.database.review import appealed_decisions, last_appeals, standing_decisions
 from moderation.decisions import Decision
 from moderation.errors import NothingDecided
 from moderation.evidence.rows import evidence_of
@@ -38,26 +39,42 @@ def get_statement(
 ) -> StatementOut:
     """A draft for you to complete, in the fields of the EU's transparency database (DSA, art. 17).
 
-    It has fixed sentences without personal data. `statement` is null when the decision restricts nothing.
+    While an appeal is open, it states the decision that is appealed against. It has fixed sentences without personal
+    data. `statement` is null when the decision restricts nothing.
     """
-    decision, draft = draft_of(services, case_id, restriction, harm, origin)
+    drafted = draft_of(services, case_id, restriction, harm, origin)
+    draft = drafted.draft
     return StatementOut(
         case=case_id,
-        decision=decision.id,
+        decision=drafted.decision.id,
+        appealed=drafted.appealed,
         facts=draft.facts,
         statement=None if draft.statement is None else dict(draft.statement),
         to_check=dict(draft.to_check),
     )
 
 
+@dataclass(frozen=True)
+class Drafted:
+    """A draft, and the decision that it states."""
+
+    decision: Decision
+    #: Whether an appeal of the decision is open: another person decides again.
+    appealed: bool
+    draft: StatementDraft
+
+
 def draft_of(
     services: Services, case_id: UUID, restriction: Restriction, harm: Harm, origin: Origin
-) -> tuple[Decision, StatementDraft]:
-    """The current decision, and the draft for it. Raise CaseNotFound or NothingDecided."""
+) -> Drafted:
+    """The draft for the current decision, or for the one whose appeal is open. Raise CaseNotFound or NothingDecided."""
     with services.database.transaction() as session:
         case = require_case(session, case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
+        open_ones = [one for one in last_appeals(session, [case_id]).values() if one.resolved_by is None]
+        appealed = appealed_decisions(session, open_ones).get(case_id)
         beside = evidence_of(session, [case_id]).get(case_id)
+    decision = decision or appealed
     if decision is None:
         raise NothingDecided("nothing is decided about this case")
     draft = statement(
@@ -68,4 +85,4 @@ def draft_of(
         origin=origin,
         evidence=statement_sentences(beside and beside.evidence),
     )
-    return decision, draft
+    return Drafted(decision, decision is appealed, draft)

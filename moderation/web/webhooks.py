@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from moderation.database.outbox import Kind
-from moderation.web.callers import OnlyKnownParameters, WebhookManager
+from moderation.web.callers import OnlyJson, OnlyKnownParameters, WebhookManager
 from moderation.web.problems import RESPONSES
 from moderation.web.services import ServicesDep
 from moderation.webhooks.delivery_rows import Endpoint
@@ -20,7 +20,7 @@ from moderation.wire import (
     WebhookOut,
 )
 
-router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
+router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 #: For the `webhooks` section of the OpenAPI document: what we send, not what is called.
 told = APIRouter()
 
@@ -85,10 +85,11 @@ def get_deliveries(
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DeliveryPage:
-    found = services.webhooks.deliveries(endpoint_id, limit=limit, before=cursor)
+    found = services.webhooks.deliveries(endpoint_id, limit=limit + 1, before=cursor)
+    shown = found[:limit]
     return DeliveryPage(
-        deliveries=[DeliveryOut.model_validate(one) for one in found],
-        next_cursor=found[-1].id if len(found) == limit else None,
+        deliveries=[DeliveryOut.model_validate(one) for one in shown],
+        next_cursor=shown[-1].id if len(found) > limit else None,
     )
 
 

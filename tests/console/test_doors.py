@@ -473,3 +473,18 @@ def test_an_erased_case_says_so_and_offers_neither_picture_nor_question_nor_appe
     assert visitor.get(f"/cases/{case_id}/picture").status_code == 404
     with database.transaction() as session:
         assert session.scalars(text("SELECT kind FROM views WHERE kind = 'sent'")).all() == []
+
+
+def test_the_statement_of_an_appealed_decision_stays_readable_and_says_so(
+    reviewer: TestClient, database: Database, settings: Settings, rosa: Person
+) -> None:
+    review = a_review(database, settings)
+    case_id = ready(database)
+    decide(review, database, rosa, case_id, Outcome.DEEPFAKE)
+    decided = reviewer.get(f"/cases/{case_id}/statement")
+    review.appeal(case_id, "it is me", actor="platform:testers")
+
+    appealed = reviewer.get(f"/cases/{case_id}/statement")
+
+    assert (decided.status_code, appealed.status_code) == (200, 200)
+    assert ["is appealed" in page.text for page in (decided, appealed)] == [False, True]

@@ -9,22 +9,34 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from moderation.accounts.keys import USUAL_SCOPES, add_key, revoke_key
 from moderation.analysis import Basis, Technique
 from moderation.archive.erasure import erase_case
 from moderation.client import ApiProblem, BonaFide
-from moderation.database.analyses import record_analysis
+from moderation.database.analyses import insert_effects, record_analysis
 from moderation.database.connection import Database
 from moderation.database.questions import insert_question
+from moderation.database.tables import AnalysisRow
 from moderation.decisions import Outcome
 from moderation.local import as_role
 from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.web.sessions import COOKIE
-from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide, new_id, undecided, with_verdict
+from tests.builders import (
+    a_face_analysis,
+    a_verdict,
+    an_analysis,
+    an_artifact,
+    an_effect,
+    bona_fide,
+    new_id,
+    undecided,
+    with_verdict,
+)
 from tests.integration.conftest import accepted, begun, enrolled, ready, refused, serving
 from tests.integration.deciding import a_review, decide
 
@@ -138,6 +150,68 @@ def test_what_is_no_json_is_said_to_be_none(api: TestClient) -> None:
     assert problem["errors"][0]["pointer"] == ""
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\xff\xd8\xff\xe0 a picture", id="bytes of a JPEG"),
+        pytest.param(b'{"image": "\xe9"}', id="Latin-1"),
+        pytest.param(b"[" * 100_000, id="nested without end"),
+        pytest.param(b'{"priority": ' + b"9" * 5_000 + b"}", id="a number without end"),
+        pytest.param(b'{"image"', id="cut off"),
+    ],
+)
+def test_every_body_that_is_no_json_has_one_code(api: TestClient, body: bytes) -> None:
+    reply = api.post("/v1/cases", content=body, headers=AS_JSON)
+
+    assert _problem(reply) == (422, "invalid_request")
+    assert reply.json()["errors"][0]["pointer"] == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "to_uploads"),
+    [
+        (None, False),
+        ("application/x-www-form-urlencoded", False),
+        ("text/plain; charset=utf-8", False),
+        ("multipart/form-data; boundary=x", True),
+        ("image/jpeg", True),
+    ],
+)
+def test_a_body_of_another_type_is_told_what_to_send(
+    api: TestClient, kind: str | None, to_uploads: bool
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+
+    reply = api.post("/v1/cases", content=json.dumps({"image": IMAGE}), headers=headers)
+
+    assert _problem(reply) == (415, "unsupported_media_type")
+    assert "application/json" in reply.json()["detail"]
+    assert ("/v1/uploads" in reply.json()["detail"]) is to_uploads
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"]
+)
+def test_json_by_another_name_is_read(api: TestClient, kind: str) -> None:
+    reply = api.post("/v1/cases", content=json.dumps({"image": IMAGE}), headers={"Content-Type": kind})
+
+    assert reply.status_code == 202
+
+
+def test_a_call_without_a_body_takes_any_type_and_an_empty_body_is_missing(api: TestClient) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    case = api.post("/v1/cases", json={"image": IMAGE}).json()
+
+    assert api.post(f"{case['links']['self']}/withdraw", content="", headers=form).status_code == 200
+    assert _problem(api.post("/v1/cases", content="", headers=form)) == (422, "invalid_request")
+
+
+def test_every_call_with_a_body_documents_how_it_refuses_one(api: TestClient) -> None:
+    for path, methods in api.get("/openapi.json").json()["paths"].items():
+        for call in methods.values():
+            assert ({"413", "415"} <= set(call["responses"])) is ("requestBody" in call), path
+
+
 def test_an_item_of_a_batch_is_told_of_in_the_same_words(api: TestClient) -> None:
     reply = api.post("/v1/cases/batch", json={"cases": [{"image": IMAGE, "query": 1}]})
 
@@ -151,6 +225,12 @@ def test_an_item_of_a_batch_is_told_of_in_the_same_words(api: TestClient) -> Non
     [
         ("limit=0", "limit", "the parameter limit should be greater than or equal to 1"),
         ("since=2026-11-23T04:00", "since", "needs its time zone"),
+        ("since=2026-11-23T04:00:00+00:00", "since", "%2B"),
+        ("until=2026-11-23T04:00:00.5+0100", "until", "%2B"),
+        ("decided_since=2026-11-23%2004:00+01:00", "decided_since", "%2B"),
+        ("since=99999999999", "since", "RFC 3339"),
+        ("decided_until=-1.5", "decided_until", "RFC 3339"),
+        ("until=yesterday", "until", "RFC 3339"),
         ("source=%00", "source", "the parameter source holds a NUL"),
         ("sorce=x", "sorce", "the parameter sorce is not known here"),
         ("source=a&source=b", "source", "the parameter source is given more than once"),
@@ -184,6 +264,8 @@ def test_whoever_has_no_key_is_told_that_before_anything_else(api: TestClient) -
     reply = api.get("/v1/cases?surprise=1", headers={"Authorization": ""})
 
     assert _problem(reply) == (401, "unauthenticated")
+    unread = api.post("/v1/cases", content="x", headers={"Authorization": ""})
+    assert _problem(unread) == (401, "unauthenticated")
 
 
 def test_a_batch_answers_for_every_item_in_order(api: TestClient) -> None:
@@ -235,7 +317,8 @@ def test_a_whole_batch_may_be_sent_again(api: TestClient) -> None:
 def test_a_batch_over_the_limit_is_refused_whole(api: TestClient) -> None:
     reply = api.post("/v1/cases/batch", json={"cases": [{"image": IMAGE}] * 1001})
 
-    assert _problem(reply) == (422, "request_refused")
+    assert _problem(reply) == (422, "invalid_request")
+    assert [error["pointer"] for error in reply.json()["errors"]] == ["/cases"]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +371,28 @@ def test_pages_hold_every_case_once_the_newest_first(api: TestClient, database: 
             break
 
     assert seen == made[::-1]
+
+
+@pytest.mark.parametrize("query", ["/v1/cases?", "/v1/cases?outcome=bona_fide&", "/v1/search?q=avatars&"])
+def test_a_last_page_that_is_full_has_no_cursor(
+    api: TestClient, database: Database, settings: Settings, query: str
+) -> None:
+    review, ada = a_review(database, settings), enrolled(database)
+    for _ in range(4):
+        decide(review, database, ada, ready(database, source="avatars"), BONA_FIDE)
+
+    first = api.get(f"{query}limit=2").json()
+    last = api.get(f"{query}limit=2&cursor={first['next_cursor']}").json()
+
+    assert len({case["id"] for page in (first, last) for case in page["cases"]}) == 4
+    assert last["next_cursor"] is None
+
+
+def test_times_are_read_as_the_standard_writes_them(api: TestClient, database: Database) -> None:
+    case_id = str(accepted(database))
+
+    for moment in ("2020-01-01T00:00:00Z", "2020-01-01t00:00:00.25z", "2020-01-01 00:00:00%2B01:00"):
+        assert _ids(api, f"since={moment}") == [case_id]
 
 
 def test_filters_show_what_fits(api: TestClient, database: Database) -> None:
@@ -549,6 +654,43 @@ def test_a_case_that_did_not_change_is_not_sent_again(api: TestClient, database:
     assert api.get(f"/v1/cases/{case_id}", headers={"If-None-Match": tag}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        pytest.param("W/TAG", True, id="weak"),
+        pytest.param('"other", W/TAG', True, id="in a list"),
+        pytest.param('"with, comma",TAG', True, id="after one with a comma"),
+        pytest.param(" * ", True, id="any"),
+        pytest.param('"other"', False, id="another"),
+        pytest.param('"*"', False, id="a star in quotes is a tag"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+def test_a_tag_is_compared_as_the_standard_says(
+    api: TestClient, database: Database, given: str, known: bool
+) -> None:
+    place = f"/v1/cases/{accepted(database)}"
+    tag = api.get(place).headers["etag"]
+
+    reply = api.get(place, headers={"If-None-Match": given.replace("TAG", tag)})
+
+    assert (reply.status_code, reply.headers["etag"]) == (304 if known else 200, tag)
+
+
+def test_an_effect_that_is_measured_later_is_sent(api: TestClient, database: Database) -> None:
+    place = f"/v1/cases/{ready(database)}"
+    before = api.get(place)
+    assert before.json()["rationale"][0]["effect"] is None
+    measured = a_face_analysis(rationale=(an_artifact(effect=an_effect()),))
+    with database.transaction() as session:
+        insert_effects(session, session.scalars(select(AnalysisRow.id)).one(), (measured,))
+
+    after = api.get(place, headers={"If-None-Match": before.headers["etag"]})
+
+    assert after.status_code == 200
+    assert after.json()["rationale"][0]["effect"] is not None
+
+
 def test_what_is_not_there_is_a_problem_too(api: TestClient) -> None:
     assert _problem(api.get(f"/v1/cases/{new_id()}")) == (404, "case_not_found")
     assert _problem(api.get("/v1/cases/not-a-uuid")) == (422, "invalid_request")
@@ -558,6 +700,8 @@ def test_what_is_not_there_is_a_problem_too(api: TestClient) -> None:
 
 def test_a_body_that_is_too_large_is_not_read(api: TestClient) -> None:
     assert _problem(api.post("/v1/cases", content=b"x" * (17 * 2**20))) == (413, "request_too_large")
+    in_pieces = (b"x" * 2**20 for _ in range(17))
+    assert _problem(api.post("/v1/cases", content=in_pieces, headers=AS_JSON)) == (413, "request_too_large")
 
 
 def test_an_upload_is_a_signed_put_and_then_a_case(api: TestClient) -> None:

@@ -14,11 +14,13 @@ from moderation.database.connection import Database
 from moderation.database.review import decisions_of
 from moderation.decisions import Answer, Outcome
 from moderation.people import Person
+from moderation.review import Review
 from moderation.settings import Settings
 from moderation.web.app import create_app
 from moderation.wire import ArtifactAnswerIn
 from tests.builders import a_face_analysis, a_verdict, an_analysis, new_id
 from tests.integration.conftest import accepted, enrolled, ready, serving
+from tests.integration.deciding import decide
 
 
 @pytest.fixture
@@ -74,6 +76,56 @@ def test_a_platforms_reviewer_claims_decides_and_the_uploader_appeals(
     with pytest.raises(ApiProblem) as refusal:
         client.claim(case_id, reviewer=ada.email)
     assert _code(refusal) == (409, "same_reviewer")
+
+
+def test_an_open_appeal_is_read_with_the_decision_that_it_is_against(
+    client: BonaFide, database: Database, ada: Person, grace: Person, certain: Settings
+) -> None:
+    review = Review(database, certain.model_copy(update={"reason_required": "never"}))
+    case_id = ready(database)
+    first = decide(review, database, ada, case_id, Outcome.DEEPFAKE)
+    assert client.case(case_id).appeal is None
+
+    appeal = client.appeal(case_id, "it is a wedding photo", external_id="a-7")
+
+    (listed,) = client.cases()
+    for case in (client.case(case_id), listed):
+        assert (case.decision, case.appeal) == (None, appeal)
+        assert case.appealed_decision is not None
+        assert case.appealed_decision.id == appeal.decision == first.id
+    assert (appeal.appellant, appeal.reason, appeal.resolved_by) == (
+        "platform:testers",
+        "it is a wedding photo",
+        None,
+    )
+    stated = client.statement(case_id)
+    assert (stated.decision, stated.appealed) == (first.id, True)
+    assert stated.statement is not None
+
+    second = decide(review, database, grace, case_id, Outcome.BONA_FIDE)
+
+    answered = client.case(case_id)
+    assert answered.decision is not None
+    assert answered.appeal is not None
+    assert answered.appealed_decision is not None
+    assert answered.decision.id == answered.appeal.resolved_by == second.id
+    assert answered.appealed_decision.id == first.id
+    stated = client.statement(case_id)
+    assert (stated.decision, stated.appealed) == (second.id, False)
+
+
+def test_platforms_do_not_learn_which_person_appealed(
+    client: BonaFide, database: Database, ada: Person, lead: Person, certain: Settings
+) -> None:
+    review = Review(database, certain.model_copy(update={"reason_required": "never"}))
+    case_id = ready(database)
+    decide(review, database, ada, case_id, Outcome.DEEPFAKE)
+
+    review.appeal(case_id, "look at the ears", actor=lead.actor, person=lead)
+
+    appeal = client.case(case_id).appeal
+    assert appeal is not None
+    assert appeal.appellant == "reviewer"
 
 
 def test_a_released_case_is_anybodys(client: BonaFide, database: Database, ada: Person) -> None:

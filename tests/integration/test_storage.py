@@ -5,6 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -45,6 +46,14 @@ def test_the_bytes_come_back_with_their_digest(storage: Storage) -> None:
 def test_what_cannot_be_read_says_why(storage: Storage, image: ImageRef, error: type[Exception]) -> None:
     with pytest.raises(error):
         storage.fetch_image(image)
+
+
+def test_a_version_in_a_store_that_keeps_none_is_missing(storage: Storage) -> None:
+    image = storage.put_image("unversioned.jpg", b"x", "image/jpeg")
+    assert image.version_id is None
+
+    with pytest.raises(ImageMissing, match="keeps no versions"):
+        storage.fetch_image(replace(image, version_id="3HL4kqtJlcpXroDTDmJ"))
 
 
 def test_a_bucket_that_we_allow_and_that_is_gone_is_our_fault(settings: Settings) -> None:

@@ -24,12 +24,13 @@ from sqlalchemy.exc import ProgrammingError
 from standardwebhooks import Webhook
 
 from moderation.accounts.keys import USUAL_SCOPES, add_key
-from moderation.analysis import Analysis, Basis
+from moderation.analysis import Analysis, Basis, Technique
 from moderation.cases import Refusal
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
 from moderation.database.moves import expire_leases, refuse_case
 from moderation.database.outbox import Kind, cancel, enqueue
+from moderation.decisions import Outcome
 from moderation.errors import DeliveryNotFound, EndpointNotFound, EndpointRefused
 from moderation.local import as_role
 from moderation.rollouts.rollout_rows import BundleFacts, note_bundles
@@ -47,7 +48,8 @@ from moderation.webhooks.endpoints import Webhooks
 from moderation.webhooks.post import TryFailed, check_url, is_public, post, read_retry_after
 from moderation.wire import WebhookOut
 from tests.builders import a_face_analysis, a_verdict, an_analysis, new_id
-from tests.integration.conftest import accepted, begun
+from tests.integration.conftest import accepted, begun, enrolled
+from tests.integration.deciding import a_review, decide
 from tests.operators.conftest import a_certificate
 from tests.receiver import Receiver, a_receiver
 
@@ -956,6 +958,20 @@ def test_an_endpoint_that_will_not_do_is_refused_by_the_api(
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
+def test_the_last_page_of_the_log_has_no_cursor(
+    api: TestClient, database: Database, endpoint: Endpoint
+) -> None:
+    for _ in range(4):
+        analyzed(database)
+    log = f"/v1/webhooks/{endpoint.id}/deliveries?limit=2"
+
+    first = api.get(log).json()
+    last = api.get(f"{log}&cursor={first['next_cursor']}").json()
+
+    assert len({one["id"] for page in (first, last) for one in page["deliveries"]}) == 4
+    assert last["next_cursor"] is None
+
+
 def test_an_endpoint_added_twice_by_the_api_is_one_and_its_secret_is_not_told_again(api: TestClient) -> None:
     body = {"url": "https://hooks.example.org/x"}
 
@@ -976,15 +992,27 @@ def test_a_key_that_may_only_submit_and_read_does_not_see_webhooks(
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
 
 
-def test_the_openapi_document_tells_what_is_sent(
-    api: TestClient, database: Database, courier: Courier, endpoint: Endpoint, receiver: Receiver
+def test_the_openapi_document_tells_everything_that_is_sent(
+    api: TestClient, database: Database, private: Settings, webhooks: Webhooks, endpoint: Endpoint
 ) -> None:
-    document = api.get("/openapi.json").json()
-    analyzed(database)
-    courier.deliver_due()
+    review, ada = a_review(database, private), enrolled(database)
+    case_id, gone = analyzed(database), accepted(database)
+    decide(review, database, ada, case_id, Outcome.DEEPFAKE, Technique.FS)
+    review.appeal(case_id, "It is me.", actor="platform:testers")
+    api.post(f"/v1/cases/{gone}/withdraw")
 
-    assert set(document["webhooks"]) == {kind.value for kind in Kind}
-    WebhookOut.model_validate(receiver.verified[0])
+    sent = {one.kind: one.body for one in webhooks.deliveries(endpoint.id)}
+
+    assert set(sent) == set(Kind)
+    assert set(api.get("/openapi.json").json()["webhooks"]) == {kind.value for kind in Kind}
+    for kind, body in sent.items():
+        read = WebhookOut.model_validate(body)
+        assert _fields(read.model_dump(mode="json", exclude_unset=True)) == _fields(body), kind
+
+
+def _fields(value: Any) -> Any:
+    """The names of all fields, at any depth."""
+    return {name: _fields(inner) for name, inner in value.items()} if isinstance(value, dict) else None
 
 
 def test_the_example_of_the_document_verifies_what_is_sent(

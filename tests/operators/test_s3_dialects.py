@@ -176,6 +176,9 @@ DIALECTS = [
         _whole(_error("XMinioInvalidObjectName"), 400), ImageMissing, id="a name that MinIO refuses"
     ),
     pytest.param(_whole(_error("KeyTooLongError"), 400), ImageMissing, id="a name that is too long"),
+    pytest.param(
+        _whole(_error("NotImplemented"), 501), StorageUnavailable, id="501, and no version was asked for"
+    ),
 ]
 
 
@@ -188,6 +191,14 @@ def test_a_store_that_answers_so(store: Store, storage: Storage, answer: Answer,
     else:
         with pytest.raises(expected):
             storage.fetch_image(ImageRef("flagged", "a.jpg"))
+
+
+@pytest.mark.parametrize("body", [_error("NotImplemented"), b""])
+def test_a_store_that_knows_no_versions_has_none(store: Store, storage: Storage, body: bytes) -> None:
+    store.answer = _whole(body, 501)
+
+    with pytest.raises(ImageMissing):
+        storage.fetch_image(ImageRef("flagged", "a.jpg", "v1"))
 
 
 def test_a_body_without_a_length_is_given_up_at_the_limit(store: Store, storage: Storage) -> None:

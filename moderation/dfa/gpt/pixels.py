@@ -15,6 +15,7 @@ import io
 import itertools
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -218,7 +219,10 @@ def _opened(shown: Shown, kind: str, limits: PixelLimits) -> Image.Image:
     """Read the file's header and check every limit."""
     if shown.layers:
         _check_size(shown.canvas, limits)
-    image = _opened_heic(shown.data, limits) if kind == "HEIC" else _opened_by_pillow(shown.data, kind)
+    if kind == "HEIC":
+        image = _opened_heic(shown.data, limits)
+    else:
+        image = _opened_by_pillow(shown.data, kind, at_most=limits.max_pixels)
     _check_size(image.size, limits)
     _check_frames(image, shown, limits)
     return image
@@ -233,16 +237,24 @@ def _check_frames(image: Image.Image, shown: Shown, limits: PixelLimits) -> None
         raise TooManyPixels("The frame of the animation that is seen longest comes after too many others.")
 
 
-def _opened_by_pillow(data: bytes, kind: str) -> Image.Image:
+def _opened_by_pillow(data: bytes, kind: str, *, at_most: int = PixelLimits.max_pixels) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=(kind,))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise TooManyPixels("The picture has more pixels than are decoded.") from error
+        raise TooManyPixels(_bomb_in_words(str(error), at_most)) from error
     except Exception as error:  # a plugin raises any error of its parser
         raise ImageCorrupt(f"The {kind} file is damaged: its header cannot be read.") from error
     # Pillow would take a TIFF's orientation from its XMP. No browser does.
     image.info.pop("xmp", None)
     return image
+
+
+def _bomb_in_words(said: str, at_most: int) -> str:
+    """Pillow's refusal with its number of pixels. Pillow refuses beyond a limit of its own, whatever ours is."""
+    found = re.search(r"\((\d+) pixels\)", said)
+    number = "too many" if found is None else f"{int(found[1]):,}"
+    at_most = min(at_most, Image.MAX_IMAGE_PIXELS or at_most)
+    return f"The picture has {number} pixels; at most {at_most:,} are decoded."
 
 
 def _opened_heic(data: bytes, limits: PixelLimits) -> Image.Image:

@@ -26,13 +26,15 @@ def show_statement(
     origin: Annotated[Origin, Query()] = Origin.VOLUNTARY,
 ) -> Response:
     """The draft in the fields of the EU's transparency database. The platform completes and sends it."""
-    _, draft = draft_of(services, case_id, restriction, harm, origin)
+    drafted = draft_of(services, case_id, restriction, harm, origin)
+    draft = drafted.draft
     return page(
         services,
         visitor,
         "statement.html",
         case_id=case_id,
         draft=draft,
+        appealed=drafted.appealed,
         printed=None if draft.statement is None else json.dumps(dict(draft.statement), indent=2),
         choices=(
             ("restriction", "What is done to the picture", list(Restriction), restriction),
