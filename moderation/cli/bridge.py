@@ -12,6 +12,7 @@ import structlog
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
+from moderation.cli.cases import open_client
 from moderation.client import ApiProblem, BonaFide
 from moderation.errors import NotificationUnreadable, SetupProblem
 from moderation.logs import configure_logs
@@ -67,7 +68,7 @@ def sqs(
     signal.signal(signal.SIGINT, end)
     queue = boto3.client("sqs", region_name=settings().s3_region)
     # One try each. We pause between tries ourselves: SIGTERM can end the pause, and messages stay hidden.
-    with BonaFide(settings().api_url, key.get_secret_value(), tries=1) as client:
+    with open_client(tries=1) as client:
         carry(queue, url, client, stop, once=once)
 
 

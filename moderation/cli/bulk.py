@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from moderation.cli import lists
-from moderation.cli.cases import object_at, open_client
+from moderation.cli.cases import open_client
 from moderation.cli.printing import print_json
-from moderation.client import BATCH, ApiProblem, BonaFide
+from moderation.client import BATCH, ApiProblem, BonaFide, image_at
 from moderation.errors import SetupProblem
 from moderation.wire import CaseIn, field_name, what_is_wrong
 
@@ -119,7 +119,7 @@ def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
 
 def _image(image: object) -> object:
     """The image as `CaseIn` takes it. `CaseIn` refuses what is neither text nor an object."""
-    return asdict(object_at(image)) if isinstance(image, str) else image
+    return asdict(image_at(image)) if isinstance(image, str) else image
 
 
 def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from moderation.analysis import Label
-from moderation.cases import CaseState, ImageRef
+from moderation.cases import CaseState
 from moderation.cli.pictures import pictures_of
 from moderation.cli.printing import AsJson, print_case, print_cases, print_json_lines, print_verdicts
 from moderation.client import ApiProblem, BonaFide
@@ -22,14 +22,17 @@ from moderation.wire import CaseOut
 _VERDICTS = (*Label, "none")
 
 
-def open_client() -> BonaFide:
-    """A client of the API that the settings name."""
+def open_client(*, tries: int = 5) -> BonaFide:
+    """A client of the API that the settings name. Raise SetupProblem."""
     key = settings().api_key
     if key is None:
         raise SetupProblem(
             "no API key: set BONAFIDE_API_KEY, or run this in the folder where `bonafide up` runs"
         )
-    return BonaFide(settings().api_url, key.get_secret_value())
+    try:
+        return BonaFide(settings().api_url, key.get_secret_value(), tries=tries)
+    except ValueError as error:
+        raise SetupProblem(f"BONAFIDE_API_URL or BONAFIDE_API_KEY cannot be used: {error}") from error
 
 
 def submit(
@@ -102,13 +105,7 @@ def _places(images: Iterable[str]) -> tuple[list[Path | str], bool]:
 def _submit_one(client: BonaFide, place: Path | str, flag: dict[str, Any]) -> UUID:
     if isinstance(place, Path):
         return client.submit_file(place, **flag).id
-    return client.submit(object_at(place), **flag).id
-
-
-def object_at(place: str) -> ImageRef:
-    """What s3://bucket/key names."""
-    bucket, _, key = place.removeprefix("s3://").partition("/")
-    return ImageRef(bucket, key)
+    return client.submit(place, **flag).id
 
 
 def status(
