@@ -47,7 +47,7 @@ def bridge() -> None:
 @app.command()
 def sqs(
     queue_url: Annotated[
-        str | None, typer.Argument(help="The queue. [default: BONAFIDE_BRIDGE_QUEUE_URL]")
+        str | None, typer.Argument(help="The queue.", show_default="BONAFIDE_BRIDGE_QUEUE_URL")
     ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Stop when the queue is empty, or the API takes nothing.")

@@ -42,7 +42,7 @@ def bulk(
         ),
     ],
     source: Annotated[
-        str | None, typer.Option(help="For lines without a source. [default: the key's name]")
+        str | None, typer.Option(help="For lines without a source.", show_default="the key's name")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="For lines without one.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=100, help="For lines without one.")] = 0,

@@ -48,10 +48,10 @@ _NO_CASE = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
 _TASK_OF = {QUESTION_QUEUE: ANSWER_QUESTION, RERUN_QUEUE: RERUN_CASE}
 
 
-def moment(meaning: str) -> Any:
-    """The option of a moment: a day, or a day and a time."""
+def moment(meaning: str, *, usual: str | None = None) -> Any:
+    """The option of a moment: a day, or a day and a time. `usual` says in words what happens without it."""
     forms = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
-    return typer.Option(help=meaning, formats=forms)
+    return typer.Option(help=meaning, formats=forms, show_default=usual or True)
 
 
 def in_utc(at: datetime | None) -> datetime | None:
@@ -257,7 +257,7 @@ def add(
     name: Annotated[str, typer.Argument(help="The key's owner; the default source of its cases.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"What it may do: {', '.join(SCOPES)}. [default: {', '.join(USUAL_SCOPES)}]"),
+        typer.Option(help=f"What it may do: {', '.join(SCOPES)}.", show_default=", ".join(USUAL_SCOPES)),
     ] = None,
     json_: AsJson = False,
 ) -> None:
