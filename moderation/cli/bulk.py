@@ -22,6 +22,9 @@ from moderation.wire import CaseIn, field_name, what_is_wrong
 
 _console = Console(stderr=True, highlight=False)
 
+#: Endings of files whose lines are JSON, even if the first is not.
+_JSON = (".jsonl", ".ndjson", ".json")
+
 
 @dataclass(frozen=True)
 class Line:
@@ -83,17 +86,23 @@ def _page(read: Iterator[Line], file: Path) -> list[Line]:
 def _read(lines: IO[str], file: Path, usual: Mapping[str, Any]) -> Iterator[Line]:
     if file.suffix.lower() in (".csv", ".tsv"):
         return (_line(number, cells, usual) for number, cells in lists.rows(lines, file))
-    return _read_json(lines, usual)
+    return _read_json(lines, file, usual)
 
 
-def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
+def _read_json(lines: IO[str], file: Path, usual: Mapping[str, Any]) -> Iterator[Line]:
+    known = file.suffix.lower() in _JSON or str(file) == "-"
     for number, text in enumerate(lines, start=1):
         if text.strip():
             try:
                 fields = json.loads(text)
             except (ValueError, RecursionError) as error:
+                if not known:
+                    raise SetupProblem(
+                        f"{file} does not hold JSON lines; a table's name ends in .csv or .tsv"
+                    ) from error
                 yield Line(number, text.strip()[:80], None, f"not JSON: {error}")
                 continue
+            known = True
             yield _line(number, fields, usual)
 
 
