@@ -69,7 +69,15 @@ def root(
 
 for command in (stack.up, stack.demo):
     app.command(rich_help_panel="Everything on this machine")(command)
-for command in (cases.submit, bulk.bulk, cases.status, cases.cases, cases.withdraw):
+for command in (
+    cases.submit,
+    bulk.bulk,
+    cases.status,
+    cases.cases,
+    cases.statement,
+    cases.appeal,
+    cases.withdraw,
+):
     app.command(rich_help_panel="Platforms")(command)
 for command in (model.analyze, model.chat):
     app.command(rich_help_panel="The model alone")(command)
