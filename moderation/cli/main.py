@@ -36,7 +36,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            # The checker's own name for our users' mistakes, which Typer repeats to them.
+            # Typer puts pydantic's name of the error before the sentence.
             error.message = error.message.removeprefix("Value error, ")
             raise
 
