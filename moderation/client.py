@@ -13,13 +13,14 @@ decision changes nothing. Only a question is not repeated when it may have arriv
 """
 
 import hashlib
+import json
 import mimetypes
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -45,6 +46,7 @@ from moderation.wire import (
     EndpointList,
     EndpointOut,
     ImageIn,
+    Problem,
     QuestionList,
     QuestionOut,
     RelatedPage,
@@ -63,6 +65,9 @@ _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 #: Seconds that a call waits when the API asks it to. If the API asks for more, the call fails at once.
 WAIT_AT_MOST = 60.0
 
+#: Where the API keeps what an id names.
+_PLACES = {"case": "/v1/cases", "endpoint": "/v1/webhooks", "delivery": "/v1/deliveries"}
+
 #: Items per call of `submit_many`: the API's limit.
 BATCH = 1000
 
@@ -77,6 +82,8 @@ class ApiProblem(Exception):
     retry_after: float | None = None
     #: For `invalid_request`: what is wrong with each field or parameter.
     errors: Sequence[Mapping[str, Any]] = ()
+    #: Of `submit_many`: the outcomes of the items before, which were flagged or refused already.
+    outcomes: Sequence[BatchOutcome] = ()
 
     def __init__(self, status: int, code: str, detail: str, request_id: str | None = None) -> None:
         super().__init__(detail)
@@ -101,11 +108,16 @@ class _Passing(Exception):
 
 
 class BonaFide:
-    """A connection to one Bona Fide API. Threads may share it. Close it, or use it in a `with`."""
+    """A connection to one Bona Fide API. Threads may share it. Close it, or use it in a `with`.
+
+    Raise ValueError for a URL or a key that can be none.
+    """
 
     def __init__(
         self, url: str, key: str, *, tries: int = 5, timeout: float = 30, http: httpx.Client | None = None
     ) -> None:
+        _check_url(url)
+        _check_key(key)
         self._http = http or httpx.Client(timeout=timeout)
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"}
@@ -124,7 +136,7 @@ class BonaFide:
 
     def submit(
         self,
-        image: ImageRef | ImageIn,
+        image: ImageRef | ImageIn | str,
         *,
         source: str | None = None,
         external_id: str | None = None,
@@ -133,7 +145,10 @@ class BonaFide:
         context: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> CaseAccepted:
-        """Flag one image that lies in a bucket Bona Fide may read. Raise ApiProblem."""
+        """Flag one image that lies in a bucket Bona Fide may read. Raise ApiProblem.
+
+        `image` may be its address, s3://bucket/key.
+        """
         body = {
             "image": _image(image),
             "source": source,
@@ -146,13 +161,29 @@ class BonaFide:
         return CaseAccepted.model_validate_json(reply.content)
 
     def submit_many(self, cases: Iterable[Mapping[str, Any]]) -> Iterator[BatchOutcome]:
-        """Flag any number of images; yield one outcome per item, in order. Items have the fields of `submit`."""
+        """Flag any number of images, a thousand per call of the API. Items have the fields of `submit`.
+
+        All are sent before it returns one outcome per item, in order: it does its work also when nobody reads them. A
+        bad item is refused in its place and harms no other. An outcome takes 1.6 KB: submit millions in
+        parts. Raise ApiProblem when the API takes no more; its `outcomes` are those of the items before.
+        """
+        outcomes: list[BatchOutcome] = []
         for items in _chunks(cases, BATCH):
-            bodies = [_without_none({**item, "image": _image(item["image"])}) for item in items]
-            reply = self._call(
-                "POST", "/v1/cases/batch", json={"cases": bodies}, idempotency_key=str(uuid4())
-            )
-            yield from BatchOut.model_validate_json(reply.content).outcomes
+            try:
+                outcomes += self._submit_batch(items)
+            except ApiProblem as problem:
+                problem.outcomes = outcomes
+                raise
+        return iter(outcomes)
+
+    def _submit_batch(self, items: Sequence[object]) -> Iterator[BatchOutcome]:
+        bodies = [_body(item) for item in items]
+        sent = [body for body in bodies if not isinstance(body, BatchOutcome)]
+        told: Iterator[BatchOutcome] = iter(())
+        if sent:
+            reply = self._call("POST", "/v1/cases/batch", json={"cases": sent}, idempotency_key=str(uuid4()))
+            told = iter(BatchOut.model_validate_json(reply.content).outcomes)
+        return (body if isinstance(body, BatchOutcome) else next(told) for body in bodies)
 
     def upload(self, data: bytes, media_type: str = "image/jpeg") -> ImageIn:
         """Upload an image to a bucket that Bona Fide reads, for platforms without their own bucket.
@@ -180,7 +211,7 @@ class BonaFide:
 
     def case(self, case_id: UUID | str) -> CaseOut:
         """One case as it is now. Raise ApiProblem with code `case_not_found`."""
-        return self._read(CaseOut, "GET", f"/v1/cases/{case_id}")
+        return self._read(CaseOut, "GET", _path("case", case_id))
 
     def cases(
         self,
@@ -188,18 +219,19 @@ class BonaFide:
         state: CaseState | str | None = None,
         source: str | None = None,
         external_id: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: date | str | None = None,
+        until: date | str | None = None,
         verdict: Label | str | None = None,
         technique: Technique | str | None = None,
         outcome: Outcome | str | None = None,
-        decided_since: datetime | None = None,
-        decided_until: datetime | None = None,
+        decided_since: date | str | None = None,
+        decided_until: date | str | None = None,
     ) -> Iterator[CaseOut]:
         """All cases that fit, the newest first, fetched page by page as you go on.
 
         `verdict="none"` means cases without a verdict. With `outcome`, `decided_since` or `decided_until` the last
-        decided cases come first. A time without a zone is local time.
+        decided cases come first. A time may be a text in ISO 8601; without a zone it is local time. Raise ValueError
+        for a text that is no time.
         """
         query = {
             "state": state,
@@ -225,7 +257,7 @@ class BonaFide:
 
     def related(self, case_id: UUID | str) -> RelatedPage:
         """Cases and lists with pictures that look like this one. A likeness alone proves nothing."""
-        return self._read(RelatedPage, "GET", f"/v1/cases/{case_id}/related")
+        return self._read(RelatedPage, "GET", _path("case", case_id, "/related"))
 
     def statement(
         self,
@@ -240,21 +272,21 @@ class BonaFide:
         Raise ApiProblem: `nothing_decided`.
         """
         query = _without_none({"restriction": restriction, "harm": harm, "origin": origin})
-        return self._read(StatementOut, "GET", f"/v1/cases/{case_id}/statement", params=query)
+        return self._read(StatementOut, "GET", _path("case", case_id, "/statement"), params=query)
 
     def withdraw(self, case_id: UUID | str) -> CaseOut:
         """Take an image back: its case ends without a decision, and nobody looks at it any more.
 
         The second call does nothing. Raise ApiProblem: `already_decided`, `case_erased`.
         """
-        return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/withdraw")
+        return self._read(CaseOut, "POST", _path("case", case_id, "/withdraw"))
 
     def erase(self, case_id: UUID | str) -> CaseOut:
         """Erase, for ever, the texts of a case that has ended and the place of its image.
 
         The second call does nothing.
         """
-        return self._read(CaseOut, "POST", f"/v1/cases/{case_id}/erase")
+        return self._read(CaseOut, "POST", _path("case", case_id, "/erase"))
 
     def wait(self, case_id: UUID | str, *, timeout: float = 300, every: float = 0.5) -> CaseOut:
         """Wait until the case is ready, with a verdict or a refusal, or withdrawn; return it. Raise TimeoutError."""
@@ -271,11 +303,11 @@ class BonaFide:
 
     def claim(self, case_id: UUID | str, *, reviewer: str) -> ClaimOut:
         """Claim a ready case for one of your reviewers, or renew the claim. Raise ApiProblem."""
-        return self._read(ClaimOut, "POST", f"/v1/cases/{case_id}/claim", json={"reviewer": reviewer})
+        return self._read(ClaimOut, "POST", _path("case", case_id, "/claim"), json={"reviewer": reviewer})
 
     def release(self, case_id: UUID | str, *, reviewer: str, token: int) -> None:
         """Release a case to the queue. Harmless when the claim was lost."""
-        self._call("POST", f"/v1/cases/{case_id}/release", json={"reviewer": reviewer, "token": token})
+        self._call("POST", _path("case", case_id, "/release"), json={"reviewer": reviewer, "token": token})
 
     def decide(
         self,
@@ -303,12 +335,12 @@ class BonaFide:
             "policy": policy,
             "feedback": [said.model_dump() for said in feedback],
         }
-        return self._read(DecisionOut, "POST", f"/v1/cases/{case_id}/decision", json=_without_none(body))
+        return self._read(DecisionOut, "POST", _path("case", case_id, "/decision"), json=_without_none(body))
 
     def appeal(self, case_id: UUID | str, reason: str, *, external_id: str | None = None) -> AppealOut:
         """Submit the uploader's appeal. Repeating an appeal returns the first one."""
         body = _without_none({"reason": reason, "external_id": external_id})
-        return self._read(AppealOut, "POST", f"/v1/cases/{case_id}/appeal", json=body)
+        return self._read(AppealOut, "POST", _path("case", case_id, "/appeal"), json=body)
 
     def ask(self, case_id: UUID | str, question: str, *, face: int | None = None) -> QuestionOut:
         """Ask DFA-GPT about a face, by its place in `faces` from 1. None: the first face that was judged.
@@ -316,13 +348,13 @@ class BonaFide:
         `questions` has the answer once a worker has given it. The call is not repeated when the question may have
         arrived: after `ApiUnreachable` or a 5xx, look into `questions`.
         """
-        path = f"/v1/cases/{case_id}/questions"
+        path = _path("case", case_id, "/questions")
         asked = {"question": question, **({} if face is None else {"face": face})}
         return self._read(QuestionOut, "POST", path, json=asked, repeatable=False)
 
     def questions(self, case_id: UUID | str) -> QuestionList:
         """The questions about a case, with their answers."""
-        return self._read(QuestionList, "GET", f"/v1/cases/{case_id}/questions")
+        return self._read(QuestionList, "GET", _path("case", case_id, "/questions"))
 
     # --- webhooks
 
@@ -339,20 +371,20 @@ class BonaFide:
 
     def remove_webhook(self, endpoint_id: UUID | str) -> None:
         """Remove an endpoint, with its waiting deliveries and its log."""
-        self._call("DELETE", f"/v1/webhooks/{endpoint_id}")
+        self._call("DELETE", _path("endpoint", endpoint_id))
 
     def rotate_webhook(self, endpoint_id: UUID | str) -> EndpointOut:
         """Make a new secret and return it. The old secret also signs until the next rotation."""
-        return self._read(EndpointOut, "POST", f"/v1/webhooks/{endpoint_id}/rotate", repeatable=False)
+        return self._read(EndpointOut, "POST", _path("endpoint", endpoint_id, "/rotate"), repeatable=False)
 
     def deliveries(self, endpoint_id: UUID | str) -> Iterator[DeliveryOut]:
         """The deliveries to an endpoint, the newest first, fetched page by page as you go on."""
-        for page in self._pages(DeliveryPage, f"/v1/webhooks/{endpoint_id}/deliveries", {}):
+        for page in self._pages(DeliveryPage, _path("endpoint", endpoint_id, "/deliveries"), {}):
             yield from page.deliveries
 
     def resend(self, delivery_id: UUID | str) -> DeliveryOut:
         """Send a delivery again, under the same webhook-id."""
-        return self._read(DeliveryOut, "POST", f"/v1/deliveries/{delivery_id}/resend")
+        return self._read(DeliveryOut, "POST", _path("delivery", delivery_id, "/resend"))
 
     # --- the line
 
@@ -417,6 +449,32 @@ class BonaFide:
         raise AssertionError("Retrying either returns or raises")
 
 
+def _check_url(url: str) -> None:
+    try:
+        known = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is no URL of an API: {error}") from error
+    if known.scheme not in ("http", "https") or not known.host:
+        raise ValueError(f"{url!r} is no URL of an API: it begins with https:// or http:// and names a host")
+
+
+def _check_key(key: str) -> None:
+    # The key is a secret, so the sentence does not repeat it.
+    if not key or not all("!" <= letter <= "~" for letter in key):
+        raise ValueError(
+            "the API key is empty, or holds a space, a line break or a character outside ASCII: copy it again"
+        )
+
+
+def _path(kind: str, named: UUID | str, call: str = "") -> str:
+    """The path of a call about what an id names. What is no id names nothing: raise the API's ApiProblem for that."""
+    try:
+        known = UUID(str(named))
+    except ValueError as error:
+        raise ApiProblem(404, f"{kind}_not_found", f"no {kind} has the id {str(named)!r}") from error
+    return f"{_PLACES[kind]}/{known}{call}"
+
+
 def _passes(error: BaseException) -> bool:
     return isinstance(error, (_Passing, httpx.TransportError))
 
@@ -450,14 +508,38 @@ def _checked(reply: httpx.Response) -> httpx.Response:
     raise problem
 
 
-def _image(image: ImageRef | ImageIn | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(image, Mapping):
-        return dict(image)
-    return _without_none({"bucket": image.bucket, "key": image.key, "version_id": image.version_id})
+def image_at(address: str) -> ImageRef:
+    """What s3://bucket/key names."""
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    return ImageRef(bucket, key)
 
 
-def _utc(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat()
+def _image(image: object) -> object:
+    """An image as the API reads it. What is none is left as it is: the API refuses it and says why."""
+    if isinstance(image, str) and image.startswith("s3://"):
+        image = image_at(image)
+    if isinstance(image, ImageRef | ImageIn):
+        return _without_none({"bucket": image.bucket, "key": image.key, "version_id": image.version_id})
+    return dict(cast("Mapping[str, Any]", image)) if isinstance(image, Mapping) else image
+
+
+def _body(item: Any) -> object:
+    """An item of a batch as the API reads it, or its refusal when it cannot be sent."""
+    body = _without_none({**item, "image": _image(item.get("image"))}) if isinstance(item, Mapping) else item
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        detail = f"the item cannot be written as JSON: {error}"
+        problem = Problem(title="Invalid request", status=422, code="invalid_request", detail=detail)
+        return BatchOutcome(status=422, problem=problem)
+    return body
+
+
+def _utc(moment: date | str | None) -> str | None:
+    if moment is None:
+        return None
+    at = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment))
+    return at.astimezone(UTC).isoformat()
 
 
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -324,18 +324,23 @@ class AlreadyClaimed(ReviewConflict):
 
 
 class ClaimLost(ReviewConflict):
-    """`by` is the name of the person who has the case now, `until` the end of their claim. None: nobody has it."""
+    """`by` is the name of the person who has the case now, `until` the end of their claim. None: nobody has it.
+
+    `own`: it is the very person who was refused, because they named another claim than the one they hold.
+    """
 
     code = "claim_lost"
 
-    def __init__(self, by: str | None = None, until: datetime | None = None) -> None:
-        super().__init__(
-            f"{by} has this case now"
-            if by is not None
-            else "you do not hold this case any more; claim it again"
-        )
+    def __init__(self, by: str | None = None, until: datetime | None = None, *, own: bool = False) -> None:
+        said = "you do not hold this case any more; claim it again"
+        if by is not None:
+            said = f"{by} has this case now"
+        if own:
+            said = "you hold this case, but not by the claim that was named; claim it again"
+        super().__init__(said)
         self.by = by
         self.until = until
+        self.own = own
 
 
 class StaleCase(ReviewConflict):

@@ -83,6 +83,9 @@ class _Process:
     process: subprocess.Popen[Any]
     #: The signal that asks it to stop: PostgreSQL wants SIGINT for a fast shutdown.
     stop_signal: signal.Signals
+    command: Sequence[object]
+    #: Of `Popen`, the environment among them.
+    options: Mapping[str, Any]
 
 
 class Stack:
@@ -210,8 +213,14 @@ class Stack:
                 preexec_fn=_die_with_parent(stop_signal),  # noqa: PLW1509
                 **identity,
             )
-        self._processes.append(_Process(name, process, stop_signal))
+        self._processes.append(_Process(name, process, stop_signal, command, identity))
         return process
+
+    def start_again(self, name: str) -> subprocess.Popen[Any]:
+        """Start a child that ended by itself, as it was started before."""
+        ended = next(p for p in self._processes if p.name == name)
+        self._processes.remove(ended)
+        return self.spawn(name, ended.command, stop_signal=ended.stop_signal, **ended.options)
 
     def wait_for(self, name: str, answers: Callable[[], bool], *, timeout: float = START_TIMEOUT) -> None:
         """Return once `answers`. Raise SetupProblem with the last output of a child that ended or was too slow."""

@@ -134,7 +134,7 @@ class Review:
                 session, case_id, person.id, token, claim_seconds=self._settings.claim_seconds
             )
             if claim is None:
-                raise _lost(session, case_id)
+                raise _lost(session, case_id, person)
             return claim
 
     def release(self, person: Person, case_id: UUID, token: int) -> None:
@@ -148,7 +148,7 @@ class Review:
             raise JudgementIncomplete("say why you skip this case: it helps the next person")
         with self._database.transaction() as session:
             if not rows.end_claim(session, case_id, person.id, token):
-                raise _lost(session, case_id)
+                raise _lost(session, case_id, person)
             rows.insert_skip(session, case_id, person.id, reason)
 
     # --- judging
@@ -478,7 +478,7 @@ class Review:
         _require_ready(case)
         claim = rows.find_claim(session, case_id)
         if token is not None and (claim is None or (claim.person_id, claim.token) != (person.id, token)):
-            raise _lost(session, case_id)
+            raise _lost(session, case_id, person)
         holder = rows.find_holder(session, case_id) if token is None else None
         if holder is not None:
             raise AlreadyClaimed(holder.name, holder.expires_at)
@@ -532,9 +532,13 @@ def _says(decision: Decision, judgement: Judgement) -> bool:
     return said == meant and set(decision.feedback) == set(judgement.feedback)
 
 
-def _lost(session: Session, case_id: UUID) -> ClaimLost:
+def _lost(session: Session, case_id: UUID, person: Person | None = None) -> ClaimLost:
+    """`person`: who is refused, where they named a claim."""
     holder = rows.find_holder(session, case_id)
-    return ClaimLost() if holder is None else ClaimLost(holder.name, holder.expires_at)
+    if holder is None:
+        return ClaimLost()
+    own = person is not None and person.id == holder.person_id
+    return ClaimLost(holder.name, holder.expires_at, own=own)
 
 
 def _standing(session: Session, case: CaseRow) -> list[Decision]:

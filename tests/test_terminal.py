@@ -1,6 +1,8 @@
 """What commands print for people, at eighty columns: nothing is cut that somebody must copy."""
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +12,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from typer.main import get_command
+from typer.testing import CliRunner
 
+from moderation.cli.main import app
 from moderation.cli.printing import (
     OF_OTHERS,
     UNCALIBRATED,
@@ -239,3 +244,27 @@ def test_a_table_says_below_why_its_scores_are_no_probabilities(
     case = a_case(verdict={**VERDICT, "calibrated": calibrated, "is_probability": holds})
 
     assert verdict_table([case, case], first_column="picture", names={}).caption == caption
+
+
+# --- help
+
+
+def _commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _commands(inner, *path, name)
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [pytest.param(path, command, id=" ".join(path)) for path, command in _commands(get_command(app))],
+)
+def test_a_help_text_keeps_its_brackets_and_its_defaults(path: tuple[str, ...], command: Any) -> None:
+    texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+    bracketed = {words for text in texts for words in re.findall(r"\[[^\]]+\]", text or "")}
+    shown = (getattr(parameter, "show_default", None) for parameter in command.params)
+    defaults = {words for words in shown if isinstance(words, str)}
+
+    told = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "400"}).stdout
+
+    assert [words for words in bracketed | defaults if words not in told] == []

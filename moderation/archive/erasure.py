@@ -14,7 +14,9 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from moderation.cases import Case, CaseState
 from moderation.database.questions import ERASED, end_questions_of
+from moderation.errors import CaseArchived, TransitionRefused
 
 _DAY = 86_400
 
@@ -33,6 +35,19 @@ def erase_case(session: Session, case_id: UUID, *, actor: str, keep_hash: bool =
     if erased:
         end_questions_of(session, case_id, ERASED)
     return erased
+
+
+def not_erased(case: Case) -> TransitionRefused:
+    """Why `erase_case` left this case as it is."""
+    if case.archive_id is not None:
+        return CaseArchived("this case is archived: an operator erases it with `bonafide erase`")
+    if case.state not in (CaseState.DECIDED, CaseState.WITHDRAWN):
+        return TransitionRefused(
+            f"this case is {case.state}: it can be erased once it is decided or withdrawn"
+        )
+    return TransitionRefused(
+        "this case's decision can still be undone, or a webhook about it is still to be sent: try again later"
+    )
 
 
 #: Decided cases that are not erased. An index by source and time holds those here, another those in archives.

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 from uuid import UUID
 
 import typer
@@ -17,6 +17,7 @@ from moderation.accounts.accounts import PASSWORD_AT_LEAST, Accounts, new_passwo
 from moderation.cli.operate import in_utc, moment, open_database
 from moderation.cli.printing import AsJson, print_json, print_rows
 from moderation.database.outbox import Kind
+from moderation.errors import SetupProblem
 from moderation.logs import configure_logs
 from moderation.people import Person, Role
 from moderation.reports.exports import Format, What, export
@@ -146,8 +147,8 @@ def _shown(person: Person) -> dict[str, Any]:
 @webhooks.command("add")
 def add_webhook(
     url: Annotated[str, typer.Argument(help="An https:// URL with a public address.")],
-    kind: Annotated[list[Kind] | None, typer.Option(help="May be repeated. [default: all]")] = None,
-    source: Annotated[str | None, typer.Option(help="Only cases of this source. [default: all]")] = None,
+    kind: Annotated[list[Kind] | None, typer.Option(help="May be repeated.", show_default="all")] = None,
+    source: Annotated[str | None, typer.Option(help="Only cases of this source.", show_default="all")] = None,
     json_: AsJson = False,
 ) -> None:
     """Add an endpoint and show its secret once. The same URL and source is the same endpoint."""
@@ -201,7 +202,7 @@ def rotate_webhook(endpoint: Endpoint) -> None:
 @webhooks.command("log")
 def show_log(
     endpoint: Annotated[
-        UUID | None, typer.Argument(help="An endpoint. [default: given-up deliveries of all]")
+        UUID | None, typer.Argument(help="An endpoint.", show_default="given-up deliveries of all")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, newest first.")] = 50,
     json_: AsJson = False,
@@ -242,20 +243,21 @@ def resend(
 
 
 def export_(
-    what: Annotated[What, typer.Argument(help="decisions, analyses or feedback.")],
+    what: Annotated[What, typer.Argument(help="Which rows.")],
     form: Annotated[Format, typer.Option("--format", help="The form of the rows.")] = Format.JSONL,
     since: Annotated[datetime | None, moment("Made at or after this time, UTC.")] = None,
     until: Annotated[datetime | None, moment("Made before this time, UTC.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A file. [default: standard output]")] = None,
+    out: Annotated[Path | None, typer.Option(help="A file.", show_default="standard output")] = None,
     bom: Annotated[
         bool | None,
         typer.Option(
             "--bom/--no-bom",
-            help="Begin CSV with a byte-order mark, by which Excel knows UTF-8. [default: in files]",
+            help="Begin CSV with a byte-order mark, by which Excel knows UTF-8.",
+            show_default="in files",
         ),
     ] = None,
 ) -> None:
-    """Write decisions, analyses or feedback. Feedback as jsonl is DFA-Instruct-ready conversations."""
+    """Write decisions, analyses, evidence or feedback. Feedback as jsonl is DFA-Instruct-ready conversations."""
     if bom is not None and form is not Format.CSV:
         raise typer.BadParameter("only CSV has a byte-order mark", param_hint="--bom")
     period = {"since": in_utc(since), "until": in_utc(until)}
@@ -267,9 +269,27 @@ def export_(
             rows = export(database, what, form, sys.stdout.buffer, mark=mark, **period)
             sys.stdout.buffer.flush()
         else:
-            # Written beside it, then moved: nobody takes half an export for a whole one.
-            part = out.with_name(out.name + ".part")
-            with part.open("wb") as file:
+            with _put_at(out) as file:
                 rows = export(database, what, form, file, mark=mark, **period)
-            part.replace(out)
     _console.print(f"{rows:,} rows of {what}")
+
+
+@contextmanager
+def _put_at(place: Path) -> Generator[BinaryIO]:
+    """A file that is put at this place once it is whole. Raise SetupProblem; then nothing is there that was not."""
+    try:
+        if place.exists() and not place.is_file():
+            raise SetupProblem(f"{place} cannot be written: it is no file. Name a file, or leave --out away")
+        # Written beside it, then moved: nobody takes half an export for a whole one.
+        part = place.with_name(place.name + ".part")
+        file = part.open("wb")
+    except OSError as error:
+        raise SetupProblem(f"{place} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        part.replace(place)
+    except OSError as error:
+        raise SetupProblem(f"{place} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)

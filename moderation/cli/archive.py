@@ -41,7 +41,7 @@ def archive(
         typer.Option(help="Cases decided longer ago than this (400d), or before this date (2026-01-31)."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help="Where to write: BUCKET/PREFIX. [default: the setting ARCHIVE]")
+        str | None, typer.Option(help="Where to write: BUCKET/PREFIX.", show_default="the setting ARCHIVE")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many cases.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
@@ -97,7 +97,7 @@ def _moment(written: str) -> datetime:
 @app.command()
 def read(
     place: Object,
-    case: Annotated[UUID | None, typer.Option(help="Only this case. [default: all]")] = None,
+    case: Annotated[UUID | None, typer.Option(help="Only this case.", show_default="all")] = None,
 ) -> None:
     """Print the cases of an object, one JSON object a line."""
     with _archives() as archives:

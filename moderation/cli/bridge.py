@@ -12,6 +12,7 @@ import structlog
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
+from moderation.cli.cases import open_client
 from moderation.client import ApiProblem, BonaFide
 from moderation.errors import NotificationUnreadable, SetupProblem
 from moderation.logs import configure_logs
@@ -46,7 +47,7 @@ def bridge() -> None:
 @app.command()
 def sqs(
     queue_url: Annotated[
-        str | None, typer.Argument(help="The queue. [default: BONAFIDE_BRIDGE_QUEUE_URL]")
+        str | None, typer.Argument(help="The queue.", show_default="BONAFIDE_BRIDGE_QUEUE_URL")
     ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Stop when the queue is empty, or the API takes nothing.")
@@ -67,7 +68,7 @@ def sqs(
     signal.signal(signal.SIGINT, end)
     queue = boto3.client("sqs", region_name=settings().s3_region)
     # One try each. We pause between tries ourselves: SIGTERM can end the pause, and messages stay hidden.
-    with BonaFide(settings().api_url, key.get_secret_value(), tries=1) as client:
+    with open_client(tries=1) as client:
         carry(queue, url, client, stop, once=once)
 
 

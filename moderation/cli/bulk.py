@@ -14,13 +14,16 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from moderation.cli import lists
-from moderation.cli.cases import object_at, open_client
+from moderation.cli.cases import open_client
 from moderation.cli.printing import print_json
-from moderation.client import BATCH, ApiProblem, BonaFide
+from moderation.client import BATCH, ApiProblem, BonaFide, image_at
 from moderation.errors import SetupProblem
 from moderation.wire import CaseIn, field_name, what_is_wrong
 
 _console = Console(stderr=True, highlight=False)
+
+#: Endings of files whose lines are JSON, even if the first is not.
+_JSON = (".jsonl", ".ndjson", ".json")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def bulk(
         ),
     ],
     source: Annotated[
-        str | None, typer.Option(help="For lines without a source. [default: the key's name]")
+        str | None, typer.Option(help="For lines without a source.", show_default="the key's name")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="For lines without one.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=100, help="For lines without one.")] = 0,
@@ -83,17 +86,23 @@ def _page(read: Iterator[Line], file: Path) -> list[Line]:
 def _read(lines: IO[str], file: Path, usual: Mapping[str, Any]) -> Iterator[Line]:
     if file.suffix.lower() in (".csv", ".tsv"):
         return (_line(number, cells, usual) for number, cells in lists.rows(lines, file))
-    return _read_json(lines, usual)
+    return _read_json(lines, file, usual)
 
 
-def _read_json(lines: IO[str], usual: Mapping[str, Any]) -> Iterator[Line]:
+def _read_json(lines: IO[str], file: Path, usual: Mapping[str, Any]) -> Iterator[Line]:
+    known = file.suffix.lower() in _JSON or str(file) == "-"
     for number, text in enumerate(lines, start=1):
         if text.strip():
             try:
                 fields = json.loads(text)
             except (ValueError, RecursionError) as error:
+                if not known:
+                    raise SetupProblem(
+                        f"{file} does not hold JSON lines; a table's name ends in .csv or .tsv"
+                    ) from error
                 yield Line(number, text.strip()[:80], None, f"not JSON: {error}")
                 continue
+            known = True
             yield _line(number, fields, usual)
 
 
@@ -119,7 +128,7 @@ def _line(number: int, fields: object, usual: Mapping[str, Any]) -> Line:
 
 def _image(image: object) -> object:
     """The image as `CaseIn` takes it. `CaseIn` refuses what is neither text nor an object."""
-    return asdict(object_at(image)) if isinstance(image, str) else image
+    return asdict(image_at(image)) if isinstance(image, str) else image
 
 
 def _flagged(client: BonaFide, page: Sequence[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:

@@ -3,12 +3,13 @@
 import sys
 from contextlib import closing
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from typer.core import TyperGroup
 
 from moderation.cli import (
     admin,
@@ -29,8 +30,20 @@ from moderation.database.connection import first_line, lacks_rights, lacks_table
 from moderation.database.schema import SCHEMA_BEHIND, is_current
 from moderation.errors import BonafideError, BundleMismatch, DatabaseUnavailable, SetupProblem
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Typer puts pydantic's name of the error before the sentence.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="bonafide",
+    cls=_Commands,
     help="Flagged images in, verdicts with rationales out, people decide.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -56,7 +69,15 @@ def root(
 
 for command in (stack.up, stack.demo):
     app.command(rich_help_panel="Everything on this machine")(command)
-for command in (cases.submit, bulk.bulk, cases.status, cases.cases, cases.withdraw):
+for command in (
+    cases.submit,
+    bulk.bulk,
+    cases.status,
+    cases.cases,
+    cases.statement,
+    cases.appeal,
+    cases.withdraw,
+):
     app.command(rich_help_panel="Platforms")(command)
 for command in (model.analyze, model.chat):
     app.command(rich_help_panel="The model alone")(command)

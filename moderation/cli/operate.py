@@ -9,17 +9,19 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.text import Text
 from sqlalchemy.orm import Session
 
 from moderation.accounts.keys import SCOPES, USUAL_SCOPES, add_key, list_keys, revoke_key
 from moderation.archive.archived import archive_of
 from moderation.archive.archiver import Archives
-from moderation.archive.erasure import erase_case
+from moderation.archive.erasure import erase_case, not_erased
+from moderation.cases import Case, CaseState
 from moderation.cli.doctor import Finding, examine
 from moderation.cli.printing import AsJson, print_object, print_rows
 from moderation.database import schema
-from moderation.database.cases import find_case
+from moderation.database.cases import find_case, require_case
 from moderation.database.connection import Database
 from moderation.database.moves import retry_case
 from moderation.database.operations import DeadLetter, find_dead_letter, list_dead_letters, mark_replayed
@@ -35,6 +37,7 @@ from moderation.dispatch import (
 from moderation.local import sweeper_command, web_command, worker_command
 from moderation.settings import settings
 from moderation.storage import Storage
+from moderation.wire import Name, what_is_wrong
 
 dead_letters = typer.Typer(
     help="Messages that no worker could process, kept for an engineer.", no_args_is_help=True
@@ -48,10 +51,10 @@ _NO_CASE = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
 _TASK_OF = {QUESTION_QUEUE: ANSWER_QUESTION, RERUN_QUEUE: RERUN_CASE}
 
 
-def moment(meaning: str) -> Any:
-    """The option of a moment: a day, or a day and a time."""
+def moment(meaning: str, *, usual: str | None = None) -> Any:
+    """The option of a moment: a day, or a day and a time. `usual` says in words what happens without it."""
     forms = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
-    return typer.Option(help=meaning, formats=forms)
+    return typer.Option(help=meaning, formats=forms, show_default=usual or True)
 
 
 def in_utc(at: datetime | None) -> datetime | None:
@@ -148,33 +151,33 @@ def _mark(finding: Finding) -> Text:
 def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready without a verdict.")]) -> None:
     """Analyse a case without a verdict again."""
     with open_session() as session:
+        found = require_case(session, case)
         done = retry_case(session, case, actor="operator")
     if not done:
-        typer.echo(f"bonafide: case {case} is not ready without a verdict", err=True)
+        typer.echo(f"bonafide: case {case} is not ready without a verdict: {_instead(found)}", err=True)
         raise typer.Exit(1)
     typer.echo(f"case {case} is waiting again")
+
+
+def _instead(case: Case) -> str:
+    return "it has one" if case.state is CaseState.READY else f"it is {case.state}"
 
 
 def erase(case: Annotated[UUID, typer.Argument(help="A case that was decided or withdrawn.")]) -> None:
     """Erase the texts of an ended case and where its image is, for ever. The log of events stays whole.
 
-    An archived case is removed from its archive first.
+    An archived case is removed from its archive first. The second call does nothing.
     """
     with closing(open_database()) as database:
         with database.transaction() as session:
+            found = require_case(session, case)
             archived = archive_of(session, case) is not None
-            done = not archived and erase_case(
-                session, case, actor="operator", keep_hash=settings().keep_hashes
-            )
+            if not archived:
+                done = erase_case(session, case, actor="operator", keep_hash=settings().keep_hashes)
+                if not done and found.erased_at is None:
+                    raise not_erased(found)
         if archived:
             Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
-    if not archived and not done:
-        typer.echo(
-            f"bonafide: case {case} is neither decided nor withdrawn, was erased already, its decision can still"
-            " be undone, or a webhook about it is still to be sent",
-            err=True,
-        )
-        raise typer.Exit(1)
     typer.echo(f"case {case} is erased")
 
 
@@ -252,12 +255,22 @@ def _named_case(body: str) -> UUID | None:
     return None
 
 
+def _name(given: str) -> str:
+    """The same name, if the API would take it as a source."""
+    try:
+        return TypeAdapter[str](Name).validate_python(given)
+    except ValidationError as error:
+        raise typer.BadParameter(f"the name {what_is_wrong(error.errors()[0])}") from error
+
+
 @keys.command()
 def add(
-    name: Annotated[str, typer.Argument(help="The key's owner; the default source of its cases.")],
+    name: Annotated[
+        str, typer.Argument(help="The key's owner; the default source of its cases.", callback=_name)
+    ],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"What it may do: {', '.join(SCOPES)}. [default: {', '.join(USUAL_SCOPES)}]"),
+        typer.Option(help=f"What it may do: {', '.join(SCOPES)}.", show_default=", ".join(USUAL_SCOPES)),
     ] = None,
     json_: AsJson = False,
 ) -> None:

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from moderation.analysis import Abstain, Label
-from moderation.wire import CaseOut, VerdictOut
+from moderation.wire import CaseOut, StatementOut, VerdictOut
 
 #: Letters of an id. Ids are never cut.
 ID_WIDTH = 36
@@ -158,6 +158,18 @@ def print_verdicts(cases: Sequence[CaseOut], names: Mapping[UUID, str], *, as_js
 def print_case(case: CaseOut) -> None:
     """Print what a person wants to know of a case."""
     Console(highlight=False).print(_record(_fields(case)))
+
+
+def print_statement(draft: StatementOut) -> None:
+    """Print a draft of a statement: what happened, its fields, and what its sender must check in them."""
+    console = Console(highlight=False)
+    console.print(escape(draft.facts))
+    if draft.statement is None:
+        console.print("The decision restricts nothing: no statement is due.")
+        return
+    for title, fields in (("The statement", draft.statement), ("Check or complete", draft.to_check)):
+        console.print(f"\n[bold]{title}[/]")
+        console.print(_record((name, _shown(value)) for name, value in fields.items() if value != []))
 
 
 def _fields(case: CaseOut) -> Iterator[tuple[str, str]]:

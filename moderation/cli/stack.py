@@ -42,6 +42,11 @@ from moderation.wire import CaseOut
 
 _screen = Console(stderr=True)
 
+#: Children that are started again when they end by themselves. They hold nothing that the servers do not keep.
+STARTED_AGAIN = ("worker", "sweeper")
+#: How often in how many seconds. Who falls more often will fall again.
+TIMES, WITHIN_SECONDS = 3, 600.0
+
 
 def up(
     data: Annotated[Path, typer.Option(help="Where all data is kept.")] = Path(".bonafide"),
@@ -173,10 +178,11 @@ def _submit_and_wait(running: System, pictures: Iterable[Path]) -> tuple[list[Ca
     with BonaFide(running.url, running.key) as client:
         names = {client.submit_file(path, source="demo", reason="sample").id: path.name for path in pictures}
         waiting = set(names)
+        guard = Guard(running.stack)
         with _progress() as progress:
             task = progress.add_task("analysing", total=len(names))
             while waiting:
-                _still_alive(running.stack)
+                guard.look(now=time.monotonic())
                 waiting = {
                     c.id
                     for c in client.cases(source="demo")
@@ -198,16 +204,33 @@ def _progress() -> Progress:
     return Progress(*columns, console=_screen, transient=True)
 
 
-def _still_alive(stack: Stack) -> None:
-    fallen = stack.fallen()
-    if fallen is not None:
-        raise SetupProblem(f"{fallen} ended by itself: {stack.last_words(fallen)}")
+class Guard:
+    """Starts a worker or sweeper of a stack again when it ends by itself, a few times."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        #: When each was started again of late.
+        self._again: dict[str, list[float]] = {}
+
+    def look(self, *, now: float) -> None:
+        """Start a fallen child again. Raise SetupProblem if it falls too often, or is one that ends everything."""
+        fallen = self._stack.fallen()
+        if fallen is None:
+            return
+        said = f"{fallen} ended by itself: {self._stack.last_words(fallen)}"
+        lately = [at for at in self._again.get(fallen, ()) if now - at < WITHIN_SECONDS]
+        if fallen not in STARTED_AGAIN or len(lately) >= TIMES:
+            raise SetupProblem(said)
+        self._again[fallen] = [*lately, now]
+        _screen.print(f"{escape(said)}. It is started again.", highlight=False, soft_wrap=True)
+        self._stack.start_again(fallen)
 
 
 def _wait_until_stopped(stack: Stack) -> None:
+    guard = Guard(stack)
     try:
         while True:
-            _still_alive(stack)
+            guard.look(now=time.monotonic())
             time.sleep(0.5)
     except KeyboardInterrupt:
         _screen.print("stopping")

@@ -1,7 +1,7 @@
 """Reads the rows of an export through a server-side cursor: many rows need no more memory than few."""
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -120,7 +120,8 @@ def stream(
         _be_patient(session)
         result = session.execute(query, bounds, execution_options={"yield_per": PAGE})
         assert isinstance(result, CursorResult)
-        yield cast("Iterator[Mapping[str, Any]]", iter(result.mappings()))
+        with closing(result):  # a reader that fails leaves rows unread
+            yield cast("Iterator[Mapping[str, Any]]", iter(result.mappings()))
 
 
 def _be_patient(session: Session) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Basis, Label, Technique
 from moderation.archive.archived import Archived, archived_cases
-from moderation.archive.erasure import erase_case
+from moderation.archive.erasure import erase_case, not_erased
 from moderation.cases import Case, CaseState
 from moderation.database.analyses import StoredAnalysis, shown_analyses
 from moderation.database.cases import (
@@ -31,7 +31,7 @@ from moderation.database.queue import read_cursor as read_place
 from moderation.database.review import appealed_decisions, last_appeals, standing_decisions
 from moderation.database.search import Search, SearchField, search_cases
 from moderation.decisions import Appeal, Decision, Outcome
-from moderation.errors import CaseArchived, CursorUnreadable, RequestRefused, TransitionRefused
+from moderation.errors import CursorUnreadable, RequestRefused
 from moderation.evidence.related import Related, lists_with, related_to
 from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
@@ -390,20 +390,8 @@ def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
         erase_case(session, case_id, actor=f"platform:{key.name}")
         case = require_case(session, case_id)
         if case.erased_at is None:
-            raise _not_erased(case)
+            raise not_erased(case)
         return _show_cases(session, [case])[0]
-
-
-def _not_erased(case: Case) -> TransitionRefused:
-    if case.archive_id is not None:
-        return CaseArchived("this case is archived: an operator erases it with `bonafide erase`")
-    if case.state not in (CaseState.DECIDED, CaseState.WITHDRAWN):
-        return TransitionRefused(
-            f"this case is {case.state}: it can be erased once it is decided or withdrawn"
-        )
-    return TransitionRefused(
-        "this case's decision can still be undone, or a webhook about it is still to be sent: try again later"
-    )
 
 
 def show_case(

@@ -2,21 +2,25 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
-from moderation.accounts.keys import add_key
+from moderation.accounts.keys import add_key, list_keys
 from moderation.cli.main import app, main
 from moderation.database.connection import Database
 from moderation.database.ids import new_id
+from moderation.database.moves import withdraw_case
 from moderation.database.operations import insert_dead_letter, list_dead_letters
+from moderation.database.review import lock_case
 from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Publisher
+from moderation.errors import CaseNotFound, SetupProblem, TransitionRefused
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
-from tests.integration.conftest import accepted
+from tests.integration.conftest import accepted, ready, stored
 
 Command = Callable[..., Result]
 
@@ -139,6 +143,93 @@ def test_a_letter_that_names_nothing_or_is_not_there_says_so(bonafide: Command, 
 
     assert "names no case" in bonafide("dead-letters", "replay", str(letter)).stderr
     assert "no such dead letter" in bonafide("dead-letters", "replay", str(new_id())).stderr
+
+
+# --- names of keys
+
+
+@pytest.mark.parametrize(
+    "name", ["", "two\nlines", "bell\x07", "x" * 201], ids=["empty", "lines", "control", "long"]
+)
+def test_a_key_has_a_name_that_may_be_a_source(bonafide: Command, database: Database, name: str) -> None:
+    ended = bonafide("keys", "add", name)
+
+    with database.transaction() as session:
+        assert (ended.exit_code, list_keys(session)) == (2, [])
+
+
+# --- cases that are not retried and not erased
+
+
+@pytest.mark.parametrize("command", ["retry", "erase"])
+def test_a_case_that_is_not_there_is_said_so(bonafide: Command, command: str) -> None:
+    assert isinstance(bonafide(command, str(new_id())).exception, CaseNotFound)
+
+
+@pytest.mark.parametrize("make_case", [accepted, ready], ids=["waiting", "ready with a verdict"])
+def test_only_a_case_without_a_verdict_is_retried(
+    bonafide: Command, database: Database, make_case: Callable[[Database], UUID]
+) -> None:
+    case = make_case(database)
+    before = stored(database, case)
+
+    ended = bonafide("retry", str(case))
+
+    assert (ended.exit_code, stored(database, case)) == (1, before)
+
+
+def test_a_case_that_has_not_ended_is_not_erased(bonafide: Command, database: Database) -> None:
+    ended = bonafide("erase", str(ready(database)))
+
+    assert isinstance(ended.exception, TransitionRefused)
+
+
+def test_erasing_again_does_nothing(bonafide: Command, database: Database) -> None:
+    case = ready(database)
+    with database.transaction() as session:
+        withdraw_case(session, lock_case(session, case), actor="platform:test")
+
+    first, second = bonafide("erase", str(case)), bonafide("erase", str(case))
+
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert stored(database, case).erased_at is not None
+
+
+# --- usage errors
+
+
+def test_a_list_that_is_neither_json_nor_named_a_table_is_refused_whole(
+    bonafide: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONAFIDE_API_KEY", "bf_key")
+    (tmp_path / "list.txt").write_text("image,external_id\ns3://flagged/a.jpg,photo-1\n")
+
+    assert isinstance(bonafide("bulk", str(tmp_path / "list.txt")).exception, SetupProblem)
+
+
+@pytest.mark.parametrize("named", ["API_KEY", "API_URL"])
+def test_a_key_or_an_address_that_can_be_none_gets_a_sentence(
+    bonafide: Command, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("BONAFIDE_API_KEY", "bf_key")
+    monkeypatch.setenv(f"BONAFIDE_{named}", "nö")
+
+    assert isinstance(bonafide("cases").exception, SetupProblem)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("users", "add", "ada@example.org", "Ada", "--role", "king"),
+        ("export", "all"),
+        ("export", "decisions", "--since", "noon"),
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_is_none_is_refused_without_the_checkers_own_words(words: tuple[str, ...]) -> None:
+    ended = CliRunner().invoke(app, list(words), env={"COLUMNS": "250"})
+
+    assert (ended.exit_code, words[-1] in ended.stderr, "Value error" in ended.stderr) == (2, True, False)
 
 
 # --- ids that are none

@@ -3,6 +3,7 @@
 import codecs
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from typer.testing import CliRunner, Result
 from moderation.accounts.accounts import Accounts
 from moderation.cli.main import app
 from moderation.database.connection import Database
-from moderation.errors import EndpointRefused, NotAllowed, PersonExists, PersonNotFound, SignInRefused
+from moderation.errors import (
+    EndpointRefused,
+    NotAllowed,
+    PersonExists,
+    PersonNotFound,
+    SetupProblem,
+    SignInRefused,
+)
 from moderation.people import Role
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
@@ -204,3 +212,29 @@ def test_csv_begins_with_a_mark_where_excel_may_open_it(
 
 def test_a_mark_is_refused_where_there_is_none(bonafide: Command) -> None:
     assert bonafide("export", "analyses", "--bom").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "place", ["missing/rows.csv", "", "file/rows.csv"], ids=["missing", "a folder", "in a file"]
+)
+def test_an_export_that_cannot_be_written_is_refused_and_leaves_nothing(
+    bonafide: Command, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+
+    ended = bonafide("export", "decisions", "--out", str(tmp_path / place))
+
+    assert isinstance(ended.exception, SetupProblem)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_an_export_that_fails_leaves_the_file_as_it_was(
+    bonafide: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "rows.parquet").write_text("those of before")
+
+    ended = bonafide("export", "decisions", "--format", "parquet", "--out", str(tmp_path / "rows.parquet"))
+
+    assert isinstance(ended.exception, SetupProblem)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["those of before"]

@@ -135,6 +135,19 @@ def test_a_claim_that_ran_out_is_anybodys_and_its_holder_can_write_no_more(
     assert review.renew(grace, case_id, new.token).token == new.token
 
 
+def test_a_holder_who_names_another_claim_is_not_told_of_herself_as_of_somebody_else(
+    review: Review, database: Database, ada: Person
+) -> None:
+    case_id = ready(database)
+    claim = review.claim(ada, case_id)
+
+    with pytest.raises(ClaimLost) as refusal:
+        review.decide(ada, case_id, token=claim.token + 1, version=3, judgement=DEEPFAKE)
+
+    assert refusal.value.own
+    assert ada.name not in str(refusal.value)
+
+
 def test_a_claim_that_ran_out_and_that_nobody_took_still_decides(
     review: Review, database: Database, ada: Person
 ) -> None:

@@ -23,6 +23,7 @@ from moderation.errors import (
     AlreadyClaimed,
     BonafideError,
     CaseNotFound,
+    ClaimLost,
     JudgeFirst,
     JudgementIncomplete,
     QuestionRefused,
@@ -503,6 +504,8 @@ def _conflict(
     elif isinstance(error, StaleCase):
         title = "The case moved on while you looked at it"
         message = "It is not as it was when its page was shown to you."
+    elif isinstance(error, ClaimLost) and error.own:
+        title = "You claimed this case again"
     else:
         title = "This case is not yours any more"
         if holder is not None and holder.person_id != visitor.person.id:
