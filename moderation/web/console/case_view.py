@@ -614,7 +614,9 @@ def _kept_headline(archived: Archived | None) -> str:
 
 
 def _why_not(case: Case, person: Person, standing: Sequence[Decision]) -> str:
-    """Why this person may not review the case. Empty when they may."""
+    """Why this person may not review the case. Empty when they may, and while it is not open for review."""
+    if case.state is not CaseState.READY:
+        return ""
     try:
         may_review(case.stage, person, {decision.reviewer_id for decision in standing})
     except BonafideError as error:
