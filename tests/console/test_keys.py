@@ -89,6 +89,52 @@ def test_words_that_are_typed_act_on_nothing(
     expect(_chosen(page)).to_have_value("deepfake")
 
 
+def test_a_reason_that_is_typed_at_once_after_its_key_is_in_its_field(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    page = _mine(sit, team, cases.ready(source=source))
+
+    page.keyboard.press("w")
+    page.keyboard.type("seam under the ear")
+
+    expect(page.get_by_label("Reason")).to_have_value("seam under the ear")
+    page.clock.run_for(ALONE)
+    expect(_chosen(page)).to_have_count(0)
+
+
+def test_a_technique_is_chosen_at_once_after_its_key(sit: Sit, team: Team, cases: Cases, source: str) -> None:
+    page = _mine(sit, team, cases.ready(source=source))
+    page.keyboard.press("f")
+    page.clock.run_for(ALONE)
+
+    page.keyboard.press("t")
+    page.keyboard.type("Face sw")
+
+    expect(page.get_by_label("Technique, when")).to_have_value("FS")
+
+
+def test_a_letter_before_the_key_of_a_field_acts_unless_a_word_goes_on(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    page = _mine(sit, team, cases.ready(source=source))
+
+    page.keyboard.press("e")
+    page.keyboard.press("w")
+    page.keyboard.type("er")
+    page.clock.run_for(ALONE)
+
+    expect(page.get_by_label("Reason")).to_have_value("er")
+    expect(page.locator("[data-says]")).to_be_visible()
+    expect(_chosen(page)).to_have_count(0)
+    page.keyboard.press("Escape")
+    page.keyboard.press("e")
+    page.keyboard.press("w")
+    page.clock.run_for(ALONE)
+    page.keyboard.type(" two")
+    expect(page.get_by_label("Reason")).to_have_value("er two")
+    expect(_chosen(page)).to_have_value("escalate")
+
+
 def test_a_letter_and_enter_decide_at_once(
     sit: Sit, team: Team, cases: Cases, owner: Database, source: str
 ) -> None:
