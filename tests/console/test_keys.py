@@ -247,3 +247,50 @@ def test_what_is_missing_is_said_in_words_that_fit_the_choice_and_has_the_focus(
 
     expect(page.get_by_role("alert")).to_have_text(said)
     expect(page.get_by_label("Reason")).to_be_focused()
+
+
+def test_one_button_at_a_time_has_the_key_to_undo(
+    sit: Sit, team: Team, cases: Cases, owner: Database, source: str
+) -> None:
+    decided = cases.ready(source=source, priority=50)
+    cases.ready(source=source, blind=True)
+    page = sit(team.rosa).open(f"/queue?source={source}")
+    page.get_by_role("button", name="Claim next").click()
+    page.get_by_role("radio", name="Deepfake").check()
+    page.get_by_role("button", name="Decide, and next").click()
+    expect(page.get_by_role("heading", name="Judge first")).to_be_visible()
+    expect(page.locator("[data-toast] [data-key=z]")).to_be_visible()
+
+    page.get_by_role("radio", name="Bona fide").check()
+    page.get_by_role("button", name="This is what I see").click()
+    expect(page.get_by_role("button", name="Take it back")).to_be_visible()
+    expect(page.locator("[data-toast]").get_by_role("button", name="Undo")).to_be_visible()
+    expect(page.locator("[data-key=z]")).to_have_count(1)
+    page.keyboard.press("z")
+
+    expect(page.get_by_role("button", name="This is what I see")).to_be_visible()
+    expect(page.locator("[data-toast] [data-key=z]")).to_be_visible()
+    assert _decided(owner, decided) == [Outcome.DEEPFAKE]
+    with owner.transaction() as session:
+        assert [one.undone_at for one in decisions_of(session, decided)] == [None]
+
+
+def test_the_key_to_undo_takes_back_all_that_was_decided_together(
+    sit: Sit, team: Team, cases: Cases, owner: Database, source: str
+) -> None:
+    made = [cases.ready(source=source) for _ in range(2)]
+    page = sit(team.lin).open(f"/queue?source={source}")
+    page.locator("[data-select-all]").check()
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_label("Reason").fill("One campaign.")
+    page.get_by_role("button", name="Decide all 2").click()
+    page.get_by_role("link", name="Back to the queue").click()
+    expect(page.locator("[data-toast]")).to_contain_text("2 cases")
+
+    page.keyboard.press("z")
+
+    expect(page.get_by_role("heading", name="Your decisions")).to_be_visible()
+    with owner.transaction() as session:
+        decisions = [one for case_id in made for one in decisions_of(session, case_id)]
+    assert len(decisions) == 2
+    assert all(one.undone_at is not None for one in decisions)

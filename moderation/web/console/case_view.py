@@ -254,6 +254,11 @@ class CaseView:
         return words.decided_words(Outcome(said["outcome"]), Technique(technique) if technique else None)
 
     @property
+    def takes_back(self) -> bool:
+        """Whether the page offers to take a first judgement back."""
+        return self.deciding and bool(self.judging)
+
+    @property
     def kept_words(self) -> tuple[str, ...]:
         """Texts of the person that no form of this page shows, because they do not hold the case now."""
         if self.deciding:
