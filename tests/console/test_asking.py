@@ -96,7 +96,7 @@ UNDECIDED = FaceAnalysis(a_face(), Verdict(Label.UNDETERMINED, score=0.5, abstai
 
 
 def test_every_question_that_is_offered_is_one_the_model_learnt_to_answer() -> None:
-    faces = [None, BONA_FIDE, UNDECIDED]
+    faces = [BONA_FIDE, UNDECIDED]
     faces += [_deepfake(*pair, technique=t) for pair in _pairs() for t in (None, *Technique)]
 
     offered = {one.question for face in faces for one in suggestions(face)}
@@ -149,6 +149,30 @@ def test_a_bona_fide_face_is_not_asked_about_artifacts() -> None:
     offered = " ".join(one.question for one in suggestions(BONA_FIDE))
 
     assert not re.search("artifact|wrong|stands out|seam", offered)
+
+
+@pytest.mark.parametrize("abstain", [Abstain.UNLIKE_TRAINING, Abstain.FACE_TOO_SMALL, Abstain.NO_FACE])
+def test_a_picture_without_a_judged_face_offers_no_question_and_says_why(
+    reviewer: TestClient, database: Database, abstain: Abstain
+) -> None:
+    faces = () if abstain is Abstain.NO_FACE else (FaceAnalysis(a_face(), undetermined(abstain)),)
+    case_id = ready(database, analysis=an_analysis(faces=faces, verdict=undetermined(abstain)))
+    with database.transaction() as session:
+        asked = insert_question(session, case_id, asked_by="platform:test", question="Why?")
+        begun = begin_question(session, asked.id, stale_after=60, quarantined=False)
+        assert begun is not None
+        record_failure(session, begun, "no_face")
+
+    page = reviewer.get(f"/cases/{case_id}").text
+
+    assert _offered(page) == []
+    assert 'id="question"' not in page
+    said = re.search(r'data-no-question="([^"]+)"', page)
+    assert said is not None
+    assert abstain.words in said[1]
+    answered = re.search(r'<p class="answered muted">(.*?)</p>', page)
+    assert answered is not None
+    assert abstain.words in answered[1]
 
 
 # --- one face of several
