@@ -275,6 +275,21 @@ def test_one_button_at_a_time_has_the_key_to_undo(
         assert [one.undone_at for one in decisions_of(session, decided)] == [None]
 
 
+def test_a_case_that_somebody_holds_is_not_chosen_and_says_who(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    case_id = cases.ready(source=source)
+    ben = sit(team.ben).open(f"/cases/{case_id}")
+    ben.get_by_role("button", name="Claim this case").click()
+    expect(ben.locator("#claim")).to_contain_text("Yours")
+    page = sit(team.lin).open(f"/queue?source={source}")
+
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("x")
+
+    expect(page.locator("[data-says]")).to_contain_text("Ben Okafor")
+
+
 def test_the_key_to_undo_takes_back_all_that_was_decided_together(
     sit: Sit, team: Team, cases: Cases, owner: Database, source: str
 ) -> None:

@@ -61,8 +61,8 @@
 
   // What a key does here. Nothing: it is no key of this page.
   function deedOf(key) {
-    const box = key === "x" && one("[data-select]", document.activeElement.closest("[data-row]") ?? document.createElement("i"));
-    if (box) return () => box.click();
+    const cell = key === "x" && document.activeElement.closest("[data-row]")?.querySelector("[data-select], [data-unchoosable]");
+    if (cell) return () => (cell.dataset.unchoosable ? say(cell.dataset.unchoosable) : cell.click());
     if (chosen && "ads".includes(key)) return () => answer(key);
     const control = controlOf(key === "=" ? "+" : key);
     return control && (() => use(control));
@@ -114,7 +114,6 @@
     if (event.shiftKey || !deedOf(key) || waiting.length === 2) {
       return rest("typing", waiting.length ? TYPING : `“${key}” is no key here now. Keys act again in a second.`);
     }
-    waiting.push(key);
     clearTimeout(timer);
     timer = setTimeout(settle, ALONE);
     // A field takes the focus at once: that decides nothing, and what is typed next belongs into it.
