@@ -83,6 +83,22 @@ def test_a_score_says_what_it_was_calibrated_on_and_is_called_a_probability_ther
     assert "It is a probability only where the page calls it one" in page
 
 
+def test_many_sources_are_counted_and_folded(reviewer: TestClient, database: Database) -> None:
+    names = [f"source_{number}" for number in range(17)]
+    basis = Basis(f"each of these sources, judged without it: {', '.join(names)}")
+    with database.transaction() as session:
+        note_bundles(session, {"f1": "small 1"}, {"f1": BundleFacts(basis, prompts=2)})
+    analysis = an_analysis(faces=(a_face_analysis(verdict=a_verdict(calibrated=True)),))
+
+    page = reviewer.get(f"/cases/{ready(database, analysis=analysis)}").text
+
+    folded = re.search(r'<details class="[^"]*basis[^>]*><summary>(.*?)</summary>(.*?)</details>', page, re.S)
+    assert folded is not None
+    assert "17" in folded[1]
+    assert not any(name in folded[1] for name in names)
+    assert all(name in folded[2] for name in names)
+
+
 # --- what is offered
 
 

@@ -338,8 +338,11 @@ class CaseView:
         return "" if self.verdict is None else words.score_words(self.verdict, self.basis, self.flag.source)
 
     @property
-    def basis_words(self) -> str:
-        return "" if self.verdict is None else words.basis_words(self.verdict, self.basis, self.flag.source)
+    def basis_words(self) -> tuple[str, str]:
+        """What the score was calibrated on, and the names that are folded. Empty: there are none."""
+        if self.verdict is None:
+            return "", ""
+        return words.basis_words(self.verdict, self.basis, self.flag.source)
 
     @property
     def maps(self) -> tuple[FaceMap, ...]:
