@@ -130,6 +130,15 @@ def basis_words(verdict: Verdict, basis: Basis | None, source: str) -> tuple[str
     return f"Calibrated on {what} ({count}).{others}", listed
 
 
+def place_words(head_start: float) -> str:
+    """Why a case stands where it does in the queue. `head_start` in seconds: see `triage.head_start`."""
+    how = f"{span(abs(head_start))} {'less' if head_start < 0 else 'more'}"
+    return (
+        f"Comes as if it had waited {how} than it has: for its priority, its review, the model's doubt, "
+        "evidence that contradicts the verdict, or a certificate."
+    )
+
+
 def declared_words(fact: Fact | None) -> str:
     """What the strongest fact declares the picture to be."""
     if fact is None or fact.points_to is None:
