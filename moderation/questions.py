@@ -37,7 +37,7 @@ _BREAKS = re.compile(r"[ \t\n]+")
 #: Why a question has no answer, in words. Codes of refused images have their own words elsewhere.
 FAILURES = {
     "no_answer": "No worker could answer this question. Ask again, or decide without it.",
-    "no_face": "There is no face in this picture that the model could look at.",
+    "no_face": "The model judged no face of this picture, so it has nothing to say about one.",
     "image_changed": "The picture was replaced since it was analysed: the model would look at another one.",
     "unreadable": "The model has no answer to this: its reply cannot be read, or contradicts what it said before.",
     "question_refused": "The model does not take this question.",

@@ -22,6 +22,7 @@ from moderation.analysis import Abstain, Label, Technique
 from moderation.cases import CaseState, Flag, ImageRef, Stage
 from moderation.decisions import Answer, Outcome
 from moderation.likeness import Faces
+from moderation.writing import NAME
 
 #: Bytes of `context` as JSON: enough for ids and links, too little for a second database.
 CONTEXT_AT_MOST = 4096
@@ -29,7 +30,7 @@ CONTEXT_AT_MOST = 4096
 # Postgres cannot store a NUL in text. A control character in a name is a mistake or an attack.
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _Text = StringConstraints(pattern=_TEXT)
-# A name is one line, because it goes into logs, headers and file names.
+# Where an object lies: one line, but every key that a store accepts.
 _LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 _Line = StringConstraints(pattern=_LINE)
 _MEDIA_TYPE = r"^image/[a-z0-9.+-]{1,60}$"
@@ -38,7 +39,7 @@ _SHA256 = r"^[0-9a-f]{64}$"
 SOUGHT = r"^[^\x00]*$"
 #: Texts of the header Idempotency-Key.
 PRINTABLE = r"^[\x20-\x7e]+$"
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), _Line]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NAME)]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000), _Text]
 # Half of a surrogate pair is no character either. Pydantic itself refuses it in text fields.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
@@ -667,6 +668,7 @@ class StatementOut(Response):
 _MISFITS = {
     _TEXT: "holds a control character",
     _LINE: "holds a control character or more than one line",
+    NAME: "holds a control character, more than one line or a character that turns the direction of text",
     _MEDIA_TYPE: "is not the media type of an image, as image/jpeg is",
     _SHA256: "is not a sha256 in 64 hexadecimal digits, small letters",
     SOUGHT: "holds a NUL",

@@ -161,7 +161,7 @@ def _render_again(station: Station, case_id: UUID, prepared: Prepared, sha256: s
 def _crop_of(face: FaceAnalysis | None, crops: Sequence[FaceCrop]) -> FaceCrop:
     """The new crop of that face; the largest face when None. Raise NoFace."""
     if not crops:
-        raise NoFace("there is no face in this picture that the model could look at")
+        raise NoFace("no face of this picture can be judged: there is nothing to ask the model about")
     if face is None:
         return crops[0]
     box = face.face.box

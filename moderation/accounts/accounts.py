@@ -29,6 +29,7 @@ from moderation.errors import (
 )
 from moderation.people import Act, Person, Preferences, Role, require
 from moderation.settings import Settings
+from moderation.writing import is_name
 
 #: Characters. NIST SP 800-63B asks for 8, and no rules of composition. These accounts see private pictures.
 PASSWORD_AT_LEAST = 12
@@ -189,11 +190,13 @@ class Accounts:
         """Add a person. Without a password they can sign in only through the identity provider.
 
         `first`: somebody gives them the password, and they choose another when they sign in. Only for commands on the
-        server, whose caller may do anything. Raise PersonExists or PasswordRefused.
+        server, whose caller may do anything. Raise RequestRefused, PersonExists or PasswordRefused.
         """
         email, name = email.strip().lower(), name.strip()
         if "@" not in email or not name:
             raise RequestRefused("a person needs an email and a name")
+        if not (is_name(email) and is_name(name)):
+            raise RequestRefused("a name is one line, without characters that turn the direction of text")
         if password is not None:
             _check_password(password)
         digest = None if password is None else _hash(password)
@@ -220,7 +223,10 @@ class Accounts:
             return _known(rows.find_person_by_email(session, email))
 
     def invite(self, by: Person, email: str, name: str, role: Role) -> tuple[Person, str]:
-        """Add a person and return their first password, which is shown only once. Raise PersonExists."""
+        """Add a person and return their first password, which is shown only once.
+
+        Raise RequestRefused or PersonExists.
+        """
         actor = _manager(by)
         password = new_password()
         person = self.add_person(email, name, role, password, first=True)

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from moderation.database.ids import new_id
 from moderation.database.shapes import as_value, change_rows, seconds
 from moderation.database.tables import KeyRow
+from moderation.errors import RequestRefused
+from moderation.writing import is_name
 
 #: What a platform may do with its key.
 SCOPES = ("submit", "read", "review", "webhooks", "erase")
@@ -33,7 +35,12 @@ class Key:
 
 
 def add_key(session: Session, name: str, scopes: tuple[str, ...] = SCOPES) -> str:
-    """Make a key; return its secret, which is shown only once: `bf_<prefix>_<43 characters, 256 random bits>`."""
+    """Make a key; return its secret, which is shown only once: `bf_<prefix>_<43 characters, 256 random bits>`.
+
+    Raise RequestRefused for a name that no source could have.
+    """
+    if not is_name(name):
+        raise RequestRefused("a name is one line, without characters that turn the direction of text")
     prefix = secrets.token_hex(4)
     secret = f"bf_{prefix}_{secrets.token_urlsafe(32)}"
     # A long random secret cannot be guessed, so it needs no slow hash.

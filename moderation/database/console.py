@@ -34,6 +34,34 @@ def latest_undoable(session: Session, person_id: UUID) -> Decision | None:
     return find_decision(session, decision_id) if undone_at is None and still_open else None
 
 
+def made_together(session: Session, decision: Decision, *, limit: int) -> list[UUID]:
+    """This decision and those of the same words that its person made in bulk and can still undo, the newest first.
+
+    Only itself when it was made about a claimed case.
+    """
+    if decision.seconds is not None:
+        return [decision.id]
+    same = {
+        DecisionRow.outcome: decision.outcome.value,
+        DecisionRow.technique: decision.technique,
+        DecisionRow.reason: decision.reason,
+        DecisionRow.policy: decision.policy,
+    }
+    together = (
+        select(DecisionRow.id)
+        .where(
+            DecisionRow.person_id == decision.reviewer_id,
+            DecisionRow.seconds.is_(None),
+            DecisionRow.undone_at.is_(None),
+            DecisionRow.final_at > func.now(),
+            *(column.is_not_distinct_from(value) for column, value in same.items()),
+        )
+        .order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc())
+        .limit(limit)
+    )
+    return list(session.scalars(together))
+
+
 def decisions_by(
     session: Session, person_id: UUID, *, before: UUID | None = None, limit: int = 50
 ) -> list[Decision]:

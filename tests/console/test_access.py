@@ -11,8 +11,11 @@ from sqlalchemy import text
 
 from moderation.analysis import Label
 from moderation.database.connection import Database
+from moderation.decisions import Outcome
+from moderation.settings import Settings
 from tests.builders import new_id
-from tests.console.conftest import ON_TRIAL, Cases, Sit, Team, put_on_trial
+from tests.console.conftest import ON_TRIAL, Cases, Sit, Team, an_analysis_of, put_on_trial
+from tests.integration.deciding import a_review, decide
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,72 @@ def test_the_whole_case_is_in_view_on_a_desk(sit: Sit, team: Team, made: Made) -
         900,
         1440,
     ]
+
+
+def test_a_case_with_much_to_read_scrolls_in_its_columns_and_not_as_a_page(
+    sit: Sit, team: Team, cases: Cases
+) -> None:
+    much = an_analysis_of(b"much to read", text="The corner of the mouth is smeared. " * 60)
+    case_id = cases.ready(source="access", analysis=much)
+
+    page = sit(team.ada, viewport={"width": 1440, "height": 900}).open(f"/cases/{case_id}")
+
+    expect(page.get_by_label("Your question")).to_be_attached()
+    assert page.evaluate("document.documentElement.scrollHeight") == 900
+
+
+def test_a_case_of_ones_own_that_was_appealed_does_not_scroll_sideways(
+    sit: Sit, team: Team, cases: Cases, owner: Database, chosen: Settings
+) -> None:
+    review = a_review(owner, chosen)
+    case_id = cases.ready(source="access")
+    decide(review, owner, team.rosa, case_id, Outcome.BONA_FIDE)
+    review.appeal(case_id, "It is not her.", actor="platform:access")
+
+    page = sit(team.rosa, viewport={"width": 320, "height": 640}).open(f"/cases/{case_id}")
+
+    expect(page.locator("#claim .badge")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+def test_a_source_without_a_place_to_break_leaves_room_for_the_other_columns(
+    sit: Sit, team: Team, cases: Cases
+) -> None:
+    source = "s" * 90
+    cases.ready(source=source)
+
+    page = sit(team.lin).open(f"/queue?source={source}")
+
+    cell = page.locator("[data-row] .holder-cell").first
+    expect(cell).to_have_text("nobody")
+    assert (
+        cell.evaluate("""cell => {
+        const words = document.createRange();
+        words.selectNodeContents(cell.firstElementChild);
+        return words.getClientRects().length;
+    }""")
+        == 1
+    )
+    assert page.locator("[data-row] .source-cell bdi").first.evaluate("name => name.offsetWidth") < 300
+
+
+def test_what_can_be_undone_covers_nothing_of_the_case(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    first, second = cases.ready(source=source), cases.ready(source=source)
+    desk = sit(team.ben)
+    page = desk.open(f"/cases/{first}")
+    page.get_by_role("button", name="Claim this case").click()
+    page.get_by_role("radio", name="Deepfake").check()
+    page.get_by_role("button", name="Decide, and next").click()
+    expect(page.locator("[data-toast]")).to_be_visible()
+
+    page = desk.open(f"/cases/{second}")
+
+    caption, toast = page.locator(".caption").bounding_box(), page.locator("[data-toast]").bounding_box()
+    assert caption is not None
+    assert toast is not None
+    assert caption["y"] + caption["height"] <= toast["y"]
 
 
 def test_what_is_chosen_in_the_preferences_overrules_the_browsers_colours(sit: Sit, team: Team) -> None:

@@ -83,6 +83,22 @@ def test_a_score_says_what_it_was_calibrated_on_and_is_called_a_probability_ther
     assert "It is a probability only where the page calls it one" in page
 
 
+def test_many_sources_are_counted_and_folded(reviewer: TestClient, database: Database) -> None:
+    names = [f"source_{number}" for number in range(17)]
+    basis = Basis(f"each of these sources, judged without it: {', '.join(names)}")
+    with database.transaction() as session:
+        note_bundles(session, {"f1": "small 1"}, {"f1": BundleFacts(basis, prompts=2)})
+    analysis = an_analysis(faces=(a_face_analysis(verdict=a_verdict(calibrated=True)),))
+
+    page = reviewer.get(f"/cases/{ready(database, analysis=analysis)}").text
+
+    folded = re.search(r'<details class="[^"]*basis[^>]*><summary>(.*?)</summary>(.*?)</details>', page, re.S)
+    assert folded is not None
+    assert "17" in folded[1]
+    assert not any(name in folded[1] for name in names)
+    assert all(name in folded[2] for name in names)
+
+
 # --- what is offered
 
 
@@ -96,7 +112,7 @@ UNDECIDED = FaceAnalysis(a_face(), Verdict(Label.UNDETERMINED, score=0.5, abstai
 
 
 def test_every_question_that_is_offered_is_one_the_model_learnt_to_answer() -> None:
-    faces = [None, BONA_FIDE, UNDECIDED]
+    faces = [BONA_FIDE, UNDECIDED]
     faces += [_deepfake(*pair, technique=t) for pair in _pairs() for t in (None, *Technique)]
 
     offered = {one.question for face in faces for one in suggestions(face)}
@@ -149,6 +165,30 @@ def test_a_bona_fide_face_is_not_asked_about_artifacts() -> None:
     offered = " ".join(one.question for one in suggestions(BONA_FIDE))
 
     assert not re.search("artifact|wrong|stands out|seam", offered)
+
+
+@pytest.mark.parametrize("abstain", [Abstain.UNLIKE_TRAINING, Abstain.FACE_TOO_SMALL, Abstain.NO_FACE])
+def test_a_picture_without_a_judged_face_offers_no_question_and_says_why(
+    reviewer: TestClient, database: Database, abstain: Abstain
+) -> None:
+    faces = () if abstain is Abstain.NO_FACE else (FaceAnalysis(a_face(), undetermined(abstain)),)
+    case_id = ready(database, analysis=an_analysis(faces=faces, verdict=undetermined(abstain)))
+    with database.transaction() as session:
+        asked = insert_question(session, case_id, asked_by="platform:test", question="Why?")
+        begun = begin_question(session, asked.id, stale_after=60, quarantined=False)
+        assert begun is not None
+        record_failure(session, begun, "no_face")
+
+    page = reviewer.get(f"/cases/{case_id}").text
+
+    assert _offered(page) == []
+    assert 'id="question"' not in page
+    said = re.search(r'data-no-question="([^"]+)"', page)
+    assert said is not None
+    assert abstain.words in said[1]
+    answered = re.search(r'<p class="answered muted">(.*?)</p>', page)
+    assert answered is not None
+    assert abstain.words in answered[1]
 
 
 # --- one face of several

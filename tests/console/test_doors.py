@@ -453,6 +453,27 @@ def test_a_lead_opens_an_appeal_and_the_case_says_why(
     assert "Another person decides" in page.text
 
 
+def test_a_case_that_one_has_decided_waits_for_nobody_else(
+    reviewer: TestClient, database: Database, settings: Settings, rosa: Person
+) -> None:
+    case_id, review = ready(database), a_review(database, settings)
+    decide(review, database, rosa, case_id, Outcome.DEEPFAKE)
+
+    decided = _claim(reviewer.get(f"/cases/{case_id}").text)
+    review.appeal(case_id, "It is her.", actor="platform:test")
+    appealed = _claim(reviewer.get(f"/cases/{case_id}").text)
+
+    assert decided == ""
+    assert "badge caution" in appealed
+
+
+def _claim(page: str) -> str:
+    """The part of a case's page that says whose it is."""
+    found = re.search(r'id="claim">(.*?)</div>', page, re.DOTALL)
+    assert found is not None
+    return found[1].strip()
+
+
 def test_an_erased_case_says_so_and_offers_neither_picture_nor_question_nor_appeal(
     visitor: TestClient, accounts: Accounts, database: Database, rosa: Person, settings: Settings
 ) -> None:

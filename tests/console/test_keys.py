@@ -89,6 +89,52 @@ def test_words_that_are_typed_act_on_nothing(
     expect(_chosen(page)).to_have_value("deepfake")
 
 
+def test_a_reason_that_is_typed_at_once_after_its_key_is_in_its_field(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    page = _mine(sit, team, cases.ready(source=source))
+
+    page.keyboard.press("w")
+    page.keyboard.type("seam under the ear")
+
+    expect(page.get_by_label("Reason")).to_have_value("seam under the ear")
+    page.clock.run_for(ALONE)
+    expect(_chosen(page)).to_have_count(0)
+
+
+def test_a_technique_is_chosen_at_once_after_its_key(sit: Sit, team: Team, cases: Cases, source: str) -> None:
+    page = _mine(sit, team, cases.ready(source=source))
+    page.keyboard.press("f")
+    page.clock.run_for(ALONE)
+
+    page.keyboard.press("t")
+    page.keyboard.type("Face sw")
+
+    expect(page.get_by_label("Technique, when")).to_have_value("FS")
+
+
+def test_a_letter_before_the_key_of_a_field_acts_unless_a_word_goes_on(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    page = _mine(sit, team, cases.ready(source=source))
+
+    page.keyboard.press("e")
+    page.keyboard.press("w")
+    page.keyboard.type("er")
+    page.clock.run_for(ALONE)
+
+    expect(page.get_by_label("Reason")).to_have_value("er")
+    expect(page.locator("[data-says]")).to_be_visible()
+    expect(_chosen(page)).to_have_count(0)
+    page.keyboard.press("Escape")
+    page.keyboard.press("e")
+    page.keyboard.press("w")
+    page.clock.run_for(ALONE)
+    page.keyboard.type(" two")
+    expect(page.get_by_label("Reason")).to_have_value("er two")
+    expect(_chosen(page)).to_have_value("escalate")
+
+
 def test_a_letter_and_enter_decide_at_once(
     sit: Sit, team: Team, cases: Cases, owner: Database, source: str
 ) -> None:
@@ -201,3 +247,65 @@ def test_what_is_missing_is_said_in_words_that_fit_the_choice_and_has_the_focus(
 
     expect(page.get_by_role("alert")).to_have_text(said)
     expect(page.get_by_label("Reason")).to_be_focused()
+
+
+def test_one_button_at_a_time_has_the_key_to_undo(
+    sit: Sit, team: Team, cases: Cases, owner: Database, source: str
+) -> None:
+    decided = cases.ready(source=source, priority=50)
+    cases.ready(source=source, blind=True)
+    page = sit(team.rosa).open(f"/queue?source={source}")
+    page.get_by_role("button", name="Claim next").click()
+    page.get_by_role("radio", name="Deepfake").check()
+    page.get_by_role("button", name="Decide, and next").click()
+    expect(page.get_by_role("heading", name="Judge first")).to_be_visible()
+    expect(page.locator("[data-toast] [data-key=z]")).to_be_visible()
+
+    page.get_by_role("radio", name="Bona fide").check()
+    page.get_by_role("button", name="This is what I see").click()
+    expect(page.get_by_role("button", name="Take it back")).to_be_visible()
+    expect(page.locator("[data-toast]").get_by_role("button", name="Undo")).to_be_visible()
+    expect(page.locator("[data-key=z]")).to_have_count(1)
+    page.keyboard.press("z")
+
+    expect(page.get_by_role("button", name="This is what I see")).to_be_visible()
+    expect(page.locator("[data-toast] [data-key=z]")).to_be_visible()
+    assert _decided(owner, decided) == [Outcome.DEEPFAKE]
+    with owner.transaction() as session:
+        assert [one.undone_at for one in decisions_of(session, decided)] == [None]
+
+
+def test_a_case_that_somebody_holds_is_not_chosen_and_says_who(
+    sit: Sit, team: Team, cases: Cases, source: str
+) -> None:
+    case_id = cases.ready(source=source)
+    ben = sit(team.ben).open(f"/cases/{case_id}")
+    ben.get_by_role("button", name="Claim this case").click()
+    expect(ben.locator("#claim")).to_contain_text("Yours")
+    page = sit(team.lin).open(f"/queue?source={source}")
+
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("x")
+
+    expect(page.locator("[data-says]")).to_contain_text("Ben Okafor")
+
+
+def test_the_key_to_undo_takes_back_all_that_was_decided_together(
+    sit: Sit, team: Team, cases: Cases, owner: Database, source: str
+) -> None:
+    made = [cases.ready(source=source) for _ in range(2)]
+    page = sit(team.lin).open(f"/queue?source={source}")
+    page.locator("[data-select-all]").check()
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_label("Reason").fill("One campaign.")
+    page.get_by_role("button", name="Decide all 2").click()
+    page.get_by_role("link", name="Back to the queue").click()
+    expect(page.locator("[data-toast]")).to_contain_text("2 cases")
+
+    page.keyboard.press("z")
+
+    expect(page.get_by_role("heading", name="Your decisions")).to_be_visible()
+    with owner.transaction() as session:
+        decisions = [one for case_id in made for one in decisions_of(session, case_id)]
+    assert len(decisions) == 2
+    assert all(one.undone_at is not None for one in decisions)

@@ -20,7 +20,9 @@ from moderation.errors import SignInRefused
 from moderation.people import Person, Role
 from moderation.settings import Settings
 from moderation.storage import Storage
+from moderation.triage import PRIORITY_SECONDS
 from moderation.web.app import create_app
+from moderation.web.console.words import span
 from moderation.web.sessions import COOKIE
 from moderation.webhooks.endpoints import Webhooks
 from tests.builders import a_face_analysis, a_verdict, an_analysis, bona_fide
@@ -126,6 +128,23 @@ def test_a_search_gives_away_no_verdict_that_is_hidden(
 
     assert _rows(page) == [str(case_id)]
     assert re.findall(r'class="verdict-word (\w+)"', page.text) == ["hidden"]
+
+
+def test_a_line_of_the_queue_says_why_it_stands_there_unless_that_gives_its_verdict_away(
+    settings: Settings, accounts: Accounts, rosa: Person, database: Database
+) -> None:
+    ready(database, priority=50)
+    secret = accounts.sign_in_as(rosa).secret
+    told: dict[float, list[str]] = {}
+    for share in (0.0, 1.0):
+        shown = settings.model_copy(update={"blind_first_share": share})
+        with TestClient(create_app(shown), cookies={COOKIE: secret}) as client:
+            page = client.get("/queue").text
+        told[share] = re.findall(r'<td class="wide right" title="([^"]+)"', page)
+
+    assert told[1.0] == []
+    (words,) = told[0.0]
+    assert span(PRIORITY_SECONDS * 50) in words
 
 
 @pytest.mark.parametrize("q", ["", "nobody knows this", "\x00", "%00", "x" * 1200, "' OR 1=1 --"])

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from moderation.accounts.accounts import Accounts
+from moderation.accounts.keys import add_key
 from moderation.cases import ImageRef
+from moderation.database.connection import Database
 from moderation.errors import (
     BucketNotAllowed,
     BucketNotRead,
@@ -14,6 +17,8 @@ from moderation.errors import (
     StorageUnavailable,
 )
 from moderation.local import BUCKET
+from moderation.people import Role
+from moderation.settings import Settings
 from moderation.storage import Storage
 
 
@@ -78,6 +83,8 @@ def test_a_key_is_a_name_and_never_a_path(storage: Storage, key: str) -> None:
         ("external_id", "photo\nfake=log line"),
         ("external_id", "photo\x85fake"),
         ("external_id", "photo\u2028fake"),
+        ("external_id", "photo\u202egpj.exe"),
+        ("source", "profiles\u2066of others"),
         ("reason", "because\x00"),
         ("image", {"bucket": BUCKET, "key": "x.jpg\r\nSet-Cookie: a=b"}),
         ("image", {"bucket": BUCKET, "key": "x\u2029.jpg"}),
@@ -91,6 +98,31 @@ def test_a_control_character_in_a_name_is_refused(api: TestClient, field: str, v
 
     assert answer.status_code == 422
     assert "set-cookie" not in answer.headers
+
+
+TURNED = ["Rosa\u202eziD", "Rosa\u202a", "\u2066Rosa", "Rosa\u2069", "Rosa\nDiaz"]
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_nobody_has_a_name_that_is_shown_as_another(
+    database: Database, settings: Settings, name: str
+) -> None:
+    accounts = Accounts(database, settings)
+
+    with pytest.raises(RequestRefused):
+        accounts.add_person("rosa@example.org", name, Role.REVIEWER, None)
+    with pytest.raises(RequestRefused):
+        accounts.add_person(f"{name}@example.org", "Rosa", Role.REVIEWER, None)
+    with pytest.raises(RequestRefused), database.transaction() as session:
+        add_key(session, name)
+    assert accounts.list_people() == []
+
+
+@pytest.mark.parametrize("name", ["رُبى الحداد", "Rosa\u200f", "می\u200cخواهم", "👩\u200d⚕️", "Rosa  Díaz"])
+def test_names_of_every_script_stay(database: Database, settings: Settings, name: str) -> None:
+    person = Accounts(database, settings).add_person("rosa@example.org", name, Role.REVIEWER, None)
+
+    assert person.name == name
 
 
 @pytest.mark.parametrize("name", ["key\r\nX-Injected: 1", "clé", "\x7f"])

@@ -254,6 +254,11 @@ class CaseView:
         return words.decided_words(Outcome(said["outcome"]), Technique(technique) if technique else None)
 
     @property
+    def takes_back(self) -> bool:
+        """Whether the page offers to take a first judgement back."""
+        return self.deciding and bool(self.judging)
+
+    @property
     def kept_words(self) -> tuple[str, ...]:
         """Texts of the person that no form of this page shows, because they do not hold the case now."""
         if self.deciding:
@@ -275,7 +280,10 @@ class CaseView:
             return "No question can be asked about this case any more."
         if self.state in (CaseState.WAITING, CaseState.ANALYZING):
             return "Questions can be asked once the model has looked at this picture."
-        return "No question can be asked: the model could not look at this picture."
+        if self.verdict is None:
+            return "No question can be asked: the model could not look at this picture."
+        why = f" ({self.verdict.abstain.words})" if self.verdict.abstain else ""
+        return f"No question can be asked: the model judged no face of this picture{why}."
 
     @property
     def unseen(self) -> bool:
@@ -330,8 +338,11 @@ class CaseView:
         return "" if self.verdict is None else words.score_words(self.verdict, self.basis, self.flag.source)
 
     @property
-    def basis_words(self) -> str:
-        return "" if self.verdict is None else words.basis_words(self.verdict, self.basis, self.flag.source)
+    def basis_words(self) -> tuple[str, str]:
+        """What the score was calibrated on, and the names that are folded. Empty: there are none."""
+        if self.verdict is None:
+            return "", ""
+        return words.basis_words(self.verdict, self.basis, self.flag.source)
 
     @property
     def maps(self) -> tuple[FaceMap, ...]:
@@ -396,9 +407,7 @@ class CaseView:
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
         number = self.asked_face
-        return suggestions(
-            None if self.analysis is None or number is None else self.analysis.faces[number - 1]
-        )
+        return () if self.analysis is None or number is None else suggestions(self.analysis.faces[number - 1])
 
     @property
     def faces_words(self) -> str:
@@ -503,8 +512,8 @@ def read_case(
         else Hold(holder.name, holder.expires_at, is_mine, claim.token if is_mine and claim else 0),
         may_claim=case.state is CaseState.READY and holder is None and not why_not,
         why_not=why_not,
-        may_ask=analysis is not None
-        and not judge_first
+        may_ask=shown is not None
+        and shown.faces_judged > 0
         and case.erased_at is None
         and case.state is not CaseState.WITHDRAWN
         and may(person, Act.ASK),
@@ -614,7 +623,9 @@ def _kept_headline(archived: Archived | None) -> str:
 
 
 def _why_not(case: Case, person: Person, standing: Sequence[Decision]) -> str:
-    """Why this person may not review the case. Empty when they may."""
+    """Why this person may not review the case. Empty when they may, and while it is not open for review."""
+    if case.state is not CaseState.READY:
+        return ""
     try:
         may_review(case.stage, person, {decision.reviewer_id for decision in standing})
     except BonafideError as error:
@@ -711,11 +722,17 @@ def _turn(question: Question, stored: StoredAnalysis | None) -> QuestionWords:
         face_words=about,
         answer=question.answer,
         failure=question.failure,
-        failure_words=FAILURES.get(
-            question.failure or "", f"No answer: {(question.failure or '').replace('_', ' ')}."
-        ),
+        failure_words=_failure_words(question.failure or "", stored),
         by_words=f"{question.bundle or 'DFA-GPT'}{spent}{about and f', about {about}'}",
     )
+
+
+def _failure_words(failure: str, stored: StoredAnalysis | None) -> str:
+    """Why a question has no answer. When no face was judged, also why not."""
+    abstain = None if stored is None else stored.analysis.verdict.abstain
+    if failure == "no_face" and abstain is not None:
+        return f"No answer: the model judged no face of this picture ({abstain.words})."
+    return FAILURES.get(failure, f"No answer: {failure.replace('_', ' ')}.")
 
 
 def _face_words(question: Question, stored: StoredAnalysis | None) -> str:

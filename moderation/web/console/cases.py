@@ -140,6 +140,8 @@ def _page(
         answers=words.ANSWERS,
         case_keys=KEYS,
         map_levels=LEVELS,
+        # There the key takes a judgement back.
+        undo_key=not case.takes_back,
         back=back,
     )
 

@@ -20,14 +20,12 @@ from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field, typed
 from moderation.web.console.case_view import in_words
 from moderation.web.console.cases import read_judgement
-from moderation.web.console.pages import PageRoute, Visitor, go, page
+from moderation.web.console.pages import BULK_AT_MOST, PageRoute, Visitor, go, page
 from moderation.web.console.queue import lines_for
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: Cases decided together, at most: a page of the queue holds no more.
-BULK_AT_MOST = 100
 #: Decisions on a page of my decisions.
 PAGE = 50
 

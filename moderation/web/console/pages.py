@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from moderation.accounts.accounts import Session
 from moderation.cases import ImageRef
-from moderation.database.console import latest_undoable
+from moderation.database.console import latest_undoable, made_together
 from moderation.errors import BonafideError, NotAllowed, SignInThrottled
 from moderation.people import Act, Person, Preferences, may
 from moderation.web.console import words
@@ -37,6 +37,9 @@ NAVIGATION: tuple[tuple[str, str, Act | None], ...] = (
     ("/webhooks", "Webhooks", Act.RESEND),
     ("/people", "People", Act.MANAGE_PEOPLE),
 )
+
+#: Cases decided together, at most: a page of the queue holds no more.
+BULK_AT_MOST = 100
 
 log = structlog.get_logger()
 
@@ -79,9 +82,11 @@ class Visitor:
 
 @dataclass(frozen=True)
 class Undoable:
-    """A decision of the visitor that can still be undone. Every page shows it until then."""
+    """The visitor's newest decision that can still be undone. Every page shows it until then."""
 
-    id: UUID
+    #: More than one: decisions that were made together. They are undone together.
+    ids: tuple[UUID, ...]
+    #: The case of the first.
     case_id: UUID
     words: str
     final_at: datetime
@@ -147,6 +152,7 @@ def render(template: str, *, visitor: Visitor | None, status: int = 200, **conte
     frame = {
         "section": "",
         "undoable": None,
+        "undo_key": True,
         "theme": preferences.theme.value,
         "shortcuts": preferences.shortcuts,
     }
@@ -157,10 +163,11 @@ def render(template: str, *, visitor: Visitor | None, status: int = 200, **conte
 def _undoable(services: Services, person: Person) -> Undoable | None:
     with services.database.transaction() as session:
         decision = latest_undoable(session, person.id)
-    if decision is None:
-        return None
+        if decision is None:
+            return None
+        ids = made_together(session, decision, limit=BULK_AT_MOST)
     said = words.decided_words(decision.outcome, decision.technique)
-    return Undoable(decision.id, decision.case_id, f"Decided: {said}.", decision.final_at)
+    return Undoable(tuple(ids), decision.case_id, f"Decided: {said}.", decision.final_at)
 
 
 def go(path: str) -> RedirectResponse:

@@ -75,7 +75,21 @@ class QueueLine:
 
     @property
     def may_bulk(self) -> bool:
-        return self.case.state is CaseState.READY and not self.hidden and not self.holder
+        return self.case.state is CaseState.READY and not self.why_not_bulk
+
+    @property
+    def why_not_bulk(self) -> str:
+        """Why the open case cannot be decided with others. Empty when it can."""
+        if self.holder:
+            return f"This case is held by {self.holder} and cannot be chosen."
+        return "You judge this case before you see its verdict: it cannot be chosen." if self.hidden else ""
+
+    @property
+    def place_words(self) -> str:
+        """Why the open case stands where it does. Empty while its verdict is hidden, which may be one of the causes."""
+        if self.case.state is not CaseState.READY or self.case.ready_at is None or self.hidden:
+            return ""
+        return words.place_words((self.case.ready_at - self.case.place.at).total_seconds())
 
 
 @router.get("/")

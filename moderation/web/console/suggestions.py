@@ -70,13 +70,11 @@ MEANT: Mapping[Technique, Suggestion] = {
 }
 
 
-def suggestions(face: FaceAnalysis | None) -> tuple[Suggestion, ...]:
-    """Suggestions about a face. None: no face was judged.
+def suggestions(face: FaceAnalysis) -> tuple[Suggestion, ...]:
+    """Suggestions about a judged face.
 
     A bona fide face gets no question about artifacts. For a deepfake the listed parts come first.
     """
-    if face is None:
-        return tuple(SOUND.values())
     if face.verdict.label is Label.UNDETERMINED:
         return UNDECIDED
     if face.verdict.label is Label.BONA_FIDE:

@@ -26,6 +26,9 @@ ANSWERS = (
     ("unclear", "?", "Unclear", "s"),
 )
 
+#: Names of sources in a sentence, at most. More are counted.
+NAMES_AT_MOST = 3
+
 OUTCOME_WORDS = {outcome: words for outcome, words, _ in OUTCOMES}
 STAGE_WORDS = {
     Stage.FIRST: "first review",
@@ -113,14 +116,27 @@ def score_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
     return f"probability of a deepfake; {said}"
 
 
-def basis_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
-    """What the score was calibrated on. Empty when it was not calibrated."""
+def basis_words(verdict: Verdict, basis: Basis | None, source: str) -> tuple[str, str]:
+    """What the score was calibrated on, in one sentence, and the names that it only counts. Empty: there are none."""
     if verdict.score is None or not verdict.calibrated:
-        return ""
+        return "", ""
     if basis is None:
-        return "What it was calibrated on is not known here."
+        return "What it was calibrated on is not known here.", ""
     others = "" if source in basis.sources else f" Pictures of {source} are not among them."
-    return f"Calibrated on {basis.words}.{others}"
+    what, _, listed = basis.words.partition(": ")
+    count = len(listed.split(", "))
+    if count <= NAMES_AT_MOST:
+        return f"Calibrated on {basis.words}.{others}", ""
+    return f"Calibrated on {what} ({count}).{others}", listed
+
+
+def place_words(head_start: float) -> str:
+    """Why a case stands where it does in the queue. `head_start` in seconds: see `triage.head_start`."""
+    how = f"{span(abs(head_start))} {'less' if head_start < 0 else 'more'}"
+    return (
+        f"Comes as if it had waited {how} than it has: for its priority, its review, the model's doubt, "
+        "evidence that contradicts the verdict, or a certificate."
+    )
 
 
 def declared_words(fact: Fact | None) -> str:

@@ -61,15 +61,17 @@
 
   // What a key does here. Nothing: it is no key of this page.
   function deedOf(key) {
-    const box = key === "x" && one("[data-select]", document.activeElement.closest("[data-row]") ?? document.createElement("i"));
-    if (box) return () => box.click();
+    const cell = key === "x" && document.activeElement.closest("[data-row]")?.querySelector("[data-select], [data-unchoosable]");
+    if (cell) return () => (cell.dataset.unchoosable ? say(cell.dataset.unchoosable) : cell.click());
     if (chosen && "ads".includes(key)) return () => answer(key);
     const control = controlOf(key === "=" ? "+" : key);
     return control && (() => use(control));
   }
 
+  const isField = (control) => control.matches("textarea, select, input:not([type=radio]):not([type=checkbox])");
+
   function use(control) {
-    if (control.matches("textarea, select, input:not([type=radio]):not([type=checkbox])")) control.focus();
+    if (isField(control)) control.focus();
     else control.click();
   }
 
@@ -112,9 +114,19 @@
     if (event.shiftKey || !deedOf(key) || waiting.length === 2) {
       return rest("typing", waiting.length ? TYPING : `“${key}” is no key here now. Keys act again in a second.`);
     }
-    waiting.push(key);
     clearTimeout(timer);
     timer = setTimeout(settle, ALONE);
+    // A field takes the focus at once: that decides nothing, and what is typed next belongs into it.
+    const control = controlOf(key);
+    if (control && isField(control)) use(control);
+    else waiting.push(key);
+  }
+
+  // Letters may still wait when a field has taken the focus. What is typed into it at once shows that they began a word.
+  function typeOn(key) {
+    if (!waiting.length) return;
+    if (key.length === 1) rest("typing", `That looked like typing: “${waiting.join("")}” did not act, and nothing was decided.`);
+    else if (key === "Enter" || key === "Tab") settle();
   }
 
   // While keys rest they are swallowed, with what would send a form. Whatever leads elsewhere ends the rest.
@@ -144,7 +156,8 @@
       else controlOf("Escape")?.click();
       return;
     }
-    if (typing || page.dataset.keys === "off") return;
+    if (typing) return typeOn(key);
+    if (page.dataset.keys === "off") return;
     if (rests !== null && swallow(event, key)) return;
     if (/^\p{L}$/u.test(key)) return pressLetter(event, key);
     // A blank, or Enter, right after two letters ends a word.
@@ -177,11 +190,13 @@
     settle();
     wake();
   }, { capture: true });
-  document.addEventListener("focusin", (event) => types(event.target) && wake());
+  document.addEventListener("focusin", (event) => rests !== null && types(event.target) && wake());
 
   // Ctrl+Enter sends the form one is typing in.
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.form) event.target.form.requestSubmit();
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !event.target.form) return;
+    settle();
+    event.target.form.requestSubmit();
   });
 
   all("[data-opens]").forEach((button) => {
