@@ -548,6 +548,15 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
         ("Assess the left eye against the right eye.", "region/open", "match/open"),
         ("Where is the map highest?", "where/open", "about/map"),
         ("deepfake yes or no", "verdict/open", "verdict/fake"),
+        ("answer only with yes or no: is the face authentic?", "verdict/open", "verdict/real"),
+        ("Does a filter count as a fake?", "verdict/fake", "technique_meant/meant"),
+        ("How sure are you of the technique?", "certainty/open", "technique/others"),
+        ("on a scale from 1 to 10 how bad is it", "places/much", "score/open"),
+        ("thx. now shorter", "about/thanks", "summary/short"),
+        ("What checks can I do myself?", "scope/method", "next/open"),
+        ("which regions did you flag", "scope/open", "places/where"),
+        ("anything odd about the mouth or the moustache?", "region/forged", "region/forged"),
+        ("is that a fake or the angle?", "region/forged", "region/explained"),
         ("Does the backdrop look like a cut-out?", "boundary/forged", "things/open"),
         ("Is the rim of the glasses whole over the nose?", "region/natural", "things/open"),
         ("she wears glasses, are her eyes okay?", "region/natural", "region/natural"),
@@ -684,7 +693,7 @@ def test_the_map_is_told_by_its_highest_regions() -> None:
 
     said = answer(Question("", "about", "map", 0), known, load_prompts(2))
 
-    assert said.endswith("It is highest at the nose and the mouth.")
+    assert said.endswith("It is highest at the nose and the mouth here.")
 
 
 @pytest.mark.parametrize(

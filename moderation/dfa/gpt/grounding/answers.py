@@ -167,9 +167,8 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
             return f"{REPEATED} {_judged(known)}{_scored(known)}."
         case "about":
             said = about_itself(question)
-            if question.form == "map" and known.highest:
-                where = joined([f"the {NOUNS[region].word}" for region in known.highest], "and")
-                return f"{said} It is highest at {where}."
+            if question.form == "map":
+                return f"{said}{_highest(known)}"
             return _together([said, _verdict_of(known)]) if question.form in _WITH_VERDICT else said
         case _:
             return f"I am not sure what you ask. {_verdict(replace(question, form='open'), known)}"
@@ -231,7 +230,8 @@ def _undecided(question: Question, known: Known) -> str:
         case "otherwise":
             return f"{_ALIKE}, and they can hide one; I am undecided about this face."
         case "counter":
-            return f"I am undecided about this face: {why}; {_BETTER} could settle it."
+            limits = f". {_limits_told(known)}" if known.zone else ""
+            return f"I am undecided about this face: {why}; {_BETTER} could settle it{limits}."
         case "unclear":
             return "I am not sure what you ask; I am undecided about this face."
         case _:
@@ -465,6 +465,18 @@ def _limits(question: Question, known: Known) -> str:
     return f"{told}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
 
 
+def _highest(known: Known) -> str:
+    """Where the map is highest, as a sentence after others."""
+    if known.highest is None:
+        return ""
+    where = (
+        joined([f"the {NOUNS[region].word}" for region in known.highest], "and")
+        if known.highest
+        else "no region"
+    )
+    return f" It is highest at {where} here."
+
+
 def _meaning(text: str) -> str:
     """What the word means that a question names."""
     named = (meaning for word, meaning in MEANINGS.items() if re.search(rf"\b(?:{word})\b", text, re.I))
@@ -505,7 +517,9 @@ _SIZE = re.compile(
 
 
 #: What a picture's quality does to a verdict.
-_HIDES = "That is possible: an odd angle, poor quality, compression, a filter or a cover can hide traces, or look so"
+_HIDES = (
+    "It may matter: an odd angle, poor quality, compression, a filter or a cover can hide traces, or look so"
+)
 #: What would make a face easier to judge.
 _BETTER = "a larger, sharper or uncovered copy"
 
@@ -539,9 +553,7 @@ _ALIKE = "Compression, a filter, make-up or a poor picture can look like a forge
 def _otherwise(known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
-        return (
-            "I see no artifact that compression, a filter or make-up has to explain; but they can hide one."
-        )
+        return "I see no artifact to explain in this face; but compression, a filter or make-up can hide one."
     why = clearest(known)
     return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 
@@ -598,8 +610,7 @@ def _if_wrong(known: Known) -> str:
 def _plainly(known: Known) -> str:
     """The verdict for somebody who knows none of the field's words."""
     if known.deepfake is None:
-        why = f": {known.why_undecided}" if known.why_undecided else ""
-        return f"In plain words: I cannot tell whether this face is genuine{why}."
+        return "In plain words: I cannot tell whether this face is genuine, so a person has to look closely."
     if not known.deepfake:
         return "In plain words: I see nothing that shows that a computer changed this face."
     done = "changed this face" if known.technique is None else _DONE_PLAINLY[known.technique]
@@ -612,9 +623,8 @@ def _for_user(known: Known) -> str:
     if known.deepfake is None:
         told = "Our check could not tell whether this face was changed, so a person will look at it"
     elif known.deepfake:
-        told = (
-            f"Our check found signs that software made or changed the face in this picture: {clearest(known)}"
-        )
+        where = f", {places(sorted(known.artifacts or (), key=by_strength)[:1])}" if known.regional else ""
+        told = f"Our check found signs that software made or changed the face in this picture{where}"
     else:
         told = "Our check found no sign that the face in this picture was changed"
     return f"{told}. A check by machine can be wrong, and a person can review it."

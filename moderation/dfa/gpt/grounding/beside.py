@@ -45,7 +45,10 @@ UNDETERMINED = (
     "Undetermined means that I do not decide: the score lies between those of deepfakes and of bona fide faces, or the "
     "picture is unlike those I learnt from."
 )
-DEEPFAKE = "Deepfakes are pictures of faces that a computer made or changed."
+DEEPFAKE = (
+    "Deepfakes are pictures of faces that a computer made or changed; a filter, other light or a crop makes "
+    "none."
+)
 #: What other words of the field mean.
 MEANINGS: Mapping[str, str] = {
     r"undetermined|undecided": UNDETERMINED,

@@ -65,6 +65,7 @@ _ASKS: Mapping[str, str] = {
     "region/distortion": r"distort\w*|warp\w*|bent|twist\w*|deform\w*|stretch\w*|shap\w*|skew\w*|crooked|moved|longer"
     r"|wonky",
     "region/colour": r"colou?r\w*|tones?|shades?|tints?|hues?|pale|red\w*|discolou?r\w*",
+    "about/map": r"map\w*|heat\w*|overlay\w*|colou?r\w*|blue|red|yellow|green|spots?|blobs?|bright\w*|legend|hot",
     "region/effect": r"without|hid\w*|cover\w*|remov\w*|scores?|minus|absent|weren.?t|wasn.?t|not|ignor\w*|leav\w*"
     r"|left out|pretend|suppose|depend\w*|weigh\w*|matter\w*|contribut\w*|influence\w*|role|much|if|drop\w*|chang\w*"
     r"|fall\w*",

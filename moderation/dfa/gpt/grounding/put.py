@@ -15,6 +15,7 @@ _NO_YES = r"\b(?:or|whether|could|might|may|AI|artificial|computer|machine|gener
 #: Words that say which way round a question about a part is, where it can have a yes.
 _YES_OR_NO = r"^\W*(?:(?:and|so|but) )?(?:is|are|was|were|do|does|did|has|have)\b"
 _REAL = r"\b(?:real|genuine|authentic)\b"
+_FAKE = r"\b(?:deepfake|fake|forged|synthetic|generated|manipulated|edited|AI)\b"
 _SOUND = (
     r"\b(?:natural|normal|ok(?:ay)?|fine(?! (?:lines?|detail|noise))|real|genuine|consistent|legit|clean|sound|intact"
     r"|authentic|match\w*)\b"
@@ -26,7 +27,8 @@ _UNSOUND = (
 #: Another explanation is offered: "or only the pose?".
 _OR_ELSE = (
     r"\bor\b(?: is| was| are)?(?: it| this| that)? "
-    r"(?:just|only|simply|merely|maybe|perhaps|rather|more like|an?|the|some\w*)\b"
+    r"(?:just|only|simply|merely|maybe|perhaps|rather|more like|an?|some\w*"
+    r"|the (?:light\w*|angle|camera|pose|lens|compression|filter|quality))\b"
 )
 #: A question how sure the model is wants a number.
 _NUMBER = r"%|\b(?:percent\w*|probab\w+|odds|likelihood|how likely|numbers?|(?:out of|to|-) ?(?:a hundred|100?|ten))\b"
@@ -64,13 +66,15 @@ class _Rule(NamedTuple):
 
 _RULES = (
     # One that asks for a yes or a no gets it.
+    _Rule("verdict/", rf"(?=.*\byes\b.*\bno\b).*{_FAKE}", "verdict", "fake"),
+    _Rule("verdict/", rf"(?=.*\byes\b.*\bno\b).*{_REAL}", "verdict", "real"),
+    # Whether something is called a deepfake at all asks for a meaning.
     _Rule(
-        "verdict/",
-        r"\b(?:deepfake|fake|forged)\b.*\byes\b.*\bno\b|\byes\b.*\bno\b.*\b(?:deepfake|fake|forged)\b",
-        "verdict",
-        "fake",
+        "verdict/|tone/|region/",
+        r"\bin your book\b|\bcounts? as\b|\bdoes bona fide mean\b",
+        "technique_meant",
+        "meant",
     ),
-    _Rule("verdict/", rf"{_REAL}.*\byes\b.*\bno\b|\byes\b.*\bno\b.*{_REAL}", "verdict", "real"),
     # "Genuine or forged" has no yes, "Could it be forged" no clear one.
     _Rule("verdict/fake|verdict/real", _NO_YES, "verdict", "open"),
     _Rule("technique/", rf"{_REAL}.*\bfakes?\b|\bfakes?\b.*{_REAL}", "verdict", "open"),
@@ -81,6 +85,8 @@ _RULES = (
     _Rule("verdict/", r"\bscores?\b", "score", "open"),
     _Rule("verdict/", r"\bconfiden\w+|\bcertainty\b", "summary", "open"),
     _Rule("certainty/", _NUMBER, "score", "probability"),
+    _Rule("certainty/", r"\btechniques?\b", "technique", "others"),
+    _Rule("places/much", _NUMBER, "score", "open"),
     _Rule(
         "score/",
         r"\b(?:far|close|distance|limits?|thresholds?|opposite|flip\w*|cut-?off)\b",
@@ -92,6 +98,9 @@ _RULES = (
     _Rule("(?!about/)", rf"\b(?:in|into|to|auf|en) (?:{_LANGUAGES})\b", "about", "language"),
     _Rule("where/|places/", r"\b(?:heat ?)?map\b|\boverlay\b", "about", "map"),
     _Rule("region/|compare/open", r"\bleft\b.*\bright\b|\bright\b.*\bleft\b", "match", "open"),
+    _Rule("about/thanks", r"\bshorter\b", "summary", "short"),
+    _Rule("scope/", r"\b(?:can|could|should) I\b|\bmyself\b", "next", "open"),
+    _Rule("scope/open", r"\bflag(?:ged)?\b|\bmark(?:ed)?\b", "places", "where"),
     _Rule("limits/rates", rf"{_NUMBER}.*\b(?:here|this)\b", "score", "probability"),
     _Rule("maker/|when/|where/|things/", _WELL_KNOWN, "who", "open"),
     _Rule("sanction/", r"^(?!.*\bwhom?\b).*\b(?:escalat\w+|second (?:review\w*|opinion))", "next", "open"),
@@ -99,7 +108,7 @@ _RULES = (
     _Rule("boundary/|compare/|region/|verdict/", rf"{_IS_THE}(?:{_WORN})\b", "things", "open"),
     _Rule(
         "limits/picture|boundary/|verdict/",
-        r"\b(?:backdrop|wallpaper|(?:wall|office|room|scene) behind)\b",
+        r"\b(?:background|backdrop|wallpaper|(?:wall|office|room|scene) behind)\b",
         "things",
         "open",
     ),
