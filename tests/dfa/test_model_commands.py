@@ -39,7 +39,8 @@ def run(*words: object) -> tuple[int, str]:
 def test_analyze_prints_one_object_a_line_in_order(tiny: BundleSpec, portrait: Path, junk: Path) -> None:
     code, out = run("analyze", portrait, junk, portrait, "--json", "--bundle", tiny.folder, "--device", "cpu")
 
-    rows = [json.loads(line) for line in out.splitlines()]
+    # Rows of one batch may differ in the last digits, by the kernels of the processor.
+    rows = [json.loads(line, parse_float=lambda digits: round(float(digits), 4)) for line in out.splitlines()]
     assert code == 1  # one of them was refused
     assert [row["file"] for row in rows] == [str(portrait), str(junk), str(portrait)]
     assert rows[0].keys() == rows[1].keys()

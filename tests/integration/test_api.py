@@ -121,7 +121,7 @@ def test_a_request_that_cannot_be_read_says_where(api: TestClient, body: object,
         pytest.param({"image": IMAGE, "priority": "high"}, "priority should be a whole number", id="type"),
         pytest.param(
             {"image": IMAGE, "source": "a\nb"},
-            "source holds a control character or more than one line",
+            "source holds a control character, more than one line or a character that turns the direction of text",
             id="pattern",
         ),
         pytest.param({"image": IMAGE, "reason": ""}, "reason is empty", id="empty"),
