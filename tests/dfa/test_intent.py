@@ -553,6 +553,7 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
         ("How sure are you of the technique?", "certainty/open", "technique/others"),
         ("on a scale from 1 to 10 how bad is it", "places/much", "score/open"),
         ("thx. now shorter", "about/thanks", "summary/short"),
+        ("Why is the face so yellowish?", "reasons/open", "tone/open"),
         ("What checks can I do myself?", "scope/method", "next/open"),
         ("which regions did you flag", "scope/open", "places/where"),
         ("anything odd about the mouth or the moustache?", "region/forged", "region/forged"),

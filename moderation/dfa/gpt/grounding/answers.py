@@ -67,7 +67,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
 
 _OF_THE_VERDICT = re.compile(
     r"\b(?:fakes?|faked|deepfakes?|real|genuine|authentic|AI|forg\w+|swapp?\w*|animated|generated|edited|manipulat\w+"
-    r"|verdict|finding|decision|confiden\w+|result)\b",
+    r"|verdict|finding|confiden\w+|result)\b",
     re.I,
 )
 #: Between two sentences of an answer.

@@ -116,8 +116,8 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot decide that, nor what law or rules say: I only examine the face, and a person decides.",
     ),
     "other_media": (
-        "I only see this one face, and no other face, picture, frame or sound. A person can compare them.",
-        "I judge this one face of this one picture, and see no other person, picture, frame or sound; a person can.",
+        "I only see this one face and cannot judge another face, picture, frame or sound; a person can.",
+        "I cannot say: I judge this one face of this one picture, and no other person, picture, frame or sound.",
     ),
     "text": (
         "I do not read text in pictures, and hear nothing; I only look at the face.",

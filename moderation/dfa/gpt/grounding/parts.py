@@ -216,17 +216,11 @@ def _whole_picture(question: Question) -> str:
                 "No, the whole picture looks generated, {the} included.",
                 "No, {the} {look} generated, like the whole picture.",
             )
-        case "forged":
-            return varied(
-                question,
-                "Yes, the whole picture looks generated, {the} included.",
-                "Yes, {the} {look} generated, like the whole picture.",
-            )
         case "effect":
             return (
                 "How much {the} {count} was not measured: the whole picture looks generated, {the} included."
             )
-        case "open" | "wrong":
+        case "forged" | "open" | "wrong":  # without a yes: it may be a seam that was asked about
             return varied(
                 question,
                 "The whole picture looks generated, {the} included.",

@@ -41,6 +41,7 @@ _LANGUAGES = (
     "german|deutsch|french|spanish|español|portuguese|italian|polish|dutch|russian|ukrainian|turkish|arabic|hebrew|hindi"
     "|urdu|bengali|chinese|mandarin|japanese|korean|vietnamese|thai|swahili|swedish|greek|my language|another language"
 )
+_TINTS = r"redder|reddish|yellow\w*|pink\w*|orange|purple|green\w*|bluish|pale|grey|washed out|tint\w*"
 _WORN = r"glasses|sunglasses|lenses|frames?|hat|cap|beanie|scarf|hijab|jewel\w*|necklace|earrings?|collar|tie"
 #: A question that begins with what it is about.
 _IS_THE = (
@@ -96,6 +97,7 @@ _RULES = (
     _Rule("score/", r"\b(?:flagged|reported)\b(?!.*\bscores?\b)", "verdict", "open"),
     # Words that belong to one subject, whatever the rest of the question is about.
     _Rule("(?!about/)", rf"\b(?:in|into|to|auf|en) (?:{_LANGUAGES})\b", "about", "language"),
+    _Rule("reasons/|places/|evidence/why|about/distress", rf"\b(?:{_TINTS})\b", "tone", "open"),
     _Rule("where/|places/", r"\b(?:heat ?)?map\b|\boverlay\b", "about", "map"),
     _Rule("region/|compare/open", r"\bleft\b.*\bright\b|\bright\b.*\bleft\b", "match", "open"),
     _Rule("about/thanks", r"\bshorter\b", "summary", "short"),
