@@ -1,6 +1,7 @@
 """What the console reads besides a case: people's names, the decisions they can undo, the cases they have judged."""
 
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import func, literal, select, tuple_
@@ -34,10 +35,15 @@ def latest_undoable(session: Session, person_id: UUID) -> Decision | None:
     return find_decision(session, decision_id) if undone_at is None and still_open else None
 
 
-def made_together(session: Session, decision: Decision, *, limit: int) -> list[UUID]:
-    """This decision and those of the same words that its person made in bulk and can still undo, the newest first.
+#: Decisions of one bulk follow each other at least so fast.
+BULK_GAP = timedelta(seconds=2)
 
-    Only itself when it was made about a claimed case.
+
+def made_together(session: Session, decision: Decision, *, limit: int) -> list[UUID]:
+    """This decision and those of the same bulk that can still be undone, the newest first.
+
+    A bulk is not stored: it is a person's decisions in the same words, each within `BULK_GAP` of the next one. Only
+    the decision itself when it was made about a claimed case.
     """
     if decision.seconds is not None:
         return [decision.id]
@@ -48,9 +54,10 @@ def made_together(session: Session, decision: Decision, *, limit: int) -> list[U
         DecisionRow.policy: decision.policy,
     }
     together = (
-        select(DecisionRow.id)
+        select(DecisionRow.id, DecisionRow.created_at)
         .where(
             DecisionRow.person_id == decision.reviewer_id,
+            DecisionRow.created_at <= decision.created_at,
             DecisionRow.seconds.is_(None),
             DecisionRow.undone_at.is_(None),
             DecisionRow.final_at > func.now(),
@@ -59,7 +66,14 @@ def made_together(session: Session, decision: Decision, *, limit: int) -> list[U
         .order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc())
         .limit(limit)
     )
-    return list(session.scalars(together))
+    ids: list[UUID] = []
+    before = decision.created_at
+    for found, at in session.execute(together):
+        if before - at > BULK_GAP:
+            break
+        ids.append(found)
+        before = at
+    return ids
 
 
 def decisions_by(

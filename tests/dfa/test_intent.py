@@ -553,6 +553,17 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
         ("How sure are you of the technique?", "certainty/open", "technique/others"),
         ("on a scale from 1 to 10 how bad is it", "places/much", "score/open"),
         ("thx. now shorter", "about/thanks", "summary/short"),
+        ("Is this a real photo, not AI? Yes or no", "verdict/real", "verdict/open"),
+        ("real or fake? yes or no", "verdict/open", "verdict/open"),
+        ("Is there a seam between the face and the background?", "boundary/forged", "boundary/forged"),
+        ("What percentage of the face has been altered?", "places/much", "places/much"),
+        ("What % of forgeries do you miss?", "limits/rates", "limits/rates"),
+        ("Does the left eye look right?", "region/natural", "region/natural"),
+        ("Did somebody use AI to polish the skin?", "region/smoothing", "region/smoothing"),
+        ("Does this count as a deepfake?", "verdict/fake", "verdict/fake"),
+        ("Why is the nose yellow on the map?", "reasons/open", "about/map"),
+        ("Where on the map was this taken?", "where/open", "where/open"),
+        ("Is this frame fake?", "verdict/fake", "verdict/fake"),
         ("Why is the face so yellowish?", "reasons/open", "tone/open"),
         ("What checks can I do myself?", "scope/method", "next/open"),
         ("which regions did you flag", "scope/open", "places/where"),
@@ -669,6 +680,29 @@ def test_more_than_two_parts_are_told_of_at_once() -> None:
     assert answer(asked, known, load_prompts(2)).endswith(
         "I see no artifact in the eyes, the mouth or the edge of the face."
     )
+
+
+def test_the_strongest_of_several_parts_are_named() -> None:
+    touches = [(Region.NOSE, 0.95), (Region.MOUTH, 0.95), (Region.EYES, 0.1)]
+    known = known_from(analysed(Label.DEEPFAKE, *(Touch(part, Kind.SOFTER, much) for part, much in touches)))
+    assert known is not None
+
+    asked = understood("Nose, mouth or eyes, which is worst?", LEVEL | {"compare/open": 9.0})
+
+    assert answer(asked, known, load_prompts(2)).startswith("Rather in the nose and in the mouth: ")
+
+
+def test_the_edge_is_compared_only_where_it_is_named_as_a_part() -> None:
+    blending, edge = (
+        understood(text, LEVEL | {"compare/open": 9.0})
+        for text in (
+            "Which is worse, the blending of the eyes or of the mouth?",
+            "Compare the eyes, the mouth and the edge of the face.",
+        )
+    )
+
+    assert [region for region, _ in blending.others] == [Region.MOUTH]
+    assert [region for region, _ in edge.others] == [Region.MOUTH, Region.FACE_BOUNDARY]
 
 
 def test_an_answer_beside_the_face_tells_the_verdict_where_the_question_speaks_of_it() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Uuid, column, select, text, values
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Stage
+from moderation.database import console
 from moderation.database import review as rows
 from moderation.database.analyses import record_analysis
 from moderation.database.connection import Database
@@ -575,6 +576,26 @@ def test_a_blind_case_is_not_decided_in_bulk(make: MakeReview, database: Databas
     (outcome,) = review.decide_many(lead, [(ready(database), 3)], DEEPFAKE)
 
     assert isinstance(outcome, JudgeFirst)
+
+
+def test_only_what_was_decided_in_one_bulk_is_undone_with_it(
+    make: MakeReview, database: Database, lead: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = make(undo_seconds=600.0)
+    first, second = (
+        review.decide_many(lead, [(ready(database), 3), (ready(database), 3)], DEEPFAKE) for _ in range(2)
+    )
+    newest = second[-1]
+    assert isinstance(newest, Decision)
+
+    def together(gap: timedelta) -> list[UUID]:
+        monkeypatch.setattr(console, "BULK_GAP", gap)
+        with database.transaction() as session:
+            return console.made_together(session, newest, limit=10)
+
+    everything = [each.id for each in (*first, *second) if isinstance(each, Decision)]
+    assert together(timedelta(hours=1)) == everything[::-1]
+    assert together(timedelta(0)) == [newest.id]
 
 
 # --- undo

@@ -117,17 +117,15 @@ def score_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
 
 
 def basis_words(verdict: Verdict, basis: Basis | None, source: str) -> tuple[str, str]:
-    """What the score was calibrated on, in one sentence, and the names that it only counts. Empty: there are none."""
+    """What the score was calibrated on, in one sentence, and the sources that it only counts. Empty: there are none."""
     if verdict.score is None or not verdict.calibrated:
         return "", ""
     if basis is None:
         return "What it was calibrated on is not known here.", ""
     others = "" if source in basis.sources else f" Pictures of {source} are not among them."
-    what, _, listed = basis.words.partition(": ")
-    count = len(listed.split(", "))
-    if count <= NAMES_AT_MOST:
+    if len(basis.sources) <= NAMES_AT_MOST:
         return f"Calibrated on {basis.words}.{others}", ""
-    return f"Calibrated on {what} ({count}).{others}", listed
+    return f"Calibrated on {len(basis.sources)} sources.{others}", f"On {basis.words}."
 
 
 def place_words(head_start: float) -> str:

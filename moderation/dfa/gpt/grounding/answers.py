@@ -479,6 +479,8 @@ def _highest(known: Known) -> str:
 
 def _meaning(text: str) -> str:
     """What the word means that a question names."""
+    if re.search(r"\b(?:deep)?fakes?\b", text, re.I):
+        return DEEPFAKE
     named = (meaning for word, meaning in MEANINGS.items() if re.search(rf"\b(?:{word})\b", text, re.I))
     return next(named, DEEPFAKE)
 
@@ -580,7 +582,8 @@ def _unsupported(known: Known) -> str:
     idle = [shown for shown in known.artifacts or () if shown.effect and not shown.effect.supported]
     if not idle:
         return ""
-    return f"; without {parts_of(idle)} the score falls no more than without a control region"
+    one_by_one = " one by one" if len(idle) > 1 else ""
+    return f"; {parts_of(idle)}, hidden{one_by_one}, lower the score no more than a control region"
 
 
 def _other_side(known: Known) -> str:

@@ -6,7 +6,7 @@ Words show that better than a language model's states do.
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import parts_in_order, techniques_named
@@ -23,6 +23,8 @@ class Named:
     techniques: tuple[Technique, ...]
     #: Families of questions that it has a word for: see `_ABOUT`.
     about: frozenset[str]
+    #: It names the edge of the face as a part.
+    edge: bool = False
 
     @property
     def aspects(self) -> list[Region]:
@@ -31,11 +33,16 @@ class Named:
 
     def with_aspect(self) -> "Named":
         """The same, with one aspect more to compare: the edge of the face, or any that is named with one region."""
-        more = self.aspects[:1] if len(self.nouns) == 1 else [each for each in self.aspects if each in _EDGE]
-        return Named({**self.nouns, **{each: NOUNS[each] for each in more}}, self.techniques, self.about)
+        more = self.aspects[:1] if len(self.nouns) == 1 else [Region.FACE_BOUNDARY] if self.edge else []
+        return replace(self, nouns={**self.nouns, **{each: NOUNS[each] for each in more}})
 
 
-_EDGE = frozenset({Region.FACE_BOUNDARY})
+#: The edge of the face, as one of several parts.
+_EDGE = re.compile(
+    r"\b(?:edge|border|boundary|outline|contour|rim)s? of (?:the |his |her )?(?:face|head)\b"
+    r"|\b(?:and|or) the (?:edge|border|boundary|outline|seam)\b(?! of)",
+    re.I,
+)
 #: What a question may be about beside the regions, in the words for it.
 _ABOUT: Mapping[str, str] = {
     "boundary": r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
@@ -103,7 +110,7 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     about = frozenset(
         what for what, words in _ABOUT.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)
     )
-    return Named(nouns, techniques, about)
+    return Named(nouns, techniques, about, edge=_EDGE.search(spelt) is not None)
 
 
 def asks_for(intent: str, text: str) -> bool:
@@ -159,7 +166,8 @@ _ASKED: Mapping[Technique, str] = {
     Technique.FR: r"re-?enact\w*|puppet\w*|animated|expression|lip[- ]?sync\w*",
     Technique.FE: r"edit\w*|retouch\w*|touched up|attribute\w*",
     Technique.EFS: r"synthesi[sz]\w*|synthetic|(?:fully|entirely|wholly|completely) (?:generated|made|invented)"
-    r"|(?<!replacing the )(?:entire|whole) face|generator|made from nothing|from scratch"
+    r"|(?<!replace the )(?<!replaced the )(?<!replacing the )(?:entire|whole) face|generator"
+    r"|made from nothing|from scratch"
     r"|generated (?:fully|entirely|wholly|completely)|GANs?|diffusion",
 }
 

@@ -14,7 +14,6 @@ from moderation.dfa.gpt.grounding.phrases import (
     listed,
     one_of,
     parts_of,
-    place,
     places,
     varied,
     within,
@@ -267,11 +266,12 @@ def about_several(question: Question, known: Known) -> str:
 
 
 def _compared(ranked: Sequence[Shown]) -> str:
-    """Which of several artifacts is the strongest, as the start of a sentence."""
-    strong, second = (strength_band(each.touch.strength) for each in ranked[:2])
-    if strong != second:
-        return f"Rather {place(ranked[0].touch.region)}"
-    return "Both alike" if len(ranked) == 2 else "Alike"
+    """Which of several artifacts are the strongest, as the start of a sentence."""
+    bands = [strength_band(each.touch.strength) for each in ranked]
+    strongest = [each for each, band in zip(ranked, bands, strict=True) if band == bands[0]]
+    if len(strongest) < len(ranked):
+        return f"Rather {places(strongest)}"
+    return "Both alike" if len(ranked) == 2 else "All alike"
 
 
 #: Regions beyond the edge of a face.
