@@ -123,9 +123,11 @@ def basis_words(verdict: Verdict, basis: Basis | None, source: str) -> tuple[str
     if basis is None:
         return "What it was calibrated on is not known here.", ""
     others = "" if source in basis.sources else f" Pictures of {source} are not among them."
-    if len(basis.sources) <= NAMES_AT_MOST:
+    _, _, names = basis.words.partition(": ")
+    count = len(names.split(", "))
+    if count <= NAMES_AT_MOST:
         return f"Calibrated on {basis.words}.{others}", ""
-    return f"Calibrated on {len(basis.sources)} sources.{others}", f"On {basis.words}."
+    return f"Calibrated on {count} sources.{others}", f"On {basis.words}."
 
 
 def place_words(head_start: float) -> str:
