@@ -705,6 +705,19 @@ def test_the_edge_is_compared_only_where_it_is_named_as_a_part() -> None:
     assert [region for region, _ in edge.others] == [Region.MOUTH, Region.FACE_BOUNDARY]
 
 
+def test_artifacts_that_the_score_does_not_need_speak_against_it() -> None:
+    face = analysed(
+        Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), Touch(Region.MOUTH, Kind.SOFTER, 0.4)
+    )
+    idle = replace(face.rationale[0], effect=Effect(0.5, 0.5, 0.5, 0.5))
+    known = known_from(replace(face, rationale=(idle, face.rationale[1])))
+    assert known is not None
+
+    said = answer(Question("", "counter", "against", 0), known, load_prompts(2))
+
+    assert "hiding the nose lowers the score no more than hiding a control region" in said
+
+
 def test_an_answer_beside_the_face_tells_the_verdict_where_the_question_speaks_of_it() -> None:
     known = known_from(analysed(Label.DEEPFAKE))
     assert known is not None

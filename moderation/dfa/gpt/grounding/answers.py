@@ -92,8 +92,6 @@ def _together(answers: Iterable[str]) -> str:
 def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family == "who" and known.deepfake and known.technique is Technique.EFS:
         return "I take this face for generated as a whole, so it may show nobody; I cannot tell who it is."
-    if question.family == "things" and known.whole:
-        return f"{UNKNOWABLE['things'][0][:-1]}; but the whole picture looks generated."
     if (question.family, question.form) == ("who", "exists"):
         return "Whether this person exists I cannot tell; I only look for traces of forgery in the face."
     if question.family in UNKNOWABLE:
@@ -583,7 +581,7 @@ def _unsupported(known: Known) -> str:
     if not idle:
         return ""
     one_by_one = " one by one" if len(idle) > 1 else ""
-    return f"; {parts_of(idle)}, hidden{one_by_one}, lower the score no more than a control region"
+    return f"; hiding {parts_of(idle)}{one_by_one} lowers the score no more than hiding a control region"
 
 
 def _other_side(known: Known) -> str:
