@@ -4,6 +4,7 @@ import datetime
 import gc
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,6 +29,7 @@ from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_pool
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+PLAN = BenchPlan(grid=8, injections=4, quick=True, baselines=BaselinePlan(steps=3))
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
 TABLES = {
     "summary", "detection", "shortcuts", "comparison", "techniques", "confusion_told", "normalisations", "description",
@@ -50,44 +52,56 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A run, and what was in memory at each step of it."""
+
+    bench: Bench
+    #: Engines at each step, and models by the step's words.
+    engines: list[int]
+    models: dict[str, int]
+
+
 @pytest.fixture(scope="module")
-def bench(manifest: Path, tiny: BundleSpec) -> Bench:
-    plan = BenchPlan(grid=8, injections=4, quick=True, baselines=BaselinePlan(steps=3))
-    return run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu")
-
-
-def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_the_second_comes(
-    manifest: Path, tiny: BundleSpec
-) -> None:
-    earlier = _alive(
-        SlotKV, LlavaForConditionalGeneration
-    )  # held, so that no new one gets the address of an old one
+def watched(manifest: Path, tiny: BundleSpec) -> Watched:
+    earlier = _alive(SlotKV, LlavaForConditionalGeneration)  # held: no new one gets the address of an old one
     engines: list[int] = []
     models: dict[str, int] = {}
 
     def progress(words: str) -> None:
-        new = [one for one in _alive(SlotKV, LlavaForConditionalGeneration) if not _among(one, earlier)]
-        engines.append(sum(isinstance(one, SlotKV) and bool(one.k) for one in new))
-        models[words] = sum(isinstance(one, LlavaForConditionalGeneration) for one in new)
+        new = [each for each in _alive(SlotKV, LlavaForConditionalGeneration) if not _among(each, earlier)]
+        engines.append(sum(isinstance(each, SlotKV) and bool(each.k) for each in new))
+        models[words] = sum(isinstance(each, LlavaForConditionalGeneration) for each in new)
 
-    plan = BenchPlan(
-        pictures=8, grid=2, questions=2, injections=2, quick=True, baselines=BaselinePlan(steps=3)
-    )
     gc.disable()
-    run_bench([manifest], tiny.folder, plan, now=NOW, against=tiny.folder, device="cpu", progress=progress)
-    gc.enable()
+    try:
+        bench = run_bench(
+            [manifest], tiny.folder, PLAN, now=NOW, against=tiny.folder, device="cpu", progress=progress
+        )
+    finally:
+        gc.enable()
+    return Watched(bench, engines, models)
 
-    assert max(engines) == 1
-    assert models["clean"] == 1
-    assert models["asking the other bundle"] == 0
+
+@pytest.fixture(scope="module")
+def bench(watched: Watched) -> Bench:
+    return watched.bench
+
+
+def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_the_second_comes(
+    watched: Watched,
+) -> None:
+    assert max(watched.engines) == 1
+    assert watched.models["clean"] == 1
+    assert watched.models["asking the other bundle"] == 0
 
 
 def _alive(*kinds: type) -> list[object]:
-    return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]
 
 
-def _among(one: object, others: list[object]) -> bool:
-    return any(one is other for other in others)
+def _among(this: object, others: list[object]) -> bool:
+    return any(this is other for other in others)
 
 
 def test_every_table_is_there(bench: Bench) -> None:

@@ -32,8 +32,7 @@ from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.intent import asked_alone, halves, told_together, understood
 from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, load_intents, pooled, save_intents
 from moderation.dfa.gpt.grounding.known import Question, known_from
-from moderation.dfa.gpt.grounding.named import asks_for, named_in, regions_asked, techniques_asked
-from moderation.dfa.gpt.grounding.put import as_put
+from moderation.dfa.gpt.grounding.named import regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
@@ -101,17 +100,18 @@ def test_techniques_are_read_from_the_words(question: str, technique: Technique)
     assert techniques_asked(question) == {technique}
 
 
-def test_what_a_question_names_counts_more_than_what_its_states_say() -> None:
-    assert understood("Is that so?", SCORES).family == "verdict"
-    nose = understood("Is the nose real?", SCORES)
+def test_what_a_question_names_is_what_is_answered() -> None:
+    by_region = SCORES | {"region/natural": 5.0, "compare/open": 4.0}
+    assert understood("Is that so?", by_region).family == "verdict"
+    nose = understood("Is the nose real?", by_region)
     assert (nose.family, nose.form, nose.region) == ("region", "natural", Region.NOSE)
-    both = understood("Are nose and mouth real?", SCORES)
+    both = understood("Are nose and mouth real?", by_region)
     assert both.family == "compare"
     assert both.others
     assert (both.region, both.others[0][0]) == (Region.NOSE, Region.MOUTH)
-    assert understood("Is the skin real?", SCORES).family == "skin"
-    swap = understood("Is it a face swap?", SCORES)
+    swap = understood("Is it a face swap?", SCORES | {"technique_named/named": 5.0})
     assert (swap.family, swap.technique) == ("technique_named", Technique.FS)
+    assert understood("Is it that one?", SCORES | {"technique_named/named": 5.0}).family == "verdict"
 
 
 def test_it_stands_for_the_region_that_was_asked_about_last() -> None:
@@ -233,7 +233,7 @@ def test_nothing_is_claimed_of_the_background() -> None:
     known = known_from(analysed(Label.BONA_FIDE))
     assert known is not None
 
-    said = answer(understood("Is the background real?", SCORES), known, load_prompts(2))
+    said = answer(understood("Is the background real?", {"region/natural": 5.0}), known, load_prompts(2))
 
     assert said in UNKNOWABLE["things"]
 
@@ -267,29 +267,7 @@ LEVEL: dict[str, float] = dict.fromkeys(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "intent"),
-    [
-        ("Are the wrinkles natural?", "skin/natural"),
-        ("Does the nose look weird?", "region/forged"),
-        ("Is the nose not natural?", "region/open"),
-        ("the eyes dont look natural", "region/open"),
-        ("Is the periorbital region changed?", "region/forged"),
-        ("Is it a swap or an edit?", "technique/open"),
-        ("Which way do you lean?", "score/open"),
-        ("Was it a joke?", "intent/open"),
-        ("I agree.", "challenge/agrees"),
-    ],
-)
-def test_words_tell_what_a_model_cannot(text: str, intent: str) -> None:
-    asked = understood(text, LEVEL)
-
-    assert f"{asked.family}/{asked.form}" == intent
-
-
-@pytest.mark.parametrize(
-    "text", ["Genuine or forged?", "Tell me whether it is forged.", "Could it be forged?"]
-)
+@pytest.mark.parametrize("text", ["Genuine or forged?", "Tell me whether it is forged."])
 def test_where_a_yes_would_say_too_much_no_side_is_taken(text: str) -> None:
     asked = understood(text, SCORES | {"verdict/fake": 8.0})
 
@@ -404,20 +382,6 @@ def test_a_seam_is_told_when_the_face_is_held_against_what_is_around_it() -> Non
     assert "seam" not in inside
 
 
-@pytest.mark.parametrize(
-    ("text", "intent", "other"),
-    [
-        ("What is your call on the man at the microphone?", "plain/user", "verdict/open"),
-        ("Which would you pick, swap or lip sync?", "technique_meant/difference", "technique/open"),
-        ("Is the colour plausible next to the nose?", "light/direction", "tone/open"),
-    ],
-)
-def test_a_special_intent_needs_a_word_for_it(text: str, intent: str, other: str) -> None:
-    asked = understood(text, {intent: 1.0, other: 0.0, "off_topic/open": -1.0})
-
-    assert f"{asked.family}/{asked.form}" == other
-
-
 def test_who_is_undecided_says_what_it_does_not_measure() -> None:
     face = analysed(Label.UNDETERMINED)
 
@@ -435,7 +399,7 @@ def test_who_is_undecided_says_what_it_does_not_measure() -> None:
 def test_two_explanations_of_one_part_get_neither_yes_nor_no() -> None:
     face, asked = analysed(Label.BONA_FIDE), "Is the mouth manipulated or is it just the pose?"
 
-    assert "proves nothing" in said_of(face, asked, "region/forged")
+    assert "proves nothing" in said_of(face, asked, "region/explained")
     assert said_of(face, "Is the mouth manipulated?", "region/forged").startswith("No")
 
 
@@ -520,7 +484,7 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
 def test_who_asks_for_percent_gets_what_the_score_means() -> None:
     face = analysed(Label.DEEPFAKE)
     face = replace(face, verdict=replace(face.verdict, score=0.74))
-    asked = understood("How sure are you, in percent?", {"certainty/open": 5.0, "verdict/open": 0.0})
+    asked = understood("How sure are you, in percent?", {"score/probability": 5.0, "verdict/open": 0.0})
 
     fitted, raw = (
         known_from(replace(face, verdict=replace(face.verdict, calibrated=calibrated)))
@@ -531,79 +495,6 @@ def test_who_asks_for_percent_gets_what_the_score_means() -> None:
     assert "about 74 of 100 faces with this score are deepfakes" in answer(asked, fitted, load_prompts(2))
     assert raw is not None
     assert "it is no probability" in answer(asked, raw, load_prompts(2))
-
-
-@pytest.mark.parametrize(
-    ("text", "read", "put"),
-    [
-        ("Is it a swap or an edit?", "technique_named/named", "technique/open"),
-        ("The verdict and your confidence, please", "verdict/open", "summary/open"),
-        ("How far is the score from the other verdict?", "score/why", "score/open"),
-        ("Why was this flagged?", "score/why", "verdict/open"),
-        ("this is an actor right? from which show", "maker/open", "who/open"),
-        ("Shall I escalate it or close it?", "sanction/open", "next/open"),
-        ("Who do I escalate it to?", "sanction/open", "sanction/open"),
-        ("translate the rules to Spanish", "summary/record", "about/language"),
-        ("write the reason in german", "reasons/open", "about/language"),
-        ("Assess the left eye against the right eye.", "region/open", "match/open"),
-        ("Where is the map highest?", "where/open", "about/map"),
-        ("deepfake yes or no", "verdict/open", "verdict/fake"),
-        ("answer only with yes or no: is the face authentic?", "verdict/open", "verdict/real"),
-        ("Does a filter count as a fake?", "verdict/fake", "technique_meant/meant"),
-        ("How sure are you of the technique?", "certainty/open", "technique/others"),
-        ("on a scale from 1 to 10 how bad is it", "places/much", "score/open"),
-        ("thx. now shorter", "about/thanks", "summary/short"),
-        ("Is this a real photo, not AI? Yes or no", "verdict/real", "verdict/open"),
-        ("real or fake? yes or no", "verdict/open", "verdict/open"),
-        ("Is there a seam between the face and the background?", "boundary/forged", "boundary/forged"),
-        ("What percentage of the face has been altered?", "places/much", "places/much"),
-        ("What % of forgeries do you miss?", "limits/rates", "limits/rates"),
-        ("Does the left eye look right?", "region/natural", "region/natural"),
-        ("Did somebody use AI to polish the skin?", "region/smoothing", "region/smoothing"),
-        ("Does this count as a deepfake?", "verdict/fake", "verdict/fake"),
-        ("Why is the nose yellow on the map?", "reasons/open", "about/map"),
-        ("Where on the map was this taken?", "where/open", "where/open"),
-        ("Is this frame fake?", "verdict/fake", "verdict/fake"),
-        ("Why is the face so yellowish?", "reasons/open", "tone/open"),
-        ("What checks can I do myself?", "scope/method", "next/open"),
-        ("which regions did you flag", "scope/open", "places/where"),
-        ("anything odd about the mouth or the moustache?", "region/forged", "region/forged"),
-        ("is that a fake or the angle?", "region/forged", "region/explained"),
-        ("Does the backdrop look like a cut-out?", "boundary/forged", "things/open"),
-        ("Is the rim of the glasses whole over the nose?", "region/natural", "things/open"),
-        ("she wears glasses, are her eyes okay?", "region/natural", "region/natural"),
-        ("Do the glasses sit right?", "boundary/fits", "things/open"),
-        ("Smooth and warm, HDR processing or AI?", "skin/natural", "skin/explained"),
-        ("Is the stubble real or painted?", "region/forged", "region/open"),
-        ("Any morphing or blending at the edge?", "boundary/forged", "boundary/forged"),
-        ("If swapped, whose face is the original?", "technique_named/named", "technique/before"),
-        ("Is the expression driven by another person?", "attributes/open", "technique_named/named"),
-    ],
-)
-def test_how_a_question_is_put_corrects_what_was_read(text: str, read: str, put: str) -> None:
-    family, form = read.split("/")
-
-    assert "/".join(as_put(family, form, text)) == put
-
-
-@pytest.mark.parametrize(
-    ("text", "intent", "asks"),
-    [
-        ("where does the light come from", "light/direction", True),
-        ("Is the face lit by the same sun?", "light/direction", True),
-        ("why is it so soft, is it the shadow", "light/direction", False),
-        ("do both eyes match", "match/open", True),
-        ("the hair on the left side looks smeared", "match/open", False),
-        ("was only the face changed?", "other_media/open", False),
-        ("compare the sharpness of face and wall", "certainty/than", False),
-        ("is it worse than other fakes?", "certainty/than", True),
-        ("is the next frame forged too?", "other_media/open", True),
-        ("a boundary between forehead and hair?", "technique_meant/difference", False),
-        ("what is between a swap and an edit?", "technique_meant/difference", True),
-    ],
-)
-def test_special_intents_need_a_word_for_them(text: str, intent: str, asks: bool) -> None:
-    assert asks_for(intent, text) == asks
 
 
 def test_a_patch_on_the_cheek_is_asked_about_the_cheek() -> None:
@@ -620,11 +511,6 @@ def test_the_words_for_a_user_come_alone() -> None:
     user, summary = Question("", "plain", "user", 0), Question("", "summary", "open", 0)
 
     assert not told_together(user, summary)
-
-
-def test_a_neutral_tone_is_no_colour() -> None:
-    assert "tone" in named_in("Is the tone of the skin even?").about
-    assert "tone" not in named_in("Write it in a neutral tone").about
 
 
 def test_a_zone_that_did_not_make_the_verdict_is_not_told() -> None:
@@ -1012,7 +898,8 @@ def test_nothing_is_said_of_an_undecided_face() -> None:
     assert known is not None
     asked = ("Is it fake?", "Is the nose real?", "Are the eyes real?", "Is it a face swap?", "nose or mouth?")
 
-    said = {question: answer(understood(question, SCORES), known, load_prompts(2)) for question in asked}
+    by_region = SCORES | {"region/natural": 5.0}
+    said = {question: answer(understood(question, by_region), known, load_prompts(2)) for question in asked}
 
     assert all("undecided" in text or "cannot decide" in text for text in said.values()), said
     assert "whether the nose was changed" in said["Is the nose real?"]

@@ -27,8 +27,15 @@ def test_the_engine_does_the_same_on_the_oldest_transformers(tmp_path: Path) -> 
     oldest = str(Path(sys.prefix) / "oldest")  # `make install-dev` puts it there
     version = _run("-c", "import transformers; print(transformers.__version__)", PYTHONPATH=oldest)
 
+    # What is compiled is torch's doing, and takes longer than all the rest.
+    others = ("-k", "not compiled and not many_forms")
     out = _run(
-        "-m", "pytest", "tests/dfa/test_engine.py", f"--basetemp={tmp_path / 'tests'}", PYTHONPATH=oldest
+        "-m",
+        "pytest",
+        "tests/dfa/test_engine.py",
+        *others,
+        f"--basetemp={tmp_path / 'tests'}",
+        PYTHONPATH=oldest,
     )
 
     assert version.startswith("5.17.")

@@ -6,7 +6,7 @@ cannot show what is asked, the answer says so.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from moderation.analysis import SMALLEST_JUDGED, TECHNIQUE_WORDS, Region, Technique
@@ -126,13 +126,7 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "technique_named":
             return _technique_named(question, known)
         case "technique_meant":
-            if question.form == "signs":
-                return f"{SIGNS[question.technique]} {_judged(known)}."
-            if question.form == "difference":
-                return f"{_difference(question, known, prompts)} {_judged(known)}."
-            if question.technique is None:
-                return _meaning(question.text)
-            return prompts.technique_explanations[question.technique]
+            return _meant(question, known, prompts)
         case "match":
             return about_match(question, known)
         case "certainty":
@@ -335,8 +329,30 @@ def _other_techniques(known: Known) -> str:
     )
 
 
+def _meant(question: Question, known: Known, prompts: PromptSet) -> str:
+    """What a technique or a word of the field means, how two differ, or where a person looks for a forgery."""
+    if question.form == "signs":
+        return f"{SIGNS[question.technique]} {_judged(known)}."
+    if question.form == "difference":
+        return f"{_difference(question, known, prompts)} {_judged(known)}."
+    if question.technique is None:
+        return next((meaning for meaning, _ in _meanings(question.text)), DEEPFAKE)
+    return prompts.technique_explanations[question.technique]
+
+
+def _meanings(text: str) -> Iterator[tuple[str, int]]:
+    """The meaning of each word of the field in a text, with the number of different words that it explains there."""
+    for words, meaning in MEANINGS.items():
+        found = {word.lower() for word in re.findall(rf"\b(?:{words})\b", text, re.I)}
+        if found:
+            yield meaning, len(found)
+
+
 def _difference(question: Question, known: Known, prompts: PromptSet) -> str:
-    """How two techniques differ, or forgeries from pictures that are only retouched or poor."""
+    """How two techniques or words differ, or forgeries from pictures that are only retouched or poor."""
+    both = next((meaning for meaning, words in _meanings(question.text) if words > 1), None)
+    if both and question.second_technique is None:
+        return both
     named = [question.technique, question.second_technique, known.technique]
     pair = list(dict.fromkeys(technique for technique in named if technique is not None))[:2]
     if len(pair) == 2 and question.technique is not None:
@@ -473,14 +489,6 @@ def _highest(known: Known) -> str:
         else "no region"
     )
     return f" It is highest at {where} here."
-
-
-def _meaning(text: str) -> str:
-    """What the word means that a question names."""
-    if re.search(r"\b(?:deep)?fakes?\b", text, re.I):
-        return DEEPFAKE
-    named = (meaning for word, meaning in MEANINGS.items() if re.search(rf"\b(?:{word})\b", text, re.I))
-    return next(named, DEEPFAKE)
 
 
 def _evidence(question: Question, known: Known) -> str:

@@ -41,22 +41,36 @@ SCOPE = (
     "I looked at the pixels of the whole face, at every region of it, and at nothing else, neither in the picture nor "
     "in the file."
 )
-UNDETERMINED = (
-    "Undetermined means that I do not decide: the score lies between those of deepfakes and of bona fide faces, or the "
-    "picture is unlike those I learnt from."
-)
 DEEPFAKE = (
     "Deepfakes are pictures of faces that a computer made or changed; a filter, other light or a crop makes "
     "none."
 )
-#: What other words of the field mean.
+#: What words of the field mean. The first of them that a question has is explained.
 MEANINGS: Mapping[str, str] = {
-    r"undetermined|undecided": UNDETERMINED,
+    r"false (?:positives?|negatives?|alarms?)|positives?|negatives?": "A false positive is a genuine face that is "
+    "called a deepfake, and a false negative is a deepfake that is called bona fide.",
+    r"hid(?:e|den|ing)|effects?|control(?: region)?|supported": "The effect of an artifact is how far the score moves "
+    "when its region is hidden; it is supported when hiding a control region of the same size moves the score less.",
+    r"calibrat\w+": "Calibrated means that the score was fitted on labelled pictures: among such pictures it is the "
+    "share that are deepfakes.",
+    r"AUC|ROC": "AUC is how often a forged picture scores higher than a genuine one; a coin reaches one half.",
+    r"(?:confidence )?intervals?|error bars?": "An interval says how far a measured rate may be off by chance; a "
+    "score of one picture has none.",
+    r"thresholds?|cut-?offs?": "The threshold is the score from which on I say deepfake.",
+    r"GANs?|diffusion": "GANs and diffusion models both draw whole pictures, one at once and the other step by step "
+    "out of noise; I do not tell them apart.",
+    r"undetermined|undecided": "Undetermined means that I do not decide: the score lies between those of deepfakes "
+    "and of bona fide faces, or the picture is unlike those I learnt from.",
     r"bona ?fide": "By bona fide I mean a face in which I found nothing; that does not prove that nothing was edited.",
-    r"art[ie]facts?|traces?|soft\w*|sharp\w*|blur\w*|smooth\w*|texture": "An artifact is a trace of a forgery: a "
+    r"deepfakes?|fakes?": DEEPFAKE,
+    r"softer|softness": "Softer means that a part shows less fine detail than the face around it.",
+    r"art[ie]facts?|traces?|soft|sharp\w*|blur\w*|smooth\w*|texture": "An artifact is a trace of a forgery: a "
     "part of the face that is softer, sharper, smoother, bent or otherwise coloured than what is around it.",
-    r"boundary|borders?|edges?": "By the edge I mean where the face meets the hair, the ears, the neck and the "
-    "background; what was laid over a face ends there.",
+    r"boundary|borders?|edges?|seams?|blend\w*": "By the edge I mean where the face meets the hair, the ears, the neck "
+    "and the background; what was laid over a face ends there.",
+    r"regions?": "A region is a part of the face that I can name, such as the nose, the mouth or the edge.",
+    r"scores?|confidence|certainty": "The score runs from 0 to 1: the higher it is, the more speaks for a forgery.",
+    r"appeals?": "An appeal asks people to look again at a decision; I only say what I see in the face.",
 }
 _OF_ITSELF: Mapping[str, str] = {
     "model": "I am a program and no person: a model that learnt from genuine and from forged faces. What I learnt from "

@@ -1,8 +1,8 @@
 """What a question asks for: its family, its form, and the regions or the technique that it names.
 
 A head reads the family and form from the language model's own states after some of its layers (`intent_head.py`). What
-a question names is read from the words (`named.py`), and how it is put too (`put.py`). So a small language model, which
-understands more than it can say, is asked only what it understands.
+a question names is read from the words (`named.py`). So a small language model, which understands more than it can say,
+is asked only what it understands.
 """
 
 import math
@@ -14,8 +14,7 @@ from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.known import Question
-from moderation.dfa.gpt.grounding.named import Named, asks_for, named_in
-from moderation.dfa.gpt.grounding.put import as_put
+from moderation.dfa.gpt.grounding.named import Named, named_in
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 
@@ -32,13 +31,13 @@ _HERE = "\0"
 
 #: Families whose questions name a region, two regions, or a technique, and the one whose questions may name a region.
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
-_EVIDENCE = "evidence"
+_OF_REGIONS = frozenset({_REGIONAL, _TWO, "evidence"})
+#: Added to the logit of their intents when "it" stands for a region.
+_POINTED = 3.0
 #: Intents whose questions may name a region, and need not.
 _MATCH, _DIRECTION = "match/open", "light/direction"
 #: The intent whose questions may name two techniques.
 _DIFFERENCE = "technique_meant/difference"
-#: Added to an intent's logit when the question names a region or a technique, or has a word for the family.
-_NAMED = 3.0
 #: Forms that take a side, each with its opposite.
 _OPPOSITE: Mapping[str, str] = {
     "natural": "forged", "forged": "natural", "fake": "real", "real": "fake",
@@ -46,6 +45,9 @@ _OPPOSITE: Mapping[str, str] = {
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
 _CLEAR = 1.0
+#: Forms that are answered by yes or no. "Genuine or forged" has neither.
+_YES_OR_NO = frozenset({"natural", "forged", "fake", "real"})
+_EITHER = re.compile(r"\b(?:whether|(?<!yes )or)\b", re.I)
 #: A question is not understood when its likeliest family is less probable.
 _LEAST = 0.2
 #: A question whose likeliest family is less probable was read with little certainty.
@@ -64,15 +66,18 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     `scores` are the intents' logits. `earlier` are the questions before it, oldest first.
     """
     named = named_in(text, earlier)
-    logits = {intent: score + _weight(intent, text, named) for intent, score in scores.items()}
-    likeliest = max(logits, key=logits.__getitem__)
+    if named.pointed:  # the head reads the question alone
+        scores = {
+            intent: score + _POINTED * (family_of(intent) in _OF_REGIONS) for intent, score in scores.items()
+        }
+    likeliest = max(scores, key=scores.__getitem__)
     if family_of(likeliest) == _TWO:
         named = named.with_aspect()
-    fitting = {intent: logit for intent, logit in logits.items() if _fits(intent, named)}
+    fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
-        fitting[_WHOLE[likeliest]] = logits[likeliest]
-    family, form = _as_named(*as_put(*_chosen(fitting), text), named)
-    regional = family in {_REGIONAL, _TWO, _EVIDENCE} or f"{family}/{form}" in {_MATCH, _DIRECTION}
+        fitting[_WHOLE[likeliest]] = scores[likeliest]
+    family, form = _as_named(*_chosen(fitting, text), named)
+    regional = family in _OF_REGIONS or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
     techniques = [*named.techniques, None, None] if family in _TECHNICAL else [None, None]
@@ -95,27 +100,11 @@ def _as_named(family: str, form: str, named: Named) -> tuple[str, str]:
     """Family and form, corrected by what the question names."""
     if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
         return "technique", "open"  # "A swap or an edit?" has no yes
-    if (family, form) == (_REGIONAL, "seen") and "boundary" in named.about:
+    if (family, form) == (_REGIONAL, "seen") and Region.FACE_BOUNDARY in named.aspects:
         return "boundary", "open"  # a seam is no single detail: it is looked for
     if family == "things" and list(named.nouns) not in ([], [Region.BACKGROUND]):
         return _REGIONAL, "seen"  # a patch on the cheek
-    if family == "tone" and family not in named.about and len(named.nouns) == 1:
-        return _REGIONAL, form  # "Teeth too white?"
     return family, form
-
-
-def _weight(intent: str, text: str, named: Named) -> float:
-    """What the words of a question add to an intent's logit."""
-    family = family_of(intent)
-    if not asks_for(intent, text):
-        return -2 * _NAMED
-    if family in _TECHNICAL:
-        return _NAMED * bool(named.techniques)
-    if intent in {_MATCH, _DIRECTION}:  # of whichever part
-        return _NAMED * (family in named.about)
-    if named.nouns:  # "The colour of the cheeks" is about the cheeks
-        return _NAMED * (family in {_REGIONAL, _TWO, _EVIDENCE})
-    return _NAMED * (family in named.about)
 
 
 def _fits(intent: str, named: Named) -> bool:
@@ -129,13 +118,16 @@ def _fits(intent: str, named: Named) -> bool:
     return family != "technique_meant" or intent == _DIFFERENCE or len(named.techniques) <= 1
 
 
-def _chosen(fitting: Mapping[str, float]) -> tuple[str, str]:
+def _chosen(fitting: Mapping[str, float], text: str) -> tuple[str, str]:
     """Family and form of the likeliest intent, or of what is said when no family is likely enough."""
     family, form = max(fitting, key=fitting.__getitem__).split("/")
     if _probability(family, fitting) < _LEAST:
         return UNCLEAR, "open"
     opposite = fitting.get(f"{family}/{_OPPOSITE.get(form)}", -math.inf)
-    return family, form if fitting[f"{family}/{form}"] - opposite >= _CLEAR else "open"
+    clear = fitting[f"{family}/{form}"] - opposite >= _CLEAR and not (
+        form in _YES_OR_NO and _EITHER.search(text)
+    )
+    return family, form if clear else "open"
 
 
 def _probability(family: str, logits: Mapping[str, float]) -> float:
