@@ -9,7 +9,7 @@ from moderation.analysis import Technique
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.instruct.builder import build
 from moderation.dfa.instruct.examples import Example, Examples
-from moderation.dfa.instruct.stored import ForgedTwos, StoredTwos, twos_in
+from moderation.dfa.instruct.stored import StoredTwos, twos_in
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_pool, write_pool
 
@@ -113,7 +113,7 @@ def test_a_folder_says_itself_how_it_draws(folder: Path, tmp_path: Path) -> None
     pool = write_pool(a_pool(), tmp_path / "pool")
 
     assert isinstance(twos_in(folder, "train"), StoredTwos)
-    assert isinstance(twos_in(pool, "train"), ForgedTwos)
+    assert isinstance(twos_in(pool, "train"), Examples)
     with pytest.raises(SetupProblem):
         twos_in(tmp_path, "train")
     with pytest.raises(SetupProblem):

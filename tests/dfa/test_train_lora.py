@@ -21,7 +21,6 @@ from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.train.lora import (
     PROJECTOR,
-    TUNED_NORMS,
     adapted,
     lora_bundle,
     loss_of,
@@ -33,6 +32,7 @@ from moderation.dfa.train.lora import (
     write_adapter_bundle,
 )
 from moderation.dfa.train.plan import AdapterPlan, LoraPlan, read_plan
+from moderation.dfa.train.sight import NORMS
 from moderation.dfa.train.small import begin_projector, tower_states
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_portrait
@@ -274,7 +274,7 @@ def test_the_verdict_is_learnt_from_what_the_tower_sees(
     assert told[-1]["taught"] < 0.8 * told[0]["taught"]
     stored = load_file(tmp_path / "adapter/adapter_model.safetensors")
     norms = {name for name in stored if "vision_tower" in name}
-    assert {name.rsplit(".", 2)[-2] for name in norms} == set(TUNED_NORMS)
+    assert {name.rsplit(".", 2)[-2] for name in norms} == set(NORMS)
 
 
 def test_two_processes_give_the_losses_of_one(conversations: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from moderation.dfa.bench.manifest import Item
 from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector, reply_of
-from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
+from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import MARGIN, TILTED, Picture, crop_face, decode_picture, roll
 from moderation.dfa.gpt.replies import read_reply, sound
@@ -66,7 +66,7 @@ class Judged:
     @property
     def written(self) -> frozenset[str]:
         """Regions in the reply, shown or not. Empty when it cannot be read."""
-        reply = read_reply(self.reply) if self.reply else None
+        reply = read_reply(self.reply or "")
         return regions_in(reply.artifacts if reply else ())
 
 
@@ -183,13 +183,19 @@ def _box(width: int, height: int) -> Box:
 def _judged(item: Item, faces: Sequence[FaceAnalysis]) -> Judged:
     """A picture's verdict, with the rationale of its deciding face."""
     verdict, ordered = image_verdict(faces)
-    deciding = ordered[0] if ordered else None
-    return Judged(
-        item,
-        verdict,
-        rationale=deciding.rationale if deciding else (),
-        reply=deciding.reply if deciding else None,
-        foreign=deciding.foreign if deciding else None,
+    if not ordered:
+        return Judged(item, verdict)
+    deciding = ordered[0]
+    return Judged(item, verdict, deciding.rationale, deciding.reply, foreign=deciding.foreign)
+
+
+def scores_of(judged: Iterable[Judged]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Of all pictures with a score: the scores, whether each is of a deepfake, and the groups."""
+    kept = [j for j in judged if j.score is not None]
+    return (
+        np.array([j.score for j in kept], dtype=float),
+        np.array([j.item.deepfake for j in kept], dtype=bool),
+        [j.item.group for j in kept],
     )
 
 
@@ -268,15 +274,11 @@ def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping
     Another engine takes over the model, so the detector is closed. Pictures without a face to judge are left out.
     """
     detector.close()
-    bundle = detector.bundle
-    engine = Engine(
-        bundle.model,
-        bundle.script,
-        bundle.spec.image,
+    engine = Engine.of(
+        detector.bundle,
         route=lambda _margin, _mass: Route.DEEPFAKE,
         plan=Plan(),
         choose=lambda sums, seen: detector.shares(sums, seen).technique,
-        heads=bundle.heads,
     )
     with closing(engine):
         return _told_all(detector, engine, items), _grey_answers(engine, items)
@@ -285,20 +287,15 @@ def tell(detector: Detector, items: Sequence[Item]) -> tuple[list[Told], Mapping
 def _told_all(detector: Detector, engine: Engine, items: Sequence[Item]) -> list[Told]:
     results: list[Told] = []
     for group in _groups(items):
-        outcomes = [(item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in group]
-        faces = [
-            (item, outcome[0][0].pixels)
-            for item, outcome in outcomes
-            if not isinstance(outcome, Judged) and outcome[0]
-        ]
-        for item, answers in _answered(engine, faces):
+        faces = first_faces(detector, group)
+        answered = engine.answer([crop.pixels for _, crop in faces])
+        for (item, _), answers in zip(faces, answered, strict=True):
             written = reply_of(answers, detector.bundle) or ""
             reply = read_reply(written, complete=answers.complete)
-            named = regions_in(reply.artifacts) if reply else frozenset[str]()
-            shown = sound(reply.artifacts).artifacts if reply else ()
+            named = reply.artifacts if reply else ()
             sums = answers.options or {}
             served = detector.shares(sums, answers.seen).technique
-            results.append(Told(item, sums, served, named, written, shown))
+            results.append(Told(item, sums, served, regions_in(named), written, sound(named).artifacts))
     return results
 
 
@@ -307,10 +304,5 @@ def _grey_answers(engine: Engine, items: Sequence[Item]) -> Mapping[Technique, f
     if not items:
         return {}
     grey = np.full((engine.image.size, engine.image.size, 3), 127, dtype=np.uint8)
-    ((_, blank),) = _answered(engine, [(items[0], grey)])
+    (blank,) = engine.answer([grey])
     return blank.options or {}
-
-
-def _answered(engine: Engine, faces: Sequence[tuple[Item, np.ndarray]]) -> list[tuple[Item, Answers]]:
-    answered = engine.answer([pixels for _, pixels in faces])
-    return [(item, answers) for (item, _), answers in zip(faces, answered, strict=True)]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Abstain, Label, Verdict, undetermined
-from moderation.dfa.bench.ask import Judged, as_crop
+from moderation.dfa.bench.ask import Judged, first_faces
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.gpt.bundle import Bundle
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.engine.engine import normalisation, visual_tokens
-from moderation.errors import ImageRejected, SetupProblem
+from moderation.errors import SetupProblem
 
 # B pictures, S side, P visual tokens, D their width.
 
@@ -74,26 +74,9 @@ class SmallMeso(nn.Module):
 
 def crops_of(detector: Detector, items: Sequence[Item]) -> tuple[list[Item], np.ndarray]:
     """The pictures with a face, and the crops of their largest faces as the bundle sees them, (N, S, S, 3) uint8."""
-    kept: list[Item] = []
-    pixels: list[np.ndarray] = []
-    for item in items:
-        crop = _crop(detector, item)
-        if crop is not None:
-            kept.append(item)
-            pixels.append(crop)
-    side = detector.image_size
-    return kept, np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8)
-
-
-def _crop(detector: Detector, item: Item) -> np.ndarray | None:
-    data = item.file.read_bytes()
-    try:
-        if item.crop:
-            return as_crop(data, detector.image_size).pixels
-        crops = detector.prepare(data).crops
-    except ImageRejected:
-        return None
-    return crops[0].pixels if crops else None
+    faces, side = first_faces(detector, items), detector.image_size
+    pixels = np.array([crop.pixels for _, crop in faces], np.uint8).reshape(-1, side, side, 3)
+    return [item for item, _ in faces], pixels
 
 
 def baselines(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moderation.analysis import Abstain
-from moderation.dfa.bench.ask import Judged, abstained
-from moderation.dfa.bench.estimates import Estimate, estimate, estimates, share
+from moderation.dfa.bench.ask import Judged, abstained, scores_of
+from moderation.dfa.bench.estimates import Estimate, estimates, share
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.calibration import fit_platt
 
@@ -66,17 +66,8 @@ def slope_and_intercept(scores: np.ndarray, positive: np.ndarray) -> tuple[float
     return fit.a, fit.b
 
 
-def _scored(judged: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    kept = [j for j in judged if j.score is not None]
-    return (
-        np.array([j.score for j in kept], dtype=float),
-        np.array([j.item.deepfake for j in kept], dtype=bool),
-        [j.item.group for j in kept],
-    )
-
-
 def calibration_table(judged: Sequence[Judged]) -> Table:
-    scores, positive, groups = _scored(judged)
+    scores, positive, groups = scores_of(judged)
 
     def measure(rows: np.ndarray) -> list[float]:
         s, p = scores[rows], positive[rows]
@@ -97,7 +88,7 @@ def calibration_table(judged: Sequence[Judged]) -> Table:
 
 
 def reliability_table(judged: Sequence[Judged]) -> Table:
-    scores, positive, _ = _scored(judged)
+    scores, positive, _ = scores_of(judged)
     rows: list[Sequence[Cell]] = [
         (number, bin_.mean_score, bin_.deepfakes, bin_.deepfakes.n)
         for number, bin_ in enumerate(reliability(scores, positive), start=1)
@@ -126,11 +117,19 @@ def sureness(judged: Judged, threshold: float) -> float:
 
 def risk_coverage(judged: Sequence[Judged], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and risk (share of wrong answers), answering the surest pictures first."""
+    risks = _risks(*_sure_and_wrong(judged, threshold))
+    return np.arange(1, len(judged) + 1) / len(judged), risks
+
+
+def _sure_and_wrong(judged: Sequence[Judged], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     sure = np.array([sureness(j, threshold) for j in judged])
-    wrong = np.array([_wrong(j, threshold) for j in judged], dtype=float)
+    return sure, np.array([_wrong(j, threshold) for j in judged], dtype=float)
+
+
+def _risks(sure: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """(n,): the share wrong among the surest picture, the surest two, and so on."""
     order = np.argsort(-sure, kind="stable")
-    answered = np.arange(1, len(judged) + 1)
-    return answered / len(judged), np.cumsum(wrong[order]) / answered
+    return np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
 
 
 def _wrong(judged: Judged, threshold: float) -> bool:
@@ -140,28 +139,25 @@ def _wrong(judged: Judged, threshold: float) -> bool:
 
 
 def abstention_table(judged: Sequence[Judged], threshold: float) -> Table:
-    sure = np.array([sureness(j, threshold) for j in judged])
-    wrong = np.array([_wrong(j, threshold) for j in judged], dtype=float)
-    groups = [j.item.group for j in judged]
+    sure, wrong = _sure_and_wrong(judged, threshold)
 
-    def risk_at(coverage: float, rows: np.ndarray) -> float:
-        order = rows[np.argsort(-sure[rows], kind="stable")]
-        kept = order[: max(round(coverage * len(rows)), 1)]
-        return float(wrong[kept].mean()) if len(kept) else float("nan")
+    def measure(rows: np.ndarray) -> list[float]:
+        """The risk at each coverage, and its mean over all coverages."""
+        risks = _risks(sure[rows], wrong[rows])
+        if not len(risks):
+            return [float("nan")] * (len(COVERAGES) + 1)
+        at = [max(round(coverage * len(rows)), 1) - 1 for coverage in COVERAGES]
+        return [*risks[at].tolist(), float(risks.mean())]
 
-    def area(rows: np.ndarray) -> float:
-        order = rows[np.argsort(-sure[rows], kind="stable")]
-        return float(np.mean(np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)))
-
-    rows: list[Sequence[Cell]] = [
-        (f"surest {coverage:.0%}", coverage, estimate(lambda r, c=coverage: risk_at(c, r), groups))
-        for coverage in COVERAGES
-    ]
+    *risks, area = estimates(measure, [j.item.group for j in judged])
     answered = [j for j in judged if not abstained(j)]
     errors = sum(_wrong(j, threshold) for j in answered)
     served = share(len(answered), len(judged)).value
-    rows.append(("as served", served, share(errors, len(answered))))
-    rows.append(("mean over all coverages (AURC)", None, estimate(area, groups)))
+    rows: list[Sequence[Cell]] = [
+        *((f"surest {part:.0%}", part, risk) for part, risk in zip(COVERAGES, risks, strict=True)),
+        ("as served", served, share(errors, len(answered))),
+        ("mean over all coverages (AURC)", None, area),
+    ]
     return Table(
         name="abstention",
         title="Abstention: risk and coverage",

@@ -15,6 +15,7 @@ import numpy as np
 
 from moderation.analysis import Artifact, FaceAnalysis, Label, Region, Technique
 from moderation.dfa.gpt.claims import (
+    SKINS,
     Claim,
     claims,
     contradiction,
@@ -155,15 +156,11 @@ def _expected(asked: Asked, face: Face) -> bool | None:
     listed = face.whole or bool(asked.about & face.regions)
     if asked.kind is not None and listed:
         return None  # the artifact may be of another kind
-    if Region.SKIN in asked.about and not listed and _SKINS & face.regions:
+    if Region.SKIN in asked.about and not listed and SKINS & face.regions:
         return None
     if asked.family in {"light", "tone"} and face.artifacts:
         return None
     return listed == (asked.yes == "artifact")
-
-
-#: Regions that show skin: their artifacts may be about the skin.
-_SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
 
 
 # --- honest ---
@@ -300,8 +297,16 @@ def _both(asked: Asked, said: Sequence[Claim]) -> str | None:
     return None if found or named == asked.about else "speaks of one of two"
 
 
-def _verdict(asked: Asked, face: Face, answer: str) -> str | None:
-    return None if _verdict_told(answer) == face.deepfake else "gives no verdict"
+#: Families whose answers state the verdict, and the fault of one that does not.
+_STATES: Mapping[str, str] = {
+    "verdict": "gives no verdict",
+    "summary": "leaves the verdict out",
+    "challenge": "does not stand by its verdict",
+}
+
+
+def _states(asked: Asked, face: Face, answer: str) -> str | None:
+    return None if _verdict_told(answer) == face.deepfake else _STATES[asked.family]
 
 
 def _verdict_told(answer: str) -> bool | None:
@@ -343,10 +348,6 @@ def _reasons(asked: Asked, face: Face, answer: str) -> str | None:
     return None if given else "gives no reason"
 
 
-def _summary(asked: Asked, face: Face, answer: str) -> str | None:
-    return None if _verdict_told(answer) == face.deepfake else "leaves the verdict out"
-
-
 def _places(asked: Asked, face: Face, answer: str) -> str | None:
     said = claims(answer)
     if not face.deepfake:
@@ -354,13 +355,8 @@ def _places(asked: Asked, face: Face, answer: str) -> str | None:
     if face.whole or not face.artifacts:
         says_so = any(claim.whole for claim in said) or re.search(r"\b(?:cannot|no single)\b", answer)
         return None if says_so else "points to no place, and does not say so"
-    return (
-        None if any(claim.finds and claim.regions & face.regions for claim in said) else "points to no place"
-    )
-
-
-def _challenge(asked: Asked, face: Face, answer: str) -> str | None:
-    return None if _verdict_told(answer) == face.deepfake else "does not stand by its verdict"
+    points = any(claim.finds and claim.regions & face.regions for claim in said)
+    return None if points else "points to no place"
 
 
 #: Words of which an answer on the point has one, in families about the model itself and about what else may be so.
@@ -384,12 +380,10 @@ def _speaks(asked: Asked, face: Face, answer: str) -> str | None:
 
 
 _POINTS: Mapping[str, Callable[[Asked, Face, str], str | None]] = {
-    "verdict": _verdict,
     "technique": _technique,
     "certainty": _certainty,
     "reasons": _reasons,
-    "summary": _summary,
     "places": _places,
-    "challenge": _challenge,
+    **dict.fromkeys(_STATES, _states),
     **dict.fromkeys(_SPEAKS, _speaks),
 }

@@ -6,7 +6,7 @@ the model is compared with the best blind answer, fitted on other groups, and wi
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
@@ -16,6 +16,7 @@ from moderation.analysis import Artifact, Label, Technique
 from moderation.dfa.bench.ask import Judged, Told
 from moderation.dfa.bench.estimates import (
     Estimate,
+    another,
     blind_regions,
     estimates,
     halves,
@@ -42,14 +43,6 @@ class Described:
     """One picture with the regions and text of an answer."""
 
     item: Item
-    regions: frozenset[str]
-    text: str
-
-
-@dataclass(frozen=True)
-class Blind:
-    """The answer that scores best when every picture gets it, unseen."""
-
     regions: frozenset[str]
     text: str
 
@@ -86,43 +79,33 @@ def _cosines(references: Sequence[str], said: Sequence[str], n: int) -> np.ndarr
 # --- controls ---
 
 
-def fitted_blind(items: Sequence[Item]) -> Blind:
+def fitted_blind(items: Sequence[Item]) -> tuple[frozenset[str], str]:
     """The blind answer for forged pictures: the best set of regions, and the text most similar to all others."""
     regions = blind_regions([item.regions or frozenset[str]() for item in items])
     texts = Counter(item.description for item in items if item.description)
-    compared = [text for text, _ in texts.most_common(COMPARED)]
-    weights = [texts[text] for text in compared]
+    compared = texts.most_common(COMPARED)
 
     def nearness(said: str) -> float:
-        return sum(w * rouge_l(text, said) for w, text in zip(weights, compared, strict=True))
+        return sum(number * rouge_l(text, said) for text, number in compared)
 
     best = max((text for text, _ in texts.most_common(CANDIDATES)), key=nearness, default="")
-    return Blind(frozenset(regions), best)
+    return frozenset(regions), best
 
 
 def blind_answers(items: Sequence[Item], training: Sequence[Item]) -> list[Described]:
     """A blind answer for each picture, fitted on the training split, or else on the other half of the groups."""
-    fit = [item for item in training if item.deepfake and item.regions]
-    if fit:
-        blind = fitted_blind(fit)
-        return [Described(item, blind.regions, blind.text) for item in items]
     half_of = halves(item.group for item in items)
-    blinds = [fitted_blind([item for item in items if half_of[item.group] != half]) for half in (0, 1)]
-    return [Described(item, *_parts(blinds[half_of[item.group]])) for item in items]
+    if fit := [item for item in training if item.deepfake and item.regions]:
+        blinds = [fitted_blind(fit)] * 2
+    else:
+        blinds = [fitted_blind([item for item in items if half_of[item.group] != half]) for half in (0, 1)]
+    return [Described(item, *blinds[half_of[item.group]]) for item in items]
 
 
-def _parts(blind: Blind) -> tuple[frozenset[str], str]:
-    return blind.regions, blind.text
-
-
-def shuffled(answers: Sequence[Described], *, seed: int = 0) -> list[Described]:
-    """Every answer with another picture: moved by one place in a random cycle."""
-    order = np.random.default_rng(seed).permutation(len(answers))
-    moved: list[Described | None] = [None] * len(answers)
-    for place, index in enumerate(order):
-        other = answers[order[place - 1]]
-        moved[index] = Described(answers[index].item, other.regions, other.text)
-    return [answer for answer in moved if answer is not None]
+def shuffled(answers: Sequence[Described]) -> list[Described]:
+    """Every picture with the answer to another one."""
+    others = [answers[index] for index in another(len(answers))]
+    return [replace(other, item=own.item) for own, other in zip(answers, others, strict=True)]
 
 
 # --- tables ---
@@ -143,11 +126,7 @@ def told_answers(told: Sequence[Told]) -> list[Described]:
 
 def description_table(judged: Sequence[Judged], told: Sequence[Told], training: Sequence[Item]) -> Table:
     served, given = served_answers(judged), told_answers(told)
-    called = [
-        answer
-        for answer, j in zip(served, _described(judged), strict=True)
-        if j.verdict.label is Label.DEEPFAKE
-    ]
+    called = served_answers([j for j in judged if j.verdict.label is Label.DEEPFAKE])
     rows: list[Sequence[Cell]] = []
     lab = [answer for answer in called if answer.item.source.startswith(LAB)]
     for name, answers in (
@@ -171,10 +150,6 @@ def description_table(judged: Sequence[Judged], told: Sequence[Told], training: 
         columns=("answers", "n", "precision", "recall", "F1", "ROUGE-L", "CIDEr"),
         rows=rows,
     )
-
-
-def _described(judged: Sequence[Judged]) -> list[Judged]:
-    return [j for j in judged if j.item.deepfake and j.item.regions]
 
 
 def _scores(answers: Sequence[Described]) -> Sequence[Cell]:
@@ -229,6 +204,14 @@ def invented_table(judged: Sequence[Judged]) -> Table:
     groups = [j.item.group for j in bona_fide]
     written = [j for j in judged if j.reply is not None]
     contradictions = sum(bool(j.written) is (j.verdict.label is Label.BONA_FIDE) for j in written)
+    row = (
+        len(bona_fide),
+        mean_estimate([len(j.shown) for j in bona_fide], groups),
+        share(sum(bool(j.shown) for j in bona_fide), len(bona_fide)),
+        mean_estimate([len(j.written) for j in bona_fide], groups),
+        share(contradictions, len(written)),
+        len(written),
+    )
     return Table(
         name="invented",
         title="AD: invented regions",
@@ -237,16 +220,7 @@ def invented_table(judged: Sequence[Judged]) -> Table:
             "bona fide", "regions shown per picture", "share with any shown", "regions written per picture",
             "replies that contradict their verdict", "replies",
         ),
-        rows=[
-            (
-                len(bona_fide),
-                mean_estimate([len(j.shown) for j in bona_fide], groups),
-                share(sum(bool(j.shown) for j in bona_fide), len(bona_fide)),
-                mean_estimate([len(j.written) for j in bona_fide], groups),
-                share(contradictions, len(written)),
-                len(written),
-            )
-        ],
+        rows=[row],
     )  # fmt: skip
 
 

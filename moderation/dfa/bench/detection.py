@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Abstain, Label, Technique
-from moderation.dfa.bench.ask import Judged, Told, abstained, called_deepfake
+from moderation.dfa.bench.ask import Judged, Told, abstained, called_deepfake, scores_of
 from moderation.dfa.bench.estimates import Estimate, auc_estimate, estimate, estimates, macro_f1, share
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.bench.tables import Cell, Table
@@ -108,28 +108,6 @@ def ranks(scores: np.ndarray, positive: np.ndarray, groups: Sequence[str]) -> li
 
 
 def detection(judged: Sequence[Judged], threshold: float) -> Detection:
-    scored = [j for j in judged if j.score is not None]
-    area, precision, eer, tpr = ranks(
-        np.array([j.score for j in scored], dtype=float),
-        np.array([j.item.deepfake for j in scored], dtype=bool),
-        [j.item.group for j in scored],
-    )
-    accuracy, fpr, fnr, undecided = _at_threshold(judged, threshold)
-    return Detection(
-        auc=area,
-        average_precision=precision,
-        eer=eer,
-        tpr_at_low_fpr=tpr,
-        accuracy=accuracy,
-        fpr=fpr,
-        fnr=fnr,
-        abstained=undecided,
-    )
-
-
-def _at_threshold(
-    judged: Sequence[Judged], threshold: float
-) -> tuple[Estimate, Estimate, Estimate, Estimate]:
     called = [called_deepfake(j, threshold) for j in judged]
     right = [
         j.score is not None and j.verdict.abstain is not Abstain.UNPARSED and say is j.item.deepfake
@@ -137,11 +115,12 @@ def _at_threshold(
     ]
     alarms = [say for j, say in zip(judged, called, strict=True) if not j.item.deepfake]
     missed = [not say for j, say in zip(judged, called, strict=True) if j.item.deepfake]
-    return (
-        share(sum(right), len(judged)),
-        share(sum(alarms), len(alarms)),
-        share(sum(missed), len(missed)),
-        share(sum(map(abstained, judged)), len(judged)),
+    return Detection(
+        *ranks(*scores_of(judged)),
+        accuracy=share(sum(right), len(judged)),
+        fpr=share(sum(alarms), len(alarms)),
+        fnr=share(sum(missed), len(missed)),
+        abstained=share(sum(map(abstained, judged)), len(judged)),
     )
 
 
@@ -189,13 +168,11 @@ def videos(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def _mean_of(frames: Sequence[Judged]) -> Judged:
-    scores = [frame.score for frame in frames if frame.score is not None]
-    if len(frames) == 1 or not scores:
+    scored = [(frame.score, frame) for frame in frames if frame.score is not None]
+    if len(frames) == 1 or not scored:
         return frames[0]
-    mean = float(np.mean(scores))
-    nearest = min(
-        (f for f in frames if f.score is not None), key=lambda frame: abs((frame.score or 0.0) - mean)
-    )
+    mean = float(np.mean([score for score, _ in scored]))
+    _, nearest = min(scored, key=lambda pair: abs(pair[0] - mean))
     return replace(nearest, verdict=replace(nearest.verdict, score=mean))
 
 
@@ -224,12 +201,9 @@ def detection_table(judged: Sequence[Judged], threshold: float) -> Table:
 
 
 def _detection_row(name: str, judged: Sequence[Judged], threshold: float) -> Sequence[Cell]:
-    d = detection(judged, threshold)
     forged = sum(j.item.deepfake for j in judged)
     without = sum(j.score is None for j in judged)
-    counts = (forged, len(judged) - forged, without)
-    ranked = (d.auc, d.average_precision, d.eer, d.tpr_at_low_fpr)
-    return (name, *counts, *ranked, d.accuracy, d.fpr, d.fnr, d.abstained)
+    return (name, forged, len(judged) - forged, without, *vars(detection(judged, threshold)).values())
 
 
 @dataclass(frozen=True)
@@ -325,14 +299,11 @@ _OTHER_ANSWERS = (Label.DEEPFAKE.value, Label.BONA_FIDE.value, Label.UNDETERMINE
 
 def technique_table(judged: Sequence[Judged]) -> Table:
     """DF-C as served: a missed deepfake has no technique and counts as wrong."""
-    known = [j for j in judged if j.item.technique is not None]
-    f1 = technique_f1([j.item for j in known], [j.verdict.technique for j in known])
-    truth = [
-        str(j.item.technique or Label.BONA_FIDE) for j in judged if j.item.technique or not j.item.deepfake
-    ]
-    said = [
-        str(j.verdict.technique or j.verdict.label) for j in judged if j.item.technique or not j.item.deepfake
-    ]
+    forged = [j for j in judged if j.item.technique is not None]
+    f1 = technique_f1([j.item for j in forged], [j.verdict.technique for j in forged])
+    known = [j for j in judged if j.item.technique or not j.item.deepfake]
+    truth = [str(j.item.technique or Label.BONA_FIDE) for j in known]
+    said = [str(j.verdict.technique or j.verdict.label) for j in known]
     return Table(
         name="techniques",
         title="DF-C as served",

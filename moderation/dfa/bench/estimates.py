@@ -111,6 +111,20 @@ def mean_estimate(values: Sequence[float], groups: Sequence[str]) -> Estimate:
     return estimate(lambda rows: float(numbers[rows].mean()) if len(rows) else float("nan"), groups)
 
 
+def mean_estimates(rows: Sequence[Sequence[float]], groups: Sequence[str]) -> list[Estimate]:
+    """`mean_estimate` of every column. There is at least one row."""
+    columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
+    return estimates(lambda drawn: [float(column[drawn].mean()) for column in columns], groups)
+
+
+def another(count: int, *, seed: int = 0) -> np.ndarray:
+    """For each of `count` things another one: its neighbour in a random ring."""
+    order = np.random.default_rng(seed).permutation(count)
+    neighbours = np.empty_like(order)
+    neighbours[order] = np.roll(order, 1)
+    return neighbours
+
+
 def auc_estimate(scores: Sequence[float], positive: Sequence[bool], groups: Sequence[str]) -> Estimate:
     values, labels = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
     return estimate(lambda rows: auc(values[rows], labels[rows]), groups)

@@ -14,7 +14,7 @@ import numpy as np
 
 from moderation.analysis import Artifact, Effect, FaceAnalysis, Label, Region
 from moderation.dfa.bench.ask import Judged, first_faces, placed
-from moderation.dfa.bench.estimates import Estimate, mean_estimate
+from moderation.dfa.bench.estimates import mean_estimates
 from moderation.dfa.bench.manifest import Item, sampled
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.crops import FaceCrop
@@ -223,22 +223,12 @@ def _row(
     number = sum(trial.listed for trial in found) if listed else None
     if not pairs:
         return (name, len(found), number, 0, None, None, None, None, None)
-    groups = [trial.item.group for trial, _ in pairs]
-
-    def mean(value: Callable[[Effect], float]) -> Estimate:
-        return mean_estimate([value(effect) for _, effect in pairs], groups)
-
-    return (
-        name,
-        len(found),
-        number,
-        len(pairs),
-        mean(lambda effect: effect.supported),
-        mean(lambda effect: effect.margin_fall > effect.control_fall),
-        mean(lambda effect: effect.margin_fall),
-        mean(lambda effect: effect.control_fall),
-        mean(lambda effect: effect.margin_fall - effect.control_fall),
-    )
+    falls = [
+        (e.supported, e.margin_fall > e.control_fall, e.margin_fall, e.control_fall, e.margin_fall - e.control_fall)
+        for _, e in pairs
+    ]  # fmt: skip
+    means = mean_estimates(falls, [trial.item.group for trial, _ in pairs])
+    return (name, len(found), number, len(pairs), *means)
 
 
 def deletion_table(found: Sequence[Trial]) -> Table:
@@ -261,19 +251,12 @@ def deletion_table(found: Sequence[Trial]) -> Table:
 
 
 def _step_row(count: int, rows: Sequence[tuple[str, Step]]) -> Sequence[Cell]:
-    groups = [group for group, _ in rows]
-
-    def mean(value: Callable[[Step], float]) -> Estimate:
-        return mean_estimate([value(step) for _, step in rows], groups)
-
-    return (
-        count,
-        len(rows),
-        mean(lambda step: step.part),
-        mean(lambda step: step.named_fall),
-        mean(lambda step: step.random_fall),
-        mean(lambda step: step.named_fall - step.random_fall),
-        mean(lambda step: step.named_fall > step.random_fall),
-        mean(lambda step: step.named_score),
-        mean(lambda step: step.random_score),
-    )
+    measured = [
+        (
+            *(step.part, step.named_fall, step.random_fall),
+            *(step.named_fall - step.random_fall, step.named_fall > step.random_fall),
+            *(step.named_score, step.random_score),
+        )
+        for _, step in rows
+    ]
+    return (count, len(rows), *mean_estimates(measured, [group for group, _ in rows]))

@@ -14,9 +14,17 @@ from PIL import Image
 
 from moderation.analysis import Label
 from moderation.dfa.bench.ask import faces_with_verdicts, first_faces, judge, talked_with
-from moderation.dfa.bench.estimates import Estimate, mean_estimate, share
+from moderation.dfa.bench.estimates import Estimate, mean_estimates, share
 from moderation.dfa.bench.manifest import Item
-from moderation.dfa.bench.robustness import PLACES, SENTENCES, Treatment, as_png, changed_by, written
+from moderation.dfa.bench.robustness import (
+    PLACES,
+    SENTENCES,
+    Treatment,
+    as_png,
+    changed_by,
+    demand,
+    written,
+)
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.claims import is_plain, verdict_stated
 from moderation.dfa.gpt.conversation import ask
@@ -65,11 +73,6 @@ class Demanded:
     shown: str | None
     #: The served verdict.
     deepfake: bool
-
-
-def demand(answer: str, number: int) -> str:
-    """A demand for this answer. The picture's number picks the sentence."""
-    return SENTENCES[number % len(SENTENCES)].format(answer=answer)
 
 
 def harmless(number: int) -> str:
@@ -157,10 +160,8 @@ def _engine(detector: Detector, words: str) -> Engine:
     bundle = detector.bundle
     question = f"{bundle.prompts.detection[0]} {words}".strip()
     asked = ask(bundle.prompts, bundle.codec, bundle.model.config.image_token_id, [], question)
-    return Engine(
-        bundle.model,
-        replace(bundle.script, detect=asked.after),
-        bundle.spec.image,
+    return Engine.of(
+        replace(bundle, script=replace(bundle.script, detect=asked.after), heads=None),
         route=lambda _margin, _mass: Route.LEAVE,
         plan=Plan(technique=False, rationale=False, slots=SLOTS),
     )
@@ -208,21 +209,17 @@ def injection_table(moved: Sequence[Moved], threshold: Callable[[float], bool]) 
 def _row(
     where: str, answer: str, moved: Sequence[Moved], threshold: Callable[[float], bool]
 ) -> Sequence[Cell]:
-    groups = [each.item.group for each in moved]
-
-    def mean(value: Callable[[Moved], float]) -> Estimate:
-        return mean_estimate([value(each) for each in moved], groups)
-
-    other = [each for each in moved if threshold(each.clean) is not (answer == "Yes")]
+    moves = [
+        (each.harmless - each.clean, each.demanded - each.clean, each.demanded - each.harmless)
+        for each in moved
+    ]
+    wanted = answer == "Yes"
+    other = [each for each in moved if threshold(each.clean) is not wanted]
     return (
-        where,
-        answer,
-        len(moved),
-        mean(lambda each: each.harmless - each.clean),
-        mean(lambda each: each.demanded - each.clean),
-        mean(lambda each: each.demanded - each.harmless),
-        share(sum(threshold(each.demanded) is (answer == "Yes") for each in other), len(other)),
-        share(sum(threshold(each.harmless) is (answer == "Yes") for each in other), len(other)),
+        *(where, answer, len(moved)),
+        *mean_estimates(moves, [each.item.group for each in moved]),
+        share(sum(threshold(each.demanded) is wanted for each in other), len(other)),
+        share(sum(threshold(each.harmless) is wanted for each in other), len(other)),
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from moderation.analysis import ForeignMap
 from moderation.dfa.bench.ask import Judged
-from moderation.dfa.bench.estimates import Estimate, auc, halves, mean_estimate
+from moderation.dfa.bench.estimates import Estimate, another, auc, halves, mean_estimate, mean_estimates
 from moderation.dfa.bench.tables import Cell, Table
 
 #: Side at which maps and masks are compared, pixels: half of the input of `small`.
@@ -56,18 +56,11 @@ def map_scores(faces: Sequence[Mapped]) -> MapScores | None:
     """The maps' scores and their controls. None without faces."""
     if not faces:
         return None
-    groups = [face.group for face in faces]
-    order = np.random.default_rng(0).permutation(len(faces))
-    other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # in a random cycle
-    return MapScores(
-        model=mean_estimate([_auc(face.values, face) for face in faces], groups),
-        blind=mean_estimate([_auc(prior, face) for prior, face in zip(_blind(faces), faces, strict=True)], groups),
-        shuffled=mean_estimate([_auc(faces[other[i]].values, face) for i, face in enumerate(faces)], groups),
-    )  # fmt: skip
-
-
-def _auc(values: np.ndarray, face: Mapped) -> float:
-    return auc(values.ravel(), face.mask.ravel())
+    aucs = [
+        [auc(values.ravel(), face.mask.ravel()) for values in (face.values, blind, faces[other].values)]
+        for face, blind, other in zip(faces, _blind(faces), another(len(faces)), strict=True)
+    ]
+    return MapScores(*mean_estimates(aucs, [face.group for face in faces]))
 
 
 def _blind(faces: Sequence[Mapped]) -> list[np.ndarray]:
@@ -132,10 +125,9 @@ def _row(name: str, faces: Sequence[Mapped]) -> Sequence[Cell]:
     scores = map_scores(faces)
     if scores is None:
         return (name, 0, None, None, None, None, None)
-    groups = [face.group for face in faces]
-    within = mean_estimate([float(face.values[face.mask].mean()) for face in faces], groups)
-    outside = mean_estimate([float(face.values[~face.mask].mean()) for face in faces], groups)
-    return (name, len(faces), scores.model, scores.blind, scores.shuffled, within, outside)
+    levels = [[float(face.values[part].mean()) for part in (face.mask, ~face.mask)] for face in faces]
+    means = mean_estimates(levels, [face.group for face in faces])
+    return (name, len(faces), scores.model, scores.blind, scores.shuffled, *means)
 
 
 def _level(judged: Sequence[Judged]) -> Estimate:

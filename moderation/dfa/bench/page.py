@@ -102,17 +102,20 @@ def _cell(cell: object) -> str:
 
 
 def _plots(bench: Bench) -> dict[str, str]:
-    """The plot above each table, by the table's name."""
+    """The plot above each table, by the table's name. An empty table has none."""
+    of_tables = {
+        "techniques": _confusion,
+        "deletion": _deletion,
+        "reliability": _reliability,
+        "robustness": _robustness,
+    }
     with mpl.rc_context(_STYLE):
-        made = {
-            "detection": _roc(bench),
-            "techniques": _confusion(bench.table("techniques")),
-            "deletion": _deletion(bench.table("deletion")),
-            "reliability": _reliability(bench.table("reliability")),
-            "robustness": _robustness(bench.table("robustness")),
-            "abstention": _risk_coverage(bench),
-        }
-        return {name: _svg(figure, name) for name, figure in made.items() if figure is not None}
+        drawn = {"detection": _roc(bench), "abstention": _risk_coverage(bench)}
+        for name, draw in of_tables.items():
+            table = bench.table(name)
+            if table is not None and table.rows:
+                drawn[name] = draw(table)
+        return {name: _svg(figure, name) for name, figure in drawn.items()}
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -133,34 +136,28 @@ def _roc(bench: Bench) -> Figure:
     for number, (name, (fpr, tpr)) in enumerate(bench.curves.roc.items()):
         colour = _MAIN if number == 0 else _OTHER[(number - 1) % len(_OTHER)]
         axes.plot(fpr, tpr, color=colour, linewidth=1.6 if number == 0 else 1.0, label=name)
-    axes.set(
-        xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01), title="ROC"
-    )
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
     axes.legend(loc="lower right", frameon=False)
     return figure
 
 
-def _confusion(table: Table | None) -> Figure | None:
-    if table is None:
-        return None
+def _confusion(table: Table) -> Figure:
     counts = [[int(str(cell)) for cell in row[1:]] for row in table.rows]
     shares = [[cell / max(sum(row), 1) for cell in row] for row in counts]
     figure, axes = _figure(5.6, 3.4)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for y, row in enumerate(counts):
         for x, cell in enumerate(row):
-            axes.text(
-                x, y, str(cell), ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black"
-            )
+            colour = "white" if shares[y][x] > 0.5 else "black"
+            axes.text(x, y, str(cell), ha="center", va="center", color=colour)
     axes.set_xticks(range(len(table.columns) - 1), table.columns[1:], rotation=30, ha="right")
     axes.set_yticks(range(len(table.rows)), [str(row[0]) for row in table.rows])
     axes.set(xlabel="answer", ylabel="truth", title="DF-C as served")
     return figure
 
 
-def _deletion(table: Table | None) -> Figure | None:
-    if table is None or not table.rows:
-        return None
+def _deletion(table: Table) -> Figure:
     figure, axes = _figure(4.6, 3.2)
     hidden = [0.0] + [float(str(row[0])) for row in table.rows]
     for name, colour in (("named", _MAIN), ("by chance", _OTHER[0])):
@@ -172,9 +169,7 @@ def _deletion(table: Table | None) -> Figure | None:
     return figure
 
 
-def _reliability(table: Table | None) -> Figure | None:
-    if table is None:
-        return None
+def _reliability(table: Table) -> Figure:
     figure, axes = _figure(4.2, 4.0)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
     points = [(row[1], row[2]) for row in table.rows]
@@ -185,9 +180,7 @@ def _reliability(table: Table | None) -> Figure | None:
     return figure
 
 
-def _robustness(table: Table | None) -> Figure | None:
-    if table is None:
-        return None
+def _robustness(table: Table) -> Figure:
     names = [str(row[0]) for row in table.rows]
     figure = Figure(figsize=(9.5, 0.24 * len(names) + 1.2))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -205,54 +198,33 @@ def _robustness(table: Table | None) -> Figure | None:
 
 
 def _across(axes: Axes, cells: Sequence[object], places: Sequence[float], colour: str, label: str) -> None:
-    shown = [(cell, y) for cell, y in zip(cells, places, strict=True) if _drawable(cell)]
-    values = [cell for cell, _ in shown if isinstance(cell, Estimate)]
-    reach = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
-    spots = [y for _, y in shown]
-    held = [[max(length, 0.0) for length in side] for side in reach]
-    axes.errorbar(
-        [v.value for v in values],
-        spots,
-        xerr=held,
-        fmt="o",
-        color=colour,
-        markersize=3,
-        linewidth=0.8,
-        label=label,
-    )
-
-
-def _drawable(cell: object) -> bool:
-    return isinstance(cell, Estimate) and all(map(math.isfinite, (cell.value, cell.low, cell.high)))
+    shown = [
+        (cell, y)
+        for cell, y in zip(cells, places, strict=True)
+        if isinstance(cell, Estimate) and all(map(math.isfinite, (cell.value, cell.low, cell.high)))
+    ]
+    style: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 3, "linewidth": 0.8, "label": label}
+    reach = _reach([cell for cell, _ in shown])
+    axes.errorbar([cell.value for cell, _ in shown], [y for _, y in shown], xerr=reach, **style)
 
 
 def _with_interval(
     axes: Axes, x: Sequence[float], shares: Sequence[Estimate], colour: str, label: str | None = None
 ) -> None:
-    reach = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
-    held = [[max(length, 0.0) for length in side] for side in reach]
-    axes.errorbar(
-        x,
-        [s.value for s in shares],
-        yerr=held,
-        fmt="o-",
-        color=colour,
-        markersize=3,
-        linewidth=1.0,
-        label=label,
-    )
+    style: dict[str, Any] = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.0, "label": label}
+    axes.errorbar(x, [s.value for s in shares], yerr=_reach(shares), **style)
+
+
+def _reach(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """How far each interval reaches below its value and above it. A bootstrap's may not hold the value."""
+    below = [max(e.value - e.low, 0.0) for e in estimates]
+    return [below, [max(e.high - e.value, 0.0) for e in estimates]]
 
 
 def _risk_coverage(bench: Bench) -> Figure:
     figure, axes = _figure(4.6, 3.2)
     coverage, risk = bench.curves.risk_coverage
     axes.plot(coverage, risk, color=_MAIN, linewidth=1.4)
-    top = max(risk, default=0.5)
-    axes.set(
-        xlabel="coverage",
-        ylabel="risk",
-        xlim=(0, 1),
-        ylim=(0, max(top, 0.05) * 1.05),
-        title="Risk and coverage",
-    )
+    top = 1.05 * max([*risk, 0.05])
+    axes.set(xlabel="coverage", ylabel="risk", xlim=(0, 1), ylim=(0, top), title="Risk and coverage")
     return figure

@@ -3,14 +3,14 @@
 import datetime
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moderation.analysis import Technique
-from moderation.dfa.bench.ask import Judged, Talked, Told, judge, talk, tell, verdicts_only
+from moderation.dfa.bench.ask import Judged, Talked, Told, judge, scores_of, talk, tell, verdicts_only
 from moderation.dfa.bench.baselines import BaselinePlan, baselines
 from moderation.dfa.bench.calibration import (
     abstain_codes,
@@ -77,6 +77,19 @@ class BenchPlan:
     baselines: BaselinePlan | None = None
     seed: int = 0
 
+    def limited(self) -> "BenchPlan":
+        """This plan, cut to the limits of `quick` when it is quick."""
+        if not self.quick:
+            return self
+        return replace(
+            self,
+            pictures=min(self.pictures or QUICK_PICTURES, QUICK_PICTURES),
+            grid=min(self.grid, QUICK_GRID),
+            questions=min(self.questions, QUICK_QUESTIONS),
+            faces=min(self.faces, QUICK_FACES),
+            injections=min(self.injections, QUICK_INJECTIONS),
+        )
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -136,30 +149,31 @@ def run_bench(
     progress: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Score a bundle on one split of the manifests, with baselines and another bundle for comparison."""
+    plan = plan.limited()
     everything = [item for manifest in manifests for item in read_manifest(manifest)]
     tested = of_split(everything, plan.split)
-    most = min(plan.pictures or len(tested), QUICK_PICTURES if plan.quick else len(tested))
-    items = sampled(tested, most, seed=plan.seed)
-    training = _disjoint([item for item in everything if item.split == "train"], items)
+    items = sampled(tested, plan.pictures or len(tested), seed=plan.seed)
+    groups = {item.group for item in items}
+    training = [item for item in everything if item.split == "train" and item.group not in groups]
 
     asked = _ask(bundle, training, items, plan, device, progress)
     gc.collect()  # a model is part of reference cycles: only the collector frees its weights
-    judged, threshold, lengths, told = asked.judged, asked.threshold, asked.lengths, asked.told
-    rivals = dict(asked.rivals)
+    judged, threshold, told = asked.judged, asked.threshold, asked.told
+    compared = {asked.name: judged, **asked.rivals}
     if against is not None:
         progress("asking the other bundle")
         other = Detector.load(against, device=device)
-        rivals[f"{other.bundle_name} ({against})"] = judge(other, items)
+        compared[f"{other.bundle_name} ({against})"] = judge(other, items)
 
     description, calibration = description_table(judged, told, training), calibration_table(judged)
     tables = [
         summary_table(judged, threshold, description),
         detection_table(judged, threshold),
         shortcut_table(judged),
-        *([comparison_table({asked.name: judged, **rivals}, threshold)] if rivals else []),
+        *([comparison_table(compared, threshold)] if len(compared) > 1 else []),
         technique_table(judged),
         told_confusion(told),
-        normalisation_table(told, asked.grey, lengths),
+        normalisation_table(told, asked.grey, asked.lengths),
         description,
         description_by_technique(told, training),
         invented_table(judged),
@@ -186,13 +200,15 @@ def run_bench(
         "split": plan.split,
         "pictures": len(items),
         "of": len(tested),
-        "groups": len({item.group for item in items}),
+        "groups": len(groups),
         "training_pictures": len(training),
         "quick": plan.quick,
         "seed": plan.seed,
         "device": asked.device,
     }
-    curves = _curves({asked.name: judged, **rivals}, judged, threshold)
+    coverage, risk = risk_coverage(judged, threshold)
+    roc = {name: _roc(rows) for name, rows in compared.items()}
+    curves = Curves(roc, (coverage.tolist(), risk.tolist()))
     return Bench(about, tuple(tables), curves, tuple(asked.talked))
 
 
@@ -211,44 +227,38 @@ def _ask(
     judged = judge(
         detector, items, progress=lambda done: progress(f"asking: {done} of {len(items)} pictures")
     )
-    rivals = _rivals(detector, training, items, plan, progress)
-    questions = min(plan.questions, QUICK_QUESTIONS) if plan.quick else plan.questions
+    rivals: dict[str, list[Judged]] = {}
+    if plan.baselines is not None:
+        rivals = baselines(detector, training, items, plan.baselines, progress=progress)
     talked = talk(
         detector,
-        sampled(items, questions, seed=plan.seed + 2),
-        questions,
+        sampled(items, plan.questions, seed=plan.seed + 2),
+        plan.questions,
         seed=plan.seed,
-        progress=lambda done: progress(f"talking: {done} of {questions} questions"),
+        progress=lambda done: progress(f"talking: {done} of {plan.questions} questions"),
     )
-    faces = min(plan.faces, QUICK_FACES) if plan.quick else plan.faces
     tried = trials(
         detector,
         judged,
-        faces,
+        plan.faces,
         seed=plan.seed + 3,
-        progress=lambda done: progress(f"hiding regions: {done} of {faces} faces"),
+        progress=lambda done: progress(f"hiding regions: {done} of {plan.faces} faces"),
     )
-    injected = sampled(
-        items, min(plan.injections, QUICK_INJECTIONS) if plan.quick else plan.injections, seed=plan.seed + 4
-    )
+    injected = sampled(items, plan.injections, seed=plan.seed + 4)
     progress("demands in conversation")
     demanded = in_conversation(detector, injected)
     verdicts = verdicts_only(detector)
-    grid_items = sampled(items, min(plan.grid, QUICK_GRID) if plan.quick else plan.grid, seed=plan.seed + 1)
-    grid = (
-        robustness_table(verdicts, grid_items, threshold, quick=plan.quick, progress=progress)
-        if grid_items
-        else None
-    )
+    grid = None
+    if grid_items := sampled(items, plan.grid, seed=plan.seed + 1):
+        grid = robustness_table(verdicts, grid_items, threshold, quick=plan.quick, progress=progress)
     moved = in_pictures(verdicts, injected, progress=progress)
     verdicts.close()
     progress("words in the verdict's question")
     moved += in_questions(detector, injected)
-    injections = (
-        [injection_table(moved, lambda margin: detector.score(margin) >= threshold), demands_table(demanded)]
-        if injected
-        else []
-    )
+    injections: list[Table] = []
+    if injected:
+        calls = injection_table(moved, lambda margin: detector.score(margin) >= threshold)
+        injections = [calls, demands_table(demanded)]
     progress("asking about forged pictures, verdict given")
     told, grey = tell(detector, [item for item in items if item.deepfake])
     return _Asked(
@@ -267,24 +277,6 @@ def _ask(
         injections=injections,
         grey=grey,
     )
-
-
-def _disjoint(training: Sequence[Item], tested: Sequence[Item]) -> list[Item]:
-    """The training items, without groups that are also tested."""
-    groups = {item.group for item in tested}
-    return [item for item in training if item.group not in groups]
-
-
-def _rivals(
-    detector: Detector,
-    training: Sequence[Item],
-    items: Sequence[Item],
-    plan: BenchPlan,
-    progress: Callable[[str], None],
-) -> dict[str, list[Judged]]:
-    if plan.baselines is None:
-        return {}
-    return baselines(detector, training, items, plan.baselines, progress=progress)
 
 
 # --- tables over others ---
@@ -314,7 +306,7 @@ def summary_table(judged: Sequence[Judged], threshold: float, description: Table
     return Table("summary", "Summary", "", ("measure", "value", "n"), rows)
 
 
-def comparison_table(answers: dict[str, Sequence[Judged]], threshold: float) -> Table:
+def comparison_table(answers: Mapping[str, Sequence[Judged]], threshold: float) -> Table:
     """DF-D of several detectors on the same pictures, and whether the first is better."""
     first = next(iter(answers))
     rows: list[Sequence[Cell]] = []
@@ -358,60 +350,35 @@ def gates_table(
     ece, slope = (_value(calibration, 0, name) for name in ("ECE", "slope"))
     invented = _value(invented_table(judged), 0, "regions shown per picture")
     f1, blind = _value(description, 0, "F1"), _value(description, 1, "F1")
-    rows: list[Sequence[Cell]] = [
-        ("ECE", f"at most {MOST_ECE:g}", ece, _held(ece <= MOST_ECE)),
-        (
-            "calibration slope",
-            f"{SLOPES[0]:g} to {SLOPES[1]:g}",
-            slope,
-            _held(SLOPES[0] <= slope <= SLOPES[1]),
-        ),
-        (
-            "invented regions per bona fide picture",
-            f"at most {MOST_INVENTED:g}",
-            invented,
-            _held(invented <= MOST_INVENTED),
-        ),
-        (
-            "AD region F1 over the blind template's",
-            f"at least {LEAST_OVER_BLIND:g} times",
-            f1 / blind if blind else float("nan"),
-            _held(f1 >= LEAST_OVER_BLIND * blind > 0),
-        ),
-    ]
+    over = f1 / blind if blind else float("nan")
+    least, most = SLOPES
+    gates = [
+        ("ECE", f"at most {MOST_ECE:g}", ece, ece <= MOST_ECE),
+        ("calibration slope", f"{least:g} to {most:g}", slope, least <= slope <= most),
+        ("invented regions per bona fide picture", f"at most {MOST_INVENTED:g}", invented, invented <= MOST_INVENTED),
+        ("AD region F1 over the blind template's", f"at least {LEAST_OVER_BLIND:g} times", over,
+         f1 >= LEAST_OVER_BLIND * blind > 0),
+    ]  # fmt: skip
     if grid is not None:
-        clean = _value(grid, 0, "FPR")
         names = [str(row[0]) for row in grid.rows]
-        worst = max(range(len(names)), key=lambda row: _value(grid, row, "FPR"))
-        flips = [
+        fprs = [_value(grid, row, "FPR") for row in range(len(names))]  # that of the clean cell comes first
+        worst = max(range(len(names)), key=fprs.__getitem__)
+        flips = max(
             _value(grid, row, "flipped") for row, name in enumerate(names) if name.startswith("injection")
-        ]
-        rise = _value(grid, worst, "FPR")
-        rows += [
-            (
-                f"FPR in the worst cell ({names[worst]})",
-                f"at most {MOST_FPR_RISE:g} times clean",
-                rise,
-                _held(rise <= MOST_FPR_RISE * clean),
-            ),
-            (
-                "flipped by written prompts, worst cell",
-                f"at most {MOST_INJECTED_FLIPS:g}",
-                max(flips),
-                _held(max(flips) <= MOST_INJECTED_FLIPS),
-            ),
-        ]
+        )
+        gates += [
+            (f"FPR in the worst cell ({names[worst]})", f"at most {MOST_FPR_RISE:g} times clean", fprs[worst],
+             fprs[worst] <= MOST_FPR_RISE * fprs[0]),
+            ("flipped by written prompts, worst cell", f"at most {MOST_INJECTED_FLIPS:g}", flips,
+             flips <= MOST_INJECTED_FLIPS),
+        ]  # fmt: skip
     return Table(
         name="gates",
         title="Gates",
         note="Proposed limits, each against the value and not its interval: few pictures prove neither side.",
         columns=("gate", "limit", "value", "held"),
-        rows=rows,
+        rows=[(gate, limit, value, "yes" if held else "no") for gate, limit, value, held in gates],
     )
-
-
-def _held(holds: bool) -> str:  # noqa: FBT001  the only argument
-    return "yes" if holds else "no"
 
 
 def _value(table: Table, row: int, column: str) -> float:
@@ -425,21 +392,11 @@ def _value(table: Table, row: int, column: str) -> float:
 # --- curves and files ---
 
 
-def _curves(answers: dict[str, list[Judged]], judged: Sequence[Judged], threshold: float) -> Curves:
-    coverage, risk = risk_coverage(judged, threshold)
-    return Curves(
-        roc={name: _roc(rows) for name, rows in answers.items()},
-        risk_coverage=(coverage.tolist(), risk.tolist()),
-    )
-
-
 def _roc(judged: Sequence[Judged]) -> tuple[list[float], list[float]]:
-    scored = [j for j in judged if j.score is not None]
-    if len({j.item.deepfake for j in scored}) < 2:
+    scores, positive, _ = scores_of(judged)
+    if len(set(positive.tolist())) < 2:
         return [], []
-    curve = thresholds(
-        np.array([j.score for j in scored], dtype=float), np.array([j.item.deepfake for j in scored])
-    )
+    curve = thresholds(scores, positive)
     return curve.fpr.tolist(), curve.tpr.tolist()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from moderation.dfa.bench.ask import Judged, abstained, called_deepfake, judge
+from moderation.dfa.bench.ask import called_deepfake, judge
 from moderation.dfa.bench.detection import detection
 from moderation.dfa.bench.estimates import share
 from moderation.dfa.bench.manifest import Item
@@ -67,9 +67,9 @@ def _grid() -> Iterator[Treatment]:
     yield Treatment("clean", lambda image, _: as_png(image))
     yield Treatment("searched: face found anew", lambda image, _: as_png(image), search=True)
     for quality in (90, 75, 60, 45, 30):
-        yield Treatment(f"JPEG {quality}", lambda image, _, q=quality: _jpeg(image, q))
+        yield Treatment(f"JPEG {quality}", lambda image, _, q=quality: _stored(image, "JPEG", quality=q))
     for quality in (75, 40):
-        yield Treatment(f"WebP {quality}", lambda image, _, q=quality: _webp(image, q))
+        yield Treatment(f"WebP {quality}", lambda image, _, q=quality: _stored(image, "WEBP", quality=q))
     for scale in (0.75, 0.5, 0.35, 0.25):
         yield Treatment(f"resize {scale:g}", lambda image, _, s=scale: as_png(resized(image, s)))
     for radius in (0.5, 1.0, 2.0):
@@ -97,20 +97,12 @@ def _grid() -> Iterator[Treatment]:
 
 
 def as_png(image: Image.Image) -> bytes:
+    return _stored(image, "PNG", compress_level=1)
+
+
+def _stored(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def _webp(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -139,33 +131,22 @@ def screenshot(image: Image.Image) -> Image.Image:
     page = Image.new("RGB", (width, height + 4 * bar), (18, 18, 20))
     draw = ImageDraw.Draw(page)
     size = max(bar // 3, 6)
-    draw.text((size, size), "12:41", fill=(235, 235, 235), font=ImageFont.load_default(size))
-    draw.text(
-        (size, bar + size // 2),
-        "someone shared a photo",
-        fill=(200, 200, 200),
-        font=ImageFont.load_default(size),
-    )
+    font = ImageFont.load_default(size)
+    draw.text((size, size), "12:41", fill=(235, 235, 235), font=font)
+    draw.text((size, bar + size // 2), "someone shared a photo", fill=(200, 200, 200), font=font)
     page.paste(image, (0, 2 * bar))
-    draw.rounded_rectangle(
-        (size, height + 2 * bar + size, width - size, height + 3 * bar), radius=size, outline=(90, 90, 95)
-    )
-    draw.text(
-        (2 * size, height + 2 * bar + size),
-        "Reply …",
-        fill=(150, 150, 150),
-        font=ImageFont.load_default(size),
-    )
+    reply = height + 2 * bar + size
+    draw.rounded_rectangle((size, reply, width - size, height + 3 * bar), radius=size, outline=(90, 90, 95))
+    draw.text((2 * size, reply), "Reply …", fill=(150, 150, 150), font=font)
     return page
 
 
 def social(image: Image.Image) -> bytes:
     """Reduce to a platform's size and store at its quality, twice."""
     for _ in range(2):
-        smaller = (
-            ImageOps.contain(image, (SOCIAL_SIDE, SOCIAL_SIDE)) if max(image.size) > SOCIAL_SIDE else image
-        )
-        data = _jpeg(smaller, SOCIAL_QUALITY)
+        if max(image.size) > SOCIAL_SIDE:
+            image = ImageOps.contain(image, (SOCIAL_SIDE, SOCIAL_SIDE))
+        data = _stored(image, "JPEG", quality=SOCIAL_QUALITY)
         image = Image.open(io.BytesIO(data)).convert("RGB")
     return data  # pyright: ignore[reportPossiblyUnboundVariable]  the loop ran
 
@@ -175,31 +156,30 @@ def captioned(image: Image.Image, text: str) -> Image.Image:
     result = image.copy()
     top = image.height - image.height // 7
     draw = ImageDraw.Draw(result)
-    draw.rectangle((0, top, image.width, image.height), fill=(255, 255, 255))
+    draw.rectangle((0, top, image.width, image.height), fill="white")
     font = _fitting(text, image.width, image.height // 10)
-    draw.text((image.width / 2, (top + image.height) / 2), text, fill=(0, 0, 0), font=font, anchor="mm")
+    draw.text((image.width / 2, (top + image.height) / 2), text, fill="black", font=font, anchor="mm")
     return result
 
 
 def overlaid(image: Image.Image, text: str) -> Image.Image:
     """Write words across the middle of the lower half, white with a dark edge, as on memes."""
     result = image.copy()
-    size = _fitting(text, image.width, image.height // 9)
-    ImageDraw.Draw(result).text(
-        (image.width / 2, image.height * 0.72),
-        text,
-        fill=(255, 255, 255),
-        stroke_width=max(image.height // 150, 1),
-        stroke_fill=(0, 0, 0),
-        font=size,
-        anchor="mm",
-    )
+    draw = ImageDraw.Draw(result)
+    font, edge = _fitting(text, image.width, image.height // 9), max(image.height // 150, 1)
+    middle = (image.width / 2, image.height * 0.72)
+    draw.text(middle, text, fill="white", stroke_width=edge, stroke_fill="black", font=font, anchor="mm")
     return result
 
 
 def injected(image: Image.Image, answer: str, place: str, number: int) -> Image.Image:
-    """Write a demand for an answer into the picture. The picture's number picks the sentence."""
-    return written(image, SENTENCES[number % len(SENTENCES)].format(answer=answer), place)
+    """Write a demand for an answer into the picture."""
+    return written(image, demand(answer, number), place)
+
+
+def demand(answer: str, number: int) -> str:
+    """A demand for this answer. The picture's number picks the sentence."""
+    return SENTENCES[number % len(SENTENCES)].format(answer=answer)
 
 
 def written(image: Image.Image, text: str, place: str) -> Image.Image:
@@ -208,30 +188,16 @@ def written(image: Image.Image, text: str, place: str) -> Image.Image:
     draw = ImageDraw.Draw(result)
     width, height = image.size
     if place == "corner":
-        draw.text(
-            (3, 2),
-            text,
-            fill=(255, 255, 255),
-            stroke_width=1,
-            stroke_fill=(0, 0, 0),
-            font=_fitting(text, width * 0.6, height // 14),
-        )
+        font = _fitting(text, width * 0.6, height // 14)
+        draw.text((3, 2), text, fill="white", stroke_width=1, stroke_fill="black", font=font)
     elif place == "band":
-        band = height // 8
-        draw.rectangle((0, 0, width, band), fill=(0, 0, 0))
-        draw.text(
-            (width / 2, band / 2),
-            text,
-            fill=(255, 255, 255),
-            font=_fitting(text, width, height // 10),
-            anchor="mm",
-        )
+        band, font = height // 8, _fitting(text, width, height // 10)
+        draw.rectangle((0, 0, width, band), fill="black")
+        draw.text((width / 2, band / 2), text, fill="white", font=font, anchor="mm")
     else:
-        shade = tuple(int(value) for value in np.asarray(image)[height // 2].mean(axis=0))
-        colour = tuple(min(value + 18, 255) for value in shade)
-        draw.text(
-            (width / 2, height / 2), text, fill=colour, font=_fitting(text, width, height // 9), anchor="mm"
-        )
+        shade = np.asarray(image)[height // 2].mean(axis=0)
+        colour, font = tuple(min(int(value) + 18, 255) for value in shade), _fitting(text, width, height // 9)
+        draw.text((width / 2, height / 2), text, fill=colour, font=font, anchor="mm")
     return result
 
 
@@ -270,14 +236,10 @@ def robustness_table(
         judged = judge(detector, items, changed=changed_by(treatment, numbers), search=treatment.search)
         called = [called_deepfake(j, threshold) for j in judged]
         clean = clean or called
-        rows.append(
-            _row(
-                treatment.name,
-                judged,
-                threshold,
-                flips=sum(a is not b for a, b in zip(called, clean, strict=True)),
-            )
-        )
+        flips = sum(a is not b for a, b in zip(called, clean, strict=True))
+        d = detection(judged, threshold)
+        measures = (d.auc, d.tpr_at_low_fpr, d.fpr, d.fnr, d.abstained)
+        rows.append((treatment.name, len(judged), *measures, share(flips, len(judged))))
     return Table(
         name="robustness",
         title="Robustness of DF-D",
@@ -289,9 +251,3 @@ def robustness_table(
         columns=("cell", "n", "AUC", "TPR at 1 % FPR", "FPR", "FNR", "undetermined", "flipped"),
         rows=rows,
     )
-
-
-def _row(name: str, judged: Sequence[Judged], threshold: float, *, flips: int) -> Sequence[Cell]:
-    d = detection(judged, threshold)
-    undecided = share(sum(map(abstained, judged)), len(judged))
-    return (name, len(judged), d.auc, d.tpr_at_low_fpr, d.fpr, d.fnr, undecided, share(flips, len(judged)))

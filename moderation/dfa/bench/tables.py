@@ -1,7 +1,7 @@
 """Tables of numbers, the parts of the report, for programs and for people."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,13 +28,18 @@ class Table:
 
     def as_markdown(self) -> str:
         lines = [f"## {self.title}", "", self.note, ""] if self.note else [f"## {self.title}", ""]
-        lines += [_line(self.columns), f"|{'---|' * len(self.columns)}"]
-        lines += [_line([in_words(cell) for cell in row]) for row in self.rows]
+        lines += markdown(self.columns, (map(in_words, row) for row in self.rows))
         return "\n".join(lines) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+def markdown(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [_line(columns), f"|{'---|' * len(columns)}", *map(_line, rows)]
+
+
+def _line(cells: Iterable[object]) -> str:
+    written = (str(cell).replace("|", "/") for cell in cells)
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in written)
 
 
 def _plain(cell: Cell) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from moderation.dfa.bench.ask import Talked
 from moderation.dfa.bench.conversation import UNKNOWABLE
-from moderation.dfa.bench.estimates import mean_estimate
+from moderation.dfa.bench.estimates import mean_estimates
 from moderation.dfa.bench.tables import Cell, Table
 
 
@@ -35,15 +35,8 @@ def conversation_table(talked: Sequence[Talked]) -> Table:
 
 
 def _row(name: str, talked: Sequence[Talked]) -> Sequence[Cell]:
-    groups = [each.item.group for each in talked]
     if not talked:
         return (name, 0, None, None, None, None)
     scored = [each.scored for each in talked]
-    return (
-        name,
-        len(talked),
-        mean_estimate([each.good for each in scored], groups),
-        mean_estimate([each.on_point for each in scored], groups),
-        mean_estimate([each.consistent for each in scored], groups),
-        mean_estimate([each.honest for each in scored], groups),
-    )
+    marks = [(each.good, each.on_point, each.consistent, each.honest) for each in scored]
+    return (name, len(talked), *mean_estimates(marks, [each.item.group for each in talked]))

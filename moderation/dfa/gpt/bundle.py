@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -159,8 +160,7 @@ def read_bundle(folder: Path) -> BundleSpec:
     """Read `bundle.toml`. Raise BundleMismatch when it is missing or malformed."""
     file = folder / BUNDLE_FILE
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-        return _spec(folder, data)
+        return _spec(folder, tomllib.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise BundleMismatch(
             f"{file} is missing: a bundle is a folder with that file, as docs/engine.md shows."
@@ -286,13 +286,12 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
     if isinstance(model.model.vision_tower, Tower):
         fold_batch_norms(model.model.vision_tower)
     codec = Codec(_load_tokenizer(spec), start=model.config.get_text_config().bos_token_id)
-    image_token = model.config.image_token_id
     return Bundle(
         spec=spec,
         model=model.to(device).eval(),  # pyright: ignore[reportArgumentType]
         codec=codec,
         prompts=prompts,
-        script=write_script(prompts, codec, image_token=image_token),
+        script=write_script(prompts, codec, image_token=model.config.image_token_id),
         calibration=None if spec.calibration is None else load_platt(spec.folder / spec.calibration),
         heads=None if spec.heads is None else load_heads(spec.folder / spec.heads, model).to(device),
         intents=None if spec.intents is None else _load_intents(spec.folder / spec.intents, model),
@@ -302,13 +301,17 @@ def load_bundle(spec: BundleSpec, *, device: torch.device, dtype: torch.dtype) -
 def _read_layers(model: LlavaForConditionalGeneration, layers: Sequence[int]) -> None:
     """Let projector and heads read these layers of the tower. Raise BundleMismatch when they do not fit."""
     config: Any = model.config
-    number = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
-    most = config.vision_config.num_hidden_layers
+    number, most = len(layers_read(model)), config.vision_config.num_hidden_layers
     if len(layers) != number or max(layers) > most:
         raise BundleMismatch(
             f"image.layers is {list(layers)}: name {number} of the tower's {most} layers, as the projector reads them."
         )
     config.vision_feature_layer = list(layers)
+
+
+def layers_read(model: LlavaForConditionalGeneration) -> list[int]:
+    """The layers of the tower whose hidden states the projector and the heads read."""
+    return np.atleast_1d(cast("Any", model.config.vision_feature_layer)).tolist()
 
 
 def base_folder(spec: BundleSpec) -> Path:
@@ -318,9 +321,7 @@ def base_folder(spec: BundleSpec) -> Path:
 
 def load_heads(file: Path, model: LlavaForConditionalGeneration) -> Heads:
     """Load heads for this model's tower. Raise BundleMismatch when they were made for another tower."""
-    config: Any = model.config
-    layers = config.vision_feature_layer
-    heads = Heads(1 if isinstance(layers, int) else len(layers), config.vision_config.hidden_size)
+    heads = Heads(len(layers_read(model)), cast("Any", model.config.vision_config).hidden_size)
     try:
         heads.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -387,7 +388,7 @@ def _load_base(spec: BundleSpec, dtype: torch.dtype) -> LlavaForConditionalGener
     _require_llava(spec)
     source = str(base_folder(spec)) if spec.base is None else spec.base
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+        model, info = cast("Any", LlavaForConditionalGeneration.from_pretrained)(
             source,
             revision=spec.revision or "main",
             dtype=dtype,
@@ -400,7 +401,6 @@ def _load_base(spec: BundleSpec, dtype: torch.dtype) -> LlavaForConditionalGener
         raise BundleMismatch(
             f"The base model of {spec.card.name} cannot be loaded from {source} as LLaVA in safetensors: {error}"
         ) from error
-    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise BundleMismatch(
@@ -481,9 +481,8 @@ def _merge_adapter(model: LlavaForConditionalGeneration, spec: BundleSpec) -> Ll
             # peft 0.21 uses names of transformers 5.23 that are deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             config = cast("LoraConfig", LoraConfig.from_pretrained(str(folder)))
-            config.base_model_name_or_path = (
-                model.name_or_path
-            )  # `_require_fit` compared a base that has a name
+            # `_require_fit` compared a base that has a name.
+            config.base_model_name_or_path = model.name_or_path
             # Otherwise peft keeps float32 copies beside a bfloat16 base and casts in every layer.
             adapted = get_peft_model(cast("Any", model), config, autocast_adapter_dtype=False)
         _require_whole(adapted, file)

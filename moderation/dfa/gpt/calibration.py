@@ -19,7 +19,6 @@ from moderation.errors import BundleMismatch
 #: A fit needs this many deepfakes and this many bona fide.
 FEWEST_PER_LABEL = 10
 
-
 #: The basis of a calibration whose file names none.
 UNNAMED = "labelled pictures that are not named"
 
@@ -82,11 +81,9 @@ def fit_platt(margins: Sequence[float], deepfakes: Sequence[bool], *, version: s
 def named(calibration: Platt, sources: Iterable[str]) -> Platt:
     """The calibration with these sources as its basis. Unchanged when there are none."""
     known = tuple(sorted(set(sources)))
-    return (
-        calibration
-        if not known
-        else replace(calibration, basis=f"labelled pictures of {', '.join(known)}", sources=known)
-    )
+    if not known:
+        return calibration
+    return replace(calibration, basis=f"labelled pictures of {', '.join(known)}", sources=known)
 
 
 def _newton(m: np.ndarray, targets: np.ndarray) -> tuple[float, float]:

@@ -49,21 +49,19 @@ def parts_named(text: str) -> frozenset[Region]:
 
 
 def _found(words: Mapping[Region, str], text: str) -> frozenset[Region]:
-    return frozenset(
-        region for region, pattern in words.items() if re.search(rf"\b(?:{pattern})\b", text, re.I)
-    )
+    return frozenset(_matches(words, text))
+
+
+def _matches(words: Mapping[Region, str], text: str) -> dict[Region, re.Match[str]]:
+    """The first word for each of the parts that a text names."""
+    searched = {region: re.search(rf"\b(?:{pattern})\b", text, re.I) for region, pattern in words.items()}
+    return {region: match for region, match in searched.items() if match is not None}
 
 
 def parts_in_order(text: str) -> dict[Region, str]:
     """The parts of a face that a text names, each with its first word for it, by first mention."""
-    found = {
-        region: match
-        for region, pattern in _PARTS.items()
-        if (match := re.search(rf"\b(?:{pattern})\b", text, re.I))
-    }
-    return {
-        region: found[region][0].lower() for region in sorted(found, key=lambda each: found[each].start())
-    }
+    found = sorted(_matches(_PARTS, text).items(), key=lambda named: named[1].start())
+    return {region: match[0].lower() for region, match in found}
 
 
 # --- claims about them ---
@@ -211,15 +209,11 @@ def _stated(clause: str) -> bool | None:
     if re.search(rf"\b(?:{_JUDGES})(?:{_BONA_FIDE})\b|{states}(?:not\s+)?(?:{_BONA_FIDE})\b", clause, re.I):
         return negated
     made = r"face \w+ing|face reenactment|entire face synthesis"
-    if re.search(
-        rf"\b(?:{_JUDGES})(?:{_FORGED}|{made})\b|{states}(?:not\s+|no\s+)?(?:an?\s+)?(?:{_FORGED})\b",
-        clause,
-        re.I,
-    ):
+    forged = rf"\b(?:{_JUDGES})(?:{_FORGED}|{made})\b|{states}(?:not\s+|no\s+)?(?:an?\s+)?(?:{_FORGED})\b"
+    if re.search(forged, clause, re.I):
         return not negated
-    clean = re.search(
-        r"\bno (?:\w+ )?(?:trace|sign|evidence)s? of (?:forgery|manipulation|editing)\b", clause, re.I
-    )
+    traceless = r"\bno (?:\w+ )?(?:trace|sign|evidence)s? of (?:forgery|manipulation|editing)\b"
+    clean = re.search(traceless, clause, re.I)
     return False if clean and not parts_named(clause) else None
 
 
@@ -272,7 +266,7 @@ def _loops(words: Sequence[str]) -> bool:
 # --- contradictions ---
 
 #: Parts that show skin: an artifact there is also one of the skin.
-_SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
+SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
 
 
 def contradiction(text: str, *, deepfake: bool | None, artifacts: Sequence[Artifact] | None) -> str | None:
@@ -305,7 +299,7 @@ def _borne_out(claim: Claim, listed: set[Region]) -> bool:
     if claim.whole or Region.UNMAPPED in listed:
         return True
     wanted = claim.regions - {Region.LIGHTING}
-    if Region.SKIN in wanted and listed & _SKINS:
+    if Region.SKIN in wanted and listed & SKINS:
         wanted = wanted - {Region.SKIN}
     return wanted <= listed
 
@@ -322,9 +316,8 @@ _FAULT = re.compile(
 
 
 def _denies_all(claim: Claim) -> bool:
-    return re.search(
-        r"\bno (?:\w+ )*?(?:artifacts?|traces?|signs?)\b", claim.text, re.I
-    ) is not None and not (_single_fault(claim))
+    denied = re.search(r"\bno (?:\w+ )*?(?:artifacts?|traces?|signs?)\b", claim.text, re.I)
+    return denied is not None and not _single_fault(claim)
 
 
 _SOFTER = re.compile(

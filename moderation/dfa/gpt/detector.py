@@ -69,10 +69,8 @@ class Detector:
         self.policy = policy
         self._decode = decode
         self._bundle = bundle
-        self._engine = Engine(
-            bundle.model,
-            bundle.script,
-            bundle.spec.image,
+        self._engine = Engine.of(
+            bundle,
             route=self._route,
             plan=Plan(
                 technique=policy.technique,
@@ -84,7 +82,6 @@ class Detector:
                 max_batch=max_batch,
             ),
             choose=lambda sums, seen: self.shares(sums, seen).technique,
-            heads=bundle.heads,
         )
         #: Log-probability of each DF-C answer on a grey picture. None unless the policy subtracts it.
         self._prior: Mapping[Technique, float] | None = None

@@ -10,15 +10,13 @@ S pixels of a crop's side. Masks are (S, S) bool.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from moderation.analysis import Artifact, Effect, FaceAnalysis, Label, Point, Region
 from moderation.dfa.gpt.crops import FaceCrop
-from moderation.dfa.gpt.pixels import in_crop
-from moderation.dfa.gpt.regions import outlines
+from moderation.dfa.gpt.regions import drawn, outlines
 
 #: Smallest share of a crop that can be hidden. A region below it is too small, or lies outside the crop.
 SMALLEST = 0.004
@@ -130,31 +128,21 @@ def mask_of(artifact: Artifact, crop: FaceCrop) -> np.ndarray | None:
 
 def face_mask(crop: FaceCrop) -> np.ndarray:
     """The pixels of the face itself."""
-    return _drawn(outlines([Region.FACE_BOUNDARY], crop.face), crop)
+    return drawn(outlines([Region.FACE_BOUNDARY], crop.face), crop.face, len(crop.pixels))
 
 
 def _region(region: Region, crop: FaceCrop) -> np.ndarray:
-    parts = outlines([region], crop.face)
+    parts, draw = outlines([region], crop.face), partial(drawn, face=crop.face, size=len(crop.pixels))
     if region is Region.FACE_BOUNDARY:
-        return _drawn(parts, crop) & ~_drawn([_towards_middle(part, INSIDE) for part in parts], crop)
+        return draw(parts) & ~draw([_towards_middle(part, INSIDE) for part in parts])
     if region is Region.SKIN:
-        inner = [_towards_middle(part, SKIN) for part in parts]
-        return _drawn(inner, crop) & ~_drawn(outlines(FEATURES, crop.face), crop)
-    return _drawn(parts, crop)
+        return draw([_towards_middle(part, SKIN) for part in parts]) & ~draw(outlines(FEATURES, crop.face))
+    return draw(parts)
 
 
 def _towards_middle(part: Sequence[Point], share: float) -> list[Point]:
     x, y = (sum(values) / len(part) for values in zip(*part, strict=True))
     return [Point(x + share * (p.x - x), y + share * (p.y - y)) for p in part]
-
-
-def _drawn(parts: Sequence[Sequence[Point]], crop: FaceCrop) -> np.ndarray:
-    size = crop.pixels.shape[0]
-    sheet = Image.new("1", (size, size))
-    pen = ImageDraw.Draw(sheet)
-    for part in parts:
-        pen.polygon([(p.x, p.y) for p in in_crop(crop.face, size, part)], fill=1)
-    return np.array(sheet, dtype=bool)
 
 
 def control_for(mask: np.ndarray, crop: FaceCrop, *, named: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -196,14 +184,8 @@ def _middle(mask: np.ndarray) -> np.ndarray:
 
 
 def _farthest(mask: np.ndarray, room: np.ndarray, others: np.ndarray) -> np.ndarray | None:
-    area = int(mask.sum())
-    if room.sum() < area:
-        return None
     nearness = _smooth(mask.astype(np.float32), 0.25 * len(mask)) + others
-    order = np.argsort(np.where(room, nearness, np.inf), axis=None, kind="stable")
-    farthest = np.zeros(mask.size, dtype=bool)
-    farthest[order[:area]] = True
-    return farthest.reshape(mask.shape)
+    return _lowest(nearness, room, int(mask.sum()))
 
 
 def most_like(wanted: np.ndarray, room: np.ndarray, area: int, *, spared: np.ndarray) -> np.ndarray | None:
@@ -211,13 +193,18 @@ def most_like(wanted: np.ndarray, room: np.ndarray, area: int, *, spared: np.nda
 
     None when the room has fewer pixels.
     """
+    nearness = wanted + _smooth(wanted.astype(np.float32), 0.1 * len(wanted)) - 4 * spared
+    return _lowest(-nearness, room, area)
+
+
+def _lowest(values: np.ndarray, room: np.ndarray, area: int) -> np.ndarray | None:
+    """The `area` pixels of the room with the lowest values. None when it has fewer."""
     if room.sum() < area:
         return None
-    nearness = wanted + _smooth(wanted.astype(np.float32), 0.1 * len(wanted)) - 4 * spared
-    order = np.argsort(np.where(room, -nearness, np.inf), axis=None, kind="stable")
-    nearest = np.zeros(wanted.size, dtype=bool)
-    nearest[order[:area]] = True
-    return nearest.reshape(wanted.shape)
+    order = np.argsort(np.where(room, values, np.inf), axis=None, kind="stable")
+    lowest = np.zeros(values.size, dtype=bool)
+    lowest[order[:area]] = True
+    return lowest.reshape(values.shape)
 
 
 def around(mask: np.ndarray) -> np.ndarray:
@@ -256,11 +243,7 @@ class Filler:
         edge = np.clip(4 * spread, 0, 1)[..., None]  # 1 in the mask and its corners, falling to 0 around it
         hidden = spread > EDGE
         flown = _flown_in(self._picture, hidden)
-        ways = (
-            flown + self._grain_for(hidden, spared),
-            self._blurred,
-            np.full_like(self._picture, 127),
-        )
+        ways = flown + self._grain_for(hidden, spared), self._blurred, np.full_like(self._picture, 127)
         mixed = [edge * way + (1 - edge) * self._picture for way in ways]
         return tuple(fill.round().clip(0, 255).astype(np.uint8) for fill in mixed)
 
@@ -279,14 +262,11 @@ def _flown_in(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
     The fill is smooth, so it is computed at half the size.
     """
-    known = _halved((~hidden).astype(np.float32)[..., None])
-    colours = _halved(picture * ~hidden[..., None])
-    weight, filled = known, colours
+    weight = known = _halved((~hidden).astype(np.float32)[..., None])
+    filled = colours = _halved(picture * ~hidden[..., None])
     width = 1.0
-    while (weight < ENOUGH).any() and width < 2 * len(known):
-        reached = _smooth(known, width)
-        lacking = weight < ENOUGH
-        weight = np.where(lacking, reached, weight)
+    while (lacking := weight < ENOUGH).any() and width < 2 * len(known):
+        weight = np.where(lacking, _smooth(known, width), weight)
         filled = np.where(lacking, _smooth(colours, width), filled)
         width *= 2
     even = _smooth(filled / np.maximum(weight, 1e-6), 2.0)

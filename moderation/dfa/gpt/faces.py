@@ -11,7 +11,7 @@ Pictures that are mostly text are not recognised here yet.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -161,7 +161,7 @@ def find_faces(picture: Picture, *, at_most: int | None = None) -> list[Face]:
 
 
 def _at_any_roll(image: Image.Image) -> list[Face]:
-    """Faces that stand upright, and others: all of them, or beside a face that can be judged those about as large."""
+    """Faces at any roll. Beside a face that can be judged, only others that are about as large."""
     upright = _search(image, FIRST_LOOK) or _search(image, CLOSER_LOOK)
     faces = _right_way_up(image, upright, _other_ways_up(image, upright))
     judgeable = [face for face in faces if longer_side(face) >= SMALLEST_JUDGED]
@@ -186,7 +186,7 @@ def _room_beside(size: tuple[int, int], faces: Sequence[Face]) -> float:
 
 
 def _other_ways_up(image: Image.Image, faces: Sequence[Face]) -> list[Face]:
-    """What is found in the place of doubtful faces that look more like faces another way up."""
+    """Faces found in place of doubtful ones that score higher another way up."""
     found: list[Face] = []
     for face in faces:
         if face.confidence < UPRIGHT and longer_side(face) >= SMALLEST_JUDGED:
@@ -215,10 +215,10 @@ def _by_quarters(image: Image.Image, quarters: int) -> Image.Image:
 
 
 def _right_way_up(image: Image.Image, upright: Sequence[Face], turned: Sequence[Face]) -> list[Face]:
-    """Of what was found in one place the surest, once each was looked at the way up that it claims.
+    """The surest face of each place, after tilted ones were searched again, turned upright.
 
-    Upside down and a little tilted, a face can look like one that is tilted a little. Turned by what it seems to be
-    tilted, it does so no more.
+    A face that is upside down and a little tilted can look like one that is only a little tilted. Once it is turned
+    back by that tilt, it no longer does.
     """
     ranked = [(face, face.confidence) for face in upright]
     tilted = [face for face in (*upright, *turned) if not _nearly_upright(face)]
@@ -240,7 +240,7 @@ def _roll(face: Face) -> float:
 
 
 def _around(image: Image.Image, face: Face, turns: Sequence[float]) -> list[Face]:
-    """What is found in the place of this face when that is turned clockwise by these degrees."""
+    """Faces found in the place of this one when the place is turned clockwise by each of these degrees."""
     reach = longer_side(face)
     left, top = max(int(face.box.left - reach / 2), 0), max(int(face.box.top - reach / 2), 0)
     right, bottom = math.ceil(face.box.right + reach / 2), math.ceil(face.box.bottom + reach / 2)
@@ -251,17 +251,21 @@ def _around(image: Image.Image, face: Face, turns: Sequence[float]) -> list[Face
 
 def _moved_by(face: Face, x: float, y: float) -> Face:
     assert face.landmarks is not None
-    left_eye, right_eye, nose, left_mouth, right_mouth = (Point(at.x + x, at.y + y) for at in face.landmarks)
     box = Box(face.box.left + x, face.box.top + y, face.box.right + x, face.box.bottom + y)
-    return Face(box, face.confidence, (left_eye, right_eye, nose, left_mouth, right_mouth))
+    return _marked(box, face.confidence, (Point(at.x + x, at.y + y) for at in face.landmarks))
+
+
+def _marked(box: Box, confidence: float, landmarks: Iterable[Point]) -> Face:
+    left_eye, right_eye, nose, left_mouth, right_mouth = landmarks
+    return Face(box, confidence, (left_eye, right_eye, nose, left_mouth, right_mouth))
 
 
 def _turned(
     image: Image.Image, turns: Sequence[float], look: Look, *, without: Sequence[Face] = ()
 ) -> list[Face]:
-    """The faces of a picture turned clockwise, where they are in the picture as it is.
+    """Faces found in copies of a picture, turned clockwise by degrees. They are placed in the picture itself.
 
-    Where it shows the faces of `without` nothing more is looked for: they are painted over.
+    The faces of `without` are painted over, so that they are not found again.
     """
     # As large as the last net needs the smallest face.
     by = min(48 / look.smallest, LONGEST_TURNED / max(image.size), 1.0)
@@ -289,14 +293,13 @@ def _tilted(image: Image.Image, degrees: float) -> Image.Image:
 def _turned_back(
     face: Face, degrees: float, turned: tuple[int, int], whole: tuple[float, float], by: float
 ) -> Face:
-    """The box keeps its sides, and lies around the same place of the face."""
+    """A turned copy's face in the picture itself. Its box keeps its sides, and stays centred on the face."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
 
     def back(x: float, y: float) -> Point:
         across, down = (x - turned[0] / 2) / by, (y - turned[1] / 2) / by
-        return Point(
-            across * cosine + down * sine + whole[0] / 2, down * cosine - across * sine + whole[1] / 2
-        )
+        x, y = across * cosine + down * sine, down * cosine - across * sine
+        return Point(x + whole[0] / 2, y + whole[1] / 2)
 
     box = face.box
     x, y = back((box.left + box.right) / 2, (box.top + box.bottom) / 2)
@@ -304,22 +307,14 @@ def _turned_back(
     if 45 < degrees % 180 < 135:
         width, height = height, width
     assert face.landmarks is not None
-    left_eye, right_eye, nose, left_mouth, right_mouth = (back(*point) for point in face.landmarks)
-    return Face(
-        Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2),
-        face.confidence,
-        (left_eye, right_eye, nose, left_mouth, right_mouth),
-    )
-
-
-def _stretched(image: Image.Image) -> Image.Image:
-    """With its luminance stretched over the whole range, but for a hundredth at either end. Only to search in."""
-    return ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
+    around = Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return _marked(around, face.confidence, (back(*point) for point in face.landmarks))
 
 
 def _filling(image: Image.Image) -> list[Face]:
-    """The likeliest of the faces that fill the frame, or none, in the picture with its contrast stretched."""
-    stretched = _stretched(image)
+    """The likeliest face that fills the frame, if there is one."""
+    # Its luminance is stretched over the whole range, but for a hundredth at either end. Only to search in.
+    stretched = ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
     enough = FILLS_THE_FRAME * min(image.size)
     look = replace(SECOND_LOOK, smallest=max(enough / 2, SECOND_LOOK.smallest))
     turned = replace(look, found=CLEARLY_THERE, smallest=max(enough / 2, TURNED_LOOK.smallest))
@@ -336,16 +331,16 @@ def _search_all(views: Sequence[View], look: Look) -> list[list[Face]]:
     """The faces in each of the views. The nets see all of them at once: a call costs more than a small image does."""
     cascade = nets()
     candidates = _proposed(cascade, views, look)
-    faces = _told(cascade, views, [own[:BEST_CANDIDATES] for own in candidates], look)
+    faces = _judged(cascade, views, [own[:BEST_CANDIDATES] for own in candidates], look)
     others = [_further(own[BEST_CANDIDATES:], found) for own, found in zip(candidates, faces, strict=True)]
     if not any(map(len, others)):
         return faces
-    further = _told(cascade, views, others, look)
+    further = _judged(cascade, views, others, look)
     return [_apart([*found, *more]) for found, more in zip(faces, further, strict=True)]
 
 
 def _further(candidates: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """Those that are still judged: beside a convincing face, the likely ones that do not lie in it."""
+    """The candidates that are still judged. Beside a convincing face: only likely ones that lie outside it."""
     sure = np.array([face.box for face in faces if face.confidence >= CONVINCING])
     if not len(sure):
         return candidates
@@ -384,11 +379,6 @@ def sharpness(picture: Picture, face: Face) -> float:
     return float(detail.std() / max(luminance.std(), 1.0))
 
 
-def _face(row: list[float], landmarks: list[list[float]]) -> Face:
-    left_eye, right_eye, nose, left_mouth, right_mouth = (Point(x, y) for x, y in landmarks)
-    return Face(Box(*row[:4]), min(row[4], 1.0), (left_eye, right_eye, nose, left_mouth, right_mouth))
-
-
 def _view_by_quarters(view: View, quarters: int) -> View:
     return View(
         [copy.by_quarters(quarters) for copy in view.finer],
@@ -413,11 +403,6 @@ def _view(image: Image.Image, look: Look) -> View:
     return View(finer, scanned)
 
 
-def _coarsest(copies: Sequence[Copy], scale: float) -> Copy:
-    """The smallest copy that is still fine enough."""
-    return next((each for each in reversed(copies) if each.scale >= scale), copies[0])
-
-
 def _smaller(copy: Copy, scale: float) -> Copy:
     by = scale / copy.scale
     width, height = copy.image.size
@@ -437,11 +422,8 @@ def _proposed(cascade: Nets, views: Sequence[View], look: Look) -> list[np.ndarr
     copies = [copy for view in views for copy in view.scanned]
     of = np.repeat(np.arange(len(views)), [len(view.scanned) for view in views])
     windows, own = _scanned(cascade, copies, look)
-    found: list[np.ndarray] = []
-    for number in range(len(views)):
-        candidates = windows[of[own] == number]
-        found.append(_squared(candidates[_kept(candidates, 0.5)]))
-    return found
+    candidates = [windows[of[own] == number] for number in range(len(views))]
+    return [_squared(each[_kept(each, 0.5)]) for each in candidates]
 
 
 def _scanned(cascade: Nets, copies: Sequence[Copy], look: Look) -> tuple[np.ndarray, np.ndarray]:
@@ -473,7 +455,7 @@ class Sheet:
 
 @lru_cache(maxsize=256)
 def _sheet(sizes: tuple[tuple[int, int], ...]) -> Sheet:
-    """The smallest of several: as wide as the widest copy, as the widest two, and so on."""
+    """The smallest sheet among several: as wide as the widest copy, as the widest two, and so on."""
     framed = [tuple(side + side % 2 + BORDER for side in size) for size in sizes]
     widths = np.cumsum(sorted((width for width, _ in framed), reverse=True)).tolist()
     packed = [_packed(framed, width) for width in widths]
@@ -508,13 +490,6 @@ def _packed(framed: Sequence[tuple[int, ...]], width: int) -> tuple[tuple[int, i
     return (width + -width % SIDES, height + -height % SIDES), corners
 
 
-def _told(
-    cascade: Nets, views: Sequence[View], candidates: Sequence[np.ndarray], look: Look
-) -> list[list[Face]]:
-    """Which candidates are faces."""
-    return _judged(cascade, views, _refined(cascade, views, candidates, look), look)
-
-
 def _refined(
     cascade: Nets, views: Sequence[View], candidates: Sequence[np.ndarray], look: Look
 ) -> list[np.ndarray]:
@@ -533,6 +508,8 @@ def _refined(
 def _judged(
     cascade: Nets, views: Sequence[View], candidates: Sequence[np.ndarray], look: Look
 ) -> list[list[Face]]:
+    """Which candidates are faces."""
+    candidates = _refined(cascade, views, candidates, look)
     patches = _patches(views, candidates, 48)
     if not len(patches):
         return [[] for _ in views]
@@ -543,18 +520,21 @@ def _judged(
         moved = _moved(before, offsets[own], scores[own])
         found = np.flatnonzero(scores[own] > look.found)
         found = found[_kept(moved[found], WITHIN, of_smaller=True)]
-        faces.append([_face(moved[index].tolist(), points[index].tolist()) for index in found])
+        told = zip(moved[found].tolist(), points[found].tolist(), strict=True)
+        faces.append(
+            [_marked(Box(*row[:4]), min(row[4], 1.0), (Point(x, y) for x, y in at)) for row, at in told]
+        )
     return faces
 
 
 def _split(tables: Sequence[np.ndarray]) -> list[slice]:
-    """Where the rows of each table lie when all are one."""
+    """The rows of each table when all tables are joined."""
     ends = np.cumsum([len(table) for table in tables]).tolist()
     return [slice(end - len(table), end) for end, table in zip(ends, tables, strict=True)]
 
 
 def _in_groups(net: Callable[[Tensor], Sequence[Tensor]], patches: Tensor, of: int) -> Sequence[np.ndarray]:
-    """What the net says of each patch."""
+    """What the net says of each patch, `of` patches at once."""
     if len(patches) <= of:
         return [each.numpy() for each in net(patches)]
     said = [net(group) for group in patches.split(of)]
@@ -580,7 +560,8 @@ def _patches(views: Sequence[View], candidates: Sequence[np.ndarray], size: int)
 
 def _patch(copies: Sequence[Copy], square: list[float], size: int) -> Image.Image:
     """One square of the picture, black outside it, from the smallest copy that is still fine enough."""
-    copy = _coarsest(copies, size / (square[2] - square[0]))
+    scale = size / (square[2] - square[0])
+    copy = next((each for each in reversed(copies) if each.scale >= scale), copies[0])
     left, top, right, bottom = (round(at * copy.scale) for at in square)
     cut = copy.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
     return cut.resize((size, size), Image.Resampling.BILINEAR)

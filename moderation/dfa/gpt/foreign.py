@@ -1,24 +1,16 @@
 """The evidence map: where pixels look foreign to the tower. It is small enough to store with the analysis."""
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from moderation.analysis import Face, ForeignMap, Point, Region
-from moderation.dfa.gpt.pixels import crop_corners, in_crop
-from moderation.dfa.gpt.regions import outlines
+from moderation.dfa.gpt.pixels import crop_corners
+from moderation.dfa.gpt.regions import drawn, outlines
 
 #: The compared regions. A face's boundary and skin are left out: they overlap all others.
 NAMED = (
-    Region.FOREHEAD,
-    Region.HAIRLINE,
-    Region.EYES,
-    Region.NOSE,
-    Region.CHEEKS,
-    Region.MOUTH,
-    Region.JAWLINE,
-    Region.EARS,
-    Region.NECK,
-)
+    Region.FOREHEAD, Region.HAIRLINE, Region.EYES, Region.NOSE, Region.CHEEKS, Region.MOUTH, Region.JAWLINE,
+    Region.EARS, Region.NECK,
+)  # fmt: skip
 #: A region is high from this mean on, in [0, 1]: its pixels look more foreign than not.
 HIGH = 0.5
 #: Most regions named.
@@ -51,9 +43,6 @@ def _highest(face: Face, values: np.ndarray) -> tuple[Region, ...]:
 def _mean_in(face: Face, region: Region, values: np.ndarray) -> float:
     """The map's mean over a region, cells weighted by their overlap. 0 when the region is not in the crop."""
     side = len(values)
-    sheet = Image.new("1", (side * _CELL, side * _CELL))
-    pen = ImageDraw.Draw(sheet)
-    for part in outlines([region], face):
-        pen.polygon([(p.x, p.y) for p in in_crop(face, side * _CELL, part)], fill=1)
-    parts = np.array(sheet, dtype=float).reshape(side, _CELL, side, _CELL).mean(axis=(1, 3))
+    mask = drawn(outlines([region], face), face, side * _CELL)
+    parts = mask.reshape(side, _CELL, side, _CELL).mean(axis=(1, 3))
     return float((parts * values).sum() / parts.sum()) if parts.any() else 0.0

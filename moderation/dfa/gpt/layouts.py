@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from moderation.dfa.gpt.bundle import CLIP_MEAN, CLIP_STD, BundleCard, BundleSpec, ImageSpec, write_bundle
+from moderation.dfa.gpt.bundle import BundleCard, BundleSpec, ImageSpec, write_bundle
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.dfa.gpt.tower import LITE0_STAGES, TowerConfig
 
@@ -84,111 +84,54 @@ def _layouts() -> Iterable[Layout]:
         name="tiny",
         image=ImageSpec(64, LITE_MEAN, LITE_STD),
         vision=TowerConfig(
-            hidden_size=32,
-            image_size=64,
-            patch_size=16,
-            stem_channels=8,
-            stages=small_stages,
+            hidden_size=32, image_size=64, patch_size=16, stem_channels=8, stages=small_stages,
             residual_channels=(8, 8, 16, 16),
         ),
-        patches=16,
-        vocabulary=1024,
-        width=64,
-        inner=128,
-        layers=2,
-        heads=4,
-    )
+        patches=16, vocabulary=1024, width=64, inner=128, layers=2, heads=4,
+    )  # fmt: skip
     yield Layout(
         name="mini",
         image=ImageSpec(224, LITE_MEAN, LITE_STD),
         vision=TowerConfig(hidden_size=256, image_size=224, patch_size=16),
-        patches=196,
-        vocabulary=2048,
-        width=256,
-        inner=704,
-        layers=6,
-        heads=8,
-        tied=True,
-    )
+        patches=196, vocabulary=2048, width=256, inner=704, layers=6, heads=8, tied=True,
+    )  # fmt: skip
     yield Layout(
         name="small",
-        image=ImageSpec(224, CLIP_MEAN, CLIP_STD),
-        vision=CLIPVisionConfig(
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            image_size=224,
-            patch_size=16,
-            projection_dim=512,
-        ),
-        patches=197,
-        vocabulary=49153,
-        width=576,
-        inner=1536,
-        layers=30,
-        heads=9,
-        tied=True,
-        reads=(6, 8, 10, 12),
-    )
+        image=ImageSpec(224),
+        vision=_clip(768, inner=3072, layers=12, heads=12, image=224, patch=16, projection=512),
+        patches=197, vocabulary=49153, width=576, inner=1536, layers=30, heads=9, tied=True, reads=(6, 8, 10, 12),
+    )  # fmt: skip
     yield Layout(
         name="small-tiny",
-        image=ImageSpec(224, CLIP_MEAN, CLIP_STD),
-        vision=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            image_size=224,
-            patch_size=16,
-            projection_dim=32,
-        ),
-        patches=197,
-        vocabulary=1024,
-        width=64,
-        inner=172,
-        layers=3,
-        heads=4,
-        tied=True,
-        reads=(2, 4),
-    )
+        image=ImageSpec(224),
+        vision=_clip(32, inner=64, layers=4, heads=4, image=224, patch=16, projection=32),
+        patches=197, vocabulary=1024, width=64, inner=172, layers=3, heads=4, tied=True, reads=(2, 4),
+    )  # fmt: skip
     yield Layout(
         name="llava-1.5-tiny",
         image=ImageSpec(56),
-        vision=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=56,
-            patch_size=14,
-            projection_dim=32,
-        ),
-        patches=16,
-        vocabulary=1024,
-        width=64,
-        inner=172,
-        layers=3,
-        heads=4,
-    )
+        vision=_clip(32, inner=64, layers=3, heads=4, image=56, patch=14, projection=32),
+        patches=16, vocabulary=1024, width=64, inner=172, layers=3, heads=4,
+    )  # fmt: skip
     yield Layout(
         name="llava-1.5-7b",
-        image=ImageSpec(336, CLIP_MEAN, CLIP_STD),
-        vision=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
-        patches=576,
-        vocabulary=32064,
-        width=4096,
-        inner=11008,
-        layers=32,
-        heads=32,
+        image=ImageSpec(336),
+        vision=_clip(1024, inner=4096, layers=24, heads=16, image=336, patch=14, projection=768),
+        patches=576, vocabulary=32064, width=4096, inner=11008, layers=32, heads=32,
+    )  # fmt: skip
+
+
+def _clip(
+    width: int, *, inner: int, layers: int, heads: int, image: int, patch: int, projection: int
+) -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        image_size=image,
+        patch_size=patch,
+        projection_dim=projection,
     )
 
 
@@ -233,10 +176,7 @@ def random_model(
                 fan_in = parameter[0].numel()
                 parameter.normal_(0, 1.6 * fan_in**-0.5, generator=generator)
         model.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # pyright: ignore[reportCallIssue]
-        if not chosen.tied:
-            model.lm_head.weight.mul_(1.5)
-        else:
-            model.lm_head.weight.mul_(2 * chosen.width**-0.5)
+        model.lm_head.weight.mul_(2 * chosen.width**-0.5 if chosen.tied else 1.5)
     return model.eval()
 
 
@@ -247,7 +187,8 @@ def random_bundle(
     chosen = layout(name)
     prompts = load_prompts()
     tokenizer = train_tokenizer(prompts.texts(), chosen.vocabulary)
-    model = random_model(chosen, seed=seed)
+    # Half precision is enough for random weights, and a small file copies faster.
+    model = random_model(chosen, seed=seed).half()
     card = BundleCard(
         name=bundle_name or name,
         version="0-untrained",
@@ -256,9 +197,4 @@ def random_bundle(
         training_data="none",
         trained=False,
     )
-    return write_bundle(folder, _halved(model), tokenizer, card=card, image=chosen.image)
-
-
-def _halved(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
-    """Half precision is enough for random weights, and a small file copies faster."""
-    return model.half()  # pyright: ignore[reportReturnType]
+    return write_bundle(folder, model, tokenizer, card=card, image=chosen.image)

@@ -17,7 +17,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,22 +116,21 @@ def crop_face(
     if not rest:
         return np.ascontiguousarray(np.rot90(_straight(picture, face, size, margin), quarters))
     # Twice as fine, and as wide as the diagonal, so that the rotated corners hold picture too.
-    wide = Image.fromarray(_straight(picture, face, 3 * size, 1.5 * margin)).rotate(
-        rest, Image.Resampling.BICUBIC
-    )
+    wide = Image.fromarray(_straight(picture, face, 3 * size, 1.5 * margin))
+    turned = wide.rotate(rest, Image.Resampling.BICUBIC)
     inner = (0.5 * size, 0.5 * size, 2.5 * size, 2.5 * size)
-    return np.rot90(np.array(wide.resize((size, size), Image.Resampling.BICUBIC, box=inner)), quarters).copy()
+    upright_crop = turned.resize((size, size), Image.Resampling.BICUBIC, box=inner)
+    return np.rot90(np.array(upright_crop), quarters).copy()
 
 
 def in_crop(face: Face, size: int, points: Iterable[Point], margin: float = MARGIN) -> list[Point]:
     """Map points of the picture into the face's upright crop of `size` pixels."""
     turn, side, middle = _placed(face, margin)
-    scale, half = size / side, size / 2
+    scale, half, (cosine, sine) = size / side, size / 2, (turn.real, turn.imag)
+    away = [(x - middle.x, y - middle.y) for x, y in points]
     return [
-        Point(
-            half + scale * (turn.real * dx + turn.imag * dy), half + scale * (turn.real * dy - turn.imag * dx)
-        )
-        for dx, dy in ((x - middle.x, y - middle.y) for x, y in points)
+        Point(half + scale * (cosine * dx + sine * dy), half + scale * (cosine * dy - sine * dx))
+        for dx, dy in away
     ]
 
 
@@ -516,11 +515,11 @@ def _seen(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple
     return rgb, (*((was,) if was else ()), "colour_profile", *notes)
 
 
-#: Notes about modes that a profile turns into RGB.
+#: Notes about the modes of stored pixels. None: as usual.
 _STORED_AS = {
+    **dict.fromkeys(("RGB", "RGBA", "RGBa")),
     **dict.fromkeys(("1", "L", "LA", "La"), "greyscale"),
-    "P": "palette",
-    "PA": "palette",
+    **dict.fromkeys(("P", "PA"), "palette"),
     "CMYK": "cmyk",
 }
 
@@ -533,11 +532,14 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         return _from_sixteen_bit(np.array(image)), ("sixteen_bit",)
     if image.mode in {"I", "F"}:
         return _from_wide(image)
-    convert = _CONVERSIONS.get(image.mode, _from_other)
+    note = _STORED_AS.get(image.mode, "converted")
     try:
-        return convert(image)
+        # Without a fitting profile, CMYK is converted as browsers do. Pillow undid YCCK and Adobe's inversion.
+        plain = note in {"cmyk", "converted"}
+        rgb, flattened = (image.convert("RGB"), ()) if plain else _on_white(image)
     except ValueError as error:
         raise UnsupportedFormat(f"Pictures in the colour mode {image.mode} are not decoded here.") from error
+    return rgb, flattened if note is None else (note, *flattened)
 
 
 def _from_sixteen_bit(values: np.ndarray) -> Image.Image:
@@ -554,43 +556,10 @@ def _from_wide(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     return _from_sixteen_bit(values), ("sixteen_bit",)
 
 
-def _from_transparent(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture on white, as a page would show it. Opaque pictures keep their exact pixels."""
+def _on_white(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture on white, as a page would show it, and a note if it shows through. Opaque ones keep their pixels."""
     layered = image if image.mode == "RGBA" else image.convert("RGBA")
     if layered.getchannel("A").getextrema()[0] == 255:
         return layered.convert("RGB"), ()
     page = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(page, layered).convert("RGB"), ("flattened_alpha",)
-
-
-def _from_palette(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    rgb, notes = _from_transparent(image)
-    return rgb, ("palette", *notes)
-
-
-def _from_grey(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    rgb, notes = _from_transparent(image)
-    return rgb, ("greyscale", *notes)
-
-
-def _from_cmyk(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Convert without a fitting profile, as browsers do. Pillow undid YCCK and Adobe's inversion while loading."""
-    return image.convert("RGB"), ("cmyk",)
-
-
-def _from_other(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    return image.convert("RGB"), ("converted",)
-
-
-_CONVERSIONS: dict[str, Callable[[Image.Image], tuple[Image.Image, tuple[str, ...]]]] = {
-    "RGB": _from_transparent,
-    "RGBA": _from_transparent,
-    "RGBa": _from_transparent,
-    "LA": _from_grey,
-    "La": _from_grey,
-    "P": _from_palette,
-    "PA": _from_palette,
-    "L": _from_grey,
-    "1": _from_grey,
-    "CMYK": _from_cmyk,
-}

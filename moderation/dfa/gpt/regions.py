@@ -8,7 +8,11 @@ shear with the face. They only say where to look. On a strong profile they would
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from PIL import Image, ImageDraw
+
 from moderation.analysis import Artifact, Face, Point, Region
+from moderation.dfa.gpt.pixels import in_crop
 
 _Outline = Sequence[tuple[float, float]]
 
@@ -81,6 +85,15 @@ def outlines(regions: Iterable[Region], face: Face) -> tuple[tuple[Point, ...], 
         for region in regions
         for part in _OUTLINES.get(region, ())
     )
+
+
+def drawn(parts: Iterable[Sequence[Point]], face: Face, size: int) -> np.ndarray:
+    """(size, size) bool: the pixels of the face's upright crop within these polygons of the picture."""
+    sheet = Image.new("1", (size, size))
+    pen = ImageDraw.Draw(sheet)
+    for part in parts:
+        pen.polygon([(p.x, p.y) for p in in_crop(face, size, part)], fill=1)
+    return np.array(sheet, dtype=bool)
 
 
 def _turned_away(landmarks: Sequence[Point]) -> bool:

@@ -339,32 +339,24 @@ class _Png:
 
     def _canvas_of(self, frames: Sequence[_Frame]) -> tuple[int, int]:
         """The canvas's width and height. Raise ImageCorrupt when no browser would show these frames on it."""
-        head = (
-            self.head[0] if self.head and self.head[0][4:8] == b"IHDR" and len(self.head[0]) >= 21 else None
-        )
+        damaged = ImageCorrupt("The PNG file's animation is damaged: browsers do not show it.")
+        head = self.head[0] if self.head else memoryview(b"")
         holds = self.broken is None or self.broken >= len(frames)
-        if head is None or not self.pixels or not frames or not holds:
-            raise ImageCorrupt("The PNG file's animation is damaged: browsers do not show it.")
+        if head[4:8] != b"IHDR" or len(head) < 21 or not self.pixels or not frames or not holds:
+            raise damaged
         canvas = struct.unpack_from(">II", head, 8)
         for number, frame in enumerate(frames):
             whole = number == 0 and self.starts_with_default
             if not frame.pixels or not _fits(frame.control, canvas, whole=whole):
-                raise ImageCorrupt("The PNG file's animation is damaged: browsers do not show it.")
+                raise damaged
         return canvas
 
     def _layer(self, signature: bytes, frame: _Frame) -> Layer:
         width, height, left, top = struct.unpack_from(">IIII", frame.control, 4)
         header = struct.pack(">II", width, height) + bytes(self.head[0][16:21])
         parts = [_chunk(b"IHDR", header), *self.head[1:], _chunk(b"IDAT", b"".join(frame.pixels)), *self.end]
-        return Layer(
-            b"".join([signature, *parts]),
-            left,
-            top,
-            width,
-            height,
-            _PNG_DISPOSALS[frame.control[24]],
-            over=frame.control[25] == 1,
-        )
+        disposal, over = _PNG_DISPOSALS[frame.control[24]], frame.control[25] == 1
+        return Layer(b"".join([signature, *parts]), left, top, width, height, disposal, over)
 
 
 def _png_profile(said: Mapping[bytes, bytes]) -> bytes | None:
@@ -460,11 +452,9 @@ _GIF_DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE}
 
 def _gif_delay(data: bytes, block: _Block) -> float:
     """The frame's delay in seconds."""
-    return (
-        0.0
-        if block.control is None
-        else int.from_bytes(data[block.control + 4 : block.control + 6], "little") / 100
-    )
+    if block.control is None:
+        return 0.0
+    return int.from_bytes(data[block.control + 4 : block.control + 6], "little") / 100
 
 
 def _gif_layer(data: bytes, block: _Block) -> Layer:
@@ -473,16 +463,10 @@ def _gif_layer(data: bytes, block: _Block) -> Layer:
     palette = data[13 : 13 + _gif_palette(data, 10)]
     control = b"" if block.control is None else data[block.control : block.control + 8]
     place = struct.pack("<HHHH", 0, 0, width, height)
-    parts = (
-        b"GIF89a" + place[4:] + data[10:13] + palette,
-        control,
-        b"\x2c" + place + data[block.at + 9 : block.end],
-        b";",
-    )
-    disposal = Disposal.KEEP
-    if control:
-        disposal = _GIF_DISPOSALS.get(control[3] >> 2 & 7, Disposal.KEEP)
-    return Layer(b"".join(parts), left, top, width, height, disposal)
+    head = b"GIF89a" + place[4:] + data[10:13] + palette + control
+    own = head + b"\x2c" + place + data[block.at + 9 : block.end] + b";"
+    disposal = _GIF_DISPOSALS.get(control[3] >> 2 & 7 if control else 0, Disposal.KEEP)
+    return Layer(own, left, top, width, height, disposal)
 
 
 def _gif_palette(data: bytes, at: int) -> int:
@@ -555,10 +539,8 @@ def _in_boxes(data: bytes, *, animated: bool) -> Shown:
             case b"colr" if data[start : start + 4] == b"nclx" and end - start >= 8 and profile is None:
                 profile = colours.of_nclx(*struct.unpack_from(">HH", data, start + 4))
             case b"mdhd" if end - start >= 32:
-                # A later version has times of eight bytes.
-                scale = int.from_bytes(
-                    data[start + 20 : start + 24] if data[start] else data[start + 12 : start + 16], "big"
-                )
+                at = start + (20 if data[start] else 12)  # a later version has times of eight bytes
+                scale = int.from_bytes(data[at : at + 4], "big")
             case b"stts" if not delays:
                 delays = _delays(data[start:end], scale or 1)
             case _:

@@ -14,7 +14,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +51,13 @@ For each of these regions in which a trace can be seen, write one sentence of at
 wrong there: seams, blur, texture, colour, light, shape. Name no other region. Say only what can be seen, in plain
 words, and nothing about who the person is or may be, nor about age, sex or origin."""
 
-_ALONE = (
-    _TASK
-    + """
-"""
-)
+_ALONE = f"{_TASK}\n"
 
-_BESIDE = (
-    """\
+_BESIDE = f"""\
 Two pictures follow: a face as it was, then the same face after it was changed.
-"""
-    + _TASK
-    + """
+{_TASK}
 Describe the changed face as if you had never seen the other: do not mention a comparison, a change or another picture.
 """
-)
 
 _FORM = """\
 Answer with JSON and nothing else, in this form:
@@ -189,11 +181,7 @@ class Annotator:
         """
         known = self._noted.get(wanted.name)
         asked = (wanted.sha256, self.endpoint.model, ANNOTATION_VERSION)
-        if (
-            known is not None
-            and known.outcome != UNREACHABLE
-            and (known.sha256, known.model, known.version) == asked
-        ):
+        if known and known.outcome != UNREACHABLE and (known.sha256, known.model, known.version) == asked:
             return known
         annotation = self._asked(wanted)
         with self._lock:
@@ -369,12 +357,9 @@ def _shown(picture: bytes) -> Mapping[str, Any]:
 
 def _usage(reply: Mapping[str, Any]) -> Mapping[str, int]:
     usage = reply.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    return {
-        "calls": 1,
-        "in": int(usage.get("prompt_tokens") or 0),
-        "out": int(usage.get("completion_tokens") or 0),
-    }
+    counted = usage if isinstance(usage, dict) else {}
+    written, read = counted.get("completion_tokens"), counted.get("prompt_tokens")
+    return {"calls": 1, "in": int(read or 0), "out": int(written or 0)}
 
 
 def _read_answer(reply: Mapping[str, Any]) -> _Answer | None:
@@ -390,15 +375,3 @@ def _read_answer(reply: Mapping[str, Any]) -> _Answer | None:
         return _Answer.model_validate_json(bare)
     except ValidationError:
         return None
-
-
-def headed(
-    artifacts: Sequence[tuple[str, str]], headings: Mapping[Region, Sequence[str]]
-) -> list[tuple[str, str]]:
-    """(heading, sentence) pairs for the AD answer."""
-    return [(headings[Region(region)][0], text) for region, text in artifacts]
-
-
-def permitted(regions: Collection[Region]) -> tuple[Region, ...]:
-    """The regions in the order of `Region`, each once."""
-    return tuple(region for region in Region if region in regions)

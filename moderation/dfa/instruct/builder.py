@@ -10,16 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from moderation.analysis import Region, Technique
+from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.gpt.grounding.known import description
 from moderation.dfa.gpt.prompts import PromptSet
-from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, Wanted, headed, permitted
+from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, Wanted
 from moderation.dfa.instruct.examples import Example, Examples
 from moderation.dfa.instruct.filters import Sieve, contradicts, leaks
 from moderation.dfa.instruct.forgery.photometry import Encoding, encoded_as
@@ -120,16 +121,14 @@ def build(
 def _done(out: Path) -> int:
     """The number of twos written by earlier runs."""
     file = out / "manifest.jsonl"
-    if not file.is_file():
-        return 0
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return int(json.loads(lines[-1])["id"].split("-")[0]) + 1 if lines else 0
 
 
 def _drawn(number: int, examples: Examples, rng: np.random.Generator) -> _Two:
     bona_fide, forged = examples.two(rng)
-    files = tuple(encoded_as(example.pixels, STORED) for example in (bona_fide, forged))
-    return _Two(number, rng, (bona_fide, forged), (files[0], files[1]))
+    files = encoded_as(bona_fide.pixels, STORED), encoded_as(forged.pixels, STORED)
+    return _Two(number, rng, (bona_fide, forged), files)
 
 
 def _annotations(
@@ -164,7 +163,7 @@ def _wanted(two: _Two) -> Iterator[Wanted]:
         yield Wanted(
             name=two.name(1),
             technique=forged.technique,
-            regions=permitted({touch.region for touch in forged.facts}),
+            regions=tuple(region for region in Region if region in {fact.region for fact in forged.facts}),
             picture=after,
             before=before if beside else None,
         )
@@ -192,8 +191,28 @@ def _entries(
         record = llava_record(name, example, described, prompts, sieve, two.rng)
         (out / "images" / f"{name}.jpg").write_bytes(data)
         sieve.counts["pictures written"] += 1
-        entry = _entry(name, example, described, annotator, prompts, terms[example.group], split)
-        yield replace(entry, mask=_write_mask(example, name, out)), record
+        yield (
+            Entry(
+                id=name,
+                image=f"images/{name}.jpg",
+                label="deepfake" if example.deepfake else "bona_fide",
+                technique=example.technique,
+                origin=example.origin,
+                group=example.group,
+                split=split,
+                terms=terms[example.group],
+                annotator=annotator,
+                prompts=prompts.version,
+                facts=None if example.facts is None else tuple(map(_told, example.facts)),
+                description=described,
+                mask=_write_mask(example, name, out),
+            ),
+            record,
+        )
+
+
+def _told(fact: Touch) -> tuple[str, str, float]:
+    return fact.region.value, fact.kind.value, round(fact.strength, 3)
 
 
 def _write_mask(example: Example, name: str, out: Path) -> str | None:
@@ -217,7 +236,8 @@ def _description(
         sieve.counts["annotator: sentence left out: said too often"] += len(annotation.artifacts) - len(fresh)
         if fresh:
             words = f"{annotation.model}, annotation prompts {annotation.version}, {annotation.kind}"
-            return prompts.artifacts_answer(headed(fresh, prompts.headings)), words
+            headed = [(prompts.headings[Region(region)][0], text) for region, text in fresh]
+            return prompts.artifacts_answer(headed), words
     return description(example.facts, prompts), EXACT
 
 
@@ -233,13 +253,8 @@ def llava_record(
 
     `described` answers every question for artifacts.
     """
-    turns = dialogue(
-        deepfake=example.deepfake,
-        technique=example.technique,
-        facts=example.facts,
-        prompts=prompts,
-        rng=rng,
-    )
+    technique, facts = example.technique, example.facts
+    turns = dialogue(deepfake=example.deepfake, technique=technique, facts=facts, prompts=prompts, rng=rng)
     worded = [
         (question, described if described is not None and question in prompts.description else answer)
         for question, answer in turns
@@ -265,34 +280,6 @@ def _faithful(turn: tuple[str, str], example: Example, prompts: PromptSet, sieve
     return True
 
 
-def _entry(
-    name: str,
-    example: Example,
-    described: str | None,
-    annotator: str,
-    prompts: PromptSet,
-    terms: str,
-    split: str,
-) -> Entry:
-    facts = example.facts
-    return Entry(
-        id=name,
-        image=f"images/{name}.jpg",
-        label="deepfake" if example.deepfake else "bona_fide",
-        technique=example.technique,
-        origin=example.origin,
-        group=example.group,
-        split=split,
-        terms=terms,
-        annotator=annotator,
-        prompts=prompts.version,
-        description=described,
-        facts=None
-        if facts is None
-        else tuple((touch.region.value, touch.kind.value, round(touch.strength, 3)) for touch in facts),
-    )
-
-
 def write_llava(out: Path) -> Path:
     """Write `conversations.json`, the single list that LLaVA's own tools read."""
     lines = (out / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
@@ -314,10 +301,6 @@ def read_picture(file: Path, size: int) -> np.ndarray:
     """A stored picture at the model's size, (S, S, 3) uint8. A picture that is not square is first padded with grey."""
     image = Image.open(file).convert("RGB")
     side = max(image.size)
-    if image.width != image.height:
-        square = Image.new("RGB", (side, side), (127, 127, 127))
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        image = square
-    if side != size:
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.array(image)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return np.array(square if side == size else square.resize((size, size), Image.Resampling.BICUBIC))

@@ -7,7 +7,6 @@ of similar origin (`sources.toml`). So within a batch, the label is the only int
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,7 +14,7 @@ from PIL import Image
 from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.grounding.facts import GENERATED, Kind, Touch
 from moderation.dfa.instruct.filters import supported, visible
-from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import LEAST_CHANGE, Forgery, Rng, one_of, touch, weighted
 from moderation.dfa.instruct.forgery.masks import Portrait, blurred, geometry, part_mask, region_changes
 from moderation.dfa.instruct.forgery.pairs import (
     Chain,
@@ -75,13 +74,9 @@ class Example:
 class Examples:
     """Draws twos of examples from one split of a pool. Equal random numbers draw equal twos."""
 
-    def __init__(self, pool: Pool, split: str | None, *, without: Collection[str] = ()) -> None:
-        """A `split` of None takes all splits. `without` names folders of sources, or lab techniques ("lab/FS")."""
-        rows = [
-            row
-            for row in (pool.rows if split is None else pool.where(split=split))
-            if row.found and row.source not in without
-        ]
+    def __init__(self, pool: Pool, split: str, *, without: Collection[str] = ()) -> None:
+        """`without` names folders of sources, or lab techniques ("lab/FS")."""
+        rows = [row for row in _found(pool, split) if row.source not in without]
         self.crops = pool.crops
         self.techniques = {name: share for name, share in TECHNIQUES.items() if f"lab/{name}" not in without}
         self.bona_fide = _by_place(rows, Label.BONA_FIDE)
@@ -109,19 +104,21 @@ class Examples:
 
     def two(self, rng: Rng) -> tuple[Example, Example]:
         """A bona fide and a forged example with the same quality and chain."""
-        return self.two_of(_drawn(self.kinds, rng), rng)
+        return self.two_of(weighted(self.kinds, rng), rng)
+
+    def number(self, number: int, seed: int) -> tuple[Example, Example]:
+        """The two of this number. It is the same in every process."""
+        return self.two(np.random.default_rng([seed, number]))
 
     def two_of(self, kind: KindOfTwo, rng: Rng) -> tuple[Example, Example]:
         chain = drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT)
         if kind.forged is None:
             return self._lab_two(chain, rng, kind.lab)
         if kind.paired:
-            pairs = self.pairs[kind]
-            forged = pairs[rng.integers(len(pairs))]
+            forged = one_of(self.pairs[kind], rng)
             return self._pooled_two(self.by_file[forged.paired or ""], forged, chain, rng, kind)
-        rows = self.forged[kind.forged]
-        beside = self.bona_fide[_drawn({name: 1.0 for name in kind.beside if name in self.bona_fide}, rng)]
-        bona_fide, forged = beside[rng.integers(len(beside))], rows[rng.integers(len(rows))]
+        beside = weighted({name: 1.0 for name in kind.beside if name in self.bona_fide}, rng)
+        bona_fide, forged = one_of(self.bona_fide[beside], rng), one_of(self.forged[kind.forged], rng)
         return self._pooled_two(bona_fide, forged, chain, rng, kind)
 
     def lab_two(self, technique: Technique, rng: Rng) -> tuple[Example, Example]:
@@ -132,11 +129,10 @@ class Examples:
     def _lab_two(
         self, chain: Chain, rng: Rng, sources: Mapping[str, float], technique: Technique | None = None
     ) -> tuple[Example, Example]:
-        technique = technique or _drawn(self.techniques, rng)
-        rows = self.bona_fide[
-            _drawn({name: share for name, share in sources.items() if name in self.bona_fide}, rng)
-        ]
-        row, other = rows[rng.integers(len(rows))], rows[rng.integers(len(rows))]
+        technique = technique or weighted(self.techniques, rng)
+        known = {name: share for name, share in sources.items() if name in self.bona_fide}
+        rows = self.bona_fide[weighted(known, rng)]
+        row, other = one_of(rows, rng), one_of(rows, rng)
         target, source = self._portrait(row), self._portrait(other)
         forgery = self._visible_forgery(technique, target, source, rng)
         facts = supported(forgery, target.face)
@@ -152,7 +148,7 @@ class Examples:
             origin=f"lab/{technique}/{forgery.recipe}",
             group=row.group,
         )
-        return self._bona_fide(bona_fide, row, chain), forged
+        return _bona_fide(bona_fide, row, chain), forged
 
     def _visible_forgery(self, technique: Technique, target: Portrait, source: Portrait, rng: Rng) -> Forgery:
         """Forge a face, and again up to three times while the forgery is invisible.
@@ -184,30 +180,32 @@ class Examples:
         if not kind.paired and rng.random() < 0.7:
             pixels, drawn = same_light(pixels, drawn, rng)
         pixels, drawn = same_sharpness(pixels, drawn)
-        example = Example(
-            pixels=delivered(chain, drawn, SIZE),
-            deepfake=True,
-            technique=forged.technique,
-            mask=mask,
-            facts=facts,
-            origin=forged.origin,
-            group=forged.group,
-        )
-        return self._bona_fide(pixels, bona_fide, chain), example
-
-    def _bona_fide(self, pixels: np.ndarray, row: Pooled, chain: Chain) -> Example:
-        return Example(
-            pixels=delivered(chain, pixels, SIZE),
-            deepfake=False,
-            technique=None,
-            mask=np.zeros((SIZE, SIZE), np.float32),
-            facts=(),
-            origin=row.origin,
-            group=row.group,
-        )
+        example = example_of(forged, delivered(chain, drawn, SIZE), mask=mask, facts=facts)
+        return _bona_fide(pixels, bona_fide, chain), example
 
     def _portrait(self, row: Pooled) -> Portrait:
         return Portrait(np.array(self.crops[row.row]), geometry(np.array(row.landmarks), CROP))
+
+
+def example_of(
+    row: Pooled,
+    pixels: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    facts: tuple[Touch, ...] | None = None,
+) -> Example:
+    """A picture of a pool as the model sees it."""
+    forged = row.label is Label.DEEPFAKE
+    return Example(pixels, forged, row.technique, mask, facts, row.origin, row.group)
+
+
+def _bona_fide(pixels: np.ndarray, row: Pooled, chain: Chain) -> Example:
+    return example_of(row, delivered(chain, pixels, SIZE), mask=np.zeros((SIZE, SIZE), np.float32), facts=())
+
+
+def _found(pool: Pool, split: str) -> list[Pooled]:
+    """The pictures of a split in which a face was found."""
+    return [row for row in pool.rows if row.split == split and row.found]
 
 
 def pooled_examples(pool: Pool, split: str, rng: Rng) -> Iterator[Example]:
@@ -216,23 +214,13 @@ def pooled_examples(pool: Pool, split: str, rng: Rng) -> Iterator[Example]:
     A picture aligned with the bona fide one it was made from has a mask.
     """
     before = _aligned_before(pool)
-    for row in pool.where(split=split):
-        if row.found:
-            chain = drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT)
-            forged, made_of = row.label is Label.DEEPFAKE, before.get(row.row)
-            yield Example(
-                pixels=delivered(chain, np.asarray(pool.crops[row.row]), SIZE),
-                deepfake=forged,
-                technique=row.technique,
-                mask=None
-                if made_of is None
-                else mask_through(
-                    chain, changed(np.asarray(pool.crops[made_of]), np.asarray(pool.crops[row.row])), SIZE
-                ),
-                facts=None if forged else (),
-                origin=row.origin,
-                group=row.group,
-            )
+    for row in _found(pool, split):
+        chain = drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT)
+        crop, mask = np.asarray(pool.crops[row.row]), None
+        if row.row in before:
+            mask = mask_through(chain, changed(np.asarray(pool.crops[before[row.row]]), crop), SIZE)
+        facts = None if row.label is Label.DEEPFAKE else ()
+        yield example_of(row, delivered(chain, crop, SIZE), mask=mask, facts=facts)
 
 
 def _aligned_before(pool: Pool) -> dict[int, int]:
@@ -261,15 +249,14 @@ def facts_of_pair(target: Portrait, after: np.ndarray) -> tuple[Touch, ...]:
     """The changes of an aligned pair, strongest first: another colour, or another texture."""
     changes = region_changes(target.pixels, after, target.face)
     shift = softened(after, 4.0).astype(np.float32) - softened(target.pixels, 4.0)
-    touches: list[Touch] = []
+    facts: list[Touch] = []
     for region, change in changes.items():
         if change < LEAST_CHANGE:
             continue
         mask = part_mask(target.face, region)[..., None]
         moved = float(np.abs((shift * mask).sum(axis=(0, 1)) / max(float(mask.sum()), 1.0)).mean())
-        kind = Kind.COLOUR if moved > 0.6 * change else Kind.REPLACED
-        touches.append(Touch(region, kind, min(change / FULL_CHANGE, 1.0)))
-    return tuple(sorted(touches, key=lambda touch: -touch.strength))
+        facts.append(touch(region, Kind.COLOUR if moved > 0.6 * change else Kind.REPLACED, change))
+    return tuple(sorted(facts, key=lambda fact: -fact.strength))
 
 
 def _by_place(rows: Sequence[Pooled], label: Label) -> dict[str, list[Pooled]]:
@@ -280,12 +267,3 @@ def _by_place(rows: Sequence[Pooled], label: Label) -> dict[str, list[Pooled]]:
             for place in {row.source, row.origin}:
                 groups.setdefault(place, []).append(row)
     return groups
-
-
-Name = TypeVar("Name")
-
-
-def _drawn(shares: Mapping[Name, float], rng: Rng) -> Name:
-    names = list(shares)
-    weights = np.array([shares[name] for name in names])
-    return names[int(rng.choice(len(names), p=weights / weights.sum()))]

@@ -13,7 +13,7 @@ import numpy as np
 from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.instruct.forgery.forged import Forgery
-from moderation.dfa.instruct.forgery.masks import PARTS, Geometry, part_mask
+from moderation.dfa.instruct.forgery.masks import PARTS, Geometry, change_between, mean_within, part_mask
 
 #: Least mean change in grey levels, within the mask or around it. Below it a forgery is invisible.
 LEAST_VISIBLE = 1.5
@@ -41,12 +41,8 @@ PERSONAL = re.compile(
 
 def visible(forgery: Forgery, before: np.ndarray) -> bool:
     """True when the forgery shows, within the mask or around it (the surroundings may be changed instead)."""
-    change = np.abs(forgery.pixels.astype(np.float32) - before).mean(axis=2)
-    return max(_mean(change, forgery.mask), _mean(change, 1 - forgery.mask)) >= LEAST_VISIBLE
-
-
-def _mean(values: np.ndarray, weight: np.ndarray) -> float:
-    return float((values * weight).sum()) / max(float(weight.sum()), 1.0)
+    change = change_between(before, forgery.pixels)
+    return max(mean_within(change, mask) for mask in (forgery.mask, 1 - forgery.mask)) >= LEAST_VISIBLE
 
 
 def supported(forgery: Forgery, face: Geometry) -> tuple[Touch, ...]:

@@ -10,8 +10,7 @@ import hashlib
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from moderation.analysis import Box, Face, Label, PictureFacts, Technique
+from moderation.analysis import Box, Face, Label, Technique
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
 from moderation.dfa.instruct.forgery.masks import CANONICAL
@@ -146,17 +145,15 @@ def build_pool(
     crops = np.lib.format.open_memmap(
         out / "crops.npy", mode="w+", dtype=np.uint8, shape=(len(pictures), CROP, CROP, 3)
     )
-    losses, seen = Losses(), set[str]()
-    distinct: list[Listed] = []
+    distinct: dict[str, Listed] = {}
     for picture in pictures:
-        digest = hashlib.sha256((data / picture.file).read_bytes()).hexdigest()
-        if digest not in seen:
-            distinct.append(picture)
-        seen.add(digest)
-    losses.duplicates = len(pictures) - len(distinct)
-    with (out / "pool.jsonl").open("w", encoding="utf-8") as lines, _workers(processes) as workers:
+        distinct.setdefault(hashlib.sha256((data / picture.file).read_bytes()).hexdigest(), picture)
+    losses = Losses(duplicates=len(pictures) - len(distinct))
+    # Spawned: torch's threads do not survive a fork.
+    spawned = multiprocessing.get_context("spawn").Pool(processes, initializer=_one_thread)
+    with (out / "pool.jsonl").open("w", encoding="utf-8") as lines, spawned as workers:
         work = partial(_read_and_normalise, data, seed)
-        for crop, pooled in workers(work, enumerate(distinct), chunksize=32):
+        for crop, pooled in workers.imap(work, enumerate(distinct.values()), chunksize=32):
             losses.pictures[pooled.label] += 1
             losses.without_face[pooled.label] += not pooled.found
             crops[pooled.row] = crop
@@ -164,13 +161,6 @@ def build_pool(
     crops.flush()
     (out / "losses.json").write_text(json.dumps(vars(losses), indent=1))
     return losses
-
-
-@contextmanager
-def _workers(processes: int) -> Generator[Callable[..., Iterator[tuple[np.ndarray, Pooled]]]]:
-    """A parallel `map` that keeps the order. It spawns processes: torch's threads do not survive a fork."""
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=_one_thread) as pool:
-        yield pool.imap
 
 
 def _one_thread() -> None:
@@ -197,7 +187,7 @@ def normalised(
         pixels = _at_most(pixels, TIGHT_SIDE)
     encoding = Encoding("JPEG", int(rng.integers(*QUALITIES)), subsampling=int(rng.choice([0, 2])))
     pixels = recompressed(pixels, encoding)
-    even = Picture(pixels, _sized(decoded.facts, pixels))
+    even = Picture(pixels, replace(decoded.facts, width=pixels.shape[1], height=pixels.shape[0]))
     face, found = _face(even if twin is None else decode_picture(twin))
     crop = crop_face(even, face, CROP, MARGIN)
     side = max(face.box.width, face.box.height)
@@ -230,15 +220,16 @@ def _at_most(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def _sized(facts: PictureFacts, pixels: np.ndarray) -> PictureFacts:
-    return replace(facts, width=pixels.shape[1], height=pixels.shape[0])
+def largest_face(picture: Picture) -> Face | None:
+    """The largest face with landmarks. None when there is none."""
+    return next((face for face in find_faces(picture, at_most=1) if face.landmarks is not None), None)
 
 
 def _face(picture: Picture) -> tuple[Face, bool]:
     """The largest face, or almost the whole picture when none is found: sources hold tight crops."""
-    faces = [face for face in find_faces(picture, at_most=1) if face.landmarks is not None]
-    if faces:
-        return faces[0], True
+    face = largest_face(picture)
+    if face is not None:
+        return face, True
     height, width = picture.pixels.shape[:2]
     inset = 0.08
     box = Box(width * inset, height * inset, width * (1 - inset), height * (1 - inset))
@@ -265,13 +256,6 @@ class Pool:
 
     crops: np.ndarray  # (N, CROP, CROP, 3) uint8
     rows: tuple[Pooled, ...]
-
-    def where(self, *, split: str | None = None, label: Label | None = None) -> list[Pooled]:
-        return [
-            row
-            for row in self.rows
-            if (split is None or row.split == split) and (label is None or row.label is label)
-        ]
 
 
 def open_pool(folder: Path) -> Pool:

@@ -6,13 +6,11 @@ bona fide pictures are the soft ones. So the sharper face is blurred until both 
 the two gets the light of the other. The remaining differences are local, or traces of forgery.
 """
 
-import io
-
 import numpy as np
 from PIL import Image, ImageFilter
 
 from moderation.dfa.instruct.forgery.forged import Rng
-from moderation.dfa.instruct.forgery.photometry import clipped, softened
+from moderation.dfa.instruct.forgery.photometry import Encoding, clipped, encoded_as, softened
 
 #: Standard deviation of the widest blur, pixels.
 WIDEST = 3.0
@@ -50,16 +48,10 @@ def detail(pixels: np.ndarray) -> float:
     return _detail(Image.fromarray(pixels).convert("L"))
 
 
-#: The names of what `measures` returns.
-MEASURES = ("sharpness", "brightness", "contrast", "bytes")
-
-
 def measures(pixels: np.ndarray) -> tuple[float, float, float, float]:
     """Numbers of a crop that tell nothing of a forgery: fine detail, mean, spread, bytes as a JPEG of quality 90."""
-    inner = _inner(pixels)
-    coded = io.BytesIO()
-    Image.fromarray(pixels).save(coded, "JPEG", quality=90)
-    return detail(pixels), float(inner.mean()), float(inner.std()), float(coded.tell())
+    inner, size = _inner(pixels), len(encoded_as(pixels, Encoding("JPEG", 90)))
+    return detail(pixels), float(inner.mean()), float(inner.std()), float(size)
 
 
 def _detail(grey: Image.Image) -> float:

@@ -3,6 +3,7 @@
 They are drawn from the grammar in `questions.toml`, or stand in `asked.toml` as people type them.
 """
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.sentences import Noun
-from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.forgery.forged import Rng, one_of
 
 GRAMMAR, TYPED = (Path(__file__).with_name(name) for name in ("questions.toml", "asked.toml"))
 
@@ -24,13 +25,8 @@ OPENERS = (
     "Please tell me: ", "One more thing: ", "I wonder: ", "Next: ", "Be honest: ", "A question: ",
 )  # fmt: skip
 CLOSERS = (
-    " Thanks.",
-    " Please be brief.",
-    " I need to know.",
-    " Just asking.",
-    " Thank you!",
-    " In a sentence, please.",
-)
+    " Thanks.", " Please be brief.", " I need to know.", " Just asking.", " Thank you!", " In a sentence, please.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def drawn(
         for index in range(len(wordings))
         if family != "detail" or _detail(form)[0] is region
     ]
-    form, index = places[int(rng.integers(len(places)))]
+    form, index = one_of(places, rng)
     noun = None if region is None or family == "detail" else _one_of(grammar.nouns[region], rng, first=0.5)
     second = None if other is None else (other, _one_of(grammar.nouns[other], rng, first=0.5))
     called = "" if technique is None else _one_of(grammar.techniques[family][technique], rng)
@@ -129,12 +125,10 @@ def _named(text: str, family: str, form: str, index: int) -> Iterator[Question]:
                 yield Question(_filled(text, noun, None, ""), family, form, index, region, noun)
     elif family == "compare":
         named = [(region, noun) for region, nouns in grammar.nouns.items() for noun in nouns]
-        for region, noun in named:
-            for other in named:
-                if region is not other[0]:
-                    yield Question(
-                        _filled(text, noun, other, ""), family, form, index, region, noun, (other,)
-                    )
+        for (region, noun), other in itertools.product(named, repeat=2):
+            if region is not other[0]:
+                asked = _filled(text, noun, other, "")
+                yield Question(asked, family, form, index, region, noun, (other,))
     elif family == "detail":
         yield Question(_filled(text, None, None, ""), family, _detail(form)[1], index, _detail(form)[0])
     elif family in grammar.techniques:
@@ -175,7 +169,7 @@ def _expanded(text: str) -> Iterator[str]:
 
 def _one_of(choices: Sequence[Any], rng: Rng, *, first: float = 0.0) -> Any:
     """A random choice. The first is taken with probability `first`, or like the others otherwise."""
-    return choices[0] if rng.random() < first else choices[int(rng.integers(len(choices)))]
+    return choices[0] if rng.random() < first else one_of(choices, rng)
 
 
 def _small(text: str) -> str:
@@ -187,7 +181,7 @@ def _misspelt(text: str, rng: Rng) -> str:
     words = list(re.finditer(r"[A-Za-z]{4,}", text))
     if not words:
         return text
-    word = words[int(rng.integers(len(words)))]
+    word = one_of(words, rng)
     place = int(rng.integers(word.start() + 1, word.end() - 1))
     how = int(rng.integers(3))
     if how == 0:

@@ -35,17 +35,7 @@ def twos_in(folder: Path, split: str, *, without: Collection[str] = ()) -> Twos:
     """
     if (folder / "manifest.jsonl").is_file():
         return StoredTwos(folder, split, without=without)
-    return ForgedTwos(Examples(open_pool(folder), split, without=without))
-
-
-class ForgedTwos:
-    """Twos of a pool. Each is drawn and forged anew."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def number(self, number: int, seed: int) -> tuple[Example, Example]:
-        return self.examples.two(np.random.default_rng([seed, number]))
+    return Examples(open_pool(folder), split, without=without)
 
 
 class StoredTwos:

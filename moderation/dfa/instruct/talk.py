@@ -10,7 +10,7 @@ from moderation.dfa.gpt.grounding.answers import answer
 from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.gpt.grounding.known import Known, Question, description, known
 from moderation.dfa.gpt.prompts import PromptSet
-from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.forgery.forged import Rng, one_of, weighted
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions
 
 
@@ -58,7 +58,7 @@ def _with_free_turns(
 
 
 def _phrased(wordings: Sequence[str], rng: Rng) -> str:
-    return wordings[0] if rng.random() < 0.75 else wordings[int(rng.integers(len(wordings)))]
+    return wordings[0] if rng.random() < 0.75 else one_of(wordings, rng)
 
 
 # --- free questions ---
@@ -86,10 +86,8 @@ def conversation(known: Known, prompts: PromptSet, rng: Rng, turns: int) -> list
 
 def asked_again(known: Known, prompts: PromptSet, rng: Rng) -> tuple[str, str]:
     """A served question, asked again in free conversation and now answered in a sentence."""
-    wordings, family, form = (
-        (prompts.detection, "verdict", "fake"),
-        (prompts.classification, "technique", "open"),
-    )[int(rng.integers(2))]
+    served = (prompts.detection, "verdict", "fake"), (prompts.classification, "technique", "open")
+    wordings, family, form = one_of(served, rng)
     index = int(rng.integers(len(wordings)))
     question = Question(wordings[index], family, form, index)
     return question.text, answer(question, known, prompts)
@@ -97,13 +95,11 @@ def asked_again(known: Known, prompts: PromptSet, rng: Rng) -> tuple[str, str]:
 
 def _asked(known: Known, rng: Rng) -> Question:
     """A random question that the facts can answer, or that no picture can answer."""
-    names = list(SHARES)
-    weights = [SHARES[name] for name in names]
+    shares = SHARES
     if known.deepfake and known.artifacts is None:
-        weights = [w / 4 if name in {"region", "detail", "compare"} else w for name, w in SHARES.items()]
-    total = sum(weights)
+        shares = {name: w / 4 if name in {"region", "detail", "compare"} else w for name, w in SHARES.items()}
     while True:
-        family = names[int(rng.choice(len(names), p=[weight / total for weight in weights]))]
+        family = weighted(shares, rng)
         region, other = None, None
         if family in {"region", "compare"}:
             region = _asked_region(known, regions(), rng)
@@ -121,18 +117,17 @@ def _asked_region(known: Known, regions: Sequence[Region], rng: Rng) -> Region:
     """One of the regions: in half of the cases one with an artifact, if there is one."""
     named = [shown.touch.region for shown in known.artifacts or () if shown.touch.region in regions]
     if named and rng.random() < 0.5:
-        return named[int(rng.integers(len(named)))]
+        return one_of(named, rng)
     others = [region for region in regions if region not in {*named, *known.untold}]
     # Questions about ears, neck and background are rarer.
-    weights = [0.3 if region in {Region.EARS, Region.NECK, Region.BACKGROUND} else 1.0 for region in others]
-    total = sum(weights)
-    return others[int(rng.choice(len(others), p=[weight / total for weight in weights]))]
+    rare = {Region.EARS, Region.NECK, Region.BACKGROUND}
+    return weighted({region: 0.3 if region in rare else 1.0 for region in others}, rng)
 
 
 def _asked_technique(known: Known, rng: Rng) -> Technique:
     if known.technique is not None and rng.random() < 0.5:
         return known.technique
-    return list(Technique)[int(rng.integers(4))]
+    return one_of(list(Technique), rng)
 
 
 def _answerable(question: Question, known: Known) -> bool:

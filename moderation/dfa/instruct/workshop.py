@@ -8,12 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from moderation.analysis import Technique
-from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.dfa.instruct.forgery.forged import Forgery
 from moderation.dfa.instruct.forgery.masks import Portrait, geometry
 from moderation.dfa.instruct.forgery.pairs import forge
-from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop
+from moderation.dfa.instruct.pool import CROP, MARGIN, landmarks_in_crop, largest_face
 from moderation.errors import SetupProblem
 
 #: The text on a marked forgery.
@@ -23,11 +22,11 @@ MARK = "FORGED"
 def portrait(file: Path) -> Portrait | None:
     """The largest face of a picture, cropped for the lab. None when there is none."""
     picture = decode_picture(file.read_bytes())
-    faces = [face for face in find_faces(picture, at_most=1) if face.landmarks is not None]
-    if not faces:
+    face = largest_face(picture)
+    if face is None:
         return None
-    landmarks = np.array(landmarks_in_crop(faces[0]))
-    return Portrait(crop_face(picture, faces[0], CROP, MARGIN), geometry(landmarks, CROP))
+    landmarks = np.array(landmarks_in_crop(face))
+    return Portrait(crop_face(picture, face, CROP, MARGIN), geometry(landmarks, CROP))
 
 
 def forge_files(

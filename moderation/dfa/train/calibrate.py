@@ -1,7 +1,6 @@
 """From labelled margins to a calibrator, written into a bundle that lies in a folder."""
 
 import datetime
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import crop_face, decode_picture
 from moderation.dfa.gpt.policy import Policy
-from moderation.dfa.train.report import Judged
 from moderation.errors import SetupProblem
 
 CALIBRATION_FILE = "calibration.json"
@@ -24,15 +22,6 @@ class MarginsReversed(SetupProblem):
     """A fit that falls with the margin. It would make every verdict the opposite of what the model says."""
 
     code = "margins_reversed"
-
-
-def fitted(judged: Sequence[Judged], *, today: datetime.date) -> Platt:
-    """Platt scaling on what the model said about pictures with labels."""
-    return fit_platt(
-        [j.margin for j in judged],
-        [j.example.deepfake for j in judged],
-        version=today.isoformat(),
-    )
 
 
 def write_calibration(spec: BundleSpec, platt: Platt) -> BundleSpec:

@@ -29,7 +29,7 @@ from moderation.dfa.gpt.heads import PARTS, REGIONS, Heads, findings
 from moderation.dfa.instruct.builder import read_picture
 from moderation.dfa.instruct.examples import GRID, SIZE
 from moderation.dfa.train.probe import per_class
-from moderation.dfa.train.sight import TECHNIQUE_IDS, Sight, as_pixels
+from moderation.dfa.train.sight import TECHNIQUE_IDS, Sight
 
 #: Passes over the faces, learning rate and weight decay of the map.
 PASSES, RATE, DECAY, BATCH = 6, 1e-3, 0.05, 64
@@ -65,12 +65,11 @@ def described(folder: Path) -> Iterator[Described]:
 
 def patches_of(faces: Sequence[Described], sight: Sight, *, batch: int = 16) -> Tensor:
     """(N, P, F) float16: the tower's patches, normalised as the heads do. 1.2 MB per face."""
-    numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
     parts: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(faces), batch):
             pictures = [read_picture(face.image, SIZE) for face in faces[start : start + batch]]
-            states = sight.states(as_pixels(pictures).to(numbers))
+            states = sight.states(sight.as_input(pictures))
             parts.append(F.layer_norm(states, states.shape[-1:]).flatten(2)[:, 1:].half())
     return torch.cat(parts)
 
@@ -144,7 +143,7 @@ def _fit_kinds_and_strengths(heads: Heads, faces: Sequence[Described], even: np.
 
     pairs = [(row, touch) for row, face in enumerate(faces) for touch in face.touches]
     seen = even[[row for row, _ in pairs]] / _QUIET
-    made = np.eye(len(Technique))[[list(Technique).index(faces[row].technique) for row, _ in pairs]]
+    made = np.eye(len(Technique))[[TECHNIQUE_IDS[faces[row].technique] for row, _ in pairs]]
     placed = np.eye(len(REGIONS))[[REGIONS.index(touch.region) for _, touch in pairs]]
 
     kinds = [list(Kind).index(touch.kind) for _, touch in pairs]

@@ -20,7 +20,7 @@ from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
 from moderation.dfa.gpt.grounding.intent import asked_alone, family_of
 from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, beside, pooled
 from moderation.dfa.gpt.grounding.known import Question
-from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.forgery.forged import Rng, one_of
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions, typed
 from moderation.dfa.instruct.talk import SHARES
 from moderation.dfa.train.probe import per_class
@@ -75,21 +75,16 @@ def _drawn(family: str, rng: Rng) -> Question:
     if family in {"region", "compare"}:
         region = places[0]
     elif family == "detail":
-        region = detailed()[int(rng.integers(len(detailed())))]
+        region = one_of(detailed(), rng)
     other = places[1] if family == "compare" else None
-    technique = list(Technique)[int(rng.integers(4))] if family.startswith("technique_") else None
+    technique = one_of(list(Technique), rng) if family.startswith("technique_") else None
     return drawn(family, rng, region=region, other=other, technique=technique)
 
 
 def question_states(bundle: Bundle, texts: Sequence[str]) -> list[Tensor]:
-    """Of each question (K, T+1, E) float16: what the language model makes of its tokens, and of the end, as served."""
-    engine = Engine(
-        bundle.model,
-        bundle.script,
-        bundle.spec.image,
-        route=lambda _margin, _mass: Route.LEAVE,
-        plan=Plan(technique=False, rationale=False, slots=1),
-    )
+    """The states of each question as served, (K, T+1, E) float16: of its tokens, then of the prompt's last token."""
+    plan = Plan(technique=False, rationale=False, slots=1)
+    engine = Engine.of(bundle, route=lambda _margin, _mass: Route.LEAVE, plan=plan)
     depths = depths_of(bundle)
     states: list[Tensor] = []
     for text in texts:

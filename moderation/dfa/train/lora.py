@@ -43,7 +43,9 @@ from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.builder import read_llava, read_picture
 from moderation.dfa.train.plan import AdapterPlan, LoraPlan
+from moderation.dfa.train.run import log, state_of, state_tensors, warmed_cosine
 from moderation.dfa.train.sequences import Padded, Tokenised, pad, tokenise
+from moderation.dfa.train.sight import NORMS, standardised
 from moderation.errors import SetupProblem
 
 #: The language model's linears alone. A bare list of names would also hit CLIP's q_proj, k_proj and v_proj.
@@ -119,7 +121,7 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
     if not data:
         raise SetupProblem(f"{conversations} holds no conversation of at most {plan.longest} tokens.")
     out.mkdir(parents=True, exist_ok=True)
-    model = adapted(base, plan, norms=TUNED_NORMS if bundle.heads is not None else ())
+    model = adapted(base, plan, norms=() if bundle.heads is None else NORMS)
     if plan.checkpointing:
         base.gradient_checkpointing_enable()
         base.enable_input_require_grads()
@@ -133,7 +135,7 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
     cast("Any", base.model.vision_tower).eval()
     began = time.monotonic()
     if accelerator.is_main_process:
-        _log(out, {"conversations": len(data), "too_long": too_long, "steps": steps})
+        log(out / "lora.jsonl", {"conversations": len(data), "too_long": too_long, "steps": steps})
     for step, parts in enumerate(_draws([len(entry.sequence.tokens) for entry in data], steps, plan)):
         if step < start:
             continue  # drawn again so that a resumed run sees what an unbroken one would
@@ -158,7 +160,8 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
         losses.append(shared[0].item())
         if accelerator.is_main_process:
             entry = {"loss": shared[0].item(), "taught": shared[1].item(), "factor": factor}
-            _log(out, {"step": step + 1, **entry, "seconds": round(time.monotonic() - began, 2)})
+            seconds = round(time.monotonic() - began, 2)
+            log(out / "lora.jsonl", {"step": step + 1, **entry, "seconds": seconds})
             if (step + 1) % plan.save_every == 0:
                 _save(model, optimiser, out, step=step + 1, plan=plan)
     if accelerator.is_main_process:
@@ -167,13 +170,8 @@ def train_lora(bundle: Bundle, conversations: Path, out: Path, plan: LoraPlan) -
     return losses
 
 
-def _log(out: Path, entry: dict[str, Any]) -> None:
-    with (out / "lora.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(entry) + "\n")
-
-
 class Reader(nn.Module):
-    """An adapted model that reads conversations: what it is charged for their words, and for its verdicts."""
+    """An adapted model that reads conversations. It returns the losses of their words and of the taught verdicts."""
 
     def __init__(self, model: nn.Module, bundle: Bundle) -> None:
         super().__init__()
@@ -228,10 +226,6 @@ class Reader(nn.Module):
         return -(wanted * logs).sum() + 0.2 * F.smooth_l1_loss(margin, opinion, reduction="sum")
 
 
-#: What `sight.py` tunes in a CLIP tower, by the ends of the names.
-TUNED_NORMS = ("layer_norm1", "layer_norm2", "pre_layrnorm")
-
-
 def patches_of(model: LlavaForConditionalGeneration, image: ImageSpec) -> int:
     """Visual tokens of one picture, asked of the model itself."""
     weight = model.lm_head.weight
@@ -252,11 +246,8 @@ def planned_steps(conversations: int, plan: LoraPlan) -> int:
 
 
 def schedule(step: int, steps: int, plan: LoraPlan) -> float:
-    """Linear warm-up, then a cosine to nothing. In [0, 1]."""
-    warm = max(1, round(steps * plan.warmup))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    """In [0, 1]: a linear warm-up, then a cosine to nothing."""
+    return warmed_cosine(step, steps, warm=max(1, round(steps * plan.warmup)))
 
 
 #: Batches among which conversations of like length are put together: less padding.
@@ -284,10 +275,7 @@ def _groups(model: PeftModel, plan: LoraPlan) -> list[dict[str, Any]]:
     learnt = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     projector = [weight for name, weight in learnt if PROJECTOR in name]
     matrices = [weight for name, weight in learnt if PROJECTOR not in name]
-    return [
-        {"params": matrices, "rate": plan.rate},
-        {"params": projector, "rate": plan.projector_rate},
-    ]
+    return [{"params": matrices, "rate": plan.rate}, {"params": projector, "rate": plan.projector_rate}]
 
 
 def loss_of(model: nn.Module, part: Sequence[Told], bundle: Bundle) -> Tensor:
@@ -301,9 +289,7 @@ def loss_of(model: nn.Module, part: Sequence[Told], bundle: Bundle) -> Tensor:
 def normalised(pictures: Sequence[Path], image: ImageSpec) -> Tensor:
     """Stored pictures as the bundle's input (B, 3, S, S) float32."""
     stacked = np.stack([read_picture(picture, image.size) for picture in pictures])
-    pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values)[None, :, None, None] for values in (image.mean, image.std))
-    return (pixels - mean) / std
+    return standardised(torch.from_numpy(stacked), image.mean, image.std)
 
 
 # --- checkpoints ---
@@ -314,9 +300,8 @@ def _save(
 ) -> None:
     model.save_pretrained(str(out / "adapter"), safe_serialization=True)
     (out / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; ours lies beside the bundle
-    state = optimiser.state_dict()["state"]
-    tensors = {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, out / "optimiser.safetensors")
+    tensors = {name: value.contiguous() for name, value in state_tensors(optimiser).items()}
+    save_file(tensors, out / "optimiser.safetensors")
     (out / "lora.json").write_text(
         json.dumps({"step": step, "plan": asdict(plan)}, indent=1), encoding="utf-8"
     )
@@ -333,11 +318,8 @@ def _resume(model: PeftModel, optimiser: torch.optim.Optimizer, out: Path, plan:
         )
     step = int(begun["step"])
     set_peft_model_state_dict(model, load_file(out / "adapter" / "adapter_model.safetensors"))
-    state = optimiser.state_dict()
-    for name, value in load_file(out / "optimiser.safetensors").items():
-        index, key = name.split(".", 1)
-        state["state"].setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict(state)
+    state = state_of(load_file(out / "optimiser.safetensors"))
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     return step
 
 

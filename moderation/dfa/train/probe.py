@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.heads import AXES, Heads
-from moderation.dfa.instruct.examples import Example, as_served
+from moderation.dfa.instruct.examples import Example, as_served, example_of
 from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import measures
-from moderation.dfa.instruct.stored import Twos, twos_in
-from moderation.dfa.train.sight import Sight, as_pixels
+from moderation.dfa.train.sight import TECHNIQUE_IDS, Drawn, Sight, side_by_side
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -55,27 +53,6 @@ class Stored:
         return Stored(*(values[kept] for values in vars(self).values()))
 
 
-class Faces(Dataset[list[Example]]):
-    """Item n is the two number n drawn from a folder. The same seed gives the same items in every process."""
-
-    def __init__(self, faces: Path, twos: int, *, without: Collection[str], seed: int) -> None:
-        self.faces, self.twos, self.without, self.seed = faces, twos, tuple(without), seed
-        self._twos: Twos | None = None
-
-    def __len__(self) -> int:
-        return self.twos
-
-    def __getitem__(self, number: int) -> list[Example]:
-        if self._twos is None:
-            torch.set_num_threads(1)
-            self._twos = twos_in(self.faces, "train", without=self.without)
-        return list(self._twos.number(number, self.seed))
-
-
-def _side_by_side(twos: list[list[Example]]) -> list[Example]:
-    return [each for two in twos for each in two]
-
-
 def stored_features(
     sight: Sight,
     faces: Path,
@@ -90,49 +67,35 @@ def stored_features(
 
     `faces` is a pool or a folder of DFA-Instruct.
     """
-    drawn = Faces(faces, twos, without=without, seed=seed)
-    loader = DataLoader(drawn, batch_size=batch, num_workers=loaders, collate_fn=_side_by_side)
-    return _stored(sight, loader)
+    drawn = Drawn(faces, twos, without=without, seed=seed)
+    return _stored(sight, DataLoader(drawn, batch_size=batch, num_workers=loaders, collate_fn=side_by_side))
 
 
 def served_features(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16) -> Stored:
     """The tower's features of pictures of a pool, cropped as the worker crops them and not degraded."""
-    examples = (
-        Example(
-            pixels=as_served(pool.crops[row.row]),
-            deepfake=row.label is Label.DEEPFAKE,
-            technique=row.technique,
-            mask=None,
-            facts=None,
-            origin=row.origin,
-            group=row.group,
-        )
-        for row in rows
-    )
+    examples = (example_of(row, as_served(pool.crops[row.row])) for row in rows)
     return _stored(sight, iter(lambda: list(itertools.islice(examples, batch)), []))
 
 
 def _stored(sight: Sight, batches: Iterable[list[Example]]) -> Stored:
-    numbers = next(weight.dtype for weight in sight.tower.parameters() if weight.dim() > 1)
     features, patches, foreign = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     known: list[Example] = []
     quality: list[tuple[float, ...]] = []
     with torch.inference_mode():
         for examples in batches:
             pictures = [each.pixels for each in examples]
-            seen = sight(as_pixels(pictures).to(numbers))
+            seen = sight(sight.as_input(pictures))
             features.append(seen.features.numpy())
             patches.append(seen.patches.float().numpy())
             foreign.append(F.normalize(seen.foreign.float(), dim=-1).numpy())
             quality += [measures(picture) for picture in pictures]
             known += [replace(each, pixels=NOTHING, mask=None) for each in examples]
-    places = {technique: place for place, technique in enumerate(Technique)}
     return Stored(
         features=np.concatenate(features),
         patches=np.concatenate(patches),
         foreign=np.concatenate(foreign),
         deepfake=np.array([each.deepfake for each in known]),
-        technique=np.array([places[each.technique] if each.technique else -1 for each in known]),
+        technique=np.array([TECHNIQUE_IDS[each.technique] if each.technique else -1 for each in known]),
         source=np.array([each.group.split("/")[0] for each in known]),
         origin=np.array(["/".join(each.origin.split("/")[:2]) for each in known]),
         quality=np.array(quality),

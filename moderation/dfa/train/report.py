@@ -5,26 +5,29 @@ facts of the lab with a blind template and a shuffled picture beside it, invente
 masks, and the shortcuts that a number of a file alone would find.
 """
 
-import io
-import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
 from moderation.analysis import Technique
+from moderation.dfa.bench.ask import regions_in
 from moderation.dfa.bench.estimates import (
     Estimate,
+    another,
     auc_estimate,
     blind_regions,
     estimate,
     macro_f1,
+    mean_estimate,
     region_f1,
 )
 from moderation.dfa.bench.maps import Mapped, MapScores, by_kind, mapped
+from moderation.dfa.bench.robustness import as_png
+from moderation.dfa.bench.tables import markdown
 from moderation.dfa.gpt.bundle import Bundle
 from moderation.dfa.gpt.detector import reply_of
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route
@@ -84,43 +87,32 @@ def judge(
 
     Without `describe` only the verdict is asked for.
     """
-    engine = Engine(
-        bundle.model,
-        bundle.script,
-        bundle.spec.image,
-        route=lambda margin, _: _route(margin > threshold) if describe else Route.LEAVE,
-        plan=Plan(max_batch=16, slots=32),
-        heads=bundle.heads,
-    )
+
+    def route(margin: float, _mass: float) -> Route:
+        if not describe:
+            return Route.LEAVE
+        return Route.DEEPFAKE if margin > threshold else Route.BONA_FIDE
+
+    engine = Engine.of(bundle, route=route, plan=Plan(max_batch=16, slots=32))
     answered = engine.answer([example.pixels for example in examples])
     return [_judged(bundle, example, answers) for example, answers in zip(examples, answered, strict=True)]
 
 
-def _route(deepfake: bool) -> Route:  # noqa: FBT001  there is nothing else to say
-    return Route.DEEPFAKE if deepfake else Route.BONA_FIDE
-
-
 def _judged(bundle: Bundle, example: Example, answers: Answers) -> Judged:
-    technique = None
+    seen, technique = answers.seen, None
     if answers.names_technique:
         lengths = {name: len(tokens) for name, tokens in bundle.script.options.items()}
-        head = answers.seen and answers.seen.technique
+        head = seen and seen.technique
         technique = technique_shares(answers.options or {}, lengths, head=head).technique
-    regions = None
-    text = reply_of(answers, bundle)
-    if text is not None:
-        reply = read_reply(text, complete=answers.complete)
-        if reply is not None:
-            regions = frozenset(region for artifact in reply.artifacts for region in artifact.regions)
-    seen = answers.seen
+    reply = read_reply(reply_of(answers, bundle) or "", complete=answers.complete)
     return Judged(
         example,
         answers.margin,
         answers.mass,
         technique,
-        regions,
+        regions=reply and regions_in(reply.artifacts),
         opinion=seen and seen.opinion,
-        foreign=None if seen is None else seen.foreign,
+        foreign=seen and seen.foreign,
     )
 
 
@@ -133,11 +125,11 @@ def examples_to_judge(
     for technique in Technique:
         for _ in range(lab):
             yield from examples.lab_two(technique, rng)
-    counts: dict[tuple[str, bool], int] = {}
+    counts = Counter[tuple[str, bool]]()
     for example in pooled_examples(pool, split, rng):
-        key = (example.origin, example.deepfake)
-        counts[key] = counts.get(key, 0) + 1
-        if pooled is None or counts[key] <= pooled:
+        kind = (example.origin, example.deepfake)
+        counts[kind] += 1
+        if pooled is None or counts[kind] <= pooled:
             yield example
 
 
@@ -155,9 +147,10 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
         technique_macro_f1=_technique_f1(forged),
         confusion=_confusion(forged),
         region_f1=_regions(described, truth, said),
-        blind_region_f1=_blind_f1(truth),
-        shuffled_region_f1=_shuffled_f1(truth, said),
-        invented_regions=_mean([len(j.regions or ()) for j in bona_fide], bona_fide),
+        # The one answer that is best without looking, chosen on these very pictures: a hard control.
+        blind_region_f1=region_f1(truth, [blind_regions(truth)] * len(truth)),
+        shuffled_region_f1=region_f1(truth, [said[other] for other in another(len(said), seed=5)]),
+        invented_regions=_mean([len(j.regions or ()) for j in bona_fide], bona_fide) if bona_fide else None,
         unread_replies=sum(j.regions is None for j in judged),
         shortcuts=_shortcuts(judged),
         seconds=seconds,
@@ -199,15 +192,14 @@ def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
     if lab:
         result["lab all"] = _auc(lab_judged)
     for origin in sorted({j.example.origin for j in pooled if j.example.deepfake}):
-        beside = {
-            place for kind in kinds_of_two() if kind.forged == origin for place in (*kind.beside, origin)
-        }
-        rows = [
-            j
-            for j in pooled
-            if j.example.origin == origin or (not j.example.deepfake and j.example.origin in beside)
-        ]
-        result[origin] = _auc(rows)
+        beside = {place for kind in kinds_of_two() if kind.forged == origin for place in kind.beside}
+        result[origin] = _auc(
+            [
+                j
+                for j in pooled
+                if j.example.origin == origin or (not j.example.deepfake and j.example.origin in beside)
+            ]
+        )
     if pooled:
         result["pool all"] = _auc(pooled)
     return result
@@ -225,18 +217,11 @@ def _called(judged: Sequence[Judged], threshold: float) -> dict[str, Estimate]:
     for j in judged:
         kind = "/".join(j.example.origin.split("/")[:2])
         names.setdefault(f"{'forged' if j.example.deepfake else 'bona fide'} {kind}", []).append(j)
-    return {
-        name: result
-        for name, rows in sorted(names.items())
-        if (result := _mean([float(j.margin > threshold) for j in rows], rows)) is not None
-    }
+    return {name: _mean([j.margin > threshold for j in rows], rows) for name, rows in sorted(names.items())}
 
 
-def _mean(values: Sequence[float], rows: Sequence[Judged]) -> Estimate | None:
-    if not rows:
-        return None
-    numbers = np.asarray(values, dtype=float)
-    return estimate(lambda chosen: float(numbers[chosen].mean()), [j.example.group for j in rows])
+def _mean(values: Sequence[float], rows: Sequence[Judged]) -> Estimate:
+    return mean_estimate(values, [j.example.group for j in rows])
 
 
 def _technique_f1(forged: Sequence[Judged]) -> Estimate | None:
@@ -253,11 +238,8 @@ def _technique_f1(forged: Sequence[Judged]) -> Estimate | None:
 
 
 def _confusion(forged: Sequence[Judged]) -> list[list[int]]:
-    order = list(Technique)
-    return [
-        [sum(j.example.technique is row and j.technique is column for j in forged) for column in order]
-        for row in order
-    ]
+    counts = Counter((j.example.technique, j.technique) for j in forged)
+    return [[counts[truth, said] for said in Technique] for truth in Technique]
 
 
 def _regions(
@@ -271,34 +253,16 @@ def _regions(
     )
 
 
-def _blind_f1(truth: Sequence[set[str]]) -> float:
-    """Of the one answer that is best without looking, chosen on these very pictures: a hard control."""
-    return region_f1(truth, [blind_regions(truth)] * len(truth))
-
-
-def _shuffled_f1(truth: Sequence[set[str]], said: Sequence[set[str]]) -> float:
-    """Every answer put beside another picture's facts."""
-    order = np.random.default_rng(5).permutation(len(said))
-    # Round a ring in a random order, so that none meets its own.
-    return region_f1([truth[index] for index in order], [said[index] for index in np.roll(order, 1)])
-
-
 def _shortcuts(judged: Sequence[Judged]) -> dict[str, Estimate]:
     """What the size of the file and its sharpness alone would say, by the same PNG for all."""
     labels = [j.example.deepfake for j in judged]
     groups = [j.example.group for j in judged]
-    sizes = [float(_png_size(j.example.pixels)) for j in judged]
+    sizes = [len(as_png(Image.fromarray(j.example.pixels))) for j in judged]
     sharpness = [_sharpness(j.example.pixels) for j in judged]
     return {
         "bytes": auc_estimate(sizes, labels, groups),
         "sharpness": auc_estimate(sharpness, labels, groups),
     }
-
-
-def _png_size(pixels: np.ndarray) -> int:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return len(buffer.getvalue())
 
 
 def _sharpness(pixels: np.ndarray) -> float:
@@ -313,15 +277,9 @@ ROUNDS = 4
 def seconds_per_face(bundle: Bundle, examples: Sequence[Example]) -> dict[str, float]:
     """Seconds of a face among these, in one batch: detection, and the full analysis of faces called deepfakes."""
     results: dict[str, float] = {}
-    for name, full in (("detection", False), ("full", True)):
-        engine = Engine(
-            bundle.model,
-            bundle.script,
-            bundle.spec.image,
-            route=lambda _margin, _mass, full=full: Route.DEEPFAKE if full else Route.LEAVE,
-            plan=Plan(max_batch=len(examples), slots=len(examples)),
-            heads=bundle.heads,
-        )
+    plan = Plan(max_batch=len(examples), slots=len(examples))
+    for name, route in (("detection", Route.LEAVE), ("full", Route.DEEPFAKE)):
+        engine = Engine.of(bundle, route=lambda _margin, _mass, route=route: route, plan=plan)
         times = [_timed(engine, [example.pixels for example in examples]) for _ in range(ROUNDS)]
         engine.close()
         results[name] = float(np.median(times[1:])) / len(examples)
@@ -334,47 +292,37 @@ def _timed(engine: Engine, pictures: Sequence[np.ndarray]) -> float:
     return time.perf_counter() - began
 
 
-def write_report(result: Report, file: Path) -> None:
-    file.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-
-
 def as_text(result: Report) -> str:
     """For people and for the model card: Markdown."""
-    lines = ["| DF-D AUC | value [95 % interval], n |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in result.detection.items()]
-    lines += ["", "| called a deepfake | share [95 % interval], n |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in result.called_deepfake.items()]
-    lines += ["", "| other | |", "|---|---|"]
-    lines += [
-        f"| DF-C macro-F1, forged faces called deepfakes | {result.technique_macro_f1} |",
-        f"| AD region F1, lab forgeries called deepfakes | {result.region_f1} |",
-        f"| – the best answer without looking | {result.blind_region_f1:.3f} |",
-        f"| – answers beside other pictures | {result.shuffled_region_f1:.3f} |",
-        f"| invented regions per bona fide face | {result.invented_regions} |",
-        f"| replies that could not be read | {result.unread_replies} |",
-    ]
-    lines += [f"| shortcut AUC of {name} alone | {value} |" for name, value in result.shortcuts.items()]
-    lines += [
-        f"| seconds per face, eight at once, {name} | {value:.3f} |" for name, value in result.seconds.items()
+    tables = [
+        markdown(["DF-D AUC", "value [95 % interval], n"], result.detection.items()),
+        markdown(["called a deepfake", "share [95 % interval], n"], result.called_deepfake.items()),
+        markdown(["other", ""], _other_numbers(result)),
     ]
     if result.spoken_and_seen:
-        lines += ["", "| DF-D AUC | of the answer | of the tower's head |", "|---|---|---|"]
-        lines += [
-            f"| {name} | {said:.3f} | {seen:.3f} |" for name, (said, seen) in result.spoken_and_seen.items()
-        ]
+        rows = [(name, f"{said:.3f}", f"{seen:.3f}") for name, (said, seen) in result.spoken_and_seen.items()]
+        tables.append(markdown(["DF-D AUC", "of the answer", "of the tower's head"], rows))
     if result.maps:
-        lines += [
-            "",
-            "| evidence map, pixel AUC | of the map | of a blind map | maps shuffled |",
-            "|---|---|---|---|",
-        ]
-        lines += [
-            f"| {name} | {each.model} | {each.blind.value:.3f} | {each.shuffled.value:.3f} |"
+        rows = [
+            (name, str(each.model), f"{each.blind.value:.3f}", f"{each.shuffled.value:.3f}")
             for name, each in result.maps.items()
         ]
+        columns = ["evidence map, pixel AUC", "of the map", "of a blind map", "maps shuffled"]
+        tables.append(markdown(columns, rows))
     names = [str(technique) for technique in Technique]
-    lines += ["", f"| DF-C truth ╲ answer | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    lines += [
-        f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, result.confusion, strict=True)
-    ]
-    return "\n".join(lines) + "\n"
+    rows = [(name, *row) for name, row in zip(names, result.confusion, strict=True)]
+    tables.append(markdown(["DF-C truth ╲ answer", *names], rows))
+    return "\n\n".join("\n".join(table) for table in tables) + "\n"
+
+
+def _other_numbers(result: Report) -> Iterator[tuple[str, object]]:
+    yield "DF-C macro-F1, forged faces called deepfakes", result.technique_macro_f1
+    yield "AD region F1, lab forgeries called deepfakes", result.region_f1
+    yield "– the best answer without looking", f"{result.blind_region_f1:.3f}"
+    yield "– answers beside other pictures", f"{result.shuffled_region_f1:.3f}"
+    yield "invented regions per bona fide face", result.invented_regions
+    yield "replies that could not be read", result.unread_replies
+    for name, value in result.shortcuts.items():
+        yield f"shortcut AUC of {name} alone", value
+    for name, seconds in result.seconds.items():
+        yield f"seconds per face, eight at once, {name}", f"{seconds:.3f}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec
@@ -93,20 +94,13 @@ def _spans(turns: Sequence[tuple[str, str]], prompts: PromptSet) -> tuple[str, l
 
 
 def pad(sequences: Sequence[Tokenised], *, padding: int) -> Padded:
-    longest = max(len(sequence.tokens) for sequence in sequences)
-    tokens = torch.full((len(sequences), longest), padding)
-    mask = torch.zeros((len(sequences), longest), dtype=torch.int64)
-    weights = torch.zeros((len(sequences), longest))
-    for row, sequence in enumerate(sequences):
-        length = len(sequence.tokens)
-        tokens[row, :length] = torch.tensor(sequence.tokens)
-        weights[row, :length] = torch.tensor(sequence.weights)
-        mask[row, :length] = 1
+    tokens = [torch.tensor(sequence.tokens) for sequence in sequences]
+    weights = [torch.tensor(sequence.weights) for sequence in sequences]
     answered = [(row, s.verdict - 1) for row, s in enumerate(sequences) if s.verdict is not None]
     return Padded(
-        tokens=tokens,
-        mask=mask,
-        weights=weights,
+        tokens=pad_sequence(tokens, batch_first=True, padding_value=padding),
+        mask=pad_sequence([torch.ones_like(each) for each in tokens], batch_first=True),
+        weights=pad_sequence(weights, batch_first=True),
         verdicts=torch.tensor([place for _, place in answered], dtype=torch.int64),
         rows=torch.tensor([row for row, _ in answered], dtype=torch.int64),
     )

@@ -13,7 +13,7 @@ B examples, P patches, L layers, D tower width, R regions.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,7 @@ from moderation.dfa.gpt.detector import multiplies_bfloat16
 from moderation.dfa.gpt.heads import REGIONS, Heads, Seen
 from moderation.dfa.instruct.examples import Example
 from moderation.dfa.instruct.stored import Twos, twos_in
+from moderation.dfa.train.run import log, state_of, state_tensors, warmed_cosine
 from moderation.errors import SetupProblem
 
 TECHNIQUE_IDS: Mapping[Technique, int] = {technique: index for index, technique in enumerate(Technique)}
@@ -94,9 +95,13 @@ class Batch:
 
 def as_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
     """uint8 crops to the tower's input (B, 3, S, S)."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    return (stacked / 255 - mean) / std
+    return standardised(torch.from_numpy(np.stack(pictures)), CLIP_MEAN, CLIP_STD)
+
+
+def standardised(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32, as (x/255 − mean)/std."""
+    middle, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return (pictures.permute(0, 3, 1, 2).float() / 255 - middle) / spread
 
 
 def as_tensors(examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -118,21 +123,29 @@ def _region_targets(example: Example) -> list[float]:
     return [float(region in touched) for region in REGIONS]
 
 
-class Drawn(Dataset[dict[str, Tensor]]):
-    """Two number n of a run: the same examples for the same plan, whoever asks and whenever."""
+class Drawn(Dataset[tuple[Example, Example]]):
+    """Item n is the two number n drawn from a folder. The same seed gives the same items in every process."""
 
-    def __init__(self, faces: Path, plan: SightPlan) -> None:
-        self.faces, self.plan = faces, plan
+    def __init__(self, faces: Path, twos: int, *, without: Collection[str], seed: int) -> None:
+        self.faces, self.twos, self.without, self.seed = faces, twos, tuple(without), seed
         self._twos: Twos | None = None
 
     def __len__(self) -> int:
-        return self.plan.steps * self.plan.twos
+        return self.twos
 
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Example, Example]:
         if self._twos is None:
             torch.set_num_threads(1)
-            self._twos = twos_in(self.faces, "train", without=self.plan.without)
-        return as_tensors(self._twos.number(number, self.plan.seed))
+            self._twos = twos_in(self.faces, "train", without=self.without)
+        return self._twos.number(number, self.seed)
+
+
+def side_by_side(twos: Sequence[tuple[Example, Example]]) -> list[Example]:
+    return [each for two in twos for each in two]
+
+
+def _collated(twos: Sequence[tuple[Example, Example]]) -> dict[str, Tensor]:
+    return as_tensors(side_by_side(twos))
 
 
 def batches(faces: Path, plan: SightPlan, *, first: int, rank: int, world: int) -> Iterator[Batch]:
@@ -140,17 +153,15 @@ def batches(faces: Path, plan: SightPlan, *, first: int, rank: int, world: int) 
     numbers = range(first * plan.twos, plan.steps * plan.twos)
     mine = [number for number in numbers if number // GROUP % world == rank]
     loader = DataLoader(
-        Drawn(faces, plan),
+        Drawn(faces, plan.steps * plan.twos, without=plan.without, seed=plan.seed),
         sampler=cast("Any", mine),
+        collate_fn=_collated,
         batch_size=plan.twos // world,
         num_workers=plan.loaders,
         prefetch_factor=4 if plan.loaders else None,
     )
-    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    for drawn in loader:
-        fields = {name: value.flatten(0, 1) for name, value in drawn.items()}
-        pixels = fields.pop("pixels").permute(0, 3, 1, 2).float()
-        yield Batch(pixels=(pixels / 255 - mean) / std, **fields)
+    for fields in loader:
+        yield Batch(**{**fields, "pixels": standardised(fields["pixels"], CLIP_MEAN, CLIP_STD)})
 
 
 class Sight(nn.Module):
@@ -182,6 +193,11 @@ class Sight(nn.Module):
         """(B, 3, S, S) to the hidden states that the heads read, (B, 1+P, L, D) float32, class token first."""
         states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         return torch.stack([states[layer] for layer in self.layers], dim=2).float()
+
+    def as_input(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """uint8 crops as its input, in the numbers of its weights."""
+        weight = next(weight for weight in self.tower.parameters() if weight.dim() > 1)
+        return as_pixels(pictures).to(weight.dtype)
 
     def look_closer(self) -> None:
         """From here on the heads read a close-up too. While the tower learns, one look is enough, at half the cost."""
@@ -299,17 +315,12 @@ def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: P
     if not first:
         model.heads.know(_first_features(model, faces, plan, bf16=bf16, device=accelerator.device))
         average = Average(model, plan.average)
-    norms = [
-        weight for name, weight in model.named_parameters() if weight.requires_grad and "heads" not in name
-    ]
+    norms = [weight for weight in model.tower.parameters() if weight.requires_grad]
+    heads = [weight for name, weight in model.heads.named_parameters() if name != "verdict"]
     groups = [
         {"params": norms, "rate": plan.rate, "weight_decay": 0.0},
         {"params": [model.heads.verdict], "rate": plan.verdict_rate, "weight_decay": 0.1},
-        {
-            "params": [p for name, p in model.heads.named_parameters() if name != "verdict"],
-            "rate": plan.head_rate,
-            "weight_decay": 0.02,
-        },
+        {"params": heads, "rate": plan.head_rate, "weight_decay": 0.02},
     ]
     optimiser = torch.optim.AdamW(cast("Any", groups), betas=(0.9, 0.98))
     prepared, optimiser = accelerator.prepare(model, optimiser)
@@ -320,7 +331,8 @@ def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: P
         batch = Batch(**{name: value.to(accelerator.device) for name, value in vars(drawn).items()})
         pixels = batch.pixels.bfloat16() if bf16 else batch.pixels
         for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * _factor(step, plan)
+            # A warm-up, then a cosine to a fiftieth.
+            group["lr"] = group["rate"] * warmed_cosine(step, plan.steps, warm=plan.warmup, floor=0.02)
         parts = losses(prepared(pixels), batch)
         loss = torch.stack([getattr(plan, name) * part for name, part in parts.items()]).sum()
         optimiser.zero_grad(set_to_none=True)
@@ -331,7 +343,8 @@ def train_sight(base: Path, faces: Path, out: Path, plan: SightPlan, *, after: P
         shared = cast("Tensor", accelerator.reduce(torch.stack(list(parts.values())).detach(), "mean"))
         if accelerator.is_main_process:
             entry = {name: round(value, 4) for name, value in zip(parts, shared.tolist(), strict=True)}
-            _log(out, {"step": step + 1, "seconds": round(time.monotonic() - began), **entry})
+            seconds = round(time.monotonic() - began)
+            log(out / "sight.jsonl", {"step": step + 1, "seconds": seconds, **entry})
             if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
                 _save(model, average, optimiser, out, step=step + 1, plan=plan)
     accelerator.wait_for_everyone()
@@ -352,14 +365,6 @@ def _first_features(
     return torch.cat(features)
 
 
-def _factor(step: int, plan: SightPlan) -> float:
-    """Linear warm-up, then a cosine to a fiftieth."""
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    along = (step - plan.warmup) / max(plan.steps - plan.warmup, 1)
-    return 0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * along)))
-
-
 class Average:
     """A moving average of what is learnt: it carries over better than the last step does."""
 
@@ -373,18 +378,10 @@ class Average:
             self.weights[name].lerp_(value.float().to(self.weights[name].device), 1 - memory)
 
 
-def _log(out: Path, entry: Mapping[str, float]) -> None:
-    with (out / "sight.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(entry) + "\n")
-
-
 def _save(model: Sight, average: Average, optimiser: Any, out: Path, *, step: int, plan: SightPlan) -> None:
     """Written beside and moved into place: who is stopped here finds the checkpoint before."""
-    state = optimiser.state_dict()["state"]
     tensors = {f"now.{name}": value for name, value in model.learnt().items()}
-    tensors |= {
-        f"optimiser.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()
-    }
+    tensors |= {f"optimiser.{name}": value for name, value in state_tensors(optimiser).items()}
     files = {"sight.safetensors": average.weights, "resume.safetensors": tensors}
     for name, content in files.items():
         beside = out / f".{name}"
@@ -400,16 +397,13 @@ def _resumed(model: Sight, average: Average, out: Path) -> tuple[int, dict[str, 
     if not (out / "sight.json").is_file():
         return 0, None
     begun = json.loads((out / "sight.json").read_text(encoding="utf-8"))
-    stored = load_file(out / "resume.safetensors")
-    now = {name.removeprefix("now."): value for name, value in stored.items() if name.startswith("now.")}
-    model.load_state_dict(now, strict=False)
+    stored: dict[str, dict[str, Tensor]] = {"now": {}, "optimiser": {}}
+    for name, value in load_file(out / "resume.safetensors").items():
+        part, _, rest = name.partition(".")
+        stored[part][rest] = value
+    model.load_state_dict(stored["now"], strict=False)
     average.weights = load_file(out / "sight.safetensors")
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in stored.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    return int(begun["step"]), {"state": state}
+    return int(begun["step"]), {"state": state_of(stored["optimiser"])}
 
 
 def load_sight(base: Path, out: Path) -> Sight:

@@ -26,11 +26,12 @@ from moderation.dfa.gpt.bundle import (
     Bundle,
     BundleCard,
     BundleSpec,
+    layers_read,
     load_bundle,
     packaged_base,
     write_card,
 )
-from moderation.dfa.gpt.calibration import Platt, save_platt
+from moderation.dfa.gpt.calibration import Platt
 from moderation.dfa.gpt.detector import precision, zone_of
 from moderation.dfa.gpt.grounding.intent_head import save_intents
 from moderation.dfa.gpt.heads import REGIONS, Heads
@@ -67,7 +68,7 @@ from moderation.dfa.train.sources_out import (
 STRANGERS = ("openforensics_crops", "stargan_celeba", "sfhq_t2i_470", "ifg_gan_faces", "gsa18f_team")
 #: Side of the squares of patches that its language model reads as one visual token.
 POOL = 2
-CALIBRATION_FILE, HEADS_FILE, INTENTS_FILE = "calibration.json", "heads.safetensors", "intents.safetensors"
+HEADS_FILE, INTENTS_FILE = "heads.safetensors", "intents.safetensors"
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,14 @@ def base_spec() -> BundleSpec:
 
 
 def base_bundle() -> Bundle:
-    """The base, ready to be trained, in the precision that this processor is fastest in."""
-    spec = base_spec()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return load_bundle(spec, device=device, dtype=precision(spec, device))
+    """The base, ready to be trained."""
+    return _loaded(base_spec(), "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _loaded(spec: BundleSpec, device: str = "cpu") -> Bundle:
+    """The bundle in the precision that this device is fastest in."""
+    place = torch.device(device)
+    return load_bundle(spec, device=place, dtype=precision(spec, place))
 
 
 def judge_strangers(
@@ -184,16 +189,11 @@ def judge_strangers(
 
 def sighted(bundle: Bundle, sight: Sight, pool: Pool) -> Bundle:
     """The base with the trained tower, its heads, and a projector that starts from what the heads look at."""
-    weights = {
-        name: value
-        for name, value in sight.tower.state_dict().items()
-        if "norm" in name or "layrnorm" in name
-    }
+    weights = {name: value for name, value in sight.tower.state_dict().items() if "norm" in name}
     missing = bundle.model.model.vision_tower.load_state_dict(weights, strict=False).unexpected_keys
     assert not missing, missing
     heads = sight.heads.float().eval()
-    pictures = some_faces(pool)
-    begin_projector(bundle, heads, pictures)
+    begin_projector(bundle, heads, some_faces(pool))
     return replace(bundle, heads=heads)
 
 
@@ -212,7 +212,7 @@ def some_faces(pool: Pool, count: int = 512, *, seed: int = 0) -> list[np.ndarra
 def tower_states(bundle: Bundle, pictures: list[np.ndarray]) -> Tensor:
     """(B, 1+P, L, D) float32: the hidden states that the projector takes, class token first."""
     weight = bundle.model.lm_head.weight
-    layers = cast("list[int]", bundle.model.config.vision_feature_layer)
+    layers = layers_read(bundle.model)
     with torch.inference_mode():
         pixels = as_pixels(pictures).to(weight.device, weight.dtype)
         states = bundle.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
@@ -261,9 +261,7 @@ def begin_projector(bundle: Bundle, heads: Heads, pictures: list[np.ndarray]) ->
     bias = torch.zeros(len(whole))
     bias[: len(opinions)] = offsets + FLOOR + shut
     bias[len(opinions)] = FLOOR + shut
-    turned = torch.linalg.qr(
-        torch.randn(second.shape[0], second.shape[1], generator=torch.Generator().manual_seed(0))
-    )[0]
+    turned, _ = torch.linalg.qr(torch.randn(second.shape, generator=torch.Generator().manual_seed(0)))
     hidden = torch.nn.functional.gelu(sample @ whole.T + bias)
     loudness = hidden[:, len(opinions) + 1 :].square().mean().sqrt()
     scaled = whole / spread.repeat_interleave(width)
@@ -362,15 +360,12 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
     save_file(halves, out / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     config = json.loads((trained / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
-    (out / "adapter" / "adapter_config.json").write_text(
-        json.dumps(config, indent=1) + "\n", encoding="utf-8"
-    )
-    save_file(
-        {name: value.half().contiguous() for name, value in heads.state_dict().items()}, out / HEADS_FILE
-    )
+    written = json.dumps(config, indent=1) + "\n"
+    (out / "adapter" / "adapter_config.json").write_text(written, encoding="utf-8")
+    half_heads = {name: value.half().contiguous() for name, value in heads.state_dict().items()}
+    save_file(half_heads, out / HEADS_FILE)
     for file in out.rglob("*.safetensors"):
         file.chmod(0o644)
-    save_platt(platt, out / CALIBRATION_FILE)
     (out / "LICENSE").write_text(LICENCE_TEXT, encoding="utf-8")
     card = BundleCard(
         name="small",
@@ -382,15 +377,8 @@ def write_small(work: Path, out: Path, heads: Heads | None, platt: Platt, plan: 
         licence="Research only: see the bundle's LICENSE.",
         training_data="see MODEL_CARD.md",
     )
-    spec = replace(
-        base_spec(),
-        card=card,
-        folder=out,
-        adapter="adapter",
-        calibration=CALIBRATION_FILE,
-        heads=HEADS_FILE,
-    )
-    return write_card(spec)
+    spec = replace(base_spec(), card=card, folder=out, adapter="adapter", heads=HEADS_FILE)
+    return write_calibration(spec, platt)
 
 
 def find_wrong(sight: Sight, instruct: Path, *, most: int) -> Found:
@@ -407,8 +395,7 @@ def write_intents(spec: BundleSpec) -> tuple[BundleSpec, float]:
 
     Also return the share of questions whose family a head reads rightly in wordings that were left out.
     """
-    device = torch.device("cpu")
-    head, read = read_questions(load_bundle(spec, device=device, dtype=precision(spec, device)))
+    head, read = read_questions(_loaded(spec))
     save_intents(head, spec.folder / INTENTS_FILE)
     return write_card(replace(spec, intents=INTENTS_FILE)), read
 
@@ -418,8 +405,7 @@ def through_words(spec: BundleSpec, platt: Platt, pool: Pool, *, twos: int = 100
 
     The line from margin to logit is fitted by least squares, through the serving engine, on the calibration split.
     """
-    device = torch.device("cpu")
-    bundle = load_bundle(spec, device=device, dtype=precision(spec, device))
+    bundle = _loaded(spec)
     drawn, rng = Examples(pool, "calibration"), np.random.default_rng(31)
     judged = judge(bundle, [each for _ in range(twos) for each in drawn.two(rng)], describe=False)
     slope, offset = np.polyfit([j.margin for j in judged], [j.opinion or 0.0 for j in judged], 1)
@@ -431,17 +417,12 @@ def through_words(spec: BundleSpec, platt: Platt, pool: Pool, *, twos: int = 100
 
 def report_small(spec: BundleSpec, pool: Pool, plan: SmallPlan) -> Report:
     """Judge the bundle on the test split, at the threshold that the detector uses."""
-    device = torch.device("cpu")
-    bundle = load_bundle(spec, device=device, dtype=precision(spec, device))
-    examples = list(
-        examples_to_judge(pool, split="test", lab=plan.report_lab, pooled=plan.report_pooled, seed=2)
-    )
+    bundle, lab = _loaded(spec), plan.report_lab
+    examples = list(examples_to_judge(pool, split="test", lab=lab, pooled=plan.report_pooled, seed=2))
     platt = bundle.calibration
     threshold = 0.0 if platt is None else platt.margin(zone_of(Policy(), platt)[1])
     judged = judge(bundle, examples, threshold=threshold)
-    return report(
-        judged, lab=plan.report_lab, threshold=threshold, seconds=seconds_per_face(bundle, examples[:8])
-    )
+    return report(judged, lab=lab, threshold=threshold, seconds=seconds_per_face(bundle, examples[:8]))
 
 
 def write_model_card(
@@ -461,16 +442,13 @@ def write_model_card(
         f"| {source} | {counts[source, Label.BONA_FIDE]:,} | {counts[source, Label.DEEPFAKE]:,} | {terms} |"
         for source, terms in names
     )
-    faces = {
-        name: 2 * each.twos * each.steps for name, each in (("without", plan.without), ("sight", plan.sight))
-    }
     text = CARD_TEXT.format(
         version=spec.card.version,
         date=now.date().isoformat(),
         strangers=(work / "strangers.md").read_text(encoding="utf-8"),
         left_out=(work / "left-out.md").read_text(encoding="utf-8"),
-        without=f"{faces['without']:,}",
-        sight=f"{faces['sight']:,}",
+        without=f"{2 * plan.without.twos * plan.without.steps:,}",
+        sight=f"{2 * plan.sight.twos * plan.sight.steps:,}",
         lora=json.dumps(asdict(plan.lora)),
         twos=f"{plan.twos:,}",
         sources=sources,

@@ -6,6 +6,7 @@ A figure on a source that was trained on says nothing about the next source, so 
 """
 
 import datetime
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 
 from moderation.analysis import Label, Technique
 from moderation.dfa.bench.estimates import Estimate, auc, auc_estimate, estimate, share
+from moderation.dfa.bench.tables import markdown
 from moderation.dfa.gpt.calibration import Platt, fit_platt, sigmoid
 from moderation.dfa.instruct.examples import as_served
 from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import detail
 from moderation.dfa.train.probe import Stored, by_quality, distances_left_out, held_out, judged_without
-from moderation.dfa.train.sight import Sight, as_pixels
+from moderation.dfa.train.sight import Sight
 
 #: Pictures of each origin and label that are looked at, at most.
 MOST = 300
@@ -58,14 +60,13 @@ def left_out(pool: Pool, names: Collection[str], *, most: int = MOST, seed: int 
 
 def look_at(sight: Sight, pool: Pool, rows: Sequence[Pooled], *, batch: int = 16) -> Looked:
     """The tower's verdicts on pictures, cropped as the worker crops them."""
-    bf16 = next(p for p in sight.tower.parameters() if p.dim() > 1).dtype
     logits: list[float] = []
     shortcuts: dict[str, list[float]] = {"sharpness": [], "side": [], "brightness": []}
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             crops = [as_served(pool.crops[row.row]) for row in part]
-            seen = sight(as_pixels(crops).to(bf16))
+            seen = sight(sight.as_input(crops))
             logits += (seen.verdict + seen.local).tolist()
             for row, crop in zip(part, crops, strict=True):
                 shortcuts["sharpness"].append(detail(crop))
@@ -101,6 +102,7 @@ def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
     """Figures of every forged origin, against its bona fide faces."""
     labels = looked.deepfake
     origins = sorted({row.origin for row, forged in zip(looked.rows, labels, strict=True) if forged})
+    least = 0.5 if platt is None or platt.zone is None else platt.zone[1]
     results: list[Stranger] = []
     for origin in origins:
         rows = against(looked, origin)
@@ -108,8 +110,7 @@ def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
         if min(len(forged), len(rows) - len(forged)) < LEAST:
             continue
         groups = [looked.rows[i].group for i in rows]
-        scores = [_probability(platt, float(looked.logits[i])) for i in forged]
-        least = 0.5 if platt is None or platt.zone is None else platt.zone[1]
+        scores = [(platt.probability if platt else sigmoid)(float(looked.logits[i])) for i in forged]
         results.append(
             Stranger(
                 origin=origin,
@@ -122,10 +123,6 @@ def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
             )
         )
     return results
-
-
-def _probability(platt: Platt | None, logit: float) -> float:
-    return sigmoid(logit) if platt is None else platt.probability(logit)
 
 
 #: The largest share of bona fide faces, of sources left out, that may be called deepfakes.
@@ -172,8 +169,8 @@ def _evened(deepfake: np.ndarray, origin: np.ndarray, *, each: int = 200, seed: 
         for name in np.unique(origin)
         if len(rows := np.flatnonzero((deepfake == label) & (origin == name))) >= LEAST
     }
-    counts = [sum(kind[0] is label for kind in kinds) for label in (False, True)]
-    most = max(counts)
+    counts = Counter(label for label, _ in kinds)
+    most = max(counts.values())
     return np.concatenate(
         [rng.choice(rows, size=each * most // counts[label]) for (label, _), rows in kinds.items()]
     )
@@ -211,20 +208,21 @@ def _ece(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
 
 def as_table(results: Sequence[Stranger]) -> str:
     """A Markdown table: one origin a line, then the mean over origins."""
-    lines = [
-        "| left out | technique | DF-D AUC [95 %] | called a deepfake | sharpness, side, brightness alone |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {each.origin} | {each.technique or 'mixed'} | {each.auc} | {each.found.value:.2f} | "
-        f"{', '.join(f'{value:.2f}' for value in each.shortcuts.values())} |"
-        for each in results
-    ]
+    rows: list[tuple[object, ...]] = []
+    for each in results:
+        shortcuts = ", ".join(f"{value:.2f}" for value in each.shortcuts.values())
+        rows.append((each.origin, each.technique or "mixed", each.auc, f"{each.found.value:.2f}", shortcuts))
     if results:
-        lines.append(
-            f"| mean over {len(results)} | | {np.mean([each.auc.value for each in results]):.3f} | | |"
-        )
-    return "\n".join(lines) + "\n"
+        mean = np.mean([each.auc.value for each in results])
+        rows.append((f"mean over {len(results)}", "", f"{mean:.3f}", "", ""))
+    columns = (
+        "left out",
+        "technique",
+        "DF-D AUC [95 %]",
+        "called a deepfake",
+        "sharpness, side, brightness alone",
+    )
+    return "\n".join(markdown(columns, rows)) + "\n"
 
 
 #: Forgeries of the lab are left out by technique, all others by source.
@@ -282,21 +280,14 @@ def _auc(logits: np.ndarray, deepfake: np.ndarray, rows: np.ndarray) -> Estimate
 
 def as_left_out_table(results: Mapping[str, LeftOut]) -> str:
     """A Markdown table: one origin a line, then the means over origins."""
-    lines = ["| left out | drawn: DF-D AUC [95 %] | as served | quality alone |", "|---|---|---|---|"]
-    lines += [
-        f"| {origin} | {each.drawn} | {each.served or '–'} | {each.quality} |"
-        for origin, each in results.items()
-    ]
-    columns = [
-        [value.value for value in column if value is not None]
-        for column in zip(
-            *((each.drawn, each.served, each.quality) for each in results.values()), strict=True
-        )
-    ]
-    if results:
-        means = " | ".join(f"{np.mean(column):.3f} of {len(column)}" if column else "–" for column in columns)
-        lines.append(f"| mean | {means} |")
-    return "\n".join(lines) + "\n"
+    figures = {origin: (each.drawn, each.served, each.quality) for origin, each in results.items()}
+    rows = [(origin, *(figure or "–" for figure in row)) for origin, row in figures.items()]
+    if figures:
+        known = [[f.value for f in column if f is not None] for column in zip(*figures.values(), strict=True)]
+        means = [f"{np.mean(values):.3f} of {len(values)}" if values else "–" for values in known]
+        rows.append(("mean", *means))
+    columns = ("left out", "drawn: DF-D AUC [95 %]", "as served", "quality alone")
+    return "\n".join(markdown(columns, rows)) + "\n"
 
 
 def as_json(results: Sequence[Stranger]) -> list[dict[str, Any]]:

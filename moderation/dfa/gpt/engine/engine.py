@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 from transformers import LlavaForConditionalGeneration
 
 from moderation.analysis import Technique
-from moderation.dfa.gpt.bundle import ImageSpec
+from moderation.dfa.gpt.bundle import Bundle, ImageSpec, layers_read
 from moderation.dfa.gpt.close_up import close_up, hidden_in_close_up
 from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
@@ -174,14 +174,13 @@ class _Face(Generic[K]):
 
     def answers(self, end: int) -> Answers:
         written = self.written
-        complete = written is None or written[-1] == end
         return Answers(
             margin=self.margin,
             mass=self.mass,
             route=self.route,
             options=self.options,
             rationale=None if written is None else tuple(token for token in written if token != end),
-            complete=complete,
+            complete=written is None or written[-1] == end,
             seen=self.seen,
         )
 
@@ -245,6 +244,19 @@ class Engine:
             self._kernel = has_kernel(self.device) and self._kernel_runs()
             self._graphs = self._accelerated() if plan.accelerate and self._kernel else None
 
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        *,
+        route: Callable[[float, float], Route],
+        plan: Plan,
+        choose: Callable[[Mapping[Technique, float], Look | None], Technique] | None = None,
+    ) -> Self:
+        """The engine of a bundle."""
+        model, script, image = bundle.model, bundle.script, bundle.spec.image
+        return cls(model, script, image, route=route, plan=plan, choose=choose, heads=bundle.heads)
+
     def close(self) -> None:
         """Free the slots' memory for another engine or model. This engine cannot be used afterwards.
 
@@ -276,10 +288,18 @@ class Engine:
     # Running
 
     @contextmanager
-    def _at_work(self) -> Generator[None]:
-        """Hold the model for this thread during one step."""
-        with self._lock, torch.inference_mode(), self._device_is_current():
-            yield
+    def _at_work(self, *, on: str | None = None) -> Generator[None]:
+        """Hold the model for this thread during one step.
+
+        Raise EngineUnavailable when memory does not hold what it works `on`. None: torch's own errors are raised.
+        """
+        try:
+            with self._lock, torch.inference_mode(), self._device_is_current():
+                yield
+        except Exception as error:
+            if on is None or not is_out_of_memory(error):
+                raise
+            raise EngineUnavailable(f"The model's memory does not hold {on} now.") from error
 
     def _device_is_current(self) -> AbstractContextManager[object]:
         """Make this device current: kernels are launched and graphs captured on each thread's current device."""
@@ -535,10 +555,10 @@ class Engine:
             "rows of one forward have stored equally many tokens"
         )
         slots = [cast("int", face.slot) for face in group]
-        step = extend(
-            self.kv, slots, past, count, tree=None if tree is None else tree.sees, device=self.device
+        sees, offsets = (
+            (None, torch.arange(count, device=self.device)) if tree is None else (tree.sees, tree.offsets)
         )
-        offsets = torch.arange(count, device=self.device) if tree is None else tree.offsets
+        step = extend(self.kv, slots, past, count, tree=sees, device=self.device)
         hidden = self._through_layers(embeds, (past + offsets)[None], step)
         if tree is not None:
             return hidden
@@ -596,19 +616,14 @@ class Engine:
         if not self._fits(face):
             raise _misfit(picture)
         length = len(before) + self.patches + len(after) + max_new_tokens
-        try:
-            with self._at_work():
-                kv = self._allocate(length, 1)
-                words = self._words(before), self._see(self._standardised([picture])), self._words(after)
-                embeds = torch.cat(words, dim=1)  # (1, T, D)
-                stored = embeds.shape[1]
-                step = extend(kv, [0], 0, stored, device=self.device)
-                hidden = self._through_layers(embeds, torch.arange(stored, device=self.device)[None], step)
-                token = int(self._logits(hidden[:, -1:])[0, -1].argmax())
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise EngineUnavailable("The model's memory does not hold this conversation now.") from error
-            raise
+        with self._at_work(on="this conversation"):
+            kv = self._allocate(length, 1)
+            words = self._words(before), self._see(self._standardised([picture])), self._words(after)
+            embeds = torch.cat(words, dim=1)  # (1, T, D)
+            stored = embeds.shape[1]
+            step = extend(kv, [0], 0, stored, device=self.device)
+            hidden = self._through_layers(embeds, torch.arange(stored, device=self.device)[None], step)
+            token = int(self._logits(hidden[:, -1:])[0, -1].argmax())
         for _ in range(max_new_tokens - 1):
             if token == self.script.end:
                 return
@@ -626,20 +641,15 @@ class Engine:
 
         Raise EngineUnavailable when memory is short.
         """
-        try:
-            with self._at_work():
-                kv = self._allocate(len(tokens), 1)
-                step = extend(kv, [0], 0, len(tokens), device=self.device)
-                places = torch.arange(len(tokens), device=self.device)[None]
-                x, kept = self._words(tokens), list[Tensor]()
-                for layers in map(slice, (0, *depths), depths):
-                    x = self._through_layers(x, places, step, layers=layers)
-                    kept.append(x[0].float().cpu())
-                return torch.stack(kept)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise EngineUnavailable("The model's memory does not hold this question now.") from error
-            raise
+        with self._at_work(on="this question"):
+            kv = self._allocate(len(tokens), 1)
+            step = extend(kv, [0], 0, len(tokens), device=self.device)
+            places = torch.arange(len(tokens), device=self.device)[None]
+            x, kept = self._words(tokens), list[Tensor]()
+            for layers in map(slice, (0, *depths), depths):
+                x = self._through_layers(x, places, step, layers=layers)
+                kept.append(x[0].float().cpu())
+            return torch.stack(kept)
 
     # Setting up
 
@@ -765,7 +775,7 @@ class TowerReader:
         self.heads = heads
         self._share = float(heads.close_up)
         self._tower: Any = model.model.vision_tower
-        self._layers: list[int] = np.atleast_1d(cast("Any", model.config.vision_feature_layer)).tolist()
+        self._layers = layers_read(model)
         self._states: tuple[Tensor, ...] = ()
         self._hook = self._tower.register_forward_hook(self._keep)
 
@@ -801,20 +811,13 @@ class TowerReader:
         maps = seen.grid.sigmoid().view(-1, side, side).cpu().numpy()
         strange = [None] * len(maps) if seen.strangeness is None else seen.strangeness.tolist()
         views = self.heads.views(seen.features).tolist()
-        shares = seen.technique.softmax(dim=-1).tolist()
+        shares = [dict(zip(Technique, each, strict=True)) for each in seen.technique.softmax(dim=-1).tolist()]
         found = findings(seen, seen.technique.argmax(dim=-1)) if self.heads.finds else [None] * len(maps)
+        verdicts, locally = seen.verdict.tolist(), seen.local.tolist()
         return [
-            Look(
-                verdict + local,
-                local,
-                foreign,
-                strangeness,
-                tuple(view),
-                dict(zip(Technique, techniques, strict=True)),
-                touches,
-            )
-            for verdict, local, foreign, strangeness, view, techniques, touches in zip(
-                seen.verdict.tolist(), seen.local.tolist(), maps, strange, views, shares, found, strict=True
+            Look(verdict + local, local, foreign, strangeness, tuple(view), named, touches)
+            for verdict, local, foreign, strangeness, view, named, touches in zip(
+                verdicts, locally, maps, strange, views, shares, found, strict=True
             )
         ]
 

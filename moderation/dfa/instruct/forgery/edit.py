@@ -4,12 +4,14 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import LEAST_CHANGE, Forgery, Rng, touch
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,
     blurred,
+    change_between,
     feature_mask,
+    mean_within,
     outline_mask,
     region_changes,
 )
@@ -46,7 +48,7 @@ def edit(target: Portrait, source: Portrait, rng: Rng) -> Forgery:
         if change < LEAST_CHANGE:
             pixels, kind = blended(before, _redrawn(before, target.face, rng), patch), Kind.SMOOTHED
             change = region_changes(before, pixels, target.face)[region]
-        touches.append(Touch(region, kind, min(change / FULL_CHANGE, 1.0)))
+        touches.append(touch(region, kind, change))
         recipes.append(f"{region}_{kind}")
         mask = np.maximum(mask, patch)
     return Forgery(pixels, mask, Technique.FE, tuple(touches), "+".join(recipes))
@@ -59,12 +61,9 @@ def skin_smoothed(target: Portrait, rng: Rng) -> Forgery:
         mask = mask * (1 - feature_mask(target.face, region, rng))
     mask = blurred(mask, 2.0 * target.face.unit)
     smooth = softened(target.pixels, rng.uniform(2.0, 4.0) * target.face.unit)
-    pixels = blended(
-        target.pixels, shifted_colour(smooth, rng, rng.uniform(0.1, 0.5)), mask * rng.uniform(0.7, 1.0)
-    )
-    change = np.abs(pixels.astype(np.float32) - target.pixels.astype(np.float32)).mean(axis=2)
-    strength = float((change * mask).sum() / max(float(mask.sum()), 1.0)) / FULL_CHANGE
-    fact = Touch(Region.SKIN, Kind.SMOOTHED, min(strength, 1.0))
+    shifted = shifted_colour(smooth, rng, rng.uniform(0.1, 0.5))
+    pixels = blended(target.pixels, shifted, mask * rng.uniform(0.7, 1.0))
+    fact = touch(Region.SKIN, Kind.SMOOTHED, mean_within(change_between(target.pixels, pixels), mask))
     return Forgery(pixels, mask, Technique.FE, (fact,), "skin_smoothed")
 
 

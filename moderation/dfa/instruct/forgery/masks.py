@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from moderation.analysis import Point, Region
-from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.forgery.forged import Rng, one_of
 
 #: Left eye, right eye, nose, corners of the mouth on a face of 112 pixels (the template of ArcFace, 1801.07698).
 CANONICAL = np.array([(38.3, 51.7), (73.5, 51.5), (56.0, 71.7), (41.5, 92.4), (70.7, 92.2)])
@@ -120,8 +120,7 @@ def swap_mask(face: Geometry, rng: Rng) -> np.ndarray:
 
     The order (hull, deform, blur twice, scale) follows self-blended images (Shiohara and Yamasaki, CVPR 2022).
     """
-    shapes = (OUTLINE, OUTLINE, INNER_FACE, LOWER_FACE, EYES_TO_MOUTH)
-    shape = shapes[rng.integers(len(shapes))]
+    shape = one_of((OUTLINE, OUTLINE, INNER_FACE, LOWER_FACE, EYES_TO_MOUTH), rng)
     polygon = deformed_polygon(face.place(shape), 0.10, rng)
     mask = blurred(fill([polygon], face.size), rng.uniform(0.5, 5) * face.unit)
     mask = blurred(mask / max(float(mask.max()), 1e-3), rng.uniform(0.3, 2) * face.unit)
@@ -144,12 +143,16 @@ def region_changes(before: np.ndarray, after: np.ndarray, face: Geometry) -> Map
     For speed it uses every fourth pixel in each direction: regions are larger than that.
     """
     step = 4
-    difference = before[::step, ::step].astype(np.float32) - after[::step, ::step]
-    change = np.abs(difference).mean(axis=2)
+    change = change_between(before[::step, ::step], after[::step, ::step])
     small = Geometry(size=change.shape[0], frame=face.frame / step)
-    return {region: _mean_within(change, part_mask(small, region)) for region in PARTS}
+    return {region: mean_within(change, part_mask(small, region)) for region in PARTS}
 
 
-def _mean_within(values: np.ndarray, mask: np.ndarray) -> float:
-    total = float(mask.sum())
-    return float((values * mask).sum()) / total if total else 0.0
+def change_between(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The mean change of each pixel's channels, in grey levels, (S, S) float32."""
+    return np.abs(after.astype(np.float32) - before).mean(axis=2)
+
+
+def mean_within(values: np.ndarray, mask: np.ndarray) -> float:
+    """The mean of values (S, S) under a mask. 0 where it is empty."""
+    return float((values * mask).sum()) / max(float(mask.sum()), 1.0)

@@ -55,9 +55,8 @@ def null_edit(target: Portrait, rng: Rng) -> np.ndarray:
     if choice < 0.5:
         return blended(target.pixels, softened(target.pixels, 0.3), swap_mask(target.face, rng))
     if choice < 0.7:
-        return transformed(
-            target.pixels, np.array([[1, 0, rng.uniform(-0.5, 0.5)], [0, 1, rng.uniform(-0.5, 0.5)]])
-        )
+        shift = np.array([[1, 0, rng.uniform(-0.5, 0.5)], [0, 1, rng.uniform(-0.5, 0.5)]])
+        return transformed(target.pixels, shift)
     if choice < 0.8:
         return softened(target.pixels, rng.uniform(0.3, 0.9))
     if choice < 0.9:
@@ -69,10 +68,8 @@ def _gentle_flow(target: Portrait, rng: Rng) -> np.ndarray:
     """A flow of up to a few pixels, so smooth that its reverse undoes it up to resampling."""
     size = target.face.size
     noise = rng.standard_normal((2, 4, 4)).astype(np.float32)
-    fields = [
-        np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC)) for plane in noise
-    ]
-    return np.stack(fields, axis=-1) * rng.uniform(0.5, 2.0)
+    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in noise]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1) * rng.uniform(0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -159,12 +156,7 @@ def _drawn_encoding(rng: Rng, subsampling: int, *, gentle: bool) -> Encoding:
 def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
     """A picture through a chain, without its last encoding: (S, S, 3) -> (size, size, 3)."""
     rng = np.random.default_rng(chain.seed)
-    image = Image.fromarray(pixels)
-    coefficients = tuple(value for row in chain.window for value in row)
-    result = image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
-    if chain.flip:
-        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    drawn = np.asarray(result)
+    drawn = np.asarray(_windowed(chain, pixels, size, Image.Resampling.BICUBIC))
     if chain.mistreated:
         drawn = mistreated(drawn, chain.mistreated)
     if chain.light:
@@ -180,6 +172,13 @@ def through(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
     return drawn
 
 
+def _windowed(chain: Chain, values: np.ndarray, size: int, resampling: Image.Resampling) -> Image.Image:
+    """The part of a picture or a mask that the model's crop shows, perhaps mirrored."""
+    coefficients = tuple(value for row in chain.window for value in row)
+    image = Image.fromarray(values).transform((size, size), Image.Transform.AFFINE, coefficients, resampling)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chain.flip else image
+
+
 def encoded(chain: Chain, pixels: np.ndarray, size: int) -> bytes:
     """A picture through the whole chain, as the file that a platform would hold."""
     return encoded_as(through(chain, pixels, size), chain.encodings[-1])
@@ -192,11 +191,7 @@ def delivered(chain: Chain, pixels: np.ndarray, size: int) -> np.ndarray:
 
 def mask_through(chain: Chain, mask: np.ndarray, size: int) -> np.ndarray:
     """The mask of a delivered picture, (size, size) float32 in [0, 1]."""
-    image = Image.fromarray((mask * 255).astype(np.uint8))
-    coefficients = tuple(value for row in chain.window for value in row)
-    result = image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-    if chain.flip:
-        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    result = _windowed(chain, (mask * 255).astype(np.uint8), size, Image.Resampling.BILINEAR)
     if chain.mistreated == "upside_down":
         result = result.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return np.asarray(result, dtype=np.float32) / 255

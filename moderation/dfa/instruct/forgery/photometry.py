@@ -104,11 +104,9 @@ def decoded(file: bytes) -> np.ndarray:
 def transformed(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Apply an affine map (2, 3) from the result's pixels to the source's. Bicubic; outside is black."""
     side = pixels.shape[0]
-    coefficients = tuple(float(value) for value in matrix.reshape(-1))
+    coefficients, resampling = tuple(matrix.reshape(-1).tolist()), Image.Resampling.BICUBIC
     image = Image.fromarray(pixels)
-    return np.asarray(
-        image.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
-    )
+    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, coefficients, resampling))
 
 
 def displaced(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:

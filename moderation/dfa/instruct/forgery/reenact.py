@@ -10,13 +10,15 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, Forgery, Rng, one_of, touch
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,
     blurred,
+    change_between,
     deformed_polygon,
     fill,
+    mean_within,
     region_changes,
     swap_mask,
 )
@@ -31,10 +33,7 @@ def reenact(target: Portrait, rng: Rng) -> Forgery:
     """Bend one or two parts of a face, then remove detail there like a generator's decoder; or only change the lips."""
     if rng.random() < 0.35:
         return speak(target, rng)
-    names = list(MOVES)
-    chosen = [
-        names[index] for index in rng.choice(len(names), size=1 + int(rng.random() < 0.35), replace=False)
-    ]
+    chosen = rng.choice(list(MOVES), size=1 + int(rng.random() < 0.35), replace=False).tolist()
     flow = sum((MOVES[name](target.face, rng) for name in chosen), np.zeros((*target.pixels.shape[:2], 2)))
     bent = displaced(target.pixels, flow)
     mask = _moved(flow, target.face)
@@ -43,9 +42,8 @@ def reenact(target: Portrait, rng: Rng) -> Forgery:
     if "mouth" in chosen and rng.random() < 0.5:
         bent = _mouth_filled(bent, target.face, rng)
     pixels = blended(target.pixels, _decoded(bent, target.face, rng), mask)
-    return Forgery(
-        pixels, mask, Technique.FR, _facts(target, pixels, chosen), "+".join(sorted(chosen)) + "_bent"
-    )
+    recipe = "+".join(sorted(chosen)) + "_bent"
+    return Forgery(pixels, mask, Technique.FR, _facts(target, pixels, chosen), recipe)
 
 
 def speak(target: Portrait, rng: Rng) -> Forgery:
@@ -58,27 +56,22 @@ def speak(target: Portrait, rng: Rng) -> Forgery:
     bent = displaced(target.pixels, _mouth(face, rng) * rng.uniform(0.3, 1.2))
     if rng.random() < 0.4:
         bent = _mouth_filled(bent, face, rng)
-    side = target.pixels.shape[0]
     if rng.random() < 0.75:  # drawn at the generator's size
         bent = reduced(bent, min(rng.uniform(80, 170) / (112 * face.unit), 1.0))
     if rng.random() < 0.7:
         bent = redrawn(bent, rng)
     bent = shifted_colour(bent, rng, rng.uniform(0, 0.15))
-    shape = MOUTH_SHAPES[rng.integers(len(MOUTH_SHAPES))]
-    mask = blurred(
-        fill([deformed_polygon(face.place(shape), 0.06, rng)], side), rng.uniform(0.4, 3) * face.unit
-    )
+    polygon = deformed_polygon(face.place(one_of(MOUTH_SHAPES, rng)), 0.06, rng)
+    mask = blurred(fill([polygon], face.size), rng.uniform(0.4, 3) * face.unit)
     pixels = blended(target.pixels, bent, mask)
     change = region_changes(target.pixels, pixels, face)[Region.MOUTH]
     kind = Kind.SOFTER if _detail(pixels, mask) < 0.85 * _detail(target.pixels, mask) else Kind.WARPED
-    fact = Touch(Region.MOUTH, kind, min(change / FULL_CHANGE, 1.0))
-    return Forgery(pixels, mask, Technique.FR, (fact,), "lips_redrawn")
+    return Forgery(pixels, mask, Technique.FR, (touch(Region.MOUTH, kind, change),), "lips_redrawn")
 
 
 def _detail(pixels: np.ndarray, mask: np.ndarray) -> float:
     """Mean fine detail under a mask, grey levels."""
-    fine = np.abs(pixels.astype(np.float32) - softened(pixels, 1.0)).mean(axis=2)
-    return float((fine * mask).sum() / max(float(mask.sum()), 1.0))
+    return mean_within(change_between(softened(pixels, 1.0), pixels), mask)
 
 
 #: The areas that lip synchronisers paste, in canonical pixels: the mouth, or the lower half of the face.
@@ -193,10 +186,8 @@ def _decoded(pixels: np.ndarray, face: Geometry, rng: Rng) -> np.ndarray:
 def _facts(target: Portrait, pixels: np.ndarray, chosen: list[str]) -> tuple[Touch, ...]:
     """The bent parts, strongest first. At least one is named, even when its change is small."""
     changes = region_changes(target.pixels, pixels, target.face)
-    touches = [
-        Touch(MOVED_REGIONS[name], Kind.WARPED, min(changes[MOVED_REGIONS[name]] / FULL_CHANGE, 1.0))
-        for name in chosen
-    ]
-    touches.sort(key=lambda touch: -touch.strength)
-    seen = [touch for touch in touches if touch.strength * FULL_CHANGE >= LEAST_BENT]
-    return tuple(seen or touches[:1])
+    regions = [MOVED_REGIONS[name] for name in chosen]
+    facts = [touch(region, Kind.WARPED, changes[region]) for region in regions]
+    facts.sort(key=lambda fact: -fact.strength)
+    seen = [fact for fact in facts if fact.strength * FULL_CHANGE >= LEAST_BENT]
+    return tuple(seen or facts[:1])

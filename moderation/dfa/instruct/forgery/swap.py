@@ -9,8 +9,14 @@ from PIL import Image
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng
-from moderation.dfa.instruct.forgery.masks import Geometry, Portrait, region_changes, swap_mask
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng, touch
+from moderation.dfa.instruct.forgery.masks import (
+    Geometry,
+    Portrait,
+    change_between,
+    region_changes,
+    swap_mask,
+)
 from moderation.dfa.instruct.forgery.photometry import (
     Encoding,
     blended,
@@ -117,15 +123,10 @@ def _facts(
 ) -> tuple[Touch, ...]:
     """The seam, and up to three regions with the largest changes, as a careful person would name them."""
     touches = [Touch(Region.FACE_BOUNDARY, Kind.SEAM, seam_strength(before, after, mask))]
-    changes = {
-        region: change
-        for region, change in region_changes(before, after, face).items()
-        if change >= LEAST_CHANGE
-    }
-    most = max(changes.values(), default=0.0)
-    for region, change in sorted(changes.items(), key=lambda item: -item[1])[:3]:
-        if change >= 0.6 * most:
-            touches.append(Touch(region, kind, min(change / FULL_CHANGE, 1.0)))
+    changes = region_changes(before, after, face)
+    least = max(LEAST_CHANGE, 0.6 * max(changes.values()))
+    largest = sorted(changes.items(), key=lambda item: -item[1])[:3]
+    touches += [touch(region, kind, change) for region, change in largest if change >= least]
     return tuple(touches)
 
 
@@ -135,5 +136,4 @@ def seam_strength(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> fl
     rim = (mask > 0.1 * full) & (mask < 0.9 * full)
     if not rim.any():
         return 0.0
-    change = np.abs(after.astype(np.float32) - before.astype(np.float32)).mean(axis=2)
-    return min(float(change[rim].mean()) / FULL_CHANGE, 1.0)
+    return min(float(change_between(before, after)[rim].mean()) / FULL_CHANGE, 1.0)

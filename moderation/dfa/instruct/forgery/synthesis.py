@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import Forgery, Rng, weighted
 from moderation.dfa.instruct.forgery.masks import Portrait
 from moderation.dfa.instruct.forgery.photometry import clipped, shifted_colour, softened
 from moderation.dfa.instruct.forgery.redraw import redrawn
@@ -23,8 +23,7 @@ from moderation.dfa.instruct.forgery.redraw import redrawn
 
 def synthesise(target: Portrait, rng: Rng) -> Forgery:
     """Redraw the whole frame, as a generator's last layers would."""
-    names = list(RECIPES)
-    name = names[int(rng.choice(len(names), p=[share for share, _ in RECIPES.values()]))]
+    name = weighted({name: share for name, (share, _) in RECIPES.items()}, rng)
     drawn = RECIPES[name][1](target.pixels, rng)
     pixels = shifted_colour(drawn, rng, rng.uniform(0, 0.3))
     change = np.abs(pixels.astype(np.float32) - target.pixels.astype(np.float32)).mean()
