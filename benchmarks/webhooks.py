@@ -8,7 +8,6 @@ and never answers. Each round begins with a courier that knows no endpoint. The 
 machine slows both. Moves come at random moments: the courier looks once a second.
 """
 
-import argparse
 import random
 import statistics
 import threading
@@ -16,7 +15,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 from moderation.database import schema
 from moderation.database.cases import insert_case
 from moderation.database.connection import Database
@@ -82,13 +81,10 @@ def one_round(database: Database, chosen: Settings, *, silent: int, webhooks: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--silent", type=int, default=8, help="endpoints that never answer")
     parser.add_argument("--webhooks", type=int, default=30, help="each round, to each endpoint")
     parser.add_argument("--rounds", type=int, default=3, help="of each way")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     taken: dict[int, list[float]] = {0: [], asked.silent: []}
     with scratch_folder() as folder, Stack(folder) as stack:
