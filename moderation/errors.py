@@ -146,13 +146,17 @@ class SignInRefused(RequestRefused):
     """The same words whether the email is unknown, the password wrong or the person disabled."""
 
 
-class SignInThrottled(RequestRefused):
-    """Too many wrong passwords: wait."""
+class Throttled(RequestRefused):
+    """Too often: wait."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         #: Seconds until the next try is allowed.
         self.retry_after = retry_after
+
+
+class SignInThrottled(Throttled):
+    """Too many wrong passwords."""
 
 
 class PasswordRefused(RequestRefused):
@@ -215,13 +219,8 @@ class FaceNotJudged(QuestionRefused):
     """A question names a face that is not in the picture or was not judged."""
 
 
-class TooManyCases(RequestRefused):
-    """This platform is over its rate: wait."""
-
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message)
-        #: Seconds until more cases are accepted.
-        self.retry_after = retry_after
+class TooManyCases(Throttled):
+    """This platform is over its rate."""
 
 
 class TooManyQuestions(RequestRefused):
