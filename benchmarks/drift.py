@@ -16,14 +16,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from benchmarks.show import Row, options, report
-from moderation.evidence.drift import (
-    LATE_AT_MOST,
-    REFERENCE_AT_MOST,
-    VIEW,
-    WEEKS_A_QUARTER,
-    doubt_of,
-    look,
-)
+from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, VIEW, WEEKS_A_QUARTER, doubt_of, look
 
 SOURCES, A_WEEK = 5, 250
 #: Weeks after a shift that are followed.

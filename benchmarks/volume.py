@@ -326,7 +326,7 @@ def _sizes(filled: Filled) -> dict[str, int]:
 
 def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
     """Archive the decided cases of this database. Return how many bytes of each leave, and how many it takes in S3."""
-    chosen = Settings.model_validate(
+    settings = Settings.model_validate(
         {
             "s3_endpoint_url": servers.s3_endpoint_url,
             "s3_access_key_id": servers.s3_access_key_id,
@@ -337,12 +337,12 @@ def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
     boto3.client(
         "s3",
         endpoint_url=servers.s3_endpoint_url,
-        region_name=chosen.s3_region,
+        region_name=settings.s3_region,
         aws_access_key_id=servers.s3_access_key_id,
         aws_secret_access_key=servers.s3_secret_access_key,
     ).create_bucket(Bucket="archive")
     before = _packed(filled.database)
-    archives = Archives(filled.database, Storage(chosen), chosen)
+    archives = Archives(filled.database, Storage(settings), settings)
     started = time.perf_counter()
     batches = list(archives.archive(ArchivePlace("archive", ""), datetime.now(UTC)))
     seconds = time.perf_counter() - started

@@ -50,9 +50,9 @@ def seconds_of(
 
 
 @contextmanager
-def _delivering(database: Database, chosen: Settings) -> Generator[None]:
+def _delivering(database: Database, settings: Settings) -> Generator[None]:
     stop = threading.Event()
-    courier = threading.Thread(target=Courier(database, chosen).run, args=(stop,))
+    courier = threading.Thread(target=Courier(database, settings).run, args=(stop,))
     courier.start()
     try:
         yield
@@ -61,20 +61,22 @@ def _delivering(database: Database, chosen: Settings) -> Generator[None]:
         courier.join()
 
 
-def one_round(database: Database, chosen: Settings, *, silent: int, webhooks: int, seed: int) -> list[float]:
+def one_round(
+    database: Database, settings: Settings, *, silent: int, webhooks: int, seed: int
+) -> list[float]:
     """The times beside this many silent endpoints. All endpoints are new, and are removed afterwards."""
-    opened = Webhooks(database, chosen)
+    opened = Webhooks(database, settings)
     with ExitStack() as stack:
-        others = [stack.enter_context(a_receiver()) for _ in range(silent)]
+        silent_ones = [stack.enter_context(a_receiver()) for _ in range(silent)]
         receiver = stack.enter_context(a_receiver())
-        for one in others:
-            one.instead = one.hang
-            opened.add(one.url)
+        for quiet in silent_ones:
+            quiet.instead = quiet.hang
+            opened.add(quiet.url)
         opened.add(receiver.url)
-        with _delivering(database, chosen):
+        with _delivering(database, settings):
             taken = seconds_of(database, receiver, webhooks=webhooks, chance=random.Random(seed))
-            for one in others:
-                one.over.set()
+            for quiet in silent_ones:
+                quiet.over.set()
         for endpoint in opened.endpoints():
             opened.remove(endpoint.id)
     return taken
@@ -91,11 +93,11 @@ def main() -> None:
         url = stack.start_servers().database_url
         database = Database(url, pool_size=CONNECTIONS)
         schema.upgrade(database)
-        chosen = Settings.model_validate({"database_url": url, "webhook_private_targets": True})
+        settings = Settings.model_validate({"database_url": url, "webhook_private_targets": True})
         for number in range(asked.rounds):
             for silent in taken:
                 taken[silent] += one_round(
-                    database, chosen, silent=silent, webhooks=asked.webhooks, seed=number
+                    database, settings, silent=silent, webhooks=asked.webhooks, seed=number
                 )
         database.close()
     alone, beside = (statistics.median(seconds) for seconds in taken.values())
