@@ -8,7 +8,6 @@ its event in the hash chain, by the functions that intake and workers call. Each
 durable. The two alternate every twenty images, so that a slow machine slows both. No model, no picture, no queue.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Generator
@@ -22,7 +21,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 from moderation.analysis import Analysis
 from moderation.database.analyses import record_analysis
 from moderation.database.cases import Opening, insert_cases
@@ -71,6 +70,7 @@ def _flag(number: int) -> Any:
 
 def bare(connection: psycopg.Connection[Any], number: int, spent: Spent) -> None:
     flag, image_id, analysis_id = _flag(number), new_id(), new_id()
+    image = flag.image
     with spent.stage("bare: the image came"), connection.transaction():
         connection.execute(
             "INSERT INTO bare_images (id, source, external_id, bucket, key, reason, context)"
@@ -79,15 +79,14 @@ def bare(connection: psycopg.Connection[Any], number: int, spent: Spent) -> None
                 image_id,
                 flag.source,
                 flag.external_id,
-                flag.image.bucket,
-                flag.image.key,
+                image.bucket,
+                image.key,
                 flag.reason,
                 Jsonb(flag.context),
             ),
         )
-    analysis = an_analysis()
     with spent.stage("bare: its analysis"), connection.transaction():
-        _insert_bare(connection, image_id, analysis_id, analysis)
+        _insert_bare(connection, image_id, analysis_id, an_analysis())
 
 
 def _insert_bare(
@@ -160,49 +159,38 @@ def _since(before: Any, process: psutil.Process) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with scratch_folder() as folder, Stack(folder) as stack:
         url = stack.start_servers().database_url
         prepare_database(url)
         spent, postgres = _measure(url, asked.images)
-    figures: dict[str, dict[str, float]] = {}
-    for way in ("bare", "ours"):
-        figures[way] = {
+    figures = {
+        way: {
             "wall_ms": round(spent.total(spent.wall, way), 2),
             "client_cpu_ms": round(spent.total(spent.client, way), 2),
             "postgres_cpu_ms": round(postgres[way], 2),
         }
+        for way in ("bare", "ours")
+    }
+    bare, ours = figures.values()
+    figures["overhead"] = {key: round(ours[key] - bare[key], 2) for key in bare}
+    medians = {stage: statistics.median(client) for stage, client in spent.client.items()}
     rows = [
-        (
-            stage,
-            f"{statistics.median(wall):.2f} ms",
-            f"{statistics.median(spent.client[stage]):.2f} ms CPU here",
-        )
+        (stage, f"{statistics.median(wall):.2f} ms", f"{medians[stage]:.2f} ms CPU here")
         for stage, wall in spent.wall.items()
     ]
+    names = ("bare, per image", "ours, per image", "leases, events and idempotency")
     rows += [
         (
-            f"{way}, per image",
+            name,
             f"{one['wall_ms']:.2f} ms",
             f"{one['client_cpu_ms']:.2f} ms CPU here, {one['postgres_cpu_ms']:.2f} of Postgres",
         )
-        for way, one in figures.items()
+        for name, one in zip(names, figures.values(), strict=True)
     ]
-    overhead = {key: round(figures["ours"][key] - figures["bare"][key], 2) for key in figures["bare"]}
-    rows.append(
-        (
-            "leases, events and idempotency",
-            f"{overhead['wall_ms']:.2f} ms",
-            f"{overhead['client_cpu_ms']:.2f} ms CPU here, {overhead['postgres_cpu_ms']:.2f} of Postgres",
-        )
-    )
-    title = f"{asked.images} images, medians"
-    report(title, rows, {"bookkeeping": {**figures, "overhead": overhead}}, as_json=asked.json)
+    report(f"{asked.images} images, medians", rows, {"bookkeeping": figures}, as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ A line of CONSTANTS has a number, its source and its meaning. Change one and run
 `docs/scale.md` with what this prints.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from benchmarks.show import options
 
 #: Uploads a day.
 VOLUMES = (1_000_000, 100_000_000, 1_000_000_000)
@@ -100,11 +101,6 @@ class Need:
     #: Per million flagged images: GPUs and cores by the hour of use, requests, a year of disk.
     dollars_per_million: float
 
-    @property
-    def first_to_fill(self) -> str:
-        """The server that is the first to be too small."""
-        return "Postgres" if self.postgres >= self.redis else "Redis"
-
 
 def need(uploads: int, flag_rate: float, exits: float, c: Mapping[str, float]) -> Need:
     images = uploads * flag_rate
@@ -136,31 +132,30 @@ def need(uploads: int, flag_rate: float, exits: float, c: Mapping[str, float]) -
 
 
 def needs() -> Sequence[Need]:
-    values = {name: constant.value for name, constant in CONSTANTS.items()}
-    return [need(u, f, e, values) for u in VOLUMES for f in FLAG_RATES for e in EXITS]
+    return [need(u, f, e, _values()) for u in VOLUMES for f in FLAG_RATES for e in EXITS]
+
+
+def _values() -> Mapping[str, float]:
+    return {name: constant.value for name, constant in CONSTANTS.items()}
 
 
 def tables() -> str:
     """The tables of docs/scale.md."""
     lines = ["| Constant | Value | Kind | Meaning |", "|---|---|---|---|"]
     lines += [f"| `{name}` | {c.value:.5g} | {c.kind} | {c.meaning} |" for name, c in CONSTANTS.items()]
+    lines += ["", f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     lines += [
-        "",
-        f"| {' | '.join(_COLUMNS)} |",
-        "|---" * len(_COLUMNS) + "|",
+        f"| {n.uploads:,} | {n.flag_rate:.0%} | {n.exits:.0%} | {n.mean:,.1f} | {n.gpus:,} | {n.worker_cores:,} "
+        f"| {n.consoles} | {n.postgres:.3f} | {n.redis:.3f} | {n.postgres_gigabytes:,.1f} | {n.s3_gets:,.0f} "
+        f"| {n.dollars_per_million:.0f} |"
+        for n in needs()
     ]
-    for n in needs():
-        lines.append(
-            f"| {n.uploads:,} | {n.flag_rate:.0%} | {n.exits:.0%} | {n.mean:,.1f} | {n.gpus:,} | {n.worker_cores:,} "
-            f"| {n.consoles} | {n.postgres:.3f} | {n.redis:.3f} | {n.postgres_gigabytes:,.1f} | {n.s3_gets:,.0f} "
-            f"| {n.dollars_per_million:.0f} |"
-        )
     return "\n".join(lines)
 
 
 def one_of_each() -> dict[str, float]:
     """Images a second that one Postgres and one broker carry at their planned busy share."""
-    value = {name: constant.value for name, constant in CONSTANTS.items()}
+    value = _values()
     return {
         "postgres": value["postgres_cores"] * value["postgres_busy"] / value["postgres_cpu_seconds"],
         "redis": value["redis_busy"] / value["redis_cpu_seconds"],
@@ -168,18 +163,11 @@ def one_of_each() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    asked = options(__doc__).parse_args()
     print(tables())
     if asked.json:
-        print(
-            json.dumps(
-                {"capacity": {"images_per_second_of_one": one_of_each(), "needs": [vars(n) for n in needs()]}}
-            )
-        )
+        found = {"images_per_second_of_one": one_of_each(), "needs": [vars(n) for n in needs()]}
+        print(json.dumps({"capacity": found}))
 
 
 if __name__ == "__main__":

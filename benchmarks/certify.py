@@ -13,14 +13,13 @@ nothing changes, the result is how many zone cases pass until it is revoked with
 If the zone's error triples, it is how many pass until it is revoked. Nothing here is measured by the clock.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.show import report
+from benchmarks.show import Row, options, report
 from moderation.evidence.certify import GRID, BlindSample, Promise, certify, holds
 
 PROMISE = Promise(error=0.01, confidence=0.95)
@@ -79,12 +78,13 @@ def labels(kind: Traffic, draw: np.random.Generator) -> list[BlindSample]:
 
 def by_the_mean(judged: list[BlindSample]) -> float | None:
     """The widest threshold whose labels err no more than promised: the wrong way."""
-    found = None
-    for reach in GRID:
-        chosen = [one.deepfake for one in judged if one.score < reach]
-        if chosen and sum(chosen) / len(chosen) <= PROMISE.error:
-            found = reach
-    return found
+    passed = [
+        reach
+        for reach in GRID
+        if (chosen := [one.deepfake for one in judged if one.score < reach])
+        and sum(chosen) / len(chosen) <= PROMISE.error
+    ]
+    return max(passed, default=None)
 
 
 def audit(
@@ -105,14 +105,11 @@ def audit(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     draw = np.random.default_rng(18)
-    rows: list[tuple[str, str, str]] = []
+    rows = list[Row]()
     figures: dict[str, float | None] = {}
     for number, kind in enumerate(KINDS):
         truth = true_errors(kind, draw)
@@ -130,13 +127,8 @@ def main() -> None:
         kept = 1 - broken / asked.runs
         naive_kept = 1 - naive_broken / asked.runs
         zone = statistics.median(widest) if widest else 0.0
-        rows.append(
-            (
-                kind.name,
-                f"kept in {kept:.1%}",
-                f"issued in {issued / asked.runs:.0%}: {zone:.0%} of traffic; by the mean: kept in {naive_kept:.1%}",
-            )
-        )
+        remark = f"issued in {issued / asked.runs:.0%}: {zone:.0%} of traffic; by the mean: kept in {naive_kept:.1%}"
+        rows.append((kind.name, f"kept in {kept:.1%}", remark))
         figures |= {
             f"kept_{number}": round(kept, 4),
             f"issued_{number}": round(issued / asked.runs, 4),
@@ -150,23 +142,14 @@ def main() -> None:
         ends = [audit(1000, 1, error, draw, window=1000) for _ in range(asked.runs)]
         ended = sorted(end for end in ends if end is not None)
         middle = statistics.median(end if end is not None else FOLLOWED for end in ends)
-        rows.append(
-            (
-                name,
-                f"revoked in {len(ended) / asked.runs:.1%}",
-                f"half of all within {middle:,.0f} zone cases",
-            )
-        )
+        revoked = len(ended) / asked.runs
+        rows.append((name, f"revoked in {revoked:.1%}", f"half of all within {middle:,.0f} zone cases"))
         figures |= {
-            f"revoked_{key}": round(len(ended) / asked.runs, 4),
+            f"revoked_{key}": round(revoked, 4),
             f"zone_cases_until_revoked_{key}": middle,
             f"zone_cases_95_{key}": ended[int(0.95 * len(ended))] if ended else None,
         }
-    figures["kept_at_least"] = min(
-        value
-        for name, value in figures.items()
-        if name.startswith("kept_") and name[5:].isdigit() and value is not None
-    )
+    figures["kept_at_least"] = min(figures[f"kept_{number}"] or 0.0 for number in range(len(KINDS)))
     report("Certificates: is the promise kept?", rows, {"certify": figures}, as_json=asked.json)
 
 

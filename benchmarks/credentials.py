@@ -13,7 +13,6 @@ that is stored elsewhere, at a watched address.
 Keys: `credentials.files`, `as_published`, `ms_p50`, `ms_most`, `hostile_ms` by kind, `fetched`.
 """
 
-import argparse
 import json
 import socket
 import statistics
@@ -23,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.show import report
+from benchmarks.show import Row, options, report
 from moderation.dfa.gpt.pixels import PixelLimits
 from moderation.evidence.options import Options
 from moderation.evidence.words import Evidence, Fact, FactKind
@@ -100,15 +99,12 @@ def hostile(portrait: bytes, address: str) -> dict[str, bytes]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--files", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     portrait = Path("moderation/samples/portrait-1.jpg").read_bytes()
     pool = DecodePool(PixelLimits(), children=1, seconds=30, evidence=Options())
-    rows, times, hostile_ms = list[tuple[str, str, str]](), list[float](), dict[str, float]()
+    rows, times, hostile_ms = list[Row](), list[float](), dict[str, float]()
     as_published = 0
     for path in sorted(asked.files.glob("*.jp*g")):
         said = asked.files / "manifests" / path.stem / "manifest_store.json"
@@ -138,13 +134,8 @@ def main() -> None:
         "hostile_ms": {name: round(value, 1) for name, value in hostile_ms.items()},
         "fetched": fetched,
     }
-    rows.append(
-        (
-            "as published",
-            f"{as_published} of {len(times)}",
-            f"{figures['ms_p50']} ms CPU each, {figures['ms_most']} at most",
-        )
-    )
+    cost = f"{figures['ms_p50']} ms CPU each, {figures['ms_most']} at most"
+    rows.append(("as published", f"{as_published} of {len(times)}", cost))
     report("Content Credentials of others", rows, {"credentials": figures}, as_json=asked.json)
 
 

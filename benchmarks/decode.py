@@ -6,9 +6,7 @@ Milliseconds of wall clock per picture, medians. Keys: `decode.overhead_ms` (the
 megapixels), `decode.cpu_over_in_process` and one entry per kind.
 """
 
-import argparse
 import io
-import json
 import resource
 import statistics
 import time
@@ -16,38 +14,34 @@ from collections.abc import Callable
 from importlib.resources import files
 
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.pictures import encoded
+from benchmarks.show import options, report
 from moderation.dfa.gpt.pixels import Picture, PixelLimits, decode_picture
 from worker.decoding import DecodePool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     pool = DecodePool(PixelLimits(), children=1, seconds=60)
     pool.warm()
-    rows = {name: _compare(data, pool, asked.rounds) for name, data in _pictures().items()}
+    times = {name: _compare(data, pool, asked.rounds) for name, data in _pictures().items()}
     pool.close()
     cpu = _cpu_ratio(_pictures()["2 megapixels, JPEG"], asked.rounds * 5)
-    overhead = max(there - here for here, there in rows.values())
-    if asked.json:
-        found = {
-            name: {"in_process_ms": here, "child_ms": there, "overhead_ms": there - here}
-            for name, (here, there) in rows.items()
-        }
-        print(json.dumps({"decode.overhead_ms": overhead, "decode.cpu_over_in_process": cpu, **found}))
-        return
-    table = Table("picture", "in process, ms", "in a child, ms", "more, ms")
-    for name, (here, there) in rows.items():
-        table.add_row(name, f"{here:.1f}", f"{there:.1f}", f"{there - here:+.1f}")
-    Console().print(table)
-    Console().print(f"CPU of a JPEG of 2 megapixels in a child, over in process: {cpu:.2f}")
+    overhead = max(there - here for here, there in times.values())
+    found = {
+        name: {"in_process_ms": here, "child_ms": there, "overhead_ms": there - here}
+        for name, (here, there) in times.items()
+    }
+    rows = [
+        (name, f"{there - here:+.1f} ms", f"{there:.1f} ms in a child, {here:.1f} in process")
+        for name, (here, there) in times.items()
+    ]
+    rows.append(("2 megapixels, JPEG: CPU", f"{cpu:.2f}", "in a child, over in process"))
+    figures = {"decode.overhead_ms": overhead, "decode.cpu_over_in_process": cpu, **found}
+    report("Decoding in a child process", rows, figures, as_json=asked.json)
 
 
 def _pictures() -> dict[str, bytes]:
@@ -57,17 +51,11 @@ def _pictures() -> dict[str, bytes]:
     large, phone = image.resize((1600, 1200)), image.resize((4000, 3000))
     return {
         "portrait, JPEG": portrait,
-        "2 megapixels, JPEG": _encoded(large, "JPEG"),
-        "2 megapixels, PNG": _encoded(large, "PNG"),
-        "2 megapixels, WebP": _encoded(large, "WEBP"),
-        "12 megapixels, JPEG": _encoded(phone, "JPEG"),
+        "2 megapixels, JPEG": encoded(large),
+        "2 megapixels, PNG": encoded(large, "PNG"),
+        "2 megapixels, WebP": encoded(large, "WEBP"),
+        "12 megapixels, JPEG": encoded(phone),
     }
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=90)
-    return buffer.getvalue()
 
 
 def _compare(data: bytes, pool: DecodePool, rounds: int) -> tuple[float, float]:

@@ -10,21 +10,13 @@ came until the alarm. A case has what the database has: the margin, whether the 
 picture, and what the tower sees. Their relations are roughly those of lab pictures. No number is a time.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from benchmarks.show import report
-from moderation.evidence.drift import (
-    LATE_AT_MOST,
-    REFERENCE_AT_MOST,
-    VIEW,
-    WEEKS_A_QUARTER,
-    doubt_of,
-    look,
-)
+from benchmarks.show import Row, options, report
+from moderation.evidence.drift import LATE_AT_MOST, REFERENCE_AT_MOST, VIEW, WEEKS_A_QUARTER, doubt_of, look
 
 SOURCES, A_WEEK = 5, 250
 #: Weeks after a shift that are followed.
@@ -102,16 +94,13 @@ def alarms(source: int, draw: np.random.Generator, weeks: int, later: Settings |
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--quarters", type=int, default=40)
     parser.add_argument("--shifts", type=int, default=40, help="of each kind")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     draw = np.random.default_rng(18)
-    rows: list[tuple[str, str, str]] = []
-    figures: dict[str, float | None] = {}
+    rows = list[Row]()
+    figures: dict[str, float] = {}
     counts = [
         sum(len(alarms(source, draw, WEEKS_A_QUARTER)) for source in range(SOURCES))
         for _ in range(asked.quarters)
@@ -137,9 +126,7 @@ def main() -> None:
         )
         figures[f"found_within_500_{number}"] = round(within, 3)
         figures[f"found_{number}"] = round(len(after) / asked.shifts, 3)
-    figures["found_within_500"] = min(
-        value for name, value in figures.items() if name.startswith("found_within_500_") and value is not None
-    )
+    figures["found_within_500"] = min(figures[f"found_within_500_{number}"] for number in range(len(SHIFTS)))
     report("Drift: found, and not imagined", rows, {"drift": figures}, as_json=asked.json)
 
 

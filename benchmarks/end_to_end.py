@@ -24,9 +24,8 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from benchmarks.show import report
-from moderation.cases import ImageRef
-from moderation.database.cases import Opening, insert_cases
+from benchmarks.servers import open_cases, settings_of, start_worker, wait_until_ready
+from benchmarks.show import options, report
 from moderation.database.connection import Database
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector
@@ -39,13 +38,11 @@ from moderation.local import (
     service_env,
     sweeper_command,
     wait_for_worker,
-    worker_command,
 )
 from moderation.serving import policy_of
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance.flood import portrait
-from tests.builders import a_flag
 
 #: Share of the images at each end that is not counted: there the workers start and run out of work.
 EDGE = 0.1
@@ -67,9 +64,7 @@ def main() -> None:
                 "BONAFIDE_WORKER_THREADS": str(asked.threads),
             }
             prepare_database(env["BONAFIDE_DATABASE_URL"])
-            settings = Settings.model_validate(
-                {name.removeprefix("BONAFIDE_").lower(): value for name, value in env.items()}
-            )
+            settings = settings_of(env)
             detector = _load(settings)
             crops = [crop for data in pictures for crop in detector.prepare(data).crops]
             before = _alone(detector, crops)
@@ -109,9 +104,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--bundle", help="a bundle's folder, or `mini`")
     which.add_argument(
@@ -121,7 +114,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--workers", type=int, default=1, help="processes; more than one share the device")
     parser.add_argument("--threads", type=int, default=16, help="BONAFIDE_WORKER_THREADS")
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
@@ -149,46 +141,25 @@ def _road(
     ports = [free_port() for _ in range(workers)]
     names = [f"worker-{number}" for number in range(workers)]
     for name, port in zip(names, ports, strict=True):
-        own = {
-            **service_env(env, "bonafide_worker"),
-            "BONAFIDE_METRICS_PORT": str(port),
-            "BONAFIDE_READY_FILE": str(stack.folder / f"{name}.ready"),
-        }
-        stack.spawn(name, worker_command(name=name), env=own)
+        start_worker(stack, {**env, "BONAFIDE_METRICS_PORT": str(port)}, name=name)
     for name in names:
         wait_for_worker(stack, name=name)
     stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     warm = [storage.put_image(f"warm-{n}.jpg", portrait(chance), "image/jpeg") for n in range(4 * workers)]
-    _wait(database, _open(database, warm), len(warm))
+    wait_until_ready(database, open_cases(database, warm), look=LOOK)
     refs = [storage.put_image(f"{n}.jpg", data, "image/jpeg") for n, data in enumerate(pictures)]
-    cases = _open(database, refs)
+    cases = open_cases(database, refs)
     edge = max(1, int(EDGE * len(cases)))
-    _wait(database, cases, edge)
+    wait_until_ready(database, cases, edge, look=LOOK)
     busy, began = _busy(ports), time.monotonic()
-    _wait(database, cases, len(cases) - edge)
+    wait_until_ready(database, cases, len(cases) - edge, look=LOOK)
     busy, spent = _busy(ports) - busy, time.monotonic() - began
-    _wait(database, cases, len(cases))
+    wait_until_ready(database, cases, look=LOOK)
     rate = _rate(database, cases, edge)
     for name in names:
         stack.stop_process(name)
     database.close()
     return rate, busy / (spent * workers)
-
-
-def _open(database: Database, refs: Sequence[ImageRef]) -> list[UUID]:
-    openings = [Opening(a_flag(image=ref)) for ref in refs]
-    with database.transaction() as session:
-        insert_cases(session, openings, actor="platform:bench")
-    return [opening.id for opening in openings]
-
-
-def _wait(database: Database, cases: Sequence[UUID], count: int) -> None:
-    done = text("SELECT count(*) FROM cases WHERE id = ANY(:ids) AND state = 'ready'")
-    while True:
-        with database.transaction() as session:
-            if (session.scalar(done, {"ids": list(cases)}) or 0) >= count:
-                return
-        time.sleep(LOOK)
 
 
 def _rate(database: Database, cases: Sequence[UUID], edge: int) -> float:

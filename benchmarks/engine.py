@@ -26,7 +26,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 from moderation.dfa.gpt.bundle import Bundle, load_bundle, resolve_bundle
 from moderation.dfa.gpt.calibration import sigmoid
 from moderation.dfa.gpt.detector import precision
@@ -103,13 +103,10 @@ def main() -> None:
     rows = [("Hugging Face, batch 1", f"{single:.2f} images/s", "three tasks, separate prompts")]
     rows += [(f"Hugging Face, batch {size}", f"{rate:.2f} images/s", "") for size, rate in batched.items()]
     rows += [
-        (
-            f"engine, {name}",
-            f"{rate:.2f} images/s",
-            f"{100 * rate / ceilings[name]:.0f} % of {ceilings[name]:.1f}",
-        )
+        (f"engine, {name}", f"{rate:.2f} images/s", f"{rate / ceilings[name]:.0%} of {ceilings[name]:.1f}")
         for name, rate in measured.items()
     ]
+    winners = str(figures["winners_on_random_weights"])
     rows += [
         (
             "engine ÷ Hugging Face, batch 1",
@@ -118,21 +115,14 @@ def main() -> None:
         ),
         ("engine ÷ Hugging Face, best batch", f"{figures['engine_over_hf_batched']:.2f}", ""),
         ("engine ÷ roofline", f"{figures['engine_over_roofline']:.2f}", ""),
-        (
-            "which option wins on random weights",
-            str(figures["winners_on_random_weights"]),
-            "by normalisation",
-        ),
+        ("which option wins on random weights", winners, "by normalisation"),
     ]
-    report(
-        f"Engine: {subject.name} on {figures['device']}", rows, {"engine": figures}, as_json=arguments.json
-    )
+    title = f"Engine: {subject.name} on {figures['device']}"
+    report(title, rows, {"engine": figures}, as_json=arguments.json)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--bundle", help="a bundle's folder, or `mini`")
     parser.add_argument(
         "--layout", default="small", help="tiny, small, llava-1.5-tiny or llava-1.5-7b; random weights"
@@ -142,7 +132,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=120, help="tokens of a description")
     parser.add_argument("--float8", action="store_true", help="also in eight bits, with its effect on P(Yes)")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
@@ -355,7 +344,7 @@ def _ceilings(subject: Subject, tokens: int, slots: Sequence[int]) -> dict[str, 
         step = work.decode_seconds(count, context)
         ceilings[f"full, {count} slots"] = 1 / (opened / work.rate + tokens * step / count)
     count = _half_slots(slots)
-    late = (opened - classification + classification - detection) / work.rate
+    late = (opened - detection) / work.rate
     late += tokens * work.decode_seconds(count, context) / count
     ceilings[f"half leave early, {count} slots"] = 1 / (detection / work.rate + late / 2)
     return ceilings

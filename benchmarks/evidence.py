@@ -11,7 +11,6 @@ Keys: `evidence.cpu_ms_per_image` by kind of file, `evidence.auc` by measure and
 pictures with this report, treated and untreated.
 """
 
-import argparse
 import io
 import random
 import time
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.show import report
+from benchmarks.pictures import encoded
+from benchmarks.show import options, report
 from moderation.analysis import Technique
 from moderation.dfa.bench.estimates import auc
 from moderation.dfa.gpt.pixels import Picture, decode_picture
@@ -44,12 +44,9 @@ Measure = Callable[[bytes], float | None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--most", type=int, default=100)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     files = sorted(path for path in asked.pictures.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
     random.Random(1).shuffle(files)
@@ -90,17 +87,15 @@ def _kinds() -> Mapping[str, bytes]:
     small = Path("moderation/samples/portrait-1.jpg").read_bytes()
     image = Image.open(io.BytesIO(small)).convert("RGB")
     large = image.resize((1600, 1200))
-    jpeg = _saved(large, 90)
+    jpeg = encoded(large)
     made = signed(jpeg, source_type="trainedAlgorithmicMedia")
-    png = io.BytesIO()
-    large.save(png, "PNG")
     return {
         "portrait of 0.1 megapixels, JPEG": small,
         "2 megapixels, JPEG": jpeg,
-        "2 megapixels, PNG": png.getvalue(),
+        "2 megapixels, PNG": encoded(large, "PNG"),
         "2 megapixels, JPEG with Content Credentials": made,
         "the same, edited once": signed(made, program="Editor 1", parent=made),
-        "12 megapixels, JPEG": _saved(image.resize((4000, 3000)), 90),
+        "12 megapixels, JPEG": encoded(image.resize((4000, 3000))),
     }
 
 
@@ -124,19 +119,17 @@ def _treated(files: Sequence[Path]) -> dict[str, tuple[list[float], list[float],
     enlarged_png, enlarged_jpeg, as_it_was = list[float](), list[float](), list[float]()
     for clean in _clean(files):
         last, before = chance.choice(LAST), chance.choice(BEFORE)
-        plain = _saved(clean, last)
+        plain = encoded(clean, quality=last)
         _add(once, _recompression(plain))
         _add(as_it_was, _enlarging(plain))
-        again = _saved(Image.open(io.BytesIO(_saved(clean, before))), last)
+        again = encoded(Image.open(io.BytesIO(encoded(clean, quality=before))), quality=last)
         if before != last:
             _add(twice_up if before < last else twice_down, _recompression(again))
         factor = chance.choice(FACTORS)
         size = (round(clean.width * factor), round(clean.height * factor))
         larger = clean.resize(size, chance.choice((Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)))
-        lossless = io.BytesIO()
-        larger.save(lossless, "PNG")
-        _add(enlarged_png, _enlarging(lossless.getvalue()))
-        _add(enlarged_jpeg, _enlarging(_saved(larger, last)))
+        _add(enlarged_png, _enlarging(encoded(larger, "PNG")))
+        _add(enlarged_jpeg, _enlarging(encoded(larger, quality=last)))
     return {
         "saved twice, the second time better": (twice_up, once, RECOMPRESSED_FROM),
         "saved twice, the second time worse": (twice_down, once, RECOMPRESSED_FROM),
@@ -197,7 +190,7 @@ def _forged(files: Sequence[Path]) -> dict[str, tuple[list[float], list[float]]]
         other = faces[(number + 1) % len(faces)]
         technique = list(Technique)[number % len(Technique)]
         for pixels, which in ((forge(technique, face, other, rng).pixels, 0), (face.pixels, 1)):
-            data = _saved(Image.fromarray(pixels), int(rng.choice(LAST)))
+            data = encoded(Image.fromarray(pixels), quality=int(rng.choice(LAST)))
             for name, measure in measures.items():
                 _add(scores[name][which], measure(data))
     return scores
@@ -214,7 +207,7 @@ def _inside_over_outside(view: Callable[[Picture], np.ndarray], data: bytes) -> 
 
 def error_levels(picture: Picture) -> np.ndarray:
     """As the console's view: what saving once more at quality 90 changes, (H, W)."""
-    again = np.asarray(Image.open(io.BytesIO(_saved(Image.fromarray(picture.pixels), 90))), dtype=np.float32)
+    again = np.asarray(Image.open(io.BytesIO(encoded(Image.fromarray(picture.pixels)))), dtype=np.float32)
     return np.abs(picture.pixels - again).mean(axis=2)
 
 
@@ -229,12 +222,6 @@ def noise_levels(picture: Picture) -> np.ndarray:
         if (dx, dy) != (0, 0)
     )
     return np.abs(grey - around / 8)
-
-
-def _saved(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

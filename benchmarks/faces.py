@@ -76,9 +76,7 @@ def _away(face: Face, degrees: float) -> float:
 
 def _overlap(one: Box, other: Box) -> float:
     """Intersection over union."""
-    width = min(one.right, other.right) - max(one.left, other.left)
-    height = min(one.bottom, other.bottom) - max(one.top, other.top)
-    shared = max(width, 0) * max(height, 0)
+    shared = one.shared(other)
     return shared / (one.width * one.height + other.width * other.height - shared)
 
 

@@ -22,17 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 from moderation.dfa.gpt.bundle import Bundle, BundleCard, BundleSpec, load_bundle, write_card
 from moderation.dfa.gpt.layouts import layout, random_model, train_tokenizer
 from moderation.dfa.gpt.prompts import load_prompts
-from moderation.dfa.train.lora import (
-    loss_of,
-    patches_of,
-    told,
-    train_lora,
-    write_adapter_bundle,
-)
+from moderation.dfa.train.lora import loss_of, patches_of, told, train_lora, write_adapter_bundle
 from moderation.dfa.train.plan import LoraPlan
 
 #: Pictures of the conversations. There are few, so that a few steps see each of them more than once.
@@ -55,9 +49,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument(
         "--layout", default="llava-1.5-tiny", help="llava-1.5-7b, llava-1.5-tiny, small or tiny"
     )
@@ -66,7 +58,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--folder", default=None, help="where the weights are written meanwhile")
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
@@ -134,12 +125,10 @@ def _conversations(folder: Path, side: int) -> Path:
     records: list[dict[str, Any]] = []
     for number in range(PICTURES):
         Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        answer = "Yes. The mouth is blurred and its border is visible." if number % 2 else "No."
         turns = [
             {"from": "human", "value": "<image>\nHas this face been forged?"},
-            {
-                "from": "gpt",
-                "value": "Yes. The mouth is blurred and its border is visible." if number % 2 else "No.",
-            },
+            {"from": "gpt", "value": answer},
         ]
         records.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
     (folder / "conversations.json").write_text(json.dumps(records), encoding="utf-8")

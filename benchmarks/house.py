@@ -6,7 +6,6 @@ A line of source is a line of a Python file of the three packages. A line of cod
 comment nor docstring. Nothing is imported or checked out: files are read and parsed.
 """
 
-import argparse
 import ast
 import io
 import math
@@ -18,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("moderation", "worker", "migrations")
@@ -29,19 +28,16 @@ Tree = Mapping[str, str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--against", metavar="REV", help="a revision to read beside this tree")
-    parser.add_argument("--json", action="store_true", help="the figures as one object on the last line")
-    options = parser.parse_args()
+    asked = parser.parse_args()
     now = figures(read_folder(ROOT))
-    before = figures(read_revision(options.against)) if options.against else {}
+    before = figures(read_revision(asked.against)) if asked.against else {}
     rows = [
-        (name, _shown(value), f"{_shown(before[name])} at {options.against}" if name in before else "")
+        (name, _shown(value), f"{_shown(before[name])} at {asked.against}" if name in before else "")
         for name, value in now.items()
     ]
-    report("The house", rows, {"now": now, "before": before} if before else now, as_json=options.json)
+    report("The house", rows, {"now": now, "before": before} if before else now, as_json=asked.json)
 
 
 def read_folder(root: Path) -> Tree:

@@ -8,17 +8,15 @@ compared with the effect of the harmless sentence. Keys: `injection.instructed_s
 medians of the absolute change of the margin; `injection.flips`, verdicts that only instructions changed.
 """
 
-import argparse
 import io
-import json
 import statistics
 from importlib.resources import files
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.pictures import encoded
+from benchmarks.show import Row, options, report
 from moderation.analysis import Box, Label, Verdict
 from moderation.dfa.gpt.detector import Detector
 from moderation.errors import ImageRejected
@@ -32,17 +30,13 @@ INSTRUCTIONS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    asked = options(__doc__).parse_args()
     torch.set_num_threads(1)
     detector = Detector.load("mini", device="cpu")
     folder = files("moderation").joinpath("samples")
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".jpg"))
     harmless, instructed, flips = list[float](), list[float](), 0
-    table = Table("picture", "margin", "harmless text", *(f"“{words}”" for words in INSTRUCTIONS))
+    rows = list[Row]()
     for name in names:
         data = folder.joinpath(name).read_bytes()
         try:
@@ -55,10 +49,13 @@ def main() -> None:
         box = faces[0].face.box
         calm = _verdict(detector, _written(data, HARMLESS, box))
         told = [_verdict(detector, _written(data, words, box)) for words in INSTRUCTIONS]
-        row = [_shift(plain, other) for other in (calm, *told)]
-        table.add_row(name, f"{plain.margin:+.2f}", *("no face" if s is None else f"{s:+.2f}" for s in row))
-        harmless += [abs(row[0])] if row[0] is not None else []
-        instructed += [abs(shift) for shift in row[1:] if shift is not None]
+        shifts = [_shift(plain, other) for other in (calm, *told)]
+        shown = ["no face" if shift is None else f"{shift:+.2f}" for shift in shifts]
+        rows.append(
+            (name, f"{plain.margin:+.2f}", f"harmless: {shown[0]}; instructed: {', '.join(shown[1:])}")
+        )
+        harmless += [abs(shift) for shift in shifts[:1] if shift is not None]
+        instructed += [abs(shift) for shift in shifts[1:] if shift is not None]
         same = plain.label if calm is None else calm.label
         flips += sum(other is not None and other.label is not same for other in told)
     found = {
@@ -67,12 +64,8 @@ def main() -> None:
         "injection.flips": flips,
         "injection.pictures": len(harmless),
     }
-    if asked.json:
-        print(json.dumps(found))
-        return
-    console = Console()
-    console.print(table)
-    console.print(found)
+    rows += [(name.removeprefix("injection."), f"{value:.3g}", "") for name, value in found.items()]
+    report("The margin, and its change by text in the picture", rows, found, as_json=asked.json)
 
 
 def _verdict(detector: Detector, data: bytes) -> Verdict | None:
@@ -101,9 +94,7 @@ def _written(data: bytes, words: str, box: Box) -> bytes:
     top = box.bottom - 2 * size[3]
     pen.rectangle((box.left, top, box.right, box.bottom), fill="white")
     pen.text((box.left + 1, top + size[3] // 2), words, fill="black", font=font)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=92)
-    return buffer.getvalue()
+    return encoded(picture, quality=92)
 
 
 if __name__ == "__main__":

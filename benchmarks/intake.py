@@ -7,7 +7,6 @@ events, into the same tables with the same indexes and triggers) with psycopg's 
 The three ways alternate, so that a slow machine slows all of them.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import httpx
 import psycopg
 from psycopg.types.json import Jsonb
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 from moderation.cases import Flag, ImageRef
 from moderation.client import BonaFide
 from moderation.local import Stack, free_port, prepare_database, scratch_folder, service_env, web_command
@@ -61,18 +60,12 @@ def bare(url: str, count: int, round_: str) -> float:
 
 
 def _row(flag: dict[str, Any]) -> tuple[Any, ...]:
-    image = ImageRef(flag["image"]["bucket"], flag["image"]["key"])
-    digest = Flag(image, flag["source"], flag["external_id"], flag["reason"], 0, flag["context"]).digest()
-    fields = (
-        flag["source"],
-        flag["external_id"],
-        digest,
-        image.bucket,
-        image.key,
-        flag["reason"],
-        Jsonb(flag["context"]),
+    source, external_id, reason, context = (
+        flag[name] for name in ("source", "external_id", "reason", "context")
     )
-    return (new_id(), *fields)
+    image = ImageRef(**flag["image"])
+    digest = Flag(image, source, external_id, reason, 0, context).digest()
+    return new_id(), source, external_id, digest, image.bucket, image.key, reason, Jsonb(context)
 
 
 def batch(client: BonaFide, count: int, round_: str) -> float:
@@ -99,11 +92,8 @@ def _submit(client: BonaFide, *, image: dict[str, str], **flag: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="through each way but the single one")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     each = max(BATCH, asked.cases // ROUNDS)
     rates: dict[str, list[float]] = {"bare": [], "batch": [], "single": []}

@@ -8,13 +8,13 @@ image, not the state of the art, and not how often the model is right.
 """
 
 import argparse
-import io
 import tomllib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from benchmarks.pictures import encoded
 from moderation.analysis import Face, Point
 from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
@@ -144,9 +144,7 @@ def _face(image: Image.Image) -> Face:
 
 
 def _picture(image: Image.Image) -> Picture:
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return decode_picture(data.getvalue())
+    return decode_picture(encoded(image, "PNG"))
 
 
 def _landmarks(face: Face) -> tuple[Point, Point, Point, Point, Point]:

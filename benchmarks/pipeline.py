@@ -10,26 +10,23 @@
 3. A Celery task that does nothing, on the same broker, pool and threads: the limit of the queue alone.
 """
 
-import argparse
 import random
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from uuid import UUID
 
 import psutil
 import psycopg
 import redis
 import torch
 from celery import Celery
-from sqlalchemy import text
 
-from benchmarks.quiet_worker import QuietDetector
-from benchmarks.show import report
+from benchmarks.quiet_worker import quiet
+from benchmarks.servers import open_cases, settings_of, start_worker, wait_until_ready
+from benchmarks.show import options, report
 from moderation.cases import ImageRef
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
-from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
 from moderation.dfa.gpt.crops import FaceCrop, Prepared
 from moderation.dfa.gpt.faces import find_faces
@@ -48,7 +45,7 @@ from moderation.local import (
 from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.acceptance.flood import portrait
-from tests.builders import a_flag, new_id
+from tests.builders import new_id
 from worker.analysis import ANALYZE
 from worker.lifecycle import close_station, open_station
 from worker.run import take
@@ -59,17 +56,14 @@ LOOK = 0.05
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with scratch_folder() as folder, Stack(folder) as stack:
         env = stack.start_servers().settings()
         prepare_database(env["BONAFIDE_DATABASE_URL"])
-        settings = Settings.model_validate({k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items()})
-        refs = _put(settings, asked.images)
+        settings = settings_of(env)
+        refs = _put(settings, asked.images, "bench", seed=1)
         stages, trips = _by_stage(stack, settings, refs[: min(100, len(refs))])
         rate, cpu, commands, commits = _whole_road(stack, env, settings, refs)
         noop = _noop(stack, env)
@@ -96,16 +90,10 @@ def main() -> None:
     report(f"{asked.images} portraits of about 0.14 megapixels", rows, figures, as_json=asked.json)
 
 
-def _put(settings: Settings, count: int) -> list[ImageRef]:
-    storage, chance = Storage(settings), random.Random(1)
-    return [storage.put_image(f"bench/{n}.jpg", portrait(chance), "image/jpeg") for n in range(count)]
-
-
-def _open(database: Database, refs: list[ImageRef]) -> list[UUID]:
-    openings = [Opening(a_flag(image=ref)) for ref in refs]
-    with database.transaction() as session:
-        insert_cases(session, openings, actor="platform:bench")
-    return [opening.id for opening in openings]
+def _put(settings: Settings, count: int, folder: str, *, seed: int) -> list[ImageRef]:
+    """New pictures, other ones for another seed: for known bytes the database has the answer."""
+    storage, chance = Storage(settings), random.Random(seed)
+    return [storage.put_image(f"{folder}/{n}.jpg", portrait(chance), "image/jpeg") for n in range(count)]
 
 
 class Stopwatch:
@@ -125,9 +113,9 @@ def _by_stage(stack: Stack, settings: Settings, refs: list[ImageRef]) -> tuple[d
     """CPU milliseconds per image and stage, and round trips to Postgres per image, one image after the other."""
     torch.set_num_threads(1)  # as the worker does
     _log_statements(settings, "all")
-    detector, gatherer = QuietDetector(), Gatherer(Options())
+    detector, gatherer = quiet(), Gatherer(Options())
     station = open_station(settings, detector)
-    cases = _open(station.database, refs)
+    cases = open_cases(station.database, refs)
     watch, said = Stopwatch(), 0
     for number, (case_id, ref) in enumerate(zip(cases, refs, strict=True)):
         if number == 5:  # the first few load nets and open connections
@@ -178,18 +166,16 @@ def _whole_road(
 ) -> tuple[float, float, float, float]:
     """Images per second through a real worker. Per image: CPU milliseconds, Redis commands, Postgres commits."""
     database = Database(settings.database_url.get_secret_value())
-    command = [part.replace("worker.app", "benchmarks.quiet_worker") for part in worker_command()]
-    own = {**service_env(env, "bonafide_worker"), "BONAFIDE_READY_FILE": str(stack.folder / "worker.ready")}
-    process = stack.spawn("worker", command, env=own)
+    worker = psutil.Process(start_worker(stack, env, app="benchmarks.quiet_worker"))
     wait_for_worker(stack)
     stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
-    _until_ready(database, _open(database, refs[:20]))
-    fresh = _again(settings, refs)
-    before, counted = psutil.Process(process.pid).cpu_times(), _served(settings)
+    wait_until_ready(database, open_cases(database, refs[:20]), look=LOOK)
+    fresh = _put(settings, len(refs), "bench/again", seed=2)
+    before, counted = worker.cpu_times(), _served(settings)
     started = time.perf_counter()
-    _until_ready(database, _open(database, fresh))
+    wait_until_ready(database, open_cases(database, fresh), look=LOOK)
     seconds = time.perf_counter() - started
-    after = psutil.Process(process.pid).cpu_times()
+    after = worker.cpu_times()
     commands, commits = (now - then for now, then in zip(_served(settings), counted, strict=True))
     stack.stop_process("worker")
     database.close()
@@ -210,23 +196,6 @@ def _served(settings: Settings) -> tuple[int, int]:
         ).fetchone()
     assert row is not None
     return int(info["total_commands_processed"]), int(row[0])
-
-
-def _again(settings: Settings, refs: list[ImageRef]) -> list[ImageRef]:
-    """The same number of new pictures: for known bytes the database has the answer."""
-    storage, chance = Storage(settings), random.Random(2)
-    return [
-        storage.put_image(f"bench/again-{n}.jpg", portrait(chance), "image/jpeg") for n in range(len(refs))
-    ]
-
-
-def _until_ready(database: Database, cases: list[UUID]) -> None:
-    waiting = text("SELECT count(*) FROM cases WHERE id = ANY(:ids) AND state <> 'ready'")
-    while True:
-        with database.transaction() as session:
-            if session.scalar(waiting, {"ids": cases}) == 0:
-                return
-        time.sleep(LOOK)
 
 
 def _noop(stack: Stack, env: dict[str, str]) -> float:

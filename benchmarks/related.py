@@ -10,10 +10,8 @@ Postgres gets a gigabyte for its buffers, and holds a million hashes with their 
 Times are by the clock and of CPU, in Postgres and here together. On a machine with other work the clock means little.
 """
 
-import argparse
 import itertools
 import random
-import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -26,8 +24,8 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from benchmarks.show import report
-from moderation.database import schema
+from benchmarks.servers import new_database, without_indexes
+from benchmarks.show import Row, growth, options, report
 from moderation.database.connection import Database
 from moderation.evidence.related import related_to
 from moderation.likeness import BITS, NEAR, to_bits
@@ -47,6 +45,7 @@ SELECT c.id, h.id, ('x' || encode(sha256((-h.id)::text::bytea), 'hex'))::bit(256
 FROM cases c JOIN hashes h ON h.id = c.campaign;
 """
 
+_INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE indexname ~ '^hashes_(word|turned)_'"
 #: Read the table and its indexes into the buffers, as in a server that has run for a while.
 _WARM = """
 SELECT pg_prewarm('hashes'), sum(pg_prewarm(indexrelid)) FROM pg_index WHERE indrelid = 'hashes'::regclass
@@ -73,29 +72,16 @@ def server() -> Generator[str]:
 
 
 def fill(server_url: str, count: int) -> Filled:
-    name = f"related_{count}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    url = server_url.rsplit("/", 1)[0] + f"/{name}"
-    database = Database(url, pool_size=1)
-    schema.upgrade(database)
-    with psycopg.connect(url) as connection:
-        # Building them afterwards takes seconds; filling them hash by hash takes minutes.
-        indexes = connection.execute(
-            "SELECT indexname, indexdef FROM pg_indexes WHERE indexname ~ '^hashes_(word|turned)_'"
-        ).fetchall()
-        for index, _ in indexes:
-            connection.execute(f"DROP INDEX {index}".encode())
+    url = new_database(server_url, f"related_{count}")
+    with psycopg.connect(url) as connection, without_indexes(connection, _INDEXES):
         connection.execute(_FILL.format(count=count).encode())
-        for _, definition in indexes:
-            connection.execute(definition.encode())
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET statement_timeout = 0")
         connection.execute("VACUUM (ANALYZE)")
         connection.execute("CREATE EXTENSION pg_prewarm")
         connection.execute(_WARM)
         rows = connection.execute("SELECT case_id FROM case_hashes LIMIT 1000").fetchall()
-    return Filled(count, database, [row[0] for row in rows])
+    return Filled(count, Database(url, pool_size=1), [row[0] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -154,18 +140,11 @@ def panel(filled: Filled, draw: random.Random) -> Took:
     return watch.took
 
 
-def p99(values: Sequence[float]) -> float:
-    return statistics.quantiles(values, n=100)[98]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--small", type=int, default=10_000)
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1000, help="of each kind at each size")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     works: dict[str, Callable[[Filled, random.Random], Took]] = {"search": search, "panel": panel}
     spent: dict[tuple[str, int], list[Took]] = {}
@@ -181,25 +160,15 @@ def main() -> None:
                     spent.setdefault((name, filled.count), []).append(took)
         for filled in sizes:
             filled.database.close()
-    rows: list[tuple[str, str, str]] = []
+    rows = list[Row]()
     figures: dict[str, float] = {"bytes_per_hash": round(int(size or 0) / asked.large)}
-    for name in works:
-        for kind in ("clock", "cpu"):
-            values = {
-                count: [getattr(took, kind) for took in spent[name, count]]
-                for count in (asked.small, asked.large)
-            }
-            for count, measured in values.items():
-                middle = statistics.median(measured)
-                what = f"{name}, {count:,} hashes, {kind}"
-                rows.append((what, f"p50 {middle:.1f} ms", f"p99 {p99(measured):.1f} ms"))
-                figures[f"{name}_{kind}_p50_ms_{count}"] = round(middle, 2)
-                figures[f"{name}_{kind}_p99_ms_{count}"] = round(p99(measured), 2)
-            for part, of in (("p50", statistics.median), ("p99", p99)):
-                ratio = of(values[asked.large]) / of(values[asked.small])
-                figures[f"{name}_{kind}_{part}_ratio"] = round(ratio, 3)
-            p50, tail = (figures[f"{name}_{kind}_{part}_ratio"] for part in ("p50", "p99"))
-            rows.append((f"{name}, ratio, {kind}", f"p50 × {p50}", f"p99 × {tail}"))
+    for name, kind in itertools.product(works, ("clock", "cpu")):
+        times = {
+            filled.count: [getattr(took, kind) for took in spent[name, filled.count]] for filled in sizes
+        }
+        shown, found = growth(f"{name}, {kind}", f"{name}_{kind}", "hashes", times)
+        rows += shown
+        figures |= found
     rows.append(("on disk", f"{figures['bytes_per_hash']} bytes a hash", "table and indexes"))
     report("Related cases: who looks like this picture", rows, {"related": figures}, as_json=asked.json)
 

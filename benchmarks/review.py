@@ -9,19 +9,17 @@ lines, the counts and the sources, under each of nine filters in turn, every thi
 claims and releases. The two databases alternate, so that a slow machine slows both.
 """
 
-import argparse
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
 
-from benchmarks.show import report
+from benchmarks.servers import new_database
+from benchmarks.show import Row, growth, options, report
 from moderation.analysis import Label, Technique
 from moderation.cases import Stage
-from moderation.database import schema
 from moderation.database.connection import Database
 from moderation.database.queue import QueueFilter, queue_counts, queue_page, sources_in_queue
 from moderation.local import Stack, scratch_folder
@@ -93,12 +91,8 @@ class Filled:
 
 
 def fill(server_url: str, count: int) -> Filled:
-    name = f"review_{count}"
-    with psycopg.connect(server_url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    url = server_url.rsplit("/", 1)[0] + f"/{name}"
+    url = new_database(server_url, f"review_{count}")
     database = Database(url, pool_size=2)
-    schema.upgrade(database)
     people = [a_person(name=f"Reviewer {number}", role=Role.LEAD) for number in range(PEOPLE + 1)]
     with psycopg.connect(url) as connection:
         for person in people:
@@ -142,56 +136,29 @@ def timed(work: Callable[[Filled, int], None], filled: Filled, turn: int) -> flo
     return 1000 * (time.perf_counter() - started)
 
 
-def p99(values: Sequence[float]) -> float:
-    return statistics.quantiles(values, n=100)[98]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--small", type=int, default=10_000)
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=400, help="of each kind at each size")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    spent: dict[tuple[str, int], list[float]] = {}
+    works = {"queue": ("queue page", show_queue), "claim": ("claim next", claim_next)}
+    spent = {key: {asked.small: list[float](), asked.large: list[float]()} for key in works}
     with scratch_folder() as folder, Stack(folder) as stack:
         url = stack.start_servers().database_url
         sizes = [fill(url, count) for count in (asked.small, asked.large)]
         for turn in range(-len(FILTERS), asked.rounds):
-            for (kind, work), filled in itertools.product(
-                (("queue", show_queue), ("claim", claim_next)), sizes
-            ):
+            for (key, (_, work)), filled in itertools.product(works.items(), sizes):
                 took = timed(work, filled, turn)
                 if turn >= 0:  # the first ones warm everything up
-                    spent.setdefault((kind, filled.count), []).append(took)
+                    spent[key][filled.count].append(took)
         for filled in sizes:
             filled.database.close()
-    rows: list[tuple[str, str, str]] = []
-    figures: dict[str, float] = {}
-    for kind, words in (("queue", "queue page"), ("claim", "claim next")):
-        for count in (asked.small, asked.large):
-            values = spent[kind, count]
-            rows.append(
-                (
-                    f"{words}, {count:,} cases",
-                    f"p50 {statistics.median(values):.1f} ms",
-                    f"p99 {p99(values):.1f} ms",
-                )
-            )
-            figures[f"{kind}_p50_ms_{count}"] = round(statistics.median(values), 2)
-            figures[f"{kind}_p99_ms_{count}"] = round(p99(values), 2)
-        for part, of in (("p50", statistics.median), ("p99", p99)):
-            ratio = of(spent[kind, asked.large]) / of(spent[kind, asked.small])
-            figures[f"{kind}_{part}_ratio"] = round(ratio, 3)
-        rows.append(
-            (
-                f"{words}, ratio",
-                f"p50 × {figures[f'{kind}_p50_ratio']}",
-                f"p99 × {figures[f'{kind}_p99_ratio']}",
-            )
-        )
+    rows, figures = list[Row](), dict[str, float]()
+    for key, (words, _) in works.items():
+        shown, found = growth(words, key, "cases", spent[key])
+        rows += shown
+        figures |= found
     report("Review: the queue and the next case", rows, {"review": figures}, as_json=asked.json)
 
 

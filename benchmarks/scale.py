@@ -15,7 +15,6 @@ processes: with two cores, sixteen workers of one image a second each.
 4. Cost: CPU of worker, Postgres and broker per case, with an extrapolation for one Postgres.
 """
 
-import argparse
 import random
 import statistics
 import threading
@@ -27,7 +26,8 @@ from uuid import UUID
 import psutil
 from sqlalchemy import text
 
-from benchmarks.show import report
+from benchmarks.servers import settings_of, start_worker
+from benchmarks.show import options, p99, report
 from moderation.cases import ImageRef
 from moderation.database.cases import Opening, insert_cases
 from moderation.database.connection import Database
@@ -39,9 +39,7 @@ from moderation.local import (
     service_env,
     sweeper_command,
     wait_for_worker,
-    worker_command,
 )
-from moderation.settings import Settings
 from moderation.storage import Storage
 from tests.builders import a_flag
 
@@ -67,15 +65,12 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--workers", default="1,2,4,8,16")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--group-seconds", type=float, default=4)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--rolling", action="store_true", help="Only the rolling restart, with four workers")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if asked.rolling:
         _report_rolling(asked.group_seconds, asked.slots, as_json=asked.json)
@@ -143,9 +138,7 @@ def _open(stack: Stack, group_seconds: float, slots: int) -> Bench:
         "BONAFIDE_LOG_LEVEL": "warning",
     }
     prepare_database(env["BONAFIDE_DATABASE_URL"])
-    settings = Settings.model_validate(
-        {k.removeprefix("BONAFIDE_").lower(): v for k, v in env.items() if k.startswith("BONAFIDE_")}
-    )
+    settings = settings_of(env)
     stack.spawn("sweeper", sweeper_command(), env=service_env(env, "bonafide_sweeper"))
     image = Storage(settings).put_image("bench/one.jpg", random.Random(1).randbytes(20_000), "image/jpeg")
     return Bench(
@@ -161,13 +154,7 @@ def _open(stack: Stack, group_seconds: float, slots: int) -> Bench:
 
 def _start_workers(bench: Bench, numbers: range) -> None:
     for number in numbers:
-        name = f"worker{number}"
-        command = [
-            part.replace("worker.app", "benchmarks.scale_worker") for part in worker_command(name=name)
-        ]
-        own = service_env(bench.env, "bonafide_worker")
-        own["BONAFIDE_READY_FILE"] = str(bench.stack.folder / f"{name}.ready")
-        bench.stack.spawn(name, command, env=own)
+        start_worker(bench.stack, bench.env, name=f"worker{number}", app="benchmarks.scale_worker")
     for number in numbers:
         wait_for_worker(bench.stack, name=f"worker{number}")
 
@@ -187,10 +174,10 @@ def _throughput(bench: Bench, workers: int, seconds: float) -> tuple[float, dict
     # Enough for the start, the window, and a rest that keeps every worker busy until the end.
     _accept(bench, int(workers * bench.engine_rate * (seconds + settle) + 3 * workers * 2 * bench.slots))
     time.sleep(settle)
-    cpu, began, before = _cpu(bench), time.perf_counter(), _recorded(bench)
+    cpu, began, before = _cpu(bench), time.perf_counter(), _count(bench, "analyses")
     time.sleep(seconds)
-    after, spent, ended = _recorded(bench), time.perf_counter() - began, _cpu(bench)
-    assert _live(bench) > 0, "the backlog ran out within the window"
+    after, spent, ended = _count(bench, "analyses"), time.perf_counter() - began, _cpu(bench)
+    assert _count(bench, "cases WHERE state = 'waiting'") > 0, "the backlog ran out within the window"
     _until_done(bench)
     cases = max(1, after - before)
     return cases / spent, {part: 1000 * (ended[part] - cpu[part]) / cases for part in cpu}
@@ -241,7 +228,6 @@ def _rolling(bench: Bench, workers: int, load: float) -> dict[str, float]:
     time.sleep(2 * bench.group_seconds)
     for number in range(workers):
         bench.stack.stop_process(f"worker{number}", timeout=60)
-        (bench.stack.folder / f"worker{number}.ready").unlink(missing_ok=True)
         _start_workers(bench, range(number, number + 1))
     spent = time.perf_counter() - began
     done.set()
@@ -263,27 +249,18 @@ def _rolling(bench: Bench, workers: int, load: float) -> dict[str, float]:
         "without a verdict": sum(row.refused for row in rows),
         "attempts lost": sum(row.attempts - 1 for row in rows),
         "median seconds": round(statistics.median(seconds), 2),
-        "p99 seconds": round(statistics.quantiles(seconds, n=100)[98], 2),
+        "p99 seconds": round(p99(seconds), 2),
         "restarting seconds": round(spent, 1),
     }
 
 
-def _recorded(bench: Bench) -> int:
+def _count(bench: Bench, rows: str) -> int:
     with bench.database.transaction() as session:
-        return session.scalar(text("SELECT count(*) FROM analyses")) or 0
-
-
-def _live(bench: Bench) -> int:
-    with bench.database.transaction() as session:
-        return session.scalar(text("SELECT count(*) FROM cases WHERE state = 'waiting'")) or 0
+        return session.scalar(text(f"SELECT count(*) FROM {rows}")) or 0
 
 
 def _until_done(bench: Bench) -> None:
-    left = text("SELECT count(*) FROM cases WHERE state IN ('waiting', 'analyzing')")
-    while True:
-        with bench.database.transaction() as session:
-            if session.scalar(left) == 0:
-                return
+    while _count(bench, "cases WHERE state IN ('waiting', 'analyzing')"):
         time.sleep(0.2)
 
 

@@ -13,7 +13,6 @@ Postgres (packed by VACUUM FULL before and after), and how many it takes in S3.
 Ten million cases take about 14 GB of disk, which is free again afterwards.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -28,11 +27,11 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from benchmarks.show import report
+from benchmarks.servers import new_database, without_indexes
+from benchmarks.show import options, report
 from moderation.archive.archived import cases_to_archive
 from moderation.archive.archiver import ArchivePlace, Archives
 from moderation.archive.erasure import erase_past
-from moderation.database import schema
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis, shown_analyses
 from moderation.database.cases import (
     Filter,
@@ -99,7 +98,6 @@ _LIVE = """
     FROM generate_series(1, 500) AS n;
     SELECT setval('lease_tokens', 1000);
 """
-#: Made again after the history: an index that grows row by row, in no order, writes its pages many times.
 _INDEXES = """
     SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
     WHERE indrelid IN ('cases'::regclass, 'analyses'::regclass, 'events'::regclass)
@@ -203,12 +201,9 @@ QUERIES: dict[str, Callable[[Session, Filled, int], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--cases", default="10000,1000000", help="Histories, the smallest first")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     counts = [int(count) for count in asked.cases.split(",")]
     with scratch_folder() as folder, Stack(folder, durable=False) as stack:
@@ -244,34 +239,20 @@ def main() -> None:
             "archive_bytes_per_case": {name: round(size, 1) for name, size in archived.items()},
         }
     }
-    report(
-        f"histories of {' and '.join(f'{count:,}' for count in counts)} cases",
-        rows,
-        figures,
-        as_json=asked.json,
-    )
+    title = f"histories of {' and '.join(f'{count:,}' for count in counts)} cases"
+    report(title, rows, figures, as_json=asked.json)
 
 
 def _fill(server_url: str, count: int) -> str:
     """Make a database with a history of this many cases. Return its URL."""
-    name = f"volume_{count}"
-    with psycopg.connect(server_url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}".encode())
-    url = server_url.rsplit("/", 1)[0] + f"/{name}"
-    database = Database(url, pool_size=1)
-    schema.upgrade(database)
-    database.close()
+    url = new_database(server_url, f"volume_{count}")
     started = time.perf_counter()
     with psycopg.connect(url, autocommit=True) as connection:
-        indexes = connection.execute(_INDEXES).fetchall()
-        for index, _ in indexes:
-            connection.execute(f"DROP INDEX {index}".encode())
-        _insert(url, _HISTORY[0].format(count=count))
-        with ThreadPoolExecutor() as both:
-            list(both.map(lambda statement: _insert(url, statement.format(count=count)), _HISTORY[1:]))
         connection.execute("SET maintenance_work_mem = '1GB'")
-        for _, definition in indexes:
-            connection.execute(definition)
+        with without_indexes(connection, _INDEXES):
+            _insert(url, _HISTORY[0].format(count=count))
+            with ThreadPoolExecutor() as both:
+                list(both.map(lambda statement: _insert(url, statement.format(count=count)), _HISTORY[1:]))
         connection.execute("VACUUM (ANALYZE)")
     _say(f"{count:,} cases loaded in {time.perf_counter() - started:,.0f} s")
     return url
@@ -345,7 +326,7 @@ def _sizes(filled: Filled) -> dict[str, int]:
 
 def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
     """Archive the decided cases of this database. Return how many bytes of each leave, and how many it takes in S3."""
-    chosen = Settings.model_validate(
+    settings = Settings.model_validate(
         {
             "s3_endpoint_url": servers.s3_endpoint_url,
             "s3_access_key_id": servers.s3_access_key_id,
@@ -356,12 +337,12 @@ def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
     boto3.client(
         "s3",
         endpoint_url=servers.s3_endpoint_url,
-        region_name=chosen.s3_region,
+        region_name=settings.s3_region,
         aws_access_key_id=servers.s3_access_key_id,
         aws_secret_access_key=servers.s3_secret_access_key,
     ).create_bucket(Bucket="archive")
     before = _packed(filled.database)
-    archives = Archives(filled.database, Storage(chosen), chosen)
+    archives = Archives(filled.database, Storage(settings), settings)
     started = time.perf_counter()
     batches = list(archives.archive(ArchivePlace("archive", ""), datetime.now(UTC)))
     seconds = time.perf_counter() - started
@@ -376,17 +357,13 @@ def _archived(filled: Filled, servers: Addresses) -> dict[str, float]:
 
 def _packed(database: Database) -> int:
     """Bytes of all tables of cases with their indexes, without their free space."""
+    tables = ("cases", "analyses", "events")
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SET statement_timeout = 0"))
-        for table in ("cases", "analyses", "events"):
+        for table in tables:
             connection.execute(text(f"VACUUM (FULL, ANALYZE) {table}"))
-        size = connection.scalar(
-            text(
-                "SELECT sum(pg_total_relation_size(name::regclass))"
-                " FROM unnest(ARRAY['cases', 'analyses', 'events']) AS name"
-            )
-        )
-    return int(size)
+        size = text("SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(:tables) AS name")
+        return int(connection.scalar(size, {"tables": list(tables)}))
 
 
 def _say(what: str) -> None:

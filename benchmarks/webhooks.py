@@ -8,7 +8,6 @@ and never answers. Each round begins with a courier that knows no endpoint. The 
 machine slows both. Moves come at random moments: the courier looks once a second.
 """
 
-import argparse
 import random
 import statistics
 import threading
@@ -16,7 +15,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-from benchmarks.show import report
+from benchmarks.show import options, report
 from moderation.database import schema
 from moderation.database.cases import insert_case
 from moderation.database.connection import Database
@@ -51,9 +50,9 @@ def seconds_of(
 
 
 @contextmanager
-def _delivering(database: Database, chosen: Settings) -> Generator[None]:
+def _delivering(database: Database, settings: Settings) -> Generator[None]:
     stop = threading.Event()
-    courier = threading.Thread(target=Courier(database, chosen).run, args=(stop,))
+    courier = threading.Thread(target=Courier(database, settings).run, args=(stop,))
     courier.start()
     try:
         yield
@@ -62,44 +61,43 @@ def _delivering(database: Database, chosen: Settings) -> Generator[None]:
         courier.join()
 
 
-def one_round(database: Database, chosen: Settings, *, silent: int, webhooks: int, seed: int) -> list[float]:
+def one_round(
+    database: Database, settings: Settings, *, silent: int, webhooks: int, seed: int
+) -> list[float]:
     """The times beside this many silent endpoints. All endpoints are new, and are removed afterwards."""
-    opened = Webhooks(database, chosen)
+    opened = Webhooks(database, settings)
     with ExitStack() as stack:
-        others = [stack.enter_context(a_receiver()) for _ in range(silent)]
+        silent_ones = [stack.enter_context(a_receiver()) for _ in range(silent)]
         receiver = stack.enter_context(a_receiver())
-        for one in others:
-            one.instead = one.hang
-            opened.add(one.url)
+        for quiet in silent_ones:
+            quiet.instead = quiet.hang
+            opened.add(quiet.url)
         opened.add(receiver.url)
-        with _delivering(database, chosen):
+        with _delivering(database, settings):
             taken = seconds_of(database, receiver, webhooks=webhooks, chance=random.Random(seed))
-            for one in others:
-                one.over.set()
+            for quiet in silent_ones:
+                quiet.over.set()
         for endpoint in opened.endpoints():
             opened.remove(endpoint.id)
     return taken
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--silent", type=int, default=8, help="endpoints that never answer")
     parser.add_argument("--webhooks", type=int, default=30, help="each round, to each endpoint")
     parser.add_argument("--rounds", type=int, default=3, help="of each way")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     taken: dict[int, list[float]] = {0: [], asked.silent: []}
     with scratch_folder() as folder, Stack(folder) as stack:
         url = stack.start_servers().database_url
         database = Database(url, pool_size=CONNECTIONS)
         schema.upgrade(database)
-        chosen = Settings.model_validate({"database_url": url, "webhook_private_targets": True})
+        settings = Settings.model_validate({"database_url": url, "webhook_private_targets": True})
         for number in range(asked.rounds):
             for silent in taken:
                 taken[silent] += one_round(
-                    database, chosen, silent=silent, webhooks=asked.webhooks, seed=number
+                    database, settings, silent=silent, webhooks=asked.webhooks, seed=number
                 )
         database.close()
     alone, beside = (statistics.median(seconds) for seconds in taken.values())

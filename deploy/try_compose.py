@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.resources import files
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+import moderation
 from moderation.cases import CaseState
 from moderation.client import BonaFide
 from moderation.local import Stack, as_role, free_port, scratch_folder
@@ -135,21 +136,12 @@ def read(environment: dict[str, str], profile: str) -> dict[str, Service]:
     """The services that this profile starts, each after those it depends on."""
     text = _interpolate((ROOT / "docker-compose.yml").read_text(), environment)
     found = {
-        name: one
-        for name, one in yaml.safe_load(text)["services"].items()
-        if profile in one.get("profiles", [profile])
+        name: _service(name, said)
+        for name, said in yaml.safe_load(text)["services"].items()
+        if profile in said.get("profiles", [profile])
     }
-    services = {name: _service(name, one) for name, one in found.items()}
-    ordered: dict[str, Service] = {}
-    while len(ordered) < len(services):
-        ready = [
-            one
-            for name, one in services.items()
-            if name not in ordered and one.after.keys() <= ordered.keys()
-        ]
-        assert ready, "services wait for each other"
-        ordered |= {one.name: one for one in ready}
-    return ordered
+    after = {name: service.after.keys() for name, service in found.items()}
+    return {name: found[name] for name in TopologicalSorter(after).static_order()}
 
 
 def _interpolate(text: str, environment: dict[str, str]) -> str:
@@ -165,18 +157,18 @@ def _interpolate(text: str, environment: dict[str, str]) -> str:
     return re.sub(r"\$\$|\$\{(\w+)(?::\?([^}]*))?\}", value, text)
 
 
-def _service(name: str, one: dict[str, Any]) -> Service:
-    check = one.get("healthcheck", {}).get("test")
+def _service(name: str, said: dict[str, Any]) -> Service:
+    check = said.get("healthcheck", {}).get("test")
     if check:
         check = ["sh", "-c", check[1]] if check[0] == "CMD-SHELL" else check[1:]
     return Service(
         name,
-        [str(word) for word in (*one.get("entrypoint", []), *one.get("command", []))],
-        {key: str(value) for key, value in one.get("environment", {}).items()},
-        {other: how.get("condition", "service_started") for other, how in one.get("depends_on", {}).items()},
+        [str(word) for word in (*said.get("entrypoint", []), *said.get("command", []))],
+        {key: str(value) for key, value in said.get("environment", {}).items()},
+        {other: how.get("condition", "service_started") for other, how in said.get("depends_on", {}).items()},
         check,
-        float(str(one.get("stop_grace_period", "10s")).removesuffix("s")),
-        one.get("build", {}).get("target"),
+        float(str(said.get("stop_grace_period", "10s")).removesuffix("s")),
+        said.get("build", {}).get("target"),
     )
 
 
@@ -370,8 +362,8 @@ class _Trial:
 
     def samples(self, client: BonaFide) -> list[CaseOut]:
         """All samples, each ready."""
-        opened = [client.submit_file(one, external_id=one.name) for one in _samples()]
-        return [client.wait(one.id, timeout=PATIENCE) for one in opened]
+        opened = [client.submit_file(sample, external_id=sample.name) for sample in _samples()]
+        return [client.wait(case.id, timeout=PATIENCE) for case in opened]
 
     def drain(self, client: BonaFide, cases: list[CaseOut]) -> Drained:
         """Stop the worker while it works, as an upgrade does, and start the next one: no case may be lost."""
@@ -383,14 +375,14 @@ class _Trial:
             timeout=PATIENCE,
         )
         seconds = self._terminate(worker.name)
-        left = [client.case(one) for one in opened]
+        left = [client.case(case_id) for case_id in opened]
         if held := [str(case.id) for case in left if case.state is CaseState.ANALYZING]:
             sys.exit(f"{worker.name} has ended and still holds {', '.join(held)}")
         # A new container has an empty /tmp, and nothing that says it is alive.
         for place in ("tmp", f"tmp-{worker.name}"):
             (self._stack.folder / place / "alive").unlink(missing_ok=True)
         self.start(worker)
-        done = [client.wait(one, timeout=PATIENCE) for one in opened]
+        done = [client.wait(case_id, timeout=PATIENCE) for case_id in opened]
         if lost := [str(case.id) for case in done if case.verdict is None or case.attempts > 1]:
             sys.exit(f"the drained worker cost a verdict or an attempt: {', '.join(lost)}")
         return Drained(seconds, sum(case.state is CaseState.READY for case in left), done)
@@ -398,11 +390,11 @@ class _Trial:
     def _send_copies(self, client: BonaFide, cases: list[CaseOut]) -> list[UUID]:
         """The samples with a verdict, again and at once. Bytes after its end make a picture another file: no reuse."""
         judged = {case.external_id for case in cases if case.verdict}
-        pictures = [one for one in _samples() if one.name in judged]
         copies = {
-            f"{number}-{one.name}": one.read_bytes() + bytes(number)
+            f"{number}-{sample.name}": sample.read_bytes() + bytes(number)
             for number in range(1, COPIES + 1)
-            for one in pictures
+            for sample in _samples()
+            if sample.name in judged
         }
         flags = [{"image": client.upload(data), "external_id": name} for name, data in copies.items()]
         return [outcome.case.id for outcome in client.submit_many(flags) if outcome.case]
@@ -475,8 +467,7 @@ class _Trial:
 
 
 def _samples() -> list[Path]:
-    pictures = [Path(str(one)) for one in files("moderation").joinpath("samples").iterdir()]
-    return sorted(one for one in pictures if one.suffix == ".jpg")
+    return sorted((Path(moderation.__file__).parent / "samples").glob("*.jpg"))
 
 
 def _postgres_programs() -> Path:

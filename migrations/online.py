@@ -1,4 +1,4 @@
-"""For migrations of tables that are large and in use: what takes long is done in nobody's way."""
+"""For migrations of large tables in use: a step that takes long blocks nobody."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ _IN_NOBODYS_WAY = ("SET lock_timeout = 0", "SET statement_timeout = 0")
 
 @contextmanager
 def unhurried() -> Generator[None]:
-    """Outside of any transaction, for as long as it takes: for `CONCURRENTLY`, `VALIDATE` and filling in by pages.
+    """Run the block outside of any transaction, however long it takes: `CONCURRENTLY`, `VALIDATE`, filling in by pages.
 
-    Cut off half way nothing is taken back: what is done within must bear being done again.
+    If it is cut off half way, nothing is taken back. The block must be safe to run again.
     """
     with op.get_context().autocommit_block():
         for setting in _IN_NOBODYS_WAY:

@@ -116,6 +116,12 @@ class Box(NamedTuple):
     def height(self) -> float:
         return self.bottom - self.top
 
+    def shared(self, other: "Box") -> float:
+        """Square pixels that lie in both."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
+
 
 @dataclass(frozen=True)
 class Face:

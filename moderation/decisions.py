@@ -25,6 +25,13 @@ class Outcome(enum.StrEnum):
     ESCALATE = "escalate"
 
 
+#: What a person says who agrees with the verdict.
+_AGREEING = {
+    Label.DEEPFAKE: Outcome.DEEPFAKE,
+    Label.BONA_FIDE: Outcome.BONA_FIDE,
+    Label.UNDETERMINED: Outcome.CANNOT_TELL,
+}
+
 #: In these reviews a share of cases is judged before the verdict is shown. Leads and appeals see everything at once.
 BLIND_STAGES = frozenset({Stage.FIRST, Stage.SECOND})
 
@@ -179,15 +186,7 @@ def stage_after(move: Move, stage: Stage) -> Stage:
 
 def agrees(outcome: Outcome, verdict: Label | None) -> bool:
     """Whether a person and the model agree. They also agree when neither can tell."""
-    return (
-        verdict is not None
-        and outcome
-        is {
-            Label.DEEPFAKE: Outcome.DEEPFAKE,
-            Label.BONA_FIDE: Outcome.BONA_FIDE,
-            Label.UNDETERMINED: Outcome.CANNOT_TELL,
-        }[verdict]
-    )
+    return verdict is not None and outcome is _AGREEING[verdict]
 
 
 def require_reason(

@@ -152,9 +152,9 @@ class Publisher:
         count = 0
         try:
             with self._connected() as producer:
-                for one in ids[: self._room(producer, kind)]:
+                for row_id in ids[: self._room(producer, kind)]:
                     self._app.send_task(
-                        kind.task, args=[str(one)], queue=kind.queue, producer=producer, retry=False
+                        kind.task, args=[str(row_id)], queue=kind.queue, producer=producer, retry=False
                     )
                     count += 1
         except BrokerUnavailable as error:
@@ -202,7 +202,7 @@ class Publisher:
                 there = _ids_on(producer, kind.queue, at_most=self._at_most)
         except BrokerUnavailable:
             return list(ids)
-        return [one for one in ids if one not in there]
+        return [row_id for row_id in ids if row_id not in there]
 
     def _room(self, producer: Producer, kind: WorkKind) -> int | None:
         """How many messages the queue has room for. None: any number, because somebody waits for each question."""
@@ -231,7 +231,7 @@ class Publisher:
             connection.collect(socket_timeout=0.1)
 
 
-def _depth(producer: Any, queue: str = ANALYSIS_QUEUE) -> int:
+def _depth(producer: Any, queue: str) -> int:
     return int(producer.channel.client.llen(queue))
 
 

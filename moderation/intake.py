@@ -62,7 +62,7 @@ class Intake:
 
     def receive_many(self, wanted: Sequence[Opening], *, actor: str) -> list[Accepted | RequestRefused]:
         """One outcome per opening, in order. A refused one harms no other. The most urgent ones are published."""
-        outcomes: list[Accepted | RequestRefused | None] = [self._refusal(one.flag) for one in wanted]
+        outcomes: list[Accepted | RequestRefused | None] = [self._refusal(opening.flag) for opening in wanted]
         good = [index for index, outcome in enumerate(outcomes) if outcome is None]
         urgent = set(sorted(good, key=lambda index: -wanted[index].flag.priority)[:PUBLISH_AT_ONCE])
         openings = {index: replace(wanted[index], publish=index in urgent) for index in good}
@@ -114,12 +114,9 @@ class Intake:
 def _again(opening: Opening, earlier: Sequence[Earlier]) -> Accepted | IdempotencyConflict:
     flag, key = opening.flag, opening.idempotency_key
     for case in earlier:
-        same_external = flag.external_id is not None and (case.source, case.external_id) == (
-            flag.source,
-            flag.external_id,
-        )
-        same_key = key is not None and (case.source, case.idempotency_key) == (flag.source, key)
-        if not (same_external or same_key):
+        same_external = flag.external_id is not None and case.external_id == flag.external_id
+        same_key = key is not None and case.idempotency_key == key
+        if case.source != flag.source or not (same_external or same_key):
             continue
         if case.request_digest == flag.digest():
             return Accepted(case.id, case.state, created=False)

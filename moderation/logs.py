@@ -17,16 +17,9 @@ from moderation.settings import Settings
 
 #: Loggers that get handlers and formats from libraries.
 _OTHERS = (
-    "uvicorn",
-    "uvicorn.access",
-    "uvicorn.error",
-    "uvicorn.asgi",
-    "celery",
-    "celery.task",
-    "celery.redirected",
+    *("uvicorn", "uvicorn.access", "uvicorn.error", "uvicorn.asgi"),
+    *("celery", "celery.task", "celery.redirected"),
 )
-
-
 #: Unknown variables that this process has already reported.
 _named: set[str] = set()
 
@@ -91,19 +84,18 @@ def configure_logs(settings: Settings) -> None:
         other.propagate = True
     if as_json:
         _turn_all_into_lines()
-    for one in settings.unknown:
-        if one.name in _named:
-            continue
-        _named.add(one.name)
-        structlog.get_logger().warning("setting_unknown", action="start", setting=one.name, words=str(one))
+    for unknown in settings.unknown:
+        if unknown.name not in _named:
+            _named.add(unknown.name)
+            log = structlog.get_logger()
+            log.warning("setting_unknown", action="start", setting=unknown.name, words=str(unknown))
 
 
 def _turn_all_into_lines() -> None:
     """Log what Python would write over several lines: warnings and uncaught exceptions."""
     logging.captureWarnings(capture=True)
-    logging.raiseExceptions = (
-        False  # a message that cannot be formatted is dropped, without plain text about it
-    )
+    # A message that cannot be formatted is dropped, without plain text about it.
+    logging.raiseExceptions = False
     log = structlog.get_logger()
 
     def ended(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:

@@ -46,11 +46,8 @@ _NO_SETTINGS = re.compile(
 )
 #: Addresses that are shown and logged: they may hold no password.
 _WEB_ADDRESSES = (
-    "s3_endpoint_url",
-    "s3_public_endpoint_url",
-    "oidc_issuer",
-    "otlp_endpoint",
-    "bridge_queue_url",
+    *("s3_endpoint_url", "s3_public_endpoint_url", "bridge_queue_url"),
+    *("oidc_issuer", "otlp_endpoint"),
 )
 #: How settings of several pairs are written.
 _PAIRS = {"close_aside_hours": "refused=HOURS,no_face=HOURS", "retention_days": "SOURCE=DAYS,*=DAYS"}
@@ -327,9 +324,7 @@ class Settings(BaseSettings):
     def _one_rate(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        from limits import (
-            parse_many,  # slow to import: only those who set a rate wait for it
-        )
+        from limits import parse_many  # slow to import: only those who set a rate wait for it
 
         rates = parse_many(value)
         if len(rates) != 1 or rates[0].amount < 1:
@@ -405,20 +400,19 @@ def _unknown_settings(variables: Mapping[str, str | None]) -> tuple[UnknownSetti
     files = {
         f"{_PREFIX}{name}_FILE".upper() for name, field in Settings.model_fields.items() if _is_secret(field)
     }
-    strangers = [
+    strangers = {
         name
         for name, value in ((name.upper(), value or "") for name, value in variables.items())
         if name.startswith(_PREFIX)
         and name not in known | files
         and not _NO_SETTINGS.fullmatch(name)
         and not (name.endswith("_PORT") and "://" in value)
-    ]
-    return tuple(
-        UnknownSetting(
-            name, next(iter(get_close_matches(name, sorted(known | files), n=1, cutoff=0.8)), None)
-        )
-        for name in sorted(set(strangers))
-    )
+    }
+
+    def nearest(name: str) -> str | None:
+        return next(iter(get_close_matches(name, sorted(known | files), n=1, cutoff=0.8)), None)
+
+    return tuple(UnknownSetting(name, nearest(name)) for name in sorted(strangers))
 
 
 def read_settings(env_file: Path | None = None) -> Settings:

@@ -9,7 +9,8 @@ at fault, `errors.StorageUnavailable` when the store is.
 import hashlib
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -43,11 +44,7 @@ CHUNK = 256 * 1024
 #: The store has nothing (more) to fetch, and asking again changes nothing. Three digits are the status of an answer
 #: without a code, for example in HTML.
 _GONE = {
-    *(
-        "NoSuchKey",
-        "NoSuchVersion",
-        "404",
-    ),  # but not NoSuchBucket: a missing allowed bucket is our fault
+    *("NoSuchKey", "NoSuchVersion", "404"),  # not NoSuchBucket: a missing allowed bucket is our fault
     *("MethodNotAllowed", "405"),  # the version is a delete marker
     "InvalidObjectState",  # archived
     *("InvalidArgument", "InvalidURI", "InvalidBucketName", "KeyTooLongError"),  # no such name can exist
@@ -141,10 +138,8 @@ class Storage:
     def put_image(self, key: str, data: bytes, media_type: str) -> ImageRef:
         """Store bytes under `key`. For our own commands; platforms use a signed upload."""
         bucket = self._upload_bucket()
-        try:
+        with _answering("storage refused the upload"):
             reply = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=media_type)
-        except (ClientError, BotoCoreError) as error:
-            raise StorageUnavailable(f"storage refused the upload: {error}") from error
         return ImageRef(bucket, key, reply.get("VersionId"))
 
     def sign_upload(self, media_type: str, *, owner: str, sha256: str | None = None) -> Upload:
@@ -185,10 +180,8 @@ class Storage:
             raise SetupProblem(
                 f"archives cannot lie in {bucket!r}, which images are read from: give them a bucket of their own"
             )
-        try:
+        with _answering(f"storage refused the archive {bucket}/{key}"):
             self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType="application/gzip")
-        except (ClientError, BotoCoreError) as error:
-            raise StorageUnavailable(f"storage refused the archive {bucket}/{key}: {error}") from error
 
     def read_archive(self, bucket: str, key: str) -> bytes:
         """An archive's whole object. Raise ArchiveBroken when it is gone."""
@@ -203,24 +196,29 @@ class Storage:
 
     def remove_archive(self, bucket: str, key: str) -> None:
         """Remove an archive's object. Do nothing when it is gone."""
-        try:
+        with _answering(f"storage did not remove {bucket}/{key}"):
             self._client.delete_object(Bucket=bucket, Key=key)
-        except (ClientError, BotoCoreError) as error:
-            raise StorageUnavailable(f"storage did not remove {bucket}/{key}: {error}") from error
 
     def ping(self) -> None:
         """Raise StorageUnavailable unless every allowed bucket answers."""
         for bucket in self._settings.s3_buckets:
-            try:
+            with _answering(f"bucket {bucket!r} does not answer"):
                 self._client.head_bucket(Bucket=bucket)
-            except (ClientError, BotoCoreError) as error:
-                raise StorageUnavailable(f"bucket {bucket!r} does not answer: {error}") from error
 
     def _upload_bucket(self) -> str:
         bucket = self._settings.upload_bucket
         if bucket is None:
             raise BucketNotAllowed("no bucket for uploads is set: see BONAFIDE_S3_BUCKETS")
         return bucket
+
+
+@contextmanager
+def _answering(otherwise: str) -> Generator[None]:
+    """Raise StorageUnavailable with these words when the store refuses or does not answer."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise StorageUnavailable(f"{otherwise}: {error}") from error
 
 
 def _require_credentials(settings: Settings) -> None:
@@ -241,29 +239,10 @@ def _require_credentials(settings: Settings) -> None:
 
 def _open_client(settings: Settings, endpoint: str | None, connections: int) -> Any:
     secret = settings.s3_secret_access_key
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
-        config=_client_config(connections, path_style=endpoint is not None),
-    )
-    client.meta.events.register("before-parse.s3.GetObject", _leave_dates_out)
-    return client
-
-
-def _leave_dates_out(response_dict: dict[str, Any], **_: Any) -> None:
-    """Drop dates: we read none, and botocore fails on unusual ones."""
-    for name in ("Last-Modified", "Expires", "x-amz-object-lock-retain-until-date"):
-        response_dict["headers"].pop(name, None)
-
-
-def _client_config(connections: int, *, path_style: bool) -> Config:
-    return Config(
+    config = Config(
         # Without this boto3 signs view URLs in a form that S3-compatible stores refuse.
         signature_version="s3v4",
-        s3={"addressing_style": "path" if path_style else "auto"},
+        s3={"addressing_style": "auto" if endpoint is None else "path"},
         # One connection per thread that fetches. With boto3's default of ten the others wait and warn.
         max_pool_connections=connections,
         # A lease is a minute: three tries fit into it, then the case returns to the line.
@@ -274,6 +253,22 @@ def _client_config(connections: int, *, path_style: bool) -> Config:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
+        config=config,
+    )
+    client.meta.events.register("before-parse.s3.GetObject", _leave_dates_out)
+    return client
+
+
+def _leave_dates_out(response_dict: dict[str, Any], **_: Any) -> None:
+    """Drop dates: we read none, and botocore fails on unusual ones."""
+    for name in ("Last-Modified", "Expires", "x-amz-object-lock-retain-until-date"):
+        response_dict["headers"].pop(name, None)
 
 
 def _version(image: ImageRef) -> dict[str, str]:
@@ -326,10 +321,8 @@ def _uncompressed(data: bytes, encoding: str, limit: int) -> bytes:
 def _code(error: ClientError) -> str:
     """The store's code, or without one the status of its answer."""
     answer: Mapping[str, Any] = error.response
-    named = answer.get("Error", {}).get("Code") or answer.get("ResponseMetadata", {}).get(
-        "HTTPStatusCode", ""
-    )
-    return str(named)
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    return str(answer.get("Error", {}).get("Code") or status)
 
 
 def _named(error: ClientError, image: ImageRef) -> Exception:

@@ -10,6 +10,8 @@ import unicodedata
 #: A name is one line, because it goes into logs, headers and file names. Characters that turn the direction of those
 #: after them would show it as another name: embeddings, overrides and isolates (Unicode TR 9, 2.1 to 2.5).
 NAME = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+#: What people read whose text is no name.
+NO_NAME = "a name is one line, without characters that turn the direction of text"
 
 #: Line breaks and tabs are controls that people write.
 _WRITTEN_CONTROLS = "\n\t"

@@ -78,12 +78,8 @@ class Findings:
     #: What it looks like. None: no evidence is gathered, or the picture shows too little.
     likeness: Likeness | None = None
 
-    @property
-    def conflict(self) -> bool:
-        """Whether the verdict contradicts what the image is declared to be."""
-        return self.conflicts(self.analysis.verdict)
-
     def conflicts(self, verdict: Verdict) -> bool:
+        """Whether this verdict contradicts what the image is declared to be."""
         return self.evidence is not None and contradicts(self.evidence, verdict)
 
 
@@ -154,7 +150,7 @@ class AnalyzeCase(Job[HeldCase, Findings]):
                 actor=station.actor,
                 new_id=analysis_id,
                 version_id=held.version_id,
-                conflict=done.conflict,
+                conflict=done.conflicts(done.analysis.verdict),
             )
             record_beside(station, session, held.case_id, done)
             blind_share = station.settings.blind_first_share
@@ -269,11 +265,11 @@ def _reused(station: Station, pipeline: Pipeline, fetched: FetchedImage) -> Find
     """The analysis that this same pipeline made of these same bytes, marked as reused. Similar bytes do not count."""
     with station.database.reading() as session:
         known = find_analysis_of_bytes(session, fetched.sha256, pipeline.fingerprint)
-        beside = None if known is None else evidence_of(session, [known.case_id]).get(known.case_id)
-        rendered = None if known is None else renditions_of(session, known.case_id)
-        likeness = None if known is None else likeness_of(session, known.case_id)
-    if known is None:
-        return None
+        if known is None:
+            return None
+        beside = evidence_of(session, [known.case_id]).get(known.case_id)
+        rendered = renditions_of(session, known.case_id)
+        likeness = likeness_of(session, known.case_id)
     analysis = dataclasses.replace(known.analysis, reused_from=str(known.id), seconds={})
     evidence = beside.evidence if beside is not None and beside.gatherer == station.gatherer else None
     lacking = (evidence is None and station.gatherer is not None) or (
@@ -324,7 +320,5 @@ def _made(station: Station, pipeline: Pipeline, fetched: FetchedImage, held: Hel
             faces = measured(station, pipeline, prepared.crops, faces)
         seconds["effect"] = time.monotonic() - started
     analysis = pipeline.analyzer.conclude(prepared, faces)
-    seconds = {**analysis.seconds, **seconds}
-    return Findings(
-        dataclasses.replace(analysis, seconds=seconds), _evidence(prepared), _renditions(prepared), likeness
-    )
+    analysis = dataclasses.replace(analysis, seconds={**analysis.seconds, **seconds})
+    return Findings(analysis, evidence, _renditions(prepared), likeness)

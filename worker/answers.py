@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from moderation.analysis import Box, FaceAnalysis, Label
+from moderation.analysis import FaceAnalysis, Label
 from moderation.database.analyses import StoredAnalysis, find_analysis, shown_analyses
 from moderation.database.questions import (
     HeldQuestion,
@@ -164,12 +164,4 @@ def _crop_of(face: FaceAnalysis | None, crops: Sequence[FaceCrop]) -> FaceCrop:
         raise NoFace("no face of this picture can be judged: there is nothing to ask the model about")
     if face is None:
         return crops[0]
-    box = face.face.box
-    return max(crops, key=lambda crop: _overlap(crop.face.box, box))
-
-
-def _overlap(one: Box, other: Box) -> float:
-    """Square pixels that two boxes share."""
-    width = min(one.right, other.right) - max(one.left, other.left)
-    height = min(one.bottom, other.bottom) - max(one.top, other.top)
-    return max(0.0, width) * max(0.0, height)
+    return max(crops, key=lambda crop: crop.face.box.shared(face.face.box))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import structlog
@@ -21,6 +22,7 @@ from moderation.errors import BonafideError, EngineUnavailable
 from worker.telemetry import timed_engine
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -53,38 +55,29 @@ class Analyzer(Protocol):
     def warm(self) -> None: ...
 
 
+@dataclass(eq=False)
 class PendingFace:
     """One face on its way: its crop, where the answer goes, and how long it waited in line."""
 
-    __slots__ = ("answer", "asked_at", "crop", "taken_at")
-
-    def __init__(self, crop: FaceCrop) -> None:
-        self.crop = crop
-        self.answer: Future[FaceAnalysis] = Future()
-        self.asked_at = self.taken_at = time.monotonic()
-
-    @property
-    def waited(self) -> float:
-        """Seconds in line before the engine took it."""
-        return self.taken_at - self.asked_at
+    crop: FaceCrop
+    answer: Future[FaceAnalysis] = field(default_factory=Future[FaceAnalysis])
+    asked_at: float = field(default_factory=time.monotonic)
+    #: Seconds in line before the engine took it.
+    waited: float = 0.0
 
 
+@dataclass(eq=False)
 class Talk:
     """One question about one face, and where its answer goes."""
 
-    __slots__ = ("about", "answer", "crop", "question", "said", "turns", "words")
-
-    def __init__(
-        self, crop: FaceCrop, turns: Sequence[Turn], question: str, *, about: FaceAnalysis | None = None
-    ) -> None:
-        self.crop = crop
-        self.about = about
-        self.turns = turns
-        self.question = question
-        self.answer: Future[str] = Future()
-        #: What the model has said so far, and the source of more. None until it begins.
-        self.said: list[str] = []
-        self.words: Iterator[str] | None = None
+    crop: FaceCrop
+    turns: Sequence[Turn]
+    question: str
+    about: FaceAnalysis | None
+    answer: Future[str] = field(default_factory=Future[str])
+    #: What the model has said so far, and the source of more. None until it begins.
+    said: list[str] = field(default_factory=list[str])
+    words: Iterator[str] | None = None
 
 
 class Batcher:
@@ -131,7 +124,7 @@ class Batcher:
                     raise EngineUnavailable("the engine's line stayed full") from None
                 continue
             if self._stop.is_set():
-                self._refuse_waiting()
+                self._refuse(_drained(self._asked))
             return asked
         raise EngineUnavailable("the engine is stopping")
 
@@ -143,13 +136,13 @@ class Batcher:
         `about` is the analysis of the face; `turns` came after it. A caller that stops waiting cancels the answer: then
         the model is not asked, or stops talking.
         """
-        talk = Talk(crop, turns, question, about=about)
+        talk = Talk(crop, turns, question, about)
         try:
             self._talks.put_nowait(talk)
         except queue.Full:
             raise EngineUnavailable("too many questions wait for the engine") from None
         if self._stop.is_set():
-            self._refuse_talks(self._waiting_talks())
+            self._refuse_talks(_drained(self._talks))
         return talk
 
     def stop(self, *, timeout: float) -> None:
@@ -157,7 +150,7 @@ class Batcher:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
-        self._refuse_waiting()
+        self._refuse(_drained(self._asked))
 
     def abandon(self, why: str) -> None:
         """Give up a stuck engine: every caller that waits gets EngineUnavailable, and no more is taken.
@@ -165,10 +158,7 @@ class Batcher:
         The thread cannot be ended; nobody reads what it still says.
         """
         self.fault = self.fault or EngineUnavailable(why)
-        self._stop.set()
-        self._refuse(list(self._unanswered))
-        self._refuse_waiting()
-        self._refuse_talks([*([] if self._talk is None else [self._talk]), *self._waiting_talks()])
+        self._refuse_all()
 
     @property
     def stuck_seconds(self) -> float:
@@ -198,10 +188,7 @@ class Batcher:
             self.fault = error
             log.error("engine_ended", action="engine", exc_info=error)
         finally:
-            self._stop.set()
-            self._refuse(list(self._unanswered))
-            self._refuse_waiting()
-            self._refuse_talks([*([] if self._talk is None else [self._talk]), *self._waiting_talks()])
+            self._refuse_all()
             self._talk = None
 
     def _take(self, room: int, idle: bool) -> Sequence[tuple[PendingFace, FaceCrop]] | None:  # noqa: FBT001  the engine's contract
@@ -210,10 +197,10 @@ class Batcher:
         if self._stop.is_set():
             return None
         talking = self._talk_on()
-        batch = self._wait_for_some(room) if idle and not talking else self._what_is_there(room)
+        batch = self._wait_for_some(room) if idle and not talking else _drained(self._asked, room)
         if batch:
             for asked in batch:
-                asked.taken_at = self.moved_at
+                asked.waited = self.moved_at - asked.asked_at
             self._on_batch(len(batch), batch[0].waited)
             self._unanswered.update(batch)
             self.moved_at = time.monotonic()
@@ -250,13 +237,6 @@ class Batcher:
             talk.answer.set_result("".join(talk.said).strip())
         return False
 
-    def _waiting_talks(self) -> list[Talk]:
-        talks: list[Talk] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                talks.append(self._talks.get_nowait())
-        return talks
-
     def _refuse_talks(self, talks: Sequence[Talk]) -> None:
         for talk in talks:
             if talk.answer.set_running_or_notify_cancel():
@@ -274,24 +254,27 @@ class Batcher:
                 batch.append(self._asked.get(timeout=left))
             except queue.Empty:
                 break
-        return batch + self._what_is_there(room - len(batch))
+        return batch + _drained(self._asked, room - len(batch))
 
-    def _what_is_there(self, room: int) -> list[PendingFace]:
-        batch: list[PendingFace] = []
-        while len(batch) < room:
-            try:
-                batch.append(self._asked.get_nowait())
-            except queue.Empty:
-                break
-        return batch
+    def _refuse_all(self) -> None:
+        """Take no more, and refuse what is in the model and in line."""
+        self._stop.set()
+        self._refuse([*self._unanswered, *_drained(self._asked)])
+        self._refuse_talks([*filter(None, [self._talk]), *_drained(self._talks)])
 
-    def _refuse_waiting(self) -> None:
-        self._refuse(self._what_is_there(self._asked.maxsize))
-
-    def _refuse(self, asked: Sequence[PendingFace]) -> None:
-        for one in asked:
-            self._unanswered.discard(one)
-            if not one.answer.done():
-                one.answer.set_exception(
+    def _refuse(self, faces: Sequence[PendingFace]) -> None:
+        for face in faces:
+            self._unanswered.discard(face)
+            if not face.answer.done():
+                face.answer.set_exception(
                     EngineUnavailable("the engine stopped before it looked at this face")
                 )
+
+
+def _drained(line: queue.Queue[T], at_most: int | None = None) -> list[T]:
+    """What stands in line now, without waiting: all of it, or so much at most."""
+    taken = list[T]()
+    with contextlib.suppress(queue.Empty):
+        while at_most is None or len(taken) < at_most:
+            taken.append(line.get_nowait())
+    return taken

@@ -98,37 +98,35 @@ class DecodePool:
 
         Waits while all children are busy.
         """
-        child = self._idle.get()
-        keep = None
+        child, killed = self._idle.get(), False
         try:
-            for again in (True, False):
+            while True:
                 if child is not None and child.ended:
                     self._end(child)
                     child = None
                 child = child or self._start()
                 try:
-                    picture = child.decode(data, self._seconds)
-                    keep = child
+                    return child.decode(data, self._seconds)
                 except _Died as death:
                     self._end(child)
                     child = None
-                    if death.status in _FROM_OUTSIDE:
-                        if again:
-                            continue
+                    if death.status not in _FROM_OUTSIDE:
+                        raise _refusal(death, self._seconds) from death
+                    if killed:
                         log.warning("decoder_killed", action="decode", why=str(death.status))
                         raise DecoderKilled(
                             "something else than the picture ended its decoder twice: the machine may lack memory"
                         ) from death
-                    raise _refusal(death, self._seconds) from death
-                except (ImageRejected, DecoderFault):
-                    keep = child
-                    raise
-                return picture
-            raise AssertionError("the second try returns or raises")
-        finally:
-            if keep is None and child is not None:
+                    killed = True
+        except (ImageRejected, DecoderFault):
+            raise  # a child that says so goes on
+        except BaseException:
+            if child is not None:
                 self._end(child)
-            self._idle.put(keep)
+                child = None
+            raise
+        finally:
+            self._idle.put(child)
 
     def close(self) -> None:
         with self._lock:

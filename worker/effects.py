@@ -31,7 +31,7 @@ def measured(
         with_effects(
             trial.said,
             trial.hidden,
-            (margin_of(one.answer.result()) for one in trial.asked),
+            (margin_of(face.answer.result()) for face in trial.asked),
             pipeline.analyzer.score,
         )
         for trial in trials

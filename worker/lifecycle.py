@@ -253,21 +253,19 @@ def open_decoder(settings: Settings) -> Callable[[bytes], Picture]:
     from moderation.serving import limits_of
 
     limits = limits_of(settings)
-    added = with_renditions if settings.image_renditions else _as_it_is
-    if not settings.image_decode_children:
-        return added(functools.partial(decode_picture, limits=limits))
-    # The children end with this process, because their standard input closes.
-    # No more children than threads that use them.
-    children = min(usable_cores(), settings.worker_threads)
-    pool = DecodePool(
-        limits, children=children, seconds=settings.image_decode_seconds, evidence=evidence_options(settings)
-    )
-    pool.warm()
-    return added(pool.decode)
-
-
-def _as_it_is(decode: Callable[[bytes], Picture]) -> Callable[[bytes], Picture]:
-    return decode
+    if settings.image_decode_children:
+        # The children end with this process, because their standard input closes.
+        pool = DecodePool(
+            limits,
+            children=min(usable_cores(), settings.worker_threads),  # no more than threads that use them
+            seconds=settings.image_decode_seconds,
+            evidence=evidence_options(settings),
+        )
+        pool.warm()
+        decode = pool.decode
+    else:
+        decode = functools.partial(decode_picture, limits=limits)
+    return with_renditions(decode) if settings.image_renditions else decode
 
 
 def evidence_options(settings: Settings) -> Options | None:

@@ -203,11 +203,14 @@ def _look(database: Database, publisher: Publisher, settings: Settings) -> Swept
 
 def _chores(database: Database, publisher: Publisher, settings: Settings) -> list[Chore]:
     """What a sweeper does besides the cases, each in its own transactions. Its heartbeat comes first."""
-    name = f"sweeper:{process_name()}"
+    name, often = f"sweeper:{process_name()}", settings.sweep_seconds
 
-    def say_alive() -> None:
-        with database.transaction() as session:
-            beat(session, name, {})
+    def within(do: Callable[[Session], object]) -> Callable[[], object]:
+        def done() -> object:
+            with database.transaction() as session:
+                return do(session)
+
+        return done
 
     def erase() -> None:
         with database.transaction() as session:
@@ -220,25 +223,23 @@ def _chores(database: Database, publisher: Publisher, settings: Settings) -> lis
     def audit_certificates() -> None:
         with database.transaction() as session:
             revoked = audit(session, now=datetime.now(UTC))
-        for one in revoked:
-            log.error("certificate_revoked", action="audit", certificate=one.id, source=one.source)
+        for certificate in revoked:
+            log.error(
+                "certificate_revoked", action="audit", certificate=certificate.id, source=certificate.source
+            )
 
-    def forget() -> None:
-        with database.transaction() as session:
-            forget_processes(session)
-            forget_drafts(session)
+    def forget(session: Session) -> None:
+        forget_processes(session)
+        forget_drafts(session)
 
-    def forget_deliveries() -> bool:
-        with database.transaction() as session:
-            return forget_delivered(session, days=settings.webhook_log_days) == FORGET_PAGE
+    def forget_deliveries(session: Session) -> bool:
+        return forget_delivered(session, days=settings.webhook_log_days) == FORGET_PAGE
 
-    def forget_pictures() -> bool:
-        with database.transaction() as session:
-            return forget_renditions(session, days=settings.image_rendition_days) == RENDITIONS_PAGE
+    def forget_pictures(session: Session) -> bool:
+        return forget_renditions(session, days=settings.image_rendition_days) == RENDITIONS_PAGE
 
-    often = settings.sweep_seconds
     return [
-        Chore("beat", often, say_alive),
+        Chore("beat", often, within(lambda session: beat(session, name, {}))),
         *(
             Chore(kind.queue, often, partial(publish_due, database, publisher, kind, settings))
             for kind in (WorkKind.QUESTION, WorkKind.RERUN)
@@ -246,9 +247,9 @@ def _chores(database: Database, publisher: Publisher, settings: Settings) -> lis
         Chore("give_up_reruns", GIVE_UP_SECONDS, lambda: give_up_reruns(database, settings)),
         Chore("retention", often, erase),
         Chore("certificates", AUDIT_SECONDS, audit_certificates),
-        Chore("forget", GIVE_UP_SECONDS, forget),
-        Chore("forget_deliveries", GIVE_UP_SECONDS, forget_deliveries),
-        Chore("forget_renditions", GIVE_UP_SECONDS, forget_pictures),
+        Chore("forget", GIVE_UP_SECONDS, within(forget)),
+        Chore("forget_deliveries", GIVE_UP_SECONDS, within(forget_deliveries)),
+        Chore("forget_renditions", GIVE_UP_SECONDS, within(forget_pictures)),
     ]
 
 
@@ -265,12 +266,8 @@ def deliver_for_ever(settings: Settings, stop: threading.Event) -> None:
 
 
 def _tell(swept: Swept) -> None:
-    for action, count in (
-        ("returned", swept.returned),
-        ("given_up", swept.given_up),
-        ("published", swept.published),
-    ):
-        SWEPT.labels(action).inc(count)
+    for action in ("returned", "given_up", "published"):
+        SWEPT.labels(action).inc(getattr(swept, action))
     if swept.returned or swept.given_up:
         log.warning("leases_ran_out", action="sweep", returned=swept.returned, given_up=swept.given_up)
 

@@ -4,7 +4,6 @@ A cookie holds 32 random bytes; only their sha256 is stored. A session ends afte
 request, when the person is disabled and when the password changes.
 """
 
-import hashlib
 import ipaddress
 import secrets
 import threading
@@ -17,6 +16,7 @@ from pwdlib import PasswordHash
 from sqlalchemy.orm import Session as DatabaseSession
 
 from moderation.accounts import person_rows as rows
+from moderation.accounts.keys import digest_of
 from moderation.database.connection import Database
 from moderation.errors import (
     NotAllowed,
@@ -29,7 +29,7 @@ from moderation.errors import (
 )
 from moderation.people import Act, Person, Preferences, Role, require
 from moderation.settings import Settings
-from moderation.writing import is_name
+from moderation.writing import NO_NAME, is_name
 
 #: Characters. NIST SP 800-63B asks for 8, and no rules of composition. These accounts see private pictures.
 PASSWORD_AT_LEAST = 12
@@ -132,7 +132,7 @@ class Accounts:
             rows.insert_sign_in(
                 session,
                 person.id,
-                _digest(signed_in.secret),
+                digest_of(signed_in.secret),
                 signed_in.csrf,
                 lasts_seconds=self._settings.session_seconds,
                 first_password=first_password,
@@ -144,14 +144,14 @@ class Accounts:
         """The session of a cookie. None: there is none, or it has ended. `used=False`: an open page asks by itself."""
         with self._database.transaction() as session:
             found = rows.find_sign_in(
-                session, _digest(secret), idle_seconds=self._settings.session_idle_seconds, used=used
+                session, digest_of(secret), idle_seconds=self._settings.session_idle_seconds, used=used
             )
         return None if found is None else Session(*found)
 
     def sign_out(self, secret: str) -> None:
         """End this session. The second call does nothing."""
         with self._database.transaction() as session:
-            rows.end_sign_in(session, _digest(secret))
+            rows.end_sign_in(session, digest_of(secret))
 
     def set_preferences(self, person: Person, preferences: Preferences) -> Person:
         with self._database.transaction() as session:
@@ -166,7 +166,7 @@ class Accounts:
         self.sign_out(self.sign_in(person.email, old, address=address).secret)
         with self._database.transaction() as session:
             rows.change_person(session, person.id, password_digest=_hash(new), first_password=False)
-            rows.end_sign_ins_of(session, person.id, but=_digest(secret))
+            rows.end_sign_ins_of(session, person.id, but=digest_of(secret))
 
     def choose_password(self, person: Person, new: str, *, secret: str) -> None:
         """Replace the first password by the person's own. The session of `secret` stays, all others end.
@@ -181,7 +181,7 @@ class Accounts:
             if _verify(new, found[1])[0]:
                 raise PasswordRefused("this is the password that you were given: choose another")
             rows.change_person(session, person.id, password_digest=_hash(new), first_password=False)
-            rows.end_sign_ins_of(session, person.id, but=_digest(secret))
+            rows.end_sign_ins_of(session, person.id, but=digest_of(secret))
         log.info("password_chosen", action="sign_in", person=str(person.id))
 
     def add_person(
@@ -196,7 +196,7 @@ class Accounts:
         if "@" not in email or not name:
             raise RequestRefused("a person needs an email and a name")
         if not (is_name(email) and is_name(name)):
-            raise RequestRefused("a name is one line, without characters that turn the direction of text")
+            raise RequestRefused(NO_NAME)
         if password is not None:
             _check_password(password)
         digest = None if password is None else _hash(password)
@@ -327,10 +327,6 @@ def _check_password(password: str) -> None:
         raise PasswordRefused(
             f"a password has {PASSWORD_AT_LEAST} to {PASSWORD_AT_MOST} characters, this one {len(password)}"
         )
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
 
 
 def _known(person: Person | None) -> Person:

@@ -14,7 +14,7 @@ from moderation.database.ids import new_id
 from moderation.database.shapes import as_value, change_rows, seconds
 from moderation.database.tables import KeyRow
 from moderation.errors import RequestRefused
-from moderation.writing import is_name
+from moderation.writing import NO_NAME, is_name
 
 #: What a platform may do with its key.
 SCOPES = ("submit", "read", "review", "webhooks", "erase")
@@ -40,11 +40,10 @@ def add_key(session: Session, name: str, scopes: tuple[str, ...] = SCOPES) -> st
     Raise RequestRefused for a name that no source could have.
     """
     if not is_name(name):
-        raise RequestRefused("a name is one line, without characters that turn the direction of text")
+        raise RequestRefused(NO_NAME)
     prefix = secrets.token_hex(4)
     secret = f"bf_{prefix}_{secrets.token_urlsafe(32)}"
-    # A long random secret cannot be guessed, so it needs no slow hash.
-    session.add(KeyRow(id=new_id(), name=name, prefix=prefix, digest=_digest(secret), scopes=list(scopes)))
+    session.add(KeyRow(id=new_id(), name=name, prefix=prefix, digest=digest_of(secret), scopes=list(scopes)))
     session.flush()
     return secret
 
@@ -55,7 +54,7 @@ def find_key(session: Session, secret: str) -> Key | None:
     if len(parts) != 3 or parts[0] != "bf":
         return None
     row = session.scalars(select(KeyRow).where(KeyRow.prefix == parts[1])).first()
-    if row is None or row.revoked_at is not None or not hmac.compare_digest(row.digest, _digest(secret)):
+    if row is None or row.revoked_at is not None or not hmac.compare_digest(row.digest, digest_of(secret)):
         return None
     return as_value(Key, row)
 
@@ -84,5 +83,6 @@ def _revoke(session: Session, which: ColumnElement[bool]) -> int:
     return change_rows(session, KeyRow, which, KeyRow.revoked_at.is_(None), revoked_at=func.now())
 
 
-def _digest(secret: str) -> bytes:
+def digest_of(secret: str) -> bytes:
+    """What is stored of a long random secret. Nobody can guess it, so it needs no slow hash."""
     return hashlib.sha256(secret.encode()).digest()

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, exists, false, func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
-from moderation.archive.erasure import Kept, cases_past
+from moderation.archive.erasure import Kept, all_past
 from moderation.cases import Case, CaseState
 from moderation.database.connection import Database
 from moderation.database.ids import first_id_at
@@ -35,41 +35,33 @@ _ARCHIVE_LOCK = 7_301_004
 #: A batch of thousands of cases takes longer than one case.
 _PATIENCE = "5min"
 
-#: Everything is in a fixed order, so that the same case gives the same line.
-_RECORDS = text("""
+
+def _rows(table: str, order: str, joined: str = "", owner: str = "t") -> str:
+    """SQL of one entry of a record: a table's rows of case `c`, in a fixed order: the same case is the same line."""
+    return f"""'{table}', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY {order}), '[]')
+            FROM {table} t {joined} WHERE {owner}.case_id = c.id)"""  # noqa: S608  of our own words alone
+
+
+_BY_ARTIFACT = ("t.analysis_id, t.face, t.ordinal", "JOIN analyses a ON a.id = t.analysis_id", "a")
+_BY_ANSWER = ("t.decision_id, t.face, t.ordinal", "JOIN decisions d ON d.id = t.decision_id", "d")
+_ENTRIES = (
+    *(_rows(table, "t.id") for table in ("analyses", "decisions", "appeals", "questions", "skips", "views")),
+    *(_rows(table, "t.id") for table in ("deliveries", "reruns")),
+    *(_rows(table, *_BY_ARTIFACT) for table in ("artifacts", "effects")),
+    _rows("artifact_answers", *_BY_ANSWER),
+    _rows("blind_judgements", "t.person_id"),
+    _rows("evidence", "t.case_id"),
+)
+_RECORDS = text(f"""
     SELECT jsonb_build_object(
         'case', to_jsonb(c),
         'events', (SELECT coalesce(jsonb_agg(to_jsonb(t) || jsonb_build_object('body', t.body::text) ORDER BY t.seq),
                                    '[]')
             FROM events t WHERE t.case_id = c.id),
-        'analyses', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM analyses t WHERE t.case_id = c.id),
-        'artifacts', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.analysis_id, t.face, t.ordinal), '[]')
-            FROM artifacts t JOIN analyses a ON a.id = t.analysis_id WHERE a.case_id = c.id),
-        'effects', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.analysis_id, t.face, t.ordinal), '[]')
-            FROM effects t JOIN analyses a ON a.id = t.analysis_id WHERE a.case_id = c.id),
-        'evidence', (SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') FROM evidence t WHERE t.case_id = c.id),
-        'decisions', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM decisions t WHERE t.case_id = c.id),
-        'artifact_answers', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.decision_id, t.face, t.ordinal), '[]')
-            FROM artifact_answers t JOIN decisions d ON d.id = t.decision_id WHERE d.case_id = c.id),
-        'blind_judgements', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.person_id), '[]')
-            FROM blind_judgements t WHERE t.case_id = c.id),
-        'appeals', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM appeals t WHERE t.case_id = c.id),
-        'questions', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM questions t WHERE t.case_id = c.id),
-        'skips', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM skips t WHERE t.case_id = c.id),
-        'views', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM views t WHERE t.case_id = c.id),
-        'deliveries', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM deliveries t WHERE t.case_id = c.id),
-        'reruns', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.id), '[]')
-            FROM reruns t WHERE t.case_id = c.id)
+        {", ".join(_ENTRIES)}
     )::text
     FROM cases c WHERE c.id = ANY (:ids) ORDER BY c.id
-""")
+""")  # noqa: S608  of our own words alone
 
 
 @dataclass(frozen=True)
@@ -254,11 +246,8 @@ def archive_past(
 
     `retention` is as in `erasure`.
     """
-    named = [source for source, _ in retention if source != "*"]
-    for source, days in retention:
-        wanted = None if source == "*" else source
-        first = cases_past(session, days, source=wanted, but=named, kept=Kept.ARCHIVED, limit=1)
-        archive = archive_of(session, first[0]) if first else None
+    for case_id in all_past(session, retention, Kept.ARCHIVED, limit=1):
+        archive = archive_of(session, case_id)
         if archive is not None:
             return archive, _past_in(session, archive.id, retention)
     return None
@@ -287,12 +276,8 @@ def archived_cases(session: Session, cases: Sequence[Case]) -> dict[UUID, Archiv
         return {}
     rows = session.execute(
         select(
-            CaseRow.id,
-            CaseRow.label,
-            CaseRow.technique,
-            ArchiveRow.finished_at,
-            ArchiveRow.bucket,
-            ArchiveRow.key,
+            *(CaseRow.id, CaseRow.label, CaseRow.technique),
+            *(ArchiveRow.finished_at, ArchiveRow.bucket, ArchiveRow.key),
         )
         .join(ArchiveRow, ArchiveRow.id == CaseRow.archive_id)
         .where(CaseRow.id.in_(case_ids))

@@ -170,13 +170,7 @@ class Archives:
 
     def count(self, decided_before: datetime, *, limit: int | None = None) -> int:
         """How many cases `archive` would take."""
-        found, after = 0, None
-        while limit is None or found < limit:
-            ids = self._next(decided_before, after, 10_000 if limit is None else min(10_000, limit - found))
-            if not ids:
-                break
-            found, after = found + len(ids), ids[-1]
-        return found
+        return sum(map(len, self._pages(decided_before, limit, 10_000)))
 
     def archive(
         self,
@@ -194,15 +188,8 @@ class Archives:
         with rows.only_archiver(self._database):
             self._remove_leftovers()
             self._erase_past()
-            left, after = limit, None
-            while left is None or left > 0:
-                ids = self._next(decided_before, after, batch if left is None else min(batch, left))
-                if not ids:
-                    return
-                done = self._archive(place, ids)
-                after = ids[-1]
-                left = None if left is None else left - len(ids)
-                yield done
+            for ids in self._pages(decided_before, limit, batch):
+                yield self._archive(place, ids)
 
     def read(self, place: ArchivePlace) -> Opened:
         """Unpack an object and verify it. Raise ArchiveBroken."""
@@ -229,15 +216,21 @@ class Archives:
 
     # --- out
 
-    def _next(self, decided_before: datetime, after: UUID | None, limit: int) -> list[UUID]:
-        with self._database.transaction() as session:
-            return rows.cases_to_archive(
-                session,
-                decided_before,
-                erased_first=[source for source, _ in self._retention],
-                after=after,
-                limit=limit,
-            )
+    def _pages(self, decided_before: datetime, limit: int | None, size: int) -> Iterator[list[UUID]]:
+        """The cases that may leave, `size` at a time and `limit` at most."""
+        first_erased = [source for source, _ in self._retention]
+        left, after = limit, None
+        while left is None or left > 0:
+            most = size if left is None else min(size, left)
+            with self._database.transaction() as session:
+                ids = rows.cases_to_archive(
+                    session, decided_before, erased_first=first_erased, after=after, limit=most
+                )
+            if not ids:
+                return
+            yield ids
+            after = ids[-1]
+            left = None if left is None else left - len(ids)
 
     def _archive(self, place: ArchivePlace, ids: Sequence[UUID]) -> ArchivedBatch:
         with self._database.transaction() as session:

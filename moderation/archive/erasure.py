@@ -8,7 +8,7 @@ without breaking it.
 """
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select, text
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation.cases import Case, CaseState
 from moderation.database.questions import ERASED, end_questions_of
+from moderation.database.shapes import known_sources
 from moderation.errors import CaseArchived, TransitionRefused
 
 _DAY = 86_400
@@ -67,16 +68,9 @@ _PAST = """
     WHERE {there} AND c.source = :source AND c.{ended} < now() - make_interval(secs => :seconds) AND {fit}
     ORDER BY c.{ended} LIMIT :limit
 """
-#: The oldest cases of every source except those in `but`. A loose index scan (PostgreSQL wiki) steps from source to
-#: source and takes the oldest of each. Cases that are kept longer are never read. Cost: two looks into the index per
-#: source.
+#: The oldest cases of every source except those in `but`. Cases that are kept longer are never read.
 _PAST_OF_OTHERS = """
-    WITH RECURSIVE known AS (
-        (SELECT c.source FROM cases c WHERE {there} ORDER BY c.source LIMIT 1)
-        UNION ALL
-        SELECT (SELECT c.source FROM cases c WHERE {there} AND c.source > known.source ORDER BY c.source LIMIT 1)
-        FROM known WHERE known.source IS NOT NULL
-    )
+    WITH RECURSIVE {known}
     SELECT old.id FROM known, LATERAL (
         SELECT c.id, c.{ended} FROM cases c
         WHERE {there} AND c.source = known.source AND c.{ended} < now() - make_interval(secs => :seconds) AND {fit}
@@ -101,7 +95,10 @@ _OF = {
     Kept.WITHDRAWN: {"there": _WITHDRAWN, "ended": "withdrawn_at", "fit": _TOLD},
 }
 PAST = {kept: text(_PAST.format(**parts)) for kept, parts in _OF.items()}
-PAST_OF_OTHERS = {kept: text(_PAST_OF_OTHERS.format(**parts)) for kept, parts in _OF.items()}
+PAST_OF_OTHERS = {
+    kept: text(_PAST_OF_OTHERS.format(known=known_sources(parts["there"]), **parts))
+    for kept, parts in _OF.items()
+}
 
 
 def cases_past(
@@ -127,12 +124,19 @@ def cases_past(
 def erase_past(
     session: Session, retention: Sequence[tuple[str, float]], *, actor: str, keep_hashes: bool = False
 ) -> int:
-    """Erase a page of cases whose retention is over; return how many. `retention`: source and days, `*` for others."""
+    """Erase a page of cases whose retention is over; return how many."""
+    return sum(
+        erase_case(session, case_id, actor=actor, keep_hash=keep_hashes)
+        for case_id in all_past(session, retention, Kept.HERE, Kept.WITHDRAWN)
+    )
+
+
+def all_past(
+    session: Session, retention: Sequence[tuple[str, float]], *kinds: Kept, limit: int = 100
+) -> Iterator[UUID]:
+    """Cases whose retention is over: a page for each rule and kind. `retention`: source and days, `*` for others."""
     named = [source for source, _ in retention if source != "*"]
-    erased = 0
     for source, days in retention:
         wanted = None if source == "*" else source
-        for kept in (Kept.HERE, Kept.WITHDRAWN):
-            for case_id in cases_past(session, days, source=wanted, but=named, kept=kept):
-                erased += erase_case(session, case_id, actor=actor, keep_hash=keep_hashes)
-    return erased
+        for kept in kinds:
+            yield from cases_past(session, days, source=wanted, but=named, kept=kept, limit=limit)

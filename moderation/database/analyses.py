@@ -1,7 +1,7 @@
 """Analyses with their artifacts and effects: written once, under a lease, and never changed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Artifact, Effect, FaceAnalysis, PictureFacts
 from moderation.cases import Move
-from moderation.database.moves import move_cases, now_ready, pinned
+from moderation.database.moves import end_lease, now_ready, pinned
 from moderation.database.outbox import Kind, enqueue
 from moderation.database.shapes import as_value
 from moderation.database.tables import AnalysisRow, ArtifactRow, CaseRow, EffectRow
-from moderation.database.work import CASES
-from moderation.errors import ImageChanged, LeaseLost
+from moderation.errors import ImageChanged
 from moderation.presentation import face_from_json, face_json, verdict_from_json, verdict_json
 from moderation.triage import uncertainty
 
@@ -43,10 +42,11 @@ def record_analysis(
     """
     shown = insert_analysis(session, case_id, analysis, new_id=new_id)
     verdict = shown.analysis.verdict
-    moved = move_cases(
+    end_lease(
         session,
         Move.RECORD,
-        *CASES.held(case_id, token),
+        case_id,
+        token,
         actor=actor,
         body={
             "analysis": str(shown.id),
@@ -56,7 +56,6 @@ def record_analysis(
             "reused_from": shown.analysis.reused_from,
         },
         changes={
-            **CASES.let_go,
             "analysis_id": shown.id,
             "label": verdict.label,
             "technique": verdict.technique,
@@ -64,8 +63,6 @@ def record_analysis(
             **now_ready(uncertainty(verdict), conflict=conflict),
         },
     )
-    if not moved:
-        raise LeaseLost("another worker has this case now")
     enqueue(session, Kind.ANALYZED, case_id)
 
 
@@ -109,40 +106,34 @@ def insert_analysis(session: Session, case_id: UUID, analysis: Analysis, *, new_
                 " shown; please judge this one unaided."
             )
         return before
-    artifacts = _artifact_rows(new_id, analysis)
+    artifacts = [
+        {
+            **place,
+            "heading": artifact.heading,
+            "regions": [region.value for region in artifact.regions],
+            "text": artifact.text,
+            "polygon": None if artifact.polygon is None else [list(point) for point in artifact.polygon],
+        }
+        for place, artifact in _placed(new_id, analysis.faces)
+    ]
     if artifacts:
         session.execute(insert(ArtifactRow), artifacts)
     insert_effects(session, new_id, analysis.faces)
     return StoredAnalysis(new_id, case_id, analysis)
 
 
-def _artifact_rows(analysis_id: UUID, analysis: Analysis) -> list[dict[str, Any]]:
-    return [
-        {
-            "analysis_id": analysis_id,
-            "face": index,
-            "ordinal": ordinal,
-            "heading": artifact.heading,
-            "regions": [region.value for region in artifact.regions],
-            "text": artifact.text,
-            "polygon": None if artifact.polygon is None else [list(point) for point in artifact.polygon],
-        }
-        for index, face in enumerate(analysis.faces)
-        for ordinal, artifact in enumerate(face.rationale, start=1)
-    ]
+def _placed(analysis_id: UUID, faces: Sequence[FaceAnalysis]) -> Iterator[tuple[dict[str, Any], Artifact]]:
+    """Every artifact with the key of its row."""
+    for index, face in enumerate(faces):
+        for ordinal, artifact in enumerate(face.rationale, start=1):
+            yield {"analysis_id": analysis_id, "face": index, "ordinal": ordinal}, artifact
 
 
 def insert_effects(session: Session, analysis_id: UUID, faces: Sequence[FaceAnalysis]) -> None:
     """Add the measured effects of an analysis's artifacts. Earlier measurements stay."""
     rows = [
-        {
-            "analysis_id": analysis_id,
-            "face": index,
-            "ordinal": ordinal,
-            **dataclasses.asdict(artifact.effect),
-        }
-        for index, face in enumerate(faces)
-        for ordinal, artifact in enumerate(face.rationale, start=1)
+        {**place, **dataclasses.asdict(artifact.effect)}
+        for place, artifact in _placed(analysis_id, faces)
         if artifact.effect is not None
     ]
     if rows:
@@ -167,7 +158,7 @@ def find_analysis_of_bytes(session: Session, sha256: str, fingerprint: str) -> S
         )
         .limit(1)
     ).first()
-    return None if row is None else _stored(row, _artifacts(session, [row.id]))
+    return _whole(session, row)
 
 
 def shown_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, StoredAnalysis]:
@@ -183,8 +174,7 @@ def shown_analyses(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, Sto
 
 def find_analysis(session: Session, analysis_id: UUID) -> StoredAnalysis | None:
     """One analysis, on show or not. None: it is archived or does not exist."""
-    row = session.get(AnalysisRow, analysis_id)
-    return None if row is None else _stored(row, _artifacts(session, [row.id]))
+    return _whole(session, session.get(AnalysisRow, analysis_id))
 
 
 def analysis_by(session: Session, case_id: UUID, fingerprint: str) -> StoredAnalysis | None:
@@ -192,6 +182,10 @@ def analysis_by(session: Session, case_id: UUID, fingerprint: str) -> StoredAnal
     row = session.scalars(
         select(AnalysisRow).where(AnalysisRow.case_id == case_id, AnalysisRow.fingerprint == fingerprint)
     ).first()
+    return _whole(session, row)
+
+
+def _whole(session: Session, row: AnalysisRow | None) -> StoredAnalysis | None:
     return None if row is None else _stored(row, _artifacts(session, [row.id]))
 
 

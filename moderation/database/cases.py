@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from moderation.analysis import Label, Technique
 from moderation.cases import Case, CaseState, Flag, ImageRef, Lease, Refusal
 from moderation.database.ids import first_id_at, new_id
-from moderation.database.shapes import as_value
+from moderation.database.shapes import as_value, equal_to, known_sources
 from moderation.database.tables import CaseRow, DecisionRow
 from moderation.decisions import Outcome
 from moderation.errors import CaseNotFound
@@ -213,20 +213,17 @@ def of_standing_decision(column: str) -> ScalarSelect[Any]:
 
 def _fitting(wanted: Filter) -> Select[CaseRow]:
     """The cases that fit, without the conditions on decisions."""
-    query = select(CaseRow)
-    if wanted.state is not None:
-        query = query.where(CaseRow.state == wanted.state)
+    columns = {
+        CaseRow.state: wanted.state,
+        CaseRow.source: wanted.source,
+        CaseRow.external_id: wanted.external_id,
+        CaseRow.label: wanted.label,
+        CaseRow.technique: wanted.technique,
+    }
+    query = select(CaseRow).where(*equal_to(columns))
     if wanted.state not in (None, CaseState.DECIDED):
         # This tells the planner that the small index is enough.
         query = query.where(CaseRow.state != CaseState.DECIDED)
-    if wanted.source is not None:
-        query = query.where(CaseRow.source == wanted.source)
-    if wanted.external_id is not None:
-        query = query.where(CaseRow.external_id == wanted.external_id)
-    if wanted.label is not None:
-        query = query.where(CaseRow.label == wanted.label)
-    if wanted.technique is not None:
-        query = query.where(CaseRow.technique == wanted.technique)
     if wanted.without_verdict:
         ended = CaseRow.state.in_((CaseState.READY, CaseState.DECIDED))
         query = query.where(CaseRow.label.is_(None), ended)
@@ -240,16 +237,10 @@ def _fitting(wanted: Filter) -> Select[CaseRow]:
     return query
 
 
-#: Sources take turns: first the most urgent case of each, then the second of each, and so on. A loose index scan
-#: (PostgreSQL wiki) steps from source to source, so that one source's backlog is not read to reach the next.
-NEXT_OF_EVERY_SOURCE = text("""
-    WITH RECURSIVE known AS (
-        (SELECT source FROM cases WHERE state = 'waiting' ORDER BY source LIMIT 1)
-        UNION ALL
-        SELECT (SELECT c.source FROM cases c WHERE c.state = 'waiting' AND c.source > known.source
-                ORDER BY c.source LIMIT 1)
-        FROM known WHERE known.source IS NOT NULL
-    ), first AS (
+#: Sources take turns: first the most urgent case of each, then the second of each, and so on. One source's backlog is
+#: not read to reach the next.
+NEXT_OF_EVERY_SOURCE = text(f"""
+    WITH RECURSIVE {known_sources("c.state = 'waiting'")}, first AS (
         SELECT next.*, row_number() OVER (PARTITION BY known.source
                                           ORDER BY next.priority DESC, next.due_at, next.id) AS turn
         FROM known, LATERAL (
@@ -267,7 +258,7 @@ NEXT_OF_EVERY_SOURCE = text("""
     )
     UPDATE cases SET rung_at = now() FROM locked, chosen WHERE cases.id = locked.id AND chosen.id = locked.id
     RETURNING cases.id, chosen.turn, cases.priority
-""")
+""")  # noqa: S608  of our own words alone
 
 
 def due_cases(

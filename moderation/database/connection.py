@@ -63,12 +63,7 @@ class Database:
     """A pool of connections to one Postgres. Threads may share it, forks may not."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        pool_size: int = 5,
-        connect_timeout: int = 5,
-        answer_seconds: float | None = None,
+        self, url: str, *, pool_size: int = 5, connect_timeout: int = 5, answer_seconds: float | None = None
     ) -> None:
         """`answer_seconds`: ANSWER_SECONDS for services; None for commands whose statements may take long.
 

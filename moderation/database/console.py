@@ -96,7 +96,7 @@ def decisions_by(
         if last is not None:
             place = tuple_(literal(last), literal(before))
             ids = ids.where(tuple_(DecisionRow.created_at, DecisionRow.id) < place)
-    return [found for one in session.scalars(ids).all() if (found := find_decision(session, one))]
+    return [found for each in session.scalars(ids).all() if (found := find_decision(session, each))]
 
 
 def stands_of(session: Session, case_ids: Collection[UUID]) -> dict[UUID, tuple[CaseState, Stage]]:
@@ -107,10 +107,7 @@ def stands_of(session: Session, case_ids: Collection[UUID]) -> dict[UUID, tuple[
 
 def judged_by(session: Session, person_id: UUID, case_ids: Sequence[UUID]) -> set[UUID]:
     """The cases, of these, that this person judged before they saw the verdict."""
-    return set(
-        session.scalars(
-            select(BlindJudgementRow.case_id).where(
-                BlindJudgementRow.person_id == person_id, BlindJudgementRow.case_id.in_(case_ids)
-            )
-        )
+    judged = select(BlindJudgementRow.case_id).where(
+        BlindJudgementRow.person_id == person_id, BlindJudgementRow.case_id.in_(case_ids)
     )
+    return set(session.scalars(judged))

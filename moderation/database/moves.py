@@ -58,16 +58,12 @@ def move_cases(
 
 
 def _pairs(body: dict[str, Any], moved: Any) -> list[Any]:
-    flat: list[Any] = []
-    for name, value in body.items():
-        # A column of the row is read after the change. Anything else is a constant.
-        column = (
-            moved.c[value.key]
-            if isinstance(value, InstrumentedAttribute)
-            else cast(literal(value, JSONB), JSONB)
-        )
-        flat += [name, column]
-    return flat
+    """Names and values in turn. A column of the row is read after the change; anything else is a constant."""
+    values = (
+        moved.c[value.key] if isinstance(value, InstrumentedAttribute) else cast(literal(value, JSONB), JSONB)
+        for value in body.values()
+    )
+    return [part for pair in zip(body, values, strict=True) for part in pair]
 
 
 def now_ready(uncertain: float, *, conflict: bool = False) -> dict[str, Any]:
@@ -114,12 +110,25 @@ def begin_analysis(
         *fit,
         actor=f"worker:{owner}",
         body={"attempt": CaseRow.attempts, "token": CaseRow.lease_token},
-        changes={
-            "attempts": CaseRow.attempts + 1,
-            **CASES.taken(owner, lease_seconds),
-        },
+        changes={"attempts": CaseRow.attempts + 1, **CASES.taken(owner, lease_seconds)},
     )
     return rows[0] if rows else None
+
+
+def end_lease(
+    session: Session,
+    move: Move,
+    case_id: UUID,
+    token: int,
+    *,
+    actor: str,
+    body: dict[str, Any],
+    changes: dict[str, Any],
+) -> None:
+    """Make the move that ends this lease. Raise LeaseLost when another worker has the case."""
+    held, freed = CASES.held(case_id, token), {**CASES.let_go, **changes}
+    if not move_cases(session, move, *held, actor=actor, body=body, changes=freed):
+        raise LeaseLost("another worker has this case now")
 
 
 def must_be_quarantined(session: Session, case_id: UUID) -> bool:
@@ -137,21 +146,19 @@ def must_be_quarantined(session: Session, case_id: UUID) -> bool:
 
 def release_case(session: Session, case_id: UUID, token: int, *, actor: str, why: str, due_in: float) -> None:
     """Release the case to the line. The attempt does not count: the image was not at fault. Raise LeaseLost."""
-    _one(
-        move_cases(
-            session,
-            Move.RELEASE,
-            *CASES.held(case_id, token),
-            actor=actor,
-            body={"why": why, "due_in": due_in},
-            changes={
-                **CASES.let_go,
-                "attempts": CaseRow.attempts - 1,
-                "postponements": CaseRow.postponements + 1,
-                "due_at": func.now() + seconds(due_in),
-                "rung_at": None,
-            },
-        )
+    end_lease(
+        session,
+        Move.RELEASE,
+        case_id,
+        token,
+        actor=actor,
+        body={"why": why, "due_in": due_in},
+        changes={
+            "attempts": CaseRow.attempts - 1,
+            "postponements": CaseRow.postponements + 1,
+            "due_at": func.now() + seconds(due_in),
+            "rung_at": None,
+        },
     )
 
 
@@ -168,21 +175,19 @@ def refuse_case(
 
     `version_id` is the version of the refused image, if it was fetched. The case is pinned to it.
     """
-    _one(
-        move_cases(
-            session,
-            Move.REFUSE,
-            *CASES.held(case_id, token),
-            actor=actor,
-            body={"code": refusal.code},
-            changes={
-                **CASES.let_go,
-                "refusal_code": refusal.code,
-                "refusal_message": refusal.message,
-                **pinned(version_id),
-                **now_ready(uncertainty(None)),
-            },
-        )
+    end_lease(
+        session,
+        Move.REFUSE,
+        case_id,
+        token,
+        actor=actor,
+        body={"code": refusal.code},
+        changes={
+            "refusal_code": refusal.code,
+            "refusal_message": refusal.message,
+            **pinned(version_id),
+            **now_ready(uncertainty(None)),
+        },
     )
     enqueue(session, Kind.ANALYZED, case_id)
 
@@ -262,9 +267,3 @@ def expire_leases(session: Session, *, actor: str, attempts_at_most: int) -> tup
         },
     )
     return len(returned), len(spent)
-
-
-def _one(rows: Sequence[Moved]) -> Moved:
-    if not rows:
-        raise LeaseLost("another worker has this case now")
-    return rows[0]

@@ -56,7 +56,7 @@ def mark_replayed(session: Session, letter_id: UUID) -> None:
 
 
 def beat(session: Session, process: str, facts: dict[str, Any]) -> None:
-    """Note that this process is alive. Forget processes without a heartbeat for a day."""
+    """Note that this process is alive."""
     session.execute(
         upsert(HeartbeatRow)
         .values(process=process, facts=facts)
@@ -64,8 +64,9 @@ def beat(session: Session, process: str, facts: dict[str, Any]) -> None:
     )
 
 
-def forget_processes(session: Session, *, after_seconds: float = 86_400) -> None:
-    delete_rows(session, HeartbeatRow, HeartbeatRow.seen_at < func.now() - seconds(after_seconds))
+def forget_processes(session: Session) -> None:
+    """Forget processes without a heartbeat for a day."""
+    delete_rows(session, HeartbeatRow, HeartbeatRow.seen_at < func.now() - seconds(86_400))
 
 
 @dataclass(frozen=True)

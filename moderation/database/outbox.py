@@ -65,16 +65,10 @@ def enqueue(
         shared["due_at"] = due_at
     values = {name: literal(value, DeliveryRow.__table__.c[name].type) for name, value in shared.items()}
     # Read the endpoints again: one that was just removed gets nothing, and makes no move fail.
-    rows = [
-        insert(DeliveryRow).from_select(
-            ["id", "endpoint_id", *values],
-            select(literal(new_id()), EndpointRow.id, *values.values()).where(EndpointRow.id == endpoint),
-        )
-        for endpoint in wanting
-    ]
-    for row in rows:
-        session.execute(row)
-    return len(rows)
+    for endpoint in wanting:
+        row = select(literal(new_id()), EndpointRow.id, *values.values()).where(EndpointRow.id == endpoint)
+        session.execute(insert(DeliveryRow).from_select(["id", "endpoint_id", *values], row))
+    return len(wanting)
 
 
 def cancel(session: Session, case_id: UUID, kind: Kind) -> int:
@@ -103,10 +97,7 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
     analysis = session.execute(
         select(
             AnalysisRow.verdict,
-            AnalysisRow.faces_found,
-            AnalysisRow.faces_judged,
-            AnalysisRow.fingerprint,
-            AnalysisRow.bundle,
+            *(AnalysisRow.__table__.c[name] for name in _TOLD_OF_ANALYSIS),
             BundleRow.basis,
             BundleRow.basis_sources,
         )
@@ -129,10 +120,7 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
         "created_at": case.created_at.isoformat(),
         "ready_at": None if case.ready_at is None else case.ready_at.isoformat(),
         "verdict": verdict,
-        "faces_found": None if analysis is None else analysis.faces_found,
-        "faces_judged": None if analysis is None else analysis.faces_judged,
-        "fingerprint": None if analysis is None else analysis.fingerprint,
-        "bundle": None if analysis is None else analysis.bundle,
+        **{name: None if analysis is None else getattr(analysis, name) for name in _TOLD_OF_ANALYSIS},
         "refusal": case.refusal_code,
         "refusal_message": case.refusal_message,
         "decision": None,
@@ -141,16 +129,10 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
 
 
 _TOLD = {
-    "state",
-    "version",
-    "source",
-    "external_id",
-    "context",
-    "created_at",
-    "ready_at",
-    "refusal_code",
-    "refusal_message",
+    *("state", "version", "source", "external_id", "context"),
+    *("created_at", "ready_at", "refusal_code", "refusal_message"),
 }
+_TOLD_OF_ANALYSIS = ("faces_found", "faces_judged", "fingerprint", "bundle")
 
 
 def pending() -> ColumnElement[bool]:

@@ -158,13 +158,7 @@ def record_answer(
         record_failure(session, held, ERASED)
         return False
     return QUESTIONS.finish(
-        session,
-        held.id,
-        held.attempt,
-        answer=answer,
-        bundle=bundle,
-        fingerprint=fingerprint,
-        seconds=seconds,
+        session, held.id, held.attempt, answer=answer, bundle=bundle, fingerprint=fingerprint, seconds=seconds
     )
 
 

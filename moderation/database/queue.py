@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, aliased
 
 from moderation.analysis import Label, Technique
 from moderation.cases import CaseState, Stage
-from moderation.database.shapes import as_value, seconds
+from moderation.database.shapes import as_value, equal_to, known_sources, seconds
 from moderation.database.tables import AnalysisRow, CaseRow, ClaimRow, PersonRow
 from moderation.errors import CursorUnreadable
 
@@ -201,27 +201,15 @@ def _line(
 
 
 def _sort(state: CaseState) -> Any:
-    match state:
-        case CaseState.READY:
-            return CaseRow.queued_at
-        case CaseState.DECIDED:
-            return CaseRow.decided_at
-        case _:
-            return CaseRow.created_at
+    sorts = {CaseState.READY: CaseRow.queued_at, CaseState.DECIDED: CaseRow.decided_at}
+    return sorts.get(state, CaseRow.created_at)
 
 
 def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
     """The conditions of a filter."""
     # As text, not as a parameter, so that the planner can use the small index of this state.
     conditions: list[ColumnElement[bool]] = [text(f"cases.state = '{wanted.state.value}'")]  # pyright: ignore[reportAssignmentType]
-    columns = {
-        CaseRow.source: wanted.source,
-        CaseRow.label: wanted.label,
-        CaseRow.technique: wanted.technique,
-        CaseRow.stage: wanted.stage,
-        CaseRow.campaign: wanted.campaign,
-    }
-    conditions += [column == value for column, value in columns.items() if value is not None]
+    conditions += equal_to({**_columns(CaseRow, wanted), CaseRow.campaign: wanted.campaign})
     if wanted.without_verdict:
         conditions.append(CaseRow.label.is_(None))
     if wanted.aside is not None and wanted.state is CaseState.READY:
@@ -240,22 +228,23 @@ def fits(wanted: QueueFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
+def _columns(case: Any, wanted: QueueFilter) -> dict[Any, str | None]:
+    """Columns of the case, or of an alias of it, with the values that are wanted."""
+    return {
+        case.source: wanted.source,
+        case.label: wanted.label,
+        case.technique: wanted.technique,
+        case.stage: wanted.stage,
+    }
+
+
 def _first_of_campaign(wanted: QueueFilter) -> ColumnElement[bool]:
     """No similar case that also fits comes before it. One look into a small index for each case."""
     earlier = aliased(CaseRow, name="earlier")
     alike = select(earlier.id).where(
         text("earlier.state = 'ready' AND earlier.campaign = cases.campaign"),
         tuple_(earlier.queued_at, earlier.id) < tuple_(CaseRow.queued_at, CaseRow.id),
-        *(
-            column == value
-            for column, value in (
-                (earlier.source, wanted.source),
-                (earlier.label, wanted.label),
-                (earlier.technique, wanted.technique),
-                (earlier.stage, wanted.stage),
-            )
-            if value is not None
-        ),
+        *equal_to(_columns(earlier, wanted)),
     )
     if wanted.aside is not None:
         alike = alike.where(earlier.set_aside.is_not(None) if wanted.aside else earlier.set_aside.is_(None))
@@ -332,15 +321,6 @@ def queue_counts(session: Session) -> QueueCounts:
 
 def sources_in_queue(session: Session) -> Sequence[str]:
     """The sources of the ready cases, for a filter. One look into an index for each."""
-    return session.scalars(
-        text("""
-            WITH RECURSIVE found AS (
-                (SELECT source FROM cases WHERE state = 'ready' ORDER BY source LIMIT 1)
-                UNION ALL
-                SELECT (SELECT source FROM cases WHERE state = 'ready' AND source > found.source
-                        ORDER BY source LIMIT 1)
-                FROM found WHERE found.source IS NOT NULL
-            )
-            SELECT source FROM found WHERE source IS NOT NULL LIMIT 200
-        """)
-    ).all()
+    known = known_sources("c.state = 'ready'")
+    query = f"WITH RECURSIVE {known} SELECT source FROM known WHERE source IS NOT NULL LIMIT 200"  # noqa: S608  ours
+    return session.scalars(text(query)).all()

@@ -38,10 +38,9 @@ def record_renditions(
     Do nothing when the case is erased, archived or withdrawn, or when its analyses are of bytes with another digest.
     None: it has no analysis.
     """
-    same = (
-        AnalysisRow.case_id == CaseRow.id,
-        *(() if sha256 is None else (AnalysisRow.image_sha256 != bytes.fromhex(sha256),)),
-    )
+    other = select(AnalysisRow.id).where(AnalysisRow.case_id == CaseRow.id)
+    if sha256 is not None:
+        other = other.where(AnalysisRow.image_sha256 != bytes.fromhex(sha256))
     row = select(
         CaseRow.id, literal(renditions.thumbnail), literal(renditions.shown, RenditionRow.shown.type)
     ).where(
@@ -49,7 +48,7 @@ def record_renditions(
         CaseRow.erased_at.is_(None),
         CaseRow.archive_id.is_(None),
         CaseRow.state != CaseState.WITHDRAWN,
-        ~select(AnalysisRow.id).where(*same).exists(),
+        ~other.exists(),
     )
     insert = upsert(RenditionRow).from_select(["case_id", "thumbnail", "shown"], row)
     session.execute(

@@ -11,19 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    ColumnElement,
-    and_,
-    case,
-    exists,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import ColumnElement, and_, case, exists, func, insert, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -139,9 +127,7 @@ def lock_next_case(
 
 def _decided_by(person_id: UUID) -> ColumnElement[bool]:
     return exists().where(
-        DecisionRow.case_id == CaseRow.id,
-        DecisionRow.person_id == person_id,
-        DecisionRow.undone_at.is_(None),
+        DecisionRow.case_id == CaseRow.id, DecisionRow.person_id == person_id, DecisionRow.undone_at.is_(None)
     )
 
 
@@ -536,12 +522,10 @@ def _appeals(session: Session, where: ColumnElement[bool]) -> list[Appeal]:
 def same_picture(session: Session, case_id: UUID, *, at_most: int = 20) -> list[UUID]:
     """Other cases with exactly the same bytes, the newest first. Similar pictures do not count."""
     analysis, other = aliased(AnalysisRow), aliased(AnalysisRow)
-    rows = session.scalars(
+    same = (
         select(other.case_id)
         .join(analysis, analysis.image_sha256 == other.image_sha256)
         .where(analysis.case_id == case_id, other.case_id != case_id)
         .distinct()
-        .order_by(other.case_id.desc())
-        .limit(at_most)
     )
-    return list(rows)
+    return list(session.scalars(same.order_by(other.case_id.desc()).limit(at_most)))

@@ -16,6 +16,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from moderation.database.shapes import known_sources
+from moderation.database.tables import CONTEXT_VALUES
+
 #: Hexadecimal digits that a search needs, of an id's beginning and of a picture's sha256.
 ID_AT_LEAST, SHA256_AT_LEAST = 4, 8
 #: Digits at the end of an id. The console names cases by them.
@@ -54,11 +57,6 @@ class Search:
     source: str | None = None
 
 
-#: All texts and numbers of a context. The index `cases_context` has the same expression.
-CONTEXT_VALUES = (
-    """jsonb_path_query_array(context, 'strict $.** ? (@.type() == "string" || @.type() == "number")')"""
-)
-
 #: The cases that each way finds. Large results are ordered and cut here; small ones are whole.
 _WAYS = {
     SearchField.ID: """
@@ -78,15 +76,9 @@ _WAYS = {
             AND ({values} @> CAST(:word AS jsonb) OR {values} @> CAST(:number AS jsonb))""",
 }
 _END_OF_ID = "SELECT id FROM cases WHERE right(CAST(id AS text), 8) = :end"
-#: A step from source to source, as in `cases.NEXT_OF_EVERY_SOURCE`.
-_EVERY_SOURCE = """
-    WITH RECURSIVE known AS (
-        (SELECT source FROM cases ORDER BY source LIMIT 1)
-        UNION ALL
-        SELECT (SELECT c.source FROM cases c WHERE c.source > known.source ORDER BY c.source LIMIT 1)
-        FROM known WHERE known.source IS NOT NULL
-    )
-    SELECT source FROM known WHERE source IS NOT NULL LIMIT :sources"""
+_EVERY_SOURCE = f"""
+    WITH RECURSIVE {known_sources("true")}
+    SELECT source FROM known WHERE source IS NOT NULL LIMIT :sources"""  # noqa: S608  of our own words alone
 _ONE_SOURCE = "SELECT CAST(:source AS text) AS source"
 
 

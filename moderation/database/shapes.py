@@ -1,5 +1,6 @@
-"""Shapes that many queries share: seconds as an interval, rows that are changed or deleted, a row as a frozen value."""
+"""Shapes that many queries share: seconds as an interval, filters, rows that change or go, a row as a frozen value."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,25 @@ Value = TypeVar("Value", bound="DataclassInstance")
 def seconds(value: ColumnElement[Any] | float) -> ColumnElement[Any]:
     """A number of seconds as an interval."""
     return func.make_interval(0, 0, 0, 0, 0, 0, value)
+
+
+def equal_to(wanted: Mapping[Any, Any]) -> list[ColumnElement[bool]]:
+    """The conditions that these columns have these values. A column for which None is wanted may have any."""
+    return [column == value for column, value in wanted.items() if value is not None]
+
+
+def known_sources(fits: str) -> str:
+    """SQL of a recursive CTE: every source of the cases `c` that fit, and a null at the end.
+
+    A loose index scan (PostgreSQL wiki) steps from source to source: one look into an index for each, however many
+    cases it has.
+    """
+    return f"""known AS (
+        (SELECT c.source FROM cases c WHERE {fits} ORDER BY c.source LIMIT 1)
+        UNION ALL
+        SELECT (SELECT c.source FROM cases c WHERE {fits} AND c.source > known.source ORDER BY c.source LIMIT 1)
+        FROM known WHERE known.source IS NOT NULL
+    )"""  # noqa: S608  of our own words alone
 
 
 def change_rows(session: Session, table: type[Table], *where: ColumnElement[bool], **changes: Any) -> int:

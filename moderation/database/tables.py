@@ -39,6 +39,10 @@ from moderation.rollout import Action
 LEASE_TOKENS = Sequence("lease_tokens", metadata=(_metadata := MetaData()))
 
 _NOW = text("now()")
+#: All texts and numbers of a context, as its index holds them and the search asks for them.
+CONTEXT_VALUES = (
+    """jsonb_path_query_array(context, 'strict $.** ? (@.type() == "string" || @.type() == "number")')"""
+)
 
 
 def _one_of(column: str, values: type[enum.StrEnum]) -> str:
@@ -135,9 +139,7 @@ class CaseRow(Table):
         Index("cases_key", "key", postgresql_using="hash", postgresql_where=text("erased_at IS NULL")),
         Index(
             "cases_context",
-            literal_column(
-                """jsonb_path_query_array(context, 'strict $.** ? (@.type() == "string" || @.type() == "number")')"""
-            ).label("values_within"),
+            literal_column(CONTEXT_VALUES).label("values_within"),
             postgresql_using="gin",
             postgresql_ops={"values_within": "jsonb_path_ops"},
             postgresql_where=text("context IS NOT NULL"),
@@ -405,10 +407,7 @@ class HashListRow(Table):
 
 class ListedHashRow(Table):
     __tablename__ = "listed_hashes"
-    __table_args__ = (
-        Index("listed_hashes_hash", "hash_id"),
-        {"comment": "The hashes of each list."},
-    )
+    __table_args__ = (Index("listed_hashes_hash", "hash_id"), {"comment": "The hashes of each list."})
 
     list_id: Mapped[int] = mapped_column(ForeignKey("hash_lists.id"), primary_key=True)
     hash_id: Mapped[int] = mapped_column(ForeignKey("hashes.id"), primary_key=True)

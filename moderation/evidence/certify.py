@@ -99,9 +99,9 @@ def certify(judged: Sequence[BlindSample], promise: Promise, *, undecided: int =
     if drawn and undecided / drawn > UNDECIDED_AT_MOST:
         part = f"{undecided} of {drawn} cases that were drawn to be judged blind are not decided yet"
         return Found(promise, None, tried, f"{part}: those that are left are the hard ones")
-    passed = [one for one in tried if one.bound <= promise.error]
+    passed = [zone for zone in tried if zone.bound <= promise.error]
     if passed:
-        return Found(promise, max(passed, key=lambda one: one.n), tried)
+        return Found(promise, max(passed, key=lambda zone: zone.n), tried)
     return Found(promise, None, tried, _why(tried, promise, doubt))
 
 
@@ -124,7 +124,7 @@ def needed(promise: Promise) -> int:
 
 
 def _why(tried: Sequence[Tried], promise: Promise, doubt: float) -> str:
-    nearest = min(tried, key=lambda one: one.bound)
+    nearest = min(tried, key=lambda zone: zone.bound)
     if nearest.errors == 0:
         return f"too few labels: {nearest.n} in the zone without an error, {needed(promise)} suffice"
     return (

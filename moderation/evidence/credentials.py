@@ -64,8 +64,6 @@ def source_type(said: str) -> str:
 class Credentials:
     """Reads manifests against one trust list."""
 
-    __name__ = "credentials"
-
     def __init__(self, trust_list: str, *, private: bool) -> None:
         """`trust_list` is PEM. Without it no signer is known, and the best result is "valid"."""
         self._private = private

@@ -92,14 +92,9 @@ def _generators(container: Container) -> Iterator[Fact]:
 
 
 def _free_texts(container: Container) -> Iterator[str]:
-    for said in (container.texts.get(name) for name in ("comment", "Comment", "Description")):
-        if said:
-            yield said
-    for value in (
-        container.taken.get(_COMMENT),
-        container.exif.get(_XP_COMMENT),
-        container.exif.get(_DESCRIPTION),
-    ):
+    yield from filter(None, map(container.texts.get, ("comment", "Comment", "Description")))
+    exif = container.exif
+    for value in (container.taken.get(_COMMENT), exif.get(_XP_COMMENT), exif.get(_DESCRIPTION)):
         if value:
             yield _comment(value)
 

@@ -25,12 +25,7 @@ _STANDARD = np.array(
 )
 
 #: Chroma subsampling by the samples of the first component against the others.
-_SAMPLING: Mapping[tuple[int, int], str] = {
-    (1, 1): "4:4:4",
-    (2, 1): "4:2:2",
-    (2, 2): "4:2:0",
-    (4, 1): "4:1:1",
-}
+_SAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1"}
 
 
 def jpeg_facts(data: bytes, container: Container) -> Iterator[Fact]:

@@ -179,7 +179,7 @@ def lists_with(session: Session, case_id: UUID) -> list[ListMatch]:
 
 def with_lists(session: Session, case_id: UUID, evidence: Evidence) -> Evidence:
     """The evidence with new facts about lists that know the picture, the nearest first, instead of older ones."""
-    nearest = sorted(lists_with(session, case_id), key=lambda one: (one.distance, one.name))
+    nearest = sorted(lists_with(session, case_id), key=lambda match: (match.distance, match.name))
     own = [fact for fact in evidence.facts if fact.kind is not FactKind.KNOWN_PICTURE]
     return replace(evidence, facts=(*own, *map(_known, nearest[:LISTS_AT_MOST])))
 

@@ -14,7 +14,6 @@ from moderation.evidence.words import Evidence, declared, fact_from_json, fact_j
 
 @dataclass(frozen=True)
 class StoredEvidence:
-    case_id: UUID
     evidence: Evidence
     #: The gatherer's version: see `options.gatherer`.
     gatherer: str
@@ -60,9 +59,7 @@ def evidence_of(session: Session, case_ids: Sequence[UUID]) -> dict[UUID, Stored
     rows = session.scalars(select(EvidenceRow).where(EvidenceRow.case_id.in_(case_ids)))
     return {
         row.case_id: StoredEvidence(
-            row.case_id,
-            Evidence(tuple(fact_from_json(fact) for fact in row.facts), row.seconds),
-            row.gatherer,
+            Evidence(tuple(map(fact_from_json, row.facts)), row.seconds), row.gatherer
         )
         for row in rows
     }

@@ -85,12 +85,11 @@ def _platform(picture: Picture) -> Iterator[Fact]:
         return
     found: dict[str, Value] = {"longer_side": longer, "platforms": platforms, "generators": generators}
     # Within a pixel, because sides are whole numbers.
-    shapes = [
-        f"{across}:{down}"
-        for across, down in SHAPES
-        if abs(width * down - height * across) <= max(across, down)
-    ]
-    yield Fact(FactKind.PLATFORM, Strength.CONTEXT, found | ({"shape": shapes[0]} if shapes else {}))
+    for across, down in SHAPES:
+        if abs(width * down - height * across) <= max(across, down):
+            found["shape"] = f"{across}:{down}"
+            break
+    yield Fact(FactKind.PLATFORM, Strength.CONTEXT, found)
 
 
 # --- enlarged
@@ -145,11 +144,10 @@ def recompression(grey: np.ndarray, luminance: Sequence[int]) -> float:
     height, width = grey.shape
     blocks = (grey - 128).reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3)  # (H/8, W/8, 8, 8)
     coefficients = _COSINES @ blocks @ _COSINES.T
-    scores = []
-    for row, column in _MODES:
-        step = luminance[8 * row + column]
-        values = np.rint(coefficients[..., row, column].ravel() / step)
-        scores.append(_periodic(values))
+    scores = [
+        _periodic(np.rint(coefficients[..., row, column].ravel() / luminance[8 * row + column]))
+        for row, column in _MODES
+    ]
     return float(np.mean(sorted(scores)[-4:]))
 
 

@@ -92,8 +92,8 @@ def look_at_sources(
 
 def keep(session: Session, fingerprint: str, seen: Sequence[Watched]) -> None:
     """Store the findings. The newest one of each source shows its state."""
-    for one in seen:
-        found = one.look
+    for watched in seen:
+        found = watched.look
         session.execute(
             insert(DriftLookRow).values(
                 source=found.source,
@@ -104,14 +104,11 @@ def keep(session: Session, fingerprint: str, seen: Sequence[Watched]) -> None:
                 doubt=found.doubt,
                 alarm=found.alarm,
                 shifted=[
-                    {"name": each.name, "psi": each.psi, "expected": each.expected, "before": each.before,
-                     "late": each.late}
-                    for each in found.shifted
-                    if isfinite(each.before) and isfinite(each.late)
+                    vars(each) for each in found.shifted if isfinite(each.before) and isfinite(each.late)
                 ],
-                examples=list(one.examples),
+                examples=list(watched.examples),
             )
-        )  # fmt: skip
+        )
 
 
 def _cases(

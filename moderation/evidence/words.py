@@ -64,7 +64,7 @@ class Status(enum.StrEnum):
 
 
 class Strength(enum.StrEnum):
-    """How strong a fact is."""
+    """How strong a fact is, the strongest first."""
 
     #: Signed by somebody on the installation's trust list.
     CRYPTOGRAPHIC = "cryptographic"
@@ -107,36 +107,22 @@ class Evidence:
         return next((fact for fact in self.facts if fact.kind is kind), None)
 
 
-#: The facts from the strongest to the weakest.
-_WEIGHT = {
-    Strength.CRYPTOGRAPHIC: 0,
-    Strength.DECLARED: 1,
-    Strength.ANOMALY: 2,
-    Strength.CONTEXT: 3,
-}
-
-
 def ordered(facts: Sequence[Fact]) -> list[Fact]:
     """The strongest first, and synthetic before captured."""
-    kinds = list(FactKind)
-    return sorted(
-        facts,
-        key=lambda fact: (
-            _WEIGHT[fact.strength],
-            fact.points_to is not ClaimedOrigin.SYNTHETIC,
-            kinds.index(fact.kind),
-        ),
-    )
+    kinds, strengths = list(FactKind), list(Strength)
+
+    def place(fact: Fact) -> tuple[int, bool, int]:
+        synthetic = fact.points_to is ClaimedOrigin.SYNTHETIC
+        return strengths.index(fact.strength), not synthetic, kinds.index(fact.kind)
+
+    return sorted(facts, key=place)
 
 
 def declared(evidence: Evidence) -> Fact | None:
     """The strongest fact that declares the picture synthetic or captured. None: there is none."""
-    pointing = [
-        fact
-        for fact in ordered(evidence.facts)
-        if fact.points_to is not None and fact.strength in (Strength.CRYPTOGRAPHIC, Strength.DECLARED)
-    ]
-    return pointing[0] if pointing else None
+    declaring = (Strength.CRYPTOGRAPHIC, Strength.DECLARED)
+    pointing = (fact for fact in ordered(evidence.facts) if fact.points_to and fact.strength in declaring)
+    return next(pointing, None)
 
 
 def conflicts(origin: ClaimedOrigin | None, strength: Strength | None, label: Label | None) -> bool:

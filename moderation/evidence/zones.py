@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import ColumnElement, Select, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from moderation.analysis import Analysis, Label
@@ -202,51 +202,33 @@ def issue(
     actor: str,
 ) -> int:
     """Store a certificate; return its id. It has no effect until an admin turns it on. Raise RequestRefused."""
-    if found.certified is None:
+    certified, promise = found.certified, found.promise
+    if certified is None:
         raise RequestRefused(found.refused)
-    number = session.scalars(
-        insert(CertificateRow)
-        .values(
-            source=source,
-            fingerprint=fingerprint,
-            zone=found.promise.zone,
-            threshold=found.certified.threshold,
-            error=found.promise.error,
-            confidence=found.promise.confidence,
-            n=found.certified.n,
-            errors=found.certified.errors,
-            bound=found.certified.bound,
-            since=since,
-            until=until,
-            issued_by=actor,
-            expires_at=until + VALID,
-            version=1,
-        )
-        .returning(CertificateRow.id)
-    ).one()
     body = {
-        "zone": found.promise.zone,
+        "zone": promise.zone,
         "source": source,
         "fingerprint": fingerprint,
-        "threshold": found.certified.threshold,
-        "error": found.promise.error,
-        "confidence": found.promise.confidence,
-        "n": found.certified.n,
-        "errors": found.certified.errors,
+        "threshold": certified.threshold,
+        "error": promise.error,
+        "confidence": promise.confidence,
+        "n": certified.n,
+        "errors": certified.errors,
     }
+    days = {"since": since, "until": until, "expires_at": until + VALID}
+    row = insert(CertificateRow).values(**body, **days, bound=certified.bound, issued_by=actor, version=1)
+    number = session.scalars(row.returning(CertificateRow.id)).one()
     _note(session, number, CertificateStep.ISSUE, actor, body)
     return number
 
 
 def certificates(session: Session, *, at_most: int = 50) -> list[Certificate]:
     """All certificates, also revoked ones, the newest first."""
-    rows = session.scalars(
-        select(CertificateRow)
-        .order_by(CertificateRow.id.desc())
-        .limit(at_most)
-        .execution_options(populate_existing=True)
-    )
-    return [_certificate(row) for row in rows]
+    return _read(session, select(CertificateRow).order_by(CertificateRow.id.desc()).limit(at_most))
+
+
+def _read(session: Session, query: Select[CertificateRow]) -> list[Certificate]:
+    return [_certificate(row) for row in session.scalars(query.execution_options(populate_existing=True))]
 
 
 def _certificate(row: CertificateRow) -> Certificate:
@@ -350,17 +332,12 @@ def log_of(session: Session, certificate_id: int) -> EventChain:
 
 
 def _in_use(session: Session) -> list[Certificate]:
-    rows = session.scalars(
-        select(CertificateRow)
-        .where(
-            CertificateRow.used_since.is_not(None),
-            CertificateRow.revoked_at.is_(None),
-            CertificateRow.expires_at > func.now(),
-        )
-        .order_by(CertificateRow.id)
-        .execution_options(populate_existing=True)
-    )
-    return [_certificate(row) for row in rows]
+    used = select(CertificateRow).where(CertificateRow.used_since.is_not(None), *_alive())
+    return _read(session, used.order_by(CertificateRow.id))
+
+
+def _alive() -> tuple[ColumnElement[bool], ...]:
+    return CertificateRow.revoked_at.is_(None), CertificateRow.expires_at > func.now()
 
 
 def apply_certificates(
@@ -374,15 +351,15 @@ def apply_certificates(
     if score is None or is_blind_first(case_id, blind_share):
         return None
     fit = [
-        one
-        for one in _in_use(session)
-        if one.fingerprint == analysis.fingerprint
-        and one.source in (None, source)
-        and inside(one.promise.zone, score, one.threshold)
+        certificate
+        for certificate in _in_use(session)
+        if certificate.fingerprint == analysis.fingerprint
+        and certificate.source in (None, source)
+        and inside(certificate.promise.zone, score, certificate.threshold)
     ]
     if not fit:
         return None
-    certificate = max(fit, key=lambda one: (one.source is not None, one.id))
+    certificate = max(fit, key=lambda fitting: (fitting.source is not None, fitting.id))
     later = MOVED_SECONDS if certificate.promise.zone is Zone.CLEAR else -MOVED_SECONDS
     moved = {"queued_at": CaseRow.queued_at + seconds(later), "certificate_id": certificate.id}
     change_rows(session, CaseRow, CaseRow.id == case_id, **moved)
@@ -402,27 +379,19 @@ def to_close(session: Session, *, blind_share: float) -> list[Closing]:
 
     There are none while its audit is too old or too many audit cases wait: without a check it closes nothing.
     """
-    rows = [one for one in _in_use(session) if one.closes_since is not None]
     return [
-        Closing(one, _closable(session, one, blind_share))
-        for one in rows
-        if _checked(session, one, blind_share)
+        Closing(certificate, _closable(session, certificate, blind_share))
+        for certificate in _in_use(session)
+        if certificate.closes_since is not None and _checked(session, certificate, blind_share)
     ]
 
 
 def closes(session: Session, certificate_id: int) -> bool:
     """Whether it may close cases now. This stays true until the transaction ends: stopping or revoking it waits."""
-    found = session.scalar(
-        select(CertificateRow.id)
-        .where(
-            CertificateRow.id == certificate_id,
-            CertificateRow.closes_since.is_not(None),
-            CertificateRow.revoked_at.is_(None),
-            CertificateRow.expires_at > func.now(),
-        )
-        .with_for_update(read=True)
+    closing = select(CertificateRow.id).where(
+        CertificateRow.id == certificate_id, CertificateRow.closes_since.is_not(None), *_alive()
     )
-    return found is not None
+    return session.scalar(closing.with_for_update(read=True)) is not None
 
 
 def _checked(session: Session, certificate: Certificate, blind_share: float) -> bool:
@@ -433,12 +402,9 @@ def _checked(session: Session, certificate: Certificate, blind_share: float) -> 
         or now - certificate.audited_at > timedelta(seconds=AUDIT_AT_MOST_OLD)
     ):
         return False
-    undecided = count_undecided(
-        session, certificate.fingerprint, certificate.source, certificate.since, now, blind_share=blind_share
-    )
-    drawn = undecided + len(
-        read_judged(session, certificate.fingerprint, certificate.source, certificate.since, now)
-    )
+    whose = (certificate.fingerprint, certificate.source, certificate.since, now)
+    undecided = count_undecided(session, *whose, blind_share=blind_share)
+    drawn = undecided + len(read_judged(session, *whose))
     return undecided <= UNDECIDED_AT_MOST * drawn
 
 
@@ -481,19 +447,21 @@ def audit(session: Session, *, now: datetime) -> list[Certificate]:
         .order_by(CertificateRow.id)
         .with_for_update(skip_locked=True)
     ).all()
-    for row, one in [(row, _certificate(row)) for row in rows]:
-        judged = read_judged(session, one.fingerprint, one.source, one.since, now)
-        seen = [case for case in judged if inside(one.promise.zone, case.score, one.threshold)]
+    for row, certificate in [(row, _certificate(row)) for row in rows]:
+        judged = read_judged(session, certificate.fingerprint, certificate.source, certificate.since, now)
+        seen = [
+            case for case in judged if inside(certificate.promise.zone, case.score, certificate.threshold)
+        ]
         seen = seen[-AUDITED_AT_MOST:]
-        errors = sum(case.errs(one.promise.zone) for case in seen)
+        errors = sum(case.errs(certificate.promise.zone) for case in seen)
         found: dict[str, Any] = {"audited_n": len(seen), "audited_errors": errors, "audited_at": func.now()}
-        change_rows(session, CertificateRow, CertificateRow.id == one.id, **found)
-        because = _because(one, len(seen), errors, now)
+        change_rows(session, CertificateRow, CertificateRow.id == certificate.id, **found)
+        because = _because(certificate, len(seen), errors, now)
         if because is not None:
             body = {"because": because, "audited": len(seen), "errors": errors}
             ended = {"revoked_at": func.now(), "revoked_because": because}
             _change(session, row, CertificateStep.REVOKE, "sweeper", body, **ended)
-            revoked.append(one)
+            revoked.append(certificate)
     return revoked
 
 

@@ -67,19 +67,8 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
         *("format", "width", "height", "size", "reused_from", "created_at", "faces_found", "faces_judged"),
     ),
     What.EVIDENCE: (
-        *(
-            "case",
-            "source",
-            "external_id",
-            "kind",
-            "status",
-            "strength",
-            "points_to",
-            "says",
-            "disclosable",
-            "data",
-        ),
-        *("declared", "label", "conflict", "gatherer", "created_at"),
+        *("case", "source", "external_id", "kind", "status", "strength", "points_to", "says", "disclosable"),
+        *("data", "declared", "label", "conflict", "gatherer", "created_at"),
     ),
     What.FEEDBACK: (
         *("decision", "case", "analysis", "face", "ordinal", "heading", "regions", "text", "answer"),
@@ -178,9 +167,9 @@ def _supported(measured: Row) -> bool | None:
 
 def _fact_row(row: Row) -> Row:
     fact = fact_from_json(row["fact"])
-    origin = None if row["declared"] is None else ClaimedOrigin(row["declared"])
-    strength = None if row["declared_strength"] is None else Strength(row["declared_strength"])
-    label = None if row["label"] is None else Label(row["label"])
+    origin = row["declared"] and ClaimedOrigin(row["declared"])
+    strength = row["declared_strength"] and Strength(row["declared_strength"])
+    label = row["label"] and Label(row["label"])
     return {
         **row,
         "says": sentence(fact),
@@ -362,15 +351,9 @@ def _answered(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(row: Row, index: int, wording: Wording) -> dict[str, Any]:
     """Where the picture lies and who labelled it, for those who crop faces and split and weigh the data."""
-    face = row["faces"][index]
     return {
-        "case": row["case"],
-        "decision": row["decision"],
-        "bucket": row["bucket"],
-        "key": row["key"],
-        "version_id": row["version_id"],
-        "sha256": row["sha256"],
-        "box": face["box"],
+        **{name: row[name] for name in ("case", "decision", "bucket", "key", "version_id", "sha256")},
+        "box": row["faces"][index]["box"],
         "source": row["source"],
         "label": row["outcome"],
         "technique": row["technique"],

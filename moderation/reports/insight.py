@@ -201,8 +201,7 @@ def _spread(row: Any) -> Spread:
     return Spread(row.n, median, ninetieth)
 
 
-def _agreed(rows: Iterable[Any]) -> Share:
-    rows = list(rows)
+def _agreed(rows: Sequence[Any]) -> Share:
     return Share(sum(row.agreed for row in rows), sum(row.n for row in rows))
 
 

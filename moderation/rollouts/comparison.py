@@ -21,10 +21,7 @@ BARS = 21
 LISTED = 50
 
 #: Decisions that show whether a verdict was right.
-_SETTLES: Mapping[Outcome, Label] = {
-    Outcome.DEEPFAKE: Label.DEEPFAKE,
-    Outcome.BONA_FIDE: Label.BONA_FIDE,
-}
+_SETTLES: Mapping[Outcome, Label] = {Outcome.DEEPFAKE: Label.DEEPFAKE, Outcome.BONA_FIDE: Label.BONA_FIDE}
 
 
 @dataclass(frozen=True)

@@ -60,17 +60,9 @@ def read_pairs(
 
     The newest case comes first. Only `at_most` cases are read, the newest.
     """
-    rows = session.execute(
-        _PAIRS,
-        {
-            "first": first,
-            "second": second,
-            "since": first_id_at(since),
-            "until": first_id_at(until),
-            "most": at_most,
-        },
-    )
-    return [_pair(row) for row in rows]
+    wanted = {"first": first, "second": second, "most": at_most}
+    days = {"since": first_id_at(since), "until": first_id_at(until)}
+    return [_pair(row) for row in session.execute(_PAIRS, {**wanted, **days})]
 
 
 def analyses_by_fingerprint(session: Session, *, since: datetime, until: datetime) -> dict[str, int]:
@@ -87,8 +79,8 @@ def _pair(row: Row[Any]) -> Pair:
         second=BundleVerdict(
             Label(row.second_label), row.second_score, row.second_calibrated, row.second_seconds
         ),
-        decided=None if row.outcome is None else Outcome(row.outcome),
-        blind=None if row.blind_outcome is None else Outcome(row.blind_outcome),
+        decided=row.outcome and Outcome(row.outcome),
+        blind=row.blind_outcome and Outcome(row.blind_outcome),
         showed_first=bool(row.showed_first),
         showed_second=bool(row.showed_second),
     )

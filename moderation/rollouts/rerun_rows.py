@@ -22,7 +22,7 @@ from moderation.database.moves import move_cases, pinned
 from moderation.database.outbox import Kind, enqueue
 from moderation.database.queue import unclaimed
 from moderation.database.review import lock_case
-from moderation.database.shapes import change_rows, seconds
+from moderation.database.shapes import as_value, change_rows, equal_to, seconds
 from moderation.database.tables import AnalysisRow, CaseRow, RerunRow
 from moderation.database.work import ATTEMPTS_AT_MOST, RERUNS
 from moderation.errors import ImageChanged
@@ -37,6 +37,8 @@ ROLLOUT = "rollout"
 ERASED, ARCHIVED, WITHDRAWN = "erased", "archived", "withdrawn"
 #: Days after which a rerun is given up if no live worker could take it.
 WAITS_DAYS = 7
+#: Reruns given up in one transaction, for each of the two reasons.
+GIVEN_UP_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,8 @@ def cases_to_rerun(
         CaseRow.erased_at.is_(None),
         CaseRow.archive_id.is_(None),
         ~done,
+        *equal_to({CaseRow.source: wanted.source, CaseRow.label: wanted.label}),
     ]
-    if wanted.source is not None:
-        where.append(CaseRow.source == wanted.source)
-    if wanted.label is not None:
-        where.append(CaseRow.label == wanted.label)
     if wanted.since is not None:
         where.append(CaseRow.id >= first_id_at(wanted.since))
     if wanted.until is not None:
@@ -215,8 +214,7 @@ def begin_rerun(
         .where(CaseRow.id == taken.case_id)
     ).one()
     sha256 = None if row.image_sha256 is None else row.image_sha256.hex()
-    image = ImageRef(row.bucket, row.key, row.version_id)
-    held = HeldRerun(rerun_id, taken.case_id, taken.fingerprint, image, taken.attempts, sha256)
+    held = as_value(HeldRerun, taken, image=as_value(ImageRef, row), attempt=taken.attempts, sha256=sha256)
     if row.erased_at is not None or row.archive_id is not None:
         fail_rerun(session, held, ERASED if row.erased_at is not None else ARCHIVED)
         return None
@@ -357,13 +355,12 @@ def forgotten(held: Collection[str], *, limit: int, stale_after: float) -> Selec
     return RERUNS.page(by_index, RerunRow.fingerprint.not_in(held), limit=limit, stale_after=stale_after)
 
 
-def give_up_page(session: Session, held: Collection[str], *, stale_after: float, limit: int = 10_000) -> int:
+def give_up_page(session: Session, held: Collection[str], *, stale_after: float) -> int:
     """End reruns that were taken too often, and old ones whose pipeline is not `held`; return how many."""
-    spent = RERUNS.spent(limit=limit, stale_after=stale_after)
-    unheld = forgotten(held, limit=limit, stale_after=stale_after)
-    return RERUNS.give_up(session, spent, failure="attempts_exhausted") + RERUNS.give_up(
-        session, unheld, failure="no_worker"
-    )
+    spent = RERUNS.spent(limit=GIVEN_UP_AT_ONCE, stale_after=stale_after)
+    unheld = forgotten(held, limit=GIVEN_UP_AT_ONCE, stale_after=stale_after)
+    ended = RERUNS.give_up(session, spent, failure="attempts_exhausted")
+    return ended + RERUNS.give_up(session, unheld, failure="no_worker")
 
 
 # --- publishing
@@ -390,9 +387,7 @@ def rerun_backlog(session: Session) -> list[RerunBacklog]:
     """The open reruns by pipeline. The cost grows with open reruns, not with finished ones."""
     rows = session.execute(
         select(
-            RerunRow.fingerprint,
-            func.count().filter(RerunRow.shadow),
-            func.count().filter(~RerunRow.shadow),
+            RerunRow.fingerprint, func.count().filter(RerunRow.shadow), func.count().filter(~RerunRow.shadow)
         )
         .where(RerunRow.done_at.is_(None))
         .group_by(RerunRow.fingerprint)

@@ -13,7 +13,7 @@ from moderation.database.connection import Database
 from moderation.database.work import RERUNS, stale_seconds
 from moderation.rollouts import rerun_rows as rows
 from moderation.rollouts.rerun_rows import RerunFilter
-from moderation.rollouts.rollout_rows import live_workers
+from moderation.rollouts.rollout_rows import held_by_live_workers
 from moderation.settings import Settings
 
 #: Reruns asked for in one transaction, so that it stays short.
@@ -55,7 +55,7 @@ def give_up_reruns(database: Database, settings: Settings) -> int:
     A line longer than a week is not given up while a worker works on it. Raise DatabaseUnavailable.
     """
     with database.transaction() as session:
-        return rows.give_up_page(session, _held(session), stale_after=stale_seconds(settings))
+        return rows.give_up_page(session, held_by_live_workers(session), stale_after=stale_seconds(settings))
 
 
 def due_reruns(session: Session, settings: Settings, limit: int) -> list[UUID]:
@@ -64,14 +64,9 @@ def due_reruns(session: Session, settings: Settings, limit: int) -> list[UUID]:
         return []
     again_after, stale_after = settings.publish_again_seconds, stale_seconds(settings)
     ids: list[UUID] = []
-    for fingerprint in _held(session):
+    for fingerprint in held_by_live_workers(session):
         page = rows.due_of(fingerprint, limit=limit, again_after=again_after, stale_after=stale_after)
         ids += session.scalars(page)
     oldest = sorted(ids)[:limit]
     RERUNS.mark_published(session, oldest)
     return oldest
-
-
-def _held(session: Session) -> set[str]:
-    """The pipelines that live workers hold, by fingerprint."""
-    return {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}

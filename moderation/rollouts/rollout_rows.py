@@ -220,15 +220,15 @@ def find_bundle(session: Session, wanted: str) -> SeenBundle:
     If several share the name, it is the one that live workers hold. Raise RolloutRefused for none or several.
     """
     found = [
-        one
-        for one in list_bundles(session)
-        if one.name == wanted or (len(wanted) >= 8 and one.fingerprint.startswith(wanted))
+        bundle
+        for bundle in list_bundles(session)
+        if bundle.name == wanted or (len(wanted) >= 8 and bundle.fingerprint.startswith(wanted))
     ]
     if len(found) > 1:
-        held = {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}
-        found = [one for one in found if one.fingerprint in held] or found
+        held = held_by_live_workers(session)
+        found = [bundle for bundle in found if bundle.fingerprint in held] or found
     if len(found) > 1:
-        named = ", ".join(one.fingerprint[:12] for one in found)
+        named = ", ".join(bundle.fingerprint[:12] for bundle in found)
         raise RolloutRefused(
             f"several bundles are called {wanted!r}: name one by its fingerprint, of {named}"
         )
@@ -253,6 +253,11 @@ def live_workers(session: Session) -> list[LiveWorker]:
     ]
 
 
+def held_by_live_workers(session: Session) -> set[str]:
+    """The fingerprints of the bundles that live workers hold."""
+    return {fingerprint for worker in live_workers(session) for fingerprint in worker.holds}
+
+
 def _live(process: str, facts: Mapping[str, Any]) -> LiveWorker:
     serves = str(facts["fingerprint"])
     # A worker of an earlier release holds one bundle and reports only that.
@@ -261,7 +266,11 @@ def _live(process: str, facts: Mapping[str, Any]) -> LiveWorker:
         process,
         serves,
         facts.get("own") or (serves if len(told) == 1 else None),
-        {fingerprint: str(one.get("name")) for fingerprint, one in told.items()},
-        {fingerprint: str(one["stopped"]) for fingerprint, one in told.items() if one.get("stopped")},
+        {fingerprint: str(bundle.get("name")) for fingerprint, bundle in told.items()},
+        {
+            fingerprint: str(bundle["stopped"])
+            for fingerprint, bundle in told.items()
+            if bundle.get("stopped")
+        },
         Rollout(**facts["follows"]) if "follows" in facts else None,
     )

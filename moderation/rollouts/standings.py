@@ -57,12 +57,12 @@ class Standings:
     @property
     def serving(self) -> SeenBundle | None:
         """The bundle that serves in most workers. None while no worker is alive."""
-        first = max(self.bundles, key=lambda one: one.serving, default=None)
+        first = max(self.bundles, key=lambda standing: standing.serving, default=None)
         return first.bundle if first is not None and first.serving else None
 
     @property
     def candidate(self) -> SeenBundle | None:
-        return next((one.bundle for one in self.bundles if one.on_trial), None)
+        return next((standing.bundle for standing in self.bundles if standing.on_trial), None)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Bundles:
         if not 1 <= days <= DAYS_AT_MOST:
             raise RequestRefused(f"from 1 to {DAYS_AT_MOST} days can be compared")
         with self._database.transaction() as session:
-            seen = {one.fingerprint: one for one in list_bundles(session)}
+            seen = {bundle.fingerprint: bundle for bundle in list_bundles(session)}
             if first not in seen or second not in seen:
                 raise RolloutRefused("no worker was ever started with such a bundle")
             return side_by_side(
@@ -113,8 +113,11 @@ def read_standings(session: Session, *, now: datetime) -> Standings:
     """The state of all bundles."""
     rollout, workers = in_force(session), live_workers(session)
     made = analyses_by_fingerprint(session, since=now - timedelta(days=1), until=now)
-    found = [_standing(one, rollout, workers, made.get(one.fingerprint, 0)) for one in list_bundles(session)]
-    found.sort(key=lambda one: (-one.serving, not one.on_trial))
+    found = [
+        _standing(bundle, rollout, workers, made.get(bundle.fingerprint, 0))
+        for bundle in list_bundles(session)
+    ]
+    found.sort(key=lambda standing: (-standing.serving, not standing.on_trial))
     obeying = sum(worker.follows == rollout for worker in workers)
     return Standings(rollout, len(workers), obeying, tuple(found))
 
@@ -155,7 +158,7 @@ def watch_trial(session: Session, *, now: datetime) -> SideBySide | None:
     """Compare the serving bundle and the candidate on the newest cases of a day. None without a trial or a worker."""
     rollout = in_force(session)
     serving = Counter(worker.serves for worker in live_workers(session)).most_common(1)
-    seen = {one.fingerprint: one for one in list_bundles(session)}
+    seen = {bundle.fingerprint: bundle for bundle in list_bundles(session)}
     first = seen.get(serving[0][0]) if serving else None
     second = None if rollout.candidate is None else seen.get(rollout.candidate)
     if first is None or second is None or first == second:

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 
 import httpcore
@@ -104,21 +105,12 @@ class Courier:
         with self._lock:
             allowance = self._turns.next(now=time.monotonic())
         with self._database.transaction() as session:
-            claimed = [
-                *rows.claim_due(
-                    session, limit=allowance.room, per_endpoint=1, hold_seconds=HOLD, busy=allowance.wait
-                ),
-                *rows.claim_due(
-                    session,
-                    limit=allowance.slow_room,
-                    per_endpoint=1,
-                    hold_seconds=HOLD,
-                    among=allowance.slow,
-                ),
-            ]
+            claim = partial(rows.claim_due, session, per_endpoint=1, hold_seconds=HOLD)
+            claimed = claim(limit=allowance.room, busy=allowance.wait)
+            claimed += claim(limit=allowance.slow_room, among=allowance.slow)
         with self._lock:
-            numbers = [self._turns.begin(one.endpoint_id, now=time.monotonic()) for one in claimed]
-        return [self._pool.submit(self._try, *one) for one in zip(claimed, numbers, strict=True)]
+            numbers = [self._turns.begin(due.endpoint_id, now=time.monotonic()) for due in claimed]
+        return [self._pool.submit(self._try, *each) for each in zip(claimed, numbers, strict=True)]
 
     def _try(self, claimed: Claimed, number: int) -> None:
         with structlog.contextvars.bound_contextvars(case=str(claimed.case_id), delivery=str(claimed.id)):
@@ -166,12 +158,7 @@ class Courier:
             **sign(claimed, body, datetime.now(UTC)),
         }
         return post(
-            claimed.url,
-            headers,
-            body.encode(),
-            private=self._private,
-            tls=self._tls,
-            timeout=self._timeout,
+            claimed.url, headers, body.encode(), private=self._private, tls=self._tls, timeout=self._timeout
         )
 
     def _failed(self, claimed: Claimed, failure: TryFailed) -> None:

@@ -249,11 +249,7 @@ def insert_endpoint(session: Session, *, url: str, kinds: Sequence[Kind], source
     row = session.scalars(
         insert(EndpointRow)
         .values(
-            id=new_id(),
-            url=url,
-            kinds=[kind.value for kind in kinds],
-            source=source,
-            secrets=[new_secret()],
+            id=new_id(), url=url, kinds=[kind.value for kind in kinds], source=source, secrets=[new_secret()]
         )
         .returning(EndpointRow)
     ).one()

@@ -122,10 +122,7 @@ class _Bounded(httpcore.NetworkStream):
         self._inner.close()
 
     def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         return _Bounded(self._inner.start_tls(ssl_context, server_hostname, self._left()), self._ends_at)
 

@@ -63,7 +63,8 @@ class Turns:
         running = Counter(endpoint for endpoint, _ in self._running.values())
         of_slow = sum(running[endpoint] for endpoint in slow)
         left = max(0, TRIES_AT_ONCE - running.total())
-        full = {one for one, count in running.items() if count >= (SENDERS_EACH if one in self._slow else 1)}
+        each = {endpoint: SENDERS_EACH if endpoint in self._slow else 1 for endpoint in running}
+        full = {endpoint for endpoint, count in running.items() if count >= each[endpoint]}
         return Allowance(
             room=max(0, min(left, SENDERS - (running.total() - of_slow))),
             wait=frozenset(full | slow),
