@@ -40,7 +40,7 @@ from moderation.intake import Accepted
 from moderation.presentation import appeal_json, artifact_json, decision_json, told_face, told_verdict
 from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.callers import Eraser, OnlyJson, OnlyKnownParameters, Reader, Submitter
-from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
+from moderation.web.problems import NO_CASE, RESPONSES, TOO_MANY, documented, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
     PRINTABLE,
@@ -56,7 +56,6 @@ from moderation.wire import (
     Links,
     ListedOut,
     Moment,
-    Problem,
     RelatedOut,
     RelatedPage,
     UploadIn,
@@ -83,7 +82,7 @@ IdempotencyKey = Annotated[
     response_model=CaseAccepted,
     responses={
         200: {"model": CaseAccepted, "description": "The same request had opened this case before"},
-        409: {"model": Problem, "description": "The same key or external id came with another body"},
+        **documented({409: "The same key or external id came with another body"}),
         **TOO_MANY,
     },
     summary="Open a case",
@@ -154,10 +153,7 @@ def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> Upload
 @router.get(
     "/cases/{case_id}",
     response_model=CaseOut,
-    responses={
-        304: {"description": "It is as it was when you last asked"},
-        404: {"model": Problem, "description": "No case has this id"},
-    },
+    responses={304: {"description": "It is as it was when you last asked"}, **NO_CASE},
     summary="Read a case",
 )
 def get_case(
@@ -189,7 +185,7 @@ def _is_known(tag: str, if_none_match: str | None) -> bool:
 @router.get(
     "/cases/{case_id}/related",
     response_model=RelatedPage,
-    responses={404: {"model": Problem, "description": "No case has this id"}},
+    responses=NO_CASE,
     summary="Read which cases and lists have a picture that looks like this one",
 )
 def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPage:
@@ -355,10 +351,7 @@ def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis |
 @router.post(
     "/cases/{case_id}/withdraw",
     response_model=CaseOut,
-    responses={
-        404: {"model": Problem, "description": "No case has this id"},
-        409: {"model": Problem, "description": "`already_decided`, `case_erased`"},
-    },
+    responses={**NO_CASE, **documented({409: "`already_decided`, `case_erased`"})},
     summary="Take an image back: its case ends without a decision",
 )
 def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> CaseOut:
@@ -376,11 +369,8 @@ def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> Cas
     "/cases/{case_id}/erase",
     response_model=CaseOut,
     responses={
-        404: {"model": Problem, "description": "No case has this id"},
-        409: {
-            "model": Problem,
-            "description": "It cannot be erased yet, or not from here: the detail says why",
-        },
+        **NO_CASE,
+        **documented({409: "It cannot be erased yet, or not from here: the detail says why"}),
     },
     summary="Take the texts of a case that ended and the place of its image away, for ever",
 )

@@ -14,9 +14,9 @@ from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import statement_sentences
 from moderation.reports.statements import Harm, Origin, Restriction, StatementDraft, statement
 from moderation.web.callers import OnlyKnownParameters, Reader
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import RESPONSES, documented
 from moderation.web.services import Services, ServicesDep
-from moderation.wire import Problem, StatementOut
+from moderation.wire import StatementOut
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownPar
 @router.get(
     "/cases/{case_id}/statement",
     response_model=StatementOut,
-    responses={404: {"model": Problem, "description": "No case has this id, or nothing is decided about it"}},
+    responses=documented({404: "No case has this id, or nothing is decided about it"}),
     summary="Draft a statement of reasons",
 )
 def get_statement(

@@ -1,13 +1,13 @@
 """Webhook endpoints of platforms: adding, listing, changing the secret, reading the log, sending again."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
 from moderation.database.outbox import Kind
 from moderation.web.callers import OnlyJson, OnlyKnownParameters, WebhookManager
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import RESPONSES, documented
 from moderation.web.services import ServicesDep
 from moderation.webhooks.delivery_rows import Endpoint
 from moderation.wire import (
@@ -16,7 +16,6 @@ from moderation.wire import (
     EndpointIn,
     EndpointList,
     EndpointOut,
-    Problem,
     WebhookOut,
 )
 
@@ -24,9 +23,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownPar
 #: For the `webhooks` section of the OpenAPI document: what we send, not what is called.
 told = APIRouter()
 
-_NO_ENDPOINT: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "No webhook endpoint has this id"}
-}
+_NO_ENDPOINT = documented({404: "No webhook endpoint has this id"})
 
 
 @router.post(
@@ -97,7 +94,7 @@ def get_deliveries(
     "/deliveries/{delivery_id}/resend",
     status_code=202,
     response_model=DeliveryOut,
-    responses={404: {"model": Problem, "description": "No delivery has this id"}},
+    responses=documented({404: "No delivery has this id"}),
     summary="Send once more",
 )
 def post_resend(delivery_id: UUID, services: ServicesDep, key: WebhookManager) -> DeliveryOut:
