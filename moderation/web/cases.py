@@ -79,7 +79,6 @@ IdempotencyKey = Annotated[
 @router.post(
     "/cases",
     status_code=202,
-    response_model=CaseAccepted,
     responses={
         200: {"model": CaseAccepted, "description": "The same request had opened this case before"},
         **documented({409: "The same key or external id came with another body"}),
@@ -142,7 +141,7 @@ def post_cases(
     return Response(answer.model_dump_json(), status_code=207, media_type="application/json")
 
 
-@router.post("/uploads", status_code=201, response_model=UploadOut, summary="Get a signed PUT for one image")
+@router.post("/uploads", status_code=201, summary="Get a signed PUT for one image")
 def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> UploadOut:
     """For platforms without their own bucket: PUT the bytes, then open a case with this image."""
     upload = services.storage.sign_upload(body.media_type, owner=key.prefix, sha256=body.sha256)
@@ -184,7 +183,6 @@ def _is_known(tag: str, if_none_match: str | None) -> bool:
 
 @router.get(
     "/cases/{case_id}/related",
-    response_model=RelatedPage,
     responses=NO_CASE,
     summary="Read which cases and lists have a picture that looks like this one",
 )
@@ -235,7 +233,7 @@ def _moment(meaning: str) -> Any:
     return Query(description=f"{meaning} this time, RFC 3339, with its zone.")
 
 
-@router.get("/cases", response_model=CasePage, summary="Read a page of cases, the newest first")
+@router.get("/cases", summary="Read a page of cases, the newest first")
 def get_cases(
     services: ServicesDep,
     key: Reader,
@@ -290,7 +288,7 @@ def _cursor_after(last: Case, wanted: Filter) -> str:
     return PageEnd(last.decided_at, last.id).cursor()
 
 
-@router.get("/search", response_model=CasePage, summary="Find cases by what is known of them")
+@router.get("/search", summary="Find cases by what is known of them")
 def get_found(
     services: ServicesDep,
     key: Reader,
@@ -350,7 +348,6 @@ def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis |
 
 @router.post(
     "/cases/{case_id}/withdraw",
-    response_model=CaseOut,
     responses={**NO_CASE, **documented({409: "`already_decided`, `case_erased`"})},
     summary="Take an image back: its case ends without a decision",
 )
@@ -367,7 +364,6 @@ def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> Cas
 
 @router.post(
     "/cases/{case_id}/erase",
-    response_model=CaseOut,
     responses={
         **NO_CASE,
         **documented({409: "It cannot be erased yet, or not from here: the detail says why"}),

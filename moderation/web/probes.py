@@ -36,7 +36,6 @@ router = APIRouter()
 
 @router.get(
     "/v1/queue/stats",
-    response_model=StatsOut,
     responses=RESPONSES,
     dependencies=[OnlyKnownParameters],
     summary="How the line stands",

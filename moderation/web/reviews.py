@@ -40,7 +40,7 @@ _REVIEW = {
 }
 
 
-@router.post("/claim", response_model=ClaimOut, responses=_REVIEW, summary="Take a case, or keep it")
+@router.post("/claim", responses=_REVIEW, summary="Take a case, or keep it")
 def post_claim(case_id: UUID, body: ReviewerIn, services: ServicesDep, key: Reviewer) -> ClaimOut:
     """For ten minutes, or as the installation is set up, nobody else can decide this case. Call again to renew."""
     claim = services.review.claim(_person(services, body.reviewer), case_id)
@@ -54,9 +54,7 @@ def post_release(case_id: UUID, body: ReleaseIn, services: ServicesDep, key: Rev
     services.review.release(_person(services, body.reviewer), case_id, body.token)
 
 
-@router.post(
-    "/decision", status_code=201, response_model=DecisionOut, responses=_REVIEW, summary="Decide a case"
-)
+@router.post("/decision", status_code=201, responses=_REVIEW, summary="Decide a case")
 def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: Reviewer) -> DecisionOut:
     """Needs a claim, and the version of the case that the reviewer saw. `stale_case` says what has happened since.
 
@@ -91,7 +89,6 @@ def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: R
 @router.post(
     "/appeal",
     status_code=201,
-    response_model=AppealOut,
     responses=_REVIEW,
     summary="Pass on that the uploader asks for another decision",
 )
@@ -106,7 +103,6 @@ def post_appeal(case_id: UUID, body: AppealIn, services: ServicesDep, key: Submi
 @router.post(
     "/questions",
     status_code=202,
-    response_model=QuestionOut,
     responses={**_REVIEW, **documented({429: "The case has too many questions"})},
     summary="Ask DFA-GPT about the picture",
 )
@@ -116,12 +112,7 @@ def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: R
     return QuestionOut.model_validate(asked)
 
 
-@router.get(
-    "/questions",
-    response_model=QuestionList,
-    responses=NO_CASE,
-    summary="Read what was asked and answered",
-)
+@router.get("/questions", responses=NO_CASE, summary="Read what was asked and answered")
 def get_questions(case_id: UUID, services: ServicesDep, key: Reader) -> QuestionList:
     return QuestionList(
         questions=[QuestionOut.model_validate(one) for one in services.questions.of_case(case_id)],

@@ -23,7 +23,6 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownPar
 
 @router.get(
     "/cases/{case_id}/statement",
-    response_model=StatementOut,
     responses=documented({404: "No case has this id, or nothing is decided about it"}),
     summary="Draft a statement of reasons",
 )

@@ -29,7 +29,6 @@ _NO_ENDPOINT = documented({404: "No webhook endpoint has this id"})
 @router.post(
     "/webhooks",
     status_code=201,
-    response_model=EndpointOut,
     responses={200: {"model": EndpointOut, "description": "This URL was told of this source already"}},
     summary="Be told what happens to cases",
 )
@@ -47,7 +46,7 @@ def post_webhook(
     return show_endpoint(added.endpoint, with_secret=added.secret is not None)
 
 
-@router.get("/webhooks", response_model=EndpointList, summary="Read the webhook endpoints")
+@router.get("/webhooks", summary="Read the webhook endpoints")
 def get_webhooks(services: ServicesDep, key: WebhookManager) -> EndpointList:
     return EndpointList(webhooks=[show_endpoint(one) for one in services.webhooks.endpoints()])
 
@@ -58,12 +57,7 @@ def delete_webhook(endpoint_id: UUID, services: ServicesDep, key: WebhookManager
     services.webhooks.remove(endpoint_id)
 
 
-@router.post(
-    "/webhooks/{endpoint_id}/rotate",
-    response_model=EndpointOut,
-    responses=_NO_ENDPOINT,
-    summary="Change the secret",
-)
+@router.post("/webhooks/{endpoint_id}/rotate", responses=_NO_ENDPOINT, summary="Change the secret")
 def post_rotation(endpoint_id: UUID, services: ServicesDep, key: WebhookManager) -> EndpointOut:
     """From now on the new secret and the old one both sign, until the next rotation."""
     return show_endpoint(services.webhooks.rotate(endpoint_id), with_secret=True)
@@ -71,7 +65,6 @@ def post_rotation(endpoint_id: UUID, services: ServicesDep, key: WebhookManager)
 
 @router.get(
     "/webhooks/{endpoint_id}/deliveries",
-    response_model=DeliveryPage,
     responses=_NO_ENDPOINT,
     summary="Read what was sent, the newest first",
 )
@@ -93,7 +86,6 @@ def get_deliveries(
 @router.post(
     "/deliveries/{delivery_id}/resend",
     status_code=202,
-    response_model=DeliveryOut,
     responses=documented({404: "No delivery has this id"}),
     summary="Send once more",
 )
