@@ -19,7 +19,7 @@ from moderation.cases import Refusal
 from moderation.cli.pictures import pictures_of
 from moderation.cli.printing import print_json
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
-from moderation.presentation import told_face, told_verdict
+from moderation.presentation import told_analysis
 from moderation.settings import settings
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds; `--help` need not wait for it
@@ -53,11 +53,7 @@ class _Looked:
             "state": "ready",
             "refusal": self.refusal and self.refusal.code,
             "refusal_message": self.refusal and self.refusal.message,
-            "verdict": None if analysis is None else told_verdict(analysis.verdict, self.basis),
-            "faces": [] if analysis is None else [told_face(face, self.basis) for face in analysis.faces],
-            "faces_found": None if analysis is None else analysis.faces_found,
-            "faces_judged": None if analysis is None else analysis.faces_judged,
-            "fingerprint": analysis and analysis.fingerprint,
+            **told_analysis(analysis, self.basis),
             "seconds": round(sum(timings.values()), 4),
             "timings": {stage: round(value, 4) for stage, value in timings.items()},
         }

@@ -37,7 +37,7 @@ from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
 from moderation.intake import Accepted
-from moderation.presentation import appeal_json, artifact_json, decision_json, told_face, told_verdict
+from moderation.presentation import appeal_json, artifact_json, decision_json, told_analysis
 from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.callers import Eraser, OnlyJson, OnlyKnownParameters, Reader, Submitter
 from moderation.web.problems import NO_CASE, RESPONSES, TOO_MANY, documented, invalid, problem_of
@@ -328,22 +328,18 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     appealed = appealed_decisions(session, appeals.values())
     bases = bases_of(session, {stored.analysis.fingerprint for stored in analyses.values()})
     return [
-        show_case(
+        _show_case(
             case,
             analyses.get(case.id),
+            bases,
             decisions.get(case.id),
             archived.get(case.id),
             evidence.get(case.id),
-            _basis(bases, analyses.get(case.id)),
             appeals.get(case.id),
             appealed.get(case.id),
         )
         for case in cases
     ]
-
-
-def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis | None:
-    return None if stored is None else bases.get(stored.analysis.fingerprint)
 
 
 @router.post(
@@ -380,55 +376,39 @@ def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
         return _show_cases(session, [case])[0]
 
 
-def show_case(
+def _show_case(
     case: Case,
     stored: StoredAnalysis | None,
-    decision: Decision | None = None,
-    archived: Archived | None = None,
-    beside: StoredEvidence | None = None,
-    basis: Basis | None = None,
-    appeal: Appeal | None = None,
-    appealed: Decision | None = None,
+    bases: Mapping[str, Basis],
+    decision: Decision | None,
+    archived: Archived | None,
+    beside: StoredEvidence | None,
+    appeal: Appeal | None,
+    appealed: Decision | None,
 ) -> CaseOut:
     """A case for platforms. A case that is not ready shows no analysis, even if it had one before."""
-    analysis = stored.analysis if stored is not None and case.refusal is None else None
-    first = None if analysis is None or not analysis.faces else analysis.faces[0]
-    flag = case.flag
-    faces = [] if analysis is None else [told_face(one, basis, source=flag.source) for one in analysis.faces]
-    said = None if analysis is None else told_verdict(analysis.verdict, basis, source=flag.source)
+    flag, refusal = case.flag, case.refusal
+    analysis = stored.analysis if stored is not None and refusal is None else None
+    told = told_analysis(analysis, analysis and bases.get(analysis.fingerprint), source=flag.source)
+    deciding = analysis.faces[:1] if analysis else ()
     shown: dict[str, Any] = {
-        "id": case.id,
-        "state": case.state,
-        "source": flag.source,
-        "external_id": flag.external_id,
-        "reason": flag.reason,
-        "priority": flag.priority,
-        "context": flag.context,
-        "image": {"bucket": flag.image.bucket, "key": flag.image.key, "version_id": flag.image.version_id},
-        "created_at": case.created_at,
-        "ready_at": case.ready_at,
-        "attempts": case.attempts,
-        "version": case.version,
-        "verdict": said or _kept_verdict(archived),
-        "rationale": [] if first is None else [artifact_json(artifact) for artifact in first.rationale],
-        "faces": faces,
-        "faces_found": None if analysis is None else analysis.faces_found,
-        "faces_judged": None if analysis is None else analysis.faces_judged,
-        "picture": None if analysis is None else vars(analysis.picture),
-        "refusal": None if case.refusal is None else case.refusal.code,
-        "refusal_message": None if case.refusal is None else case.refusal.message,
-        "fingerprint": None if analysis is None else analysis.fingerprint,
-        "bundle": None if analysis is None else analysis.bundle,
-        "timings": None if analysis is None else analysis.seconds,
-        "reused_from": None if analysis is None else analysis.reused_from,
-        "stage": case.stage,
-        "decision": None if decision is None else decision_json(decision),
-        "appeal": None if appeal is None else appeal_json(appeal),
-        "appealed_decision": None if appealed is None else decision_json(appealed),
-        "archived": None if archived is None else {"at": archived.at, "place": archived.place},
-        "evidence": None if beside is None else _evidence(beside, analysis),
-        "withdrawn_at": case.withdrawn_at,
-        "erased_at": case.erased_at,
+        **vars(case),
+        **vars(flag),
+        **told,
+        "image": vars(flag.image),
+        "verdict": told["verdict"] or _kept_verdict(archived),
+        "rationale": [artifact_json(artifact) for face in deciding for artifact in face.rationale],
+        "picture": analysis and vars(analysis.picture),
+        "refusal": refusal and refusal.code,
+        "refusal_message": refusal and refusal.message,
+        "bundle": analysis and analysis.bundle,
+        "timings": analysis and analysis.seconds,
+        "reused_from": analysis and analysis.reused_from,
+        "decision": decision and decision_json(decision),
+        "appeal": appeal and appeal_json(appeal),
+        "appealed_decision": appealed and decision_json(appealed),
+        "archived": archived and vars(archived),
+        "evidence": beside and _evidence(beside, analysis),
         "links": {"self": _link(case.id)},
     }
     return CaseOut.model_validate(shown)
@@ -443,13 +423,8 @@ def _kept_verdict(archived: Archived | None) -> dict[str, Any] | None:
     """The label and technique of an archived case. Its numbers lie in the archive, with its analysis."""
     if archived is None or archived.label is None:
         return None
-    numbers = ("score", "margin", "answer_mass", "technique_scores", "abstain")
-    return {
-        "label": archived.label,
-        "technique": archived.technique,
-        "calibrated": False,
-        **dict.fromkeys(numbers),
-    }
+    numbers = dict.fromkeys(("score", "margin", "answer_mass", "technique_scores", "abstain"))
+    return {"label": archived.label, "technique": archived.technique, "calibrated": False, **numbers}
 
 
 def _read_item(item: Any) -> CaseIn | BatchOutcome:
