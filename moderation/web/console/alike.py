@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -50,18 +49,6 @@ class Side:
     analysis: Analysis | None
     #: The current decision. None: it is not decided.
     decision: Decision | None
-
-    @property
-    def id(self) -> UUID:
-        return self.case.id
-
-    @property
-    def source(self) -> str:
-        return self.case.flag.source
-
-    @property
-    def created_at(self) -> datetime:
-        return self.case.created_at
 
     @property
     def decided(self) -> str:
@@ -199,7 +186,7 @@ def _differences(one: Side, other: Side) -> list[Difference]:
         ("Verdict of the model", one.headline, other.headline),
         ("Score", _score(one), _score(other)),
         ("Decision", one.decided, other.decided),
-        ("Source", one.source, other.source),
+        ("Source", one.case.flag.source, other.case.flag.source),
         ("Flagged because", one.case.flag.reason or "–", other.case.flag.reason or "–"),
         *_picture_rows(one.analysis, other.analysis),
     )
