@@ -129,16 +129,6 @@ class Appealed:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """Another case with exactly the same bytes."""
-
-    id: UUID
-    source: str
-    words: str
-    created_at: datetime
-
-
-@dataclass(frozen=True)
 class Known:
     """A fact in words."""
 
@@ -203,7 +193,8 @@ class CaseView:
     withdrawn_at: datetime | None
     erased_at: datetime | None
     events: tuple[Logged, ...]
-    related: tuple[Elsewhere, ...]
+    #: Other cases with exactly the same bytes.
+    related: tuple[Case, ...]
     #: Similar pictures, not the same bytes. Empty while the verdict is hidden: a copy's outcome would reveal it.
     alike: Likenesses
     questions: tuple[QuestionWords, ...]
@@ -702,16 +693,12 @@ def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
 
 def _facts(body: Mapping[str, Any]) -> str:
     """The details of an event that help a reviewer."""
-    told = {
-        name: body[name]
-        for name in ("label", "score", "outcome", "technique", "code", "stage")
-        if body.get(name) is not None
-    }
-    parts = [
+    told = map(body.get, ("label", "score", "outcome", "technique", "code", "stage"))
+    return ", ".join(
         f"{value:.2f}" if isinstance(value, float) else str(value).replace("_", " ")
-        for value in told.values()
-    ]
-    return ", ".join(parts)
+        for value in told
+        if value is not None
+    )
 
 
 def _turn(question: Question, stored: StoredAnalysis | None) -> QuestionWords:
@@ -744,12 +731,6 @@ def _face_words(question: Question, stored: StoredAnalysis | None) -> str:
     return f"face {question.face}" if len(stored.analysis.faces) > 1 else ""
 
 
-def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
-    found: list[Elsewhere] = []
-    for other_id in same_picture(session, case_id):
-        other = find_case(session, other_id)
-        if other is not None:
-            found.append(
-                Elsewhere(other.id, other.flag.source, words.STATE_WORDS[other.state], other.created_at)
-            )
-    return tuple(found)
+def _elsewhere(session: Session, case_id: UUID) -> tuple[Case, ...]:
+    others = (find_case(session, other_id) for other_id in same_picture(session, case_id))
+    return tuple(case for case in others if case is not None)

@@ -135,9 +135,6 @@ def _page(
         case=case,
         blurred=blurred,
         grey=visitor.person.preferences.greyscale,
-        outcomes=words.OUTCOMES,
-        techniques=words.TECHNIQUES,
-        answers=words.ANSWERS,
         case_keys=KEYS,
         map_levels=LEVELS,
         # There the key takes a judgement back.

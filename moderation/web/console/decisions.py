@@ -98,8 +98,6 @@ def _ask(
         technique=form.get("technique"),
         reason=typed(form, "reason"),
         refused=refused,
-        outcomes=words.OUTCOMES,
-        techniques=words.TECHNIQUES,
         sources=sorted(Counter(line.case.source for line in lines).items()),
         done=None,
         back=field(form, "from") or "",

@@ -103,7 +103,14 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    given: dict[str, Any] = {"static": static_url, "navigation": NAVIGATION}
+    given: dict[str, Any] = {
+        "static": static_url,
+        "navigation": NAVIGATION,
+        "outcomes": words.OUTCOMES,
+        "techniques": words.TECHNIQUES,
+        "answers": words.ANSWERS,
+        "state_words": words.STATE_WORDS,
+    }
     environment.globals.update(given)
     for made in (words.ago, words.stamp, words.clock, words.span, words.size, short):
         environment.filters[made.__name__] = made

@@ -39,14 +39,17 @@ PAGE = 50
 #: No case is more urgent than this.
 PRIORITY_AT_MOST = 100
 
-#: Choices of the filters, as (value, words).
-STATES = tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items())
-STAGES = tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items())
-PRIORITIES = (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more"))
-AGES = (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days"))
 #: A choice beside the labels of verdicts: there is no verdict.
 WITHOUT_VERDICT = "none"
-HOLDERS = (("nobody", "Nobody"), ("me", "Me"))
+#: Choices of the filters, as (value, words).
+CHOICES = {
+    "states": tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items()),
+    "labels": (*words.LABELS, (WITHOUT_VERDICT, "No verdict")),
+    "stages": tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items()),
+    "priorities": (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more")),
+    "ages": (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days")),
+    "holders": (("nobody", "Nobody"), ("me", "Me")),
+}
 
 
 @dataclass(frozen=True)
@@ -140,15 +143,8 @@ def show_queue(
             )
         ],
         more=more,
-        states=STATES,
-        labels=(*words.LABELS, (WITHOUT_VERDICT, "No verdict")),
-        techniques=words.TECHNIQUES,
-        stages=STAGES,
-        priorities=PRIORITIES,
-        ages=AGES,
-        holders=HOLDERS,
+        choices=CHOICES,
         may_bulk=visitor.may(Act.BULK_DECIDE) and wanted.state is CaseState.READY,
-        outcomes=words.OUTCOMES,
         alike={one: campaign.ready for one, campaign in campaigns.items() if campaign.ready > 1},
         nothing=request.query_params.get("nothing"),
     )
