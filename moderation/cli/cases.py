@@ -17,6 +17,7 @@ from moderation.cli.pictures import pictures_of
 from moderation.cli.printing import (
     AsJson,
     OneObject,
+    complain,
     print_case,
     print_cases,
     print_json,
@@ -86,7 +87,7 @@ def submit(
                 case = _submit_one(client, place, flag)
             except ApiProblem as problem:
                 refused += 1
-                typer.echo(f"bonafide: {place}: {problem} ({problem.code})", err=True)
+                complain(f"{place}: {problem} ({problem.code})")
                 continue
             opened[case] = str(place)
             if not json_:
@@ -100,7 +101,7 @@ def submit(
             f"Follow a case with `bonafide status {some} --wait`; `bonafide cases` lists them all.", err=True
         )
     if refused:
-        typer.echo(f"bonafide: {refused} of {len(found)} images were refused", err=True)
+        complain(f"{refused} of {len(found)} images were refused")
     if refused or empty:
         raise typer.Exit(1)
 
@@ -197,7 +198,7 @@ def withdraw(
             try:
                 done.append(client.withdraw(case))
             except ApiProblem as problem:
-                typer.echo(f"bonafide: {case}: {problem} ({problem.code})", err=True)
+                complain(f"{case}: {problem} ({problem.code})")
                 continue
             if not json_:
                 typer.echo(f"case {case} is withdrawn")
@@ -262,4 +263,4 @@ def cases(
     elif found:
         print_cases(found)
     else:
-        typer.echo("bonafide: no case fits", err=True)
+        complain("no case fits")

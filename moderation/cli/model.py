@@ -17,7 +17,7 @@ from rich.table import Table
 from moderation.analysis import Analysis, Basis, Effect, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
 from moderation.cli.pictures import pictures_of
-from moderation.cli.printing import print_json
+from moderation.cli.printing import complain, print_json
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
 from moderation.presentation import told_analysis
 from moderation.settings import settings
@@ -96,7 +96,7 @@ def analyze(
         if not json_:
             _print_table(seen, detector.bundle_name, detector.basis)
     if refused:
-        typer.echo(f"bonafide: {refused} of {len(found)} files could not be analysed", err=True)
+        complain(f"{refused} of {len(found)} files could not be analysed")
     if refused or empty:
         raise typer.Exit(1)
 
@@ -244,9 +244,7 @@ def _print_table(rows: Sequence[_Looked], bundle: str, basis: Basis | None) -> N
     for name in ("faces", "seconds"):
         table.add_column(name, justify="right")
     for row in rows:
-        file, words, score, technique, faces, seconds = (escape(cell) for cell in _cells(row))
-        verdict = "\n".join(filter(None, (f"{words} {score}".rstrip(), technique)))
-        table.add_row(file, verdict, faces, seconds)
+        table.add_row(escape(str(row.file)), *map(escape, _cells(row)))
     console.print(table)
     if basis is not None:
         console.print(
@@ -259,19 +257,14 @@ def _print_table(rows: Sequence[_Looked], bundle: str, basis: Basis | None) -> N
             console.print(escape(line))
 
 
-def _cells(row: _Looked) -> tuple[str, ...]:
+def _cells(row: _Looked) -> tuple[str, str, str]:
+    """The verdict, the faces and the seconds. A refusal stands in the verdict's place."""
     if row.analysis is None:
-        message = row.refusal.message if row.refusal else ""
-        return str(row.file), message, "", "", "", ""
+        return row.refusal.message if row.refusal else "", "", ""
     verdict = row.analysis.verdict
-    return (
-        str(row.file),
-        _words(verdict),
-        _score(verdict),
-        verdict.technique.words if verdict.technique else "",
-        _faces(row.analysis),
-        f"{sum(row.analysis.seconds.values()):.2f}",
-    )
+    technique = f"\n{verdict.technique.words}" if verdict.technique else ""
+    seconds = sum(row.analysis.seconds.values())
+    return f"{_words(verdict)}{_score(verdict)}{technique}", _faces(row.analysis), f"{seconds:.2f}"
 
 
 def _faces(analysis: Analysis) -> str:
@@ -289,7 +282,7 @@ def _words(verdict: Verdict) -> str:
 def _score(verdict: Verdict) -> str:
     if verdict.score is None:
         return ""
-    return f"{verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
+    return f" {verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
 
 
 def _rationale(row: _Looked) -> Iterator[str]:

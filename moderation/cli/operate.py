@@ -19,7 +19,7 @@ from moderation.archive.archiver import Archives
 from moderation.archive.erasure import erase_case, not_erased
 from moderation.cases import Case, CaseState
 from moderation.cli.doctor import Finding, examine
-from moderation.cli.printing import AsJson, print_object, print_rows
+from moderation.cli.printing import AsJson, complain, fail, print_object, print_rows
 from moderation.database import schema
 from moderation.database.cases import find_case, require_case
 from moderation.database.connection import Database
@@ -122,10 +122,9 @@ def migrate(
         typer.echo(f"the schema is at {schema.upgrade(database)}")
         missing = schema.missing_roles(database)
     if missing:
-        typer.echo(
-            f"bonafide: no role has its rights: {', '.join(missing)} are missing, and this user may not create roles. "
-            "Let an administrator run roles.sql of moderation/database, then run this again",
-            err=True,
+        complain(
+            f"no role has its rights: {', '.join(missing)} are missing, and this user may not create roles. "
+            "Let an administrator run roles.sql of moderation/database, then run this again"
         )
 
 
@@ -154,8 +153,7 @@ def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready withou
         found = require_case(session, case)
         done = retry_case(session, case, actor="operator")
     if not done:
-        typer.echo(f"bonafide: case {case} is not ready without a verdict: {_instead(found)}", err=True)
-        raise typer.Exit(1)
+        fail(f"case {case} is not ready without a verdict: {_instead(found)}")
     typer.echo(f"case {case} is waiting again")
 
 
@@ -207,11 +205,9 @@ def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names
         case = None if found is None else _named_case(found.body)
         against = _against(session, found, case)
     if case is None or against is not None:
-        typer.echo(f"bonafide: {against}", err=True)
-        raise typer.Exit(1)
+        fail(str(against))
     if not publisher.publish(WorkKind.ANALYSIS, [case]):
-        typer.echo("bonafide: the broker does not answer", err=True)
-        raise typer.Exit(1)
+        fail("the broker does not answer")
     with open_session() as session:
         mark_replayed(session, letter)
     typer.echo(f"published case {case}")
@@ -310,6 +306,5 @@ def revoke(
     with open_session() as session:
         done = revoke_key(session, prefix)
     if not done:
-        typer.echo(f"bonafide: no open key has the prefix {prefix}", err=True)
-        raise typer.Exit(1)
+        fail(f"no open key has the prefix {prefix}")
     typer.echo(f"revoked {prefix}")
