@@ -117,10 +117,8 @@ def read_sides(
         verdict = None if analysis is None or hidden else analysis.verdict
         sides[case_id] = Side(
             case=case,
-            headline="Judge first: the verdict is hidden"
-            if hidden
-            else words.headline(verdict, case.refusal),
-            tone="hidden" if hidden else words.tone(verdict),
+            headline=words.headline(verdict, case.refusal, hidden=hidden),
+            tone=words.tone(verdict, hidden=hidden),
             score=verdict and verdict.score,
             analysis=None if hidden else analysis,
             decision=decisions.get(case_id) if case.state is CaseState.DECIDED else None,

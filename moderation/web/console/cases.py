@@ -369,8 +369,7 @@ def keep_draft(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: 
     """Keep a draft of a form. A script sends it now and then."""
     kind = member(Form, field(form, "form"))
     if kind is not None:
-        fields = {name: value for name, value in form.items() if isinstance(value, str) and name != "form"}
-        _save(services, visitor, case_id, kind, filled_in(fields))
+        _save(services, visitor, case_id, kind, filled_in(form))
     return Response(status_code=204)
 
 
@@ -415,11 +414,8 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
     for name in form:
         kind, *place = name.split("-")
         answer = member(Answer, field(form, name)) if kind == "answer" else None
-        if (
-            answer is not None
-            and len(place) == 2
-            and all(part.isdecimal() and len(part) < 4 for part in place)
-        ):
+        readable = len(place) == 2 and all(part.isdecimal() and len(part) < 4 for part in place)
+        if answer is not None and readable:
             found.append(ArtifactAnswer(int(place[0]), int(place[1]), answer))
     return found
 
@@ -454,7 +450,7 @@ def _again(
 ) -> Response:
     """The same page with the filled-in form, the complaint, and the focus on its field."""
     case = _read(services, visitor.person, case_id)
-    said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
+    said = filled_in(form)
     case = dataclasses.replace(
         case,
         kept={**case.kept, kind: said},
@@ -490,7 +486,7 @@ def _conflict(
     kind: Form | None = None,
 ) -> Response:
     """A page with what has happened, by whom, and what the reviewer had written. Their text is kept for later."""
-    said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
+    said = filled_in(form)
     if kind is not None:
         _save(services, visitor, case_id, kind, said)
     with services.database.transaction() as session:

@@ -70,11 +70,9 @@ class QueueLine:
 
     @property
     def decided_words(self) -> str:
-        return (
-            ""
-            if self.decision is None
-            else words.decided_words(self.decision.outcome, self.decision.technique)
-        )
+        if self.decision is None:
+            return ""
+        return words.decided_words(self.decision.outcome, self.decision.technique)
 
     @property
     def may_bulk(self) -> bool:
@@ -190,9 +188,8 @@ def lines_for(
 
 def _with(filters: Mapping[str, str], name: str, value: str) -> dict[str, str]:
     """The same view with one choice changed. Filters by verdict are dropped: they fit only one of the two places."""
-    others = {
-        key: said for key, said in filters.items() if key not in (name, "verdict", "technique", "state")
-    }
+    dropped = (name, "verdict", "technique", "state")
+    others = {key: said for key, said in filters.items() if key not in dropped}
     return {**others, name: value} if value else others
 
 
@@ -266,8 +263,8 @@ def _line(
     mine = case.claimed_by == person.id
     return QueueLine(
         case=case,
-        headline="Judge first: the verdict is hidden" if hidden else words.headline(verdict, refusal),
-        tone="hidden" if hidden else words.tone(verdict),
+        headline=words.headline(verdict, refusal, hidden=hidden),
+        tone=words.tone(verdict, hidden=hidden),
         score=None if hidden else case.score,
         hidden=hidden,
         holder="you" if mine else case.claimed_by_name or "",

@@ -7,7 +7,7 @@ the person who sent it before can send it.
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
@@ -32,7 +32,7 @@ SIGNED_OUT = "bonafide:signed-out"
 #: Bytes of a form that is kept. Nobody fills in a longer one by hand.
 _HELD_AT_MOST = 200_000
 #: Fields that our pages put into a form. People do not fill them in.
-_OURS = frozenset({"csrf", "by", "token", "version", "from", "count", "unseen", "said"})
+_OURS = frozenset({"csrf", "by", "token", "version", "from", "count", "unseen", "said", "form"})
 #: Forms that are not kept: passwords, and forms without content.
 _NOT_HELD = ("/sign-out", "/preferences/password", "/preferences/picture", "/password/first")
 _OF_A_CASE = re.compile(r"/cases/(?P<case>[0-9a-f-]{36})/(?P<form>[a-z]+)")
@@ -123,9 +123,13 @@ def _to_the_case(services: Services, signed_in: SignedIn, held: OfCase, fields: 
     return go(f"/cases/{held.case_id}" + (f"?{urlencode({'from': back})}" if back else ""))
 
 
-def filled_in(fields: dict[str, str]) -> dict[str, str]:
+def filled_in(fields: Mapping[str, object]) -> dict[str, str]:
     """The fields that a person filled in."""
-    return {name: value for name, value in fields.items() if name not in _OURS and "\x00" not in value}
+    return {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, str) and name not in _OURS and "\x00" not in value
+    }
 
 
 def _shown(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
