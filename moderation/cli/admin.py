@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -262,15 +262,12 @@ def export_(
         raise typer.BadParameter("only CSV has a byte-order mark", param_hint="--bom")
     period = {"since": in_utc(since), "until": in_utc(until)}
     mark = bom if bom is not None else out is not None
-    with closing(open_database()) as database:
-        if out is None:
-            if form is Format.PARQUET and sys.stdout.isatty():
-                raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
-            rows = export(database, what, form, sys.stdout.buffer, mark=mark, **period)
-            sys.stdout.buffer.flush()
-        else:
-            with _put_at(out) as file:
-                rows = export(database, what, form, file, mark=mark, **period)
+    if out is None and form is Format.PARQUET and sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
+    place = nullcontext(sys.stdout.buffer) if out is None else _put_at(out)
+    with closing(open_database()) as database, place as file:
+        rows = export(database, what, form, file, mark=mark, **period)
+        file.flush()
     _console.print(f"{rows:,} rows of {what}")
 
 
