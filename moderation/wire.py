@@ -212,6 +212,12 @@ class UploadOut(Response):
     expires_at: datetime
 
 
+FacesFound = Annotated[int | None, Field(description="How many faces were found. Null: no analysis is here.")]
+FacesJudged = Annotated[
+    int | None, Field(description="How many of them the model was asked about. Null: no analysis is here.")
+]
+
+
 class VerdictOut(Response):
     """What the model says. A person decides."""
 
@@ -395,10 +401,8 @@ class CaseOut(Response):
     faces: list[FaceOut] = Field(
         description="All that were found, the deciding one first, those in the background last."
     )
-    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
-    faces_judged: int | None = Field(
-        None, description="How many of them the model was asked about. Null: no analysis is here."
-    )
+    faces_found: FacesFound = None
+    faces_judged: FacesJudged = None
     picture: PictureOut | None
     refusal: str | None = Field(description="Why there is no verdict: a code.")
     refusal_message: str | None
@@ -624,10 +628,8 @@ class CaseTold(Response):
     created_at: datetime
     ready_at: datetime | None
     verdict: VerdictOut | None
-    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
-    faces_judged: int | None = Field(
-        None, description="How many of them the model was asked about. Null: no analysis is here."
-    )
+    faces_found: FacesFound = None
+    faces_judged: FacesJudged = None
     fingerprint: str | None
     bundle: str | None
     refusal: str | None
