@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -39,7 +38,7 @@ from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
 from moderation.web.console.case_view import CaseView, log_in_words, read_case
 from moderation.web.console.face_maps import LEVELS
-from moderation.web.console.pages import PageRoute, Visitor, go, page, render
+from moderation.web.console.pages import PageRoute, Visitor, case_path, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.resume import filled_in
 from moderation.web.problems import status_of
@@ -438,8 +437,7 @@ def _version(form: FormData) -> int:
 
 
 def _address(case_id: UUID, form: FormData) -> str:
-    from_ = field(form, "from", at_most=1000)
-    return f"/cases/{case_id}" + (f"?{urlencode({'from': from_})}" if from_ else "")
+    return case_path(case_id, field(form, "from", at_most=1000))
 
 
 # --- when it failed

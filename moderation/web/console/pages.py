@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
 import structlog
@@ -180,6 +180,11 @@ def _undoable(services: Services, person: Person) -> Undoable | None:
 def go(path: str) -> RedirectResponse:
     """Redirect to another page of ours after a form."""
     return RedirectResponse(path, status_code=303)
+
+
+def case_path(case_id: UUID, back: str | None = None) -> str:
+    """The path of a case's page. `back`: the view of the queue that it leads back to, as a query."""
+    return f"/cases/{case_id}" + (f"?{urlencode({'from': back})}" if back else "")
 
 
 class PageRoute(APIRoute):

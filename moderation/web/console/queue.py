@@ -30,7 +30,7 @@ from moderation.evidence.related import campaigns_of
 from moderation.people import Act, Person
 from moderation.web.console import words
 from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
-from moderation.web.console.pages import PageRoute, go, page, render
+from moderation.web.console.pages import PageRoute, case_path, go, page, render
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -170,7 +170,7 @@ def next_case(services: Services, person: Person, query: str) -> str:
     claim = services.review.claim_next(person, wanted)
     if claim is None:
         return "/queue?" + urlencode({**filters, "nothing": "1"})
-    return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(filters)})}" if filters else "")
+    return case_path(claim.case_id, urlencode(filters))
 
 
 def lines_for(

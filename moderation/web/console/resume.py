@@ -21,7 +21,7 @@ from moderation.database.cases import find_case
 from moderation.database.drafts import Form, save_draft
 from moderation.errors import BonafideError
 from moderation.web.console.access import FIELDS_AT_MOST, is_ours, typed
-from moderation.web.console.pages import Visitor, go, page
+from moderation.web.console.pages import Visitor, case_path, go, page
 from moderation.web.console.sign_in import HeldForm, sign_in_page
 from moderation.web.services import Services, services_of
 from moderation.web.sessions import own_path
@@ -119,8 +119,7 @@ def _to_the_case(services: Services, signed_in: SignedIn, held: OfCase, fields: 
         # They had claimed it. If somebody else has taken it, its page says so, beside their words.
         with contextlib.suppress(BonafideError):
             services.review.claim(person, held.case_id)
-    back = fields.get("from", "")
-    return go(f"/cases/{held.case_id}" + (f"?{urlencode({'from': back})}" if back else ""))
+    return go(case_path(held.case_id, fields.get("from")))
 
 
 def filled_in(fields: Mapping[str, object]) -> dict[str, str]:
