@@ -358,17 +358,17 @@ class Review:
         with self._database.transaction() as session:
             case = rows.lock_case(session, case_id)
             earlier = rows.appeals_of(session, case_id)
-            for one in earlier:
-                same = (one.appellant, one.external_id, one.reason) == (actor, external_id, reason)
-                if same and (external_id is not None or one.resolved_by is None):
-                    return one
+            for appeal in earlier:
+                same = (appeal.appellant, appeal.external_id, appeal.reason) == (actor, external_id, reason)
+                if same and (external_id is not None or appeal.resolved_by is None):
+                    return appeal
             if case.archive_id is not None:
                 raise CaseArchived("this case is archived; `bonafide archive restore` brings it back")
             if case.erased_at is not None:
                 raise TransitionRefused("this case was erased: nobody could look at its picture again")
             standing = _standing(session, case)
             if case.state != CaseState.DECIDED or not standing:
-                if any(one.resolved_by is None for one in earlier):
+                if any(appeal.resolved_by is None for appeal in earlier):
                     raise AlreadyAppealed("an appeal of this case is open; another person will decide it")
                 raise TransitionRefused(f"a case that is {case.state} cannot be appealed")
             against = standing[-1]
@@ -381,7 +381,7 @@ class Review:
             )
             if appeal_id is None:
                 raise AlreadyAppealed("the case was reopened just now")
-            appeal = next(one for one in rows.appeals_of(session, case_id) if one.id == appeal_id)
+            appeal = next(appeal for appeal in rows.appeals_of(session, case_id) if appeal.id == appeal_id)
             told = {"decision": decision_json(against), "appeal": appeal_json(appeal)}
             enqueue(session, Kind.APPEALED, case_id, told)
             return appeal

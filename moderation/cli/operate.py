@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -242,8 +243,6 @@ def _named_task(letter: DeadLetter) -> str | None:
 
 def _named_case(body: str) -> UUID | None:
     """The first case's id in the message. None: there is none."""
-    import re
-
     for match in re.finditer(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", body):
         case = UUID(match.group())
         if case.version == 7:  # a case's id; a message's own id has version 4

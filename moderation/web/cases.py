@@ -192,16 +192,16 @@ def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPag
         require_case(session, case_id)
         found = related_to(session, case_id)
         lists = lists_with(session, case_id)
-        ids = [one.case_id for one in found]
+        ids = [other.case_id for other in found]
         cases = {case.id: case for case in find_cases(session, ids)}
         analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
     return RelatedPage(
         cases=[
-            _related(one, cases[one.case_id], analyses.get(one.case_id), decisions.get(one.case_id))
-            for one in found
-            if one.case_id in cases
+            _related(other, cases[other.case_id], analyses.get(other.case_id), decisions.get(other.case_id))
+            for other in found
+            if other.case_id in cases
         ],
-        lists=[ListedOut(**vars(one)) for one in lists],
+        lists=[ListedOut(**vars(listed)) for listed in lists],
     )
 
 
@@ -431,7 +431,7 @@ def _read_item(item: Any) -> CaseIn | BatchOutcome:
     try:
         return CaseIn.model_validate(item)
     except ValidationError as error:
-        places = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        places = [{**place, "loc": ("body", *place["loc"])} for place in error.errors(include_url=False)]
         return BatchOutcome(status=422, problem=invalid(places))
 
 

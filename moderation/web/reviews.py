@@ -115,7 +115,7 @@ def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: R
 @router.get("/questions", responses=NO_CASE, summary="Read what was asked and answered")
 def get_questions(case_id: UUID, services: ServicesDep, key: Reader) -> QuestionList:
     return QuestionList(
-        questions=[QuestionOut.model_validate(one) for one in services.questions.of_case(case_id)],
+        questions=[QuestionOut.model_validate(question) for question in services.questions.of_case(case_id)],
         worker_is_there=services.questions.worker_is_there(),
     )
 

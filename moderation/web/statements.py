@@ -70,8 +70,9 @@ def draft_of(
     with services.database.transaction() as session:
         case = require_case(session, case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
-        open_ones = [one for one in last_appeals(session, [case_id]).values() if one.resolved_by is None]
-        appealed = appealed_decisions(session, open_ones).get(case_id)
+        appeals = last_appeals(session, [case_id]).values()
+        open_appeals = [appeal for appeal in appeals if appeal.resolved_by is None]
+        appealed = appealed_decisions(session, open_appeals).get(case_id)
         beside = evidence_of(session, [case_id]).get(case_id)
     decision = decision or appealed
     if decision is None:

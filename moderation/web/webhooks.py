@@ -48,7 +48,7 @@ def post_webhook(
 
 @router.get("/webhooks", summary="Read the webhook endpoints")
 def get_webhooks(services: ServicesDep, key: WebhookManager) -> EndpointList:
-    return EndpointList(webhooks=[show_endpoint(one) for one in services.webhooks.endpoints()])
+    return EndpointList(webhooks=[show_endpoint(endpoint) for endpoint in services.webhooks.endpoints()])
 
 
 @router.delete("/webhooks/{endpoint_id}", status_code=204, responses=_NO_ENDPOINT, summary="Be told no more")
@@ -78,7 +78,7 @@ def get_deliveries(
     found = services.webhooks.deliveries(endpoint_id, limit=limit + 1, before=cursor)
     shown = found[:limit]
     return DeliveryPage(
-        deliveries=[DeliveryOut.model_validate(one) for one in shown],
+        deliveries=[DeliveryOut.model_validate(delivery) for delivery in shown],
         next_cursor=shown[-1].id if len(found) > limit else None,
     )
 

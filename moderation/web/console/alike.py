@@ -87,9 +87,9 @@ class Likenesses:
 
 def read_alike(session: Session, person: Person, case_id: UUID, *, blind_share: float) -> Likenesses:
     found = related_to(session, case_id, at_most=LINES_AT_MOST)
-    sides = read_sides(session, person, [one.case_id for one in found], blind_share=blind_share)
+    sides = read_sides(session, person, [related.case_id for related in found], blind_share=blind_share)
     return Likenesses(
-        tuple(Alike(sides[one.case_id], one) for one in found if one.case_id in sides),
+        tuple(Alike(sides[related.case_id], related) for related in found if related.case_id in sides),
         tuple(lists_with(session, case_id)),
     )
 
@@ -159,8 +159,8 @@ def show_beside(
             raise CaseNotFound("one of these two cases does not exist")
         ours, theirs = likeness_of(session, case_id), likeness_of(session, other_id)
         if not blurred:
-            for one in sides:
-                insert_view(session, one, person.id, "shown")
+            for shown_id in sides:
+                insert_view(session, shown_id, person.id, "shown")
     one, other = sides[case_id], sides[other_id]
     alike = None
     if ours is not None and theirs is not None:

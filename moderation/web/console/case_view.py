@@ -258,7 +258,7 @@ class CaseView:
         said = [
             self.said_in(form).get(name, "") for form in forms for name in ("reason", "policy", "question")
         ]
-        return tuple(one for one in said if one)
+        return tuple(text for text in said if text)
 
     @property
     def no_question(self) -> str:
@@ -525,8 +525,8 @@ def read_case(
         earlier=()
         if earlier_hidden
         else tuple(
-            in_words(one, now)
-            for one in reversed(decisions[:-1] if decided and not decisions[-1].undone_at else decisions)
+            in_words(decision, now)
+            for decision in reversed(decisions[:-1] if decided and not decisions[-1].undone_at else decisions)
         ),
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
         chain=chain,
@@ -600,7 +600,7 @@ def _as_filled_in(decision: Decision) -> Draft:
         "technique": decision.technique and decision.technique.value,
         "reason": decision.reason,
         "policy": decision.policy,
-        **{f"answer-{one.face}-{one.ordinal}": one.answer.value for one in decision.feedback},
+        **{f"answer-{answer.face}-{answer.ordinal}": answer.answer.value for answer in decision.feedback},
     }
     return {name: value for name, value in said.items() if value}
 
@@ -626,9 +626,7 @@ def _why_not(case: Case, person: Person, standing: Sequence[Decision]) -> str:
 
 def _open_outcomes(stage: Stage) -> tuple[Outcome, ...]:
     """The outcomes to choose from. A lead cannot escalate an escalated case."""
-    return tuple(
-        one for one, _, _ in words.OUTCOMES if not (one is Outcome.ESCALATE and stage is Stage.ESCALATED)
-    )
+    return tuple(outcome for outcome in Outcome if (outcome, stage) != (Outcome.ESCALATE, Stage.ESCALATED))
 
 
 def in_words(decision: Decision, now: datetime) -> DecisionWords:

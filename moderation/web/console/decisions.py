@@ -116,8 +116,8 @@ def decide_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Re
         raise JudgementIncomplete("the number of cases is not the number that you confirmed")
     outcomes = services.review.decide_many(visitor.person, selected, judgement)
     done = [
-        Decided(case_id, one, "") if isinstance(one, Decision) else Decided(case_id, None, str(one))
-        for (case_id, _), one in zip(selected, outcomes, strict=True)
+        Decided(case_id, made, "") if isinstance(made, Decision) else Decided(case_id, None, str(made))
+        for (case_id, _), made in zip(selected, outcomes, strict=True)
     ]
     return page(
         services,

@@ -143,7 +143,7 @@ def show_queue(
         more=more,
         choices=CHOICES,
         may_bulk=visitor.may(Act.BULK_DECIDE) and wanted.state is CaseState.READY,
-        alike={one: campaign.ready for one, campaign in campaigns.items() if campaign.ready > 1},
+        alike={number: campaign.ready for number, campaign in campaigns.items() if campaign.ready > 1},
         nothing=request.query_params.get("nothing"),
     )
 
