@@ -230,9 +230,7 @@ def _ended(delivery: Delivery) -> str:
 
 
 @webhooks.command("resend")
-def resend(
-    delivery: Annotated[UUID, typer.Argument(help="A delivery's id, from `webhooks log`.")],
-) -> None:
+def resend(delivery: Annotated[UUID, typer.Argument(help="A delivery's id, from `webhooks log`.")]) -> None:
     """Send a delivery again, with all its tries."""
     with _webhooks() as opened:
         state = opened.resend(delivery).state

@@ -53,8 +53,7 @@ def open_client(*, tries: int = 5) -> BonaFide:
 def submit(
     images: Annotated[list[str], typer.Argument(help="Files, folders, or s3://bucket/key.", metavar="PATH…")],
     source: Annotated[
-        str | None,
-        typer.Option(help="The part of the platform that flags.", show_default="the key's name"),
+        str | None, typer.Option(help="The part of the platform that flags.", show_default="the key's name")
     ] = None,
     external_id: Annotated[
         str | None, typer.Option(help="Your id for the upload; for one image only.")
@@ -188,8 +187,7 @@ def appeal(
 
 
 def withdraw(
-    cases: Annotated[list[UUID], typer.Argument(help="Ids of cases.", metavar="CASE…")],
-    json_: AsJson = False,
+    cases: Annotated[list[UUID], typer.Argument(help="Ids of cases.", metavar="CASE…")], json_: AsJson = False
 ) -> None:
     """Withdraw images: their cases end without a decision, and nobody reviews them."""
     done: list[CaseOut] = []

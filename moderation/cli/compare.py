@@ -27,8 +27,7 @@ def compare(
     ],
     second: Annotated[str, typer.Argument(help="Another bundle: usually the candidate.")],
     since: Annotated[
-        datetime | None,
-        moment("Cases opened at or after this time, UTC.", usual=f"{USUAL_DAYS} days ago"),
+        datetime | None, moment("Cases opened at or after this time, UTC.", usual=f"{USUAL_DAYS} days ago")
     ] = None,
     until: Annotated[datetime | None, moment("Cases opened before this time, UTC.")] = None,
     json_: OneObject = False,

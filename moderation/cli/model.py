@@ -105,8 +105,7 @@ def chat(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="A picture.")],
     *,
     question: Annotated[
-        list[str] | None,
-        typer.Option("--question", "-q", help="Ask this and stop. May be repeated."),
+        list[str] | None, typer.Option("--question", "-q", help="Ask this and stop. May be repeated.")
     ] = None,
     face: Annotated[int, typer.Option(min=1, help="The face: 1 is the largest.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line for each question.")] = False,

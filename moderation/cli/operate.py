@@ -132,12 +132,7 @@ def migrate(
 def doctor(json_: AsJson = False) -> None:
     """Find out what is wrong: check every part and say what to change."""
     findings = examine(settings())
-    print_rows(
-        findings,
-        {"part": "part", "": _mark, "what was found": "words"},
-        as_json=json_,
-        wraps=True,
-    )
+    print_rows(findings, {"part": "part", "": _mark, "what was found": "words"}, as_json=json_, wraps=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

@@ -156,10 +156,7 @@ def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> Upload
     summary="Read a case",
 )
 def get_case(
-    case_id: UUID,
-    services: ServicesDep,
-    key: Reader,
-    if_none_match: Annotated[str | None, Header()] = None,
+    case_id: UUID, services: ServicesDep, key: Reader, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     with services.database.transaction() as session:
         shown = _show_cases(session, [require_case(session, case_id)])[0].model_dump_json()

@@ -224,11 +224,7 @@ class _Provider:
                 "aud": {"essential": True, "value": self._client_id},
                 "nonce": {"essential": True, "value": nonce},
             },
-            {
-                "nonce": nonce,
-                "client_id": self._client_id,
-                "access_token": token.get("access_token"),
-            },
+            {"nonce": nonce, "client_id": self._client_id, "access_token": token.get("access_token")},
         )
         claims.validate(leeway=120)
         return dict(claims)

@@ -34,10 +34,7 @@ router = APIRouter()
 
 
 @router.get(
-    "/v1/queue/stats",
-    responses=RESPONSES,
-    dependencies=[OnlyKnownParameters],
-    summary="How the line stands",
+    "/v1/queue/stats", responses=RESPONSES, dependencies=[OnlyKnownParameters], summary="How the line stands"
 )
 def get_stats(services: ServicesDep, key: Reader) -> StatsOut:
     stats = read_stats(services)

@@ -10,14 +10,7 @@ from moderation.web.callers import OnlyJson, OnlyKnownParameters, WebhookManager
 from moderation.web.problems import RESPONSES, documented
 from moderation.web.services import ServicesDep
 from moderation.webhooks.delivery_rows import Endpoint
-from moderation.wire import (
-    DeliveryOut,
-    DeliveryPage,
-    EndpointIn,
-    EndpointList,
-    EndpointOut,
-    WebhookOut,
-)
+from moderation.wire import DeliveryOut, DeliveryPage, EndpointIn, EndpointList, EndpointOut, WebhookOut
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 #: For the `webhooks` section of the OpenAPI document: what we send, not what is called.

@@ -19,13 +19,7 @@ from moderation.database.drafts import Draft, Form, drafts_of
 from moderation.database.events import Event, EventChain, read_chain
 from moderation.database.questions import Question, questions_of
 from moderation.database.renditions import NOT_SHOWN, is_rendered
-from moderation.database.review import (
-    appeals_of,
-    decisions_of,
-    find_claim,
-    find_holder,
-    same_picture,
-)
+from moderation.database.review import appeals_of, decisions_of, find_claim, find_holder, same_picture
 from moderation.decisions import Appeal, Decision, Outcome, ReasonPolicy, may_review
 from moderation.errors import BonafideError
 from moderation.evidence.rows import evidence_of
@@ -52,11 +46,7 @@ _NOTES = {
     "sixteen_bit": "was 16 bits deep",
     "animated": "is animated",
 }
-_REASON_WORDS = {
-    "never": "optional",
-    "disagreeing": "when you disagree or escalate",
-    "always": "always",
-}
+_REASON_WORDS = {"never": "optional", "disagreeing": "when you disagree or escalate", "always": "always"}
 
 
 @dataclass(frozen=True)
