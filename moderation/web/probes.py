@@ -15,7 +15,6 @@ from moderation.database.health import read_health, read_trust
 from moderation.database.operations import answer_within
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError
-from moderation.intervals import Measure
 from moderation.triage import QueueStats
 from moderation.web.callers import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES, sentence_of
@@ -178,11 +177,12 @@ def _trial(services: Services) -> Iterable[GaugeMetricFamily]:
     if trial is None:
         return
     found = trial.comparison
+    mean, ratio = found.shift.mean, found.speed.ratio
     for name, meaning, value in (
         ("pictures", "Pictures of the last day that the candidate analysed too", found.n),
         ("agreement", "Share of them with the same label", found.agreed.share),
-        ("score_shift", "How much higher the candidate's scores are, mean", _value(found.shift.mean)),
-        ("engine_ratio", "How often longer the candidate's engine takes, median", _value(found.speed.ratio)),
+        ("score_shift", "How much higher the candidate's scores are, mean", mean and mean.value),
+        ("engine_ratio", "How often longer the candidate's engine takes, median", ratio and ratio.value),
     ):
         if value is not None:
             yield GaugeMetricFamily(f"bonafide_candidate_{name}", meaning, value=value)
@@ -197,7 +197,3 @@ def _trial(services: Services) -> Iterable[GaugeMetricFamily]:
 def _messages(services: Services) -> Iterable[GaugeMetricFamily]:
     messages = services.publisher.depth()
     yield GaugeMetricFamily("bonafide_messages", "Messages on the queue of cases", value=messages)
-
-
-def _value(measure: Measure | None) -> float | None:
-    return None if measure is None else measure.value

@@ -472,13 +472,15 @@ def read_case(
     bases = {} if shown is None else bases_of(session, [shown.fingerprint])
     holder, claim = find_holder(session, case_id), find_claim(session, case_id)
     is_mine = holder is not None and holder.person_id == person.id
+    token = claim.token if is_mine and claim else 0
     chain = read_chain(session, case_id)
     archived = archived_cases(session, [case]).get(case_id)
     appeals = appeals_of(session, case_id)
     names = names_of(session, _people_in(chain.events, appeals))
     why_not = _why_not(case, person, standing)
     now = datetime.now(UTC)
-    decided = case.state is CaseState.DECIDED and standing
+    decided = case.state is CaseState.DECIDED and bool(standing)
+    older = decisions[:-1] if decided and not decisions[-1].undone_at else decisions
     return CaseView(
         id=case.id,
         state=case.state,
@@ -488,9 +490,7 @@ def read_case(
         created_at=case.created_at,
         hidden=judge_first,
         earlier_hidden=earlier_hidden,
-        claim=None
-        if holder is None
-        else Hold(holder.name, holder.expires_at, is_mine, claim.token if is_mine and claim else 0),
+        claim=holder and Hold(holder.name, holder.expires_at, is_mine, token),
         may_claim=case.state is CaseState.READY and holder is None and not why_not,
         why_not=why_not,
         may_ask=shown is not None
@@ -498,26 +498,21 @@ def read_case(
         and case.erased_at is None
         and case.state is not CaseState.WITHDRAWN
         and may(person, Act.ASK),
-        may_appeal=bool(decided)
+        may_appeal=decided
         and may(person, Act.APPEAL)
         and standing[-1].final_at <= now
         and not archived
         and case.erased_at is None,
         analysis=shown,
-        basis=None if shown is None else bases.get(shown.fingerprint),
-        picture=None if analysis is None else analysis.picture,
+        basis=shown and bases.get(shown.fingerprint),
+        picture=analysis and analysis.picture,
         faces=() if shown is None else tuple(face.face.box for face in shown.faces),
         marks=() if shown is None else marks(shown.faces, shown.picture),
         headline=_kept_headline(archived) or words.headline(shown.verdict if shown else None, case.refusal),
         tone=words.tone(shown.verdict if shown else None),
-        blind=None if blind is None else words.decided_words(blind.outcome, blind.technique),
+        blind=blind and words.decided_words(blind.outcome, blind.technique),
         decision=in_words(standing[-1], now) if decided else None,
-        earlier=()
-        if earlier_hidden
-        else tuple(
-            in_words(decision, now)
-            for decision in reversed(decisions[:-1] if decided and not decisions[-1].undone_at else decisions)
-        ),
+        earlier=() if earlier_hidden else tuple(in_words(past, now) for past in reversed(older)),
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
         chain=chain,
         archived=archived,
@@ -665,9 +660,9 @@ def actor_words(actor: str, names: Mapping[UUID, str]) -> str:
     kind, _, name = actor.partition(":")
     if actor == RULE_ACTOR:
         return "a rule of this installation"
-    return (
-        f"the platform {name}" if kind == "platform" else f"a {kind}" if kind == "worker" else f"the {kind}"
-    )
+    if kind == "platform":
+        return f"the platform {name}"
+    return f"a {kind}" if kind == "worker" else f"the {kind}"
 
 
 def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
