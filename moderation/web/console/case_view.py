@@ -30,6 +30,7 @@ from moderation.questions import FAILURES
 from moderation.review import Visibility
 from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.console import words
+from moderation.web.console.access import number
 from moderation.web.console.alike import Likenesses, read_alike
 from moderation.web.console.face_maps import FaceMap, maps
 from moderation.web.console.marks import Mark, marks
@@ -380,8 +381,7 @@ class CaseView:
     @property
     def asked_face(self) -> int | None:
         """Number of the face that the question box is about: the chosen one, else the first. None: none was judged."""
-        kept = self.said_in(Form.ASK).get("face", "")
-        face = self.asking or (int(kept) if kept.isascii() and kept.isdecimal() else None)
+        face = self.asking or number(self.said_in(Form.ASK).get("face"))
         numbers = [line.number for line in self.askable]
         return face if face in numbers else next(iter(numbers), None)
 

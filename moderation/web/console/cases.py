@@ -35,7 +35,7 @@ from moderation.errors import (
 from moderation.people import Person
 from moderation.questions import LONGEST_QUESTION
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
+from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member, number
 from moderation.web.console.case_view import CaseView, log_in_words, read_case
 from moderation.web.console.face_maps import LEVELS
 from moderation.web.console.pages import PageRoute, Visitor, case_path, go, page, render
@@ -421,8 +421,7 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
 
 def _int(form: FormData, name: str) -> int:
     """A number that our page had put into the form. Without one 0, which belongs to nobody."""
-    value = field(form, name, at_most=19) or ""
-    return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0  # a bigint
+    return number(field(form, name, at_most=19), digits=18) or 0  # a bigint
 
 
 def _face(form: FormData) -> int | None:

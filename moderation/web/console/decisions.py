@@ -17,7 +17,7 @@ from moderation.decisions import Decision
 from moderation.errors import BonafideError, JudgementIncomplete, TextTooLong
 from moderation.people import Act, require
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field, typed
+from moderation.web.console.access import FormDep, VisitorDep, field, number, typed
 from moderation.web.console.case_view import in_words
 from moderation.web.console.cases import read_judgement
 from moderation.web.console.pages import BULK_AT_MOST, PageRoute, Visitor, go, page
@@ -133,9 +133,10 @@ def _selected(form: FormData) -> list[tuple[UUID, int]]:
     """Read the fields `case`, each "id:version"."""
     found: dict[UUID, int] = {}
     for value in form.getlist("case")[:BULK_AT_MOST]:
-        case_id, _, version = cast("str", value).partition(":")
-        if version.isdecimal() and len(version) < 10:  # an integer of Postgres
-            found[_uuid(case_id)] = int(version)
+        case_id, _, written = cast("str", value).partition(":")
+        version = number(written)
+        if version is not None:
+            found[_uuid(case_id)] = version
     if not found:
         raise JudgementIncomplete("choose at least one case")
     return list(found.items())

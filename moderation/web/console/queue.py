@@ -29,7 +29,7 @@ from moderation.decisions import Decision, verdict_is_hidden
 from moderation.evidence.related import campaigns_of
 from moderation.people import Act, Person
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
+from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member, number
 from moderation.web.console.pages import PageRoute, case_path, go, page, render
 from moderation.web.services import Services, ServicesDep
 
@@ -143,7 +143,7 @@ def show_queue(
         more=more,
         choices=CHOICES,
         may_bulk=visitor.may(Act.BULK_DECIDE) and wanted.state is CaseState.READY,
-        alike={number: campaign.ready for number, campaign in campaigns.items() if campaign.ready > 1},
+        alike={key: campaign.ready for key, campaign in campaigns.items() if campaign.ready > 1},
         nothing=request.query_params.get("nothing"),
     )
 
@@ -209,7 +209,7 @@ _NAMES = (
 
 def read_filter(filters: Mapping[str, str], person: Person) -> QueueFilter:
     """The filter that a person chose. Unknown values filter nothing."""
-    hours = filters.get("older", "")
+    hours, priority = number(filters.get("older"), digits=5), number(filters.get("priority"), digits=5)
     without_verdict = filters.get("verdict") == WITHOUT_VERDICT
     return QueueFilter(
         state=member(CaseState, filters.get("state")) or CaseState.READY,
@@ -220,26 +220,12 @@ def read_filter(filters: Mapping[str, str], person: Person) -> QueueFilter:
         label=member(Label, filters.get("verdict")),
         technique=member(Technique, filters.get("technique")),
         stage=member(Stage, filters.get("stage")),
-        priority_at_least=_priority(filters.get("priority")),
-        older_than_seconds=3600.0 * (_number(hours) or 0) or None,
+        priority_at_least=None if priority is None else min(priority, PRIORITY_AT_MOST),
+        older_than_seconds=3600.0 * hours if hours else None,
         claimed_by=person.id if filters.get("held") == "me" else None,
         unclaimed=filters.get("held") == "nobody",
-        campaign=_campaign(filters.get("campaign")),
+        campaign=number(filters.get("campaign")),
     )
-
-
-def _number(value: str | None) -> int | None:
-    return int(value) if value and value.isdecimal() and len(value) < 6 else None
-
-
-def _priority(value: str | None) -> int | None:
-    number = _number(value)
-    return None if number is None else min(number, PRIORITY_AT_MOST)
-
-
-def _campaign(value: str | None) -> int | None:
-    """The id of a campaign, which must fit an integer of Postgres."""
-    return int(value) if value and value.isdecimal() and len(value) < 10 else None
 
 
 def _text(value: str | None) -> str | None:
