@@ -221,7 +221,7 @@ def _check_url(rest: str) -> None:
         raise SetupProblem(
             "a parameter behind the `?` appears twice: write several hosts as host=A,B port=1,2"
         )
-    known = {one.keyword.decode() for one in pq.Conninfo.get_defaults()} | {"ssl"}
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"ssl"}
     if not set(names) <= known:
         raise SetupProblem(f"behind the `?` is something that is no parameter of libpq; {_HOW_TO_ESCAPE}")
 

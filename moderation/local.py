@@ -247,21 +247,21 @@ class Stack:
 
     def signal_process(self, name: str, number: signal.Signals) -> None:
         """Send one child a signal."""
-        for one in self._processes:
-            if one.name == name:
-                one.process.send_signal(number)
+        for child in self._processes:
+            if child.name == name:
+                child.process.send_signal(number)
 
     def stop_process(self, name: str, number: signal.Signals | None = None, *, timeout: float = 30) -> None:
         """Stop one child, with this signal or its own, and forget it."""
-        for one in [p for p in self._processes if p.name == name]:
-            self._processes.remove(one)
-            _stop(one, number or one.stop_signal, timeout)
+        for child in [p for p in self._processes if p.name == name]:
+            self._processes.remove(child)
+            _stop(child, number or child.stop_signal, timeout)
 
     def stop(self) -> None:
         """Stop all children, the last started first. Returns when none is left."""
         while self._processes:
-            one = self._processes.pop()
-            _stop(one, one.stop_signal, 30)
+            child = self._processes.pop()
+            _stop(child, child.stop_signal, 30)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -405,7 +405,7 @@ def add_first_people(system: System) -> list[FirstPerson]:
         kept = system.stack.folder / PEOPLE_FILE
         kept.unlink(missing_ok=True)
         kept.touch(mode=0o600)
-        kept.write_text("".join(f"{one.email} {one.password}\n" for one in added))
+        kept.write_text("".join(f"{person.email} {person.password}\n" for person in added))
     return added
 
 

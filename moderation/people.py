@@ -43,13 +43,7 @@ class Act(enum.StrEnum):
 
 
 _REVIEWER = frozenset({Act.REVIEW, Act.ASK})
-_LEAD = _REVIEWER | {
-    Act.REVIEW_ESCALATED,
-    Act.BULK_DECIDE,
-    Act.APPEAL,
-    Act.SEE_INSIGHT,
-    Act.RESEND,
-}
+_LEAD = _REVIEWER | {Act.REVIEW_ESCALATED, Act.BULK_DECIDE, Act.APPEAL, Act.SEE_INSIGHT, Act.RESEND}
 
 #: The one table of permissions. What is not listed is never allowed.
 ALLOWED: Mapping[Role, frozenset[Act]] = {

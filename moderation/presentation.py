@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from moderation.analysis import Artifact, Basis, Effect, FaceAnalysis, ForeignMap, Verdict
+from moderation.analysis import Analysis, Artifact, Basis, Effect, FaceAnalysis, ForeignMap, Verdict
 from moderation.decisions import Appeal, Decision
 
 _VERDICT, _FACE_ANALYSIS = TypeAdapter(Verdict), TypeAdapter(FaceAnalysis)
@@ -93,6 +93,19 @@ def face_json(face: FaceAnalysis) -> dict[str, Any]:
 def told_face(face: FaceAnalysis, basis: Basis | None, *, source: str | None = None) -> dict[str, Any]:
     """One face for others."""
     return {**face_json(face), "verdict": told_verdict(face.verdict, basis, source=source)}
+
+
+def told_analysis(
+    analysis: Analysis | None, basis: Basis | None, *, source: str | None = None
+) -> dict[str, Any]:
+    """The verdict and the faces of a picture for others. Null, and no faces, without an analysis."""
+    return {
+        "verdict": analysis and told_verdict(analysis.verdict, basis, source=source),
+        "faces": [told_face(face, basis, source=source) for face in analysis.faces] if analysis else [],
+        "faces_found": analysis and analysis.faces_found,
+        "faces_judged": analysis and analysis.faces_judged,
+        "fingerprint": analysis and analysis.fingerprint,
+    }
 
 
 def face_from_json(data: Mapping[str, Any]) -> FaceAnalysis:

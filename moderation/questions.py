@@ -94,7 +94,7 @@ class Questions:
                     "analysing this picture may have ended a worker: no question is put about it"
                 )
             earlier = rows.questions_of(session, case_id)
-            if sum(one.answered_at is None for one in earlier) >= OPEN_AT_MOST:
+            if sum(question.answered_at is None for question in earlier) >= OPEN_AT_MOST:
                 raise TooManyQuestions(f"{OPEN_AT_MOST} questions about this case wait for their answers")
             if len(earlier) >= ALL_AT_MOST:
                 raise TooManyQuestions(f"this case has had its {ALL_AT_MOST} questions")
@@ -121,7 +121,7 @@ def _about(stored: StoredAnalysis | None, face: int | None) -> tuple[UUID, int] 
     Raise FaceNotJudged.
     """
     faces = () if stored is None else stored.analysis.faces
-    judged = [number for number, one in enumerate(faces, start=1) if one.judged]
+    judged = [number for number, analyzed in enumerate(faces, start=1) if analyzed.judged]
     if face is not None and face not in judged:
         there = ", ".join(map(str, judged)) or "none"
         raise FaceNotJudged(f"face {face} of this picture was not judged; faces that were: {there}")

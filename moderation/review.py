@@ -4,7 +4,7 @@ Every rule is applied here, for the console and for the API: the roles of `peopl
 life-cycle of `cases.py`. Each method is one transaction; a refusal changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -97,7 +97,13 @@ class Review:
             case = rows.lock_case(session, case_id)
             _require_ready(case)
             self._require_may(session, person, case)
-            return self._take(session, person, case)
+            claim = self._put(session, person, case)
+            if claim is not None:
+                return claim
+            holder = rows.find_holder(session, case_id)
+            if holder is None:
+                raise ClaimLost  # it was released just now
+            raise AlreadyClaimed(holder.name, holder.expires_at)
 
     def claim_next(self, person: Person, wanted: QueueFilter | None = None) -> Claim | None:
         """Take the first case in the queue that this person may review and did not skip. None: there is none.
@@ -184,30 +190,68 @@ class Review:
         person: Person,
         case_id: UUID,
         *,
-        token: int,
+        token: int | None,
         version: int,
         judgement: Judgement,
         hides_verdict: bool = True,
         unseen: bool = False,
     ) -> Decision:
-        """Decide a claimed case, as it was shown at this version.
+        """Decide a case, as it was shown at this version.
 
-        `hides_verdict`: whether the caller hides the verdict from people who judge first. `unseen`: the reviewer's
-        browser could not show the picture.
-        Raise StaleCase with the changes, ClaimLost, SameReviewer, NotAllowed, JudgeFirst, ReasonRequired or
-        JudgementIncomplete; then nothing was decided.
+        `token`: of this person's claim; None decides a case that nobody has claimed. `hides_verdict`: whether the
+        caller hides the verdict from people who judge first. `unseen`: the reviewer's browser could not show the
+        picture. Raise StaleCase with the changes, ClaimLost, AlreadyClaimed, SameReviewer, NotAllowed, JudgeFirst,
+        ReasonRequired or JudgementIncomplete; then nothing was decided.
         """
+        require(person, Act.REVIEW)
         with self._database.transaction() as session:
-            return self._decide(
-                session,
-                person,
-                case_id,
-                token,
-                version,
+            case = rows.lock_case(session, case_id)
+            if case.version != version:
+                raise StaleCase(case.version, rows.moves_since(session, case_id, version))
+            _require_ready(case)
+            claim = rows.find_claim(session, case_id)
+            if token is not None and (claim is None or (claim.person_id, claim.token) != (person.id, token)):
+                raise _lost(session, case_id, person)
+            holder = rows.find_holder(session, case_id) if token is None else None
+            if holder is not None:
+                raise AlreadyClaimed(holder.name, holder.expires_at)
+            standing = self._require_may(session, person, case)
+            earlier = standing[-1] if standing else None
+            shown = rows.find_shown(session, case_id)
+            blind = rows.find_blind_judgement(session, case_id, person.id)
+            if hides_verdict and self._is_hidden(case, shown, judged=blind is not None):
+                raise JudgeFirst("say what the picture is before its verdict is shown")
+            _require_whole(judgement, shown)
+            require_reason(
                 judgement,
-                hides_verdict=hides_verdict,
-                unseen=unseen,
+                shown and shown.label,
+                self._settings.reason_required,
+                unseen=unseen or shown is None,
             )
+            sampled = needs_second(case_id, self._settings.second_review_share)
+            move = next_step(
+                Stage(case.stage), judgement.outcome, earlier and earlier.outcome, sampled=sampled
+            )
+            decision_id = rows.insert_decision(
+                session,
+                case,
+                judgement,
+                person_id=person.id,
+                shown=shown,
+                blind=blind,
+                claimed_at=None if token is None or claim is None else claim.claimed_at,
+                supersedes=earlier and earlier.id,
+                undo_seconds=self._settings.undo_seconds,
+            )
+            decision = self._move(
+                session, case, decision_id, judgement, move, token=token, actor=person.actor
+            )
+            rows.drop_claims(session, case_id)
+            if move is Move.DECIDE:
+                rows.resolve_appeals(session, case_id, decision_id)
+                told = {"decision": decision_json(decision)}
+                enqueue(session, Kind.DECIDED, case_id, told, due_at=decision.final_at + UNDO_MARGIN)
+            return decision
 
     def decided_already(
         self, person: Person, case_id: UUID, *, version: int, judgement: Judgement
@@ -236,8 +280,8 @@ class Review:
         outcomes: list[Decision | BonafideError] = []
         for case_id, version in items:
             try:
-                with self._database.transaction() as session:
-                    outcomes.append(self._decide(session, person, case_id, None, version, judgement))
+                decision = self.decide(person, case_id, token=None, version=version, judgement=judgement)
+                outcomes.append(decision)
             except BonafideError as error:
                 outcomes.append(error)
         return outcomes
@@ -314,17 +358,17 @@ class Review:
         with self._database.transaction() as session:
             case = rows.lock_case(session, case_id)
             earlier = rows.appeals_of(session, case_id)
-            for one in earlier:
-                same = (one.appellant, one.external_id, one.reason) == (actor, external_id, reason)
-                if same and (external_id is not None or one.resolved_by is None):
-                    return one
+            for appeal in earlier:
+                same = (appeal.appellant, appeal.external_id, appeal.reason) == (actor, external_id, reason)
+                if same and (external_id is not None or appeal.resolved_by is None):
+                    return appeal
             if case.archive_id is not None:
                 raise CaseArchived("this case is archived; `bonafide archive restore` brings it back")
             if case.erased_at is not None:
                 raise TransitionRefused("this case was erased: nobody could look at its picture again")
             standing = _standing(session, case)
             if case.state != CaseState.DECIDED or not standing:
-                if any(one.resolved_by is None for one in earlier):
+                if any(appeal.resolved_by is None for appeal in earlier):
                     raise AlreadyAppealed("an appeal of this case is open; another person will decide it")
                 raise TransitionRefused(f"a case that is {case.state} cannot be appealed")
             against = standing[-1]
@@ -337,7 +381,7 @@ class Review:
             )
             if appeal_id is None:
                 raise AlreadyAppealed("the case was reopened just now")
-            appeal = next(one for one in rows.appeals_of(session, case_id) if one.id == appeal_id)
+            appeal = next(appeal for appeal in rows.appeals_of(session, case_id) if appeal.id == appeal_id)
             told = {"decision": decision_json(against), "appeal": appeal_json(appeal)}
             enqueue(session, Kind.APPEALED, case_id, told)
             return appeal
@@ -349,57 +393,48 @@ class Review:
             found = aside_since(session, why, 3600 * hours, limit=_CLOSED_AT_ONCE)
             if found:
                 insert_rule(session)
-        closed = 0
-        for case_id in found:
-            with self._database.transaction() as session:
-                case = rows.lock_case(session, case_id)
-                # Somebody may have claimed it or tried it again: they go first.
-                fits = case.state == CaseState.READY and case.set_aside == why
-                if fits and rows.find_holder(session, case_id) is None:
-                    reason = _RULE_REASONS[why].format(hours=hours)
-                    judgement = Judgement(Outcome.CANNOT_TELL, reason=reason)
-                    self._decide_by_rule(session, case, judgement, f"{why} after {hours:g} h")
-                    closed += 1
-        return closed
+        judgement = Judgement(Outcome.CANNOT_TELL, reason=_RULE_REASONS[why].format(hours=hours))
+        rule = f"{why} after {hours:g} h"
+        return sum(
+            self._close(case_id, judgement, rule, lambda _, case: case.set_aside == why) for case_id in found
+        )
 
     def _close_certified(self, certificate: Certificate, case_id: UUID) -> bool:
         judgement = Judgement(
             Outcome.BONA_FIDE,
             reason=f"Closed by certificate {certificate.id}, which an admin lets close its zone. {certificate.words}",
         )
+
+        def fits(session: Session, case: CaseRow) -> bool:
+            in_zone = (case.stage, case.certificate_id) == (Stage.FIRST, certificate.id)
+            return in_zone and closes(session, certificate.id)
+
+        return self._close(case_id, judgement, f"certificate {certificate.id}", fits)
+
+    def _close(
+        self, case_id: UUID, judgement: Judgement, rule: str, fits: Callable[[Session, CaseRow], bool]
+    ) -> bool:
+        """Decide a case in the rule's name, unless it changed or was claimed meanwhile: people go first."""
         with self._database.transaction() as session:
             case = rows.lock_case(session, case_id)
-            # By now it may be claimed, appealed or analysed again, and the certificate may be revoked.
-            fits = (case.state, case.stage, case.certificate_id) == (
-                CaseState.READY,
-                Stage.FIRST,
-                certificate.id,
-            )
-            if (
-                not fits
-                or rows.find_holder(session, case_id) is not None
-                or not closes(session, certificate.id)
-            ):
+            if case.state != CaseState.READY or not fits(session, case) or rows.find_holder(session, case_id):
                 return False
-            self._decide_by_rule(session, case, judgement, f"certificate {certificate.id}")
+            decision_id = rows.insert_decision(
+                session,
+                case,
+                judgement,
+                person_id=RULE,
+                shown=rows.find_shown(session, case_id),
+                blind=None,
+                claimed_at=None,
+                supersedes=None,
+                undo_seconds=0,
+            )
+            decision = self._move(
+                session, case, decision_id, judgement, Move.DECIDE, token=None, actor=RULE_ACTOR, rule=rule
+            )
+            enqueue(session, Kind.DECIDED, case_id, {"decision": decision_json(decision)})
         return True
-
-    def _decide_by_rule(self, session: Session, case: CaseRow, judgement: Judgement, rule: str) -> None:
-        decision_id = rows.insert_decision(
-            session,
-            case,
-            judgement,
-            person_id=RULE,
-            shown=rows.find_shown(session, case.id),
-            blind=None,
-            claimed_at=None,
-            supersedes=None,
-            undo_seconds=0,
-        )
-        decision = self._move(
-            session, case, decision_id, judgement, Move.DECIDE, token=None, actor=RULE_ACTOR, rule=rule
-        )
-        enqueue(session, Kind.DECIDED, case.id, {"decision": decision_json(decision)})
 
     def _move(
         self,
@@ -431,15 +466,6 @@ class Review:
         assert decision is not None, "the caller inserted it"
         return decision
 
-    def _take(self, session: Session, person: Person, case: CaseRow) -> Claim:
-        claim = self._put(session, person, case)
-        if claim is None:
-            holder = rows.find_holder(session, case.id)
-            if holder is None:
-                raise ClaimLost  # it was released just now
-            raise AlreadyClaimed(holder.name, holder.expires_at)
-        return claim
-
     def _put(self, session: Session, person: Person, case: CaseRow) -> Claim | None:
         return rows.put_claim(session, case, person.id, claim_seconds=self._settings.claim_seconds)
 
@@ -458,64 +484,6 @@ class Review:
             judged=judged,
             share=self._settings.blind_first_share,
         )
-
-    def _decide(
-        self,
-        session: Session,
-        person: Person,
-        case_id: UUID,
-        token: int | None,
-        version: int,
-        judgement: Judgement,
-        *,
-        hides_verdict: bool = True,
-        unseen: bool = False,
-    ) -> Decision:
-        require(person, Act.REVIEW)
-        case = rows.lock_case(session, case_id)
-        if case.version != version:
-            raise StaleCase(case.version, rows.moves_since(session, case_id, version))
-        _require_ready(case)
-        claim = rows.find_claim(session, case_id)
-        if token is not None and (claim is None or (claim.person_id, claim.token) != (person.id, token)):
-            raise _lost(session, case_id, person)
-        holder = rows.find_holder(session, case_id) if token is None else None
-        if holder is not None:
-            raise AlreadyClaimed(holder.name, holder.expires_at)
-        standing = self._require_may(session, person, case)
-        shown = rows.find_shown(session, case_id)
-        blind = rows.find_blind_judgement(session, case_id, person.id)
-        if hides_verdict and self._is_hidden(case, shown, judged=blind is not None):
-            raise JudgeFirst("say what the picture is before its verdict is shown")
-        stage = Stage(case.stage)
-        _require_whole(judgement, shown)
-        require_reason(
-            judgement, shown and shown.label, self._settings.reason_required, unseen=unseen or shown is None
-        )
-        move = next_step(
-            stage,
-            judgement.outcome,
-            standing[-1].outcome if standing else None,
-            sampled=needs_second(case_id, self._settings.second_review_share),
-        )
-        decision_id = rows.insert_decision(
-            session,
-            case,
-            judgement,
-            person_id=person.id,
-            shown=shown,
-            blind=blind,
-            claimed_at=None if token is None or claim is None else claim.claimed_at,
-            supersedes=standing[-1].id if standing else None,
-            undo_seconds=self._settings.undo_seconds,
-        )
-        decision = self._move(session, case, decision_id, judgement, move, token=token, actor=person.actor)
-        rows.drop_claims(session, case_id)
-        if move is Move.DECIDE:
-            rows.resolve_appeals(session, case_id, decision_id)
-            told = {"decision": decision_json(decision)}
-            enqueue(session, Kind.DECIDED, case_id, told, due_at=decision.final_at + UNDO_MARGIN)
-        return decision
 
 
 #: The move that undoes each move of a decision.

@@ -131,12 +131,12 @@ def _texts(value: JsonValue) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
+        for item in value:
+            yield from _texts(item)
     elif isinstance(value, dict):
         yield from value
-        for one in value.values():
-            yield from _texts(one)
+        for item in value.values():
+            yield from _texts(item)
 
 
 class Links(Response):
@@ -210,6 +210,12 @@ class UploadOut(Response):
     headers: dict[str, str]
     image: ImageIn
     expires_at: datetime
+
+
+FacesFound = Annotated[int | None, Field(description="How many faces were found. Null: no analysis is here.")]
+FacesJudged = Annotated[
+    int | None, Field(description="How many of them the model was asked about. Null: no analysis is here.")
+]
 
 
 class VerdictOut(Response):
@@ -395,10 +401,8 @@ class CaseOut(Response):
     faces: list[FaceOut] = Field(
         description="All that were found, the deciding one first, those in the background last."
     )
-    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
-    faces_judged: int | None = Field(
-        None, description="How many of them the model was asked about. Null: no analysis is here."
-    )
+    faces_found: FacesFound = None
+    faces_judged: FacesJudged = None
     picture: PictureOut | None
     refusal: str | None = Field(description="Why there is no verdict: a code.")
     refusal_message: str | None
@@ -624,10 +628,8 @@ class CaseTold(Response):
     created_at: datetime
     ready_at: datetime | None
     verdict: VerdictOut | None
-    faces_found: int | None = Field(None, description="How many faces were found. Null: no analysis is here.")
-    faces_judged: int | None = Field(
-        None, description="How many of them the model was asked about. Null: no analysis is here."
-    )
+    faces_found: FacesFound = None
+    faces_judged: FacesJudged = None
     fingerprint: str | None
     bundle: str | None
     refusal: str | None

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -230,9 +230,7 @@ def _ended(delivery: Delivery) -> str:
 
 
 @webhooks.command("resend")
-def resend(
-    delivery: Annotated[UUID, typer.Argument(help="A delivery's id, from `webhooks log`.")],
-) -> None:
+def resend(delivery: Annotated[UUID, typer.Argument(help="A delivery's id, from `webhooks log`.")]) -> None:
     """Send a delivery again, with all its tries."""
     with _webhooks() as opened:
         state = opened.resend(delivery).state
@@ -262,15 +260,12 @@ def export_(
         raise typer.BadParameter("only CSV has a byte-order mark", param_hint="--bom")
     period = {"since": in_utc(since), "until": in_utc(until)}
     mark = bom if bom is not None else out is not None
-    with closing(open_database()) as database:
-        if out is None:
-            if form is Format.PARQUET and sys.stdout.isatty():
-                raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
-            rows = export(database, what, form, sys.stdout.buffer, mark=mark, **period)
-            sys.stdout.buffer.flush()
-        else:
-            with _put_at(out) as file:
-                rows = export(database, what, form, file, mark=mark, **period)
+    if out is None and form is Format.PARQUET and sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is not for a terminal: name a file", param_hint="--out")
+    place = nullcontext(sys.stdout.buffer) if out is None else _put_at(out)
+    with closing(open_database()) as database, place as file:
+        rows = export(database, what, form, file, mark=mark, **period)
+        file.flush()
     _console.print(f"{rows:,} rows of {what}")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from moderation.archive.archiver import ArchivedBatch, Archives, find_line, read_place
 from moderation.cli.operate import open_database
-from moderation.cli.printing import AsJson, print_json, print_object
+from moderation.cli.printing import AsJson, complain, print_json, print_object
 from moderation.errors import SetupProblem
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -80,7 +80,7 @@ def _tell(batch: ArchivedBatch, *, json_: bool) -> None:
     if batch.place is not None:
         typer.echo(f"{batch.cases:,} cases, {batch.size:,} bytes: {batch.place}")
     for case in batch.broken:
-        typer.echo(f"bonafide: the chain of events of case {case} does not hold; it stays", err=True)
+        complain(f"the chain of events of case {case} does not hold; it stays")
 
 
 def _moment(written: str) -> datetime:

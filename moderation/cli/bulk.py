@@ -15,7 +15,7 @@ from rich.console import Console
 
 from moderation.cli import lists
 from moderation.cli.cases import open_client
-from moderation.cli.printing import print_json
+from moderation.cli.printing import complain, print_json
 from moderation.client import BATCH, ApiProblem, BonaFide, image_at
 from moderation.errors import SetupProblem
 from moderation.wire import CaseIn, field_name, what_is_wrong
@@ -165,4 +165,4 @@ def _tell(line: Line, told: Mapping[str, Any], *, as_json: bool) -> None:
         external_id = None if line.flag is None else line.flag.external_id
         print_json({"line": line.number, "external_id": external_id, **told})
     elif told["became"] == "refused":
-        typer.echo(f"bonafide: line {line.number}: {line.named}: {told['detail']} ({told['code']})", err=True)
+        complain(f"line {line.number}: {line.named}: {told['detail']} ({told['code']})")

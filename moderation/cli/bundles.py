@@ -111,10 +111,7 @@ def _line(standing: Standing, rollout: Rollout, backlog: RerunBacklog | None) ->
         "shadow": rollout.shadow if standing.on_trial else None,
         "stopped": list(standing.stopped),
         "analyses": standing.analyses,
-        "reruns": {
-            "anew": 0 if backlog is None else backlog.anew,
-            "shadow": 0 if backlog is None else backlog.shadow,
-        },
+        "reruns": {"anew": backlog.anew if backlog else 0, "shadow": backlog.shadow if backlog else 0},
         "first_seen": standing.bundle.first_seen.isoformat(),
         "last_seen": standing.bundle.last_seen.isoformat(),
     }

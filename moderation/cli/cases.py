@@ -17,6 +17,7 @@ from moderation.cli.pictures import pictures_of
 from moderation.cli.printing import (
     AsJson,
     OneObject,
+    complain,
     print_case,
     print_cases,
     print_json,
@@ -52,8 +53,7 @@ def open_client(*, tries: int = 5) -> BonaFide:
 def submit(
     images: Annotated[list[str], typer.Argument(help="Files, folders, or s3://bucket/key.", metavar="PATH…")],
     source: Annotated[
-        str | None,
-        typer.Option(help="The part of the platform that flags.", show_default="the key's name"),
+        str | None, typer.Option(help="The part of the platform that flags.", show_default="the key's name")
     ] = None,
     external_id: Annotated[
         str | None, typer.Option(help="Your id for the upload; for one image only.")
@@ -86,7 +86,7 @@ def submit(
                 case = _submit_one(client, place, flag)
             except ApiProblem as problem:
                 refused += 1
-                typer.echo(f"bonafide: {place}: {problem} ({problem.code})", err=True)
+                complain(f"{place}: {problem} ({problem.code})")
                 continue
             opened[case] = str(place)
             if not json_:
@@ -100,7 +100,7 @@ def submit(
             f"Follow a case with `bonafide status {some} --wait`; `bonafide cases` lists them all.", err=True
         )
     if refused:
-        typer.echo(f"bonafide: {refused} of {len(found)} images were refused", err=True)
+        complain(f"{refused} of {len(found)} images were refused")
     if refused or empty:
         raise typer.Exit(1)
 
@@ -187,8 +187,7 @@ def appeal(
 
 
 def withdraw(
-    cases: Annotated[list[UUID], typer.Argument(help="Ids of cases.", metavar="CASE…")],
-    json_: AsJson = False,
+    cases: Annotated[list[UUID], typer.Argument(help="Ids of cases.", metavar="CASE…")], json_: AsJson = False
 ) -> None:
     """Withdraw images: their cases end without a decision, and nobody reviews them."""
     done: list[CaseOut] = []
@@ -197,7 +196,7 @@ def withdraw(
             try:
                 done.append(client.withdraw(case))
             except ApiProblem as problem:
-                typer.echo(f"bonafide: {case}: {problem} ({problem.code})", err=True)
+                complain(f"{case}: {problem} ({problem.code})")
                 continue
             if not json_:
                 typer.echo(f"case {case} is withdrawn")
@@ -262,4 +261,4 @@ def cases(
     elif found:
         print_cases(found)
     else:
-        typer.echo("bonafide: no case fits", err=True)
+        complain("no case fits")

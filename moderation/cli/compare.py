@@ -27,8 +27,7 @@ def compare(
     ],
     second: Annotated[str, typer.Argument(help="Another bundle: usually the candidate.")],
     since: Annotated[
-        datetime | None,
-        moment("Cases opened at or after this time, UTC.", usual=f"{USUAL_DAYS} days ago"),
+        datetime | None, moment("Cases opened at or after this time, UTC.", usual=f"{USUAL_DAYS} days ago")
     ] = None,
     until: Annotated[datetime | None, moment("Cases opened before this time, UTC.")] = None,
     json_: OneObject = False,
@@ -66,10 +65,7 @@ def comparison_json(seen: SideBySide) -> dict[str, Any]:
         "labels": [
             {"first": first, "second": second, "pictures": n} for (first, second), n in found.table.items()
         ],
-        "abstained": {
-            "first": _share_json(found.first_abstained),
-            "second": _share_json(found.second_abstained),
-        },
+        "abstained": _shares_json(found.first_abstained, found.second_abstained),
         "score_shift": {
             "pictures": found.shift.n,
             "both_calibrated": found.shift.calibrated,
@@ -103,25 +99,23 @@ def _share_json(share: Share) -> dict[str, Any]:
     return {"share": share.share, "low": share.low, "high": share.high, **vars(share)}
 
 
+def _shares_json(first: Share, second: Share) -> dict[str, Any]:
+    return {"first": _share_json(first), "second": _share_json(second)}
+
+
 def _measure_json(measure: Measure | None) -> dict[str, Any] | None:
     return None if measure is None else vars(measure)
 
 
 def _timing_json(timing: Timing) -> dict[str, Any]:
-    return {
-        "pictures": timing.n,
-        "p50": _measure_json(timing.median),
-        "p95": _measure_json(timing.ninety_fifth),
-    }
+    p50, p95 = _measure_json(timing.median), _measure_json(timing.ninety_fifth)
+    return {"pictures": timing.n, "p50": p50, "p95": p95}
 
 
 def _against_json(against: Against) -> dict[str, Any]:
     right = against.right
     return {
-        "overturned": {
-            "first": _share_json(against.first_overturned),
-            "second": _share_json(against.second_overturned),
-        },
+        "overturned": _shares_json(against.first_overturned, against.second_overturned),
         "both_said": right.n,
         "only_first_right": right.only_first,
         "only_second_right": right.only_second,
@@ -169,8 +163,7 @@ def _labels(seen: SideBySide) -> Table:
         f"{escape(seen.first.name)} ↓  {escape(seen.second.name)} →", *(_words(label) for label in Label)
     )
     for first in Label:
-        counts = (str(seen.comparison.table[first, second]) for second in Label)
-        table.add_row(_words(first), *counts)
+        table.add_row(_words(first), *(str(seen.comparison.table[first, second]) for second in Label))
     return table
 
 

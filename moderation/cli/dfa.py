@@ -174,8 +174,7 @@ def small(
         Path | None, typer.Option(help="Where the bundle is written. Default: the shipped bundle's place.")
     ] = None,
     work: Annotated[
-        Path,
-        typer.Option(help="Where the pool and the checkpoints are kept; a later run resumes from them."),
+        Path, typer.Option(help="Where the pool and the checkpoints are kept; a later run resumes from them.")
     ] = Path("runs/small"),
     steps_without: Annotated[int, typer.Option(help="Steps of the tower without some sources.")] = 900,
     steps: Annotated[int, typer.Option(help="Steps of the tower with all sources, after that.")] = 1350,
@@ -303,8 +302,7 @@ def sources_out(
 def lora(
     out: Annotated[Path, typer.Option(help="Where the bundle is written.")],
     plan: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file: base, data and the recipe (docs/models.md)."),
+        Path | None, typer.Option(help="A TOML file: base, data and the recipe (docs/models.md).")
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -10,12 +10,13 @@ import httpx
 import redis
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session
 
 from moderation.accounts.keys import list_keys
 from moderation.addresses import read_broker
 from moderation.database.connection import Database, lacks_rights
 from moderation.database.health import SILENT_AFTER
-from moderation.database.operations import list_processes
+from moderation.database.operations import Process, list_processes
 from moderation.database.schema import is_current, is_later, missing_roles, tables_without_rights
 from moderation.dispatch import Publisher
 from moderation.errors import BonafideError
@@ -106,11 +107,9 @@ def _database(database: Database) -> str:
 def _schema(database: Database) -> str:
     if not is_current(database):
         raise _ToMend("not that of this release: run `bonafide migrate`")
-    return (
-        "that of a later release, on which this one runs too"
-        if is_later(database)
-        else "that of this release"
-    )
+    if is_later(database):
+        return "that of a later release, on which this one runs too"
+    return "that of this release"
 
 
 def _roles(database: Database) -> str:
@@ -140,9 +139,7 @@ def _connections(database: Database, settings: Settings) -> str:
     with database.transaction() as session:
         allowed = int(session.scalar(text("SELECT current_setting('max_connections')")) or 0)
         threads = [
-            int(p.facts.get("threads", settings.worker_threads))
-            for p in list_processes(session)
-            if p.name.startswith("worker:") and p.silent_for < SILENT_AFTER
+            int(worker.facts.get("threads", settings.worker_threads)) for worker in _seen(session, "worker")
         ]
     wanted = sum(threads) + WORKER_EXTRA * len(threads)
     if wanted > allowed:
@@ -283,13 +280,18 @@ def _storage(settings: Settings) -> str:
     return f"answers for {', '.join(settings.s3_buckets)}"
 
 
+def _seen(session: Session, kind: str) -> list[Process]:
+    """The processes of this kind that were seen lately."""
+    return [
+        process
+        for process in list_processes(session)
+        if process.name.startswith(f"{kind}:") and process.silent_for < SILENT_AFTER
+    ]
+
+
 def _alive(database: Database, kind: str, command: str) -> str:
     with database.transaction() as session:
-        alive = [
-            p
-            for p in list_processes(session)
-            if p.name.startswith(f"{kind}:") and p.silent_for < SILENT_AFTER
-        ]
+        alive = _seen(session, kind)
     if not alive:
         raise _ToMend(f"none was seen lately: start one with `{command}`")
     stopped = sorted({str(p.facts["stopped"]) for p in alive if p.facts.get("stopped")})

@@ -67,40 +67,34 @@ def root(
     """Flagged images in, verdicts with rationales out, people decide."""
 
 
-for command in (stack.up, stack.demo):
-    app.command(rich_help_panel="Everything on this machine")(command)
-for command in (
-    cases.submit,
-    bulk.bulk,
-    cases.status,
-    cases.cases,
-    cases.statement,
-    cases.appeal,
-    cases.withdraw,
-):
-    app.command(rich_help_panel="Platforms")(command)
-for command in (model.analyze, model.chat):
-    app.command(rich_help_panel="The model alone")(command)
-for command in (
-    operate.serve,
-    operate.worker,
-    operate.sweeper,
-    operate.migrate,
-    operate.doctor,
-    operate.retry,
-    operate.erase,
-    trust.certify,
-    trust.drift,
-):
-    app.command(rich_help_panel="Operators")(command)
-app.add_typer(operate.dead_letters, name="dead-letters", rich_help_panel="Operators")
-app.add_typer(operate.keys, name="keys", rich_help_panel="Operators")
-app.add_typer(archive.app, name="archive", rich_help_panel="Operators")
-app.add_typer(bundles.app, name="bundles", rich_help_panel="Operators")
-app.add_typer(bridge.app, name="bridge", rich_help_panel="Operators")
-app.add_typer(hashes.app, name="hashes", rich_help_panel="Operators")
-app.add_typer(admin.users, name="users", rich_help_panel="Operators")
-app.add_typer(admin.webhooks, name="webhooks", rich_help_panel="Operators")
+#: The commands and groups of commands, by their panel of the help.
+_COMMANDS = {
+    "Everything on this machine": (stack.up, stack.demo),
+    "Platforms": (
+        *(cases.submit, bulk.bulk, cases.status, cases.cases),
+        *(cases.statement, cases.appeal, cases.withdraw),
+    ),
+    "The model alone": (model.analyze, model.chat),
+    "Operators": (
+        *(operate.serve, operate.worker, operate.sweeper, operate.migrate, operate.doctor),
+        *(operate.retry, operate.erase, trust.certify, trust.drift),
+    ),
+}
+_GROUPS = {
+    "dead-letters": operate.dead_letters,
+    "keys": operate.keys,
+    "archive": archive.app,
+    "bundles": bundles.app,
+    "bridge": bridge.app,
+    "hashes": hashes.app,
+    "users": admin.users,
+    "webhooks": admin.webhooks,
+}
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+for name, group in _GROUPS.items():
+    app.add_typer(group, name=name, rich_help_panel="Operators")
 app.command("export", rich_help_panel="Operators")(admin.export_)
 app.add_typer(dfa.app, name="dfa", rich_help_panel="The paper's parts")
 

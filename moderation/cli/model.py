@@ -17,9 +17,9 @@ from rich.table import Table
 from moderation.analysis import Analysis, Basis, Effect, FaceAnalysis, Label, Verdict
 from moderation.cases import Refusal
 from moderation.cli.pictures import pictures_of
-from moderation.cli.printing import print_json
+from moderation.cli.printing import complain, print_json
 from moderation.errors import BonafideError, ImageRejected, RequestRefused
-from moderation.presentation import told_face, told_verdict
+from moderation.presentation import told_analysis
 from moderation.settings import settings
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds; `--help` need not wait for it
@@ -53,11 +53,7 @@ class _Looked:
             "state": "ready",
             "refusal": self.refusal and self.refusal.code,
             "refusal_message": self.refusal and self.refusal.message,
-            "verdict": None if analysis is None else told_verdict(analysis.verdict, self.basis),
-            "faces": [] if analysis is None else [told_face(face, self.basis) for face in analysis.faces],
-            "faces_found": None if analysis is None else analysis.faces_found,
-            "faces_judged": None if analysis is None else analysis.faces_judged,
-            "fingerprint": analysis and analysis.fingerprint,
+            **told_analysis(analysis, self.basis),
             "seconds": round(sum(timings.values()), 4),
             "timings": {stage: round(value, 4) for stage, value in timings.items()},
         }
@@ -100,7 +96,7 @@ def analyze(
         if not json_:
             _print_table(seen, detector.bundle_name, detector.basis)
     if refused:
-        typer.echo(f"bonafide: {refused} of {len(found)} files could not be analysed", err=True)
+        complain(f"{refused} of {len(found)} files could not be analysed")
     if refused or empty:
         raise typer.Exit(1)
 
@@ -109,8 +105,7 @@ def chat(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="A picture.")],
     *,
     question: Annotated[
-        list[str] | None,
-        typer.Option("--question", "-q", help="Ask this and stop. May be repeated."),
+        list[str] | None, typer.Option("--question", "-q", help="Ask this and stop. May be repeated.")
     ] = None,
     face: Annotated[int, typer.Option(min=1, help="The face: 1 is the largest.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line for each question.")] = False,
@@ -248,9 +243,7 @@ def _print_table(rows: Sequence[_Looked], bundle: str, basis: Basis | None) -> N
     for name in ("faces", "seconds"):
         table.add_column(name, justify="right")
     for row in rows:
-        file, words, score, technique, faces, seconds = (escape(cell) for cell in _cells(row))
-        verdict = "\n".join(filter(None, (f"{words} {score}".rstrip(), technique)))
-        table.add_row(file, verdict, faces, seconds)
+        table.add_row(escape(str(row.file)), *map(escape, _cells(row)))
     console.print(table)
     if basis is not None:
         console.print(
@@ -263,19 +256,14 @@ def _print_table(rows: Sequence[_Looked], bundle: str, basis: Basis | None) -> N
             console.print(escape(line))
 
 
-def _cells(row: _Looked) -> tuple[str, ...]:
+def _cells(row: _Looked) -> tuple[str, str, str]:
+    """The verdict, the faces and the seconds. A refusal stands in the verdict's place."""
     if row.analysis is None:
-        message = row.refusal.message if row.refusal else ""
-        return str(row.file), message, "", "", "", ""
+        return row.refusal.message if row.refusal else "", "", ""
     verdict = row.analysis.verdict
-    return (
-        str(row.file),
-        _words(verdict),
-        _score(verdict),
-        verdict.technique.words if verdict.technique else "",
-        _faces(row.analysis),
-        f"{sum(row.analysis.seconds.values()):.2f}",
-    )
+    technique = f"\n{verdict.technique.words}" if verdict.technique else ""
+    seconds = sum(row.analysis.seconds.values())
+    return f"{_words(verdict)}{_score(verdict)}{technique}", _faces(row.analysis), f"{seconds:.2f}"
 
 
 def _faces(analysis: Analysis) -> str:
@@ -293,7 +281,7 @@ def _words(verdict: Verdict) -> str:
 def _score(verdict: Verdict) -> str:
     if verdict.score is None:
         return ""
-    return f"{verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
+    return f" {verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
 
 
 def _rationale(row: _Looked) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from moderation.archive.archiver import Archives
 from moderation.archive.erasure import erase_case, not_erased
 from moderation.cases import Case, CaseState
 from moderation.cli.doctor import Finding, examine
-from moderation.cli.printing import AsJson, print_object, print_rows
+from moderation.cli.printing import AsJson, complain, fail, print_object, print_rows
 from moderation.database import schema
 from moderation.database.cases import find_case, require_case
 from moderation.database.connection import Database
@@ -122,22 +123,16 @@ def migrate(
         typer.echo(f"the schema is at {schema.upgrade(database)}")
         missing = schema.missing_roles(database)
     if missing:
-        typer.echo(
-            f"bonafide: no role has its rights: {', '.join(missing)} are missing, and this user may not create roles. "
-            "Let an administrator run roles.sql of moderation/database, then run this again",
-            err=True,
+        complain(
+            f"no role has its rights: {', '.join(missing)} are missing, and this user may not create roles. "
+            "Let an administrator run roles.sql of moderation/database, then run this again"
         )
 
 
 def doctor(json_: AsJson = False) -> None:
     """Find out what is wrong: check every part and say what to change."""
     findings = examine(settings())
-    print_rows(
-        findings,
-        {"part": "part", "": _mark, "what was found": "words"},
-        as_json=json_,
-        wraps=True,
-    )
+    print_rows(findings, {"part": "part", "": _mark, "what was found": "words"}, as_json=json_, wraps=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -154,8 +149,7 @@ def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready withou
         found = require_case(session, case)
         done = retry_case(session, case, actor="operator")
     if not done:
-        typer.echo(f"bonafide: case {case} is not ready without a verdict: {_instead(found)}", err=True)
-        raise typer.Exit(1)
+        fail(f"case {case} is not ready without a verdict: {_instead(found)}")
     typer.echo(f"case {case} is waiting again")
 
 
@@ -207,11 +201,9 @@ def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names
         case = None if found is None else _named_case(found.body)
         against = _against(session, found, case)
     if case is None or against is not None:
-        typer.echo(f"bonafide: {against}", err=True)
-        raise typer.Exit(1)
+        fail(str(against))
     if not publisher.publish(WorkKind.ANALYSIS, [case]):
-        typer.echo("bonafide: the broker does not answer", err=True)
-        raise typer.Exit(1)
+        fail("the broker does not answer")
     with open_session() as session:
         mark_replayed(session, letter)
     typer.echo(f"published case {case}")
@@ -246,8 +238,6 @@ def _named_task(letter: DeadLetter) -> str | None:
 
 def _named_case(body: str) -> UUID | None:
     """The first case's id in the message. None: there is none."""
-    import re
-
     for match in re.finditer(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", body):
         case = UUID(match.group())
         if case.version == 7:  # a case's id; a message's own id has version 4
@@ -310,6 +300,5 @@ def revoke(
     with open_session() as session:
         done = revoke_key(session, prefix)
     if not done:
-        typer.echo(f"bonafide: no open key has the prefix {prefix}", err=True)
-        raise typer.Exit(1)
+        fail(f"no open key has the prefix {prefix}")
     typer.echo(f"revoked {prefix}")

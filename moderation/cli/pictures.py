@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import typer
+from moderation.cli.printing import complain
 
 #: Endings that a picture in a folder has. A file that is named itself may have any.
 _ENDINGS = (
@@ -22,7 +22,7 @@ def pictures_of(places: Iterable[Path]) -> tuple[list[Path], bool]:
     for place in places:
         inside = _inside(place) if place.is_dir() else [place]
         if not inside:
-            typer.echo(f"bonafide: there is no picture in {place}", err=True)
+            complain(f"there is no picture in {place}")
             empty = True
         found += inside
     return found, empty

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import UUID
 
 import typer
@@ -67,6 +67,17 @@ def print_object(fields: Mapping[str, Any], words: str, *, as_json: bool) -> Non
 def print_json(fields: Mapping[str, Any], *, ascii_only: bool = True) -> None:
     """Print one object on one line. Ids, times and paths are written as Python's `str` writes them."""
     typer.echo(json.dumps(fields, default=str, ensure_ascii=ascii_only))
+
+
+def complain(words: str) -> None:
+    """Print on standard error what went wrong."""
+    typer.echo(f"bonafide: {words}", err=True)
+
+
+def fail(words: str) -> NoReturn:
+    """The same, and exit with 1."""
+    complain(words)
+    raise typer.Exit(1)
 
 
 def table_of(rows: Iterable[Row], columns: Columns[Row]) -> Table:

@@ -104,7 +104,7 @@ def document() -> dict[str, Any]:
         for call in calls.values():
             if "requestBody" in call:
                 call["responses"] |= {
-                    str(status): dict(answer) for status, answer in problems.OF_BODIES.items()
+                    str(status): {"description": meaning} for status, meaning in problems.OF_BODIES.items()
                 }
             for status, answer in call["responses"].items():
                 if int(status) >= 400:

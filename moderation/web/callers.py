@@ -83,7 +83,7 @@ def _only_known_parameters(request: Request, key: Annotated[Key, Depends(_caller
     route = request.scope["route"]
     assert isinstance(route, APIRoute)
     call = request.app.openapi()["paths"][route.path_format][request.method.lower()]
-    known = [one["name"] for one in call.get("parameters", ()) if one["in"] == "query"]
+    known = [parameter["name"] for parameter in call.get("parameters", ()) if parameter["in"] == "query"]
     given = [name for name, _ in request.query_params.multi_items()]
     errors = [
         {"type": "extra_forbidden", "loc": ("query", name), "msg": "", "input": None}

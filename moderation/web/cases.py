@@ -37,10 +37,10 @@ from moderation.evidence.rows import StoredEvidence, evidence_of
 from moderation.evidence.sentences import evidence_view
 from moderation.evidence.words import contradicts
 from moderation.intake import Accepted
-from moderation.presentation import appeal_json, artifact_json, decision_json, told_face, told_verdict
+from moderation.presentation import appeal_json, artifact_json, decision_json, told_analysis
 from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.callers import Eraser, OnlyJson, OnlyKnownParameters, Reader, Submitter
-from moderation.web.problems import RESPONSES, TOO_MANY, invalid, problem_of
+from moderation.web.problems import NO_CASE, RESPONSES, TOO_MANY, documented, invalid, problem_of
 from moderation.web.services import ServicesDep
 from moderation.wire import (
     PRINTABLE,
@@ -56,7 +56,6 @@ from moderation.wire import (
     Links,
     ListedOut,
     Moment,
-    Problem,
     RelatedOut,
     RelatedPage,
     UploadIn,
@@ -80,10 +79,9 @@ IdempotencyKey = Annotated[
 @router.post(
     "/cases",
     status_code=202,
-    response_model=CaseAccepted,
     responses={
         200: {"model": CaseAccepted, "description": "The same request had opened this case before"},
-        409: {"model": Problem, "description": "The same key or external id came with another body"},
+        **documented({409: "The same key or external id came with another body"}),
         **TOO_MANY,
     },
     summary="Open a case",
@@ -143,7 +141,7 @@ def post_cases(
     return Response(answer.model_dump_json(), status_code=207, media_type="application/json")
 
 
-@router.post("/uploads", status_code=201, response_model=UploadOut, summary="Get a signed PUT for one image")
+@router.post("/uploads", status_code=201, summary="Get a signed PUT for one image")
 def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> UploadOut:
     """For platforms without their own bucket: PUT the bytes, then open a case with this image."""
     upload = services.storage.sign_upload(body.media_type, owner=key.prefix, sha256=body.sha256)
@@ -154,17 +152,11 @@ def post_upload(body: UploadIn, services: ServicesDep, key: Submitter) -> Upload
 @router.get(
     "/cases/{case_id}",
     response_model=CaseOut,
-    responses={
-        304: {"description": "It is as it was when you last asked"},
-        404: {"model": Problem, "description": "No case has this id"},
-    },
+    responses={304: {"description": "It is as it was when you last asked"}, **NO_CASE},
     summary="Read a case",
 )
 def get_case(
-    case_id: UUID,
-    services: ServicesDep,
-    key: Reader,
-    if_none_match: Annotated[str | None, Header()] = None,
+    case_id: UUID, services: ServicesDep, key: Reader, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     with services.database.transaction() as session:
         shown = _show_cases(session, [require_case(session, case_id)])[0].model_dump_json()
@@ -188,8 +180,7 @@ def _is_known(tag: str, if_none_match: str | None) -> bool:
 
 @router.get(
     "/cases/{case_id}/related",
-    response_model=RelatedPage,
-    responses={404: {"model": Problem, "description": "No case has this id"}},
+    responses=NO_CASE,
     summary="Read which cases and lists have a picture that looks like this one",
 )
 def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPage:
@@ -198,16 +189,16 @@ def get_related(case_id: UUID, services: ServicesDep, key: Reader) -> RelatedPag
         require_case(session, case_id)
         found = related_to(session, case_id)
         lists = lists_with(session, case_id)
-        ids = [one.case_id for one in found]
+        ids = [other.case_id for other in found]
         cases = {case.id: case for case in find_cases(session, ids)}
         analyses, decisions = shown_analyses(session, ids), standing_decisions(session, ids)
     return RelatedPage(
         cases=[
-            _related(one, cases[one.case_id], analyses.get(one.case_id), decisions.get(one.case_id))
-            for one in found
-            if one.case_id in cases
+            _related(other, cases[other.case_id], analyses.get(other.case_id), decisions.get(other.case_id))
+            for other in found
+            if other.case_id in cases
         ],
-        lists=[ListedOut(**vars(one)) for one in lists],
+        lists=[ListedOut(**vars(listed)) for listed in lists],
     )
 
 
@@ -239,7 +230,7 @@ def _moment(meaning: str) -> Any:
     return Query(description=f"{meaning} this time, RFC 3339, with its zone.")
 
 
-@router.get("/cases", response_model=CasePage, summary="Read a page of cases, the newest first")
+@router.get("/cases", summary="Read a page of cases, the newest first")
 def get_cases(
     services: ServicesDep,
     key: Reader,
@@ -294,7 +285,7 @@ def _cursor_after(last: Case, wanted: Filter) -> str:
     return PageEnd(last.decided_at, last.id).cursor()
 
 
-@router.get("/search", response_model=CasePage, summary="Find cases by what is known of them")
+@router.get("/search", summary="Find cases by what is known of them")
 def get_found(
     services: ServicesDep,
     key: Reader,
@@ -334,13 +325,13 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     appealed = appealed_decisions(session, appeals.values())
     bases = bases_of(session, {stored.analysis.fingerprint for stored in analyses.values()})
     return [
-        show_case(
+        _show_case(
             case,
             analyses.get(case.id),
+            bases,
             decisions.get(case.id),
             archived.get(case.id),
             evidence.get(case.id),
-            _basis(bases, analyses.get(case.id)),
             appeals.get(case.id),
             appealed.get(case.id),
         )
@@ -348,17 +339,9 @@ def _show_cases(session: Session, cases: Sequence[Case]) -> list[CaseOut]:
     ]
 
 
-def _basis(bases: Mapping[str, Basis], stored: StoredAnalysis | None) -> Basis | None:
-    return None if stored is None else bases.get(stored.analysis.fingerprint)
-
-
 @router.post(
     "/cases/{case_id}/withdraw",
-    response_model=CaseOut,
-    responses={
-        404: {"model": Problem, "description": "No case has this id"},
-        409: {"model": Problem, "description": "`already_decided`, `case_erased`"},
-    },
+    responses={**NO_CASE, **documented({409: "`already_decided`, `case_erased`"})},
     summary="Take an image back: its case ends without a decision",
 )
 def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> CaseOut:
@@ -374,13 +357,9 @@ def post_withdrawal(case_id: UUID, services: ServicesDep, key: Submitter) -> Cas
 
 @router.post(
     "/cases/{case_id}/erase",
-    response_model=CaseOut,
     responses={
-        404: {"model": Problem, "description": "No case has this id"},
-        409: {
-            "model": Problem,
-            "description": "It cannot be erased yet, or not from here: the detail says why",
-        },
+        **NO_CASE,
+        **documented({409: "It cannot be erased yet, or not from here: the detail says why"}),
     },
     summary="Take the texts of a case that ended and the place of its image away, for ever",
 )
@@ -394,55 +373,39 @@ def post_erasure(case_id: UUID, services: ServicesDep, key: Eraser) -> CaseOut:
         return _show_cases(session, [case])[0]
 
 
-def show_case(
+def _show_case(
     case: Case,
     stored: StoredAnalysis | None,
-    decision: Decision | None = None,
-    archived: Archived | None = None,
-    beside: StoredEvidence | None = None,
-    basis: Basis | None = None,
-    appeal: Appeal | None = None,
-    appealed: Decision | None = None,
+    bases: Mapping[str, Basis],
+    decision: Decision | None,
+    archived: Archived | None,
+    beside: StoredEvidence | None,
+    appeal: Appeal | None,
+    appealed: Decision | None,
 ) -> CaseOut:
     """A case for platforms. A case that is not ready shows no analysis, even if it had one before."""
-    analysis = stored.analysis if stored is not None and case.refusal is None else None
-    first = None if analysis is None or not analysis.faces else analysis.faces[0]
-    flag = case.flag
-    faces = [] if analysis is None else [told_face(one, basis, source=flag.source) for one in analysis.faces]
-    said = None if analysis is None else told_verdict(analysis.verdict, basis, source=flag.source)
+    flag, refusal = case.flag, case.refusal
+    analysis = stored.analysis if stored is not None and refusal is None else None
+    told = told_analysis(analysis, analysis and bases.get(analysis.fingerprint), source=flag.source)
+    deciding = analysis.faces[:1] if analysis else ()
     shown: dict[str, Any] = {
-        "id": case.id,
-        "state": case.state,
-        "source": flag.source,
-        "external_id": flag.external_id,
-        "reason": flag.reason,
-        "priority": flag.priority,
-        "context": flag.context,
-        "image": {"bucket": flag.image.bucket, "key": flag.image.key, "version_id": flag.image.version_id},
-        "created_at": case.created_at,
-        "ready_at": case.ready_at,
-        "attempts": case.attempts,
-        "version": case.version,
-        "verdict": said or _kept_verdict(archived),
-        "rationale": [] if first is None else [artifact_json(artifact) for artifact in first.rationale],
-        "faces": faces,
-        "faces_found": None if analysis is None else analysis.faces_found,
-        "faces_judged": None if analysis is None else analysis.faces_judged,
-        "picture": None if analysis is None else vars(analysis.picture),
-        "refusal": None if case.refusal is None else case.refusal.code,
-        "refusal_message": None if case.refusal is None else case.refusal.message,
-        "fingerprint": None if analysis is None else analysis.fingerprint,
-        "bundle": None if analysis is None else analysis.bundle,
-        "timings": None if analysis is None else analysis.seconds,
-        "reused_from": None if analysis is None else analysis.reused_from,
-        "stage": case.stage,
-        "decision": None if decision is None else decision_json(decision),
-        "appeal": None if appeal is None else appeal_json(appeal),
-        "appealed_decision": None if appealed is None else decision_json(appealed),
-        "archived": None if archived is None else {"at": archived.at, "place": archived.place},
-        "evidence": None if beside is None else _evidence(beside, analysis),
-        "withdrawn_at": case.withdrawn_at,
-        "erased_at": case.erased_at,
+        **vars(case),
+        **vars(flag),
+        **told,
+        "image": vars(flag.image),
+        "verdict": told["verdict"] or _kept_verdict(archived),
+        "rationale": [artifact_json(artifact) for face in deciding for artifact in face.rationale],
+        "picture": analysis and vars(analysis.picture),
+        "refusal": refusal and refusal.code,
+        "refusal_message": refusal and refusal.message,
+        "bundle": analysis and analysis.bundle,
+        "timings": analysis and analysis.seconds,
+        "reused_from": analysis and analysis.reused_from,
+        "decision": decision and decision_json(decision),
+        "appeal": appeal and appeal_json(appeal),
+        "appealed_decision": appealed and decision_json(appealed),
+        "archived": archived and vars(archived),
+        "evidence": beside and _evidence(beside, analysis),
         "links": {"self": _link(case.id)},
     }
     return CaseOut.model_validate(shown)
@@ -457,20 +420,15 @@ def _kept_verdict(archived: Archived | None) -> dict[str, Any] | None:
     """The label and technique of an archived case. Its numbers lie in the archive, with its analysis."""
     if archived is None or archived.label is None:
         return None
-    numbers = ("score", "margin", "answer_mass", "technique_scores", "abstain")
-    return {
-        "label": archived.label,
-        "technique": archived.technique,
-        "calibrated": False,
-        **dict.fromkeys(numbers),
-    }
+    numbers = dict.fromkeys(("score", "margin", "answer_mass", "technique_scores", "abstain"))
+    return {"label": archived.label, "technique": archived.technique, "calibrated": False, **numbers}
 
 
 def _read_item(item: Any) -> CaseIn | BatchOutcome:
     try:
         return CaseIn.model_validate(item)
     except ValidationError as error:
-        places = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        places = [{**place, "loc": ("body", *place["loc"])} for place in error.errors(include_url=False)]
         return BatchOutcome(status=422, problem=invalid(places))
 
 

@@ -26,12 +26,7 @@ class NotificationOut(Response):
     refused: Sequence[str]
 
 
-@router.post(
-    "/notifications/s3",
-    response_model=NotificationOut,
-    responses=TOO_MANY,
-    summary="Tell of objects that were created",
-)
+@router.post("/notifications/s3", responses=TOO_MANY, summary="Tell of objects that were created")
 def post_notification(
     body: Annotated[dict[str, JsonValue], Body(description="As the store writes it")],
     services: ServicesDep,

@@ -28,7 +28,7 @@ from moderation.errors import SetupProblem, SignInRefused, Unavailable
 from moderation.people import Person
 from moderation.settings import Settings
 from moderation.web.services import Services, ServicesDep
-from moderation.web.sessions import own_path, set_cookie
+from moderation.web.sessions import is_https, own_path, set_cookie
 
 router = APIRouter(prefix="/oidc", include_in_schema=False)
 
@@ -92,7 +92,7 @@ def start(
         path="/oidc",
         httponly=True,
         samesite="lax",
-        secure=request.url.scheme == "https",
+        secure=is_https(request),
     )
     return response
 
@@ -113,12 +113,7 @@ def finish(
     # Checked now and not at the start: the browser may have changed the cookie.
     response = RedirectResponse(own_path(started.next), status_code=303)
     response.delete_cookie(COOKIE, path="/oidc")
-    set_cookie(
-        response,
-        signed_in.secret,
-        secure=request.url.scheme == "https",
-        settings=services.settings,
-    )
+    set_cookie(request, response, signed_in.secret, services.settings)
     return response
 
 
@@ -229,11 +224,7 @@ class _Provider:
                 "aud": {"essential": True, "value": self._client_id},
                 "nonce": {"essential": True, "value": nonce},
             },
-            {
-                "nonce": nonce,
-                "client_id": self._client_id,
-                "access_token": token.get("access_token"),
-            },
+            {"nonce": nonce, "client_id": self._client_id, "access_token": token.get("access_token")},
         )
         claims.validate(leeway=120)
         return dict(claims)

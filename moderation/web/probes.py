@@ -11,12 +11,10 @@ from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy.orm import Session
 
 from moderation.database.cases import oldest_waiting_seconds, queue_stats
-from moderation.database.health import Health, Trust, read_health, read_trust
+from moderation.database.health import read_health, read_trust
 from moderation.database.operations import answer_within
 from moderation.database.schema import is_current
 from moderation.errors import BonafideError
-from moderation.intervals import Measure
-from moderation.rollouts.comparison import Comparison
 from moderation.triage import QueueStats
 from moderation.web.callers import OnlyKnownParameters, Reader
 from moderation.web.problems import RESPONSES, sentence_of
@@ -35,11 +33,7 @@ router = APIRouter()
 
 
 @router.get(
-    "/v1/queue/stats",
-    response_model=StatsOut,
-    responses=RESPONSES,
-    dependencies=[OnlyKnownParameters],
-    summary="How the line stands",
+    "/v1/queue/stats", responses=RESPONSES, dependencies=[OnlyKnownParameters], summary="How the line stands"
 )
 def get_stats(services: ServicesDep, key: Reader) -> StatsOut:
     stats = read_stats(services)
@@ -103,41 +97,17 @@ class LineMetrics:
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Each query is separate: when one fails, the others still report."""
-        for look in (self._oldest, self._line, self._health, self._trust, self._trial, self._messages):
+        for look in (_oldest, _line, _health, _trust, _trial, _messages):
             try:
-                yield from look()
+                yield from look(self._services)
             except BonafideError as error:
                 log.warning("metrics_missing", action="metrics", look=look.__name__, error=str(error))
 
-    def _oldest(self) -> Iterable[GaugeMetricFamily]:
-        """This query is separate: it is cheap for any length of the line, and most alerts need it."""
-        yield GaugeMetricFamily(
-            "bonafide_oldest_waiting_seconds",
-            "Age of the oldest waiting case",
-            value=self._look(oldest_waiting_seconds),
-        )
 
-    def _line(self) -> Iterable[GaugeMetricFamily]:
-        return _line(self._look(queue_stats))
-
-    def _health(self) -> Iterable[GaugeMetricFamily]:
-        return _health(self._look(read_health))
-
-    def _trust(self) -> Iterable[GaugeMetricFamily]:
-        return _trust(self._look(read_trust))
-
-    def _look(self, read: Callable[[Session], T]) -> T:
-        with self._services.database.transaction() as session:
-            answer_within(session, LOOK_SECONDS)
-            return read(session)
-
-    def _trial(self) -> Iterable[GaugeMetricFamily]:
-        trial = self._services.trial.latest(now=datetime.now(UTC))
-        return () if trial is None else _trial(trial.comparison)
-
-    def _messages(self) -> Iterable[GaugeMetricFamily]:
-        messages = self._services.publisher.depth()
-        yield GaugeMetricFamily("bonafide_messages", "Messages on the queue of cases", value=messages)
+def _read(services: Services, read: Callable[[Session], T]) -> T:
+    with services.database.transaction() as session:
+        answer_within(session, LOOK_SECONDS)
+        return read(session)
 
 
 def _gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
@@ -148,7 +118,17 @@ def _gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> 
     return gauge
 
 
-def _line(stats: QueueStats) -> Iterable[GaugeMetricFamily]:
+def _oldest(services: Services) -> Iterable[GaugeMetricFamily]:
+    """This query is separate: it is cheap for any length of the line, and most alerts need it."""
+    yield GaugeMetricFamily(
+        "bonafide_oldest_waiting_seconds",
+        "Age of the oldest waiting case",
+        value=_read(services, oldest_waiting_seconds),
+    )
+
+
+def _line(services: Services) -> Iterable[GaugeMetricFamily]:
+    stats = _read(services, queue_stats)
     yield GaugeMetricFamily(
         "bonafide_reruns_waiting", "Cases that wait to be analysed once more", value=stats.reruns
     )
@@ -156,7 +136,8 @@ def _line(stats: QueueStats) -> Iterable[GaugeMetricFamily]:
     yield _gauge("cases", "Live cases by state", "state", by_state)
 
 
-def _health(health: Health) -> Iterable[GaugeMetricFamily]:
+def _health(services: Services) -> Iterable[GaugeMetricFamily]:
+    health = _read(services, read_health)
     leases = {"live": health.leases_live, "expired": health.leases_expired}
     yield _gauge("leases", "Leases on cases", "state", leases)
     processes = {"worker": health.workers, "sweeper": health.sweepers}
@@ -176,7 +157,8 @@ def _health(health: Health) -> Iterable[GaugeMetricFamily]:
         yield GaugeMetricFamily(f"bonafide_{name}", meaning, value=value)
 
 
-def _trust(trust: Trust) -> Iterable[GaugeMetricFamily]:
+def _trust(services: Services) -> Iterable[GaugeMetricFamily]:
+    trust = _read(services, read_trust)
     certificates = {"used": trust.used, "revoked": trust.revoked}
     meaning = "Certificates that are used, and those that ended within a week"
     yield _gauge("certificates", meaning, "state", certificates)
@@ -189,13 +171,18 @@ def _trust(trust: Trust) -> Iterable[GaugeMetricFamily]:
         )
 
 
-def _trial(found: Comparison) -> Iterable[GaugeMetricFamily]:
+def _trial(services: Services) -> Iterable[GaugeMetricFamily]:
     """The candidate against the serving bundle. Absent numbers are left out."""
+    trial = services.trial.latest(now=datetime.now(UTC))
+    if trial is None:
+        return
+    found = trial.comparison
+    mean, ratio = found.shift.mean, found.speed.ratio
     for name, meaning, value in (
         ("pictures", "Pictures of the last day that the candidate analysed too", found.n),
         ("agreement", "Share of them with the same label", found.agreed.share),
-        ("score_shift", "How much higher the candidate's scores are, mean", _value(found.shift.mean)),
-        ("engine_ratio", "How often longer the candidate's engine takes, median", _value(found.speed.ratio)),
+        ("score_shift", "How much higher the candidate's scores are, mean", mean and mean.value),
+        ("engine_ratio", "How often longer the candidate's engine takes, median", ratio and ratio.value),
     ):
         if value is not None:
             yield GaugeMetricFamily(f"bonafide_candidate_{name}", meaning, value=value)
@@ -207,5 +194,6 @@ def _trial(found: Comparison) -> Iterable[GaugeMetricFamily]:
     yield _gauge("candidate_overturned", "Share of verdicts that people overturned", "bundle", known)
 
 
-def _value(measure: Measure | None) -> float | None:
-    return None if measure is None else measure.value
+def _messages(services: Services) -> Iterable[GaugeMetricFamily]:
+    messages = services.publisher.depth()
+    yield GaugeMetricFamily("bonafide_messages", "Messages on the queue of cases", value=messages)

@@ -41,32 +41,31 @@ RETRY_AFTER = 5
 #: Errors of a request that go into its sentence. All of them are listed beside it.
 SAID_AT_ONCE = 3
 
-#: What every call may answer, for the OpenAPI document.
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": meaning, "content": {"application/problem+json": {}}}
-    for status, meaning in {
+
+def documented(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """The problems that a call may answer, by status, for the OpenAPI document."""
+    return {status: {"model": Problem, "description": meaning} for status, meaning in meanings.items()}
+
+
+#: What every call may answer.
+RESPONSES = documented(
+    {
         401: "No key, or one that opens nothing",
         403: "The key lacks the scope",
         422: "The request cannot be read, or asks for what this installation does not do",
         503: "Something of ours does not answer; try again after `Retry-After` seconds",
-    }.items()
-}
-
-#: The extra answers of calls that read a body.
-OF_BODIES: dict[int | str, dict[str, Any]] = {
-    status: {"description": meaning}
-    for status, meaning in {
-        413: "`request_too_large`: the body has more bytes than are read",
-        415: "`unsupported_media_type`: the body's Content-Type is not application/json",
-    }.items()
-}
-
-#: The extra answer of calls that open cases.
-TOO_MANY: dict[int | str, dict[str, Any]] = {
-    429: {
-        "model": Problem,
-        "description": "`too_many_cases`: more than this key may open now; try again after `Retry-After` seconds",
     }
+)
+#: What calls about a case may answer too.
+NO_CASE = documented({404: "No case has this id"})
+#: What calls that open cases may answer too.
+TOO_MANY = documented(
+    {429: "`too_many_cases`: more than this key may open now; try again after `Retry-After` seconds"}
+)
+#: What calls that read a body may answer too.
+OF_BODIES = {
+    413: "`request_too_large`: the body has more bytes than are read",
+    415: "`unsupported_media_type`: the body's Content-Type is not application/json",
 }
 
 #: Sentences for a service that does not answer. The log says where it runs and which user we were.

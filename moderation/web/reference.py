@@ -79,7 +79,7 @@ def show_reference(request: Request) -> Response:
         summary=document["info"]["summary"],
         calls=list(_calls(document["paths"])),
         told=list(_calls(document["webhooks"])),
-        shapes=[_shape(*one) for one in sorted(document["components"]["schemas"].items())],
+        shapes=[_shape(*item) for item in sorted(document["components"]["schemas"].items())],
     )
 
 
@@ -92,7 +92,7 @@ def _calls(paths: Mapping[str, Mapping[str, Any]]) -> Iterator[Call]:
                 path=path,
                 summary=call.get("summary", ""),
                 description=_prose(call.get("description", "")),
-                parameters=tuple(_parameter(one) for one in call.get("parameters", ())),
+                parameters=tuple(_parameter(parameter) for parameter in call.get("parameters", ())),
                 body=_content(call.get("requestBody", {})),
                 answers=tuple(
                     DocumentedAnswer(status, _prose(answer["description"]), _content(answer))
@@ -114,7 +114,7 @@ def _parameter(parameter: Mapping[str, Any]) -> Field:
 
 def _content(message: Mapping[str, Any]) -> Markup:
     types = [_type(content.get("schema", {})) for content in message.get("content", {}).values()]
-    return Markup(", ").join(one for one in types if one)
+    return Markup(", ").join(kind for kind in types if kind)
 
 
 def _shape(name: str, schema: Mapping[str, Any]) -> Shape:
@@ -143,7 +143,7 @@ def _kind(schema: Mapping[str, Any]) -> Markup:
         return Markup('<a href="#{0}">{0}</a>').format(name)
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
-            return Markup(" or ").join(_type(one) for one in schema[several])
+            return Markup(" or ").join(_type(part) for part in schema[several])
     if "const" in schema:
         return Markup("<code>{}</code>").format(schema["const"])
     if "enum" in schema:

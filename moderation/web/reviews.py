@@ -4,7 +4,6 @@ Each call names the reviewer by email. Reviewers are people of this installation
 holds for them as in the console.
 """
 
-from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -15,7 +14,7 @@ from moderation.errors import PersonNotFound, StaleCase
 from moderation.people import Person
 from moderation.presentation import appeal_json, decision_json
 from moderation.web.callers import OnlyJson, OnlyKnownParameters, Reader, Reviewer, Submitter
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import NO_CASE, RESPONSES, documented
 from moderation.web.services import Services, ServicesDep
 from moderation.wire import (
     AppealIn,
@@ -23,7 +22,6 @@ from moderation.wire import (
     ClaimOut,
     DecisionIn,
     DecisionOut,
-    Problem,
     QuestionIn,
     QuestionList,
     QuestionOut,
@@ -35,15 +33,14 @@ router = APIRouter(
     prefix="/v1/cases/{case_id}", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson]
 )
 
-_NOT_FOUND: dict[str, Any] = {"model": Problem, "description": "No case, or no reviewer, is known by this"}
-_CONFLICT: dict[str, Any] = {
-    "model": Problem,
-    "description": "Something happened meanwhile: the code says what, and nothing was changed",
+_NOT_FOUND = documented({404: "No case, or no reviewer, is known by this"})
+_REVIEW = {
+    **_NOT_FOUND,
+    **documented({409: "Something happened meanwhile: the code says what, and nothing was changed"}),
 }
-_REVIEW: dict[int | str, dict[str, Any]] = {404: _NOT_FOUND, 409: _CONFLICT}
 
 
-@router.post("/claim", response_model=ClaimOut, responses=_REVIEW, summary="Take a case, or keep it")
+@router.post("/claim", responses=_REVIEW, summary="Take a case, or keep it")
 def post_claim(case_id: UUID, body: ReviewerIn, services: ServicesDep, key: Reviewer) -> ClaimOut:
     """For ten minutes, or as the installation is set up, nobody else can decide this case. Call again to renew."""
     claim = services.review.claim(_person(services, body.reviewer), case_id)
@@ -51,20 +48,13 @@ def post_claim(case_id: UUID, body: ReviewerIn, services: ServicesDep, key: Revi
     return ClaimOut(token=claim.token, expires_at=claim.expires_at, version=claim.version)
 
 
-@router.post(
-    "/release",
-    status_code=204,
-    responses={404: _NOT_FOUND},
-    summary="Give a case back to the queue",
-)
+@router.post("/release", status_code=204, responses=_NOT_FOUND, summary="Give a case back to the queue")
 def post_release(case_id: UUID, body: ReleaseIn, services: ServicesDep, key: Reviewer) -> None:
     """The second call does nothing, nor does a call after the claim was lost."""
     services.review.release(_person(services, body.reviewer), case_id, body.token)
 
 
-@router.post(
-    "/decision", status_code=201, response_model=DecisionOut, responses=_REVIEW, summary="Decide a case"
-)
+@router.post("/decision", status_code=201, responses=_REVIEW, summary="Decide a case")
 def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: Reviewer) -> DecisionOut:
     """Needs a claim, and the version of the case that the reviewer saw. `stale_case` says what has happened since.
 
@@ -99,7 +89,6 @@ def post_decision(case_id: UUID, body: DecisionIn, services: ServicesDep, key: R
 @router.post(
     "/appeal",
     status_code=201,
-    response_model=AppealOut,
     responses=_REVIEW,
     summary="Pass on that the uploader asks for another decision",
 )
@@ -114,8 +103,7 @@ def post_appeal(case_id: UUID, body: AppealIn, services: ServicesDep, key: Submi
 @router.post(
     "/questions",
     status_code=202,
-    response_model=QuestionOut,
-    responses={**_REVIEW, 429: {"model": Problem, "description": "The case has too many questions"}},
+    responses={**_REVIEW, **documented({429: "The case has too many questions"})},
     summary="Ask DFA-GPT about the picture",
 )
 def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: Reviewer) -> QuestionOut:
@@ -124,15 +112,10 @@ def post_question(case_id: UUID, body: QuestionIn, services: ServicesDep, key: R
     return QuestionOut.model_validate(asked)
 
 
-@router.get(
-    "/questions",
-    response_model=QuestionList,
-    responses={404: {"model": Problem, "description": "No case has this id"}},
-    summary="Read what was asked and answered",
-)
+@router.get("/questions", responses=NO_CASE, summary="Read what was asked and answered")
 def get_questions(case_id: UUID, services: ServicesDep, key: Reader) -> QuestionList:
     return QuestionList(
-        questions=[QuestionOut.model_validate(one) for one in services.questions.of_case(case_id)],
+        questions=[QuestionOut.model_validate(question) for question in services.questions.of_case(case_id)],
         worker_is_there=services.questions.worker_is_there(),
     )
 

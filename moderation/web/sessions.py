@@ -18,16 +18,20 @@ def cookie_of(request: Request) -> str | None:
     return request.cookies.get(COOKIE) or None
 
 
-def set_cookie(response: Response, secret: str, *, secure: bool, settings: Settings) -> None:
-    """Set it so that scripts and other sites' forms cannot use it; `secure` when the page came by https."""
+def is_https(request: Request) -> bool:
+    """Whether the page came by https: then its cookies travel by nothing else."""
+    return request.url.scheme == "https"
+
+
+def set_cookie(request: Request, response: Response, secret: str, settings: Settings) -> None:
+    """Set it so that scripts and other sites' forms cannot use it."""
     response.set_cookie(
         COOKIE,
         secret,
         max_age=int(settings.session_seconds),
-        path="/",
         httponly=True,
         samesite="lax",
-        secure=secure,
+        secure=is_https(request),
     )
 
 

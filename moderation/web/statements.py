@@ -14,17 +14,16 @@ from moderation.evidence.rows import evidence_of
 from moderation.evidence.sentences import statement_sentences
 from moderation.reports.statements import Harm, Origin, Restriction, StatementDraft, statement
 from moderation.web.callers import OnlyKnownParameters, Reader
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import RESPONSES, documented
 from moderation.web.services import Services, ServicesDep
-from moderation.wire import Problem, StatementOut
+from moderation.wire import StatementOut
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters])
 
 
 @router.get(
     "/cases/{case_id}/statement",
-    response_model=StatementOut,
-    responses={404: {"model": Problem, "description": "No case has this id, or nothing is decided about it"}},
+    responses=documented({404: "No case has this id, or nothing is decided about it"}),
     summary="Draft a statement of reasons",
 )
 def get_statement(
@@ -71,8 +70,9 @@ def draft_of(
     with services.database.transaction() as session:
         case = require_case(session, case_id)
         decision = standing_decisions(session, [case_id]).get(case_id)
-        open_ones = [one for one in last_appeals(session, [case_id]).values() if one.resolved_by is None]
-        appealed = appealed_decisions(session, open_ones).get(case_id)
+        appeals = last_appeals(session, [case_id]).values()
+        open_appeals = [appeal for appeal in appeals if appeal.resolved_by is None]
+        appealed = appealed_decisions(session, open_appeals).get(case_id)
         beside = evidence_of(session, [case_id]).get(case_id)
     decision = decision or appealed
     if decision is None:

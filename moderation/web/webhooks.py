@@ -1,38 +1,27 @@
 """Webhook endpoints of platforms: adding, listing, changing the secret, reading the log, sending again."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
 from moderation.database.outbox import Kind
 from moderation.web.callers import OnlyJson, OnlyKnownParameters, WebhookManager
-from moderation.web.problems import RESPONSES
+from moderation.web.problems import RESPONSES, documented
 from moderation.web.services import ServicesDep
 from moderation.webhooks.delivery_rows import Endpoint
-from moderation.wire import (
-    DeliveryOut,
-    DeliveryPage,
-    EndpointIn,
-    EndpointList,
-    EndpointOut,
-    Problem,
-    WebhookOut,
-)
+from moderation.wire import DeliveryOut, DeliveryPage, EndpointIn, EndpointList, EndpointOut, WebhookOut
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, dependencies=[OnlyKnownParameters, OnlyJson])
 #: For the `webhooks` section of the OpenAPI document: what we send, not what is called.
 told = APIRouter()
 
-_NO_ENDPOINT: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "No webhook endpoint has this id"}
-}
+_NO_ENDPOINT = documented({404: "No webhook endpoint has this id"})
 
 
 @router.post(
     "/webhooks",
     status_code=201,
-    response_model=EndpointOut,
     responses={200: {"model": EndpointOut, "description": "This URL was told of this source already"}},
     summary="Be told what happens to cases",
 )
@@ -50,9 +39,9 @@ def post_webhook(
     return show_endpoint(added.endpoint, with_secret=added.secret is not None)
 
 
-@router.get("/webhooks", response_model=EndpointList, summary="Read the webhook endpoints")
+@router.get("/webhooks", summary="Read the webhook endpoints")
 def get_webhooks(services: ServicesDep, key: WebhookManager) -> EndpointList:
-    return EndpointList(webhooks=[show_endpoint(one) for one in services.webhooks.endpoints()])
+    return EndpointList(webhooks=[show_endpoint(endpoint) for endpoint in services.webhooks.endpoints()])
 
 
 @router.delete("/webhooks/{endpoint_id}", status_code=204, responses=_NO_ENDPOINT, summary="Be told no more")
@@ -61,12 +50,7 @@ def delete_webhook(endpoint_id: UUID, services: ServicesDep, key: WebhookManager
     services.webhooks.remove(endpoint_id)
 
 
-@router.post(
-    "/webhooks/{endpoint_id}/rotate",
-    response_model=EndpointOut,
-    responses=_NO_ENDPOINT,
-    summary="Change the secret",
-)
+@router.post("/webhooks/{endpoint_id}/rotate", responses=_NO_ENDPOINT, summary="Change the secret")
 def post_rotation(endpoint_id: UUID, services: ServicesDep, key: WebhookManager) -> EndpointOut:
     """From now on the new secret and the old one both sign, until the next rotation."""
     return show_endpoint(services.webhooks.rotate(endpoint_id), with_secret=True)
@@ -74,7 +58,6 @@ def post_rotation(endpoint_id: UUID, services: ServicesDep, key: WebhookManager)
 
 @router.get(
     "/webhooks/{endpoint_id}/deliveries",
-    response_model=DeliveryPage,
     responses=_NO_ENDPOINT,
     summary="Read what was sent, the newest first",
 )
@@ -88,7 +71,7 @@ def get_deliveries(
     found = services.webhooks.deliveries(endpoint_id, limit=limit + 1, before=cursor)
     shown = found[:limit]
     return DeliveryPage(
-        deliveries=[DeliveryOut.model_validate(one) for one in shown],
+        deliveries=[DeliveryOut.model_validate(delivery) for delivery in shown],
         next_cursor=shown[-1].id if len(found) > limit else None,
     )
 
@@ -96,8 +79,7 @@ def get_deliveries(
 @router.post(
     "/deliveries/{delivery_id}/resend",
     status_code=202,
-    response_model=DeliveryOut,
-    responses={404: {"model": Problem, "description": "No delivery has this id"}},
+    responses=documented({404: "No delivery has this id"}),
     summary="Send once more",
 )
 def post_resend(delivery_id: UUID, services: ServicesDep, key: WebhookManager) -> DeliveryOut:

@@ -99,6 +99,11 @@ def typed(form: FormData, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def number(value: str | None, *, digits: int = 9) -> int | None:
+    """The whole number in a text. None when there is none, or it has more digits. Nine fit an integer of Postgres."""
+    return int(value) if value and value.isascii() and value.isdecimal() and len(value) <= digits else None
+
+
 _E = TypeVar("_E", bound=enum.StrEnum)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -52,18 +51,6 @@ class Side:
     decision: Decision | None
 
     @property
-    def id(self) -> UUID:
-        return self.case.id
-
-    @property
-    def source(self) -> str:
-        return self.case.flag.source
-
-    @property
-    def created_at(self) -> datetime:
-        return self.case.created_at
-
-    @property
     def decided(self) -> str:
         if self.decision is None:
             return f"Not decided: {words.STATE_WORDS[self.case.state]}"
@@ -100,9 +87,9 @@ class Likenesses:
 
 def read_alike(session: Session, person: Person, case_id: UUID, *, blind_share: float) -> Likenesses:
     found = related_to(session, case_id, at_most=LINES_AT_MOST)
-    sides = read_sides(session, person, [one.case_id for one in found], blind_share=blind_share)
+    sides = read_sides(session, person, [related.case_id for related in found], blind_share=blind_share)
     return Likenesses(
-        tuple(Alike(sides[one.case_id], one) for one in found if one.case_id in sides),
+        tuple(Alike(sides[related.case_id], related) for related in found if related.case_id in sides),
         tuple(lists_with(session, case_id)),
     )
 
@@ -130,10 +117,8 @@ def read_sides(
         verdict = None if analysis is None or hidden else analysis.verdict
         sides[case_id] = Side(
             case=case,
-            headline="Judge first: the verdict is hidden"
-            if hidden
-            else words.headline(verdict, case.refusal),
-            tone="hidden" if hidden else words.tone(verdict),
+            headline=words.headline(verdict, case.refusal, hidden=hidden),
+            tone=words.tone(verdict, hidden=hidden),
             score=verdict and verdict.score,
             analysis=None if hidden else analysis,
             decision=decisions.get(case_id) if case.state is CaseState.DECIDED else None,
@@ -174,8 +159,8 @@ def show_beside(
             raise CaseNotFound("one of these two cases does not exist")
         ours, theirs = likeness_of(session, case_id), likeness_of(session, other_id)
         if not blurred:
-            for one in sides:
-                insert_view(session, one, person.id, "shown")
+            for shown_id in sides:
+                insert_view(session, shown_id, person.id, "shown")
     one, other = sides[case_id], sides[other_id]
     alike = None
     if ours is not None and theirs is not None:
@@ -199,7 +184,7 @@ def _differences(one: Side, other: Side) -> list[Difference]:
         ("Verdict of the model", one.headline, other.headline),
         ("Score", _score(one), _score(other)),
         ("Decision", one.decided, other.decided),
-        ("Source", one.source, other.source),
+        ("Source", one.case.flag.source, other.case.flag.source),
         ("Flagged because", one.case.flag.reason or "–", other.case.flag.reason or "–"),
         *_picture_rows(one.analysis, other.analysis),
     )

@@ -86,7 +86,7 @@ def _compared(standings: Standings, first: str | None, second: str | None) -> tu
 
     None while there are fewer than two bundles.
     """
-    known = [one.bundle.fingerprint for one in standings.bundles]
+    known = [standing.bundle.fingerprint for standing in standings.bundles]
     if len(known) < 2:
         return None
     first = first or (standings.serving.fingerprint if standings.serving else known[0])

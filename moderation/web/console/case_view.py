@@ -19,13 +19,7 @@ from moderation.database.drafts import Draft, Form, drafts_of
 from moderation.database.events import Event, EventChain, read_chain
 from moderation.database.questions import Question, questions_of
 from moderation.database.renditions import NOT_SHOWN, is_rendered
-from moderation.database.review import (
-    appeals_of,
-    decisions_of,
-    find_claim,
-    find_holder,
-    same_picture,
-)
+from moderation.database.review import appeals_of, decisions_of, find_claim, find_holder, same_picture
 from moderation.decisions import Appeal, Decision, Outcome, ReasonPolicy, may_review
 from moderation.errors import BonafideError
 from moderation.evidence.rows import evidence_of
@@ -36,6 +30,7 @@ from moderation.questions import FAILURES
 from moderation.review import Visibility
 from moderation.rollouts.rollout_rows import bases_of
 from moderation.web.console import words
+from moderation.web.console.access import number
 from moderation.web.console.alike import Likenesses, read_alike
 from moderation.web.console.face_maps import FaceMap, maps
 from moderation.web.console.marks import Mark, marks
@@ -52,11 +47,7 @@ _NOTES = {
     "sixteen_bit": "was 16 bits deep",
     "animated": "is animated",
 }
-_REASON_WORDS = {
-    "never": "optional",
-    "disagreeing": "when you disagree or escalate",
-    "always": "always",
-}
+_REASON_WORDS = {"never": "optional", "disagreeing": "when you disagree or escalate", "always": "always"}
 
 
 @dataclass(frozen=True)
@@ -129,16 +120,6 @@ class Appealed:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """Another case with exactly the same bytes."""
-
-    id: UUID
-    source: str
-    words: str
-    created_at: datetime
-
-
-@dataclass(frozen=True)
 class Known:
     """A fact in words."""
 
@@ -203,7 +184,8 @@ class CaseView:
     withdrawn_at: datetime | None
     erased_at: datetime | None
     events: tuple[Logged, ...]
-    related: tuple[Elsewhere, ...]
+    #: Other cases with exactly the same bytes.
+    related: tuple[Case, ...]
     #: Similar pictures, not the same bytes. Empty while the verdict is hidden: a copy's outcome would reveal it.
     alike: Likenesses
     questions: tuple[QuestionWords, ...]
@@ -267,7 +249,7 @@ class CaseView:
         said = [
             self.said_in(form).get(name, "") for form in forms for name in ("reason", "policy", "question")
         ]
-        return tuple(one for one in said if one)
+        return tuple(text for text in said if text)
 
     @property
     def no_question(self) -> str:
@@ -399,8 +381,7 @@ class CaseView:
     @property
     def asked_face(self) -> int | None:
         """Number of the face that the question box is about: the chosen one, else the first. None: none was judged."""
-        kept = self.said_in(Form.ASK).get("face", "")
-        face = self.asking or (int(kept) if kept.isascii() and kept.isdecimal() else None)
+        face = self.asking or number(self.said_in(Form.ASK).get("face"))
         numbers = [line.number for line in self.askable]
         return face if face in numbers else next(iter(numbers), None)
 
@@ -491,13 +472,15 @@ def read_case(
     bases = {} if shown is None else bases_of(session, [shown.fingerprint])
     holder, claim = find_holder(session, case_id), find_claim(session, case_id)
     is_mine = holder is not None and holder.person_id == person.id
+    token = claim.token if is_mine and claim else 0
     chain = read_chain(session, case_id)
     archived = archived_cases(session, [case]).get(case_id)
     appeals = appeals_of(session, case_id)
     names = names_of(session, _people_in(chain.events, appeals))
     why_not = _why_not(case, person, standing)
     now = datetime.now(UTC)
-    decided = case.state is CaseState.DECIDED and standing
+    decided = case.state is CaseState.DECIDED and bool(standing)
+    older = decisions[:-1] if decided and not decisions[-1].undone_at else decisions
     return CaseView(
         id=case.id,
         state=case.state,
@@ -507,9 +490,7 @@ def read_case(
         created_at=case.created_at,
         hidden=judge_first,
         earlier_hidden=earlier_hidden,
-        claim=None
-        if holder is None
-        else Hold(holder.name, holder.expires_at, is_mine, claim.token if is_mine and claim else 0),
+        claim=holder and Hold(holder.name, holder.expires_at, is_mine, token),
         may_claim=case.state is CaseState.READY and holder is None and not why_not,
         why_not=why_not,
         may_ask=shown is not None
@@ -517,26 +498,21 @@ def read_case(
         and case.erased_at is None
         and case.state is not CaseState.WITHDRAWN
         and may(person, Act.ASK),
-        may_appeal=bool(decided)
+        may_appeal=decided
         and may(person, Act.APPEAL)
         and standing[-1].final_at <= now
         and not archived
         and case.erased_at is None,
         analysis=shown,
-        basis=None if shown is None else bases.get(shown.fingerprint),
-        picture=None if analysis is None else analysis.picture,
+        basis=shown and bases.get(shown.fingerprint),
+        picture=analysis and analysis.picture,
         faces=() if shown is None else tuple(face.face.box for face in shown.faces),
         marks=() if shown is None else marks(shown.faces, shown.picture),
         headline=_kept_headline(archived) or words.headline(shown.verdict if shown else None, case.refusal),
         tone=words.tone(shown.verdict if shown else None),
-        blind=None if blind is None else words.decided_words(blind.outcome, blind.technique),
+        blind=blind and words.decided_words(blind.outcome, blind.technique),
         decision=in_words(standing[-1], now) if decided else None,
-        earlier=()
-        if earlier_hidden
-        else tuple(
-            in_words(one, now)
-            for one in reversed(decisions[:-1] if decided and not decisions[-1].undone_at else decisions)
-        ),
+        earlier=() if earlier_hidden else tuple(in_words(past, now) for past in reversed(older)),
         appeal=_open_appeal(appeals, names) if case.state is CaseState.READY else None,
         chain=chain,
         archived=archived,
@@ -609,7 +585,7 @@ def _as_filled_in(decision: Decision) -> Draft:
         "technique": decision.technique and decision.technique.value,
         "reason": decision.reason,
         "policy": decision.policy,
-        **{f"answer-{one.face}-{one.ordinal}": one.answer.value for one in decision.feedback},
+        **{f"answer-{answer.face}-{answer.ordinal}": answer.answer.value for answer in decision.feedback},
     }
     return {name: value for name, value in said.items() if value}
 
@@ -635,9 +611,7 @@ def _why_not(case: Case, person: Person, standing: Sequence[Decision]) -> str:
 
 def _open_outcomes(stage: Stage) -> tuple[Outcome, ...]:
     """The outcomes to choose from. A lead cannot escalate an escalated case."""
-    return tuple(
-        one for one, _, _ in words.OUTCOMES if not (one is Outcome.ESCALATE and stage is Stage.ESCALATED)
-    )
+    return tuple(outcome for outcome in Outcome if (outcome, stage) != (Outcome.ESCALATE, Stage.ESCALATED))
 
 
 def in_words(decision: Decision, now: datetime) -> DecisionWords:
@@ -686,9 +660,9 @@ def actor_words(actor: str, names: Mapping[UUID, str]) -> str:
     kind, _, name = actor.partition(":")
     if actor == RULE_ACTOR:
         return "a rule of this installation"
-    return (
-        f"the platform {name}" if kind == "platform" else f"a {kind}" if kind == "worker" else f"the {kind}"
-    )
+    if kind == "platform":
+        return f"the platform {name}"
+    return f"a {kind}" if kind == "worker" else f"the {kind}"
 
 
 def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
@@ -702,16 +676,12 @@ def _logged(event: Event, names: Mapping[UUID, str], *, plain: bool) -> Logged:
 
 def _facts(body: Mapping[str, Any]) -> str:
     """The details of an event that help a reviewer."""
-    told = {
-        name: body[name]
-        for name in ("label", "score", "outcome", "technique", "code", "stage")
-        if body.get(name) is not None
-    }
-    parts = [
+    told = map(body.get, ("label", "score", "outcome", "technique", "code", "stage"))
+    return ", ".join(
         f"{value:.2f}" if isinstance(value, float) else str(value).replace("_", " ")
-        for value in told.values()
-    ]
-    return ", ".join(parts)
+        for value in told
+        if value is not None
+    )
 
 
 def _turn(question: Question, stored: StoredAnalysis | None) -> QuestionWords:
@@ -744,12 +714,6 @@ def _face_words(question: Question, stored: StoredAnalysis | None) -> str:
     return f"face {question.face}" if len(stored.analysis.faces) > 1 else ""
 
 
-def _elsewhere(session: Session, case_id: UUID) -> tuple[Elsewhere, ...]:
-    found: list[Elsewhere] = []
-    for other_id in same_picture(session, case_id):
-        other = find_case(session, other_id)
-        if other is not None:
-            found.append(
-                Elsewhere(other.id, other.flag.source, words.STATE_WORDS[other.state], other.created_at)
-            )
-    return tuple(found)
+def _elsewhere(session: Session, case_id: UUID) -> tuple[Case, ...]:
+    others = (find_case(session, other_id) for other_id in same_picture(session, case_id))
+    return tuple(case for case in others if case is not None)

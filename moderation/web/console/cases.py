@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -36,10 +35,10 @@ from moderation.errors import (
 from moderation.people import Person
 from moderation.questions import LONGEST_QUESTION
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
+from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member, number
 from moderation.web.console.case_view import CaseView, log_in_words, read_case
 from moderation.web.console.face_maps import LEVELS
-from moderation.web.console.pages import PageRoute, Visitor, go, page, render
+from moderation.web.console.pages import PageRoute, Visitor, case_path, go, page, render
 from moderation.web.console.queue import next_case
 from moderation.web.console.resume import filled_in
 from moderation.web.problems import status_of
@@ -135,9 +134,6 @@ def _page(
         case=case,
         blurred=blurred,
         grey=visitor.person.preferences.greyscale,
-        outcomes=words.OUTCOMES,
-        techniques=words.TECHNIQUES,
-        answers=words.ANSWERS,
         case_keys=KEYS,
         map_levels=LEVELS,
         # There the key takes a judgement back.
@@ -372,8 +368,7 @@ def keep_draft(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: 
     """Keep a draft of a form. A script sends it now and then."""
     kind = member(Form, field(form, "form"))
     if kind is not None:
-        fields = {name: value for name, value in form.items() if isinstance(value, str) and name != "form"}
-        _save(services, visitor, case_id, kind, filled_in(fields))
+        _save(services, visitor, case_id, kind, filled_in(form))
     return Response(status_code=204)
 
 
@@ -418,19 +413,15 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
     for name in form:
         kind, *place = name.split("-")
         answer = member(Answer, field(form, name)) if kind == "answer" else None
-        if (
-            answer is not None
-            and len(place) == 2
-            and all(part.isdecimal() and len(part) < 4 for part in place)
-        ):
+        readable = len(place) == 2 and all(part.isdecimal() and len(part) < 4 for part in place)
+        if answer is not None and readable:
             found.append(ArtifactAnswer(int(place[0]), int(place[1]), answer))
     return found
 
 
 def _int(form: FormData, name: str) -> int:
     """A number that our page had put into the form. Without one 0, which belongs to nobody."""
-    value = field(form, name, at_most=19) or ""
-    return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0  # a bigint
+    return number(field(form, name, at_most=19), digits=18) or 0  # a bigint
 
 
 def _face(form: FormData) -> int | None:
@@ -445,8 +436,7 @@ def _version(form: FormData) -> int:
 
 
 def _address(case_id: UUID, form: FormData) -> str:
-    from_ = field(form, "from", at_most=1000)
-    return f"/cases/{case_id}" + (f"?{urlencode({'from': from_})}" if from_ else "")
+    return case_path(case_id, field(form, "from", at_most=1000))
 
 
 # --- when it failed
@@ -457,7 +447,7 @@ def _again(
 ) -> Response:
     """The same page with the filled-in form, the complaint, and the focus on its field."""
     case = _read(services, visitor.person, case_id)
-    said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
+    said = filled_in(form)
     case = dataclasses.replace(
         case,
         kept={**case.kept, kind: said},
@@ -493,7 +483,7 @@ def _conflict(
     kind: Form | None = None,
 ) -> Response:
     """A page with what has happened, by whom, and what the reviewer had written. Their text is kept for later."""
-    said = filled_in({name: value for name, value in form.items() if isinstance(value, str)})
+    said = filled_in(form)
     if kind is not None:
         _save(services, visitor, case_id, kind, said)
     with services.database.transaction() as session:

@@ -46,7 +46,7 @@ def show_certificates(services: ServicesDep, visitor: VisitorDep) -> Response:
     require(visitor.person, Act.SEE_INSIGHT)
     with services.database.transaction() as session:
         found = zones.certificates(session)
-        chains = {one.id: zones.log_of(session, one.id) for one in found}
+        chains = {certificate.id: zones.log_of(session, certificate.id) for certificate in found}
         logs = {number: _lines(session, chain) for number, chain in chains.items()}
     return page(
         services,

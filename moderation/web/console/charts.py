@@ -1,5 +1,6 @@
 """The plots of the insight page as numbers for SVG: places of bars, dots and whiskers. The tables show the same."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -121,20 +122,15 @@ def whiskers(named: Sequence[Named]) -> tuple[Whisker, ...]:
 
 def drift(bands: Sequence[Band], *, blind: bool) -> tuple[Dot, ...]:
     """Mean score to the right, share of deepfakes upwards, both 0 to 100. Calibrated scores lie on the diagonal."""
-    dots: list[Dot] = []
-    for band in bands:
-        share = band.blind if blind else band.decided
-        if share.share is not None:
-            low, high = 100 - 100 * (share.low or 0.0), 100 - 100 * (share.high or 0.0)
-            dots.append(Dot(100 * band.mean_score, 100 - 100 * share.share, low, high))
-    return tuple(dots)
+    shares = [(band.mean_score, band.blind if blind else band.decided) for band in bands]
+    return tuple(
+        Dot(100 * score, 100 - 100 * of.share, 100 - 100 * (of.low or 0.0), 100 - 100 * (of.high or 0.0))
+        for score, of in shares
+        if of.share is not None
+    )
 
 
 def _round_up(count: int) -> int:
     """The next round number: 1, 2 or 5 with zeros."""
-    size = 1
-    while True:
-        for digit in (1, 2, 5):
-            if digit * size >= count:
-                return digit * size
-        size *= 10
+    rounds = (digit * 10**zeros for zeros in itertools.count() for digit in (1, 2, 5))
+    return next(round_number for round_number in rounds if round_number >= count)

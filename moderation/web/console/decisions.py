@@ -17,7 +17,7 @@ from moderation.decisions import Decision
 from moderation.errors import BonafideError, JudgementIncomplete, TextTooLong
 from moderation.people import Act, require
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, VisitorDep, field, typed
+from moderation.web.console.access import FormDep, VisitorDep, field, number, typed
 from moderation.web.console.case_view import in_words
 from moderation.web.console.cases import read_judgement
 from moderation.web.console.pages import BULK_AT_MOST, PageRoute, Visitor, go, page
@@ -98,8 +98,6 @@ def _ask(
         technique=form.get("technique"),
         reason=typed(form, "reason"),
         refused=refused,
-        outcomes=words.OUTCOMES,
-        techniques=words.TECHNIQUES,
         sources=sorted(Counter(line.case.source for line in lines).items()),
         done=None,
         back=field(form, "from") or "",
@@ -118,8 +116,8 @@ def decide_many(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Re
         raise JudgementIncomplete("the number of cases is not the number that you confirmed")
     outcomes = services.review.decide_many(visitor.person, selected, judgement)
     done = [
-        Decided(case_id, one, "") if isinstance(one, Decision) else Decided(case_id, None, str(one))
-        for (case_id, _), one in zip(selected, outcomes, strict=True)
+        Decided(case_id, made, "") if isinstance(made, Decision) else Decided(case_id, None, str(made))
+        for (case_id, _), made in zip(selected, outcomes, strict=True)
     ]
     return page(
         services,
@@ -135,9 +133,10 @@ def _selected(form: FormData) -> list[tuple[UUID, int]]:
     """Read the fields `case`, each "id:version"."""
     found: dict[UUID, int] = {}
     for value in form.getlist("case")[:BULK_AT_MOST]:
-        case_id, _, version = cast("str", value).partition(":")
-        if version.isdecimal() and len(version) < 10:  # an integer of Postgres
-            found[_uuid(case_id)] = int(version)
+        case_id, _, written = cast("str", value).partition(":")
+        version = number(written)
+        if version is not None:
+            found[_uuid(case_id)] = version
     if not found:
         raise JudgementIncomplete("choose at least one case")
     return list(found.items())

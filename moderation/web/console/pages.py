@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
 import structlog
@@ -103,7 +103,14 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    given: dict[str, Any] = {"static": static_url, "navigation": NAVIGATION}
+    given: dict[str, Any] = {
+        "static": static_url,
+        "navigation": NAVIGATION,
+        "outcomes": words.OUTCOMES,
+        "techniques": words.TECHNIQUES,
+        "answers": words.ANSWERS,
+        "state_words": words.STATE_WORDS,
+    }
     environment.globals.update(given)
     for made in (words.ago, words.stamp, words.clock, words.span, words.size, short):
         environment.filters[made.__name__] = made
@@ -173,6 +180,11 @@ def _undoable(services: Services, person: Person) -> Undoable | None:
 def go(path: str) -> RedirectResponse:
     """Redirect to another page of ours after a form."""
     return RedirectResponse(path, status_code=303)
+
+
+def case_path(case_id: UUID, back: str | None = None) -> str:
+    """The path of a case's page. `back`: the view of the queue that it leads back to, as a query."""
+    return f"/cases/{case_id}" + (f"?{urlencode({'from': back})}" if back else "")
 
 
 class PageRoute(APIRoute):

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from moderation.accounts.accounts import PASSWORD_AT_LEAST
 from moderation.errors import PasswordRefused, SignInRefused, SignInThrottled
 from moderation.people import Theme
-from moderation.web.console.access import FormDep, VisitorDep, field, typed
+from moderation.web.console.access import FormDep, VisitorDep, field, member, typed
 from moderation.web.console.pages import PageRoute, Visitor, go, page
 from moderation.web.console.sign_in import address_of
 from moderation.web.console.words import sentence
@@ -43,7 +43,6 @@ def _preferences(
 
 @router.post("/preferences")
 def set_preferences(services: ServicesDep, visitor: VisitorDep, form: FormDep) -> Response:
-    theme = field(form, "theme") or Theme.AUTO
     services.accounts.set_preferences(
         visitor.person,
         dataclasses.replace(
@@ -51,7 +50,7 @@ def set_preferences(services: ServicesDep, visitor: VisitorDep, form: FormDep) -
             blur=form.get("blur") == "on",
             greyscale=form.get("greyscale") == "on",
             shortcuts=form.get("shortcuts") == "on",
-            theme=Theme(theme) if theme in {one.value for one in Theme} else Theme.AUTO,
+            theme=member(Theme, field(form, "theme")) or Theme.AUTO,
         ),
     )
     return go("/preferences?saved=preferences")

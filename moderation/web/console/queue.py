@@ -29,8 +29,8 @@ from moderation.decisions import Decision, verdict_is_hidden
 from moderation.evidence.related import campaigns_of
 from moderation.people import Act, Person
 from moderation.web.console import words
-from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member
-from moderation.web.console.pages import PageRoute, go, page, render
+from moderation.web.console.access import FormDep, OpenPageDep, VisitorDep, field, member, number
+from moderation.web.console.pages import PageRoute, case_path, go, page, render
 from moderation.web.services import Services, ServicesDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -39,14 +39,17 @@ PAGE = 50
 #: No case is more urgent than this.
 PRIORITY_AT_MOST = 100
 
-#: Choices of the filters, as (value, words).
-STATES = tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items())
-STAGES = tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items())
-PRIORITIES = (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more"))
-AGES = (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days"))
 #: A choice beside the labels of verdicts: there is no verdict.
 WITHOUT_VERDICT = "none"
-HOLDERS = (("nobody", "Nobody"), ("me", "Me"))
+#: Choices of the filters, as (value, words).
+CHOICES = {
+    "states": tuple((state.value, said.capitalize()) for state, said in words.STATE_WORDS.items()),
+    "labels": (*words.LABELS, (WITHOUT_VERDICT, "No verdict")),
+    "stages": tuple((stage.value, said.capitalize()) for stage, said in words.STAGE_WORDS.items()),
+    "priorities": (("80", "80 and more"), ("50", "50 and more"), ("20", "20 and more")),
+    "ages": (("1", "Over an hour"), ("24", "Over a day"), ("48", "Over two days")),
+    "holders": (("nobody", "Nobody"), ("me", "Me")),
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,9 @@ class QueueLine:
 
     @property
     def decided_words(self) -> str:
-        return (
-            ""
-            if self.decision is None
-            else words.decided_words(self.decision.outcome, self.decision.technique)
-        )
+        if self.decision is None:
+            return ""
+        return words.decided_words(self.decision.outcome, self.decision.technique)
 
     @property
     def may_bulk(self) -> bool:
@@ -140,16 +141,9 @@ def show_queue(
             )
         ],
         more=more,
-        states=STATES,
-        labels=(*words.LABELS, (WITHOUT_VERDICT, "No verdict")),
-        techniques=words.TECHNIQUES,
-        stages=STAGES,
-        priorities=PRIORITIES,
-        ages=AGES,
-        holders=HOLDERS,
+        choices=CHOICES,
         may_bulk=visitor.may(Act.BULK_DECIDE) and wanted.state is CaseState.READY,
-        outcomes=words.OUTCOMES,
-        alike={one: campaign.ready for one, campaign in campaigns.items() if campaign.ready > 1},
+        alike={key: campaign.ready for key, campaign in campaigns.items() if campaign.ready > 1},
         nothing=request.query_params.get("nothing"),
     )
 
@@ -176,7 +170,7 @@ def next_case(services: Services, person: Person, query: str) -> str:
     claim = services.review.claim_next(person, wanted)
     if claim is None:
         return "/queue?" + urlencode({**filters, "nothing": "1"})
-    return f"/cases/{claim.case_id}" + (f"?{urlencode({'from': urlencode(filters)})}" if filters else "")
+    return case_path(claim.case_id, urlencode(filters))
 
 
 def lines_for(
@@ -194,9 +188,8 @@ def lines_for(
 
 def _with(filters: Mapping[str, str], name: str, value: str) -> dict[str, str]:
     """The same view with one choice changed. Filters by verdict are dropped: they fit only one of the two places."""
-    others = {
-        key: said for key, said in filters.items() if key not in (name, "verdict", "technique", "state")
-    }
+    dropped = (name, "verdict", "technique", "state")
+    others = {key: said for key, said in filters.items() if key not in dropped}
     return {**others, name: value} if value else others
 
 
@@ -216,7 +209,7 @@ _NAMES = (
 
 def read_filter(filters: Mapping[str, str], person: Person) -> QueueFilter:
     """The filter that a person chose. Unknown values filter nothing."""
-    hours = filters.get("older", "")
+    hours, priority = number(filters.get("older"), digits=5), number(filters.get("priority"), digits=5)
     without_verdict = filters.get("verdict") == WITHOUT_VERDICT
     return QueueFilter(
         state=member(CaseState, filters.get("state")) or CaseState.READY,
@@ -227,26 +220,12 @@ def read_filter(filters: Mapping[str, str], person: Person) -> QueueFilter:
         label=member(Label, filters.get("verdict")),
         technique=member(Technique, filters.get("technique")),
         stage=member(Stage, filters.get("stage")),
-        priority_at_least=_priority(filters.get("priority")),
-        older_than_seconds=3600.0 * (_number(hours) or 0) or None,
+        priority_at_least=None if priority is None else min(priority, PRIORITY_AT_MOST),
+        older_than_seconds=3600.0 * hours if hours else None,
         claimed_by=person.id if filters.get("held") == "me" else None,
         unclaimed=filters.get("held") == "nobody",
-        campaign=_campaign(filters.get("campaign")),
+        campaign=number(filters.get("campaign")),
     )
-
-
-def _number(value: str | None) -> int | None:
-    return int(value) if value and value.isdecimal() and len(value) < 6 else None
-
-
-def _priority(value: str | None) -> int | None:
-    number = _number(value)
-    return None if number is None else min(number, PRIORITY_AT_MOST)
-
-
-def _campaign(value: str | None) -> int | None:
-    """The id of a campaign, which must fit an integer of Postgres."""
-    return int(value) if value and value.isdecimal() and len(value) < 10 else None
 
 
 def _text(value: str | None) -> str | None:
@@ -270,8 +249,8 @@ def _line(
     mine = case.claimed_by == person.id
     return QueueLine(
         case=case,
-        headline="Judge first: the verdict is hidden" if hidden else words.headline(verdict, refusal),
-        tone="hidden" if hidden else words.tone(verdict),
+        headline=words.headline(verdict, refusal, hidden=hidden),
+        tone=words.tone(verdict, hidden=hidden),
         score=None if hidden else case.score,
         hidden=hidden,
         holder="you" if mine else case.claimed_by_name or "",

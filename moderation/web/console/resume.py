@@ -7,7 +7,7 @@ the person who sent it before can send it.
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
@@ -21,7 +21,7 @@ from moderation.database.cases import find_case
 from moderation.database.drafts import Form, save_draft
 from moderation.errors import BonafideError
 from moderation.web.console.access import FIELDS_AT_MOST, is_ours, typed
-from moderation.web.console.pages import Visitor, go, page
+from moderation.web.console.pages import Visitor, case_path, go, page
 from moderation.web.console.sign_in import HeldForm, sign_in_page
 from moderation.web.services import Services, services_of
 from moderation.web.sessions import own_path
@@ -32,7 +32,7 @@ SIGNED_OUT = "bonafide:signed-out"
 #: Bytes of a form that is kept. Nobody fills in a longer one by hand.
 _HELD_AT_MOST = 200_000
 #: Fields that our pages put into a form. People do not fill them in.
-_OURS = frozenset({"csrf", "by", "token", "version", "from", "count", "unseen", "said"})
+_OURS = frozenset({"csrf", "by", "token", "version", "from", "count", "unseen", "said", "form"})
 #: Forms that are not kept: passwords, and forms without content.
 _NOT_HELD = ("/sign-out", "/preferences/password", "/preferences/picture", "/password/first")
 _OF_A_CASE = re.compile(r"/cases/(?P<case>[0-9a-f-]{36})/(?P<form>[a-z]+)")
@@ -119,13 +119,16 @@ def _to_the_case(services: Services, signed_in: SignedIn, held: OfCase, fields: 
         # They had claimed it. If somebody else has taken it, its page says so, beside their words.
         with contextlib.suppress(BonafideError):
             services.review.claim(person, held.case_id)
-    back = fields.get("from", "")
-    return go(f"/cases/{held.case_id}" + (f"?{urlencode({'from': back})}" if back else ""))
+    return go(case_path(held.case_id, fields.get("from")))
 
 
-def filled_in(fields: dict[str, str]) -> dict[str, str]:
+def filled_in(fields: Mapping[str, object]) -> dict[str, str]:
     """The fields that a person filled in."""
-    return {name: value for name, value in fields.items() if name not in _OURS and "\x00" not in value}
+    return {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, str) and name not in _OURS and "\x00" not in value
+    }
 
 
 def _shown(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from moderation.web.console.pages import PageRoute, go, render
 from moderation.web.console.words import sentence
 from moderation.web.oidc import ProviderUnavailable
 from moderation.web.services import Services, ServicesDep
-from moderation.web.sessions import clear_cookie, cookie_of, own_path, set_cookie
+from moderation.web.sessions import clear_cookie, cookie_of, is_https, own_path, set_cookie
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -85,7 +85,7 @@ def sign_in(
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
         return response
     response = request.app.state.after_sign_in(services, signed_in, held, next_)
-    set_cookie(response, signed_in.secret, secure=_secure(request), settings=services.settings)
+    set_cookie(request, response, signed_in.secret, services.settings)
     return response
 
 
@@ -131,14 +131,10 @@ def sign_in_page(
         path="/sign-in",
         httponly=True,
         samesite="strict",
-        secure=_secure(request),
+        secure=is_https(request),
         max_age=3600,
     )
     return response
-
-
-def _secure(request: Request) -> bool:
-    return request.url.scheme == "https"
 
 
 def address_of(request: Request) -> str:

@@ -62,8 +62,10 @@ MOVE_WORDS = {
 }
 
 
-def headline(verdict: Verdict | None, refusal: Refusal | None) -> str:
-    """The verdict in words, or why there is none."""
+def headline(verdict: Verdict | None, refusal: Refusal | None, *, hidden: bool = False) -> str:
+    """The verdict in words, or why there is none or it is hidden."""
+    if hidden:
+        return "Judge first: the verdict is hidden"
     if verdict is None:
         return "No verdict yet" if refusal is None else f"No verdict: {_sentence_end(refusal.message)}"
     why = f": {verdict.abstain.words}" if verdict.abstain else ""
@@ -80,8 +82,10 @@ def label_words(label: Label, technique: Technique | None) -> str:
             return "Cannot tell"
 
 
-def tone(verdict: Verdict | None) -> str:
+def tone(verdict: Verdict | None, *, hidden: bool = False) -> str:
     """The colour and icon of the headline."""
+    if hidden:
+        return "hidden"
     return "none" if verdict is None else verdict.label.value
 
 
@@ -104,15 +108,8 @@ def score_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
     if basis is None or not basis.holds(verdict, source):
         return "score: it orders cases, it is no probability here"
     sure = max(verdict.score, 1 - verdict.score)
-    said = (
-        "confident"
-        if sure >= 0.95
-        else "fairly confident"
-        if sure >= 0.8
-        else "unsure"
-        if sure >= 0.65
-        else "very unsure"
-    )
+    levels = ((0.95, "confident"), (0.8, "fairly confident"), (0.65, "unsure"), (0.0, "very unsure"))
+    said = next(words for least, words in levels if sure >= least)
     return f"probability of a deepfake; {said}"
 
 
