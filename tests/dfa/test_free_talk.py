@@ -205,7 +205,8 @@ def test_two_words_that_are_explained_together_differ_as_that_says() -> None:
 
 def assert_plain(said: str, face: Known) -> None:
     """An answer is a few sentences that claim nothing but what is known of the face."""
-    listed = face.artifacts and [Artifact("", each.sentence, (each.touch.region,)) for each in face.artifacts]
+    shown = face.artifacts
+    listed = None if shown is None else [Artifact("", each.sentence, (each.touch.region,)) for each in shown]
 
     assert re.fullmatch(r"[A-Z][^{}*_#<>\n]+\.", said), said
     assert len(said.split()) <= 50, said
