@@ -116,6 +116,7 @@ def test_from_the_door_to_a_decision_by_keyboard_alone(
     expect(page.get_by_role("heading", name="Queue")).to_be_visible()
     keys.press("n")
     expect(page.get_by_role("heading", level=1)).to_contain_text(_short(case_id))
+    page.wait_for_load_state()  # the script hears keys only when it has run
 
     stage = page.locator("[data-stage]")
     keys.down("Space")

@@ -161,7 +161,7 @@ def sampled(each: int = 12, *, part: int = 0, parts: int = 1) -> Iterator[Questi
     for question in every():
         number = asked[question.family, question.form, question.wording]
         asked[question.family, question.form, question.wording] += 1
-        if number < each and number % parts == part:
+        if number < each and (number + question.wording) % parts == part:
             yield question
 
 

@@ -245,8 +245,12 @@ def talked_with(
 
 def first_faces(detector: Detector, items: Sequence[Item]) -> list[tuple[Item, FaceCrop]]:
     """The first face of each picture that has one, cropped as for `judge`."""
-    outcomes = [(item, _prepared(detector, item, item.file.read_bytes(), search=False)) for item in items]
-    return [(item, out[0][0]) for item, out in outcomes if not isinstance(out, Judged) and out[0]]
+    faces: list[tuple[Item, FaceCrop]] = []
+    for item in items:
+        outcome = _prepared(detector, item, item.file.read_bytes(), search=False)
+        if not isinstance(outcome, Judged) and outcome[0]:
+            faces.append((item, outcome[0][0]))
+    return faces
 
 
 def faces_with_verdicts(

@@ -13,8 +13,9 @@ from PIL import Image
 
 from moderation.analysis import Label, Technique
 from moderation.dfa.gpt.grounding.facts import GENERATED, Kind, Touch
+from moderation.dfa.instruct.draws import Rng, picked, weighted
 from moderation.dfa.instruct.filters import supported, visible
-from moderation.dfa.instruct.forgery.forged import LEAST_CHANGE, Forgery, Rng, one_of, touch, weighted
+from moderation.dfa.instruct.forgery.forged import LEAST_CHANGE, Forgery, touch
 from moderation.dfa.instruct.forgery.masks import Portrait, blurred, geometry, part_mask, region_changes
 from moderation.dfa.instruct.forgery.pairs import (
     Chain,
@@ -115,10 +116,10 @@ class Examples:
         if kind.forged is None:
             return self._lab_two(chain, rng, kind.lab)
         if kind.paired:
-            forged = one_of(self.pairs[kind], rng)
+            forged = picked(self.pairs[kind], rng)
             return self._pooled_two(self.by_file[forged.paired or ""], forged, chain, rng, kind)
         beside = weighted({name: 1.0 for name in kind.beside if name in self.bona_fide}, rng)
-        bona_fide, forged = one_of(self.bona_fide[beside], rng), one_of(self.forged[kind.forged], rng)
+        bona_fide, forged = picked(self.bona_fide[beside], rng), picked(self.forged[kind.forged], rng)
         return self._pooled_two(bona_fide, forged, chain, rng, kind)
 
     def lab_two(self, technique: Technique, rng: Rng) -> tuple[Example, Example]:
@@ -132,7 +133,7 @@ class Examples:
         technique = technique or weighted(self.techniques, rng)
         known = {name: share for name, share in sources.items() if name in self.bona_fide}
         rows = self.bona_fide[weighted(known, rng)]
-        row, other = one_of(rows, rng), one_of(rows, rng)
+        row, other = picked(rows, rng), picked(rows, rng)
         target, source = self._portrait(row), self._portrait(other)
         forgery = self._visible_forgery(technique, target, source, rng)
         facts = supported(forgery, target.face)
@@ -196,7 +197,8 @@ def example_of(
 ) -> Example:
     """A picture of a pool as the model sees it."""
     forged = row.label is Label.DEEPFAKE
-    return Example(pixels, forged, row.technique, mask, facts, row.origin, row.group)
+    technique = row.technique if forged else None
+    return Example(pixels, forged, technique, mask, facts, row.origin, row.group)
 
 
 def _bona_fide(pixels: np.ndarray, row: Pooled, chain: Chain) -> Example:

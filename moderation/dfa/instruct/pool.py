@@ -149,9 +149,11 @@ def build_pool(
     for picture in pictures:
         distinct.setdefault(hashlib.sha256((data / picture.file).read_bytes()).hexdigest(), picture)
     losses = Losses(duplicates=len(pictures) - len(distinct))
-    # Spawned: torch's threads do not survive a fork.
-    spawned = multiprocessing.get_context("spawn").Pool(processes, initializer=_one_thread)
-    with (out / "pool.jsonl").open("w", encoding="utf-8") as lines, spawned as workers:
+    spawned = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with (
+        (out / "pool.jsonl").open("w", encoding="utf-8") as lines,
+        spawned.Pool(processes, initializer=_one_thread) as workers,
+    ):
         work = partial(_read_and_normalise, data, seed)
         for crop, pooled in workers.imap(work, enumerate(distinct.values()), chunksize=32):
             losses.pictures[pooled.label] += 1

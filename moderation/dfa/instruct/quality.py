@@ -9,7 +9,7 @@ the two gets the light of the other. The remaining differences are local, or tra
 import numpy as np
 from PIL import Image, ImageFilter
 
-from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.draws import Rng
 from moderation.dfa.instruct.forgery.photometry import Encoding, clipped, encoded_as, softened
 
 #: Standard deviation of the widest blur, pixels.

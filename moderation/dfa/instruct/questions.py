@@ -15,7 +15,7 @@ from typing import Any
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.sentences import Noun
-from moderation.dfa.instruct.forgery.forged import Rng, one_of
+from moderation.dfa.instruct.draws import Rng, picked
 
 GRAMMAR, TYPED = (Path(__file__).with_name(name) for name in ("questions.toml", "asked.toml"))
 
@@ -64,7 +64,7 @@ def drawn(
         for index in range(len(wordings))
         if family != "detail" or _detail(form)[0] is region
     ]
-    form, index = one_of(places, rng)
+    form, index = picked(places, rng)
     noun = None if region is None or family == "detail" else _one_of(grammar.nouns[region], rng, first=0.5)
     second = None if other is None else (other, _one_of(grammar.nouns[other], rng, first=0.5))
     called = "" if technique is None else _one_of(grammar.techniques[family][technique], rng)
@@ -169,7 +169,7 @@ def _expanded(text: str) -> Iterator[str]:
 
 def _one_of(choices: Sequence[Any], rng: Rng, *, first: float = 0.0) -> Any:
     """A random choice. The first is taken with probability `first`, or like the others otherwise."""
-    return choices[0] if rng.random() < first else one_of(choices, rng)
+    return choices[0] if rng.random() < first else picked(choices, rng)
 
 
 def _small(text: str) -> str:
@@ -181,7 +181,7 @@ def _misspelt(text: str, rng: Rng) -> str:
     words = list(re.finditer(r"[A-Za-z]{4,}", text))
     if not words:
         return text
-    word = one_of(words, rng)
+    word = picked(words, rng)
     place = int(rng.integers(word.start() + 1, word.end() - 1))
     how = int(rng.integers(3))
     if how == 0:

@@ -10,7 +10,7 @@ from moderation.dfa.gpt.grounding.answers import answer
 from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.gpt.grounding.known import Known, Question, description, known
 from moderation.dfa.gpt.prompts import PromptSet
-from moderation.dfa.instruct.forgery.forged import Rng, one_of, weighted
+from moderation.dfa.instruct.draws import Rng, picked, weighted
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions
 
 
@@ -58,7 +58,7 @@ def _with_free_turns(
 
 
 def _phrased(wordings: Sequence[str], rng: Rng) -> str:
-    return wordings[0] if rng.random() < 0.75 else one_of(wordings, rng)
+    return wordings[0] if rng.random() < 0.75 else picked(wordings, rng)
 
 
 # --- free questions ---
@@ -87,7 +87,7 @@ def conversation(known: Known, prompts: PromptSet, rng: Rng, turns: int) -> list
 def asked_again(known: Known, prompts: PromptSet, rng: Rng) -> tuple[str, str]:
     """A served question, asked again in free conversation and now answered in a sentence."""
     served = (prompts.detection, "verdict", "fake"), (prompts.classification, "technique", "open")
-    wordings, family, form = one_of(served, rng)
+    wordings, family, form = picked(served, rng)
     index = int(rng.integers(len(wordings)))
     question = Question(wordings[index], family, form, index)
     return question.text, answer(question, known, prompts)
@@ -117,7 +117,7 @@ def _asked_region(known: Known, regions: Sequence[Region], rng: Rng) -> Region:
     """One of the regions: in half of the cases one with an artifact, if there is one."""
     named = [shown.touch.region for shown in known.artifacts or () if shown.touch.region in regions]
     if named and rng.random() < 0.5:
-        return one_of(named, rng)
+        return picked(named, rng)
     others = [region for region in regions if region not in {*named, *known.untold}]
     # Questions about ears, neck and background are rarer.
     rare = {Region.EARS, Region.NECK, Region.BACKGROUND}
@@ -127,7 +127,7 @@ def _asked_region(known: Known, regions: Sequence[Region], rng: Rng) -> Region:
 def _asked_technique(known: Known, rng: Rng) -> Technique:
     if known.technique is not None and rng.random() < 0.5:
         return known.technique
-    return one_of(list(Technique), rng)
+    return picked(list(Technique), rng)
 
 
 def _answerable(question: Question, known: Known) -> bool:

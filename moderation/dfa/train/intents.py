@@ -6,6 +6,7 @@ N questions, T tokens, K depths, E embedding width, S numbers of a token, I inte
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
 from moderation.dfa.gpt.grounding.intent import asked_alone, family_of
 from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, beside, pooled
 from moderation.dfa.gpt.grounding.known import Question
-from moderation.dfa.instruct.forgery.forged import Rng, one_of
+from moderation.dfa.instruct.draws import Rng, picked
 from moderation.dfa.instruct.questions import as_typed, detailed, drawn, regions, typed
 from moderation.dfa.instruct.talk import SHARES
 from moderation.dfa.train.probe import per_class
@@ -75,23 +76,22 @@ def _drawn(family: str, rng: Rng) -> Question:
     if family in {"region", "compare"}:
         region = places[0]
     elif family == "detail":
-        region = one_of(detailed(), rng)
+        region = picked(detailed(), rng)
     other = places[1] if family == "compare" else None
-    technique = one_of(list(Technique), rng) if family.startswith("technique_") else None
+    technique = picked(list(Technique), rng) if family.startswith("technique_") else None
     return drawn(family, rng, region=region, other=other, technique=technique)
 
 
 def question_states(bundle: Bundle, texts: Sequence[str]) -> list[Tensor]:
     """The states of each question as served, (K, T+1, E) float16: of its tokens, then of the prompt's last token."""
     plan = Plan(technique=False, rationale=False, slots=1)
-    engine = Engine.of(bundle, route=lambda _margin, _mass: Route.LEAVE, plan=plan)
     depths = depths_of(bundle)
     states: list[Tensor] = []
-    for text in texts:
-        tokens, place = asked_alone(bundle.prompts, bundle.codec, text)
-        all_states = engine.states(tokens, depths=depths)
-        states.append(torch.cat([all_states[:, place], all_states[:, -1:]], dim=1).half())
-    engine.close()
+    with closing(Engine.of(bundle, route=lambda _margin, _mass: Route.LEAVE, plan=plan)) as engine:
+        for text in texts:
+            tokens, place = asked_alone(bundle.prompts, bundle.codec, text)
+            all_states = engine.states(tokens, depths=depths)
+            states.append(torch.cat([all_states[:, place], all_states[:, -1:]], dim=1).half())
     return states
 
 

@@ -6,12 +6,14 @@ cannot show what is asked, the answer says so.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from moderation.analysis import SMALLEST_JUDGED, TECHNIQUE_WORDS, Region, Technique
+from moderation.dfa.gpt.claims import SKINS
 from moderation.dfa.gpt.grounding.beside import (
     DEEPFAKE,
+    DIFFERENCES,
     EVIDENCE,
     LIMITS,
     MEANINGS,
@@ -48,8 +50,7 @@ from moderation.dfa.gpt.grounding.phrases import (
 from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
 from moderation.dfa.gpt.prompts import PromptSet
 
-#: Regions whose artifacts are also artifacts of the skin, and kinds that also affect light and colours.
-_SKINS = frozenset({Region.SKIN, Region.CHEEKS, Region.FOREHEAD, Region.NOSE, Region.JAWLINE})
+#: Kinds that also affect light and colours.
 _LIT = frozenset({Kind.COLOUR, Kind.REPLACED})
 
 
@@ -117,7 +118,7 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "skin":
             surface = _of_kinds(known, frozenset(Kind) - {Kind.WARPED})
             skin = [shown for shown in known.artifacts or () if shown.touch.region is Region.SKIN]
-            skin += [shown for shown in surface if shown.touch.region in _SKINS]
+            skin += [shown for shown in surface if shown.touch.region in SKINS]
             return about_part(question, known, NOUNS[Region.SKIN], skin)
         case "verdict":
             return _verdict(question, known)
@@ -193,6 +194,10 @@ def _undecided(question: Question, known: Known) -> str:
             return "I do not work out where the light comes from, and I am undecided about this face."
         case "region" if question.form == "seen":
             return "I cannot name single details such as that, and I am undecided about this face."
+        case "region" if question.form == "effect" and question.noun:
+            return question.noun.inflected(
+                "How much {the} {count} was not measured, as I am undecided about this face."
+            )
         case "compare" if question.noun:
             named = one_of([question.noun, *(noun for _, noun in question.others)])
             return f"I am undecided about this face, and cannot say more of {named}."
@@ -336,23 +341,22 @@ def _meant(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.form == "difference":
         return f"{_difference(question, known, prompts)} {_judged(known)}."
     if question.technique is None:
-        return next((meaning for meaning, _ in _meanings(question.text)), DEEPFAKE)
+        return _meaning(question.text) or DEEPFAKE
     return prompts.technique_explanations[question.technique]
 
 
-def _meanings(text: str) -> Iterator[tuple[str, int]]:
-    """The meaning of each word of the field in a text, with the number of different words that it explains there."""
-    for words, meaning in MEANINGS.items():
-        found = {word.lower() for word in re.findall(rf"\b(?:{words})\b", text, re.I)}
-        if found:
-            yield meaning, len(found)
+def _meaning(text: str, meanings: Mapping[str, str] = MEANINGS) -> str | None:
+    """The meaning of the first word of the field that a text has."""
+    return next(
+        (said for words, said in meanings.items() if re.search(rf"\b(?:{words})\b", text, re.I)), None
+    )
 
 
 def _difference(question: Question, known: Known, prompts: PromptSet) -> str:
     """How two techniques or words differ, or forgeries from pictures that are only retouched or poor."""
-    both = next((meaning for meaning, words in _meanings(question.text) if words > 1), None)
-    if both and question.second_technique is None:
-        return both
+    apart = _meaning(question.text, DIFFERENCES)
+    if apart and question.second_technique is None:
+        return apart
     named = [question.technique, question.second_technique, known.technique]
     pair = list(dict.fromkeys(technique for technique in named if technique is not None))[:2]
     if len(pair) == 2 and question.technique is not None:
@@ -371,7 +375,7 @@ def _technique_named(question: Question, known: Known) -> str:
         if known.technique is None:
             return "I cannot rule it out: I take the face for a deepfake, by a technique I cannot name."
         if known.technique is question.technique:
-            return f"I do take it for {_words(known)}: {_DONE[known.technique]}."
+            return f"I do take it for {_words(known)}: {clearest(known)}."
         return f"It looks rather like {_words(known)} to me: {clearest(known)}."
     if not known.deepfake:
         return "No, I take this face for bona fide: I see no artifact."

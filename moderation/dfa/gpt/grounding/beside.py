@@ -45,20 +45,31 @@ DEEPFAKE = (
     "Deepfakes are pictures of faces that a computer made or changed; a filter, other light or a crop makes "
     "none."
 )
+_POSITIVES = (
+    "A false positive is a genuine face that is called a deepfake, and a false negative is a deepfake that is called "
+    "bona fide."
+)
+_GENERATORS = (
+    "GANs and diffusion models both draw whole pictures, one at once and the other step by step out of noise; I do not "
+    "tell them apart."
+)
+#: How two words of the field differ, if both are named.
+DIFFERENCES: Mapping[str, str] = {
+    r"positives?\b.*\bnegatives?|negatives?\b.*\bpositives?": _POSITIVES,
+    r"GANs?\b.*\bdiffusion|diffusion\b.*\bGANs?": _GENERATORS,
+}
 #: What words of the field mean. The first of them that a question has is explained.
 MEANINGS: Mapping[str, str] = {
-    r"false (?:positives?|negatives?|alarms?)|positives?|negatives?": "A false positive is a genuine face that is "
-    "called a deepfake, and a false negative is a deepfake that is called bona fide.",
+    r"positives?|negatives?|false alarms?": _POSITIVES,
+    r"GANs?|diffusion": _GENERATORS,
     r"hid(?:e|den|ing)|effects?|control(?: region)?|supported": "The effect of an artifact is how far the score moves "
-    "when its region is hidden; it is supported when hiding a control region of the same size moves the score less.",
+    "when its region is hidden; it is supported when hiding a control region of the same size moves it clearly less.",
     r"calibrat\w+": "Calibrated means that the score was fitted on labelled pictures: among such pictures it is the "
     "share that are deepfakes.",
     r"AUC|ROC": "AUC is how often a forged picture scores higher than a genuine one; a coin reaches one half.",
     r"(?:confidence )?intervals?|error bars?": "An interval says how far a measured rate may be off by chance; a "
     "score of one picture has none.",
     r"thresholds?|cut-?offs?": "The threshold is the score from which on I say deepfake.",
-    r"GANs?|diffusion": "GANs and diffusion models both draw whole pictures, one at once and the other step by step "
-    "out of noise; I do not tell them apart.",
     r"undetermined|undecided": "Undetermined means that I do not decide: the score lies between those of deepfakes "
     "and of bona fide faces, or the picture is unlike those I learnt from.",
     r"bona ?fide": "By bona fide I mean a face in which I found nothing; that does not prove that nothing was edited.",

@@ -14,7 +14,7 @@ from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.known import Question
-from moderation.dfa.gpt.grounding.named import Named, named_in
+from moderation.dfa.gpt.grounding.named import Named, may_ask_for, named_in
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 
@@ -29,10 +29,11 @@ def asked_alone(prompts: PromptSet, codec: Codec, question: str) -> tuple[Tokens
 #: Stands for the question while its template is split.
 _HERE = "\0"
 
-#: Families whose questions name a region, two regions, or a technique, and the one whose questions may name a region.
+#: Families whose questions name a region, two regions, or a technique.
 _REGIONAL, _TWO, _TECHNICAL = "region", "compare", frozenset({"technique_named", "technique_meant"})
+#: Families whose answers speak of the region that the question names.
 _OF_REGIONS = frozenset({_REGIONAL, _TWO, "evidence"})
-#: Added to the logit of their intents when "it" stands for a region.
+#: Added to the logits of intents of these families when "it" stands for a region.
 _POINTED = 3.0
 #: Intents whose questions may name a region, and need not.
 _MATCH, _DIRECTION = "match/open", "light/direction"
@@ -45,9 +46,9 @@ _OPPOSITE: Mapping[str, str] = {
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
 _CLEAR = 1.0
-#: Forms that are answered by yes or no. "Genuine or forged" has neither.
+#: Forms that are answered by yes or no. "Genuine or forged" has neither, unless yes or no is asked for.
 _YES_OR_NO = frozenset({"natural", "forged", "fake", "real"})
-_EITHER = re.compile(r"\b(?:whether|(?<!yes )or)\b", re.I)
+_EITHER = re.compile(r"^(?!.*\byes\b.*\bno\b).*\b(?:whether|or)\b", re.I | re.S)
 #: A question is not understood when its likeliest family is less probable.
 _LEAST = 0.2
 #: A question whose likeliest family is less probable was read with little certainty.
@@ -56,7 +57,7 @@ _SURE = 0.7
 _WHOLE: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
     "region/natural": "verdict/real", "region/forged": "verdict/fake", "region/seen": "places/where",
-    "region/sure": "evidence/enough",
+    "region/sure": "evidence/enough", "region/effect": "places/most", "region/explained": "otherwise/open",
 }  # fmt: skip
 
 
@@ -73,7 +74,11 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     likeliest = max(scores, key=scores.__getitem__)
     if family_of(likeliest) == _TWO:
         named = named.with_aspect()
-    fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
+    fitting = {
+        intent: score
+        for intent, score in scores.items()
+        if _fits(intent, named) and may_ask_for(intent, text)
+    }
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = scores[likeliest]
     family, form = _as_named(*_chosen(fitting, text), named)

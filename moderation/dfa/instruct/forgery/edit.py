@@ -4,7 +4,8 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import LEAST_CHANGE, Forgery, Rng, touch
+from moderation.dfa.instruct.draws import Rng
+from moderation.dfa.instruct.forgery.forged import LEAST_CHANGE, Forgery, touch
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,

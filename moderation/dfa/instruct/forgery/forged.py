@@ -1,17 +1,11 @@
 """A forgery of the lab: its pixels, its exact mask, and its changes by region."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-
-#: Random numbers come from the caller, so that equal seeds give equal forgeries.
-Rng = np.random.Generator
-Drawn = TypeVar("Drawn")
 
 #: A mean change of this many grey levels counts as full strength.
 FULL_CHANGE = 32.0
@@ -35,13 +29,3 @@ class Forgery:
 def touch(region: Region, kind: Kind, change: float) -> Touch:
     """The fact of a change by so many grey levels on average."""
     return Touch(region, kind, min(change / FULL_CHANGE, 1.0))
-
-
-def one_of(choices: Sequence[Drawn], rng: Rng) -> Drawn:
-    return choices[int(rng.integers(len(choices)))]
-
-
-def weighted(shares: Mapping[Drawn, float], rng: Rng) -> Drawn:
-    """One of the keys, each as often as its share says. Shares need not sum to 1."""
-    weights = np.array(list(shares.values()))
-    return list(shares)[int(rng.choice(len(weights), p=weights / weights.sum()))]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from moderation.analysis import Point, Region
-from moderation.dfa.instruct.forgery.forged import Rng, one_of
+from moderation.dfa.instruct.draws import Rng, picked
 
 #: Left eye, right eye, nose, corners of the mouth on a face of 112 pixels (the template of ArcFace, 1801.07698).
 CANONICAL = np.array([(38.3, 51.7), (73.5, 51.5), (56.0, 71.7), (41.5, 92.4), (70.7, 92.2)])
@@ -120,7 +120,7 @@ def swap_mask(face: Geometry, rng: Rng) -> np.ndarray:
 
     The order (hull, deform, blur twice, scale) follows self-blended images (Shiohara and Yamasaki, CVPR 2022).
     """
-    shape = one_of((OUTLINE, OUTLINE, INNER_FACE, LOWER_FACE, EYES_TO_MOUTH), rng)
+    shape = picked((OUTLINE, OUTLINE, INNER_FACE, LOWER_FACE, EYES_TO_MOUTH), rng)
     polygon = deformed_polygon(face.place(shape), 0.10, rng)
     mask = blurred(fill([polygon], face.size), rng.uniform(0.5, 5) * face.unit)
     mask = blurred(mask / max(float(mask.max()), 1e-3), rng.uniform(0.3, 2) * face.unit)

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from moderation.analysis import Technique
+from moderation.dfa.instruct.draws import Rng
 from moderation.dfa.instruct.forgery.edit import edit
-from moderation.dfa.instruct.forgery.forged import Forgery, Rng
+from moderation.dfa.instruct.forgery.forged import Forgery
 from moderation.dfa.instruct.forgery.masks import Portrait, swap_mask
 from moderation.dfa.instruct.forgery.photometry import (
     RESAMPLINGS,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
-from moderation.dfa.instruct.forgery.forged import Rng
+from moderation.dfa.instruct.draws import Rng
 
 
 def clipped(values: np.ndarray) -> np.ndarray:

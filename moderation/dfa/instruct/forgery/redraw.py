@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from moderation.dfa.instruct.forgery.forged import Rng, one_of
+from moderation.dfa.instruct.draws import Rng, picked
 from moderation.dfa.instruct.forgery.latent import CELL, CODE, latent_redrawer
 from moderation.dfa.instruct.forgery.photometry import clipped, grained, seamless, sharpened, softened
 
@@ -104,7 +104,7 @@ def redrawn(pixels: np.ndarray, rng: Rng) -> np.ndarray:
     if latent is not None and rng.random() < LATENT_SHARE:
         # Noise of up to half the code's spread: the copy then differs as samples do.
         return _as_crisp(_drawn_by(latent, CELL, CODE, pixels, rng, often=0.7, most=0.5), pixels, rng)
-    model = redrawers()[one_of(list(REDRAWERS), rng)]
+    model = redrawers()[picked(list(REDRAWERS), rng)]
     whole = _drawn_by(model, 2**model.config.depth, model.config.code, pixels, rng, often=0.6, most=0.12)
     # The broad colours stay those of the picture: how these decoders see colour is no trace of anybody else's.
     side = pixels.shape[0]

@@ -10,7 +10,8 @@ import numpy as np
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, Forgery, Rng, one_of, touch
+from moderation.dfa.instruct.draws import Rng, picked
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, Forgery, touch
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,
@@ -61,7 +62,7 @@ def speak(target: Portrait, rng: Rng) -> Forgery:
     if rng.random() < 0.7:
         bent = redrawn(bent, rng)
     bent = shifted_colour(bent, rng, rng.uniform(0, 0.15))
-    polygon = deformed_polygon(face.place(one_of(MOUTH_SHAPES, rng)), 0.06, rng)
+    polygon = deformed_polygon(face.place(picked(MOUTH_SHAPES, rng)), 0.06, rng)
     mask = blurred(fill([polygon], face.size), rng.uniform(0.4, 3) * face.unit)
     pixels = blended(target.pixels, bent, mask)
     change = region_changes(target.pixels, pixels, face)[Region.MOUTH]

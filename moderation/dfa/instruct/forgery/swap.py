@@ -9,7 +9,8 @@ from PIL import Image
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, Rng, touch
+from moderation.dfa.instruct.draws import Rng
+from moderation.dfa.instruct.forgery.forged import FULL_CHANGE, LEAST_CHANGE, Forgery, touch
 from moderation.dfa.instruct.forgery.masks import (
     Geometry,
     Portrait,

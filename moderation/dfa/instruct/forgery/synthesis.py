@@ -15,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
-from moderation.dfa.instruct.forgery.forged import Forgery, Rng, weighted
+from moderation.dfa.instruct.draws import Rng, weighted
+from moderation.dfa.instruct.forgery.forged import Forgery
 from moderation.dfa.instruct.forgery.masks import Portrait
 from moderation.dfa.instruct.forgery.photometry import clipped, shifted_colour, softened
 from moderation.dfa.instruct.forgery.redraw import redrawn
