@@ -362,7 +362,9 @@ def _packed(database: Database) -> int:
         connection.execute(text("SET statement_timeout = 0"))
         for table in tables:
             connection.execute(text(f"VACUUM (FULL, ANALYZE) {table}"))
-        size = text("SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(:tables) AS name")
+        size = text(
+            "SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(CAST(:tables AS text[])) AS name"
+        )
         return int(connection.scalar(size, {"tables": list(tables)}))
 
 

@@ -26,7 +26,7 @@ class BonafideError(Exception):
 
     def __init_subclass__(cls) -> None:
         """A class that says no code of its own gets its name in snake case."""
-        cls.code = vars(cls).get("code") or re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
+        cls.code = vars(cls).get("code") or re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__.lstrip("_")).lower()
 
 
 class Unavailable(BonafideError):

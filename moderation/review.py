@@ -417,7 +417,7 @@ class Review:
         """Decide a case in the rule's name, unless it changed or was claimed meanwhile: people go first."""
         with self._database.transaction() as session:
             case = rows.lock_case(session, case_id)
-            if case.state != CaseState.READY or not fits(session, case) or rows.find_holder(session, case_id):
+            if case.state != CaseState.READY or rows.find_holder(session, case_id) or not fits(session, case):
                 return False
             decision_id = rows.insert_decision(
                 session,

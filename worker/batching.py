@@ -260,7 +260,8 @@ class Batcher:
         """Take no more, and refuse what is in the model and in line."""
         self._stop.set()
         self._refuse([*self._unanswered, *_drained(self._asked)])
-        self._refuse_talks([*filter(None, [self._talk]), *_drained(self._talks)])
+        talking = [] if self._talk is None else [self._talk]
+        self._refuse_talks([*talking, *_drained(self._talks)])
 
     def _refuse(self, faces: Sequence[PendingFace]) -> None:
         for face in faces:

@@ -67,7 +67,7 @@ def root(
     """Flagged images in, verdicts with rationales out, people decide."""
 
 
-#: The commands and groups of commands, by their panel of the help.
+#: The commands by their panel of the help.
 _COMMANDS = {
     "Everything on this machine": (stack.up, stack.demo),
     "Platforms": (
@@ -80,6 +80,7 @@ _COMMANDS = {
         *(operate.retry, operate.erase, trust.certify, trust.drift),
     ),
 }
+#: Groups of commands for operators.
 _GROUPS = {
     "dead-letters": operate.dead_letters,
     "keys": operate.keys,

@@ -263,7 +263,7 @@ def _cells(row: _Looked) -> tuple[str, str, str]:
     verdict = row.analysis.verdict
     technique = f"\n{verdict.technique.words}" if verdict.technique else ""
     seconds = sum(row.analysis.seconds.values())
-    return f"{_words(verdict)}{_score(verdict)}{technique}", _faces(row.analysis), f"{seconds:.2f}"
+    return f"{_words(verdict)} {_score(verdict)}".strip() + technique, _faces(row.analysis), f"{seconds:.2f}"
 
 
 def _faces(analysis: Analysis) -> str:
@@ -281,7 +281,7 @@ def _words(verdict: Verdict) -> str:
 def _score(verdict: Verdict) -> str:
     if verdict.score is None:
         return ""
-    return f" {verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
+    return f"{verdict.score:.3f}" + ("" if verdict.calibrated else " uncalibrated")
 
 
 def _rationale(row: _Looked) -> Iterator[str]:

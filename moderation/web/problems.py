@@ -24,10 +24,9 @@ from moderation.errors import (
     PersonExists,
     PersonNotFound,
     ReviewConflict,
-    SignInThrottled,
     StaleCase,
     StorageUnavailable,
-    TooManyCases,
+    Throttled,
     TooManyQuestions,
     TransitionRefused,
     Unavailable,
@@ -110,7 +109,7 @@ def status_of(error: BonafideError) -> int:
             return 401
         case ScopeMissing() | NotAllowed():
             return 403
-        case SignInThrottled() | TooManyCases() | TooManyQuestions():
+        case Throttled() | TooManyQuestions():
             return 429
         case RequestTooLarge():
             return 413
@@ -226,7 +225,7 @@ def install(app: FastAPI, page: Callable[[Request, Problem], Response | None]) -
                 **about(request),
             )
         headers = {"Retry-After": str(RETRY_AFTER)} if problem.status == 503 else {}
-        if isinstance(error, SignInThrottled | TooManyCases):
+        if isinstance(error, Throttled):
             headers["Retry-After"] = str(math.ceil(error.retry_after))
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"

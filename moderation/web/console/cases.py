@@ -313,7 +313,7 @@ def appeal(case_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Form
     except ReviewConflict as error:
         return _conflict(services, visitor, case_id, error, form, Form.APPEAL)
     _drop(services, visitor, case_id, Form.APPEAL)
-    return go(f"/cases/{case_id}")
+    return go(case_path(case_id))
 
 
 # --- asking
@@ -413,9 +413,11 @@ def _answers(form: FormData) -> list[ArtifactAnswer]:
     for name in form:
         kind, *place = name.split("-")
         answer = member(Answer, field(form, name)) if kind == "answer" else None
-        readable = len(place) == 2 and all(part.isdecimal() and len(part) < 4 for part in place)
-        if answer is not None and readable:
-            found.append(ArtifactAnswer(int(place[0]), int(place[1]), answer))
+        match answer, [number(part, digits=3) for part in place]:
+            case Answer(), [int(face), int(ordinal)]:
+                found.append(ArtifactAnswer(face, ordinal, answer))
+            case _:
+                pass
     return found
 
 

@@ -20,7 +20,7 @@ from moderation.web.console import words
 from moderation.web.console.access import FormDep, VisitorDep, field, number, typed
 from moderation.web.console.case_view import in_words
 from moderation.web.console.cases import read_judgement
-from moderation.web.console.pages import BULK_AT_MOST, PageRoute, Visitor, go, page
+from moderation.web.console.pages import BULK_AT_MOST, PageRoute, Visitor, case_path, go, page
 from moderation.web.console.queue import lines_for
 from moderation.web.services import Services, ServicesDep
 
@@ -58,7 +58,7 @@ def undo(decision_id: UUID, services: ServicesDep, visitor: VisitorDep, form: Fo
     services.review.undo(visitor.person, decision_id)
     with services.database.transaction() as session:
         undone = find_decision(session, decision_id)
-    return go("/queue" if undone is None else f"/cases/{undone.case_id}")
+    return go("/queue" if undone is None else case_path(undone.case_id))
 
 
 @router.post("/decisions/undo")

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from moderation.accounts.accounts import Session
 from moderation.cases import ImageRef
 from moderation.database.console import latest_undoable, made_together
-from moderation.errors import BonafideError, NotAllowed, SignInThrottled
+from moderation.errors import BonafideError, NotAllowed, Throttled
 from moderation.people import Act, Person, Preferences, may
 from moderation.web.console import words
 from moderation.web.problems import about, sentence_of, status_of
@@ -232,7 +232,7 @@ def _answer_error(request: Request, error: BonafideError) -> Response:
     }
     title = titles.get(status, "That did not work")
     response = error_page(request, error.code, title, words.sentence(sentence_of(error)), status)
-    if isinstance(error, SignInThrottled):
+    if isinstance(error, Throttled):
         response.headers["Retry-After"] = str(int(error.retry_after) + 1)
     return response
 

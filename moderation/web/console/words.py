@@ -108,8 +108,8 @@ def score_words(verdict: Verdict, basis: Basis | None, source: str) -> str:
     if basis is None or not basis.holds(verdict, source):
         return "score: it orders cases, it is no probability here"
     sure = max(verdict.score, 1 - verdict.score)
-    levels = ((0.95, "confident"), (0.8, "fairly confident"), (0.65, "unsure"), (0.0, "very unsure"))
-    said = next(words for least, words in levels if sure >= least)
+    levels = ((0.95, "confident"), (0.8, "fairly confident"), (0.65, "unsure"))
+    said = next((words for least, words in levels if sure >= least), "very unsure")
     return f"probability of a deepfake; {said}"
 
 
