@@ -14,7 +14,7 @@ from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.known import Question
-from moderation.dfa.gpt.grounding.named import Named, may_ask_for, named_in
+from moderation.dfa.gpt.grounding.named import Named, named_in
 from moderation.dfa.gpt.prompts import PromptSet
 from moderation.dfa.gpt.script import Codec, Tokens
 
@@ -74,11 +74,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     likeliest = max(scores, key=scores.__getitem__)
     if family_of(likeliest) == _TWO:
         named = named.with_aspect()
-    fitting = {
-        intent: score
-        for intent, score in scores.items()
-        if _fits(intent, named) and may_ask_for(intent, text)
-    }
+    fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = scores[likeliest]
     family, form = _as_named(*_chosen(fitting, text), named)

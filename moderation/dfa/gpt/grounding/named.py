@@ -46,14 +46,6 @@ _ASPECTS: Mapping[Region, str] = {
     r"|hues?",
     Region.SKIN: r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
 }
-#: Words without which a question hardly asks for what the model does not measure.
-_UNMEASURED: Mapping[str, str] = {
-    "light/direction": r"light\w*|lit|shad\w*|highlights?|bright\w*|dark\w*|glow\w*|lamps?|sun\w*|window|flash|bulb"
-    r"|shin\w*|reflect\w*|catchlights?|glare",
-    "match/open": r"(?:mis)?match\w*|a?symmetr\w*|both|same|alike|identical\w*|equal\w*|level|than the other|sides"
-    r"|uneven|mirror\w*|compar\w*|two|pair|halves|left and (?:the )?right|other (?:side|half|one|eye|ear|cheek)"
-    r"|lopsided|higher|lower|bigger|larger|smaller|differ\w*|even|aligned|straight|each other|crooked|tilt\w*",
-}
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 
@@ -73,12 +65,6 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
         region for region, words in _ASPECTS.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)
     )
     return Named(nouns, techniques, aspects, _EDGE.search(spelt) is not None, pointed and bool(nouns))
-
-
-def may_ask_for(intent: str, text: str) -> bool:
-    """True unless the model does not measure what the intent is about, and the question has no word for it."""
-    words = _UNMEASURED.get(intent)
-    return words is None or re.search(rf"\b(?:{words})\b", text, re.I) is not None
 
 
 def regions_asked(text: str) -> dict[Region, Noun]:
