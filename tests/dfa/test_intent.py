@@ -382,6 +382,26 @@ def test_a_seam_is_told_when_the_face_is_held_against_what_is_around_it() -> Non
     assert "seam" not in inside
 
 
+def test_of_a_swapped_face_no_region_is_said_to_show_no_other_face() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7), technique=Technique.FS)
+
+    nose, mouth, neck = (
+        said_of(face, f"Was the {region} replaced?", "region/replacement")
+        for region in ("nose", "mouth", "neck")
+    )
+
+    assert "another person's, and the nose" in nose
+    assert "no artifact in the mouth alone" in mouth
+    assert "not what is around it" in neck
+
+
+def test_an_undecided_face_has_no_measured_effects() -> None:
+    said = said_of(analysed(Label.UNDETERMINED), "What if I hide the nose?", "region/effect")
+
+    assert "was not measured" in said
+    assert "undecided" in said
+
+
 def test_who_is_undecided_says_what_it_does_not_measure() -> None:
     face = analysed(Label.UNDETERMINED)
 

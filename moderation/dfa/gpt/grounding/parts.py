@@ -58,6 +58,8 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
         return _fits(shown, known)
     if shown is not None and question.form == "effect":
         return _effect(shown, known)
+    if question.form == "replacement" and known.technique is Technique.FS and known.regional:
+        return noun.inflected(_swapped(question, shown))
     if shown is not None:
         return noun.inflected(_there(question, shown.sentence, shown.touch.kind))
     if known.regional:
@@ -92,6 +94,15 @@ def _seen(question: Question, seen: Shown | None, known: Known) -> str:
     else:
         also = "; I see no artifact {at} {the}"
     return f"I cannot name single details such as that{also}."
+
+
+def _swapped(question: Question, shown: Shown | None) -> str:
+    """The answer to a question whether a region of a swapped face is another person's."""
+    inner = "I take the inner face for another person's"
+    if shown is not None:
+        return f"{inner}, and {within(shown.sentence)}."
+    beyond = ", and not what is around it" if question.region in _AROUND else ""
+    return f"{inner}{beyond}; I see no artifact {{at}} {{the}} alone."
 
 
 def _fits(seam: Shown | None, known: Known) -> str:
