@@ -67,19 +67,32 @@ def root(
     """Flagged images in, verdicts with rationales out, people decide."""
 
 
-#: The commands by their panel of the help.
-_COMMANDS = {
-    "Everything on this machine": (stack.up, stack.demo),
-    "Platforms": (
-        *(cases.submit, bulk.bulk, cases.status, cases.cases),
-        *(cases.statement, cases.appeal, cases.withdraw),
-    ),
-    "The model alone": (model.analyze, model.chat),
-    "Operators": (
-        *(operate.serve, operate.worker, operate.sweeper, operate.migrate, operate.doctor),
-        *(operate.retry, operate.erase, trust.certify, trust.drift),
-    ),
-}
+for command in (stack.up, stack.demo):
+    app.command(rich_help_panel="Everything on this machine")(command)
+for command in (
+    cases.submit,
+    bulk.bulk,
+    cases.status,
+    cases.cases,
+    cases.statement,
+    cases.appeal,
+    cases.withdraw,
+):
+    app.command(rich_help_panel="Platforms")(command)
+for command in (model.analyze, model.chat):
+    app.command(rich_help_panel="The model alone")(command)
+for command in (
+    operate.serve,
+    operate.worker,
+    operate.sweeper,
+    operate.migrate,
+    operate.doctor,
+    operate.retry,
+    operate.erase,
+    trust.certify,
+    trust.drift,
+):
+    app.command(rich_help_panel="Operators")(command)
 #: Groups of commands for operators.
 _GROUPS = {
     "dead-letters": operate.dead_letters,
@@ -91,9 +104,6 @@ _GROUPS = {
     "users": admin.users,
     "webhooks": admin.webhooks,
 }
-for panel, commands in _COMMANDS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
 for name, group in _GROUPS.items():
     app.add_typer(group, name=name, rich_help_panel="Operators")
 app.command("export", rich_help_panel="Operators")(admin.export_)

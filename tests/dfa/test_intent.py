@@ -486,7 +486,10 @@ def test_a_sentence_that_stands_in_another_is_not_said_again() -> None:
 def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -> None:
     face = analysed(label)
     face = replace(face, verdict=replace(face.verdict, score=score))
-    meaning, change = Question("", "score", "open", 0), Question("", "counter", "change", 0)
+    meaning, why, change = (
+        Question("", family, form, 0)
+        for family, form in (("score", "open"), ("score", "why"), ("counter", "change"))
+    )
     zone, prompts = (0.45, 0.69), load_prompts(2)
 
     known = known_from(face, zone)
@@ -495,9 +498,11 @@ def test_where_verdicts_begin_is_told(label: Label, score: float, turned: str) -
 
     assert f"{score:.2f}" in told
     assert told.endswith("narrowly." if label is Label.DEEPFAKE else "clearly.")
-    assert "From 0.69 on I say deepfake, below 0.45 bona fide, between them I do not decide." in told
+    for said in (told, answer(why, known, prompts)):
+        assert "From 0.69 on I say deepfake, below 0.45 bona fide, between them I do not decide." in said
+        assert len(said.split()) <= 50
     assert answer(change, known, prompts).endswith(f"{turned}.")
-    for said in (told, answer(change, known, prompts)):
+    for said in (told, answer(why, known, prompts), answer(change, known, prompts)):
         assert answer_or_none(said, deepfake=label is Label.DEEPFAKE, artifacts=()) == said
 
 

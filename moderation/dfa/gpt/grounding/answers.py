@@ -457,7 +457,8 @@ def _score(question: Question, known: Known) -> str:
             else (0, "a good forgery may show no artifact")
         )
         speaks = f"{much} in the pixels of the face speaks for a forgery"
-        return f"{told}, for {speaks}; it is seldom {end}, because {alike}."
+        begins = f" {_limits_told(known)}." if known.zone else ""
+        return f"{told}, for {speaks}; it is seldom {end}, because {alike}.{begins}"
     if known.zone is None:
         return f"{told}, on a scale from 0 to 1: the higher, the more speaks for a forgery. {_taken(known)}."
     clear = _sure(known.score, known) >= _MEDIUM
