@@ -46,9 +46,8 @@ _NO_SETTINGS = re.compile(
 )
 #: Addresses that are shown and logged: they may hold no password.
 _WEB_ADDRESSES = (
-    *("s3_endpoint_url", "s3_public_endpoint_url", "bridge_queue_url"),
-    *("oidc_issuer", "otlp_endpoint"),
-)
+    "s3_endpoint_url", "s3_public_endpoint_url", "bridge_queue_url", "oidc_issuer", "otlp_endpoint",
+)  # fmt: skip
 #: How settings of several pairs are written.
 _PAIRS = {"close_aside_hours": "refused=HOURS,no_face=HOURS", "retention_days": "SOURCE=DAYS,*=DAYS"}
 

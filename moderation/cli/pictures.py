@@ -7,9 +7,9 @@ from moderation.cli.printing import complain
 
 #: Endings that a picture in a folder has. A file that is named itself may have any.
 _ENDINGS = (
-    *(".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
-    *(".png", ".tif", ".tiff", ".webp"),
-)
+    ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
 
 
 def pictures_of(places: Iterable[Path]) -> tuple[list[Path], bool]:

@@ -129,9 +129,8 @@ def case_facts(session: Session, case_id: UUID) -> dict[str, Any]:
 
 
 _TOLD = {
-    *("state", "version", "source", "external_id", "context"),
-    *("created_at", "ready_at", "refusal_code", "refusal_message"),
-}
+    "state", "version", "source", "external_id", "context", "created_at", "ready_at", "refusal_code", "refusal_message",
+}  # fmt: skip
 _TOLD_OF_ANALYSIS = ("faces_found", "faces_judged", "fingerprint", "bundle")
 
 

@@ -253,10 +253,14 @@ def deletion_table(found: Sequence[Trial]) -> Table:
 def _step_row(count: int, rows: Sequence[tuple[str, Step]]) -> Sequence[Cell]:
     measured = [
         (
-            *(step.part, step.named_fall, step.random_fall),
-            *(step.named_fall - step.random_fall, step.named_fall > step.random_fall),
-            *(step.named_score, step.random_score),
-        )
+            step.part,
+            step.named_fall,
+            step.random_fall,
+            step.named_fall - step.random_fall,
+            step.named_fall > step.random_fall,
+            step.named_score,
+            step.random_score,
+        )  # fmt: skip
         for _, step in rows
     ]
     return (count, len(rows), *mean_estimates(measured, [group for group, _ in rows]))

@@ -216,7 +216,9 @@ def _row(
     wanted = answer == "Yes"
     other = [each for each in moved if threshold(each.clean) is not wanted]
     return (
-        *(where, answer, len(moved)),
+        where,
+        answer,
+        len(moved),
         *mean_estimates(moves, [each.item.group for each in moved]),
         share(sum(threshold(each.demanded) is wanted for each in other), len(other)),
         share(sum(threshold(each.harmless) is wanted for each in other), len(other)),

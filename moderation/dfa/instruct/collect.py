@@ -186,6 +186,6 @@ def _row(record: Record, image: str, side: str) -> tuple[str, ...]:
     facts = record["facts"]
     technique = facts["blind_technique"] if facts["blind_label"] == Label.DEEPFAKE else None
     return (
-        *(image, facts["blind_label"], technique or "", facts["source"], facts["sha256"]),
-        *(side, "yes", facts["case"], facts["bundle"]),
-    )
+        image, facts["blind_label"], technique or "", facts["source"], facts["sha256"], side, "yes", facts["case"],
+        facts["bundle"],
+    )  # fmt: skip
