@@ -250,17 +250,12 @@ def deletion_table(found: Sequence[Trial]) -> Table:
     )  # fmt: skip
 
 
+def _measured(step: Step) -> Sequence[float]:
+    further = step.named_fall - step.random_fall
+    falls = (step.part, step.named_fall, step.random_fall, further, step.named_fall > step.random_fall)
+    return (*falls, step.named_score, step.random_score)
+
+
 def _step_row(count: int, rows: Sequence[tuple[str, Step]]) -> Sequence[Cell]:
-    measured = [
-        (
-            step.part,
-            step.named_fall,
-            step.random_fall,
-            step.named_fall - step.random_fall,
-            step.named_fall > step.random_fall,
-            step.named_score,
-            step.random_score,
-        )  # fmt: skip
-        for _, step in rows
-    ]
+    measured = [_measured(step) for _, step in rows]
     return (count, len(rows), *mean_estimates(measured, [group for group, _ in rows]))
