@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.dfa.gpt.grounding.facts import Touch, read_touches
 from moderation.dfa.gpt.grounding.known import description
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import SetupProblem
@@ -81,7 +81,7 @@ def _from_jsonl(file: Path) -> Iterator[Item]:
         row: dict[str, Any] = json.loads(line)
         deepfake = _is_deepfake(row["label"])
         facts = row.get("facts")
-        touches = None if facts is None else tuple(Touch(Region(r), Kind(k), s) for r, k, s in facts)
+        touches = None if facts is None else read_touches(facts)
         yield Item(
             file=file.parent / row["image"],
             deepfake=deepfake,

@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from moderation.analysis import Label, Region, Technique
-from moderation.dfa.gpt.grounding.facts import Kind, Touch
+from moderation.analysis import Label, Technique
+from moderation.dfa.gpt.grounding.facts import read_touches
 from moderation.dfa.instruct.builder import Entry, read_picture
 from moderation.dfa.instruct.examples import SIZE, Example, Examples
 from moderation.dfa.instruct.pool import open_pool
@@ -80,7 +80,7 @@ class StoredTwos:
             deepfake=entry.label == Label.DEEPFAKE,
             technique=Technique(entry.technique) if entry.technique else None,
             mask=mask,
-            facts=None if facts is None else tuple(Touch(Region(r), Kind(k), s) for r, k, s in facts),
+            facts=None if facts is None else read_touches(facts),
             origin=entry.origin,
             group=entry.group,
         )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch
+from moderation.dfa.gpt.grounding.facts import MOST_ARTIFACTS, Kind, Touch, read_touches
 from moderation.dfa.gpt.grounding.known import named_touches
 from moderation.dfa.gpt.heads import PARTS, REGIONS, Heads, findings
 from moderation.dfa.instruct.builder import read_picture
@@ -56,11 +56,10 @@ def described(folder: Path) -> Iterator[Described]:
         row = json.loads(line)
         if row["mask"] is None or not row["facts"]:
             continue
-        facts = [Touch(Region(region), Kind(kind), strength) for region, kind, strength in row["facts"]]
-        touches = tuple(touch for touch in named_touches(facts) if touch.region in REGIONS)
-        if touches and all(touch.region is not Region.UNMAPPED for touch in touches):
+        named = tuple(touch for touch in named_touches(read_touches(row["facts"])) if touch.region in REGIONS)
+        if named and all(touch.region is not Region.UNMAPPED for touch in named):
             technique = Technique(row["technique"])
-            yield Described(folder / row["image"], folder / row["mask"], technique, touches, row["group"])
+            yield Described(folder / row["image"], folder / row["mask"], technique, named, row["group"])
 
 
 def patches_of(faces: Sequence[Described], sight: Sight, *, batch: int = 16) -> Tensor:

@@ -4,6 +4,7 @@ The lab knows them by construction, the findings head estimates them, and `sente
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moderation.analysis import Region
@@ -38,6 +39,11 @@ class Touch:
     kind: Kind
     #: In [0, 1]: the mean change of its pixels. 1 is `FULL_CHANGE` grey levels or more.
     strength: float
+
+
+def read_touches(rows: Iterable[tuple[str, str, float]]) -> tuple[Touch, ...]:
+    """The facts of a manifest, which has each as (region, kind, strength). Raise ValueError for unknown words."""
+    return tuple(Touch(Region(region), Kind(kind), strength) for region, kind, strength in rows)
 
 
 #: What a wholly generated picture shows.
