@@ -32,7 +32,7 @@ from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.intent import asked_alone, halves, told_together, understood
 from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, load_intents, pooled, save_intents
 from moderation.dfa.gpt.grounding.known import Question, known_from
-from moderation.dfa.gpt.grounding.named import regions_asked, techniques_asked
+from moderation.dfa.gpt.grounding.named import named_in, regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
@@ -311,11 +311,66 @@ def test_a_detail_that_a_person_sees_is_neither_confirmed_nor_denied() -> None:
     elsewhere = said_of(analysed(Label.DEEPFAKE, Touch(Region.EYES, Kind.SOFTER, 0.7)), asked, intent)
     whole = said_of(analysed(Label.DEEPFAKE, technique=Technique.EFS), asked, intent)
 
-    assert all(text.startswith("I cannot name single details") for text in (clean, there, elsewhere, whole))
+    assert all(text.startswith("I cannot judge single details") for text in (clean, there, elsewhere, whole))
     assert "no artifact in the nose" in clean
     assert there.endswith(SOFT_NOSE[1:])
     assert "only in the eyes" in elsewhere
     assert "the nose included" in whole
+
+
+@pytest.mark.parametrize("intent", ["boundary/open", "skin/open", "places/where", "challenge/open"])
+def test_what_is_not_judged_is_named_and_not_passed_over(intent: str) -> None:
+    for face in (
+        analysed(Label.BONA_FIDE),
+        analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7)),
+        analysed(Label.DEEPFAKE, technique=Technique.EFS),
+        analysed(Label.UNDETERMINED),
+    ):
+        thing = said_of(face, "And where the scarf begins?", intent)
+        mark = said_of(face, "And where the freckles are?", intent)
+        neither = said_of(face, "And there?", intent)
+
+        assert thing.endswith(" I cannot judge the scarf, only the face.")
+        assert mark.endswith(" I cannot judge single details such as the freckles.")
+        assert "cannot judge" not in neither
+
+
+def test_a_long_answer_does_not_grow() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+
+    assert len(said_of(face, "Does the scarf count?", "evidence/enough").split()) <= 50
+
+
+def test_an_answer_about_a_thing_or_a_detail_names_it_once() -> None:
+    face = analysed(Label.BONA_FIDE)
+
+    assert "the scarf" in said_of(face, "Is the scarf real?", "things/open")
+    assert "such as the mole;" in said_of(face, "Is the mole on the chin a sign?", "region/seen")
+    assert "in the ears" in said_of(face, "Is the earring a sign?", "region/seen")
+    assert said_of(face, "Is the scarf real?", "things/open").count("scarf") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "on_face"),
+    [
+        ("What about his sunglasses?", "sunglasses", False),
+        ("Eyes behind the lenses?", "lenses", False),
+        ("A brown spot by the nose, see it?", "spot", True),
+        ("Crow's feet look painted", "crow's feet", True),
+    ],
+)
+def test_things_and_details_are_recognised(text: str, word: str, *, on_face: bool) -> None:
+    unjudged = named_in(text).unjudged
+
+    assert unjudged is not None
+    assert (unjudged.noun.word, unjudged.on_face) == (word, on_face)
+
+
+@pytest.mark.parametrize(
+    "text", ["Did you spot anything?", "Is that a red flag?", "On the other hand, is it real?"]
+)
+def test_turns_of_phrase_name_no_thing(text: str) -> None:
+    assert named_in(text).unjudged is None
 
 
 def test_the_other_techniques_are_told_by_their_shares() -> None:

@@ -23,6 +23,7 @@ from moderation.dfa.gpt.grounding.beside import (
     SIGNS,
     UNKNOWABLE,
     about_itself,
+    about_things,
 )
 from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
@@ -63,7 +64,33 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     refused = question.family in UNKNOWABLE and _OF_THE_VERDICT.search(question.text)
     if question.family == "things" or refused or (question.unsure and question.family in _BESIDE_THE_FACE):
         return _together([said, _verdict_of(known)])
-    return said
+    return f"{said}{_passed_over(question, said)}"
+
+
+#: Families whose answers speak of what is seen. A thing that such a question names is not passed over.
+_OF_SIGHT = frozenset({
+    "region", "compare", "boundary", "light", "tone", "skin", "places", "reasons", "challenge", "evidence", "counter",
+})  # fmt: skip
+#: Forms whose answers leave the thing open: it may be what explains an artifact, or what throws a shadow.
+_ANSWERED = frozenset({"explained", "direction"})
+
+#: Of an answer that grows.
+_MOST_WORDS = 50
+
+
+def _passed_over(question: Question, said: str) -> str:
+    """That the first detail or thing which the question names is not judged, unless the answer speaks of it."""
+    unjudged = question.unjudged
+    if unjudged is None or question.family not in _OF_SIGHT or question.form in _ANSWERED:
+        return ""
+    if unjudged.noun.word in said:
+        return ""
+    detail, thing = (
+        f"single details such as the {unjudged.noun.word}",
+        f"the {unjudged.noun.word}, only the face",
+    )
+    told = f" I cannot judge {detail if unjudged.on_face else thing}."
+    return told if len(f"{said}{told}".split()) <= _MOST_WORDS else ""
 
 
 _OF_THE_VERDICT = re.compile(
@@ -95,6 +122,8 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         return "I take this face for generated as a whole, so it may show nobody; I cannot tell who it is."
     if (question.family, question.form) == ("who", "exists"):
         return "Whether this person exists I cannot tell; I only look for traces of forgery in the face."
+    if question.family == "things":
+        return about_things(question)
     if question.family in UNKNOWABLE:
         return varied(question, *UNKNOWABLE[question.family])
     if known.deepfake is None and question.family not in _SAID_OF_ANY:
@@ -186,14 +215,15 @@ def _undecided(question: Question, known: Known) -> str:
     """The answer about a face without a verdict. Its artifacts are not known: they would decide it."""
     why = known.why_undecided or "the reason stands beside the score"
     if question.region is Region.BACKGROUND:
-        return varied(question, *UNKNOWABLE["things"])
+        return about_things(question)
     match question.family:
         case "match":
             return "I do not measure whether the two sides match, and I am undecided about this face."
         case "light" if question.form == "direction":
             return "I do not work out where the light comes from, and I am undecided about this face."
         case "region" if question.form == "seen":
-            return "I cannot name single details such as that, and I am undecided about this face."
+            detail = f"the {question.unjudged.noun.word}" if question.unjudged else "that"
+            return f"I cannot judge single details such as {detail}, and I am undecided about this face."
         case "region" if question.form == "effect" and question.noun:
             return question.noun.inflected(
                 "How much {the} {count} was not measured, as I am undecided about this face."

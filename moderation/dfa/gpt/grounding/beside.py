@@ -109,6 +109,18 @@ def about_itself(question: Question) -> str:
     )
 
 
+def about_things(question: Question) -> str:
+    """The answer to a question about what is worn or beside the face. It names what was asked about."""
+    if question.unjudged is None:
+        return varied(question, *UNKNOWABLE["things"])
+    the = f"the {question.unjudged.noun.word}"
+    return varied(
+        question,
+        f"I only judge the face itself, not {the} or anything else on or beside it.",
+        f"I do not judge {the}, nor anything else that is worn or beside the face, only the face itself.",
+    )
+
+
 #: Answers to questions that a picture of one face cannot answer.
 UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     "who": (

@@ -94,6 +94,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         technique=technique,
         second_technique=second,
         unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,
+        unjudged=named.unjudged,
     )
 
 

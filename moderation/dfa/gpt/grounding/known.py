@@ -10,6 +10,15 @@ from moderation.dfa.gpt.prompts import PromptSet
 
 
 @dataclass(frozen=True)
+class Unjudged:
+    """Something that a person sees and the model does not judge by itself."""
+
+    noun: Noun
+    #: A detail on the face, such as a mole; otherwise something worn or beside the face.
+    on_face: bool
+
+
+@dataclass(frozen=True)
 class Question:
     """One question, and everything that its answer depends on."""
 
@@ -31,6 +40,7 @@ class Question:
     second_technique: Technique | None = None
     #: It was read with little certainty.
     unsure: bool = False
+    unjudged: Unjudged | None = None
 
 
 @dataclass(frozen=True)

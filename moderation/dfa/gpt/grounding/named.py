@@ -1,4 +1,4 @@
-"""What a question names, read from its words: regions, techniques, and aspects of the whole face.
+"""What a question names, read from its words: regions, techniques, aspects of the whole face, and things beside it.
 
 Words show that better than a language model's states do.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from moderation.analysis import Region, Technique
 from moderation.dfa.gpt.claims import parts_in_order, techniques_named
+from moderation.dfa.gpt.grounding.known import Unjudged
 from moderation.dfa.gpt.grounding.sentences import NOUNS, Noun
 
 
@@ -26,6 +27,8 @@ class Named:
     edge: bool = False
     #: Its region is that of the question before, for which it has a word such as "it".
     pointed: bool = False
+    #: The first thing that it names and that is never judged.
+    unjudged: Unjudged | None = None
 
     def with_aspect(self) -> "Named":
         """The same, with one aspect more to compare: the edge of the face, or any that is named with one region."""
@@ -46,6 +49,23 @@ _ASPECTS: Mapping[Region, str] = {
     r"|hues?",
     Region.SKIN: r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
 }
+#: Details on a face.
+_MARKS = (
+    r"freckles?|moles?|scars?|(?<!you )(?<!to )(?<!I )(?<!can )spots?|dots?|patch(?:es)?|blotch(?:es)?|blemish(?:es)?"
+    r"|pimples?|dimples?|crow's feet|birthmarks?|tattoos?|piercings?|strands?|streaks?|smears?|smudges?|stripes?|bindi"
+    r"|catch ?lights?|glints?|glare|eye ?shadow|eye ?liner|mascara|lipstick|blush|eye ?bags|dark circles"
+)
+#: What is worn or beside a face.
+_THINGS = (
+    r"(?:sun)?glasses|spectacles|lenses|goggles|collars?|lapels?|shirts?|t-shirts?|blouse|jacket|coat|suit|tie|bow ?tie"
+    r"|sweater|jumper|hoodie|dress|uniform|scarf|hats?|cap|beanie|helmet|hood|headscarf|hijab|veil|turban|headband"
+    r"|face ?mask|zippers?|buttons?|necklaces?|chain|pendant|pearls?|ear ?rings?|hoops?|studs?|rings?|wristwatch|brooch"
+    r"|pin(?! down)|badge|lanyard|jewel(?:le)?ry|(?<!other )hands?|fingers?|arms?|shoulders?|microphones?|mic|phone"
+    r"|walls?|curtains?|sky|trees?|leaves|flowers?|plants?|windows?|backdrop|logos?|watermarks?|(?<!red )flags?"
+    r"|posters?|book ?shelf|books|furniture|car|clothes|clothing|headphones?|earbuds?|headset|black bars?"
+)
+#: Such words that end in s and are singular.
+_ONE_WITH_S = frozenset({"dress"})
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 
@@ -64,7 +84,17 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     aspects = tuple(
         region for region, words in _ASPECTS.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)
     )
-    return Named(nouns, techniques, aspects, _EDGE.search(spelt) is not None, pointed and bool(nouns))
+    edge = _EDGE.search(spelt) is not None
+    return Named(nouns, techniques, aspects, edge, pointed and bool(nouns), _unjudged(text))
+
+
+def _unjudged(text: str) -> Unjudged | None:
+    match = re.search(rf"\b(?:(?P<mark>{_MARKS})|(?P<thing>{_THINGS}))(?!\w)", text, re.I)
+    if match is None:
+        return None
+    word = match[0].lower()
+    plural = word.endswith(("s", "feet")) and word not in _ONE_WITH_S
+    return Unjudged(Noun(word, plural=plural), on_face=match["mark"] is not None)
 
 
 def regions_asked(text: str) -> dict[Region, Noun]:
@@ -83,7 +113,7 @@ def _parts_asked(text: str) -> dict[Region, Noun]:
 #: Words for a part of a region that would sound odd in an answer. "Iris" is the only singular that ends in s.
 _CLIPPED = frozenset({
     "iris", "hairs", "strand", "strands", "lid", "lids", "ocular", "periocular", "orbital", "periorbital", "nasal",
-    "oral", "perioral", "mandible", "mandibular",
+    "oral", "perioral", "mandible", "mandibular", "earring", "earrings",
 })  # fmt: skip
 
 

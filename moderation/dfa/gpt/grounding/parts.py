@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
+from moderation.dfa.gpt.grounding.beside import about_things
 from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
 from moderation.dfa.gpt.grounding.phrases import (
@@ -41,7 +41,7 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
     shown = next((artifact for artifact in artifacts if artifact.touch.region is question.region), None)
     shown = shown or next(iter(related), None)
     if question.region is Region.BACKGROUND and shown is None and not known.whole:
-        return varied(question, *UNKNOWABLE["things"])
+        return about_things(question)
     if known.whole and question.family == "boundary":
         return "I see no seam to point to: the whole picture looks generated, the edge of the face included."
     if question.form == "sure":
@@ -93,7 +93,8 @@ def _seen(question: Question, seen: Shown | None, known: Known) -> str:
         also = "; I take the face for a deepfake, and cannot point to {the}"
     else:
         also = "; I see no artifact {at} {the}"
-    return f"I cannot name single details such as that{also}."
+    detail = f"the {question.unjudged.noun.word}" if question.unjudged else "that"
+    return f"I cannot judge single details such as {detail}{also}."
 
 
 def _swapped(question: Question, shown: Shown | None) -> str:
@@ -254,7 +255,7 @@ def about_several(question: Question, known: Known) -> str:
     named = dict((first, *question.others))
     if Region.BACKGROUND in named and not known.whole:
         if len(named) <= 2:
-            return varied(question, *UNKNOWABLE["things"])
+            return about_things(question)
         del named[Region.BACKGROUND]
     whole = one_of(named.values())
     if known.whole:
