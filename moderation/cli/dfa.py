@@ -373,6 +373,8 @@ def calibrate(
             "n": platt.n,
             "version": platt.version,
             "calibrated_on": platt.basis,
+            "zone": platt.zone,
+            "strangest": platt.strangest,
             "without_face": without_face,
         },
         as_json=as_json,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from moderation.dfa.gpt.bundle import BundleSpec, read_bundle
 from moderation.dfa.gpt.calibration import load_platt
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.policy import Policy
-from moderation.dfa.train.calibrate import MarginsReversed
+from moderation.dfa.train.calibrate import MarginsReversed, write_calibration
 from moderation.errors import SetupProblem
 from tests.dfa.conftest import copy_of
 
@@ -70,6 +71,26 @@ def test_a_calibration_is_fitted_and_the_bundle_serves_with_it(
     assert load_platt(bundle / "calibration.json").a == told["a"]
     assert told["calibrated_on"] == "labelled pictures of avatars, banners"
     assert Detector.load(bundle, device="cpu").basis == Basis(told["calibrated_on"], ("avatars", "banners"))
+
+
+def test_a_bundle_keeps_its_doubt(bundle: Path, by_margin: list[Path], tmp_path: Path) -> None:
+    table = _table(tmp_path, by_margin, ["bona_fide", "deepfake", "bona_fide", "deepfake"])
+    _calibrate(bundle, table)
+    first = load_platt(bundle / "calibration.json")
+    assert first.zone is None  # as before: the policy decides
+    write_calibration(read_bundle(bundle), replace(first, zone=(0.1, 0.2), strangest=1.25))
+
+    told = json.loads(_calibrate(bundle, table).stdout)
+
+    again = load_platt(bundle / "calibration.json")
+    assert again.strangest == told["strangest"] == 1.25
+    assert again.zone == tuple(told["zone"])
+    detector = Detector.load(bundle, device="cpu", policy=Policy(technique=False, rationale=False))
+    (face,) = detector.analyze(detector.prepare(by_margin[2].read_bytes()).crops)
+    assert face.verdict.score is not None
+    assert again.zone == pytest.approx(
+        (0.5, face.verdict.score), abs=1e-4
+    )  # of the higher half of the bona fide faces
 
 
 def test_a_calibration_in_eight_bits_is_another_and_says_so(

@@ -161,6 +161,8 @@ def test_an_adapter_is_not_trained_on_another_or_over_a_finished_one(
         lora_bundle(plan, tmp_path / "first", device="cpu")
     with pytest.raises(SetupProblem, match="adapter already"):
         lora_bundle(replace(plan, base=str(tmp_path / "first")), tmp_path / "second", device="cpu")
+    with pytest.raises(SetupProblem, match="clip-vit-b16-smollm2-135m"):
+        lora_bundle(replace(plan, base="small"), tmp_path / "second", device="cpu")
 
 
 def test_a_plan_with_settings_over_it_is_trained_by_and_written_beside_the_adapter(

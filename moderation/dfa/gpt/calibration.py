@@ -19,6 +19,9 @@ from moderation.errors import BundleMismatch
 #: A fit needs this many deepfakes and this many bona fide.
 FEWEST_PER_LABEL = 10
 
+#: The largest share of the bona fide faces of a fit that may be called deepfakes.
+FALSE_ALARMS = 0.09
+
 #: The basis of a calibration whose file names none.
 UNNAMED = "labelled pictures that are not named"
 
@@ -76,6 +79,14 @@ def fit_platt(margins: Sequence[float], deepfakes: Sequence[bool], *, version: s
     a, b = _newton(m, targets)
     digest = hashlib.sha256(m.tobytes() + y.tobytes()).hexdigest()
     return Platt(a=a, b=b, version=version, n=len(m), digest=digest)
+
+
+def doubtful(bona_fide: Sequence[float]) -> tuple[float, float]:
+    """The zone of a bundle that has one, from the scores of bona fide faces.
+
+    It lies between one half and the score that only `FALSE_ALARMS` of them reach.
+    """
+    return 0.5, max(0.5, float(np.quantile(bona_fide, 1 - FALSE_ALARMS)))
 
 
 def named(calibration: Platt, sources: Iterable[str]) -> Platt:

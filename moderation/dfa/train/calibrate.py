@@ -7,7 +7,7 @@ from pathlib import Path
 from moderation.dfa.bench.ask import as_crop
 from moderation.dfa.bench.manifest import read_manifest
 from moderation.dfa.gpt.bundle import BundleSpec, write_card
-from moderation.dfa.gpt.calibration import Platt, fit_platt, save_platt
+from moderation.dfa.gpt.calibration import Platt, doubtful, fit_platt, save_platt
 from moderation.dfa.gpt.crops import FaceCrop
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.faces import find_faces
@@ -71,19 +71,22 @@ def calibrate_bundle(
     """Fit a bundle's calibrator on labelled pictures and write it. Returns it, and how many had no face.
 
     Margins come from the engine that serves, in the numbers that this device computes in, or in eight bits: a
-    calibration holds for those. Raise SetupProblem when there is too little to fit, MarginsReversed when what is fitted
-    would turn verdicts round; nothing is written then.
+    calibration holds for those. A zone is fitted again if there was one, and how strange a face may be stays. Raise
+    SetupProblem when there is too little to fit, MarginsReversed when what is fitted would turn verdicts round; nothing
+    is written then.
     """
     policy = Policy(technique=False, rationale=False, float8=float8)
     detector = Detector.load(folder, device=device, policy=policy)
     labelled = labelled_crops(table, detector.image_size)
-    verdicts = [face.verdict for face in detector.analyze(labelled.crops)]
+    judged = [
+        (face.verdict.margin, deepfake)
+        for face, deepfake in zip(detector.analyze(labelled.crops), labelled.deepfakes, strict=True)
+        if face.verdict.margin is not None
+    ]
     version = f"{today.isoformat()} float8" if float8 else today.isoformat()
     try:
         platt = fit_platt(
-            [verdict.margin for verdict in verdicts if verdict.margin is not None],
-            labelled.deepfakes,
-            version=version,
+            [margin for margin, _ in judged], [deepfake for _, deepfake in judged], version=version
         )
     except ValueError as error:
         raise SetupProblem(str(error)) from error
@@ -92,5 +95,9 @@ def calibrate_bundle(
             f"The fitted slope is {platt.a:.3g}: the model finds the bona fide pictures more forged than deepfakes. "
             f"Look whether the labels of {table} are swapped; if not, it knows nothing about pictures like these."
         )
+    before = detector.bundle.calibration
+    if before is not None:
+        scores = [platt.probability(margin) for margin, deepfake in judged if not deepfake]
+        platt = replace(platt, strangest=before.strangest, zone=before.zone and doubtful(scores))
     write_calibration(detector.bundle.spec, platt)
     return platt, labelled.without_face

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 from transformers import LlavaForConditionalGeneration
 
+from moderation.dfa.gpt.base import PACKAGED
 from moderation.dfa.gpt.bundle import (
     Bundle,
     BundleCard,
@@ -345,7 +346,10 @@ def lora_bundle(plan: AdapterPlan, out: Path, *, device: str) -> tuple[list[floa
     """
     spec = resolve_bundle(plan.base)
     if spec.adapter is not None:
-        raise SetupProblem(f"{plan.base} has an adapter already, and a bundle holds one: train on its base.")
+        base = PACKAGED if spec.packaged else spec.base or "a bundle without one"
+        raise SetupProblem(
+            f"{plan.base} has an adapter already, and a bundle holds one: train on its base ({base})."
+        )
     if (out / "bundle.toml").is_file():
         raise SetupProblem(f"{out} is a finished bundle: name another folder.")
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

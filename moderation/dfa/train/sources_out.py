@@ -17,7 +17,7 @@ import torch
 from moderation.analysis import Label, Technique
 from moderation.dfa.bench.estimates import Estimate, auc, auc_estimate, estimate, share
 from moderation.dfa.bench.tables import markdown
-from moderation.dfa.gpt.calibration import Platt, fit_platt, sigmoid
+from moderation.dfa.gpt.calibration import Platt, doubtful, fit_platt, sigmoid
 from moderation.dfa.instruct.examples import as_served
 from moderation.dfa.instruct.pool import Pool, Pooled
 from moderation.dfa.instruct.quality import detail
@@ -125,20 +125,16 @@ def strangers(looked: Looked, platt: Platt | None = None) -> list[Stranger]:
     return results
 
 
-#: The largest share of bona fide faces, of sources left out, that may be called deepfakes.
-FALSE_ALARMS = 0.09
-
-
 def calibrated(logits: np.ndarray, deepfake: np.ndarray, origin: np.ndarray, *, version: str) -> Platt:
     """Platt scaling on faces of sources left out. Every origin and both labels weigh the same.
 
-    Between one half and the score that only `FALSE_ALARMS` of the bona fide faces reach, the verdict is undetermined.
+    Within the zone of their scores (`doubtful`) the verdict is undetermined.
     """
     known = np.flatnonzero(~np.isnan(logits))
     rows = known[_evened(deepfake[known], origin[known])]
     platt = fit_platt(logits[rows].tolist(), deepfake[rows].tolist(), version=version)
     scores = [platt.probability(float(logit)) for logit in logits[rows[~deepfake[rows]]]]
-    return replace(platt, zone=(0.5, max(0.5, float(np.quantile(scores, 1 - FALSE_ALARMS)))))
+    return replace(platt, zone=doubtful(scores))
 
 
 #: The share of bona fide faces, of sources left out, that may be called unlike the training.
