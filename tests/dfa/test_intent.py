@@ -27,7 +27,7 @@ from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, writ
 from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.detector import Detector
 from moderation.dfa.gpt.grounding.answers import UNCLEAR, answer, answer_each
-from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE, causes_named
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.intent import asked_alone, halves, told_together, understood
 from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, load_intents, pooled, save_intents
@@ -339,6 +339,43 @@ def test_a_long_answer_does_not_grow() -> None:
     face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
 
     assert len(said_of(face, "Does the scarf count?", "evidence/enough").split()) <= 50
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Isn't that only the WhatsApp compression?", "ompression can look like a forgery"),
+        ("Couldn't it be a beauty filter and make-up?", "filter and make-up can look like a forgery"),
+        ("Is there an innocent reason?", "ompression, a filter, make-up or a poor picture can look like"),
+    ],
+)
+def test_the_explanation_that_is_offered_is_taken_up(text: str, told: str) -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+
+    assert told in said_of(face, text, "otherwise/open")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Too tiny and dark for you?", "a small size and a dark or overexposed picture can hide traces"),
+        ("Can you judge it with her eyes shut?", "what covers or crops a face can hide traces"),
+        ("Is it good enough for you?", "poor quality, a filter or a cover can hide traces"),
+    ],
+)
+def test_what_may_harm_the_judgement_is_what_was_asked_about(text: str, told: str) -> None:
+    for label in (Label.BONA_FIDE, Label.UNDETERMINED):
+        assert told in said_of(analysed(label), text, "limits/picture")
+
+
+@pytest.mark.parametrize(
+    "word", ["jpeg", "blurred", "tiny", "filter", "make-up", "dark", "sepia", "tilted", "mask", "scanned"]
+)
+def test_no_cause_makes_an_answer_that_contradicts_itself(word: str) -> None:
+    soft = Touch(Region.NOSE, Kind.SOFTER, 0.7)
+    for face in (analysed(Label.BONA_FIDE), analysed(Label.DEEPFAKE, soft), analysed(Label.UNDETERMINED)):
+        for intent in ("otherwise/open", "limits/picture"):
+            assert str(causes_named(word)) in said_of(face, f"Is it {word}?", intent).lower()
 
 
 def test_an_answer_about_a_thing_or_a_detail_names_it_once() -> None:

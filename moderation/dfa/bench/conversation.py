@@ -362,7 +362,7 @@ def _places(asked: Asked, face: Face, answer: str) -> str | None:
 #: Words of which an answer on the point has one, in families about the model itself and about what else may be so.
 _SPEAKS: Mapping[str, str] = {
     "about": r"face|forgery|ask|welcome|gladly|thank",
-    "otherwise": r"compress\w*|filter|poor|quality|make-up",
+    "otherwise": r"can look like|to explain",
     "counter": r"speaks?|against|change my mind|mistaken",
     "plain": r"plain words|computer",
     "score": r"score",

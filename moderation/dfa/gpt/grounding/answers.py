@@ -24,6 +24,7 @@ from moderation.dfa.gpt.grounding.beside import (
     UNKNOWABLE,
     about_itself,
     about_things,
+    causes_named,
 )
 from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
@@ -170,7 +171,7 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
         case "challenge":
             return _challenge(question, known)
         case "otherwise":
-            return _otherwise(known)
+            return _otherwise(question, known)
         case "counter":
             return _counter(question, known)
         case "plain":
@@ -255,7 +256,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "challenge":
             return "I remain undecided about this face, and can point to no artifact; the decision is yours."
         case "otherwise":
-            return f"{_ALIKE}, and they can hide one; I am undecided about this face."
+            return f"{_alike(question)}, and can hide one; I am undecided about this face."
         case "counter":
             limits = f". {_limits_told(known)}" if known.zone else ""
             return f"I am undecided about this face: {why}; {_BETTER} could settle it{limits}."
@@ -508,7 +509,8 @@ def _limits(question: Question, known: Known) -> str:
         return f"{LIMITS['rates']} {_confidence(known)}."
     if question.form != "picture":
         return LIMITS[question.form]
-    told = f"{_HIDES}{_sized(question, known)}"
+    hides = f"{causes_named(question.text) or _HIDING} can hide traces, or look like one"
+    told = f"It may matter: {hides}{_sized(question, known)}"
     if known.deepfake is None:
         return f"{told}. I am undecided about this face; {_BETTER} could settle it."
     return f"{told}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."
@@ -559,10 +561,8 @@ _SIZE = re.compile(
 )
 
 
-#: What a picture's quality does to a verdict.
-_HIDES = (
-    "It may matter: an odd angle, poor quality, compression, a filter or a cover can hide traces, or look so"
-)
+#: What can hide traces, when a question names nothing of it.
+_HIDING = "an odd angle, poor quality, a filter or a cover"
 #: What would make a face easier to judge.
 _BETTER = "a larger, sharper or uncovered copy"
 
@@ -589,16 +589,21 @@ _ELSEWHERE = (
 )
 
 
-#: What else can look like an artifact.
-_ALIKE = "Compression, a filter, make-up or a poor picture can look like a forgery"
+#: What else can look like a forgery, when a question names nothing of it.
+_ALIKE = "compression, a filter, make-up or a poor picture"
 
 
-def _otherwise(known: Known) -> str:
+def _alike(question: Question) -> str:
+    return f"{capital(causes_named(question.text) or _ALIKE)} can look like a forgery"
+
+
+def _otherwise(question: Question, known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
-        return "I see no artifact to explain in this face; but compression, a filter or make-up can hide one."
+        hiding = causes_named(question.text) or "compression, a filter or make-up"
+        return f"I see no artifact to explain in this face; but {hiding} can hide one."
     why = clearest(known)
-    return f"{_ALIKE}, and I cannot rule that out; still I take this face for a deepfake: {why}."
+    return f"{_alike(question)}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 
 
 def _counter(question: Question, known: Known) -> str:

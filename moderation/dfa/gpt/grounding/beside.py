@@ -1,10 +1,11 @@
 """Answers that say nothing of this face: what a picture cannot show, how techniques differ, what the model is."""
 
+import re
 from collections.abc import Mapping
 
 from moderation.analysis import Technique
 from moderation.dfa.gpt.grounding.known import Question
-from moderation.dfa.gpt.grounding.phrases import varied
+from moderation.dfa.gpt.grounding.phrases import joined, varied
 
 #: What the model cannot do, by the form of the question.
 LIMITS: Mapping[str, str] = {
@@ -14,6 +15,21 @@ LIMITS: Mapping[str, str] = {
     "suspect a genuine face.",
     "bias": "That may be: I learnt from faces that are not evenly spread over people and cameras, so I may err more "
     "often with some than with others.",
+}
+#: What else than a forgery changes how a face looks, by the words for it.
+_CAUSES: Mapping[str, str] = {
+    "compression": r"compress\w*|recompress\w*|jpe?gs?|webp|whatsapp|screenshots?|blocky",
+    "blur": r"blur\w*|focus|(?:depth|shallow) (?:of )?(?:field|focus)|bokeh|portrait mode|motion|shak\w+",
+    "a small size": r"small|tiny|low[- ]?res\w*|pixel\w*|resolution|thumbnail",
+    "a filter": r"filter\w*|beauty|grading|graded|presets?|retouch\w*|airbrush\w*|denois\w*|noise re\w+|sharpening",
+    "make-up": r"make-?up|foundation|contour(?:ing)?|lipstick|powder|mascara|eyeshadow",
+    "a dark or overexposed picture": r"dark\w*|dim|night\w*|shadows?|light\w*|flash|sun(?:light)?|\w*expos\w+|glare"
+    r"|backlit|bright\w*",
+    "a grey or tinted picture": r"black[- ]and[- ]white|bw|b&w|gr[ae]yscale|sepia|monochrome|colou?rs?|tint\w*",
+    "an odd angle": r"turned|profile|sideways|angles?|tilt\w*|upside|(?:look|fac)(?:ing|s) (?:away|down|up)|rotated",
+    "what covers or crops a face": r"masks?|hats?|caps?|hands?|\w*glasses|lenses|fringe|beard|veil|cover\w*|half"
+    r"|crop\w*|hid(?:es?|den)|cut off|closed|shut|bars?",
+    "a scan, grain or noise": r"scan\w*|prints?|printed|film|grain\w*|nois[ey]\w*",
 }
 #: Where a person looks for a forgery by each technique; None: by any.
 SIGNS: Mapping[Technique | None, str] = {
@@ -107,6 +123,12 @@ def about_itself(question: Question) -> str:
         "I am a program that looks at one face for traces of forgery: ask me about a region or the verdict.",
         "I am a program: I examine this face for forgery, and answer what can be seen in it.",
     )
+
+
+def causes_named(text: str) -> str | None:
+    """The first two of `_CAUSES` that a text names, as "blur and compression". None: it names none."""
+    found = [cause for cause, words in _CAUSES.items() if re.search(rf"\b(?:{words})(?!\w)", text, re.I)]
+    return joined(found[:2], "and") if found else None
 
 
 def about_things(question: Question) -> str:
