@@ -360,6 +360,7 @@ def test_the_explanation_that_is_offered_is_taken_up(text: str, told: str) -> No
     [
         ("Too tiny and dark for you?", "a small size and a dark or overexposed picture can hide traces"),
         ("Can you judge it with her eyes shut?", "what covers or crops a face can hide traces"),
+        ("Do the goggles confuse you?", "the goggles can hide traces"),
         ("Is it good enough for you?", "poor quality, a filter or a cover can hide traces"),
     ],
 )

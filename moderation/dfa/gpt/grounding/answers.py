@@ -509,7 +509,8 @@ def _limits(question: Question, known: Known) -> str:
         return f"{LIMITS['rates']} {_confidence(known)}."
     if question.form != "picture":
         return LIMITS[question.form]
-    hides = f"{causes_named(question.text) or _HIDING} can hide traces, or look like one"
+    worn = question.unjudged and not question.unjudged.on_face and f"the {question.unjudged.noun.word}"
+    hides = f"{causes_named(question.text) or worn or _HIDING} can hide traces, or look like one"
     told = f"It may matter: {hides}{_sized(question, known)}"
     if known.deepfake is None:
         return f"{told}. I am undecided about this face; {_BETTER} could settle it."
