@@ -16,6 +16,19 @@ class Label(enum.StrEnum):
     #: The model cannot tell: see `Verdict.abstain`.
     UNDETERMINED = "undetermined"
 
+    @classmethod
+    def told_by(cls, word: str) -> "Label":
+        """The label of a labelled picture, as manifests and other people's tables write it. Raise ValueError."""
+        known = _LABEL_WORDS.get(word.strip().lower())
+        if known is None:
+            raise ValueError(f"{word!r} is none of {', '.join(_LABEL_WORDS)}.")
+        return known
+
+
+_LABEL_WORDS: Mapping[str, Label] = {
+    "deepfake": Label.DEEPFAKE, "fake": Label.DEEPFAKE, "bona_fide": Label.BONA_FIDE, "real": Label.BONA_FIDE,
+}  # fmt: skip
+
 
 class Technique(enum.StrEnum):
     """How a deepfake was made: the four classes of DF-C (arXiv 2501.01164, fig. 2)."""

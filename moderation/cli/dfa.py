@@ -110,21 +110,20 @@ def instruct(
     from moderation.dfa.gpt.prompts import load_prompts
     from moderation.dfa.instruct.annotator import Annotator, Endpoint
     from moderation.dfa.instruct.builder import build
-    from moderation.dfa.instruct.pool import build_pool, open_pool
+    from moderation.dfa.instruct.pool import pool_of
 
     if annotator is not None and annotator_model is None:
         raise SetupProblem("--annotator needs the name of a model too: --annotator-model.")
-    kept = pool or out / "pool"
-    if not (kept / "losses.json").is_file():
-        with _console.status("Bringing every picture to the pool's normal form …"):
-            build_pool(data, kept, processes=processes)
+    with _console.status("Reading the pool …") as status:
+        building = partial(status.update, "Bringing every picture to the pool's normal form …")
+        opened = pool_of(data, pool or out / "pool", processes=processes, say=building)
     out.mkdir(parents=True, exist_ok=True)
     words = None
     if annotator is not None and annotator_model is not None:
         words = Annotator(Endpoint(annotator, annotator_model, annotator_key), out / "annotations.jsonl")
     with _console.status("Building …") as status:
         counts = build(
-            open_pool(kept),
+            opened,
             out,
             load_prompts(prompts),
             split=split,

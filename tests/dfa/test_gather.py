@@ -1,13 +1,14 @@
 """More DFDC crops from a checkout laid out as the public repository is."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from moderation.dfa.instruct.dfdc import gather_dfdc
-from moderation.dfa.instruct.pool import build_pool, open_pool
+from moderation.dfa.instruct.pool import build_pool, listed, open_pool, pool_of
 from moderation.errors import SetupProblem
 
 
@@ -66,3 +67,41 @@ def test_gathered_crops_become_a_pool(tmp_path: Path) -> None:
     assert [row.row for row in pool.rows] == list(range(9))
     forged = [row for row in pool.rows if row.label == "deepfake"]
     assert len({row.group for row in forged}) == 3
+
+
+def labelled(data: Path, folder: str, labels: list[str]) -> Path:
+    """A folder of plain pictures with these labels."""
+    (data / folder).mkdir(parents=True, exist_ok=True)
+    for number in range(len(labels)):
+        Image.new("RGB", (64, 64), (number * 20, len(folder) * 9, 99)).save(data / folder / f"{number}.png")
+    rows = "".join(f"{number}.png,{label},\n" for number, label in enumerate(labels))
+    (data / folder / "labels.csv").write_text(f"file,label,type\n{rows}")
+    return data
+
+
+def test_labels_are_read_in_the_words_of_all_tables_and_no_other(tmp_path: Path) -> None:
+    data = labelled(tmp_path, "mine", ["real", "fake", "bona_fide", "Deepfake"])
+
+    assert [picture.label for picture in listed(data)] == ["bona_fide", "deepfake"] * 2
+
+    labelled(tmp_path, "mine", ["real", "forged"])
+    with pytest.raises(
+        SetupProblem, match=r"mine/labels.csv, row 3, label: 'forged' is none of deepfake, fake"
+    ):
+        list(listed(data))
+
+
+def test_a_pool_of_other_pictures_or_labels_is_not_taken(tmp_path: Path) -> None:
+    data, folder = labelled(tmp_path / "data", "mine", ["real", "fake"]), tmp_path / "pool"
+    built: list[str] = []
+    take = partial(pool_of, data, folder, processes=1, say=lambda: built.append("built"))
+    assert len(take().rows) == len(take().rows) == 2
+    assert built == ["built"]
+
+    labelled(data, "mine", ["real", "real"])
+    labelled(data, "new", ["real"])
+    with pytest.raises(SetupProblem, match=r"mine, new"):
+        take()
+
+    (folder / "made_of.json").unlink()  # as in a pool of an older release
+    assert len(take().rows) == 2

@@ -1,6 +1,8 @@
 """Facts become words and words become tokens, and nothing is added on the way."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.gpt.script import Codec
 from moderation.dfa.instruct.builder import build, read_llava, read_picture
 from moderation.dfa.instruct.filters import contradicts, leaks
+from moderation.dfa.instruct.sources import UNKNOWN_TERMS
 from moderation.dfa.instruct.talk import dialogue
 from moderation.dfa.train.sequences import CLASSIFIED, DESCRIBED, SAID, pad, tokenise
+from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_pool
 
 PROMPTS = load_prompts()
@@ -165,6 +169,26 @@ def test_building_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     for name in ("conversations.json", "manifest.jsonl"):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_building_does_not_go_on_with_other_settings(tmp_path: Path) -> None:
+    pool = a_pool()
+    go_on = partial(build, pool, tmp_path, PROMPTS, split="train")
+    go_on(twos=3, seed=1)
+
+    with pytest.raises(SetupProblem, match="begun with seed 1"):
+        go_on(twos=3, seed=2)
+    with pytest.raises(SetupProblem, match="holds 3 pairs already"):
+        go_on(twos=2, seed=1)
+
+
+def test_a_pool_of_unlisted_folders_is_told_what_they_lack(tmp_path: Path) -> None:
+    pool = a_pool()
+    unlisted = {"source": "mine", "origin": "mine", "terms": UNKNOWN_TERMS}
+    mine = replace(pool, rows=tuple(replace(row, **unlisted) for row in pool.rows))
+
+    with pytest.raises(SetupProblem, match=r"mine have no table in .*sources\.toml"):
+        build(mine, tmp_path, PROMPTS, split="train", twos=1, seed=1)
 
 
 def test_the_manifest_and_the_conversations_belong_together(tmp_path: Path) -> None:

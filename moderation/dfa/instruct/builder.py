@@ -26,6 +26,7 @@ from moderation.dfa.instruct.filters import Sieve, contradicts, leaks
 from moderation.dfa.instruct.forgery.photometry import Encoding, encoded_as
 from moderation.dfa.instruct.pool import Pool
 from moderation.dfa.instruct.talk import dialogue
+from moderation.errors import SetupProblem
 
 #: The encoding of stored files, almost lossless: the chain has already compressed the pixels as a platform would.
 STORED = Encoding("JPEG", 96, subsampling=0)
@@ -89,10 +90,12 @@ def build(
     """Write `twos` of bona fide and forged pictures of one split. Return counts of written and left-out things.
 
     `parallel` calls of an annotator run at once. Pictures that it cannot describe are described from the exact facts.
+    Raise SetupProblem when `out` was begun with other settings, or holds more.
     """
     for kind in ("images", "masks"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     examples, sieve = Examples(pool, split), Sieve()
+    done = _resumed(out, {"split": split, "seed": seed, "prompts": prompts.version}, twos)
     terms = {row.group: row.terms for row in pool.rows}
     together = parallel if annotator else 1
     with (
@@ -100,7 +103,7 @@ def build(
         (out / "conversations.jsonl").open("a", encoding="utf-8") as conversations,
         ThreadPoolExecutor(together) as threads,
     ):
-        for start in range(_done(out), twos, together):
+        for start in range(done, twos, together):
             numbers = range(start, min(start + together, twos))
             drawn = [_drawn(number, examples, np.random.default_rng([seed, number])) for number in numbers]
             annotations = _annotations(drawn, annotator, threads)
@@ -118,11 +121,24 @@ def build(
     return sieve.counts + annotator.counts() if annotator else sieve.counts
 
 
-def _done(out: Path) -> int:
-    """The number of twos written by earlier runs."""
+def _resumed(out: Path, settings: dict[str, object], twos: int) -> int:
+    """The number of twos that earlier runs wrote. Raise SetupProblem when they had other settings, or wrote more."""
+    kept = out / "settings.json"
+    before = json.loads(kept.read_text()) if kept.is_file() else settings
+    other = [f"{name} {before[name]}" for name in settings if before[name] != settings[name]]
+    if other:
+        raise SetupProblem(
+            f"{out} was begun with {' and '.join(other)}: go on with that, or name another folder."
+        )
+    kept.write_text(json.dumps(settings))
     file = out / "manifest.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return int(json.loads(lines[-1])["id"].split("-")[0]) + 1 if lines else 0
+    done = int(json.loads(lines[-1])["id"].split("-")[0]) + 1 if lines else 0
+    if done > twos:
+        raise SetupProblem(
+            f"{out} holds {done} pairs already: ask for as many or more, or name another folder."
+        )
+    return done
 
 
 def _drawn(number: int, examples: Examples, rng: np.random.Generator) -> _Two:

@@ -28,7 +28,7 @@ from moderation.dfa.instruct.forgery.pairs import (
 from moderation.dfa.instruct.forgery.photometry import softened
 from moderation.dfa.instruct.pool import CROP, MARGIN, Pool, Pooled
 from moderation.dfa.instruct.quality import same_light, same_sharpness
-from moderation.dfa.instruct.sources import KindOfTwo, kinds_of_two
+from moderation.dfa.instruct.sources import FILE, UNKNOWN_TERMS, KindOfTwo, kinds_of_two
 from moderation.errors import SetupProblem
 
 #: The model's picture, pixels, and the share of a pooled crop that its 1.3 margin covers.
@@ -86,7 +86,13 @@ class Examples:
         self.pairs = {kind: self._pairs(kind) for kind in kinds_of_two() if kind.paired}
         self.kinds = {kind: kind.share for kind in kinds_of_two() if self._can_make(kind)}
         if not self.kinds:
-            raise SetupProblem("The pool holds no pictures that make a bona fide and forged two.")
+            unlisted = sorted({row.source for row in pool.rows if row.terms == UNKNOWN_TERMS})
+            no_table = (
+                f" {', '.join(unlisted)} have no table in {FILE}: add them (docs/models.md)."
+                if unlisted
+                else ""
+            )
+            raise SetupProblem(f"The pool holds no pictures that make a bona fide and forged two.{no_table}")
         #: Number of forgeries drawn again because they were invisible, and of facts left out because the mask did not
         #: cover them.
         self.invisible = 0

@@ -10,7 +10,7 @@ import hashlib
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,10 @@ class Pooled:
 
 
 def listed(data: Path) -> Iterator[Listed]:
-    """Every picture of every labels.csv in the folders of `data`. Raise SetupProblem when there is none."""
+    """Every picture of every labels.csv in the folders of `data`.
+
+    Raise SetupProblem when there is no such table, or a label is none.
+    """
     tables = sorted(data.glob("*/labels.csv"))
     if not tables:
         raise SetupProblem(f"No folder in {data} has a labels.csv.")
@@ -92,13 +95,19 @@ def listed(data: Path) -> Iterator[Listed]:
     for table in tables:
         about = source(table.parent.name)
         with table.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                yield _listed(about, row, aligned=about.folder in aligned)
+            for number, row in enumerate(csv.DictReader(lines), start=2):
+                try:
+                    yield _listed(about, row, aligned=about.folder in aligned)
+                except KeyError as error:
+                    raise SetupProblem(f"{table} has no column {error.args[0]}.") from error
+                except ValueError as error:
+                    raise SetupProblem(f"{table}, row {number}, label: {error}") from error
 
 
 def _listed(about: Source, row: dict[str, str], *, aligned: bool) -> Listed:
     name = Path(row["file"]).name
-    forged = row["label"] == "fake"
+    label = Label.told_by(row["label"])
+    forged = label is Label.DEEPFAKE
     technique = Technique(row["type"]) if row["type"] in set(Technique) else None
     origin = about.origin(row.get("origin", ""))
     paired = row.get("paired_real") or None
@@ -106,7 +115,7 @@ def _listed(about: Source, row: dict[str, str], *, aligned: bool) -> Listed:
         file=f"{about.folder}/{row['file']}",
         source=about.folder,
         origin=origin,
-        label=Label.DEEPFAKE if forged else Label.BONA_FIDE,
+        label=label,
         technique=technique,
         group=f"{about.folder}/{row.get('group') or paired or name}",
         terms=about.terms,
@@ -161,8 +170,21 @@ def build_pool(
             crops[pooled.row] = crop
             lines.write(json.dumps(asdict(pooled)) + "\n")
     crops.flush()
+    (out / _MADE_OF).write_text(json.dumps(_digests(pictures), indent=1))
     (out / "losses.json").write_text(json.dumps(vars(losses), indent=1))
     return losses
+
+
+#: Beside a pool: a digest of each source's table as it was read.
+_MADE_OF = "made_of.json"
+
+
+def _digests(pictures: Iterable[Listed]) -> dict[str, str]:
+    """A digest of what is listed of each source: names, labels, techniques, groups."""
+    rows: dict[str, list[str]] = {}
+    for picture in pictures:
+        rows.setdefault(picture.source, []).append(json.dumps(asdict(picture)))
+    return {source: hashlib.sha256("\n".join(each).encode()).hexdigest() for source, each in rows.items()}
 
 
 def _one_thread() -> None:
@@ -269,6 +291,26 @@ def open_pool(folder: Path) -> Pool:
         )
     rows = tuple(_pooled(line) for line in table.read_text(encoding="utf-8").splitlines())
     return Pool(np.load(folder / "crops.npy", mmap_mode="r"), rows)
+
+
+def pool_of(data: Path, folder: Path, *, processes: int, say: Callable[[], None]) -> Pool:
+    """The pool of these pictures, built unless it is there; `say` is called before it is built.
+
+    Raise SetupProblem when the pool was made of others. A pool of an older release does not tell of which.
+    """
+    if not (folder / "losses.json").is_file():
+        say()
+        build_pool(data, folder, processes=processes)
+    made_of = folder / _MADE_OF
+    if made_of.is_file():
+        before, now = json.loads(made_of.read_text()), _digests(listed(data))
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        if changed:
+            raise SetupProblem(
+                f"{folder} was made of other pictures or labels than {data} has now (see {', '.join(changed)}): "
+                "delete it, or name another pool."
+            )
+    return open_pool(folder)
 
 
 def _pooled(line: str) -> Pooled:

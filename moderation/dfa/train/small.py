@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -42,7 +43,7 @@ from moderation.dfa.gpt.script import Tokens
 from moderation.dfa.instruct.builder import build
 from moderation.dfa.instruct.examples import Examples
 from moderation.dfa.instruct.forgery.latent import fetch_decoder, latent_redrawer
-from moderation.dfa.instruct.pool import Pool, build_pool, open_pool
+from moderation.dfa.instruct.pool import Pool, pool_of
 from moderation.dfa.train.calibrate import write_calibration
 from moderation.dfa.train.findings import Found, described, fit_findings, left_out_findings, patches_of
 from moderation.dfa.train.intents import read_questions
@@ -110,11 +111,8 @@ def train_small(
     base = base_of(BASE_DIGEST)
     if latent_redrawer() is None and not fetch_decoder():
         say("The decoder of a latent diffusion model cannot be fetched: the lab draws with its own alone.")
-    pool_folder = work / "pool"
-    if not (pool_folder / "losses.json").is_file():
-        say("Bringing every picture to the pool's normal form …")
-        build_pool(data, pool_folder, processes=2)
-    pool = open_pool(pool_folder)
+    building = partial(say, "Bringing every picture to the pool's normal form …")
+    pool = pool_of(data, work / "pool", processes=2, say=building)
     say("Building DFA-Instruct …")
     instruct = work / "instruct"
     if not (instruct / "conversations.json").is_file():
