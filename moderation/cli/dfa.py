@@ -52,9 +52,14 @@ def forge(
     """Make forgeries with exact masks and facts from bona fide faces."""
     from moderation.dfa.instruct.workshop import forge_files
 
-    written, faceless = forge_files(pictures, out, technique or list(Technique), mark=mark, seed=seed)
+    forged = forge_files(pictures, out, technique or list(Technique), mark=mark, seed=seed)
     _show(
-        {"written": written, "without_face": [str(file) for file in faceless], "out": str(out)},
+        {
+            "written": forged.written,
+            "without_face": [str(file) for file in forged.without_face],
+            "unreadable": {str(file): reason for file, reason in forged.unreadable.items()},
+            "out": str(out),
+        },
         as_json=as_json,
     )
 
