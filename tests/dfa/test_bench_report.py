@@ -94,7 +94,7 @@ def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_t
     watched: Watched,
 ) -> None:
     assert max(watched.engines) == 1
-    assert watched.models["clean"] == 1
+    assert watched.models["robustness: 1 of 14 cells, clean"] == 1
     assert watched.models["asking the other bundle"] == 0
 
 
@@ -375,6 +375,12 @@ def test_the_command_writes_the_report(manifest: Path, tiny: BundleSpec, tmp_pat
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["bundle"] == "tiny 0-untrained"
+    told = result.stderr.splitlines()  # no terminal
+    parts = [line.partition(":")[0] for line in told]
+    assert parts[:2] == ["loading the bundle", "asking"]
+    assert parts[-2:] == ["verdict given", "computing intervals"]
+    assert "talking: 0 of 200 questions" in told
+    assert not {"demands in conversation", "robustness"} & set(parts)
     assert (tmp_path / "report.html").is_file()
 
 
