@@ -5,6 +5,9 @@ The commands import torch themselves, so that `bonafide --help` answers at once.
 
 import datetime
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +39,29 @@ def _show(data: dict[str, object], *, as_json: bool) -> None:
     print_object(data, "\n".join(f"{name}: {value}" for name, value in data.items()), as_json=as_json)
 
 
+#: Without a terminal, a part that takes longer is told of again after so many seconds.
+_AGAIN = 30
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A function that tells what is done now, as "part: how far". Where there is no terminal, it prints plain lines."""
+    if _console.is_terminal:
+        with _console.status("Starting …") as status:
+            yield lambda words: status.update(f"{words[:1].upper()}{words[1:]} …")
+        return
+    part, told = "", 0.0
+
+    def say(words: str) -> None:
+        nonlocal part, told
+        now = time.monotonic()
+        if words.partition(":")[0] != part or now - told >= _AGAIN:
+            part, told = words.partition(":")[0], now
+            typer.echo(words, err=True)
+
+    yield say
+
+
 @app.command()
 def forge(
     pictures: Annotated[
@@ -52,9 +78,14 @@ def forge(
     """Make forgeries with exact masks and facts from bona fide faces."""
     from moderation.dfa.instruct.workshop import forge_files
 
-    written, faceless = forge_files(pictures, out, technique or list(Technique), mark=mark, seed=seed)
+    forged = forge_files(pictures, out, technique or list(Technique), mark=mark, seed=seed)
     _show(
-        {"written": written, "without_face": [str(file) for file in faceless], "out": str(out)},
+        {
+            "written": forged.written,
+            "without_face": [str(file) for file in forged.without_face],
+            "unreadable": {str(file): reason for file, reason in forged.unreadable.items()},
+            "out": str(out),
+        },
         as_json=as_json,
     )
 
@@ -443,7 +474,7 @@ def bench(
         baselines=BaselinePlan(seed=seed) if baselines else None,
         seed=seed,
     )
-    with _console.status("Starting …") as status:
+    with _progress() as say:
         result = run_bench(
             manifests,
             bundle or settings().bundle,
@@ -451,7 +482,7 @@ def bench(
             now=datetime.datetime.now(datetime.UTC),
             against=against,
             device=device or settings().device,
-            progress=lambda words: status.update(f"{words[:1].upper()}{words[1:]} …"),
+            progress=say,
         )
     write_bench(result, out)
     words = f"{result.tables[0].as_markdown()}\n{out / 'report.html'}"

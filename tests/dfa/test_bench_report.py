@@ -12,10 +12,11 @@ import pytest
 from transformers import LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
+from moderation.analysis import Region, Technique
 from moderation.cli.dfa import app
 from moderation.dfa.bench.ask import judge, talk
 from moderation.dfa.bench.baselines import BaselinePlan
-from moderation.dfa.bench.manifest import of_split, read_manifest
+from moderation.dfa.bench.manifest import of_split, read_manifest, sources_named
 from moderation.dfa.bench.page import write_bench
 from moderation.dfa.bench.report import Bench, BenchPlan, as_json, run_bench
 from moderation.dfa.bench.talk import conversation_table
@@ -31,6 +32,7 @@ from tests.dfa.drawn_faces import a_pool
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 PLAN = BenchPlan(grid=8, injections=4, quick=True, baselines=BaselinePlan(steps=3))
 SAMPLES = Path(__file__).parents[2] / "moderation" / "samples"
+MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 TABLES = {
     "summary", "detection", "shortcuts", "comparison", "techniques", "confusion_told", "normalisations", "description",
     "description_by_technique", "invented", "gates", "calibration", "reliability", "robustness", "abstention",
@@ -92,7 +94,7 @@ def test_no_two_engines_hold_memory_at_once_and_the_first_model_is_gone_before_t
     watched: Watched,
 ) -> None:
     assert max(watched.engines) == 1
-    assert watched.models["clean"] == 1
+    assert watched.models["robustness: 1 of 14 cells, clean"] == 1
     assert watched.models["asking the other bundle"] == 0
 
 
@@ -247,17 +249,88 @@ def test_a_list_that_excel_saved_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        pytest.param("file,label\nx.jpg,maybe\n", "cannot be read", id="a label that we do not know"),
-        pytest.param("picture,label\nx.jpg,fake\n", "cannot be read", id="no file"),
-        pytest.param("file,label,regions\nx.jpg,fake,elbow\n", "cannot be read", id="no such region"),
-        pytest.param("file,label\nx.jpg,fake\n", "not there", id="a picture that is not there"),
+        pytest.param(
+            "file,label\na.jpg,maybe\n",
+            "labels.csv, row 2, column label: 'maybe' is none of deepfake, fake, bona_fide, real.",
+            id="a label that we do not know",
+        ),
+        pytest.param("file,label\na.jpg\n", "row 2, column label: '' is none of", id="no label"),
+        pytest.param("label,file\nfake\n", "row 2, column file: it is empty", id="a short row"),
+        pytest.param("file,label\n,fake\n", "row 2, column file: it is empty", id="no picture"),
+        pytest.param(
+            "filename,label\na.jpg,fake\n",
+            "row 1 must name the columns file and label; it names filename, label.",
+            id="no column of files",
+        ),
+        pytest.param("", "row 1 must name the columns file and label; it names nothing.", id="an empty file"),
+        pytest.param(
+            "file,label,regions\na.jpg,real,none\na.jpg,fake,nose;lips\n",
+            "row 3, column regions: 'lips' is none of forehead, hairline, eyes",
+            id="no such region",
+        ),
+        pytest.param(
+            "file,label,technique\na.jpg,fake,DeepFakes\n",
+            "row 2, column technique: 'DeepFakes' is none of FS, FR, FE, EFS",
+            id="no such technique",
+        ),
+        pytest.param("file,label\nx.jpg,fake\n", "row 2, column file: ", id="a picture that is not there"),
     ],
 )
-def test_a_broken_manifest_says_what_is_wrong(text: str, problem: str, tmp_path: Path) -> None:
+def test_a_broken_table_says_where_and_what_is_allowed(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
     (tmp_path / "labels.csv").write_text(text)
 
-    with pytest.raises(SetupProblem, match=problem):
+    with pytest.raises(SetupProblem, match=re.escape(problem)):
         read_manifest(tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("file,label\na.jpg,fake\n", "line 1 is not JSON", id="a table of another name"),
+        pytest.param('{"image": "a.jpg", "label": "real"}\n', "line 1 lacks `origin`", id="no origin"),
+        pytest.param(
+            '{"image": "a.jpg", "label": "odd"}\n', "line 1, label: 'odd' is none of", id="no such label"
+        ),
+    ],
+)
+def test_a_broken_manifest_says_where(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text(text)
+
+    with pytest.raises(SetupProblem, match=problem):
+        read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_a_table_that_is_no_utf8_says_how_to_save_it(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("file,label\nä.jpg,fake\n".encode("latin-1"))
+
+    with pytest.raises(SetupProblem, match="CSV UTF-8"):
+        read_manifest(tmp_path / "labels.csv")
+
+
+def test_labels_and_techniques_may_have_any_case_and_semicolons_may_separate(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    text = 'file;label;technique;regions;source\na.jpg;Fake;fs;"eyes;nose";mine\na.jpg;REAL;;;mine\n'
+    (tmp_path / "labels.csv").write_text(text)
+
+    forged, bona_fide = read_manifest(tmp_path / "labels.csv")
+
+    assert (forged.deepfake, forged.technique, forged.regions) == (True, Technique.FS, {"eyes", "nose"})
+    assert (bona_fide.deepfake, bona_fide.technique) == (False, None)
+    assert sources_named(tmp_path / "labels.csv") == {"mine"}
+
+
+def test_the_column_type_of_training_tables_may_hold_anything(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "labels.csv").write_text("file,label,type\na.jpg,fake,FE\na.jpg,fake,DeepFakes\n")
+
+    assert [item.technique for item in read_manifest(tmp_path / "labels.csv")] == [Technique.FE, None]
+
+
+def test_the_document_names_every_region() -> None:
+    (row,) = [line for line in MODELS.read_text().splitlines() if line.startswith("| `regions` |")]
+
+    assert all(f"`{region}`" in row for region in Region)
 
 
 def test_a_split_without_both_labels_is_refused(manifest: Path) -> None:
@@ -302,6 +375,12 @@ def test_the_command_writes_the_report(manifest: Path, tiny: BundleSpec, tmp_pat
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["bundle"] == "tiny 0-untrained"
+    told = result.stderr.splitlines()  # no terminal
+    parts = [line.partition(":")[0] for line in told]
+    assert parts[:2] == ["loading the bundle", "asking"]
+    assert parts[-2:] == ["verdict given", "computing intervals"]
+    assert "talking: 0 of 200 questions" in told
+    assert not {"demands in conversation", "robustness"} & set(parts)
     assert (tmp_path / "report.html").is_file()
 
 

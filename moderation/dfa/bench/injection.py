@@ -99,8 +99,8 @@ def in_pictures(
 
     clean = margins(None, "")
     moved: list[Moved] = []
-    for place in PLACES:
-        progress(f"words in pictures: {place}")
+    for number, place in enumerate(PLACES, start=1):
+        progress(f"words in pictures: {number} of {len(PLACES)} places, {place}")
         beside = margins(harmless, place)
         for answer in ANSWERS:
             asked = margins(lambda number, a=answer: demand(a, number), place)

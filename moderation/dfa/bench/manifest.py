@@ -58,49 +58,76 @@ def read_manifest(file: Path) -> list[Item]:
         )
     read = _from_csv if file.suffix.lower() == ".csv" else _from_jsonl
     try:
-        items = list(read(file))
-    except (KeyError, ValueError) as error:
-        raise SetupProblem(f"{file} cannot be read as a manifest: {error!r}") from error
-    files = (path for item in items for path in (item.file, item.mask) if path is not None)
-    missing = next((path for path in files if not path.is_file()), None)
-    if missing is not None:
-        raise SetupProblem(f"{file} names {missing}, which is not there.")
-    return items
+        return list(read(file))
+    except UnicodeDecodeError as error:
+        raise SetupProblem(f"{file} is not UTF-8 text: a spreadsheet saves it as “CSV UTF-8”.") from error
 
 
 def sources_named(file: Path) -> set[str]:
     """The sources that a readable manifest names. A CSV without that column names none."""
     if file.suffix.lower() != ".csv":
         return {item.source for item in read_manifest(file)}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        return {row["source"] for row in csv.DictReader(lines) if row.get("source")}
+    return {row["source"] for _, row in _rows(file) if row.get("source")}
 
 
 def _from_jsonl(file: Path) -> Iterator[Item]:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        row: dict[str, Any] = json.loads(line)
-        deepfake = _is_deepfake(row["label"])
-        facts = row.get("facts")
-        touches = None if facts is None else read_touches(facts)
-        yield Item(
-            file=file.parent / row["image"],
-            deepfake=deepfake,
-            technique=Technique(row["technique"]) if row.get("technique") else None,
-            source=_source(row["origin"]),
-            group=row["group"],
-            video=row.get("video"),
-            split=row["split"],
-            crop=row.get("crop", True),
-            regions=None if touches is None else frozenset(touch.region.value for touch in touches),
-            description=row.get("description") or _worded(touches, row["prompts"]),
-            mask=file.parent / row["mask"] if row.get("mask") else None,
-        )
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yield _with_files(_json_item(json.loads(line), file.parent))
+        except json.JSONDecodeError as error:
+            raise SetupProblem(
+                f"{file}, line {number} is not JSON: {error}; the name of a table ends in .csv."
+            ) from error
+        except KeyError as error:
+            raise SetupProblem(
+                f"{file}, line {number} lacks `{error.args[0]}`, which `bonafide dfa instruct` writes."
+            ) from error
+        except ValueError as error:
+            raise SetupProblem(f"{file}, line {number}, {error}") from error
+
+
+def _json_item(row: dict[str, Any], folder: Path) -> Item:
+    facts = row.get("facts")
+    touches = None if facts is None else read_touches(facts)
+    return Item(
+        file=folder / row["image"],
+        deepfake=_is_deepfake(row["label"]),
+        technique=_technique(row.get("technique") or ""),
+        source=_source(row["origin"]),
+        group=row["group"],
+        video=row.get("video"),
+        split=row["split"],
+        crop=row.get("crop", True),
+        regions=None if touches is None else frozenset(touch.region.value for touch in touches),
+        description=row.get("description") or _worded(touches, row["prompts"]),
+        mask=folder / row["mask"] if row.get("mask") else None,
+    )
+
+
+def _with_files(item: Item) -> Item:
+    """The item. Raise ValueError when its picture or mask is not there."""
+    for name, path in (("file", item.file), ("mask", item.mask)):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{name}: {path} is not there.")
+    return item
 
 
 def _is_deepfake(label: str) -> bool:
-    if label not in _LABELS:
-        raise ValueError(f"the label {label!r} is none of {', '.join(_LABELS)}")
-    return _LABELS[label]
+    known = _LABELS.get(label.strip().lower())
+    if known is None:
+        raise ValueError(f"label: {label!r} is none of {', '.join(_LABELS)}.")
+    return known
+
+
+def _technique(word: str) -> Technique | None:
+    """None when the field is empty."""
+    if not word.strip():
+        return None
+    if word.strip().upper() not in set(Technique):
+        raise ValueError(
+            f"technique: {word!r} is none of {', '.join(Technique)}; leave it empty if it is not known."
+        )
+    return Technique(word.strip().upper())
 
 
 def _source(origin: str) -> str:
@@ -113,24 +140,51 @@ def _worded(touches: Sequence[Touch] | None, prompts: int) -> str | None:
     return None if touches is None else description(touches, load_prompts(prompts))
 
 
-def _from_csv(file: Path) -> Iterator[Item]:
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each row with its number as a spreadsheet counts, its cells by column; commas, semicolons or tabs separate."""
     with file.open(newline="", encoding="utf-8-sig") as lines:  # Excel begins "CSV UTF-8" with a mark
-        for row in csv.DictReader(lines):
-            deepfake = _is_deepfake(row["label"])
-            technique = row.get("technique") or row.get("type") or ""
-            yield Item(
-                file=file.parent / row["file"],
-                deepfake=deepfake,
-                technique=Technique(technique) if technique in set(Technique) and deepfake else None,
-                source=row.get("source") or file.parent.name or file.stem,
-                group=row.get("group") or row.get("paired_real") or row["file"],
-                video=row.get("video") or None,
-                split=row.get("split") or "test",
-                crop=(row.get("crop") or "").lower() in _TRUE,
-                regions=_regions(row.get("regions") or ""),
-                description=row.get("description") or None,
-                mask=file.parent / row["mask"] if row.get("mask") else None,
-            )
+        header = lines.readline()
+        separator = max(",;\t", key=header.count)
+        names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
+        if not {"file", "label"} <= set(names):
+            named = ", ".join(names) or "nothing"
+            raise SetupProblem(f"{file}, row 1 must name the columns file and label; it names {named}.")
+        try:
+            for number, cells in enumerate(csv.reader(lines, delimiter=separator), start=2):
+                if cells:
+                    yield number, dict(zip(names, cells, strict=False))
+        except csv.Error as error:
+            raise SetupProblem(f"{file} cannot be read as CSV: {error}") from error
+
+
+def _from_csv(file: Path) -> Iterator[Item]:
+    for number, row in _rows(file):
+        try:
+            yield _with_files(_csv_item(row, file))
+        except ValueError as error:
+            raise SetupProblem(f"{file}, row {number}, column {error}") from error
+
+
+def _csv_item(row: Mapping[str, str], file: Path) -> Item:
+    if not row.get("file"):
+        raise ValueError("file: it is empty; name a picture, relative to the CSV.")
+    deepfake = _is_deepfake(row.get("label", ""))
+    # The tables of `dfa instruct` have a column `type`, in which anything may stand.
+    kind = row.get("type") or ""
+    technique = _technique(row.get("technique") or (kind if kind in set(Technique) else ""))
+    return Item(
+        file=file.parent / row["file"],
+        deepfake=deepfake,
+        technique=technique if deepfake else None,
+        source=row.get("source") or file.parent.name or file.stem,
+        group=row.get("group") or row.get("paired_real") or row["file"],
+        video=row.get("video") or None,
+        split=row.get("split") or "test",
+        crop=(row.get("crop") or "").lower() in _TRUE,
+        regions=_regions(row.get("regions") or ""),
+        description=row.get("description") or None,
+        mask=file.parent / row["mask"] if row.get("mask") else None,
+    )
 
 
 def _regions(words: str) -> frozenset[str] | None:
@@ -138,7 +192,12 @@ def _regions(words: str) -> frozenset[str] | None:
     if not words.strip():
         return None
     named = [word.strip() for word in words.split(";") if word.strip() not in {"", "none"}]
-    return frozenset(Region(word).value for word in named)
+    for word in named:
+        if word not in set(Region):
+            raise ValueError(
+                f"regions: {word!r} is none of {', '.join(Region)}; several are joined by semicolons."
+            )
+    return frozenset(named)
 
 
 def of_split(items: Iterable[Item], split: str) -> list[Item]:

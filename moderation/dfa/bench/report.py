@@ -163,8 +163,13 @@ def run_bench(
     if against is not None:
         progress("asking the other bundle")
         other = Detector.load(against, device=device)
-        compared[f"{other.bundle_name} ({against})"] = judge(other, items)
+        compared[f"{other.bundle_name} ({against})"] = judge(
+            other,
+            items,
+            progress=lambda done: progress(f"asking the other bundle: {done} of {len(items)} pictures"),
+        )
 
+    progress("computing intervals")
     description, calibration = description_table(judged, told, training), calibration_table(judged)
     tables = [
         summary_table(judged, threshold, description),
@@ -224,12 +229,15 @@ def _ask(
     progress("loading the bundle")
     detector = Detector.load(bundle, device=device)
     threshold = detector.zone[1]
+    progress(f"asking: 0 of {len(items)} pictures")
     judged = judge(
         detector, items, progress=lambda done: progress(f"asking: {done} of {len(items)} pictures")
     )
     rivals: dict[str, list[Judged]] = {}
     if plan.baselines is not None:
         rivals = baselines(detector, training, items, plan.baselines, progress=progress)
+    if plan.questions:
+        progress(f"talking: 0 of {plan.questions} questions")
     talked = talk(
         detector,
         sampled(items, plan.questions, seed=plan.seed + 2),
@@ -237,15 +245,18 @@ def _ask(
         seed=plan.seed,
         progress=lambda done: progress(f"talking: {done} of {plan.questions} questions"),
     )
+    if plan.faces:
+        progress(f"hiding regions: 0 of at most {plan.faces} faces")
     tried = trials(
         detector,
         judged,
         plan.faces,
         seed=plan.seed + 3,
-        progress=lambda done: progress(f"hiding regions: {done} of {plan.faces} faces"),
+        progress=lambda done: progress(f"hiding regions: {done} of at most {plan.faces} faces"),
     )
     injected = sampled(items, plan.injections, seed=plan.seed + 4)
-    progress("demands in conversation")
+    if injected:
+        progress(f"demands in conversation: {len(injected)} pictures")
     demanded = in_conversation(detector, injected)
     verdicts = verdicts_only(detector)
     grid = None
@@ -253,14 +264,16 @@ def _ask(
         grid = robustness_table(verdicts, grid_items, threshold, quick=plan.quick, progress=progress)
     moved = in_pictures(verdicts, injected, progress=progress)
     verdicts.close()
-    progress("words in the verdict's question")
+    if injected:
+        progress(f"words in the verdict's question: {len(injected)} pictures")
     moved += in_questions(detector, injected)
     injections: list[Table] = []
     if injected:
         calls = injection_table(moved, lambda margin: detector.score(margin) >= threshold)
         injections = [calls, demands_table(demanded)]
-    progress("asking about forged pictures, verdict given")
-    told, grey = tell(detector, [item for item in items if item.deepfake])
+    forged = [item for item in items if item.deepfake]
+    progress(f"verdict given: {len(forged)} forged pictures")
+    told, grey = tell(detector, forged)
     return _Asked(
         name=detector.bundle_name,
         fingerprint=detector.fingerprint,

@@ -231,8 +231,9 @@ def robustness_table(
     numbers = {item: number for number, item in enumerate(items)}
     rows: list[Sequence[Cell]] = []
     clean: list[bool] = []
-    for treatment in treatments(quick=quick):
-        progress(treatment.name)
+    cells = treatments(quick=quick)
+    for number, treatment in enumerate(cells, start=1):
+        progress(f"robustness: {number} of {len(cells)} cells, {treatment.name}")
         judged = judge(detector, items, changed=changed_by(treatment, numbers), search=treatment.search)
         called = [called_deepfake(j, threshold) for j in judged]
         clean = clean or called
