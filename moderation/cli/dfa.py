@@ -6,7 +6,7 @@ The commands import torch themselves, so that `bonafide --help` answers at once.
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -44,7 +44,7 @@ _AGAIN = 30
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def _progress() -> Generator[Callable[[str], None]]:
     """A function that tells what is done now, as "part: how far". Where there is no terminal, it prints plain lines."""
     if _console.is_terminal:
         with _console.status("Starting …") as status:
@@ -172,7 +172,8 @@ def collect(
     feedback: Annotated[Path, typer.Argument(help="JSON lines of `bonafide export feedback`.")],
     out: Annotated[Path, typer.Option(help="Where faces, conversations and tables are written.")],
     size: Annotated[
-        int, typer.Option(min=32, help="Side of the faces in pixels: 224 for mini, 336 for LLaVA-1.5.")
+        int,
+        typer.Option(min=32, help="Side of the faces in pixels: 224 for small and mini, 336 for LLaVA-1.5."),
     ] = 224,
     parallel: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     as_json: OneObject = False,

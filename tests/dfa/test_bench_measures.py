@@ -59,14 +59,17 @@ from moderation.dfa.bench.detection import (
 from moderation.dfa.bench.estimates import (
     Estimate,
     auc,
+    auc_estimate,
     macro_f1,
     mean_estimate,
+    mean_estimates,
     region_counts,
     region_scores,
     share,
 )
 from moderation.dfa.bench.manifest import Item, sampled
 from moderation.dfa.bench.tables import Table, in_words
+from moderation.intervals import wilson
 
 
 @pytest.fixture
@@ -133,6 +136,17 @@ def test_a_share_has_wilsons_interval(hits: int, n: int) -> None:
     result = share(hits, n)
 
     assert (result.low, result.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_what_no_resample_changes_has_wilsons_interval_of_the_groups() -> None:
+    groups = ["a", "a", "b"]
+    always, never = mean_estimate([1, 1, 1], groups), mean_estimates([[0.0, 0.5], [0.0, 0.5]], ["a", "b"])
+
+    assert (always.low, always.high) == wilson(2, 2)
+    assert (never[0].low, never[0].high) == wilson(0, 2)
+    assert (never[1].low, never[1].high) == (0.5, 0.5)  # no share of 0 or 1
+    parted = auc_estimate([0.1, 0.9], [False, True], ["a", "b"])
+    assert (parted.value, parted.low) == (1.0, wilson(2, 2)[0])
 
 
 def test_an_interval_by_groups_of_one_is_scipys_percentile_interval(rng: np.random.Generator) -> None:

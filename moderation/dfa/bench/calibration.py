@@ -7,7 +7,7 @@ import numpy as np
 
 from moderation.analysis import Abstain
 from moderation.dfa.bench.ask import Judged, abstained, scores_of
-from moderation.dfa.bench.estimates import Estimate, estimates, share
+from moderation.dfa.bench.estimates import Estimate, estimates, share, with_width
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.calibration import fit_platt
 
@@ -149,12 +149,17 @@ def abstention_table(judged: Sequence[Judged], threshold: float) -> Table:
         at = [max(round(coverage * len(rows)), 1) - 1 for coverage in COVERAGES]
         return [*risks[at].tolist(), float(risks.mean())]
 
-    *risks, area = estimates(measure, [j.item.group for j in judged])
+    groups = [j.item.group for j in judged]
+    *risks, area = estimates(measure, groups)
+    surest = [max(round(part * len(set(groups))), 1) for part in COVERAGES]
     answered = [j for j in judged if not abstained(j)]
     errors = sum(_wrong(j, threshold) for j in answered)
     served = share(len(answered), len(judged)).value
     rows: list[Sequence[Cell]] = [
-        *((f"surest {part:.0%}", part, risk) for part, risk in zip(COVERAGES, risks, strict=True)),
+        *(
+            (f"surest {part:.0%}", part, with_width(risk, of))
+            for part, risk, of in zip(COVERAGES, risks, surest, strict=True)
+        ),
         ("as served", served, share(errors, len(answered))),
         ("mean over all coverages (AURC)", None, area),
     ]

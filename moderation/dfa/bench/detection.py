@@ -10,7 +10,15 @@ from PIL import Image
 
 from moderation.analysis import Abstain, Label, Technique
 from moderation.dfa.bench.ask import Judged, Told, abstained, called_deepfake, scores_of
-from moderation.dfa.bench.estimates import Estimate, auc_estimate, estimate, estimates, macro_f1, share
+from moderation.dfa.bench.estimates import (
+    Estimate,
+    auc_estimate,
+    estimate,
+    estimates,
+    macro_f1,
+    share,
+    with_width,
+)
 from moderation.dfa.bench.manifest import Item
 from moderation.dfa.bench.tables import Cell, Table
 from moderation.dfa.gpt.scoring import Normalisation, technique_shares
@@ -104,7 +112,7 @@ def ranks(scores: np.ndarray, positive: np.ndarray, groups: Sequence[str]) -> li
             tpr_at(LOW_FPR, curve),
         ]
 
-    return estimates(measure, groups)
+    return [with_width(found, len(set(groups))) for found in estimates(measure, groups)]
 
 
 def detection(judged: Sequence[Judged], threshold: float) -> Detection:

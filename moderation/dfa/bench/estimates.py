@@ -1,4 +1,6 @@
-"""Numbers with their n and 95 % interval: Wilson for shares, a bootstrap by groups for everything else.
+"""Numbers with their n and 95 % interval: Wilson for shares of pictures, a bootstrap by groups for everything else.
+
+A bootstrap of what is always 0, or always 1, has no width: there it is Wilson's interval of as many groups.
 
 This module needs only numpy, so that training can use it without the bench's other dependencies.
 """
@@ -108,13 +110,22 @@ def estimate(measure: Callable[[np.ndarray], float], groups: Sequence[str], *, s
 def mean_estimate(values: Sequence[float], groups: Sequence[str]) -> Estimate:
     """A mean, with its interval by groups."""
     numbers = np.asarray(values, dtype=float)
-    return estimate(lambda rows: float(numbers[rows].mean()) if len(rows) else float("nan"), groups)
+    mean = estimate(lambda rows: float(numbers[rows].mean()) if len(rows) else float("nan"), groups)
+    return with_width(mean, len(set(groups)))
+
+
+def with_width(found: Estimate, of: int) -> Estimate:
+    """A share or a rank measure of 0 or 1 that no resample changes, with Wilson's interval of `of` groups."""
+    if found.value not in {0.0, 1.0} or found.low != found.high:
+        return found
+    return Estimate(found.value, *wilson(round(found.value) * of, of), found.n)
 
 
 def mean_estimates(rows: Sequence[Sequence[float]], groups: Sequence[str]) -> list[Estimate]:
     """`mean_estimate` of every column. There is at least one row."""
     columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
-    return estimates(lambda drawn: [float(column[drawn].mean()) for column in columns], groups)
+    means = estimates(lambda drawn: [float(column[drawn].mean()) for column in columns], groups)
+    return [with_width(mean, len(set(groups))) for mean in means]
 
 
 def another(count: int, *, seed: int = 0) -> np.ndarray:
@@ -127,7 +138,8 @@ def another(count: int, *, seed: int = 0) -> np.ndarray:
 
 def auc_estimate(scores: Sequence[float], positive: Sequence[bool], groups: Sequence[str]) -> Estimate:
     values, labels = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    return estimate(lambda rows: auc(values[rows], labels[rows]), groups)
+    found = estimate(lambda rows: auc(values[rows], labels[rows]), groups)
+    return with_width(found, len(set(groups)))
 
 
 def macro_f1(truth: Sequence[str], said: Sequence[str | None], classes: Sequence[str]) -> float:

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from moderation.analysis import Region, Technique
+from moderation.analysis import Label, Region, Technique
 from moderation.dfa.gpt.grounding.facts import Touch, read_touches
 from moderation.dfa.gpt.grounding.known import description
 from moderation.dfa.gpt.prompts import load_prompts
 from moderation.errors import SetupProblem
 
-#: Labels as manifests and other people's tables write them.
-_LABELS: Mapping[str, bool] = {"deepfake": True, "fake": True, "bona_fide": False, "real": False}
 _TRUE = {"1", "true", "yes"}
 
 
@@ -112,11 +110,11 @@ def _with_files(item: Item) -> Item:
     return item
 
 
-def _is_deepfake(label: str) -> bool:
-    known = _LABELS.get(label.strip().lower())
-    if known is None:
-        raise ValueError(f"label: {label!r} is none of {', '.join(_LABELS)}.")
-    return known
+def _is_deepfake(word: str) -> bool:
+    try:
+        return Label.told_by(word) is Label.DEEPFAKE
+    except ValueError as error:
+        raise ValueError(f"label: {error}") from error
 
 
 def _technique(word: str) -> Technique | None:
