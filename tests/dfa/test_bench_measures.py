@@ -383,7 +383,7 @@ def test_an_oracle_scores_one_everywhere() -> None:
     table = description_table(rows, [], [])
     assert row_of(table, "as served")["F1"].value == 1
     assert row_of(table, "as served")["ROUGE-L"].value == 1
-    assert invented_table(rows).rows[0][1] == Estimate(0, 0, 0, 30)
+    assert invented_table(rows).rows[0][1] == Estimate(0, *wilson(0, 30), 30)
 
 
 def test_a_model_that_guesses_is_at_chance(rng: np.random.Generator) -> None:
