@@ -401,7 +401,7 @@ def test_things_and_details_are_recognised(text: str, word: str, *, on_face: boo
     unjudged = named_in(text).unjudged
 
     assert unjudged is not None
-    assert (unjudged.noun.word, unjudged.on_face) == (word, on_face)
+    assert (unjudged.word, unjudged.on_face) == (word, on_face)
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,11 @@ def _passed_over(question: Question, said: str) -> str:
     unjudged = question.unjudged
     if unjudged is None or question.family not in _OF_SIGHT or question.form in _ANSWERED:
         return ""
-    if unjudged.noun.word in said:
+    if unjudged.word in said:
         return ""
     detail, thing = (
-        f"single details such as the {unjudged.noun.word}",
-        f"the {unjudged.noun.word}, only the face",
+        f"single details such as the {unjudged.word}",
+        f"the {unjudged.word}, only the face",
     )
     told = f" I cannot judge {detail if unjudged.on_face else thing}."
     return told if len(f"{said}{told}".split()) <= _MOST_WORDS else ""
@@ -223,7 +223,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "light" if question.form == "direction":
             return "I do not work out where the light comes from, and I am undecided about this face."
         case "region" if question.form == "seen":
-            detail = f"the {question.unjudged.noun.word}" if question.unjudged else "that"
+            detail = f"the {question.unjudged.word}" if question.unjudged else "that"
             return f"I cannot judge single details such as {detail}, and I am undecided about this face."
         case "region" if question.form == "effect" and question.noun:
             return question.noun.inflected(
@@ -509,7 +509,7 @@ def _limits(question: Question, known: Known) -> str:
         return f"{LIMITS['rates']} {_confidence(known)}."
     if question.form != "picture":
         return LIMITS[question.form]
-    worn = question.unjudged and not question.unjudged.on_face and f"the {question.unjudged.noun.word}"
+    worn = question.unjudged and not question.unjudged.on_face and f"the {question.unjudged.word}"
     hides = f"{causes_named(question.text) or worn or _HIDING} can hide traces, or look like one"
     told = f"It may matter: {hides}{_sized(question, known)}"
     if known.deepfake is None:

@@ -135,7 +135,7 @@ def about_things(question: Question) -> str:
     """The answer to a question about what is worn or beside the face. It names what was asked about."""
     if question.unjudged is None:
         return varied(question, *UNKNOWABLE["things"])
-    the = f"the {question.unjudged.noun.word}"
+    the = f"the {question.unjudged.word}"
     return varied(
         question,
         f"I only judge the face itself, not {the} or anything else on or beside it.",

@@ -13,7 +13,8 @@ from moderation.dfa.gpt.prompts import PromptSet
 class Unjudged:
     """Something that a person sees and the model does not judge by itself."""
 
-    noun: Noun
+    #: As the question calls it.
+    word: str
     #: A detail on the face, such as a mole; otherwise something worn or beside the face.
     on_face: bool
 
@@ -40,6 +41,7 @@ class Question:
     second_technique: Technique | None = None
     #: It was read with little certainty.
     unsure: bool = False
+    #: The first thing that it names and that is never judged.
     unjudged: Unjudged | None = None
 
 

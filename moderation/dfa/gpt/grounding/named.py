@@ -64,8 +64,6 @@ _THINGS = (
     r"|walls?|curtains?|sky|trees?|leaves|flowers?|plants?|windows?|backdrop|logos?|watermarks?|(?<!red )flags?"
     r"|posters?|book ?shelf|books|furniture|car|clothes|clothing|headphones?|earbuds?|headset|black bars?"
 )
-#: Such words that end in s and are singular.
-_ONE_WITH_S = frozenset({"dress"})
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 
@@ -90,11 +88,7 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
 
 def _unjudged(text: str) -> Unjudged | None:
     match = re.search(rf"\b(?:(?P<mark>{_MARKS})|(?P<thing>{_THINGS}))(?!\w)", text, re.I)
-    if match is None:
-        return None
-    word = match[0].lower()
-    plural = word.endswith(("s", "feet")) and word not in _ONE_WITH_S
-    return Unjudged(Noun(word, plural=plural), on_face=match["mark"] is not None)
+    return match and Unjudged(match[0].lower(), on_face=match["mark"] is not None)
 
 
 def regions_asked(text: str) -> dict[Region, Noun]:

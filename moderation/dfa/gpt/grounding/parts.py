@@ -93,7 +93,7 @@ def _seen(question: Question, seen: Shown | None, known: Known) -> str:
         also = "; I take the face for a deepfake, and cannot point to {the}"
     else:
         also = "; I see no artifact {at} {the}"
-    detail = f"the {question.unjudged.noun.word}" if question.unjudged else "that"
+    detail = f"the {question.unjudged.word}" if question.unjudged else "that"
     return f"I cannot judge single details such as {detail}{also}."
 
 
