@@ -370,7 +370,8 @@ def test_what_may_harm_the_judgement_is_what_was_asked_about(text: str, told: st
 
 
 @pytest.mark.parametrize(
-    "word", ["jpeg", "blurred", "tiny", "filter", "make-up", "dark", "sepia", "tilted", "mask", "scanned"]
+    "word",
+    ["jpeg", "blurred", "tiny", "filter", "make-up", "dark", "sepia", "tilted", "mask", "botox", "scanned"],
 )
 def test_no_cause_makes_an_answer_that_contradicts_itself(word: str) -> None:
     soft = Touch(Region.NOSE, Kind.SOFTER, 0.7)

@@ -338,7 +338,7 @@ def _technique(question: Question, known: Known) -> str:
     if not known.deepfake:
         return varied(
             question,
-            "By none: I take this face for bona fide.",
+            "By no technique: I take this face for bona fide.",
             "I see no forgery in this face, so I name no technique.",
         )
     if known.technique is None:

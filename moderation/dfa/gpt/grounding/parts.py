@@ -302,17 +302,17 @@ def about_places(question: Question, known: Known) -> str:
             "rank": "There is none to rank: I see no artifact in this face.",
             "least": "I see no artifact in this face, weak or strong.",
             "most": "Nothing stands out: I see no artifact in this face.",
-            "count": "None: I see no artifact in this face.",
+            "count": "I count none: I see no artifact in this face.",
             "more": "I see no artifact anywhere in this face.",
             "much": "Nothing speaks for a change, small or large: I see no artifact in this face.",
         }[question.form]
     if known.whole:
         why = clearest(known)
         return {
-            "most": f"None more than another: {why}.",
+            "most": f"No region more than another: {why}.",
             "more": f"No region is an exception: {why}.",
             "much": f"All of it: {why}.",
-        }.get(question.form, f"In no single region: {why}.")
+        }.get(question.form, f"I cannot point to a single region: {why}.")
     if not known.artifacts:
         return "I cannot point to one region; I take the face as a whole for a deepfake."
     where, ranked = places(known.artifacts), sorted(known.artifacts, key=by_strength)
