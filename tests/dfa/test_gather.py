@@ -90,6 +90,10 @@ def test_labels_are_read_in_the_words_of_all_tables_and_no_other(tmp_path: Path)
     ):
         list(listed(data))
 
+    (data / "mine" / "labels.csv").write_text("file,type,label\n0.png,FS\n")
+    with pytest.raises(SetupProblem, match=r"mine/labels.csv, row 2, label: '' is none of"):
+        list(listed(data))
+
 
 def test_a_pool_of_other_pictures_or_labels_is_not_taken(tmp_path: Path) -> None:
     data, folder = labelled(tmp_path / "data", "mine", ["real", "fake"]), tmp_path / "pool"

@@ -95,7 +95,7 @@ def listed(data: Path) -> Iterator[Listed]:
     for table in tables:
         about = source(table.parent.name)
         with table.open(newline="", encoding="utf-8") as lines:
-            for number, row in enumerate(csv.DictReader(lines), start=2):
+            for number, row in enumerate(csv.DictReader(lines, restval=""), start=2):
                 try:
                     yield _listed(about, row, aligned=about.folder in aligned)
                 except KeyError as error:
