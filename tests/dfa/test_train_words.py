@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moderation.analysis import Region, Technique
+from moderation.analysis import Label, Region, Technique
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.known import artifacts, description
 from moderation.dfa.gpt.grounding.sentences import NOUNS, worded
@@ -180,6 +180,23 @@ def test_building_does_not_go_on_with_other_settings(tmp_path: Path) -> None:
         go_on(twos=3, seed=2)
     with pytest.raises(SetupProblem, match="holds 3 pairs already"):
         go_on(twos=2, seed=1)
+
+
+def test_building_does_not_go_on_with_a_pool_of_other_labels(tmp_path: Path) -> None:
+    pool = a_pool()
+    build(pool, tmp_path, PROMPTS, split="train", twos=2, seed=1)
+    first, *others = pool.rows
+    corrected = replace(pool, rows=(replace(first, label=Label.DEEPFAKE), *others))
+
+    for twos in (2, 3):
+        with pytest.raises(SetupProblem, match=f"other pictures or labels of {first.source}: name another"):
+            build(corrected, tmp_path, PROMPTS, split="train", twos=twos, seed=1)
+
+    # An older release did not keep what the pool held.
+    (tmp_path / "settings.json").write_text(
+        json.dumps({"split": "train", "seed": 1, "prompts": PROMPTS.version})
+    )
+    build(corrected, tmp_path, PROMPTS, split="train", twos=2, seed=1)
 
 
 def test_a_pool_of_unlisted_folders_is_told_what_they_lack(tmp_path: Path) -> None:

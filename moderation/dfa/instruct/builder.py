@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ from moderation.dfa.instruct.annotator import DESCRIBED, Annotation, Annotator, 
 from moderation.dfa.instruct.examples import Example, Examples
 from moderation.dfa.instruct.filters import Sieve, contradicts, leaks
 from moderation.dfa.instruct.forgery.photometry import Encoding, encoded_as
-from moderation.dfa.instruct.pool import Pool
+from moderation.dfa.instruct.pool import Pool, changed_sources
 from moderation.dfa.instruct.talk import dialogue
 from moderation.errors import SetupProblem
 
@@ -90,12 +91,13 @@ def build(
     """Write `twos` of bona fide and forged pictures of one split. Return counts of written and left-out things.
 
     `parallel` calls of an annotator run at once. Pictures that it cannot describe are described from the exact facts.
-    Raise SetupProblem when `out` was begun with other settings, or holds more.
+    Raise SetupProblem when `out` was begun with other settings or another pool, or holds more.
     """
     for kind in ("images", "masks"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     examples, sieve = Examples(pool, split), Sieve()
-    done = _resumed(out, {"split": split, "seed": seed, "prompts": prompts.version}, twos)
+    settings = {"split": split, "seed": seed, "prompts": prompts.version, "pool": pool.digests()}
+    done = _resumed(out, settings, twos)
     terms = {row.group: row.terms for row in pool.rows}
     together = parallel if annotator else 1
     with (
@@ -121,10 +123,18 @@ def build(
     return sieve.counts + annotator.counts() if annotator else sieve.counts
 
 
-def _resumed(out: Path, settings: dict[str, object], twos: int) -> int:
-    """The number of twos that earlier runs wrote. Raise SetupProblem when they had other settings, or wrote more."""
+def _resumed(out: Path, settings: dict[str, Any], twos: int) -> int:
+    """The number of twos that earlier runs wrote. Raise SetupProblem when they had other settings, or wrote more.
+
+    What an older release did not keep counts as equal.
+    """
     kept = out / "settings.json"
-    before = json.loads(kept.read_text()) if kept.is_file() else settings
+    before = {**settings, **(json.loads(kept.read_text()) if kept.is_file() else {})}
+    changed = changed_sources(before["pool"], settings["pool"])
+    if changed:
+        raise SetupProblem(
+            f"{out} was begun with other pictures or labels of {changed}: name another folder."
+        )
     other = [f"{name} {before[name]}" for name in settings if before[name] != settings[name]]
     if other:
         raise SetupProblem(

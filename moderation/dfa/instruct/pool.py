@@ -10,7 +10,7 @@ import hashlib
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -170,7 +170,7 @@ def build_pool(
             crops[pooled.row] = crop
             lines.write(json.dumps(asdict(pooled)) + "\n")
     crops.flush()
-    (out / _MADE_OF).write_text(json.dumps(_digests(pictures), indent=1))
+    (out / _MADE_OF).write_text(json.dumps(_as_listed(pictures), indent=1))
     (out / "losses.json").write_text(json.dumps(vars(losses), indent=1))
     return losses
 
@@ -179,12 +179,22 @@ def build_pool(
 _MADE_OF = "made_of.json"
 
 
-def _digests(pictures: Iterable[Listed]) -> dict[str, str]:
-    """A digest of what is listed of each source: names, labels, techniques, groups."""
-    rows: dict[str, list[str]] = {}
-    for picture in pictures:
-        rows.setdefault(picture.source, []).append(json.dumps(asdict(picture)))
-    return {source: hashlib.sha256("\n".join(each).encode()).hexdigest() for source, each in rows.items()}
+def _as_listed(pictures: Iterable[Listed]) -> dict[str, str]:
+    """A digest of what is listed of each source: names, labels, techniques, groups, and what `sources.toml` says."""
+    return _digests((picture.source, json.dumps(asdict(picture))) for picture in pictures)
+
+
+def _digests(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A digest of each source's rows."""
+    by_source: dict[str, list[str]] = {}
+    for name, words in rows:
+        by_source.setdefault(name, []).append(words)
+    return {name: hashlib.sha256("\n".join(each).encode()).hexdigest() for name, each in by_source.items()}
+
+
+def changed_sources(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The sources whose digests differ, in words. Empty when none does."""
+    return ", ".join(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
 
 def _one_thread() -> None:
@@ -281,6 +291,12 @@ class Pool:
     crops: np.ndarray  # (N, CROP, CROP, 3) uint8
     rows: tuple[Pooled, ...]
 
+    def digests(self) -> dict[str, str]:
+        """A digest of each source's pictures, labels, techniques and groups."""
+        return _digests(
+            (row.source, f"{row.sha256} {row.label} {row.technique} {row.group}") for row in self.rows
+        )
+
 
 def open_pool(folder: Path) -> Pool:
     """Open a pool that `build_pool` made. Raise SetupProblem when the folder holds none."""
@@ -303,11 +319,10 @@ def pool_of(data: Path, folder: Path, *, processes: int, say: Callable[[], None]
         build_pool(data, folder, processes=processes)
     made_of = folder / _MADE_OF
     if made_of.is_file():
-        before, now = json.loads(made_of.read_text()), _digests(listed(data))
-        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        changed = changed_sources(json.loads(made_of.read_text()), _as_listed(listed(data)))
         if changed:
             raise SetupProblem(
-                f"{folder} was made of other pictures or labels than {data} has now (see {', '.join(changed)}): "
+                f"{folder} was made before {changed} changed in {data} or in sources.toml: "
                 "delete it, or name another pool."
             )
     return open_pool(folder)
