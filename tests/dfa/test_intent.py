@@ -144,14 +144,14 @@ def test_two_questions_at_once_are_parted(text: str, parts: tuple[str, str] | No
     assert halves(text) == parts
 
 
-def test_two_answers_are_given_when_a_picture_can_answer_one_and_they_differ() -> None:
+def test_two_answers_are_given_when_they_differ() -> None:
     verdict, sure, who = (Question("", family, "open", 0) for family in ("verdict", "certainty", "who"))
 
     assert told_together(verdict, sure)
     assert not told_together(verdict, verdict)
     assert told_together(Question("", "places", "count", 0), Question("", "places", "most", 0))
     assert told_together(verdict, who)
-    assert not told_together(who, Question("", "when", "open", 0))
+    assert told_together(who, Question("", "when", "open", 0))
     eyes, mouth = (Question("", "region", "forged", 0, region) for region in (Region.EYES, Region.MOUTH))
     assert told_together(eyes, mouth)
     assert not told_together(eyes, eyes)
@@ -176,11 +176,20 @@ def test_a_region_is_compared_with_the_skin() -> None:
     assert (asked.family, asked.region, asked.others[0][0]) == ("compare", Region.MOUTH, Region.SKIN)
 
 
-def test_an_either_or_has_no_yes() -> None:
-    real = SCORES | {"verdict/real": 6.0}
+@pytest.mark.parametrize(
+    "text",
+    ["Is it genuine or has it been tampered with?", "Genuine or forged?", "Tell me whether it is forged."],
+)
+def test_an_either_or_has_no_yes(text: str) -> None:
+    for face in (analysed(Label.BONA_FIDE), analysed(Label.DEEPFAKE, technique=Technique.EFS)):
+        assert said_of(face, "Is it genuine?", "verdict/real").startswith(("Yes, ", "No, "))
+        assert said_of(face, text, "verdict/real").startswith("I ")
 
-    assert understood("Is it genuine?", real).form == "real"
-    assert understood("Is it genuine or has it been tampered with?", real).form == "open"
+
+def test_a_colour_that_is_real_or_changed_gets_no_no() -> None:
+    said = said_of(analysed(Label.BONA_FIDE), "Is the hair dyed or was its colour changed?", "region/colour")
+
+    assert said == "I see no wrong colour in the hair."
 
 
 def test_whether_two_sides_match_and_where_light_comes_from_is_not_claimed() -> None:
@@ -266,11 +275,68 @@ LEVEL: dict[str, float] = dict.fromkeys(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["Genuine or forged?", "Tell me whether it is forged."])
-def test_where_a_yes_would_say_too_much_no_side_is_taken(text: str) -> None:
-    asked = understood(text, SCORES | {"verdict/fake": 8.0})
+@pytest.mark.parametrize(
+    ("text", "intent", "unmeasured"),
+    [
+        ("Are the eyes at the same tilt as the head?", "boundary/fits", "how parts line up"),
+        ("Do both eyes point in the same direction?", "light/direction", "where eyes look"),
+        ("Is the nose too big?", "region/wrong", "sizes and proportions"),
+        ("Do the eyes and the nose line up?", "compare/open", "how parts line up"),
+    ],
+)
+def test_how_parts_lie_to_each_other_is_not_measured(text: str, intent: str, unmeasured: str) -> None:
+    seam = Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.7)
 
-    assert (asked.family, asked.form) == ("verdict", "open")
+    clean = said_of(analysed(Label.BONA_FIDE), text, intent)
+    forged = said_of(analysed(Label.DEEPFAKE, seam), text, intent)
+    undecided = said_of(analysed(Label.UNDETERMINED), text, intent)
+
+    assert all(said.startswith(f"I do not measure {unmeasured}") for said in (clean, forged, undecided))
+    assert forged.endswith("the artifacts are at the edge of the face.")
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("Does the light come from the same direction?", "light/direction"),
+        ("Is the jaw warped out of its proportions?", "region/distortion"),
+    ],
+)
+def test_what_is_asked_otherwise_is_answered_as_it_was_asked(text: str, intent: str) -> None:
+    assert "do not measure" not in said_of(analysed(Label.BONA_FIDE), text, intent)
+
+
+def test_an_edge_is_that_of_the_parts_which_the_question_names() -> None:
+    seam = Touch(Region.FACE_BOUNDARY, Kind.SEAM, 0.7)
+    clean, forged = analysed(Label.BONA_FIDE), analysed(Label.DEEPFAKE, seam)
+    generated = analysed(Label.DEEPFAKE, technique=Technique.EFS)
+
+    def at(face: FaceAnalysis, text: str) -> str:
+        return said_of(face, text, "boundary/open")
+
+    assert "lips" in at(clean, "Does the pink bleed over the edge of the lips?")
+    assert at(clean, "Does the hair end cleanly?") == "I see no artifact in the hair or the edge of the face."
+    there = at(forged, "Is there a line along the jaw?")
+    assert there.startswith(worded(seam, [seam]))
+    assert "no artifact in the jaw" in there
+    whole = at(generated, "A line along the jaw?")
+    assert whole == "I see no seam to point to: the whole picture looks generated, the jaw included."
+    assert "colours" in said_of(clean, "Does the tone of the face fit the neck?", "boundary/fits")
+
+
+def test_who_asks_where_the_verdict_turns_gets_the_scores() -> None:
+    known = known_from(analysed(Label.DEEPFAKE), (0.3, 0.5))
+    assert known is not None
+    asked = understood("Why a deepfake and not undetermined?", LEVEL | {"reasons/open": 5.0})
+
+    assert "From 0.50 on I say deepfake, below 0.30 bona fide" in answer(asked, known, load_prompts(2))
+
+
+def test_who_asks_for_one_kind_of_generator_hears_that_it_is_not_told_apart() -> None:
+    said = said_of(analysed(Label.DEEPFAKE, technique=Technique.EFS), "Diffusion model or GAN?", "maker/open")
+
+    assert "I do not tell them apart" in said
+    assert "entire face synthesis" in said
 
 
 def test_what_a_region_counts_for_is_told_as_it_was_measured() -> None:
@@ -301,6 +367,46 @@ def said_of(face: FaceAnalysis, text: str, intent: str) -> str:
     said = answer(understood(text, LEVEL | {intent: 5.0}), known, load_prompts(2))
     assert answer_or_none(said, deepfake=known.deepfake, artifacts=face.rationale) == said
     return said
+
+
+@pytest.mark.parametrize(
+    ("effect", "told"),
+    [
+        (Effect(0.21, 1.3, 0.48, 0.1), "falls from 0.50 to 0.21, far below a deepfake's;"),
+        (Effect(0.42, 0.3, 0.48, 0.1), "falls from 0.50 to 0.42, too little for a verdict;"),
+        (Effect(0.51, -0.1, 0.48, 0.1), "rises from 0.50 to 0.51, still a deepfake to me;"),
+    ],
+)
+def test_it_is_told_what_the_verdict_would_be_without_a_region(effect: Effect, told: str) -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+    lines = (replace(face.rationale[0], effect=effect),)
+    known = known_from(replace(face, rationale=lines), (0.3, 0.5))
+    assert known is not None
+
+    for text, intent in (
+        ("What if I hide the nose?", "region/effect"),
+        ("Still fake without it?", "region/effect"),
+    ):
+        said = answer(understood(text, LEVEL | {intent: 5.0}), known, load_prompts(2))
+        assert told in said
+        assert answer_or_none(said, deepfake=True, artifacts=lines) == said
+
+
+def test_the_artifact_that_matters_most_is_the_one_that_the_score_needs() -> None:
+    face = analysed(
+        Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.9), Touch(Region.MOUTH, Kind.SOFTER, 0.4)
+    )
+    strong, weak = face.rationale
+    idle, needed = Effect(0.49, 0.1, 0.48, 0.1), Effect(0.2, 1.3, 0.48, 0.1)
+    measured = (replace(strong, effect=idle), replace(weak, effect=needed))
+    known = known_from(replace(face, rationale=measured), (0.3, 0.5))
+    assert known is not None
+
+    most = answer(understood("What counts most?", LEVEL | {"places/most": 5.0}), known, load_prompts(2))
+
+    assert most.startswith("Above all, the mouth")
+    assert "With the mouth hidden the score falls from 0.50 to 0.20" in most
+    assert "the nose" in said_of(face, "What counts most?", "places/most")
 
 
 def test_a_detail_that_a_person_sees_is_neither_confirmed_nor_denied() -> None:

@@ -31,6 +31,7 @@ from moderation.dfa.gpt.grounding.known import Known, Question, Shown
 from moderation.dfa.gpt.grounding.parts import (
     ASPECTS,
     COUNTED,
+    SIDES,
     about_match,
     about_part,
     about_places,
@@ -62,12 +63,15 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     An answer that does not speak of this face is followed by the verdict if the question may be about it.
     """
     said = _answer(question, known, prompts)
+    if question.either:
+        said = capital(_SIDE.sub("", said))
     refused = question.family in UNKNOWABLE and _OF_THE_VERDICT.search(question.text)
     if question.family == "things" or refused or (question.unsure and question.family in _BESIDE_THE_FACE):
         return _together([said, _verdict_of(known)])
     return f"{said}{_passed_over(question, said)}"
 
 
+_SIDE = re.compile(r"^(?:Yes|No)[,:] ")
 #: Families whose answers speak of what is seen. A thing that such a question names is not passed over.
 _OF_SIGHT = frozenset({
     "region", "compare", "boundary", "light", "tone", "skin", "places", "reasons", "challenge", "evidence", "counter",
@@ -219,7 +223,7 @@ def _undecided(question: Question, known: Known) -> str:
         return about_things(question)
     match question.family:
         case "match":
-            return "I do not measure whether the two sides match, and I am undecided about this face."
+            return f"I do not measure {question.unmeasured or SIDES}, and I am undecided about this face."
         case "light" if question.form == "direction":
             return "I do not work out where the light comes from, and I am undecided about this face."
         case "region" if question.form == "seen":
@@ -447,7 +451,7 @@ def _sure(score: float, known: Known) -> float:
 def _certainty(question: Question, known: Known) -> str:
     if question.form == "than":
         return f"I remember no other face, so I cannot rank this one. {_confidence(known)}."
-    told = f"{_taken(known)}. {_confidence(known)}"
+    told = f"{_taken(known)}. {_confidence(known)}{_sized(question, known)}"
     if not known.deepfake:
         return f"{told}. A good forgery may show no artifact."
     if not known.regional:

@@ -156,12 +156,12 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot judge that about the person, only whether the face was forged.",
     ),
     "where": (
-        "I cannot tell where this picture was taken.",
+        "I cannot tell where this picture was taken, nor on what occasion.",
         "The place cannot be told from the face; I only look for forgery.",
     ),
     "when": (
-        "I cannot tell when this picture was taken, be it the year or the hour, nor by whom.",
-        "When it was taken, in which year or at what hour, cannot be told from the face; nor by whom.",
+        "I cannot tell when this picture was taken or posted, be it the year or the hour, nor by whom.",
+        "When it was taken or posted, in which year or at what hour, cannot be told from the face; nor by whom.",
     ),
     "intent": (
         "I cannot tell why it was made, with whose consent, or what was intended.",
@@ -176,7 +176,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
         "I cannot decide that, nor what law or rules say: I only examine the face, and a person decides.",
     ),
     "other_media": (
-        "I only see this one face and cannot judge another face, picture, frame or sound; a person can.",
+        "I only judge the face that this conversation is about, and no other face, picture, frame or sound.",
         "I cannot say: I judge this one face of this one picture, and no other person, picture, frame or sound.",
     ),
     "text": (

@@ -9,10 +9,10 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
-from moderation.dfa.gpt.grounding.beside import UNKNOWABLE
 from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.named import Named, named_in
 from moderation.dfa.gpt.prompts import PromptSet
@@ -46,8 +46,7 @@ _OPPOSITE: Mapping[str, str] = {
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
 _CLEAR = 1.0
-#: Forms that are answered by yes or no. "Genuine or forged" has neither, unless yes or no is asked for.
-_YES_OR_NO = frozenset({"natural", "forged", "fake", "real"})
+#: "Genuine or forged" has no yes, unless yes or no is asked for.
 _EITHER = re.compile(r"^(?!.*\byes\b.*\bno\b).*\b(?:whether|or)\b", re.I | re.S)
 #: A question is not understood when its likeliest family is less probable.
 _LEAST = 0.2
@@ -57,7 +56,7 @@ _SURE = 0.7
 _WHOLE: Mapping[str, str] = {
     "region/open": "places/where", "region/wrong": "places/where",
     "region/natural": "verdict/real", "region/forged": "verdict/fake", "region/seen": "places/where",
-    "region/sure": "evidence/enough", "region/effect": "places/most", "region/explained": "otherwise/open",
+    "region/sure": "evidence/enough", "region/effect": "places/effect", "region/explained": "otherwise/open",
 }  # fmt: skip
 
 
@@ -77,7 +76,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = scores[likeliest]
-    family, form = _as_named(*_chosen(fitting, text), named)
+    family, form, named = _as_named(*_chosen(fitting), named, text)
     regional = family in _OF_REGIONS or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
@@ -95,18 +94,65 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         second_technique=second,
         unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,
         unjudged=named.unjudged,
+        unmeasured=named.unmeasured,
+        either=_EITHER.search(text) is not None,
     )
 
 
-def _as_named(family: str, form: str, named: Named) -> tuple[str, str]:
-    """Family and form, corrected by what the question names."""
+#: Forms that ask how a region looks.
+_LOOKS = frozenset({"natural", "forged", "open", "wrong"})
+#: Regions within the edge of a face. What edge a question sees there is theirs.
+_INNER = frozenset({Region.EYES, Region.NOSE, Region.MOUTH})
+#: A question about the verdict that speaks of where verdicts begin.
+_BORDER = re.compile(r"\b(?:undetermined|undecided|thresholds?|borderline|cut-?offs?)\b", re.I)
+_JUDGING = frozenset({"verdict", "certainty", "reasons", "challenge"})
+#: A question which kind of generator it was.
+_GENERATORS = re.compile(r"\bGANs?\b.*\bdiffusion\b|\bdiffusion\b.*\bGANs?\b", re.I | re.S)
+_MAKING = frozenset({"maker", "technique", "technique_named", "certainty"})
+
+
+def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str, Named]:
+    """Family and form, corrected by what the question names, and what it is about."""
     if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
-        return "technique", "open"  # "A swap or an edit?" has no yes
+        return "technique", "open", named  # "A swap or an edit?" has no yes
     if (family, form) == (_REGIONAL, "seen") and Region.FACE_BOUNDARY in named.aspects:
-        return "boundary", "open"  # a seam is no single detail: it is looked for
+        return "boundary", "open", named  # a seam is no single detail: it is looked for
     if family == "things" and list(named.nouns) not in ([], [Region.BACKGROUND]):
-        return _REGIONAL, "seen"  # a patch on the cheek
-    return family, form
+        return _REGIONAL, "seen", named  # a patch on the cheek
+    if family in _JUDGING and _BORDER.search(text):
+        return "score", "open", named
+    if family in _MAKING and _GENERATORS.search(text):
+        return *_DIFFERENCE.split("/"), named
+    if named.unmeasured and _of_measures(family, form, named):
+        return *_MATCH.split("/"), named
+    if family == "boundary":
+        return _at_edge(form, named)
+    return family, form, named
+
+
+def _of_measures(family: str, form: str, named: Named) -> bool:
+    """True for a question that may ask how parts lie to each other, rather than how they look."""
+    if family == "light":
+        return Region.LIGHTING not in named.aspects
+    return (
+        family == _TWO or (family == _REGIONAL and form in _LOOKS) or (family, form) == ("boundary", "fits")
+    )
+
+
+def _at_edge(form: str, named: Named) -> tuple[str, str, Named]:
+    """What a question about an edge asks for: that of the face, of its colours, or of the parts that it names."""
+    if form == "fits" and named.colours:
+        return "tone", "natural", named
+    inner = {region: noun for region, noun in named.nouns.items() if region in _INNER}
+    outer = {
+        region: noun for region, noun in named.nouns.items() if region not in {*_INNER, Region.BACKGROUND}
+    }
+    if outer and form != "fits":
+        return _TWO, "open", replace(named, nouns=outer).with_edge()
+    if outer or not inner:
+        return "boundary", form, named
+    form = form if form in _LOOKS and len(inner) == 1 else "open"
+    return _REGIONAL if len(inner) == 1 else _TWO, form, replace(named, nouns=inner)
 
 
 def _fits(intent: str, named: Named) -> bool:
@@ -120,15 +166,13 @@ def _fits(intent: str, named: Named) -> bool:
     return family != "technique_meant" or intent == _DIFFERENCE or len(named.techniques) <= 1
 
 
-def _chosen(fitting: Mapping[str, float], text: str) -> tuple[str, str]:
+def _chosen(fitting: Mapping[str, float]) -> tuple[str, str]:
     """Family and form of the likeliest intent, or of what is said when no family is likely enough."""
     family, form = max(fitting, key=fitting.__getitem__).split("/")
     if _probability(family, fitting) < _LEAST:
         return UNCLEAR, "open"
     opposite = fitting.get(f"{family}/{_OPPOSITE.get(form)}", -math.inf)
-    clear = fitting[f"{family}/{form}"] - opposite >= _CLEAR and not (
-        form in _YES_OR_NO and _EITHER.search(text)
-    )
+    clear = fitting[f"{family}/{form}"] - opposite >= _CLEAR
     return family, form if clear else "open"
 
 
@@ -171,14 +215,10 @@ def halves(text: str) -> tuple[str, str] | None:
 
 
 def told_together(first: Question, second: Question) -> bool:
-    """True when both are understood, a picture can answer one of them, and the answers differ."""
+    """True when both are understood and the answers differ."""
     if (first.family, first.form) == ("plain", "user"):
         return False  # the words for a user are all that is wanted
     families = {first.family, second.family}
     told_apart = first.family == "places" and first.form != second.form
     told_apart = told_apart or (first.family == _REGIONAL and first.region is not second.region)
-    return (
-        (len(families) > 1 or told_apart)
-        and not {UNCLEAR, "about"} & families
-        and not families <= set(UNKNOWABLE)
-    )
+    return (len(families) > 1 or told_apart) and not {UNCLEAR, "about"} & families

@@ -43,6 +43,10 @@ class Question:
     unsure: bool = False
     #: The first thing that it names and that is never judged.
     unjudged: Unjudged | None = None
+    #: What it asks for and the model never measures, in words: "how parts line up".
+    unmeasured: str | None = None
+    #: It asks which of two: it has no yes.
+    either: bool = False
 
 
 @dataclass(frozen=True)

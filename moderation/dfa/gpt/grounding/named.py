@@ -29,6 +29,14 @@ class Named:
     pointed: bool = False
     #: The first thing that it names and that is never judged.
     unjudged: Unjudged | None = None
+    #: What it names of several parts at once and is never measured, in words: "how parts line up".
+    unmeasured: str | None = None
+    #: It speaks of colours.
+    colours: bool = False
+
+    def with_edge(self) -> "Named":
+        """The same, with the edge of the face as one region more."""
+        return replace(self, nouns={**self.nouns, Region.FACE_BOUNDARY: NOUNS[Region.FACE_BOUNDARY]})
 
     def with_aspect(self) -> "Named":
         """The same, with one aspect more to compare: the edge of the face, or any that is named with one region."""
@@ -64,6 +72,13 @@ _THINGS = (
     r"|walls?|curtains?|sky|trees?|leaves|flowers?|plants?|windows?|backdrop|logos?|watermarks?|(?<!red )flags?"
     r"|posters?|book ?shelf|books|furniture|car|clothes|clothing|headphones?|earbuds?|headset|black bars?"
 )
+#: What is never measured, by the words for it.
+_UNMEASURED: Mapping[str, str] = {
+    "where eyes look": r"gazes?|(?:same|different|two|other) (?:directions?|ways?)|cross-?eyed|looking at the same",
+    "how parts line up": r"align\w*|(?:line|lines|lined|lining) up|tilt\w*|slant\w*|crooked|level with",
+    "sizes and proportions": r"proportion\w*|anatom\w*|too (?:big|large|small|long|short|wide|narrow|thick)",
+}
+_COLOURS = re.compile(r"\b(?:colou?r\w*|tones?|shades?|tints?|hues?|complexion|tan|tanned)\b", re.I)
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 
@@ -83,7 +98,22 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
         region for region, words in _ASPECTS.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)
     )
     edge = _EDGE.search(spelt) is not None
-    return Named(nouns, techniques, aspects, edge, pointed and bool(nouns), _unjudged(text))
+    return Named(
+        nouns,
+        techniques,
+        aspects,
+        edge,
+        pointed and bool(nouns),
+        _unjudged(text),
+        _unmeasured(text),
+        _COLOURS.search(spelt) is not None,
+    )
+
+
+def _unmeasured(text: str) -> str | None:
+    return next(
+        (told for told, words in _UNMEASURED.items() if re.search(rf"\b(?:{words})\b", text, re.I)), None
+    )
 
 
 def _unjudged(text: str) -> Unjudged | None:

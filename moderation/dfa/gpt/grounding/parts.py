@@ -68,7 +68,7 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
 
 
 def _effect(shown: Shown, known: Known) -> str:
-    """The answer to a question about how much a region counts."""
+    """What the score is without a region, as one sentence."""
     effect, noun = shown.effect, NOUNS[shown.touch.region]
     if effect is None or known.score is None:
         return noun.inflected(f"I did not measure how much {{the}} {{count}}; {within(shown.sentence)}.")
@@ -76,8 +76,28 @@ def _effect(shown: Shown, known: Known) -> str:
     change = f"falls from {before} to {after}" if after < before else f"rises from {before} to {after}"
     change = f"stays at {after}" if after == before else change
     return noun.inflected(
-        f"With {{the}} hidden the score {change}; with as large a control region hidden it is "
-        f"{effect.control_score:.2f}."
+        f"With {{the}} hidden the score {change}{_then(effect.score_without, known)}; with as large a control region "
+        f"hidden it is {effect.control_score:.2f}."
+    )
+
+
+def _then(score: float, known: Known) -> str:
+    """What a score would mean, as a part of a sentence. Empty when that is not known."""
+    if known.zone is None:
+        return ""
+    low, high = known.zone
+    if score >= high:
+        return ", still a deepfake to me"
+    return ", too little for a verdict" if score > low else ", far below a deepfake's"
+
+
+def _weightiest(artifacts: Sequence[Shown]) -> Shown:
+    """The artifact that the score needs most, by its measured effect, or the strongest when none is supported."""
+    supported = [shown for shown in artifacts if shown.effect and shown.effect.supported]
+    return (
+        min(supported, key=lambda shown: shown.effect.score_without)
+        if supported
+        else min(artifacts, key=by_strength)
     )
 
 
@@ -121,7 +141,10 @@ def _fits(seam: Shown | None, known: Known) -> str:
 def about_match(question: Question, known: Known) -> str:
     """The answer to a question whether two sides of a face match."""
     anywhere = [] if question.region else list(known.artifacts or ())
-    return f"I do not measure whether the two sides match{but_seen(question, known, anywhere)}."
+    return f"I do not measure {question.unmeasured or SIDES}{but_seen(question, known, anywhere)}."
+
+
+SIDES = "whether the two sides match"
 
 
 def but_seen(question: Question, known: Known, related: Sequence[Shown]) -> str:
@@ -258,6 +281,9 @@ def about_several(question: Question, known: Known) -> str:
             return about_things(question)
         del named[Region.BACKGROUND]
     whole = one_of(named.values())
+    if known.whole and named.pop(Region.FACE_BOUNDARY, None):
+        rest = one_of(named.values())
+        return f"I see no seam to point to: the whole picture looks generated, {rest} included."
     if known.whole:
         return f"I cannot single out {whole}: the whole picture looks generated."
     if known.deepfake and not known.artifacts:
@@ -270,7 +296,7 @@ def about_several(question: Question, known: Known) -> str:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {whole}{rest}."
     clean = [noun for region, noun in named.items() if all(each.touch.region is not region for each in shown)]
-    sound = f" I see no artifact in {one_of(clean)}." if clean else ""
+    sound = f" I see no artifact {clean[0].at} {one_of(clean)}." if clean else ""
     told = listed(shown, known)
     if len(shown) == 1 or question.form == "each":
         return f"{capital(told)}.{sound}"
@@ -302,6 +328,7 @@ def about_places(question: Question, known: Known) -> str:
             "rank": "There is none to rank: I see no artifact in this face.",
             "least": "I see no artifact in this face, weak or strong.",
             "most": "Nothing stands out: I see no artifact in this face.",
+            "effect": "There is nothing to hide: I see no artifact in this face.",
             "count": "I count none: I see no artifact in this face.",
             "more": "I see no artifact anywhere in this face.",
             "much": "Nothing speaks for a change, small or large: I see no artifact in this face.",
@@ -310,6 +337,7 @@ def about_places(question: Question, known: Known) -> str:
         why = clearest(known)
         return {
             "most": f"No region more than another: {why}.",
+            "effect": f"I cannot hide a single region: {why}.",
             "more": f"No region is an exception: {why}.",
             "much": f"All of it: {why}.",
         }.get(question.form, f"I cannot point to a single region: {why}.")
@@ -322,7 +350,11 @@ def about_places(question: Question, known: Known) -> str:
         case "where":
             return varied(question, f"The artifacts are {where}.", f"Look at {parts_of(known.artifacts)}.")
         case "most":
-            return varied(question, ranked[0].sentence, f"Above all, {within(ranked[0].sentence)}.")
+            most = _weightiest(ranked)
+            measured = f" {_effect(most, known)}" if most.effect else ""
+            return f"Above all, {within(most.sentence)}.{measured}"
+        case "effect":
+            return _effect(_weightiest(ranked), known)
         case "least":
             return f"The weakest of {len(ranked)}: {within(ranked[-1].sentence)}."
         case "rank":
