@@ -122,9 +122,9 @@ def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str
     if family in _JUDGING and _BORDER.search(text):
         return "score", "open", named
     if family in _MAKING and _GENERATORS.search(text):
-        return *_DIFFERENCE.split("/"), named
+        return "technique_meant", "difference", named
     if named.unmeasured and _of_measures(family, form, named):
-        return *_MATCH.split("/"), named
+        return "match", "open", named
     if family == "boundary":
         return _at_edge(form, named)
     return family, form, named

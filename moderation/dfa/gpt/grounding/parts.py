@@ -93,12 +93,10 @@ def _then(score: float, known: Known) -> str:
 
 def _weightiest(artifacts: Sequence[Shown]) -> Shown:
     """The artifact that the score needs most, by its measured effect, or the strongest when none is supported."""
-    supported = [shown for shown in artifacts if shown.effect and shown.effect.supported]
-    return (
-        min(supported, key=lambda shown: shown.effect.score_without)
-        if supported
-        else min(artifacts, key=by_strength)
-    )
+    needed = {
+        shown.effect.score_without: shown for shown in artifacts if shown.effect and shown.effect.supported
+    }
+    return needed[min(needed)] if needed else min(artifacts, key=by_strength)
 
 
 def _seen(question: Question, seen: Shown | None, known: Known) -> str:
