@@ -161,7 +161,8 @@ class Flag:
 class Refusal:
     """Why a case is ready without an analysis."""
 
-    #: A code of `errors.ImageRejected`, or `attempts_exhausted`: then nothing wrong with the image is known.
+    #: A code of `errors.ImageRejected`; or one of `errors.Unavailable`, `out_of_memory` or `attempts_exhausted`: then
+    #: nothing wrong with the image is known.
     code: str
     #: A sentence a reviewer understands.
     message: str

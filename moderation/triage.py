@@ -67,7 +67,7 @@ class QueueStats:
     waiting: int
     analyzing: int
     ready: int
-    #: Seconds the oldest waiting case has waited. 0 when none waits.
+    #: Seconds for which the oldest case without an analysis has waited, taken or not. 0 when there is none.
     oldest_waiting_seconds: float
     #: Cases that became ready per second, over the last minute.
     ready_per_second: float
@@ -94,5 +94,5 @@ def retry_delay(attempt: int, *, random: float) -> float:
 
 
 def postponed_for(postponements: int) -> float:
-    """The largest sum of so many `retry_delay`s, in seconds."""
-    return sum(min(300.0, 2.0**n) for n in range(postponements))
+    """The mean sum of so many `retry_delay`s, in seconds."""
+    return sum(0.75 * min(300.0, 2.0**n) for n in range(postponements))

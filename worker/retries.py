@@ -1,10 +1,18 @@
 """What becomes of leased work that ends in an error. One table, read in one place: `worker.run`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import random
 
-from moderation.errors import ImageRejected, LeaseLost, Unavailable
+from moderation.errors import (
+    BucketNotRead,
+    DatabaseUnavailable,
+    ImageRejected,
+    LeaseLost,
+    StorageTooSlow,
+    StorageUnavailable,
+    Unavailable,
+)
 from moderation.triage import postponed_for, retry_delay
 
 
@@ -36,6 +44,15 @@ FAULT = Fail(
 )
 #: The same when the bundle on trial has the fault.
 CANDIDATES = Release("candidate_failed", 0)
+#: What was missing for too long, in words for platforms and reviewers. The log has the error itself.
+_MISSING: Mapping[type[BaseException], str] = {
+    BucketNotRead: "no worker may read the bucket of the image",
+    StorageTooSlow: "storage sent the image too slowly",
+    StorageUnavailable: "storage did not give the image",
+    DatabaseUnavailable: "the database did not answer",
+    MemoryError: "no worker had enough memory",
+    Unavailable: "the model did not answer",
+}
 
 
 def reaction(
@@ -53,7 +70,8 @@ def reaction(
     LeaseLost              nothing: another worker has it
     ImageRejected          it fails, with the error's code and words
     one of `final`         the same: a retry would end the same
-    Unavailable            it is released, for a growing delay; after `patience_seconds` of delays it fails
+    Unavailable            it is released, for a growing delay; after `patience_seconds` of delays it fails, with the
+                           error's code
     MemoryError            the same: another worker may have more memory, and the delay lets others finish
     anything else          it fails at once: a bug is not retried; a candidate's is no reason to give a case up, and it
                            is released at once, for the bundle that serves
@@ -63,12 +81,9 @@ def reaction(
     if isinstance(error, (ImageRejected, *final)):
         return Fail(getattr(error, "code", FAULT.code), str(error))
     if isinstance(error, (Unavailable, MemoryError)):
-        if postponed_for(postponements) >= patience_seconds:
-            return Fail("attempts_exhausted", f"This could not be analysed for long: {_words(error)}.")
         code = error.code if isinstance(error, Unavailable) else "out_of_memory"
+        if postponed_for(postponements) >= patience_seconds:
+            missing = next(words for kind, words in _MISSING.items() if isinstance(error, kind))
+            return Fail(code, f"This could not be analysed for long: {missing}.")
         return Release(code, retry_delay(postponements + 1, random=jitter()))
     return CANDIDATES if on_trial else FAULT
-
-
-def _words(error: BaseException) -> str:
-    return str(error).rstrip(".") or "the worker ran out of memory"

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from moderation.errors import BonafideError, DatabaseUnavailable, LeaseLost
+from moderation.errors import BonafideError, DatabaseUnavailable, LeaseLost, Unavailable
 from worker.retries import Fail, Forget, Release
 from worker.station import Station
 from worker.telemetry import about_case
@@ -119,12 +119,14 @@ def work(station: Station, job: Job[Held, Any], held: Held) -> None:
 
 def _end(station: Station, job: Job[Held, Any], held: Held, error: BaseException) -> None:
     """React to the error. When the fence is lost, another worker has the row, and nothing is written."""
-    its_end, its_fault = f"{job.name}_ended", f"{job.name}_failed"
-    if isinstance(error, BonafideError):
-        log.info(its_end, action=job.action, code=error.code, error=str(error))
-    else:
-        log.error(its_fault, action=job.action, exc_info=error)
     end = job.react(station, held, error)
+    its_end, its_fault, outcome = f"{job.name}_ended", f"{job.name}_failed", type(end).__name__.lower()
+    if isinstance(error, BonafideError):
+        given_up = isinstance(end, Fail) and isinstance(error, Unavailable)
+        tell = log.warning if given_up else log.info
+        tell(its_end, action=job.action, outcome=outcome, code=error.code, error=str(error))
+    else:
+        log.error(its_fault, action=job.action, outcome=outcome, exc_info=error)
     try:
         match end:
             case Release() as released:

@@ -482,7 +482,9 @@ def test_a_picture_that_was_tried_too_often_is_not_shown_to_the_model_again(
 def test_a_picture_that_storage_did_not_give_for_long_may_be_asked_about(
     questions: Questions, database: Database
 ) -> None:
-    refusal = Refusal("attempts_exhausted", "This could not be analysed for long: storage does not answer.")
+    refusal = Refusal(
+        "storage_unavailable", "This could not be analysed for long: storage did not give the image."
+    )
     case_id = refused(database, refusal=refusal)
 
     assert questions.ask(case_id, "Why?", actor="platform:test").answer is None

@@ -14,7 +14,7 @@ from moderation.decisions import Outcome
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide
 from tests.integration.beside import both, on_trial
-from tests.integration.conftest import accepted, enrolled, ready, refused
+from tests.integration.conftest import accepted, begun, enrolled, ready, refused
 from tests.integration.deciding import a_review, decide
 
 
@@ -63,6 +63,9 @@ def test_the_oldest_waiting_case_is_told_whatever_else_there_is(database: Databa
         )
         assert cases.oldest_waiting_seconds(session) == pytest.approx(90)
         assert queue_stats(session).oldest_waiting_seconds == pytest.approx(90)
+    begun(database, oldest)
+    with database.transaction() as session:
+        assert cases.oldest_waiting_seconds(session) == pytest.approx(90, abs=5)
 
 
 def _plan(database: Database, query: str) -> str:

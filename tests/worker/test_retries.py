@@ -1,3 +1,6 @@
+from random import Random
+from statistics import fmean
+
 import pytest
 
 from moderation.errors import (
@@ -62,11 +65,30 @@ def test_the_delay_grows_with_every_try() -> None:
 
 
 def test_patience_ends() -> None:
-    what = _react(StorageUnavailable("storage answered SlowDown"), postponements=40)
+    what = _react(StorageUnavailable("storage does not answer: http://store.internal:9000"), postponements=40)
 
-    assert isinstance(what, Fail)
-    assert what.code == "attempts_exhausted"
-    assert "SlowDown" in what.words
+    words = "This could not be analysed for long: storage did not give the image."  # not where the store is
+    assert what == Fail("storage_unavailable", words)
+    assert _react(MemoryError(), postponements=40) == Fail(
+        "out_of_memory", "This could not be analysed for long: no worker had enough memory."
+    )
+
+
+def test_patience_is_as_long_on_the_mean_as_the_setting_says() -> None:
+    rng = Random(1)
+
+    def waited() -> float:
+        delays: list[float] = []
+        while isinstance(
+            end := reaction(
+                StorageUnavailable("s"), postponements=len(delays), patience_seconds=3600, jitter=rng.random
+            ),
+            Release,
+        ):
+            delays.append(end.due_in)
+        return sum(delays)
+
+    assert 0.95 < fmean(waited() for _ in range(300)) / 3600 < 1.1
 
 
 def test_a_lost_lease_is_nobodys_business() -> None:
