@@ -212,14 +212,14 @@ class Publisher:
     def _connected(self) -> Generator[Producer]:
         """The one connection, made when there is none. Raise BrokerUnavailable; the next call then makes a new one."""
         if not self._held.acquire(timeout=ANSWERS_WITHIN):
-            raise BrokerUnavailable("the broker does not answer: another thread is waiting for it")
+            raise BrokerUnavailable("the broker does not answer", inside="another thread is waiting for it")
         try:
             producer = self._producer or Producer(self._app.connection_for_write(), auto_declare=False)
             self._producer = producer
             yield producer
         except (KombuError, RedisError, OSError) as error:
             self._disconnect()
-            raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+            raise BrokerUnavailable("the broker does not answer", inside=str(error)) from error
         finally:
             self._held.release()
 

@@ -30,7 +30,12 @@ class BonafideError(Exception):
 
 
 class Unavailable(BonafideError):
-    """Try again later, the image is not at fault."""
+    """Try again later, the image is not at fault. `inside` is for our log: platforms do not read it."""
+
+    def __init__(self, message: str = "", *, inside: str = "") -> None:
+        super().__init__(f"{message}: {inside}" if inside else message)
+        #: What platforms and reviewers may read. It names none of our servers.
+        self.outside = message
 
 
 class StorageUnavailable(Unavailable):

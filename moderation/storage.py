@@ -113,7 +113,8 @@ class Storage:
         if not self._reads(image):
             # Intake accepted it, but this process is set up with fewer buckets. An operator can repair that.
             raise BucketNotRead(
-                f"this worker may not read the bucket {image.bucket!r}: BONAFIDE_S3_BUCKETS does not name it"
+                f"this worker may not read the bucket {image.bucket!r}",
+                inside="BONAFIDE_S3_BUCKETS does not name it",
             )
         if _has_steps(image):
             raise ImageMissing(_NOBODY_SEES_IT)
@@ -129,7 +130,7 @@ class Storage:
         except ClientError as error:
             raise _named(error, image) from error
         except (BotoCoreError, HTTPError, ResponseParserError) as error:
-            raise StorageUnavailable(f"storage does not answer: {error}") from error
+            raise StorageUnavailable("storage does not answer", inside=str(error)) from error
         if length is not None and len(data) != length:
             raise StorageUnavailable(f"storage sent {len(data):,} of {length:,} bytes")
         data = _uncompressed(data, reply.get("ContentEncoding") or "", limit)
@@ -192,7 +193,7 @@ class Storage:
                 raise ArchiveBroken(f"s3://{bucket}/{key} is gone") from error
             raise StorageUnavailable(f"storage answered {_code(error)} for {bucket}/{key}") from error
         except (BotoCoreError, ResponseParserError) as error:
-            raise StorageUnavailable(f"storage does not answer: {error}") from error
+            raise StorageUnavailable("storage does not answer", inside=str(error)) from error
 
     def remove_archive(self, bucket: str, key: str) -> None:
         """Remove an archive's object. Do nothing when it is gone."""
@@ -218,7 +219,7 @@ def _answering(otherwise: str) -> Generator[None]:
     try:
         yield
     except (ClientError, BotoCoreError) as error:
-        raise StorageUnavailable(f"{otherwise}: {error}") from error
+        raise StorageUnavailable(otherwise, inside=str(error)) from error
 
 
 def _require_credentials(settings: Settings) -> None:

@@ -139,7 +139,7 @@ class DecodePool:
         try:
             child = _Child(self._limits, self._seconds, self._memory, self._evidence)
         except OSError as error:
-            raise EngineUnavailable(f"no decoder could be started: {error}") from error
+            raise EngineUnavailable("no decoder could be started", inside=str(error)) from error
         with self._lock:
             self._all.add(child)
         try:

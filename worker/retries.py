@@ -1,18 +1,10 @@
 """What becomes of leased work that ends in an error. One table, read in one place: `worker.run`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import random
 
-from moderation.errors import (
-    BucketNotRead,
-    DatabaseUnavailable,
-    ImageRejected,
-    LeaseLost,
-    StorageTooSlow,
-    StorageUnavailable,
-    Unavailable,
-)
+from moderation.errors import ImageRejected, LeaseLost, Unavailable
 from moderation.triage import postponed_for, retry_delay
 
 
@@ -44,15 +36,6 @@ FAULT = Fail(
 )
 #: The same when the bundle on trial has the fault.
 CANDIDATES = Release("candidate_failed", 0)
-#: What was missing for too long, in words for platforms and reviewers. The log has the error itself.
-_MISSING: Mapping[type[BaseException], str] = {
-    BucketNotRead: "no worker may read the bucket of the image",
-    StorageTooSlow: "storage sent the image too slowly",
-    StorageUnavailable: "storage did not give the image",
-    DatabaseUnavailable: "the database did not answer",
-    MemoryError: "no worker had enough memory",
-    Unavailable: "the model did not answer",
-}
 
 
 def reaction(
@@ -83,7 +66,11 @@ def reaction(
     if isinstance(error, (Unavailable, MemoryError)):
         code = error.code if isinstance(error, Unavailable) else "out_of_memory"
         if postponed_for(postponements) >= patience_seconds:
-            missing = next(words for kind, words in _MISSING.items() if isinstance(error, kind))
-            return Fail(code, f"This could not be analysed for long: {missing}.")
+            return Fail(code, f"This could not be analysed for long: {_outside(error)}.")
         return Release(code, retry_delay(postponements + 1, random=jitter()))
     return CANDIDATES if on_trial else FAULT
+
+
+def _outside(error: Unavailable | MemoryError) -> str:
+    """What happened, without where our servers are. The log has the rest."""
+    return error.outside.rstrip(".") if isinstance(error, Unavailable) else "the worker ran out of memory"

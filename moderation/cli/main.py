@@ -121,7 +121,7 @@ def main() -> None:
         _say(error)
         sys.exit(1)
     except (OperationalError, InterfaceError) as error:
-        _say(DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}"))
+        _say(DatabaseUnavailable("Postgres does not answer", inside=first_line(error)))
         sys.exit(1)
     except ProgrammingError as error:
         problem = _problem_of(error)

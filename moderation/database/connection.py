@@ -132,13 +132,13 @@ class Database:
         try:
             yield
         except (OperationalError, InterfaceError) as error:
-            raise DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}") from error
+            raise DatabaseUnavailable("Postgres does not answer", inside=first_line(error)) from error
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to Postgres is in use, and none came free") from error
         except DBAPIError as error:
             # A read-only server was just demoted: the next connection finds the new one.
             if error.connection_invalidated or isinstance(error.orig, ReadOnlySqlTransaction):
-                raise DatabaseUnavailable(f"Postgres does not answer: {first_line(error)}") from error
+                raise DatabaseUnavailable("Postgres does not answer", inside=first_line(error)) from error
             raise
 
     def _connect(self, _dialect: Any, _record: Any, args: Any, options: Any) -> _Answering:

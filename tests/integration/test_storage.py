@@ -63,6 +63,17 @@ def test_a_bucket_that_we_allow_and_that_is_gone_is_our_fault(settings: Settings
         gone.fetch_image(ImageRef("gone-bucket", "a.jpg"))
 
 
+def test_only_our_log_reads_where_a_silent_store_is(settings: Settings) -> None:
+    nowhere = "http://127.0.0.1:9"
+    silent = Storage(settings.model_copy(update={"s3_endpoint_url": nowhere, "s3_buckets": ("flagged",)}))
+
+    with pytest.raises(StorageUnavailable) as raised:
+        silent.fetch_image(ImageRef("flagged", "a.jpg"))
+
+    assert nowhere in str(raised.value)
+    assert raised.value.outside == "storage does not answer"
+
+
 def test_a_file_over_the_limit_is_given_up(settings: Settings, storage: Storage) -> None:
     image = storage.put_image("large.jpg", b"x" * 5000, "image/jpeg")
 

@@ -64,14 +64,12 @@ def test_the_delay_grows_with_every_try() -> None:
     assert delays[-1] > 60
 
 
-def test_patience_ends() -> None:
-    what = _react(StorageUnavailable("storage does not answer: http://store.internal:9000"), postponements=40)
+def test_patience_ends_with_what_was_missing() -> None:
+    what = _react(StorageUnavailable("storage answered SlowDown"), postponements=40)
 
-    words = "This could not be analysed for long: storage did not give the image."  # not where the store is
-    assert what == Fail("storage_unavailable", words)
-    assert _react(MemoryError(), postponements=40) == Fail(
-        "out_of_memory", "This could not be analysed for long: no worker had enough memory."
-    )
+    assert isinstance(what, Fail)
+    assert what.code == "storage_unavailable"
+    assert "SlowDown" in what.words
 
 
 def test_patience_is_as_long_on_the_mean_as_the_setting_says() -> None:
@@ -89,6 +87,25 @@ def test_patience_is_as_long_on_the_mean_as_the_setting_says() -> None:
         return sum(delays)
 
     assert 0.95 < fmean(waited() for _ in range(300)) / 3600 < 1.1
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        pytest.param(
+            StorageUnavailable("storage does not answer", inside="http://minio:9000/flagged/a.jpg"),
+            Fail("storage_unavailable", "This could not be analysed for long: storage does not answer."),
+            id="an address",
+        ),
+        pytest.param(
+            MemoryError("at /srv/worker"),
+            Fail("out_of_memory", "This could not be analysed for long: the worker ran out of memory."),
+            id="a library's words",
+        ),
+    ],
+)
+def test_a_refusal_says_what_happened_and_not_where(error: Exception, end: Fail) -> None:
+    assert _react(error, postponements=40) == end
 
 
 def test_a_lost_lease_is_nobodys_business() -> None:
