@@ -324,6 +324,20 @@ def test_an_edge_is_that_of_the_parts_which_the_question_names() -> None:
     assert "colours" in said_of(clean, "Does the tone of the face fit the neck?", "boundary/fits")
 
 
+def test_who_compares_colours_hears_of_colours() -> None:
+    asked, intent = "Is the skin of the cheeks redder than the neck?", "compare/open"
+    softer, pale = Touch(Region.CHEEKS, Kind.SOFTER, 0.7), Touch(Region.CHEEKS, Kind.COLOUR, 0.7)
+
+    assert (
+        said_of(analysed(Label.BONA_FIDE), asked, intent)
+        == "I see no wrong colour in the cheeks or the neck."
+    )
+    soft = said_of(analysed(Label.DEEPFAKE, softer), asked, intent)
+    assert soft == "I see no wrong colour in the cheeks or the neck; the artifacts are in the cheeks."
+    coloured = said_of(analysed(Label.DEEPFAKE, pale), asked, intent)
+    assert coloured.startswith(worded(pale, [pale])[:-1])
+
+
 def test_who_asks_where_the_verdict_turns_gets_the_scores() -> None:
     known = known_from(analysed(Label.DEEPFAKE), (0.3, 0.5))
     assert known is not None

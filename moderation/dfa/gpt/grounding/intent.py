@@ -95,6 +95,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         unsure=family != UNCLEAR and _probability(family, fitting) < _SURE,
         unjudged=named.unjudged,
         unmeasured=named.unmeasured,
+        colours=named.colours,
         either=_EITHER.search(text) is not None,
     )
 

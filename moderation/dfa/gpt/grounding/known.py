@@ -45,6 +45,8 @@ class Question:
     unjudged: Unjudged | None = None
     #: What it asks for and the model never measures, in words: "how parts line up".
     unmeasured: str | None = None
+    #: It asks about colours.
+    colours: bool = False
     #: It asks which of two: it has no yes.
     either: bool = False
 

@@ -60,7 +60,8 @@ _ASPECTS: Mapping[Region, str] = {
 #: Details on a face.
 _MARKS = (
     r"freckles?|moles?|scars?|(?<!you )(?<!to )(?<!I )(?<!can )spots?|dots?|patch(?:es)?|blotch(?:es)?|blemish(?:es)?"
-    r"|pimples?|dimples?|crow's feet|birthmarks?|tattoos?|piercings?|strands?|streaks?|smears?|smudges?|stripes?|bindi"
+    r"|pimples?|dimples?|wrinkles?|creases?|stains?|veins?|bumps?|bruises?"
+    r"|crow's feet|birthmarks?|tattoos?|piercings?|strands?|streaks?|smears?|smudges?|stripes?|bindi"
     r"|catch ?lights?|glints?|glare|eye ?shadow|eye ?liner|mascara|lipstick|blush|eye ?bags|dark circles"
 )
 #: What is worn or beside a face.
@@ -78,7 +79,11 @@ _UNMEASURED: Mapping[str, str] = {
     "how parts line up": r"align\w*|(?:line|lines|lined|lining) up|tilt\w*|slant\w*|crooked|level with",
     "sizes and proportions": r"proportion\w*|anatom\w*|too (?:big|large|small|long|short|wide|narrow|thick)",
 }
-_COLOURS = re.compile(r"\b(?:colou?r\w*|tones?|shades?|tints?|hues?|complexion|tan|tanned)\b", re.I)
+_COLOURS = re.compile(
+    r"\b(?:colou?r\w*|recolou?r\w*|tones?|shades?|tints?|hues?|complexion|tan|tanned|orange|purple"
+    r"|(?:redd|pink|yellow|brown|blu|grey|gray|pal)(?:er|ish)|red|pink|yellow|pale)\b",
+    re.I,
+)
 #: Short questions with such a word are about the region that the question before named.
 _POINTING, _SHORT = re.compile(r"\b(?:it|its|they|them|their)\b|\bthere\W*$", re.I), 6
 

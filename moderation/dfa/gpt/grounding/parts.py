@@ -287,6 +287,9 @@ def about_several(question: Question, known: Known) -> str:
     if known.deepfake and not known.artifacts:
         return f"I take the face for a deepfake, and cannot point to {whole}."
     shown = sorted((each for each in known.artifacts or () if each.touch.region in named), key=by_strength)
+    if question.colours and not any(each.touch.kind in _COLOURED for each in shown):
+        rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
+        return f"I see no wrong colour in {whole}{rest}."
     seam = next((each for each in known.artifacts or () if each.touch.region is Region.FACE_BOUNDARY), None)
     if not shown and seam is not None and _AROUND & set(named):
         return f"I see no artifact in {whole} alone, but {within(seam.sentence)}."
@@ -299,6 +302,10 @@ def about_several(question: Question, known: Known) -> str:
     if len(shown) == 1 or question.form == "each":
         return f"{capital(told)}.{sound}"
     return f"{_compared(shown)}: {told}.{sound}"
+
+
+#: Kinds that change a part's colour.
+_COLOURED = frozenset({Kind.COLOUR, Kind.REPLACED})
 
 
 def _compared(ranked: Sequence[Shown]) -> str:
