@@ -115,8 +115,7 @@ def train_small(
     pool = pool_of(data, work / "pool", processes=2, say=building)
     say("Building DFA-Instruct …")
     instruct = work / "instruct"
-    if not (instruct / "conversations.json").is_file():
-        build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
+    build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
     say(f"Teaching the tower to see without {', '.join(plan.without.without)} …")
     stranger = train_sight(base, instruct, work / "sight-without", plan.without)
     say("Teaching it everything …")
