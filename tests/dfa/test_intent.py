@@ -1141,3 +1141,53 @@ def test_nothing_is_said_of_an_undecided_face() -> None:
 
     assert all("undecided" in text or "cannot decide" in text for text in said.values()), said
     assert "whether the nose was changed" in said["Is the nose real?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("So what explains the colour of the lips?", "region/colour"),
+        ("Is the skin dark, should I worry?", "tone/natural"),
+        ("Are you sure that this is not fake?", "verdict/fake"),
+        ("Could it be a swap instead of an edit?", "verdict/fake"),
+    ],
+)
+def test_where_a_yes_or_a_no_would_say_something_else_there_is_none(text: str, intent: str) -> None:
+    for face in (
+        analysed(Label.BONA_FIDE),
+        analysed(Label.DEEPFAKE, Touch(Region.MOUTH, Kind.COLOUR, 0.7), technique=Technique.FE),
+    ):
+        assert not said_of(face, text, intent).startswith(("Yes", "No,", "No:"))
+
+
+def test_what_a_generated_picture_shows_takes_up_the_question() -> None:
+    face = analysed(Label.DEEPFAKE, technique=Technique.EFS)
+
+    colour = said_of(face, "The nose is redder than the rest, an artifact?", "region/colour")
+    filtered = said_of(face, "Is the chin so smooth from a beauty filter?", "region/explained")
+
+    assert colour.startswith("I name no wrong colour there: the whole picture looks generated, the nose")
+    assert filtered.startswith("A filter can look like that, but the whole picture looks generated")
+
+
+@pytest.mark.parametrize(
+    ("text", "intent", "told"),
+    [
+        ("How certain, on a scale from 0 to 100?", "certainty/open", "no probability"),
+        (
+            "Would airbrushing count as a forgery?",
+            "skin/natural",
+            "a filter, other light or a crop makes none",
+        ),
+        ("Can blur explain what you see on the mouth and the chin?", "compare/open", "blur can hide one"),
+        ("Does the hair influence the verdict?", "limits/picture", "How much the hair counts"),
+        ("Does the plain background matter?", "limits/picture", "face itself"),
+        ("How symmetric are the brows and the smile?", "compare/open", "whether the two sides match"),
+        ("A brown blob at the top, is that fake?", "verdict/fake", "details such as the blob"),
+    ],
+)
+def test_words_that_say_more_than_the_intent_decide(text: str, intent: str, told: str) -> None:
+    face = analysed(Label.BONA_FIDE)
+    uncalibrated = replace(face, verdict=replace(face.verdict, calibrated=False))
+
+    assert told in said_of(uncalibrated, text, intent)

@@ -14,13 +14,13 @@ from moderation.analysis import Artifact, Region, Technique
 
 _PARTS: Mapping[Region, str] = {
     Region.FOREHEAD: r"foreheads?|brow|upper face",
-    Region.HAIRLINE: r"hairline|hairs?|strands?",
+    Region.HAIRLINE: r"hairline|hairs?|strands?|fringe|bangs|curls|ponytail|parting|roots",
     Region.EYES: r"eyes?|eyelids?|lids?|eyelash(?:es)?|lashes|eyebrows?|brows|iris(?:es)?|pupils?|gaze"
     r"|(?:peri)?(?:ocular|orbital)",
     Region.NOSE: r"nose|nostrils?|nasal",
     Region.CHEEKS: r"cheeks?|cheekbones?",
     Region.MOUTH: r"mouth|lips?|tooth|teeth|smile|tongue|moustache|(?:peri)?oral",
-    Region.JAWLINE: r"jaw|jawline|chin|beard|stubble|mandib\w+",
+    Region.JAWLINE: r"jaw|jawline|chin|beard|goatee|stubble|sideburns?|mandib\w+",
     Region.FACE_BOUNDARY: r"edges? of the face|(?:face |blending )?boundary|contours?|outlines?|seams?|rim|halo",
     Region.EARS: r"ears?|earlobes?|earrings?",
     Region.NECK: r"neck|throat",

@@ -63,7 +63,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     An answer that does not speak of this face is followed by the verdict if the question may be about it.
     """
     said = _answer(question, known, prompts)
-    if question.either:
+    if question.sideless:
         said = capital(_SIDE.sub("", said))
     refused = question.family in UNKNOWABLE and _OF_THE_VERDICT.search(question.text)
     if question.family == "things" or refused or (question.unsure and question.family in _BESIDE_THE_FACE):
@@ -71,6 +71,7 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     return f"{said}{_passed_over(question, said)}"
 
 
+#: Begins an answer that takes a side.
 _SIDE = re.compile(r"^(?:Yes|No)[,:] ")
 #: Families whose answers speak of what is seen. A thing that such a question names is not passed over.
 _OF_SIGHT = frozenset({
@@ -86,7 +87,9 @@ _MOST_WORDS = 50
 def _passed_over(question: Question, said: str) -> str:
     """That the first detail or thing which the question names is not judged, unless the answer speaks of it."""
     unjudged = question.unjudged
-    if unjudged is None or question.family not in _OF_SIGHT or question.form in _ANSWERED:
+    if unjudged is None or question.form in _ANSWERED:
+        return ""
+    if question.family not in _OF_SIGHT and not (question.family == "verdict" and unjudged.on_face):
         return ""
     if unjudged.word in said:
         return ""

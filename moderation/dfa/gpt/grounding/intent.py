@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
+from moderation.dfa.gpt.grounding.beside import UNKNOWABLE, causes_named
 from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.named import Named, named_in
 from moderation.dfa.gpt.prompts import PromptSet
@@ -46,8 +47,12 @@ _OPPOSITE: Mapping[str, str] = {
 }  # fmt: skip
 #: An opposite whose logit is less than this below decides nothing: the answer then takes no side.
 _CLEAR = 1.0
-#: "Genuine or forged" has no yes, unless yes or no is asked for.
-_EITHER = re.compile(r"^(?!.*\byes\b.*\bno\b).*\b(?:whether|or)\b", re.I | re.S)
+#: "Genuine or forged" has no yes, unless yes or no is asked for; nor has what, why, or "not fake".
+_SIDELESS = re.compile(
+    r"^(?:(?:so|and|but|ok|then)\b,? )*(?:what|why|how|which|where|who)\b"
+    r"|^(?!.*\byes\b.*\bno\b).*(?:\b(?:whether|or|instead of|rather than|not|should I worry)\b|n't\b)",
+    re.I | re.S,
+)
 #: A question is not understood when its likeliest family is less probable.
 _LEAST = 0.2
 #: A question whose likeliest family is less probable was read with little certainty.
@@ -96,7 +101,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         unjudged=named.unjudged,
         unmeasured=named.unmeasured,
         colours=named.colours,
-        either=_EITHER.search(text) is not None,
+        sideless=_SIDELESS.search(text) is not None,
     )
 
 
@@ -106,6 +111,10 @@ _LOOKS = frozenset({"natural", "forged", "open", "wrong"})
 _INNER = frozenset({Region.EYES, Region.NOSE, Region.MOUTH})
 #: A question about the verdict that speaks of where verdicts begin.
 _BORDER = re.compile(r"\b(?:undetermined|undecided|thresholds?|borderline|cut-?offs?)\b", re.I)
+#: A question for the certainty as a number.
+_SCALE = re.compile(r"\b(?:scale|percent\w*|out of (?:10|ten|100|a hundred))\b|%|\bto (?:10|100)\b", re.I)
+#: A question what is a forgery at all.
+_COUNTS_AS = re.compile(r"\bcounts? as (?:an? )?(?:manipulat|forg|fak|deepfak|edit|tamper)", re.I)
 _JUDGING = frozenset({"verdict", "certainty", "reasons", "challenge"})
 #: A question which kind of generator it was.
 _GENERATORS = re.compile(r"\bGANs?\b.*\bdiffusion\b|\bdiffusion\b.*\bGANs?\b", re.I | re.S)
@@ -122,6 +131,14 @@ def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str
         return _REGIONAL, "seen", named  # a patch on the cheek
     if family in _JUDGING and _BORDER.search(text):
         return "score", "open", named
+    if family == "certainty" and _SCALE.search(text):
+        return "score", "probability", named
+    if _COUNTS_AS.search(text) and family not in UNKNOWABLE:
+        return "technique_meant", "meant", replace(named, techniques=())
+    if family == _TWO and "explain" in text.lower() and causes_named(text):
+        return "otherwise", "open", named
+    if (family, form) == ("limits", "picture") and named.nouns and not causes_named(text):
+        return _harms(named)
     if family in _MAKING and _GENERATORS.search(text):
         return "technique_meant", "difference", named
     if named.unmeasured and _of_measures(family, form, named):
@@ -129,6 +146,15 @@ def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str
     if family == "boundary":
         return _at_edge(form, named)
     return family, form, named
+
+
+def _harms(named: Named) -> tuple[str, str, Named]:
+    """What a question asks for that takes a part of the picture itself for a reason."""
+    if Region.BACKGROUND in named.nouns:
+        return "things", "open", named
+    if len(named.nouns) > 1 or named.unjudged:
+        return "limits", "picture", named
+    return _REGIONAL, "effect", named
 
 
 def _of_measures(family: str, form: str, named: Named) -> bool:
@@ -195,6 +221,7 @@ def family_of(intent: str) -> str:
 _SECOND = re.compile(
     r"(?:\?\s+|,?\s+and\s+)"
     r"(?=(?:if \w+,? |(?:on|for|in|by) )?(?:how|where|why|who|what|which|is|are|was|does|do|did|can|could|may|should"
+    r"|would|will|has|have"
     r"|explain|convince)\b)",
     re.I,
 )

@@ -47,8 +47,8 @@ class Question:
     unmeasured: str | None = None
     #: It asks about colours.
     colours: bool = False
-    #: It asks which of two: it has no yes.
-    either: bool = False
+    #: It asks which of two, or what or why, or has a "not": a yes or a no would say something else.
+    sideless: bool = False
 
 
 @dataclass(frozen=True)

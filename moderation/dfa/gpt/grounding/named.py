@@ -60,7 +60,7 @@ _ASPECTS: Mapping[Region, str] = {
 #: Details on a face.
 _MARKS = (
     r"freckles?|moles?|scars?|(?<!you )(?<!to )(?<!I )(?<!can )spots?|dots?|patch(?:es)?|blotch(?:es)?|blemish(?:es)?"
-    r"|pimples?|dimples?|wrinkles?|creases?|stains?|veins?|bumps?|bruises?"
+    r"|pimples?|dimples?|wrinkles?|creases?|stains?|veins?|bumps?|bruises?|blobs?"
     r"|crow's feet|birthmarks?|tattoos?|piercings?|strands?|streaks?|smears?|smudges?|stripes?|bindi"
     r"|catch ?lights?|glints?|glare|eye ?shadow|eye ?liner|mascara|lipstick|blush|eye ?bags|dark circles"
 )
@@ -77,6 +77,7 @@ _THINGS = (
 _UNMEASURED: Mapping[str, str] = {
     "where eyes look": r"gazes?|(?:same|different|two|other) (?:directions?|ways?)|cross-?eyed|looking at the same",
     "how parts line up": r"align\w*|(?:line|lines|lined|lining) up|tilt\w*|slant\w*|crooked|level with",
+    "whether the two sides match": r"a?symmetr\w*|both sides of the face|left and (?:the )?right (?:side|half)",
     "sizes and proportions": r"proportion\w*|anatom\w*|too (?:big|large|small|long|short|wide|narrow|thick)",
 }
 _COLOURS = re.compile(

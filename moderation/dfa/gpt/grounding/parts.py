@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from moderation.analysis import Region, Technique
-from moderation.dfa.gpt.grounding.beside import about_things
+from moderation.dfa.gpt.grounding.beside import about_things, causes_named
 from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
 from moderation.dfa.gpt.grounding.phrases import (
@@ -191,7 +191,8 @@ def _elsewhere(question: Question, where: str) -> str:
                 f"I find nothing {{at}} {{the}}, only {where}.",
             )
         case "effect":
-            return f"How much {{the}} {{count}} was not measured; the artifacts are {where}."
+            unmeasured = "so I did not measure how much {the} {count}"
+            return f"I name no artifact {{at}} {{the}}, {unmeasured}; the artifacts are {where}."
         case "open":
             return varied(
                 question,
@@ -258,6 +259,13 @@ def _whole_picture(question: Question) -> str:
                 "The whole picture looks generated, {the} included.",
                 "{The} {look} generated, like the whole picture.",
             )
+        case "explained":
+            also = capital(causes_named(question.text) or "other things")
+            return f"{also} can look like that, but the whole picture looks generated, {{the}} included."
+        case form if form in PROPERTIES:
+            return (
+                f"I name no {PROPERTIES[form][0]} there: the whole picture looks generated, {{the}} included."
+            )
         case _:
             return "I cannot single out {the}: the whole picture looks generated."
 
@@ -297,7 +305,8 @@ def about_several(question: Question, known: Known) -> str:
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no artifact in {whole}{rest}."
     clean = [noun for region, noun in named.items() if all(each.touch.region is not region for each in shown)]
-    sound = f" I see no artifact {clean[0].at} {one_of(clean)}." if clean else ""
+    also = "Beyond that " if seam in shown else ""  # which runs through the others
+    sound = f" {also}I see no artifact {clean[0].at} {one_of(clean)}." if clean else ""
     told = listed(shown, known)
     if len(shown) == 1 or question.form == "each":
         return f"{capital(told)}.{sound}"
