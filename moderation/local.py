@@ -201,7 +201,7 @@ class Stack:
     ) -> subprocess.Popen[Any]:
         """Start a child. Its output goes to `logs/<name>.log`, and it dies with us."""
         identity.setdefault("env", env)
-        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+        with self._log(name).open("ab") as log:
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL,
@@ -216,6 +216,9 @@ class Stack:
         self._processes.append(_Process(name, process, stop_signal, command, identity))
         return process
 
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
     def start_again(self, name: str) -> subprocess.Popen[Any]:
         """Start a child that ended by itself, as it was started before."""
         ended = next(p for p in self._processes if p.name == name)
@@ -228,7 +231,7 @@ class Stack:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise SetupProblem(f"{name} ended at once: {self.last_words(name)}")
+                raise SetupProblem(self.how_ended(name))
             try:
                 if answers():
                     return
@@ -238,8 +241,19 @@ class Stack:
         raise SetupProblem(f"{name} did not answer within {timeout:.0f} seconds: {self.last_words(name)}")
 
     def last_words(self, name: str) -> str:
-        log = self.folder / "logs" / f"{name}.log"
+        log = self._log(name)
         return f"{_last_line(log.read_text(errors='replace'))} (see {log})"
+
+    def how_ended(self, name: str) -> str:
+        """A sentence about a child that ended: the signal that killed it, or its last output."""
+        status = next(p.process.returncode for p in reversed(self._processes) if p.name == name)
+        if status == -signal.SIGKILL:
+            # Nobody but the kernel or a person sends it, and the child cannot say a word about it.
+            return f"{name} was killed by SIGKILL: memory may have run out (see {self._log(name)})"
+        if status < 0:
+            killer = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
+            return f"{name} was killed by {killer}, and said last: {self.last_words(name)}"
+        return f"{name} ended by itself: {self.last_words(name)}"
 
     def fallen(self) -> str | None:
         """The name of a child that ended by itself, or None."""

@@ -217,7 +217,7 @@ class Guard:
         fallen = self._stack.fallen()
         if fallen is None:
             return
-        said = f"{fallen} ended by itself: {self._stack.last_words(fallen)}"
+        said = self._stack.how_ended(fallen)
         lately = [at for at in self._again.get(fallen, ()) if now - at < WITHIN_SECONDS]
         if fallen not in STARTED_AGAIN or len(lately) >= TIMES:
             raise SetupProblem(said)

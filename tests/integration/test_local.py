@@ -1,5 +1,6 @@
 """What `bonafide up` does to a database that is kept, and to children that end by themselves."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from moderation.local import Stack, open_folder, prepare_database
 
 #: It ends at once, and says what is in its environment.
 ENDS = [sys.executable, "-c", "import os; raise SystemExit(os.environ['SAID'])"]
+#: It says that all is well, and is killed by the signal that is in its environment.
+KILLED = [
+    sys.executable,
+    "-c",
+    "import os; print('ready', flush=True); os.kill(os.getpid(), int(os.environ['BY']))",
+]
 
 
 def test_each_start_leaves_one_key_open(database_url: str, database: Database) -> None:
@@ -75,3 +82,19 @@ def test_another_child_that_falls_ends_everything(stack: Stack, name: str) -> No
         Guard(stack).look(now=0.0)
 
     assert len(_lines(stack, name)) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        pytest.param(signal.SIGKILL, "was killed by SIGKILL: memory may have run out", id="out of memory"),
+        pytest.param(signal.SIGSEGV, "was killed by SIGSEGV, and said last: ready", id="a crash"),
+        pytest.param(signal.SIGRTMIN + 1, f"by signal {signal.SIGRTMIN + 1},", id="a signal without a name"),
+    ],
+)
+def test_a_signal_is_named_and_not_blamed_on_the_last_line(stack: Stack, number: int, words: str) -> None:
+    stack.spawn("web", KILLED, env={"BY": str(int(number))})
+    _ended(stack)
+
+    with pytest.raises(SetupProblem, match=words):
+        Guard(stack).look(now=0.0)
