@@ -35,9 +35,10 @@ WORKER_EXTRA = 2
 @dataclass(frozen=True)
 class Finding:
     part: str
-    ok: bool
+    #: None: it could not be checked.
+    ok: bool | None
     words: str
-    #: False: another part must work before this one can be checked.
+    #: False: it could not be checked. Another part must work first, or this process has not the rights.
     looked_at: bool = True
 
 
@@ -67,11 +68,11 @@ def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]
     try:
         for part, needs, look in looks:
             # A fault is reported once, at its own part, not at every part that needs it.
-            lacking = next((need for need in needs if not found[need].ok), None)
+            lacking = next((need for need in needs if found[need].ok is False), None)
             found[part] = (
                 _look(part, look)
                 if lacking is None
-                else Finding(part, ok=True, words=f"unknown until the {lacking} works", looked_at=False)
+                else _not_checked(part, f"unknown until the {lacking} works")
             )
     finally:
         database.close()
@@ -82,15 +83,25 @@ class _ToMend(BonafideError):
     """Something an operator must change."""
 
 
+class _NotChecked(BonafideError):
+    """Something that cannot be seen from here."""
+
+
+def _not_checked(part: str, why: str) -> Finding:
+    return Finding(part, ok=None, words=why, looked_at=False)
+
+
 def _look(part: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(part, ok=True, words=look())
+    except _NotChecked as error:
+        return _not_checked(part, str(error))
     except BonafideError as error:
         return Finding(part, ok=False, words=str(error))
     except ProgrammingError as error:
         if not lacks_rights(error):
             raise
-        return Finding(part, ok=True, words="this role may not read it")
+        return _not_checked(part, "this role may not read it: run `bonafide doctor` as the owner too")
 
 
 def _settings(settings: Settings) -> str:
@@ -158,8 +169,8 @@ def _broker_memory(settings: Settings) -> str:
     )
     try:
         facts: dict[str, object] = client.info()  # pyright: ignore[reportAssignmentType]
-    except redis.RedisError:
-        return "unknown while it does not answer"
+    except redis.RedisError as error:
+        raise _NotChecked(f"the broker does not tell: {error}") from error
     finally:
         client.close()
     if facts.get("cluster_enabled"):

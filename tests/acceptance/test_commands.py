@@ -272,7 +272,7 @@ def test_the_doctor_finds_nothing_in_a_healthy_system_and_the_fault_in_a_sick_on
 
     assert all(finding["ok"] for finding in healthy), healthy
     assert sick.returncode == 1
-    assert [f["part"] for f in map(json.loads, sick.stdout.splitlines()) if not f["ok"]] == ["broker"]
+    assert [f["part"] for f in map(json.loads, sick.stdout.splitlines()) if f["ok"] is False] == ["broker"]
 
 
 @pytest.mark.parametrize(

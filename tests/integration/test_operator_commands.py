@@ -18,6 +18,7 @@ from moderation.database.operations import insert_dead_letter, list_dead_letters
 from moderation.database.review import lock_case
 from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Publisher
 from moderation.errors import CaseNotFound, SetupProblem, TransitionRefused
+from moderation.local import as_role
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
 from tests.integration.conftest import accepted, ready, stored
@@ -83,6 +84,17 @@ def test_a_key_and_a_finding_are_shown_as_they_are(
 
     assert MARKUP in bonafide("keys", "list").stdout
     assert MARKUP in bonafide("doctor").stdout
+
+
+def test_what_a_user_may_not_read_is_shown_as_not_checked(
+    bonafide: Command, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONAFIDE_DATABASE_URL", as_role(database_url, "bonafide_worker"))
+
+    (line,) = (line for line in bonafide("doctor").stdout.splitlines() if " keys " in line)
+
+    assert "not checked" in line
+    assert "this role may not read it" in line
 
 
 def test_an_error_is_said_as_it_is(
