@@ -24,8 +24,9 @@ from moderation.cli.printing import AsJson, complain, fail, print_object, print_
 from moderation.database import schema
 from moderation.database.cases import find_case, require_case
 from moderation.database.connection import Database
-from moderation.database.moves import retry_case
+from moderation.database.moves import retry_case, retry_cases
 from moderation.database.operations import DeadLetter, find_dead_letter, list_dead_letters, mark_replayed
+from moderation.database.queue import refused_since, unclaimed
 from moderation.dispatch import (
     ANALYZE_CASE,
     ANSWER_QUESTION,
@@ -35,6 +36,7 @@ from moderation.dispatch import (
     Publisher,
     WorkKind,
 )
+from moderation.errors import ImageRejected, Unavailable
 from moderation.local import sweeper_command, web_command, worker_command
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -50,6 +52,9 @@ keys = typer.Typer(help="API keys of platforms.", no_args_is_help=True)
 _NO_CASE = {ANSWER_QUESTION: "a question", RERUN_CASE: "a rerun"}
 #: The only task whose messages are on the queue.
 _TASK_OF = {QUESTION_QUEUE: ANSWER_QUESTION, RERUN_QUEUE: RERUN_CASE}
+
+#: Cases that one transaction retries.
+_RETRIED_AT_ONCE = 500
 
 
 def moment(meaning: str, *, usual: str | None = None) -> Any:
@@ -146,8 +151,64 @@ def _mark(finding: Finding) -> Text:
     return Text("ok", style="green") if finding.ok else Text("mend", style="red")
 
 
-def retry(case: Annotated[UUID, typer.Argument(help="A case that is ready without a verdict.")]) -> None:
-    """Analyse a case without a verdict again."""
+def _unavailable() -> Iterator[type[Unavailable]]:
+    """Every kind of it: a case may have been given up for any."""
+    kinds = [Unavailable]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    yield from kinds[1:]
+
+
+def _refusal(given: str | None) -> str | None:
+    """The same code, if a case can be refused with it."""
+    kinds = (*ImageRejected.__subclasses__(), *_unavailable())
+    known = ["attempts_exhausted", "out_of_memory", *(kind.code for kind in kinds)]
+    if given not in (None, *known):
+        raise typer.BadParameter(f"{given!r} is no refusal: it is one of {', '.join(sorted(known))}")
+    return given
+
+
+def retry(
+    case: Annotated[UUID | None, typer.Argument(help="A case that is ready without a verdict.")] = None,
+    refusal: Annotated[
+        str | None,
+        typer.Option(
+            help="All cases with this refusal instead, unless a reviewer has them open.", callback=_refusal
+        ),
+    ] = None,
+    since: Annotated[datetime | None, moment("With --refusal: ready at or after this time, UTC.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --refusal: only count the cases.")] = False,
+) -> None:
+    """Analyse a case without a verdict again, or all with one refusal, for example after an outage.
+
+    If it is stopped, run it again for the rest.
+    """
+    at = in_utc(since)
+    match case, refusal, at:
+        case UUID(), None, None if not dry_run:
+            _retry_one(case)
+        case None, str(), datetime():
+            _retry_all(refusal, at, dry_run=dry_run)
+        case _:
+            raise typer.BadParameter("name one case, or --refusal and --since", param_hint="CASE")
+
+
+def _retry_all(refusal: str, since: datetime, *, dry_run: bool) -> None:
+    done = 0
+    with closing(open_database()) as database:
+        with database.transaction() as session:
+            found = refused_since(session, refusal, since)
+        if dry_run:
+            typer.echo(f"{len(found):,} cases fit; none is retried")
+            return
+        for first in range(0, len(found), _RETRIED_AT_ONCE):
+            with database.transaction() as session:
+                page = found[first : first + _RETRIED_AT_ONCE]
+                done += retry_cases(session, page, unclaimed(), actor="operator")
+    typer.echo(f"{done:,} cases are waiting again")
+
+
+def _retry_one(case: UUID) -> None:
     with open_session() as session:
         found = require_case(session, case)
         done = retry_case(session, case, actor="operator")

@@ -194,11 +194,17 @@ def refuse_case(
 
 def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
     """Return a case that is ready without a verdict to the line and clear its counters. False: it is no such case."""
+    return retry_cases(session, [case_id], actor=actor) == 1
+
+
+def retry_cases(session: Session, case_ids: Sequence[UUID], *where: ColumnElement[bool], actor: str) -> int:
+    """The same with all of these cases that fit `where`; return how many were such cases."""
     rows = move_cases(
         session,
         Move.RETRY,
-        CaseRow.id == case_id,
+        CaseRow.id.in_(case_ids),
         CaseRow.refusal_code.is_not(None),
+        *where,
         actor=actor,
         changes={
             "attempts": 0,
@@ -211,7 +217,7 @@ def retry_case(session: Session, case_id: UUID, *, actor: str) -> bool:
             "rung_at": None,
         },
     )
-    return bool(rows)
+    return len(rows)
 
 
 def withdraw_case(session: Session, case_row: CaseRow, *, actor: str) -> None:

@@ -264,6 +264,16 @@ def aside_since(session: Session, why: str, older_than_seconds: float, *, limit:
     ).all()
 
 
+def refused_since(session: Session, code: str, since: datetime) -> Sequence[UUID]:
+    """Unclaimed cases without a verdict for this reason that became ready at or after this time, the oldest first."""
+    session.execute(text("SET LOCAL statement_timeout = 0"))  # a search for rare cases takes long
+    return session.scalars(
+        select(CaseRow.id)
+        .where(*fits(QueueFilter(unclaimed=True)), CaseRow.refusal_code == code, CaseRow.ready_at >= since)
+        .order_by(CaseRow.ready_at, CaseRow.id)
+    ).all()
+
+
 def unclaimed() -> ColumnElement[bool]:
     """Nobody has claimed the case."""
     return ~exists().where(ClaimRow.case_id == CaseRow.id, ClaimRow.expires_at > func.now())

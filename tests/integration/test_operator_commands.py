@@ -7,21 +7,23 @@ from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from moderation.accounts.keys import add_key, list_keys
+from moderation.cases import CaseState, Refusal
 from moderation.cli.main import app, main
 from moderation.database.connection import Database
 from moderation.database.ids import new_id
 from moderation.database.moves import withdraw_case
 from moderation.database.operations import insert_dead_letter, list_dead_letters
-from moderation.database.review import lock_case
+from moderation.database.review import lock_case, put_claim
 from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Publisher
 from moderation.errors import CaseNotFound, SetupProblem, TransitionRefused
 from moderation.local import as_role
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
-from tests.integration.conftest import accepted, ready, stored
+from tests.integration.conftest import accepted, enrolled, ready, refused, stored
 
 Command = Callable[..., Result]
 
@@ -188,6 +190,72 @@ def test_only_a_case_without_a_verdict_is_retried(
     ended = bonafide("retry", str(case))
 
     assert (ended.exit_code, stored(database, case)) == (1, before)
+
+
+EXHAUSTED = Refusal("attempts_exhausted", "This could not be analysed for long: storage does not answer.")
+
+
+@pytest.fixture
+def outage(database: Database) -> dict[str, UUID]:
+    """Cases without a verdict; two of them fit `retry --refusal attempts_exhausted --since 2026-11-28T14:00`."""
+    names = ["first", "second", "before it", "in front of a reviewer"]
+    cases = {name: refused(database, refusal=EXHAUSTED) for name in names}
+    cases["of another kind"] = refused(database)
+    with database.transaction() as session:
+        session.execute(text("UPDATE cases SET ready_at = '2026-11-28 14:00Z'"))
+        session.execute(
+            text("UPDATE cases SET ready_at = '2026-11-28 13:59Z' WHERE id = :id"), {"id": cases["before it"]}
+        )
+        claimed = lock_case(session, cases["in front of a reviewer"])
+        put_claim(session, claimed, enrolled(database).id, claim_seconds=600)
+    return cases
+
+
+RETRY_ALL = ("retry", "--refusal", "attempts_exhausted", "--since", "2026-11-28T14:00")
+
+
+def test_all_cases_of_an_outage_are_retried_at_once_with_a_workers_rights(
+    bonafide: Command,
+    database: Database,
+    database_url: str,
+    outage: dict[str, UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BONAFIDE_DATABASE_URL", as_role(database_url, "bonafide_worker"))
+    monkeypatch.setattr("moderation.cli.operate._RETRIED_AT_ONCE", 1)
+
+    ended, again = bonafide(*RETRY_ALL), bonafide(*RETRY_ALL)
+
+    assert (ended.exit_code, ended.stdout) == (0, "2 cases are waiting again\n"), ended.output
+    assert again.stdout == "0 cases are waiting again\n"
+    waiting = {name for name, case in outage.items() if stored(database, case).state is CaseState.WAITING}
+    assert waiting == {"first", "second"}
+
+
+def test_a_dry_run_only_counts(bonafide: Command, database: Database, outage: dict[str, UUID]) -> None:
+    ended = bonafide(*RETRY_ALL, "--dry-run")
+
+    assert (ended.exit_code, ended.stdout) == (0, "2 cases fit; none is retried\n")
+    assert {stored(database, case).state for case in outage.values()} == {CaseState.READY}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param([], "name one case, or --refusal and --since", id="nothing"),
+        pytest.param(["--refusal", "image_missing"], "--refusal and --since", id="since no time"),
+        pytest.param(["--since", "2026-11-28"], "--refusal and --since", id="no refusal"),
+        pytest.param([str(new_id()), *RETRY_ALL[1:]], "name one case, or", id="both"),
+        pytest.param([str(new_id()), "--dry-run"], "name one case, or", id="a dry run of one"),
+        pytest.param(
+            ["--refusal", "storage_unavailable", "--since", "2026-11-28"], "attempts_exhausted", id="no code"
+        ),
+    ],
+)
+def test_retry_takes_one_case_or_one_refusal_since_a_time(words: list[str], said: str) -> None:
+    ended = CliRunner().invoke(app, ["retry", *words], env={"COLUMNS": "250"})
+
+    assert (ended.exit_code, said in ended.stderr) == (2, True), ended.output
 
 
 def test_a_case_that_has_not_ended_is_not_erased(bonafide: Command, database: Database) -> None:
