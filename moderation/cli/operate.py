@@ -25,7 +25,13 @@ from moderation.database import schema
 from moderation.database.cases import find_case, require_case
 from moderation.database.connection import Database
 from moderation.database.moves import retry_case, retry_cases
-from moderation.database.operations import DeadLetter, find_dead_letter, list_dead_letters, mark_replayed
+from moderation.database.operations import (
+    DeadLetter,
+    dismiss_dead_letter,
+    find_dead_letter,
+    list_dead_letters,
+    mark_replayed,
+)
 from moderation.database.queue import refused_since, unclaimed
 from moderation.dispatch import (
     ANALYZE_CASE,
@@ -151,12 +157,9 @@ def _mark(finding: Finding) -> Text:
     return Text("ok", style="green") if finding.ok else Text("mend", style="red")
 
 
-def _unavailable() -> Iterator[type[Unavailable]]:
-    """Every kind of it: a case may have been given up for any."""
-    kinds = [Unavailable]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    yield from kinds[1:]
+def _unavailable(kind: type[Unavailable] = Unavailable) -> list[type[Unavailable]]:
+    """The kinds below this one: a case may have been given up for any."""
+    return [each for child in kind.__subclasses__() for each in (child, *_unavailable(child))]
 
 
 def _refusal(given: str | None) -> str | None:
@@ -240,10 +243,13 @@ def erase(case: Annotated[UUID, typer.Argument(help="A case that was decided or 
 
 
 @dead_letters.command("list")
-def list_(json_: AsJson = False) -> None:
+def list_(
+    every: Annotated[bool, typer.Option("--all", help="Also those that were dismissed.")] = False,
+    json_: AsJson = False,
+) -> None:
     """List dead letters, newest first."""
     with open_session() as session:
-        letters = list_dead_letters(session)
+        letters = list_dead_letters(session, dismissed=every)
     print_rows(
         letters,
         {
@@ -271,6 +277,18 @@ def replay(letter: Annotated[UUID, typer.Argument(help="A dead letter that names
     with open_session() as session:
         mark_replayed(session, letter)
     typer.echo(f"published case {case}")
+
+
+@dead_letters.command()
+def dismiss(
+    letter: Annotated[UUID, typer.Argument(help="A dead letter that nobody needs any more.")],
+) -> None:
+    """Take a dead letter off the list and out of the alert. It stays in the database: `list --all` shows it."""
+    with open_session() as session:
+        done = dismiss_dead_letter(session, letter)
+    if not done:
+        fail(f"no dead letter on the list has the id {letter}")
+    typer.echo(f"dismissed {letter}")
 
 
 def _against(session: Session, letter: DeadLetter | None, case: UUID | None) -> str | None:

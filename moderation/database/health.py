@@ -27,7 +27,7 @@ class Health:
     #: Webhooks that are due, and webhooks that were given up.
     deliveries_due: int
     deliveries_dead: int
-    #: Dead letters that nobody has replayed.
+    #: Dead letters that nobody has replayed or dismissed.
     dead_letters: int
     #: Processes with a recent heartbeat.
     workers: int
@@ -48,7 +48,8 @@ _HEALTH = text("""
                AS deliveries_due,
            (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE dead_at IS NOT NULL LIMIT :most) AS counted)
                AS deliveries_dead,
-           (SELECT count(*) FROM (SELECT 1 FROM dead_letters WHERE replayed_at IS NULL LIMIT :most) AS counted)
+           (SELECT count(*) FROM (SELECT 1 FROM dead_letters
+             WHERE replayed_at IS NULL AND dismissed_at IS NULL LIMIT :most) AS counted)
                AS dead_letters,
            (SELECT count(*) FROM heartbeats WHERE process LIKE 'worker:%' AND seen_at > now() - alive.within)
                AS workers,

@@ -28,6 +28,7 @@ class DeadLetter:
     error: str
     created_at: datetime
     replayed_at: datetime | None
+    dismissed_at: datetime | None
 
 
 def insert_dead_letter(session: Session, *, queue: str, body: str, error: str) -> None:
@@ -41,9 +42,12 @@ def _storable(value: str) -> str:
     return value.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def list_dead_letters(session: Session, *, limit: int = 100) -> list[DeadLetter]:
-    rows = session.scalars(select(DeadLetterRow).order_by(DeadLetterRow.id.desc()).limit(limit))
-    return [as_value(DeadLetter, row) for row in rows]
+def list_dead_letters(session: Session, *, limit: int = 100, dismissed: bool = False) -> list[DeadLetter]:
+    """The newest first; with `dismissed` also those that were dismissed."""
+    wanted = select(DeadLetterRow).order_by(DeadLetterRow.id.desc()).limit(limit)
+    if not dismissed:
+        wanted = wanted.where(DeadLetterRow.dismissed_at.is_(None))
+    return [as_value(DeadLetter, row) for row in session.scalars(wanted)]
 
 
 def find_dead_letter(session: Session, letter_id: UUID) -> DeadLetter | None:
@@ -53,6 +57,12 @@ def find_dead_letter(session: Session, letter_id: UUID) -> DeadLetter | None:
 
 def mark_replayed(session: Session, letter_id: UUID) -> None:
     change_rows(session, DeadLetterRow, DeadLetterRow.id == letter_id, replayed_at=func.now())
+
+
+def dismiss_dead_letter(session: Session, letter_id: UUID) -> bool:
+    """Take the letter off the list; its row stays. False: it is not on the list."""
+    listed = (DeadLetterRow.id == letter_id, DeadLetterRow.dismissed_at.is_(None))
+    return change_rows(session, DeadLetterRow, *listed, dismissed_at=func.now()) > 0
 
 
 def beat(session: Session, process: str, facts: dict[str, Any]) -> None:

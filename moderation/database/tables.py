@@ -557,6 +557,9 @@ class DeadLetterRow(Table):
     error: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     replayed_at: Mapped[datetime | None]
+    dismissed_at: Mapped[datetime | None] = mapped_column(
+        comment="When an operator needed it no more; null: it is listed"
+    )
 
 
 class HeartbeatRow(Table):

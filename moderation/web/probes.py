@@ -151,7 +151,7 @@ def _health(services: Services) -> Iterable[GaugeMetricFamily]:
             health.oldest_ready_seconds,
         ),
         ("questions_unanswered", "Questions without an answer", health.questions_unanswered),
-        ("dead_letters_stored", "Dead letters that nobody has replayed", health.dead_letters),
+        ("dead_letters_stored", "Dead letters that nobody has replayed or dismissed", health.dead_letters),
         ("fingerprints", "Pipelines that workers run now", health.fingerprints),
     ):
         yield GaugeMetricFamily(f"bonafide_{name}", meaning, value=value)

@@ -14,6 +14,7 @@ from moderation.accounts.keys import add_key, list_keys
 from moderation.cases import CaseState, Refusal
 from moderation.cli.main import app, main
 from moderation.database.connection import Database
+from moderation.database.health import read_health
 from moderation.database.ids import new_id
 from moderation.database.moves import withdraw_case
 from moderation.database.operations import insert_dead_letter, list_dead_letters
@@ -159,6 +160,25 @@ def test_a_letter_that_names_nothing_or_is_not_there_says_so(bonafide: Command, 
     assert "no such dead letter" in bonafide("dead-letters", "replay", str(new_id())).stderr
 
 
+def test_a_dismissed_letter_leaves_the_list_and_the_alert_and_is_kept(
+    bonafide: Command, database: Database
+) -> None:
+    left, gone = kept(database, "looked at later"), kept(database, "looked at")
+
+    ended, again = (bonafide("dead-letters", "dismiss", str(gone)) for _ in range(2))
+
+    assert (ended.exit_code, ended.stdout) == (0, f"dismissed {gone}\n"), ended.output
+    assert (again.exit_code, str(gone) in again.stderr) == (1, True)
+    listed, every = (
+        bonafide("dead-letters", "list", "--json", *more).stdout.splitlines() for more in ((), ("--all",))
+    )
+    assert [json.loads(line)["id"] for line in listed] == [str(left)]
+    assert [json.loads(line)["id"] for line in every] == [str(gone), str(left)]
+    assert json.loads(every[0])["dismissed_at"] is not None
+    with database.transaction() as session:
+        assert read_health(session).dead_letters == 1
+
+
 # --- names of keys
 
 
@@ -192,12 +212,12 @@ def test_only_a_case_without_a_verdict_is_retried(
     assert (ended.exit_code, stored(database, case)) == (1, before)
 
 
-EXHAUSTED = Refusal("attempts_exhausted", "This could not be analysed for long: storage does not answer.")
+EXHAUSTED = Refusal("storage_unavailable", "This could not be analysed for long: storage does not answer.")
 
 
 @pytest.fixture
 def outage(database: Database) -> dict[str, UUID]:
-    """Cases without a verdict; two of them fit `retry --refusal attempts_exhausted --since 2026-11-28T14:00`."""
+    """Cases without a verdict; two of them fit `retry --refusal storage_unavailable --since 2026-11-28T14:00`."""
     names = ["first", "second", "before it", "in front of a reviewer"]
     cases = {name: refused(database, refusal=EXHAUSTED) for name in names}
     cases["of another kind"] = refused(database)
@@ -211,7 +231,7 @@ def outage(database: Database) -> dict[str, UUID]:
     return cases
 
 
-RETRY_ALL = ("retry", "--refusal", "attempts_exhausted", "--since", "2026-11-28T14:00")
+RETRY_ALL = ("retry", "--refusal", "storage_unavailable", "--since", "2026-11-28T14:00")
 
 
 def test_all_cases_of_an_outage_are_retried_at_once_with_a_workers_rights(
@@ -247,9 +267,7 @@ def test_a_dry_run_only_counts(bonafide: Command, database: Database, outage: di
         pytest.param(["--since", "2026-11-28"], "--refusal and --since", id="no refusal"),
         pytest.param([str(new_id()), *RETRY_ALL[1:]], "name one case, or", id="both"),
         pytest.param([str(new_id()), "--dry-run"], "name one case, or", id="a dry run of one"),
-        pytest.param(
-            ["--refusal", "storage_unavailable", "--since", "2026-11-28"], "attempts_exhausted", id="no code"
-        ),
+        pytest.param(["--refusal", "no_such", "--since", "2026-11-28"], "attempts_exhausted", id="no code"),
     ],
 )
 def test_retry_takes_one_case_or_one_refusal_since_a_time(words: list[str], said: str) -> None:
@@ -322,6 +340,7 @@ def test_a_value_that_is_none_is_refused_without_the_checkers_own_words(words: t
         ("erase",),
         ("status",),
         ("dead-letters", "replay"),
+        ("dead-letters", "dismiss"),
         ("archive", "restore"),
         ("webhooks", "log"),
         ("webhooks", "remove"),
