@@ -1,4 +1,4 @@
-"""Run what docker-compose.yml says, without Docker: its commands, environments, roles, order and health checks.
+"""Run what docker-compose.yml says, without Docker: its commands, environments, logins, order and health checks.
 
     python deploy/try_compose.py [--keep FOLDER] [--images FOLDER] [--bundle NAME] [--browser]
 
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -40,7 +41,7 @@ from rich.table import Table
 import moderation
 from moderation.cases import CaseState
 from moderation.client import BonaFide
-from moderation.local import Stack, as_role, free_port, scratch_folder
+from moderation.local import Stack, free_port, scratch_folder
 from moderation.wire import CaseOut
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +84,8 @@ class Service:
 class Tried:
     """What became of one service."""
 
-    role: str = ""
+    #: As whom it is in the database. Empty: as the owner, or not at all.
+    login: str = ""
     seconds: float = 0.0
     health: str = "none"
     stopped: str = ""
@@ -193,7 +195,7 @@ def run(
         with trial.client() as client:
             cases = trial.samples(client)
             drained = trial.drain(client, cases)
-        trial.check_roles()
+        trial.check_logins()
         pages = trial.open_console(cases) if browser else None
         for name in reversed([*services]):
             trial.stop(name)
@@ -214,6 +216,7 @@ class _Trial:
         self.tried = {name: Tried() for name in services}
         self._console, self._broker, self._store = free_port(), free_port(), free_port()
         self._metrics = free_port()
+        self._postgres = ""  # its port, once it runs
         data, temporary = stack.folder / "data", stack.folder / "tmp"
         for place in (data, temporary):
             place.mkdir(parents=True, exist_ok=True)
@@ -224,6 +227,8 @@ class _Trial:
             "http://127.0.0.1:8000": f"http://127.0.0.1:{self._console}",
             ":8080": f"127.0.0.1:{self._store}",
             "valkey-server": str(get_binary_path()),
+            "psql": str(_postgres_programs() / "psql"),
+            "/users.sql": str(ROOT / "deploy/sql/users.sql"),
             "/tmp/": f"{temporary}/",  # noqa: S108  the container's own
             "/data": str(data),
         }
@@ -232,7 +237,7 @@ class _Trial:
         began = time.monotonic()
         tried = self.tried[service.name]
         tried.stopped = ""
-        tried.role = next(iter(re.findall(r"role%3D(\w+)", "".join(service.env.values()))), "")
+        tried.login = next(iter(re.findall(r"//(bonafide_\w+):", "".join(service.env.values()))), "")
         if service.name == "postgres":
             self._start_postgres(service)
         else:
@@ -254,8 +259,15 @@ class _Trial:
         self._stack.wait_for("postgres", lambda: psycopg.connect(server, connect_timeout=1).close() is None)
         with psycopg.connect(server, autocommit=True) as owner:
             owner.execute(f'CREATE DATABASE "{service.env["POSTGRES_DB"]}"')  # pyright: ignore[reportArgumentType, reportCallIssue]
+            owner.execute(f"ALTER USER bonafide PASSWORD '{service.env['POSTGRES_PASSWORD']}'")  # pyright: ignore[reportArgumentType, reportCallIssue]
+            # From here on passwords count, as in the image.
+            rules = self._stack.folder / "postgres/pg_hba.conf"
+            rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+            owner.execute("SELECT pg_reload_conf()")
         port = server.split(":")[-1].split("/")[0]
         self.substitutions["@postgres/"] = f"@127.0.0.1:{port}/"
+        self.substitutions["PGHOST: postgres"] = f"PGHOST: 127.0.0.1, PGPORT: {port}"
+        self._postgres = port
         self.substitutions["pg_isready"] = f"{_postgres_programs()}/pg_isready -h 127.0.0.1 -p {port}"
 
     def _command(self, service: Service) -> list[str]:
@@ -303,6 +315,8 @@ class _Trial:
             name: value if within and value.startswith("/") else self._here(value)
             for name, value in service.env.items()
         }
+        if "PGHOST" in own:
+            own |= {"PGHOST": "127.0.0.1", "PGPORT": self._postgres}
         if "BONAFIDE_METRICS_PORT" in own:
             own["BONAFIDE_METRICS_PORT"] = str(self._metrics)
             self.substitutions["BONAFIDE_METRICS_PORT=9100"] = str(self._metrics)
@@ -430,22 +444,19 @@ class _Trial:
             sys.exit(f"the console in the browser: {wrong[0]}")
         return titles
 
-    def check_roles(self) -> None:
-        """Each role of the file may do its own work and not another's."""
-        url = self._here(self._services["migrate"].env["BONAFIDE_DATABASE_URL"])
-        forbidden = {
-            "bonafide_worker": "INSERT INTO decisions DEFAULT VALUES",
-            "bonafide_web": "INSERT INTO analyses DEFAULT VALUES",
-            "bonafide_sweeper": "INSERT INTO decisions DEFAULT VALUES",
-        }
-        for role, statement in forbidden.items():
-            with psycopg.connect(as_role(url, role)) as connection:
-                connection.execute("SELECT count(*) FROM cases")
-                try:
-                    connection.execute(statement)  # pyright: ignore[reportArgumentType, reportCallIssue]
-                except psycopg.errors.InsufficientPrivilege:
-                    continue
-            sys.exit(f"{role} may {statement}")
+    def check_logins(self) -> None:
+        """Each login of the file may do its own work and not another's, nor become somebody who may."""
+        anothers = {"worker": "decisions", "console": "analyses", "sweeper": "decisions"}
+        for name in (name for name, tried in self.tried.items() if tried.login):
+            url = self._here(self._services[name].env["BONAFIDE_DATABASE_URL"])
+            insert = f"INSERT INTO {anothers[name.partition('-')[0]]} DEFAULT VALUES"
+            for statement in (insert, "SET ROLE bonafide"):
+                with psycopg.connect(url) as connection:
+                    connection.execute("SET ROLE NONE")
+                    connection.execute("SELECT count(*) FROM cases")
+                    with suppress(psycopg.errors.InsufficientPrivilege):
+                        connection.execute(statement)  # pyright: ignore[reportArgumentType, reportCallIssue]
+                        sys.exit(f"{name} may {statement}")
 
     def stop(self, name: str) -> None:
         """As `docker compose stop`: SIGTERM, and SIGKILL after the grace period, which none of ours should need."""
@@ -484,12 +495,12 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str, str, str, str]]:
     for name, service in report.services.items():
         tried = report.tried[name]
         command = shlex.join(service.command) or "(the image's own)"
-        yield name, command, tried.role, f"{tried.seconds:.1f} s", tried.health, tried.stopped
+        yield name, command, tried.login, f"{tried.seconds:.1f} s", tried.health, tried.stopped
 
 
 def _print(report: Report) -> None:
     screen = Console(width=160)
-    table = Table("service", "command", "role", "started in", "health check", "stopped in")
+    table = Table("service", "command", "login", "started in", "health check", "stopped in")
     for row in _rows(report):
         table.add_row(*row)
     screen.print(table)

@@ -86,17 +86,7 @@ class Intake:
         Raise CaseNotFound, CaseErased, and AlreadyDecided once there is a decision, appealed or not.
         """
         with self._database.transaction() as session:
-            row = lock_case(session, case_id)
-            if row.erased_at is not None:
-                raise CaseErased("this case was erased: there is nothing left to take back")
-            if row.state == CaseState.DECIDED or row.stage == Stage.APPEAL:
-                raise AlreadyDecided("this case was decided: appeal or erase it instead")
-            if row.state != CaseState.WITHDRAWN:
-                withdraw_case(session, row, actor=actor)
-                drop_claims(session, case_id)
-                drop_drafts(session, case_id)
-                end_questions_of(session, case_id, WITHDRAWN)
-                enqueue(session, Kind.WITHDRAWN, case_id)
+            take_back(session, case_id, actor=actor)
 
     def _refusal(self, flag: Flag) -> RequestRefused | None:
         try:
@@ -124,3 +114,18 @@ def _again(opening: Opening, earlier: Sequence[Earlier]) -> Accepted | Idempoten
         return IdempotencyConflict(f"{named} already opened case {case.id} with another body")
     # The other transaction ended without a case between our insert and our look: the caller may try again.
     return IdempotencyConflict("a request with the same key is being handled right now")
+
+
+def take_back(session: Session, case_id: UUID, *, actor: str) -> None:
+    """As `Intake.withdraw`, in the caller's transaction."""
+    row = lock_case(session, case_id)
+    if row.erased_at is not None:
+        raise CaseErased("this case was erased: there is nothing left to take back")
+    if row.state == CaseState.DECIDED or row.stage == Stage.APPEAL:
+        raise AlreadyDecided("this case was decided: appeal or erase it instead")
+    if row.state != CaseState.WITHDRAWN:
+        withdraw_case(session, row, actor=actor)
+        drop_claims(session, case_id)
+        drop_drafts(session, case_id)
+        end_questions_of(session, case_id, WITHDRAWN)
+        enqueue(session, Kind.WITHDRAWN, case_id)

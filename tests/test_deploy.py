@@ -1,13 +1,14 @@
 """What deploy/ holds is what a cluster would take, and says what the code says."""
 
 import json
+import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -242,26 +243,72 @@ def test_the_commands_of_the_containers_exist(manifests: list[Manifest]) -> None
 # --- how many workers
 
 
+#: Passwords in, and out the URL of each user that has one.
+_Run = Callable[[dict[str, str]], dict[str, str]]
+_LOGINS: tuple[str, ...] = ("console", "worker", "sweeper", "archiver", "scaler")
+
+
 @pytest.fixture
-def scaler(database: Database, database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Connected as the user that users.sql makes for KEDA."""
-    passwords = {"console": "a", "worker": "b", "sweeper": "c", "archiver": "e", "scaler": "d"}
-    statements = re.sub(r":'(\w+)'", lambda found: f"'{passwords[found[1]]}'", _users_sql())
-    users = re.findall(r"CREATE USER (\w+)", statements)
+def run_users_sql(database: Database, database_url: str) -> Iterator[_Run]:
+    """Run users.sql by psql."""
+    psql = str(runpy.run_path(str(DEPLOY / "try_compose.py"))["_postgres_programs"]() / "psql")
+    users = dict(zip(_LOGINS, re.findall(r"\('(bonafide_\w+)',", _users_sql()), strict=True))
+    parts = urlsplit(database_url)
+
+    def run(passwords: dict[str, str]) -> dict[str, str]:
+        given = {f"POSTGRES_{name.upper()}_PASSWORD": word for name, word in passwords.items()}
+        command = [psql, "-X", f"--dbname={database_url}", f"--file={DEPLOY / 'sql/users.sql'}"]
+        subprocess.run(command, env={**os.environ, **given}, check=True, capture_output=True)
+        netlocs = {
+            name: f"{users[name]}:{word}@{parts.hostname}:{parts.port}" for name, word in passwords.items()
+        }
+        return {name: urlunsplit(parts._replace(netloc=netloc)) for name, netloc in netlocs.items()}
+
+    yield run
     with psycopg.connect(database_url, autocommit=True) as owner:
-        owner.execute(statements)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        parts = urlsplit(database_url)
-        url = urlunsplit(parts._replace(netloc=f"bonafide_scaler:d@{parts.hostname}:{parts.port}"))
-        try:
-            with psycopg.connect(url, autocommit=True) as connection:
-                yield connection
-        finally:
-            for user in users:
+        for user in users.values():
+            if owner.execute("SELECT to_regrole(%s)", [user]).fetchone() != (None,):
                 owner.execute(f"DROP OWNED BY {user}; DROP USER {user}")  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+@pytest.fixture
+def scaler(run_users_sql: _Run) -> Iterator[psycopg.Connection[Any]]:
+    """Connected as the user that users.sql makes for KEDA."""
+    url = run_users_sql(dict.fromkeys(_LOGINS, "secret"))["scaler"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
 
 
 def _users_sql() -> str:
     return (DEPLOY / "sql/users.sql").read_text()
+
+
+def test_a_second_run_of_the_users_changes_the_passwords_that_are_given_and_no_others(
+    run_users_sql: _Run, database_url: str
+) -> None:
+    digests = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE 'bonafide\\_%' AND rolpassword IS NOT NULL"
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        run_users_sql({"console": "a", "worker": "it's"})
+        before = dict(owner.execute(digests).fetchall())
+
+        run_users_sql({"worker": "b", "sweeper": ""})
+        after = dict(owner.execute(digests).fetchall())
+
+    assert before.keys() == after.keys() == {"bonafide_console", "bonafide_worker_1"}
+    assert before["bonafide_console"] == after["bonafide_console"]
+    assert before["bonafide_worker_1"] != after["bonafide_worker_1"]
+
+
+def test_a_login_of_the_users_has_its_role_and_cannot_become_the_owner(
+    run_users_sql: _Run, database_url: str
+) -> None:
+    with psycopg.connect(run_users_sql({"worker": "a"})["worker"], autocommit=True) as thief:
+        thief.execute("SET ROLE NONE")
+
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            thief.execute("INSERT INTO decisions DEFAULT VALUES")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            thief.execute(f"SET ROLE {urlsplit(database_url).username}")  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _ask(scaler: psycopg.Connection[Any]) -> dict[str, int]:
@@ -464,3 +511,31 @@ def test_compose_confines_our_own_processes() -> None:
         assert service["read_only"] is True
         assert [place.split(":")[0] for place in service["tmpfs"]] == ["/tmp"]
         assert service["cap_drop"] == ["ALL"]
+
+
+def test_compose_gives_the_owners_password_only_to_what_needs_it() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    passwords = {
+        name: set(re.findall(r"\$\{(POSTGRES_\w*PASSWORD)", json.dumps(service)))
+        for name, service in services.items()
+    }
+    others = {f"POSTGRES_{name}_PASSWORD" for name in ("CONSOLE", "WORKER", "SWEEPER")}
+
+    assert {name: words for name, words in passwords.items() if words} == {
+        "postgres": {"POSTGRES_PASSWORD"},
+        "migrate": {"POSTGRES_PASSWORD"},
+        "users": {"POSTGRES_PASSWORD", *others},
+        "console": {"POSTGRES_CONSOLE_PASSWORD"},
+        "sweeper": {"POSTGRES_SWEEPER_PASSWORD"},
+        "worker": {"POSTGRES_WORKER_PASSWORD"},
+        "worker-gpu": {"POSTGRES_WORKER_PASSWORD"},
+    }
+
+
+def test_compose_and_the_secrets_of_kubernetes_name_the_logins_that_users_sql_makes() -> None:
+    made = set(re.findall(r"\('(bonafide_\w+)',", _users_sql()))
+    compose = (ROOT / "docker-compose.yml").read_text()
+    secrets = (DEPLOY / "kubernetes/secrets.example.yaml").read_text()
+
+    assert set(re.findall(r"postgresql://(bonafide_\w+):", compose)) < made
+    assert set(re.findall(r"postgresql://(bonafide_\w+):", secrets)) == {*made, "bonafide_owner"}

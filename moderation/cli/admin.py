@@ -255,7 +255,11 @@ def export_(
         ),
     ] = None,
 ) -> None:
-    """Write decisions, analyses, evidence or feedback. Feedback as jsonl is DFA-Instruct-ready conversations."""
+    """Write decisions, analyses, evidence, feedback or erasures.
+
+    Feedback as jsonl is DFA-Instruct-ready conversations. Erasures are cases that were erased or taken back in the
+    period; `bonafide erase --from` redoes them after a restore.
+    """
     if bom is not None and form is not Format.CSV:
         raise typer.BadParameter("only CSV has a byte-order mark", param_hint="--bom")
     period = {"since": in_utc(since), "until": in_utc(until)}

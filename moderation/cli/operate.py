@@ -3,9 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -42,7 +44,15 @@ from moderation.dispatch import (
     Publisher,
     WorkKind,
 )
-from moderation.errors import ImageRejected, Unavailable
+from moderation.errors import (
+    ArchiveBroken,
+    CaseNotFound,
+    ImageRejected,
+    SetupProblem,
+    TransitionRefused,
+    Unavailable,
+)
+from moderation.intake import take_back
 from moderation.local import sweeper_command, web_command, worker_command
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -224,22 +234,102 @@ def _instead(case: Case) -> str:
     return "it has one" if case.state is CaseState.READY else f"it is {case.state}"
 
 
-def erase(case: Annotated[UUID, typer.Argument(help="A case that was decided or withdrawn.")]) -> None:
+def erase(
+    case: Annotated[
+        UUID | None,
+        typer.Argument(help="A case that was decided or withdrawn.", show_default=False),
+    ] = None,
+    redo: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="After a restore: redo what this file of `bonafide export erasures` says (jsonl)."
+        ),
+    ] = None,
+) -> None:
     """Erase the texts of an ended case and where its image is, for ever. The log of events stays whole.
 
     An archived case is removed from its archive first. The second call does nothing.
     """
+    if (case is None) == (redo is None):
+        raise typer.BadParameter("name one case, or a file with --from", param_hint="CASE")
     with closing(open_database()) as database:
-        with database.transaction() as session:
-            found = require_case(session, case)
-            archived = archive_of(session, case) is not None
-            if not archived:
-                done = erase_case(session, case, actor="operator", keep_hash=settings().keep_hashes)
-                if not done and found.erased_at is None:
-                    raise not_erased(found)
-        if archived:
-            Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
-    typer.echo(f"case {case} is erased")
+        if redo is not None:
+            _redo(database, _read_endings(redo))
+        elif case is not None:
+            _erase(database, case)
+            typer.echo(f"case {case} is erased")
+
+
+def _erase(database: Database, case: UUID) -> None:
+    with database.transaction() as session:
+        found = require_case(session, case)
+        archived = archive_of(session, case) is not None
+        if not archived:
+            done = erase_case(session, case, actor="operator", keep_hash=settings().keep_hashes)
+            if not done and found.erased_at is None:
+                raise not_erased(found)
+    if archived:
+        Archives(database, Storage(settings()), settings()).erase(case, actor="operator")
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """A row of `bonafide export erasures`."""
+
+    case: UUID
+    withdrawn_at: datetime | None
+    erased_at: datetime | None
+
+
+def _read_endings(path: Path) -> list[_Ending]:
+    """Raise SetupProblem."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupProblem(f"{path} cannot be read: {error}") from error
+    row = TypeAdapter(_Ending)
+    endings: list[_Ending] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            endings.append(row.validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = " ".join([*map(str, first["loc"]), what_is_wrong(first)])
+            raise SetupProblem(
+                f"{path}, line {number}: {what}. Give a file that `bonafide export erasures` wrote, as jsonl"
+            ) from error
+    return endings
+
+
+def _redo(database: Database, endings: Sequence[_Ending]) -> None:
+    """End these cases again; exit with 1 unless all have ended. What a restored database does not know is counted."""
+    ended, left = 0, 0
+    for ending in endings:
+        try:
+            ended += _end_again(database, ending)
+        except (TransitionRefused, ArchiveBroken, CaseNotFound) as error:
+            left += 1
+            complain(f"case {ending.case}: {error}")
+    unknown = len(endings) - ended - left
+    typer.echo(f"{ended} of {len(endings)} cases are erased or withdrawn; {unknown} are not in this database")
+    if left:
+        fail(f"{left} of {len(endings)} cases are left: mend what is said of them, then run this again")
+
+
+def _end_again(database: Database, ending: _Ending) -> bool:
+    """False: there is no such case, because it was opened after the backup."""
+    with database.transaction() as session:
+        found = find_case(session, ending.case)
+        if found is None:
+            return False
+        if found.erased_at is not None:
+            return True
+        # An erased case had ended. If the restore undid its decision, nobody may look at it again: it is taken back.
+        if ending.erased_at is None or found.state not in (CaseState.DECIDED, CaseState.WITHDRAWN):
+            take_back(session, ending.case, actor="operator")
+    if ending.erased_at is not None:
+        _erase(database, ending.case)
+    return True
 
 
 @dead_letters.command("list")

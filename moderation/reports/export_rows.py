@@ -104,17 +104,29 @@ LABELLED = text(f"""
 """)  # noqa: S608  an id of ours
 
 
+#: One row for each case that was taken back or erased in the period, whenever it was opened.
+ERASURES = text("""
+    SELECT c.id AS case, c.withdrawn_at, c.erased_at
+    FROM cases c, LATERAL (VALUES (c.withdrawn_at), (c.erased_at)) AS ended (at)
+    WHERE ended.at >= coalesce(CAST(:since AS timestamptz), '-infinity')
+      AND ended.at < coalesce(CAST(:until AS timestamptz), 'infinity')
+    GROUP BY c.id ORDER BY c.id
+""")
+
+
 @contextmanager
 def stream(
     database: Database, query: TextClause, *, since: datetime | None, until: datetime | None
 ) -> Generator[Iterator[Mapping[str, Any]]]:
-    """The rows of one of the queries above, made from `since` to before `until`, in the order of time.
+    """The rows of one of the queries above, made from `since` to before `until`, in the order of ids.
 
     It is one snapshot: later decisions are not in it.
     """
     bounds = {
         "first": UUID(int=0) if since is None else first_id_at(since),
         "last": UUID(int=2**128 - 1) if until is None else first_id_at(until),
+        "since": since,
+        "until": until,
     }
     with database.transaction() as session:
         _be_patient(session)

@@ -1,4 +1,4 @@
-"""Exports: decisions, analyses and reviewers' answers about artifacts, as streamed JSON lines, CSV or Parquet.
+"""Exports: decisions, analyses, reviewers' answers, erasures, as streamed JSON lines, CSV or Parquet.
 
 Feedback as JSON lines is ready for DFA-Instruct: LLaVA conversations about faces, with answers that people agreed to.
 Reviewers are named by id, never by name or email.
@@ -42,6 +42,8 @@ class What(enum.StrEnum):
     EVIDENCE = "evidence"
     #: As JSON lines: conversations for training. Otherwise: one row for each artifact that a reviewer answered.
     FEEDBACK = "feedback"
+    #: One row for each case that was erased or taken back in the period: `bonafide erase --from` redoes them.
+    ERASURES = "erasures"
 
 
 class Format(enum.StrEnum):
@@ -75,6 +77,7 @@ COLUMNS: Mapping[What, tuple[str, ...]] = {
         *("outcome", "technique", "verdict", "blind_outcome", "bundle", "fingerprint", "created_at"),
         *("score_without", "margin_fall", "control_score", "control_fall", "supported"),
     ),
+    What.ERASURES: ("case", "withdrawn_at", "erased_at"),
 }
 
 #: Columns that are not text.
@@ -86,7 +89,7 @@ KINDS: Mapping[str, ColumnKind] = {
         "whole",
     ),
     **dict.fromkeys(("calibrated", "saw_verdict_first", "appealed", "conflict", "supported"), "boolean"),
-    **dict.fromkeys(("created_at", "final_at", "undone_at"), "time"),
+    **dict.fromkeys(("created_at", "final_at", "undone_at", "withdrawn_at", "erased_at"), "time"),
 }
 
 _QUERIES: Mapping[What, TextClause] = {
@@ -94,6 +97,7 @@ _QUERIES: Mapping[What, TextClause] = {
     What.ANALYSES: queries.ANALYSES,
     What.EVIDENCE: queries.EVIDENCE,
     What.FEEDBACK: queries.ANSWERS,
+    What.ERASURES: queries.ERASURES,
 }
 
 

@@ -22,11 +22,20 @@ def test_what_the_compose_file_says_runs_judges_the_samples_and_stops_in_its_tim
 ) -> None:
     report = script["run"](open_folder(tmp_path))
 
-    assert [*report.services] == ["postgres", "redis", "store", "migrate", "console", "sweeper", "worker"]
-    assert {name: tried.role for name, tried in report.tried.items() if tried.role} == {
-        "console": "bonafide_web",
-        "sweeper": "bonafide_sweeper",
-        "worker": "bonafide_worker",
+    assert [*report.services] == [
+        "postgres",
+        "redis",
+        "store",
+        "migrate",
+        "users",
+        "console",
+        "sweeper",
+        "worker",
+    ]
+    assert {name: tried.login for name, tried in report.tried.items() if tried.login} == {
+        "console": "bonafide_console",
+        "sweeper": "bonafide_sweeper_1",
+        "worker": "bonafide_worker_1",
     }
     checked = {name for name, service in report.services.items() if service.health}
     assert all(report.tried[name].health.startswith("ok") for name in checked)

@@ -19,12 +19,16 @@ from moderation.database.ids import new_id
 from moderation.database.moves import withdraw_case
 from moderation.database.operations import insert_dead_letter, list_dead_letters
 from moderation.database.review import lock_case, put_claim
+from moderation.decisions import Outcome
 from moderation.dispatch import ANALYSIS_QUEUE, ANALYZE_CASE, ANSWER_QUESTION, RERUN_CASE, Publisher
 from moderation.errors import CaseNotFound, SetupProblem, TransitionRefused
 from moderation.local import as_role
+from moderation.people import Person
+from moderation.review import Review
 from moderation.settings import Settings
 from moderation.settings import settings as settings_of_the_process
-from tests.integration.conftest import accepted, enrolled, ready, refused, stored
+from tests.integration.conftest import accepted, enrolled, let_time_pass, ready, refused, stored
+from tests.integration.deciding import a_review, decide
 
 Command = Callable[..., Result]
 
@@ -41,6 +45,11 @@ def bonafide(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
     settings_of_the_process.cache_clear()
     yield lambda *words: CliRunner().invoke(app, list(words), env={"COLUMNS": "250"})
     settings_of_the_process.cache_clear()
+
+
+@pytest.fixture
+def review(database: Database, settings: Settings) -> Review:
+    return a_review(database, settings)
 
 
 @pytest.fixture
@@ -291,6 +300,103 @@ def test_erasing_again_does_nothing(bonafide: Command, database: Database) -> No
 
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert stored(database, case).erased_at is not None
+
+
+# --- after a restore
+
+
+def _ended_before(tmp_path: Path, **cases: UUID) -> str:
+    """A file of erasures: of a case by what it is called, `withdrawn…` or something else."""
+    at = "2026-11-30T12:00:00+00:00"
+    rows = [
+        {"case": str(case), "withdrawn_at": at if "withdrawn" in name else None}
+        | {"erased_at": None if name == "withdrawn" else at}
+        for name, case in cases.items()
+    ]
+    (tmp_path / "erasures.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(tmp_path / "erasures.jsonl")
+
+
+def test_what_a_restore_undid_is_erased_and_withdrawn_again(
+    bonafide: Command, database: Database, tmp_path: Path, review: Review, ada: Person
+) -> None:
+    decided, undecided, waiting, taken = ready(database), ready(database), accepted(database), ready(database)
+    decide(review, database, ada, decided, Outcome.BONA_FIDE)
+    let_time_pass(database, 86_400)  # it cannot be undone any more
+    file = _ended_before(
+        tmp_path,
+        decided=decided,
+        undecided=undecided,
+        withdrawn_erased=waiting,
+        withdrawn=taken,
+        new=new_id(),
+    )
+
+    first, second = bonafide("erase", "--from", file), bonafide("erase", "--from", file)
+
+    said = "4 of 5 cases are erased or withdrawn; 1 are not in this database\n"
+    assert [(ended.exit_code, ended.stdout) for ended in (first, second)] == [(0, said)] * 2
+    ended = [stored(database, case) for case in (decided, undecided, waiting, taken)]
+    assert [case.erased_at is not None for case in ended] == [True, True, True, False]
+    assert [case.state for case in ended] == [CaseState.DECIDED, *[CaseState.WITHDRAWN] * 3]
+
+
+def test_a_case_that_cannot_be_erased_yet_is_named_and_the_others_are(
+    bonafide: Command, database: Database, tmp_path: Path, settings: Settings, ada: Person
+) -> None:
+    just_decided, other = ready(database), ready(database)
+    review = a_review(database, settings, undo_seconds=600.0)
+    decide(review, database, ada, just_decided, Outcome.BONA_FIDE)
+    file = _ended_before(tmp_path, just_decided=just_decided, other=other)
+
+    ended = bonafide("erase", "--from", file)
+
+    assert (ended.exit_code, str(just_decided) in ended.stderr) == (1, True)
+    assert stored(database, other).erased_at is not None
+
+
+def test_an_export_of_erasures_has_what_ended_in_its_period_and_may_be_redone(
+    bonafide: Command, database: Database, tmp_path: Path
+) -> None:
+    taken, erased, open_ = (ready(database) for _ in range(3))
+    with database.transaction() as session:
+        for case in (taken, erased):
+            withdraw_case(session, lock_case(session, case), actor="platform:test")
+    bonafide("erase", str(erased))
+    file = str(tmp_path / "erasures.jsonl")
+
+    none = bonafide("export", "erasures", "--until", "2020-01-01")
+    bonafide("export", "erasures", "--since", "2020-01-01", "--out", file)
+    again = bonafide("erase", "--from", file)
+
+    assert none.stdout == ""
+    rows = {row["case"]: row for row in map(json.loads, Path(file).read_text().splitlines())}
+    assert rows.keys() == {str(taken), str(erased)}
+    assert (rows[str(taken)]["erased_at"], rows[str(erased)]["erased_at"] is None) == (None, False)
+    assert again.exit_code == 0
+    assert stored(database, open_).state is CaseState.READY
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("case,withdrawn_at,erased_at", "is not JSON"), ('{"case": "x"}', "case"), ("{}", "case")],
+    ids=["CSV", "no id", "another object"],
+)
+def test_a_file_that_is_no_export_of_erasures_is_refused_by_its_line(
+    bonafide: Command, tmp_path: Path, line: str, says: str
+) -> None:
+    file = tmp_path / "erasures"
+    file.write_text(f'{{"case": "{new_id()}", "withdrawn_at": null, "erased_at": null}}\n{line}\n')
+
+    ended = bonafide("erase", "--from", str(file))
+
+    assert isinstance(ended.exception, SetupProblem)
+    assert f"{file}, line 2: {says}" in str(ended.exception)
+
+
+@pytest.mark.parametrize("words", [(), (str(new_id()), "--from", "file")], ids=["neither", "both"])
+def test_erase_takes_a_case_or_a_file(bonafide: Command, words: tuple[str, ...]) -> None:
+    assert bonafide("erase", *words).exit_code == 2
 
 
 # --- usage errors
