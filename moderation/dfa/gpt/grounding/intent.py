@@ -113,8 +113,12 @@ _INNER = frozenset({Region.EYES, Region.NOSE, Region.MOUTH})
 _BORDER = re.compile(r"\b(?:undetermined|undecided|thresholds?|borderline|cut-?offs?)\b", re.I)
 #: A question for the certainty as a number.
 _SCALE = re.compile(r"\b(?:scale|percent\w*|out of (?:10|ten|100|a hundred))\b|%|\bto (?:10|100)\b", re.I)
+#: A question how much something counts.
+_WEIGHS = re.compile(r"\b(?:influenc\w*|affect\w*|matter\w*|counts?|weigh\w*|role|factor|changes?)\b", re.I)
 #: A question what is a forgery at all.
-_COUNTS_AS = re.compile(r"\bcounts? as (?:an? )?(?:manipulat|forg|fak|deepfak|edit|tamper)", re.I)
+_COUNTS_AS = re.compile(
+    r"\bcounts? as (?:an? |face |image |photo )*(?:manipulat|forg|fak|deepfak|edit|tamper)", re.I
+)
 _JUDGING = frozenset({"verdict", "certainty", "reasons", "challenge"})
 #: A question which kind of generator it was.
 _GENERATORS = re.compile(r"\bGANs?\b.*\bdiffusion\b|\bdiffusion\b.*\bGANs?\b", re.I | re.S)
@@ -138,7 +142,7 @@ def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str
     if family == _TWO and "explain" in text.lower() and causes_named(text):
         return "otherwise", "open", named
     if (family, form) == ("limits", "picture") and named.nouns and not causes_named(text):
-        return _harms(named)
+        return _harms(named, text)
     if family in _MAKING and _GENERATORS.search(text):
         return "technique_meant", "difference", named
     if named.unmeasured and _of_measures(family, form, named):
@@ -148,11 +152,11 @@ def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str
     return family, form, named
 
 
-def _harms(named: Named) -> tuple[str, str, Named]:
-    """What a question asks for that takes a part of the picture itself for a reason."""
+def _harms(named: Named, text: str) -> tuple[str, str, Named]:
+    """What a question asks for that names a part of the picture, and nothing that harms a judgement."""
     if Region.BACKGROUND in named.nouns:
         return "things", "open", named
-    if len(named.nouns) > 1 or named.unjudged:
+    if len(named.nouns) > 1 or named.unjudged or not _WEIGHS.search(text):
         return "limits", "picture", named
     return _REGIONAL, "effect", named
 
