@@ -27,8 +27,8 @@ _CAUSES: Mapping[str, str] = {
     r"|backlit|bright\w*",
     "a grey or tinted picture": r"black[- ]and[- ]white|bw|b&w|gr[ae]yscale|sepia|monochrome|colou?rs?|tint\w*",
     "an odd angle": r"turned|profile|sideways|angles?|tilt\w*|upside|(?:look|fac)(?:ing|s) (?:away|down|up)|rotated",
-    "what covers or crops a face": r"reflections?|masks?|hats?|caps?|hands?|\w*glasses|lenses|fringe|beard|veil|cover\w*"
-    r"|half|crop\w*|hid(?:es?|den)|cut off|closed|shut|bars?|borders?",
+    "what covers or crops a face": r"reflections?|masks?|hats?|caps?|hands?|\w*glasses|lenses|fringe|beard|veil"
+    r"|cover\w*|half|crop\w*|hid(?:es?|den)|cut off|closed|shut|bars?|borders?",
     "age, health or treatment": r"child(?:'s|ren)?|bab(?:y|ies)|botox|surgery|sunburn\w*|acne|allerg\w*|weathered",
     "a scan, grain or noise": r"scan\w*|prints?|printed|film|grain\w*|nois[ey]\w*",
 }
