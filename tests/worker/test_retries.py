@@ -19,9 +19,7 @@ from worker.retries import FAULT, Fail, Forget, Release, reaction
 def _react(
     error: BaseException, postponements: int = 0, *, on_trial: bool = False
 ) -> Release | Fail | Forget:
-    return reaction(
-        error, postponements=postponements, patience_seconds=3600, jitter=lambda: 0.5, on_trial=on_trial
-    )
+    return reaction(error, postponements=postponements, patience_seconds=3600, jitter=0.5, on_trial=on_trial)
 
 
 @pytest.mark.parametrize("error", ImageRejected.__subclasses__(), ids=lambda error: error.code)
@@ -67,6 +65,20 @@ def test_patience_ends() -> None:
     assert isinstance(what, Fail)
     assert what.code == "attempts_exhausted"
     assert "SlowDown" in what.words
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 0.99])
+def test_patience_is_as_long_as_it_says_whatever_the_jitter(jitter: float) -> None:
+    waited, postponements = 0.0, 0
+    while isinstance(
+        what := reaction(
+            StorageUnavailable("s"), postponements=postponements, patience_seconds=3600, jitter=jitter
+        ),
+        Release,
+    ):
+        waited, postponements = waited + what.due_in, postponements + 1
+
+    assert 3600 <= waited < 3900  # the last delay begins before the end of it
 
 
 def test_a_lost_lease_is_nobodys_business() -> None:
