@@ -67,7 +67,7 @@ class QueueStats:
     waiting: int
     analyzing: int
     ready: int
-    #: Seconds the oldest waiting case has waited. 0 when none waits.
+    #: Seconds since the oldest case without an analysis was accepted: it waits or is being analysed. 0: there is none.
     oldest_waiting_seconds: float
     #: Cases that became ready per second, over the last minute.
     ready_per_second: float

@@ -276,11 +276,15 @@ def due_cases(
     return [row.id for row in sorted(rows, key=lambda row: (row.turn, -row.priority, row.id))]
 
 
-#: The first by id, which is ordered by time. The condition is a range and not an equality, so that only the index of
-#: live cases has this order, and no plan searches all of history.
+#: Both states, so that a case that is taken and released again and again keeps its age. In each the first by id, which
+#: is ordered by time. The condition is a range and not an equality, so that only the index of live cases has this
+#: order, and no plan searches all of history.
 _OLDEST = text("""
-    SELECT extract(epoch FROM now() - created_at) FROM cases
-    WHERE state >= 'waiting' AND state <= 'waiting' AND state <> 'decided' ORDER BY state, id LIMIT 1
+    SELECT extract(epoch FROM now() - least(
+        (SELECT created_at FROM cases
+         WHERE state >= 'waiting' AND state <= 'waiting' AND state <> 'decided' ORDER BY state, id LIMIT 1),
+        (SELECT created_at FROM cases
+         WHERE state >= 'analyzing' AND state <= 'analyzing' AND state <> 'decided' ORDER BY state, id LIMIT 1)))
 """)
 
 _STATS = text("""
@@ -299,7 +303,7 @@ _STATS = text("""
 
 
 def oldest_waiting_seconds(session: Session) -> float:
-    """Age of the oldest waiting case. 0 when none waits. One look into an index, for any length of the line."""
+    """Age of the oldest case that waits or is being analysed. 0 when there is none. Two looks into an index."""
     return float(session.scalar(_OLDEST) or 0)
 
 
