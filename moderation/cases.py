@@ -161,7 +161,8 @@ class Flag:
 class Refusal:
     """Why a case is ready without an analysis."""
 
-    #: A code of `errors.ImageRejected`, or `attempts_exhausted`: then nothing wrong with the image is known.
+    #: A code of `errors.ImageRejected`, or `storage_unavailable` or `attempts_exhausted`: then nothing wrong with the
+    #: image is known.
     code: str
     #: A sentence a reviewer understands.
     message: str

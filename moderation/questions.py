@@ -20,6 +20,7 @@ from moderation.errors import (
     CaseWithdrawn,
     FaceNotJudged,
     QuestionRefused,
+    StorageUnavailable,
     TooManyQuestions,
     TransitionRefused,
 )
@@ -67,7 +68,7 @@ class Questions:
 
         A platform asks as `actor`, a reviewer as `person`. Raise QuestionRefused, FaceNotJudged, TooManyQuestions,
         CaseNotFound, NotAllowed, CaseArchived, or TransitionRefused: before the case is ready, once it is erased, and
-        when its attempts are exhausted.
+        when it was given up after it may have ended a worker.
         """
         if person is not None:
             require(person, Act.ASK)
@@ -88,7 +89,8 @@ class Questions:
                 raise CaseWithdrawn("this case's platform took the image back: no question can be asked")
             if case.state not in (CaseState.READY, CaseState.DECIDED):
                 raise TransitionRefused(f"a case that is {case.state} takes no questions yet")
-            if case.refusal_code == "attempts_exhausted" and case.expired_leases:
+            given_up = case.refusal_code in ("attempts_exhausted", StorageUnavailable.code)
+            if given_up and case.expired_leases:
                 # The picture may have ended a worker each time: no model looks at it again for a question.
                 raise TransitionRefused(
                     "analysing this picture may have ended a worker: no question is put about it"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from moderation.errors import ImageRejected, LeaseLost, Unavailable
+from moderation.errors import ImageRejected, LeaseLost, StorageUnavailable, Unavailable
 from moderation.triage import postponed_for, retry_delay
 
 
@@ -53,7 +53,8 @@ def reaction(
     LeaseLost              nothing: another worker has it
     ImageRejected          it fails, with the error's code and words
     one of `final`         the same: a retry would end the same
-    Unavailable            it is released, for a growing delay; after `patience_seconds` of delays it fails
+    Unavailable            it is released, for a growing delay; after `patience_seconds` of delays it fails, as
+                           `storage_unavailable` when it was the store and as `attempts_exhausted` otherwise
     MemoryError            the same: another worker may have more memory, and the delay lets others finish
     anything else          it fails at once: a bug is not retried; a candidate's is no reason to give a case up, and it
                            is released at once, for the bundle that serves
@@ -64,7 +65,9 @@ def reaction(
         return Fail(getattr(error, "code", FAULT.code), str(error))
     if isinstance(error, (Unavailable, MemoryError)):
         if postponed_for(postponements, random=jitter) >= patience_seconds:
-            return Fail("attempts_exhausted", f"This could not be analysed for long: {_words(error)}.")
+            storage = isinstance(error, StorageUnavailable)
+            given_up = StorageUnavailable.code if storage else "attempts_exhausted"
+            return Fail(given_up, f"This could not be analysed for long: {_words(error)}.")
         code = error.code if isinstance(error, Unavailable) else "out_of_memory"
         return Release(code, retry_delay(postponements + 1, random=jitter))
     return CANDIDATES if on_trial else FAULT

@@ -63,8 +63,24 @@ def test_patience_ends() -> None:
     what = _react(StorageUnavailable("storage answered SlowDown"), postponements=40)
 
     assert isinstance(what, Fail)
-    assert what.code == "attempts_exhausted"
+    assert what.code == "storage_unavailable"
     assert "SlowDown" in what.words
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        pytest.param(StorageTooSlow("s"), "storage_unavailable", id="the store is too slow"),
+        pytest.param(BucketNotRead("b"), "storage_unavailable", id="the worker may not read the bucket"),
+        pytest.param(EngineUnavailable("e"), "attempts_exhausted", id="the model"),
+        pytest.param(MemoryError(), "attempts_exhausted", id="memory"),
+    ],
+)
+def test_a_case_that_was_given_up_says_whether_it_was_the_store(error: Exception, code: str) -> None:
+    what = _react(error, postponements=40)
+
+    assert isinstance(what, Fail)
+    assert what.code == code
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 0.99])
