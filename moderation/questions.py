@@ -19,6 +19,7 @@ from moderation.errors import (
     CaseArchived,
     CaseWithdrawn,
     FaceNotJudged,
+    ImageRejected,
     QuestionRefused,
     TooManyQuestions,
     TransitionRefused,
@@ -46,6 +47,9 @@ FAILURES = {
     "fault": "A fault of ours stopped the answer. It was logged for an engineer.",
 }
 
+#: Refusals that say what is wrong with the image. With any other one the case was given up.
+_OF_THE_IMAGE = {None, *(kind.code for kind in ImageRejected.__subclasses__())}
+
 
 class Questions:
     """Asks and reads questions. Threads may share it."""
@@ -67,7 +71,7 @@ class Questions:
 
         A platform asks as `actor`, a reviewer as `person`. Raise QuestionRefused, FaceNotJudged, TooManyQuestions,
         CaseNotFound, NotAllowed, CaseArchived, or TransitionRefused: before the case is ready, once it is erased, and
-        when its attempts are exhausted.
+        when it was given up after it may have ended a worker.
         """
         if person is not None:
             require(person, Act.ASK)
@@ -88,7 +92,7 @@ class Questions:
                 raise CaseWithdrawn("this case's platform took the image back: no question can be asked")
             if case.state not in (CaseState.READY, CaseState.DECIDED):
                 raise TransitionRefused(f"a case that is {case.state} takes no questions yet")
-            if case.refusal_code == "attempts_exhausted" and case.expired_leases:
+            if case.refusal_code not in _OF_THE_IMAGE and case.expired_leases:
                 # The picture may have ended a worker each time: no model looks at it again for a question.
                 raise TransitionRefused(
                     "analysing this picture may have ended a worker: no question is put about it"

@@ -67,7 +67,7 @@ class QueueStats:
     waiting: int
     analyzing: int
     ready: int
-    #: Seconds for which the oldest case without an analysis has waited, taken or not. 0 when there is none.
+    #: Seconds since the oldest case without an analysis was accepted: it waits or is being analysed. 0: there is none.
     oldest_waiting_seconds: float
     #: Cases that became ready per second, over the last minute.
     ready_per_second: float
@@ -86,13 +86,14 @@ class QueueStats:
 def retry_delay(attempt: int, *, random: float) -> float:
     """Seconds to wait before the next try: 1, 2, 4 … at most 300, with full jitter on the upper half.
 
-    `random` is in [0, 1). With jitter a thousand cases that failed at the same time do not all return at the same time
+    `random` is in [0, 1), and a case keeps its own, so that its delays can be added up. With jitter a thousand cases
+    that failed at the same time do not all return at the same time
     (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
     """
     ceiling = min(300.0, 2.0 ** max(0, attempt - 1))
     return ceiling / 2 + random * ceiling / 2
 
 
-def postponed_for(postponements: int) -> float:
-    """The mean sum of so many `retry_delay`s, in seconds."""
-    return sum(0.75 * min(300.0, 2.0**n) for n in range(postponements))
+def postponed_for(postponements: int, *, random: float) -> float:
+    """The sum of the first so many `retry_delay`s, in seconds."""
+    return sum(retry_delay(n, random=random) for n in range(1, postponements + 1))

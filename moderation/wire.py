@@ -556,7 +556,9 @@ class StatsOut(Response):
     waiting: int
     analyzing: int
     ready: int
-    oldest_waiting_seconds: float
+    oldest_waiting_seconds: float = Field(
+        description="Age of the oldest case that waits or is being analysed. 0: there is none."
+    )
     ready_per_second: float = Field(description="Over the last minute.")
     estimated_wait_seconds: float | None = Field(
         description="For a case submitted now. Null while nothing is being finished."

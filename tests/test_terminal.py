@@ -85,7 +85,9 @@ def a_case(**fields: Any) -> CaseOut:
 CASES = [
     a_case(),
     a_case(state="decided", decision=DECISION),
-    a_case(verdict=None, rationale=[], refusal="attempts_exhausted", refusal_message="storage was away " * 9),
+    a_case(
+        verdict=None, rationale=[], refusal="storage_unavailable", refusal_message="storage was away " * 9
+    ),
     a_case(state="analyzing", verdict=None, rationale=[]),
     a_case(verdict={**VERDICT, "label": "undetermined", "technique": None, "abstain": "near_threshold"}),
     a_case(source="写真" * 60, external_id="no-spaces-" * 20),

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from moderation import traces
 from moderation.analysis import Analysis, Verdict
-from moderation.cases import ImageRef, Refusal
+from moderation.cases import ImageRef, Refusal, place_of
 from moderation.database.analyses import find_analysis_of_bytes, record_analysis
 from moderation.database.ids import new_id
 from moderation.database.moves import begin_analysis, must_be_quarantined, refuse_case, release_case
@@ -167,6 +167,7 @@ class AnalyzeCase(Job[HeldCase, Findings]):
             error,
             postponements=held.postponements,
             patience_seconds=station.settings.patience_seconds,
+            jitter=place_of(held.case_id, "retry"),
             on_trial=held.pipeline is not station.serving,
         )
         if end in (FAULT, CANDIDATES):

@@ -1,8 +1,6 @@
 """What becomes of leased work that ends in an error. One table, read in one place: `worker.run`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from random import random
 
 from moderation.errors import ImageRejected, LeaseLost, Unavailable
 from moderation.triage import postponed_for, retry_delay
@@ -45,9 +43,11 @@ def reaction(
     postponements: int = 0,
     patience_seconds: float = float("inf"),
     on_trial: bool = False,
-    jitter: Callable[[], float] = random,
+    jitter: float = 0.0,
 ) -> Release | Fail | Forget:
     """How the work ends. `on_trial`: the candidate did it, not the bundle that serves.
+
+    `jitter` is in [0, 1) and the same at every try of a case: `patience_seconds` are delays that it really waited.
 
     error                  what happens
     LeaseLost              nothing: another worker has it
@@ -65,9 +65,9 @@ def reaction(
         return Fail(getattr(error, "code", FAULT.code), str(error))
     if isinstance(error, (Unavailable, MemoryError)):
         code = error.code if isinstance(error, Unavailable) else "out_of_memory"
-        if postponed_for(postponements) >= patience_seconds:
+        if postponed_for(postponements, random=jitter) >= patience_seconds:
             return Fail(code, f"This could not be analysed for long: {_outside(error)}.")
-        return Release(code, retry_delay(postponements + 1, random=jitter()))
+        return Release(code, retry_delay(postponements + 1, random=jitter))
     return CANDIDATES if on_trial else FAULT
 
 

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from moderation.errors import BonafideError, DatabaseUnavailable, LeaseLost, Unavailable
+from moderation.errors import BonafideError, DatabaseUnavailable, ImageRejected, LeaseLost, RequestRefused
 from worker.retries import Fail, Forget, Release
 from worker.station import Station
 from worker.telemetry import about_case
@@ -119,11 +119,11 @@ def work(station: Station, job: Job[Held, Any], held: Held) -> None:
 
 def _end(station: Station, job: Job[Held, Any], held: Held, error: BaseException) -> None:
     """React to the error. When the fence is lost, another worker has the row, and nothing is written."""
+    its_end, its_fault = f"{job.name}_ended", f"{job.name}_failed"
     end = job.react(station, held, error)
-    its_end, its_fault, outcome = f"{job.name}_ended", f"{job.name}_failed", type(end).__name__.lower()
+    outcome = _outcome(end, error)
     if isinstance(error, BonafideError):
-        given_up = isinstance(end, Fail) and isinstance(error, Unavailable)
-        tell = log.warning if given_up else log.info
+        tell = log.warning if outcome == "given_up" else log.info
         tell(its_end, action=job.action, outcome=outcome, code=error.code, error=str(error))
     else:
         log.error(its_fault, action=job.action, outcome=outcome, exc_info=error)
@@ -138,6 +138,17 @@ def _end(station: Station, job: Job[Held, Any], held: Held, error: BaseException
     except LeaseLost:
         end = Forget()
     job.count(station, held, end)
+
+
+def _outcome(end: Release | Fail | Forget, error: BaseException) -> str:
+    """What the log calls this end. `given_up`: it failed, and neither the image nor whoever asked was at fault."""
+    match end:
+        case Release():
+            return "released"
+        case Fail():
+            return "failed" if isinstance(error, (ImageRejected, RequestRefused)) else "given_up"
+        case Forget():
+            return "lease_lost"
 
 
 def write(station: Station, work: Callable[[Session], object]) -> None:

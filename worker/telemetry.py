@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 
 from moderation import traces
 from moderation.analysis import Analysis
+from moderation.errors import StorageUnavailable
 
 T = TypeVar("T")
 
@@ -35,6 +36,9 @@ ENGINE_WAIT_SECONDS = Histogram(
 VERDICTS = Counter("bonafide_verdicts", "Analyses recorded", ["label", "technique", "abstain", "reused"])
 REFUSALS = Counter("bonafide_refusals", "Cases made ready without an analysis", ["code"])
 RELEASES = Counter("bonafide_releases", "Leases released", ["why"])
+for _storage in (StorageUnavailable, *StorageUnavailable.__subclasses__()):
+    # From 0 on: Prometheus does not see the growth of a series that begins with 1.
+    RELEASES.labels(_storage.code)
 ATTEMPTS = Histogram(
     "bonafide_attempts", "Which attempt an analysis is, when it begins", buckets=(1, 2, 3, 4, 5, 10)
 )

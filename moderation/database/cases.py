@@ -276,17 +276,16 @@ def due_cases(
     return [row.id for row in sorted(rows, key=lambda row: (row.turn, -row.priority, row.id))]
 
 
-#: The first of a state by id, which is ordered by time. The condition is a range and not an equality, so that only the
-#: index of live cases has this order, and no plan searches all of history.
-_FIRST = """(
-    SELECT created_at FROM cases
-    WHERE state >= '{0}' AND state <= '{0}' AND state <> 'decided' ORDER BY state, id LIMIT 1
-)"""
-#: A case that is taken again and again waits all the same.
-_OLDEST = text(f"""
-    SELECT extract(epoch FROM now() - min(created_at))
-    FROM ({_FIRST.format("waiting")} UNION ALL {_FIRST.format("analyzing")}) AS oldest
-""")  # noqa: S608  of our own words alone
+#: Both states, so that a case that is taken and released again and again keeps its age. In each the first by id, which
+#: is ordered by time. The condition is a range and not an equality, so that only the index of live cases has this
+#: order, and no plan searches all of history.
+_OLDEST = text("""
+    SELECT extract(epoch FROM now() - least(
+        (SELECT created_at FROM cases
+         WHERE state >= 'waiting' AND state <= 'waiting' AND state <> 'decided' ORDER BY state, id LIMIT 1),
+        (SELECT created_at FROM cases
+         WHERE state >= 'analyzing' AND state <= 'analyzing' AND state <> 'decided' ORDER BY state, id LIMIT 1)))
+""")
 
 _STATS = text("""
     SELECT (SELECT count(*) FROM cases WHERE state = 'waiting') AS waiting,
@@ -304,10 +303,7 @@ _STATS = text("""
 
 
 def oldest_waiting_seconds(session: Session) -> float:
-    """Age of the oldest case that waits for its analysis, taken or not. 0 when there is none.
-
-    Two looks into an index, for any length of the line.
-    """
+    """Age of the oldest case that waits or is being analysed. 0 when there is none. Two looks into an index."""
     return float(session.scalar(_OLDEST) or 0)
 
 

@@ -122,7 +122,7 @@ def _oldest(services: Services) -> Iterable[GaugeMetricFamily]:
     """This query is separate: it is cheap for any length of the line, and most alerts need it."""
     yield GaugeMetricFamily(
         "bonafide_oldest_waiting_seconds",
-        "Age of the oldest waiting case",
+        "Age of the oldest case that waits or is being analysed",
         value=_read(services, oldest_waiting_seconds),
     )
 

@@ -16,7 +16,7 @@ from moderation.cases import ImageRef, Refusal
 from moderation.database.analyses import insert_analysis
 from moderation.database.connection import Database
 from moderation.database.health import SILENT_AFTER
-from moderation.database.moves import expire_leases
+from moderation.database.moves import expire_leases, refuse_case
 from moderation.database.operations import beat
 from moderation.database.questions import begin_question, release_question
 from moderation.dfa.gpt.conversation import LONGEST_QUESTION as MODEL_TAKES
@@ -47,6 +47,8 @@ from worker.lifecycle import close_station, open_station
 from worker.run import run
 from worker.station import Station
 from worker.sweeper import publish_due
+
+_STORE_AWAY = Refusal("storage_unavailable", "This could not be analysed for long: storage does not answer.")
 
 
 @pytest.fixture
@@ -482,12 +484,27 @@ def test_a_picture_that_was_tried_too_often_is_not_shown_to_the_model_again(
 def test_a_picture_that_storage_did_not_give_for_long_may_be_asked_about(
     questions: Questions, database: Database
 ) -> None:
-    refusal = Refusal(
-        "storage_unavailable", "This could not be analysed for long: storage did not give the image."
-    )
-    case_id = refused(database, refusal=refusal)
+    case_id = refused(database, refusal=_STORE_AWAY)
 
     assert questions.ask(case_id, "Why?", actor="platform:test").answer is None
+
+
+def test_a_picture_that_may_have_ended_a_worker_before_storage_was_away_may_not(
+    questions: Questions, database: Database
+) -> None:
+    case_id = accepted(database)
+    assert begun(database, case_id)
+    let_time_pass(database, 3600)
+    with database.transaction() as session:
+        expire_leases(session, actor="sweeper:1", attempts_at_most=2)
+    let_time_pass(database, 3600)
+    lease = begun(database, case_id, quarantined=True)
+    assert lease is not None
+    with database.transaction() as session:
+        refuse_case(session, case_id, lease.lease_token, _STORE_AWAY, actor="worker:w1")
+
+    with pytest.raises(TransitionRefused, match="may have ended a worker"):
+        questions.ask(case_id, "Why?", actor="platform:test")
 
 
 def test_a_question_that_was_released_keeps_nobody_from_working(

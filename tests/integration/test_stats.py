@@ -10,6 +10,7 @@ from sqlalchemy import text
 from moderation.database import cases
 from moderation.database.cases import queue_stats
 from moderation.database.connection import Database
+from moderation.database.moves import release_case
 from moderation.decisions import Outcome
 from moderation.settings import Settings
 from tests.builders import a_verdict, bona_fide
@@ -49,7 +50,7 @@ def test_the_oldest_is_the_first_of_the_live_cases_and_no_other_plan_is_possible
         without = "\n".join(session.scalars(text(f"EXPLAIN {cases._OLDEST.text}")))  # pyright: ignore[reportPrivateUsage]
         session.rollback()
 
-    assert "Index Scan using cases_live" in plan
+    assert plan.count("Index Scan using cases_live") == 2
     assert "Sort" not in plan
     assert "Sort" in without  # the order of ids alone, which every case has, does not serve
 
@@ -66,6 +67,28 @@ def test_the_oldest_waiting_case_is_told_whatever_else_there_is(database: Databa
     begun(database, oldest)
     with database.transaction() as session:
         assert cases.oldest_waiting_seconds(session) == pytest.approx(90, abs=5)
+
+
+def test_a_case_that_is_taken_and_gets_nowhere_keeps_its_age(database: Database) -> None:
+    case_id = accepted(database)
+    ages = text("UPDATE cases SET created_at = now() - interval '90 seconds' WHERE id = :id")
+    with database.transaction() as session:
+        session.execute(ages, {"id": case_id})
+
+    lease = begun(database, case_id)
+    assert lease is not None
+
+    with database.transaction() as session:
+        assert cases.oldest_waiting_seconds(session) == pytest.approx(90, abs=5)
+        release_case(session, case_id, lease.lease_token, actor="worker:w1", why="test", due_in=0)
+        assert cases.oldest_waiting_seconds(session) == pytest.approx(90, abs=5)
+
+
+def test_nothing_is_old_when_every_case_has_its_end(database: Database) -> None:
+    ready(database)
+
+    with database.transaction() as session:
+        assert cases.oldest_waiting_seconds(session) == 0
 
 
 def _plan(database: Database, query: str) -> str:

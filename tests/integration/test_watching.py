@@ -21,6 +21,7 @@ from moderation.errors import StorageUnavailable
 from moderation.evidence.drift import SourceDrift
 from moderation.evidence.watch import Watched, keep
 from moderation.settings import Settings
+from moderation.triage import retry_delay
 from tests.builders import a_verdict, bona_fide
 from tests.integration.beside import both, on_trial
 from tests.integration.conftest import enrolled
@@ -83,6 +84,20 @@ def test_every_way_in_which_storage_fails_is_watched() -> None:
 
     failures = [StorageUnavailable, *StorageUnavailable.__subclasses__()]
     assert [error.code for error in failures if not re.fullmatch(pattern, error.code)] == []
+    counted = [
+        REGISTRY.get_sample_value("bonafide_releases_total", {"why": error.code}) for error in failures
+    ]
+    assert None not in counted  # before the first failure too, or the first would not be seen
+
+
+def test_one_case_that_storage_never_gives_is_an_alert_and_a_hiccup_is_none(settings: Settings) -> None:
+    (rule,) = (rule for rule in _rules() if rule["alert"] == "BonafideStorageUnavailable")
+    (minutes,) = set(re.findall(r"\[(\d+)m\]", rule["expr"]))
+    window, lasts = 60 * int(minutes), 60 * int(rule["for"].removesuffix("m"))
+
+    assert "/ sum(increase(bonafide_attempts_count[" in rule["expr"]  # a share is high for few cases too
+    assert retry_delay(100, random=1.0) + settings.image_fetch_seconds < window
+    assert lasts > window
 
 
 def test_the_state_of_a_model_is_watched_and_shown() -> None:
