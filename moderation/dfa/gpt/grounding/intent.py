@@ -9,11 +9,9 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from moderation.analysis import Region
 from moderation.dfa.gpt.grounding.answers import UNCLEAR
-from moderation.dfa.gpt.grounding.beside import UNKNOWABLE, causes_named
+from moderation.dfa.gpt.grounding.corrected import corrected
 from moderation.dfa.gpt.grounding.known import Question
 from moderation.dfa.gpt.grounding.named import Named, named_in
 from moderation.dfa.gpt.prompts import PromptSet
@@ -81,7 +79,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = scores[likeliest]
-    family, form, named = _as_named(*_chosen(fitting), named, text)
+    family, form, named = corrected(*_chosen(fitting), named, text)
     regional = family in _OF_REGIONS or f"{family}/{form}" in {_MATCH, _DIRECTION}
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
@@ -103,87 +101,6 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         colours=named.colours,
         sideless=_SIDELESS.search(text) is not None,
     )
-
-
-#: Forms that ask how a region looks.
-_LOOKS = frozenset({"natural", "forged", "open", "wrong"})
-#: Regions within the edge of a face. What edge a question sees there is theirs.
-_INNER = frozenset({Region.EYES, Region.NOSE, Region.MOUTH})
-#: A question about the verdict that speaks of where verdicts begin.
-_BORDER = re.compile(r"\b(?:undetermined|undecided|thresholds?|borderline|cut-?offs?)\b", re.I)
-#: A question for the certainty as a number.
-_SCALE = re.compile(r"\b(?:scale|percent\w*|out of (?:10|ten|100|a hundred))\b|%|\bto (?:10|100)\b", re.I)
-#: A question how much something counts.
-_WEIGHS = re.compile(r"\b(?:influenc\w*|affect\w*|matter\w*|counts?|weigh\w*|role|factor|changes?)\b", re.I)
-#: A question what is a forgery at all.
-_COUNTS_AS = re.compile(
-    r"\bcounts? as (?:an? |face |image |photo )*(?:manipulat|forg|fak|deepfak|edit|tamper)", re.I
-)
-_JUDGING = frozenset({"verdict", "certainty", "reasons", "challenge"})
-#: A question which kind of generator it was.
-_GENERATORS = re.compile(r"\bGANs?\b.*\bdiffusion\b|\bdiffusion\b.*\bGANs?\b", re.I | re.S)
-_MAKING = frozenset({"maker", "technique", "technique_named", "certainty"})
-
-
-def _as_named(family: str, form: str, named: Named, text: str) -> tuple[str, str, Named]:
-    """Family and form, corrected by what the question names, and what it is about."""
-    if (family, form) == ("technique_named", "named") and len(named.techniques) > 1:
-        return "technique", "open", named  # "A swap or an edit?" has no yes
-    if (family, form) == (_REGIONAL, "seen") and Region.FACE_BOUNDARY in named.aspects:
-        return "boundary", "open", named  # a seam is no single detail: it is looked for
-    if family == "things" and list(named.nouns) not in ([], [Region.BACKGROUND]):
-        return _REGIONAL, "seen", named  # a patch on the cheek
-    if family in _JUDGING and _BORDER.search(text):
-        return "score", "open", named
-    if family == "certainty" and _SCALE.search(text):
-        return "score", "probability", named
-    if _COUNTS_AS.search(text) and family not in UNKNOWABLE:
-        return "technique_meant", "meant", replace(named, techniques=())
-    if family == _TWO and "explain" in text.lower() and causes_named(text):
-        return "otherwise", "open", named
-    if (family, form) == ("limits", "picture") and named.nouns and not causes_named(text):
-        return _harms(named, text)
-    if family in _MAKING and _GENERATORS.search(text):
-        return "technique_meant", "difference", named
-    if named.unmeasured and _of_measures(family, form, named):
-        return "match", "open", named
-    if family == "boundary":
-        return _at_edge(form, named)
-    return family, form, named
-
-
-def _harms(named: Named, text: str) -> tuple[str, str, Named]:
-    """What a question asks for that names a part of the picture, and nothing that harms a judgement."""
-    if Region.BACKGROUND in named.nouns:
-        return "things", "open", named
-    if len(named.nouns) > 1 or named.unjudged or not _WEIGHS.search(text):
-        return "limits", "picture", named
-    return _REGIONAL, "effect", named
-
-
-def _of_measures(family: str, form: str, named: Named) -> bool:
-    """True for a question that may ask how parts lie to each other, rather than how they look."""
-    if family == "light":
-        return Region.LIGHTING not in named.aspects
-    return (
-        family == _TWO or (family == _REGIONAL and form in _LOOKS) or (family, form) == ("boundary", "fits")
-    )
-
-
-def _at_edge(form: str, named: Named) -> tuple[str, str, Named]:
-    """What a question about an edge asks for: that of the face, of its colours, or of the parts that it names."""
-    if form == "fits" and named.colours:
-        return "tone", "natural", named
-    inner = {region: noun for region, noun in named.nouns.items() if region in _INNER}
-    outer = {
-        region: noun for region, noun in named.nouns.items() if region not in {*_INNER, Region.BACKGROUND}
-    }
-    if outer and form != "fits":
-        return _TWO, "open", replace(named, nouns=outer).with_edge()
-    if outer or not inner:
-        return "boundary", form, named
-    form = form if form in _LOOKS and len(inner) == 1 else "open"
-    return _REGIONAL if len(inner) == 1 else _TWO, form, replace(named, nouns=inner)
 
 
 def _fits(intent: str, named: Named) -> bool:
