@@ -1150,6 +1150,8 @@ def test_nothing_is_said_of_an_undecided_face() -> None:
         ("Is the skin dark, should I worry?", "tone/natural"),
         ("Are you sure that this is not fake?", "verdict/fake"),
         ("Could it be a swap instead of an edit?", "verdict/fake"),
+        ("Is one part of the mouth a different shade?", "region/natural"),
+        ("Is the mouth okay there?", "region/forged"),
     ],
 )
 def test_where_a_yes_or_a_no_would_say_something_else_there_is_none(text: str, intent: str) -> None:

@@ -51,6 +51,15 @@ _SIDELESS = re.compile(
     r"|^(?!.*\byes\b.*\bno\b).*(?:\b(?:whether|or|instead of|rather than|not|should I worry)\b|n't\b)",
     re.I | re.S,
 )
+#: Words of questions to which "no" says that all is well, and to which "yes" does.
+_FAULTY = re.compile(
+    r"\b(?:different|odd|off|wrong|weird|strange|mismatch\w*|uneven|suspicious|unnatural|fake\w*|edited|forged|altered"
+    r"|changed|pasted|artificial|too)\b",
+    re.I,
+)
+_SOUND = re.compile(
+    r"\b(?:natural|ok(?:ay)?|fine|clean|match\w*|consistent|real|genuine|normal|right)\b", re.I
+)
 #: A question is not understood when its likeliest family is less probable.
 _LEAST = 0.2
 #: A question whose likeliest family is less probable was read with little certainty.
@@ -99,8 +108,15 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
         unjudged=named.unjudged,
         unmeasured=named.unmeasured,
         colours=named.colours,
-        sideless=_SIDELESS.search(text) is not None,
+        sideless=_is_sideless(form, text),
     )
+
+
+def _is_sideless(form: str, text: str) -> bool:
+    """True when a yes or a no would not answer the question, or when its form may have been read the wrong way round."""
+    faulty, sound = _FAULTY.search(text), _SOUND.search(text)
+    turned = (form == "natural" and faulty) or (form == "forged" and sound and not faulty)
+    return bool(_SIDELESS.search(text) or turned)
 
 
 def _fits(intent: str, named: Named) -> bool:
