@@ -113,7 +113,7 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
 
 
 def _is_sideless(form: str, text: str) -> bool:
-    """True when a yes or a no would not answer the question, or when its form may have been read the wrong way round."""
+    """True when a yes or a no would not answer the question, or its form may have been read the wrong way round."""
     faulty, sound = _FAULTY.search(text), _SOUND.search(text)
     turned = (form == "natural" and faulty) or (form == "forged" and sound and not faulty)
     return bool(_SIDELESS.search(text) or turned)
