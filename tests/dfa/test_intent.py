@@ -85,6 +85,10 @@ def test_regions_keep_the_name_that_the_question_gives_them() -> None:
     assert regions_asked("eyebrows?") == {Region.EYES: Noun("eyebrows", plural=True)}
     assert regions_asked("Is the smile off?") == {Region.MOUTH: Noun("smile")}
     assert regions_asked("teeth ok") == {Region.MOUTH: Noun("teeth", plural=True)}
+    assert regions_asked("lips and teeth, then lip") == {
+        Region.MOUTH: Noun("lips and the teeth", plural=True)
+    }
+    assert regions_asked("the eye, the eyes") == {Region.EYES: Noun("eye")}
     assert regions_asked("the iris") == {Region.EYES: Noun("eyes", plural=True)}
 
 
@@ -1185,6 +1189,7 @@ def test_what_a_generated_picture_shows_takes_up_the_question() -> None:
         ("Does the hair influence the verdict?", "limits/picture", "How much the hair counts"),
         ("Does the plain background matter?", "limits/picture", "face itself"),
         ("How symmetric are the brows and the smile?", "compare/open", "whether the two sides match"),
+        ("The eyes are shut, so what do you rely on?", "limits/picture", "artifact"),
         ("A brown blob at the top, is that fake?", "verdict/fake", "details such as the blob"),
     ],
 )

@@ -52,16 +52,16 @@ def _found(words: Mapping[Region, str], text: str) -> frozenset[Region]:
     return frozenset(_matches(words, text))
 
 
-def _matches(words: Mapping[Region, str], text: str) -> dict[Region, re.Match[str]]:
-    """The first word for each of the parts that a text names."""
-    searched = {region: re.search(rf"\b(?:{pattern})\b", text, re.I) for region, pattern in words.items()}
-    return {region: match for region, match in searched.items() if match is not None}
+def _matches(words: Mapping[Region, str], text: str) -> dict[Region, list[re.Match[str]]]:
+    """The words for each of the parts that a text names."""
+    found = {region: [*re.finditer(rf"\b(?:{pattern})\b", text, re.I)] for region, pattern in words.items()}
+    return {region: matches for region, matches in found.items() if matches}
 
 
-def parts_in_order(text: str) -> dict[Region, str]:
-    """The parts of a face that a text names, each with its first word for it, by first mention."""
-    found = sorted(_matches(_PARTS, text).items(), key=lambda named: named[1].start())
-    return {region: match[0].lower() for region, match in found}
+def parts_in_order(text: str) -> dict[Region, list[str]]:
+    """The parts of a face that a text names, each with its words for it, by first mention."""
+    found = sorted(_matches(_PARTS, text).items(), key=lambda named: named[1][0].start())
+    return {region: [match[0].lower() for match in matches] for region, matches in found}
 
 
 # --- claims about them ---

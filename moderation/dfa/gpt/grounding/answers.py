@@ -324,7 +324,7 @@ _DONE: Mapping[Technique, str] = {
     Technique.FS: "another face was laid over this one",
     Technique.FR: "the face was given another expression",
     Technique.FE: "single features of the face were changed",
-    Technique.EFS: "the whole face was generated",
+    Technique.EFS: "the whole picture was generated",
 }
 
 
@@ -548,7 +548,8 @@ def _here(question: Question, known: Known) -> str:
         return _judged(known)
     if question.form == "enough":
         number = len(known.artifacts or ()) if known.regional else 0
-        named = f"I name {COUNTED[number]} here: {clearest(known)}" if number else _taken(known)
+        first = ", the clearest" if number > 1 else ""
+        named = f"I name {COUNTED[number]} here{first}: {clearest(known)}" if number else _taken(known)
         return f"{named}. {_confidence(known)}"
     if not known.deepfake:
         return "I see no artifact in this face"

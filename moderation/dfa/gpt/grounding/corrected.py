@@ -31,6 +31,11 @@ _BY_WORDS: Sequence[tuple[frozenset[str] | None, re.Pattern[str], tuple[str, str
             ("technique_meant", "difference"),
         ),
         (
+            frozenset({"limits"}),
+            r"\brel(?:y|ied|ies) on\b|\brests? on\b|\bgo by\b|\bbased? on\b",
+            ("reasons", "open"),
+        ),
+        (
             None,
             r"\bcounts? as (?:an? |face |image |photo )*(?:manipulat|forg|fak|deepfak|edit|tamper)",
             ("technique_meant", "meant"),
@@ -96,11 +101,12 @@ def _at_edge(form: str, named: Named) -> tuple[str, str, Named]:
     """What a question about an edge asks for: that of the face, of its colours, or of the parts that it names."""
     if form == "fits" and named.colours:
         return "tone", "natural", named
-    beyond = {*_INNER, Region.BACKGROUND}
-    inner = {region: noun for region, noun in named.nouns.items() if region in _INNER}
-    outer = {region: noun for region, noun in named.nouns.items() if region not in beyond}
+    parts = {region: noun for region, noun in named.nouns.items() if region is not Region.BACKGROUND}
+    inner = {region: noun for region, noun in parts.items() if region in _INNER}
+    outer = {region: noun for region, noun in parts.items() if region not in _INNER}
     if outer and form != "fits":
-        return "compare", "open", replace(named, nouns=outer).with_edge()
+        of_edge = Region.FACE_BOUNDARY in named.aspects
+        return "compare", "open", replace(named, nouns=outer if of_edge else parts).with_edge()
     if outer or not inner:
         return "boundary", form, named
     form = form if form in _LOOKS and len(inner) == 1 else "open"

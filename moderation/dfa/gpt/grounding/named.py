@@ -130,7 +130,7 @@ def _unjudged(text: str) -> Unjudged | None:
 def regions_asked(text: str) -> dict[Region, Noun]:
     """The regions of a face that a question names, in its order, as it calls them. Longer words may be misspelt."""
     spelt = re.sub(r"\b(?:lip|face)[- ]?(?:sync|swap)\w*", " ", _spelt(text), flags=re.I)  # a technique
-    return {region: _noun(region, word) for region, word in parts_in_order(spelt).items()}
+    return {region: _noun(region, words) for region, words in parts_in_order(spelt).items()}
 
 
 def _parts_asked(text: str) -> dict[Region, Noun]:
@@ -147,8 +147,18 @@ _CLIPPED = frozenset({
 })  # fmt: skip
 
 
-def _noun(region: Region, word: str) -> Noun:
-    return NOUNS[region] if word in _CLIPPED else Noun(word, plural=word == "teeth" or word.endswith("s"))
+def _noun(region: Region, words: Sequence[str]) -> Noun:
+    """The region as these words call it, by the first two that differ: "lips and the teeth"."""
+    first = words[0]
+    if first in _CLIPPED:
+        return NOUNS[region]
+    stems = {first.removesuffix("s"), *_CLIPPED}
+    second = next(
+        (word for word in words[1:] if word.removesuffix("s") not in stems and word not in stems), None
+    )
+    if second is not None:
+        return Noun(f"{first} and the {second}", plural=True)
+    return Noun(first, plural=first == "teeth" or first.endswith("s"))
 
 
 #: Words of regions that are long enough to be recognised when misspelt.
