@@ -21,9 +21,11 @@ _CAUSES: Mapping[str, str] = {
     "compression": r"compress\w*|recompress\w*|jpe?gs?|webp|whatsapp|screenshots?|blocky",
     "blur": r"blur\w*|focus|(?:depth|shallow) (?:of )?(?:field|focus)|bokeh|portrait mode|motion|shak\w+",
     "a small size": r"small|tiny|low[- ]?res\w*|pixel\w*|resolution|thumbnail",
-    "a filter": r"filter\w*|beauty|grading|graded|presets?|retouch\w*|airbrush\w*|denois\w*|noise re\w+|sharpening",
+    "a filter": r"filter\w*|beauty|grading|graded|presets?|retouch\w*|airbrush\w*|denois\w*|noise re\w+"
+    r"|(?:over-?)?sharpen\w*",
     "make-up": r"make-?up|foundation|contour(?:ing)?|lipstick|powder|mascara|eyeshadow",
-    "a dark or overexposed picture": r"dark\w*|dim|night\w*|shadows?|light\w*|flash|sun(?:light)?|\w*expos\w+|glare"
+    "a dark or overexposed picture": r"(?:almost|nearly|all|too) black|dark\w*|dim|night\w*|shadows?|light\w*"
+    r"|flash|sun(?:light)?|\w*expos\w+|glare"
     r"|backlit|bright\w*",
     "a grey or tinted picture": r"black[- ]and[- ]white|bw|b&w|gr[ae]yscale|sepia|monochrome|colou?rs?|tint\w*",
     "an odd angle": r"turned|profile|sideways|angles?|tilt\w*|upside|(?:look|fac)(?:ing|s) (?:away|down|up)|rotated",
@@ -157,7 +159,7 @@ UNKNOWABLE: Mapping[str, tuple[str, ...]] = {
     ),
     "where": (
         "I cannot tell where this picture was taken, nor on what occasion.",
-        "The place cannot be told from the face; I only look for forgery.",
+        "Neither the place nor the occasion can be told from the face; I only look for forgery.",
     ),
     "when": (
         "I cannot tell when this picture was taken or posted, be it the year or the hour, nor by whom.",

@@ -152,7 +152,7 @@ def _noun(region: Region, words: Sequence[str]) -> Noun:
     first = words[0]
     if first in _CLIPPED:
         return NOUNS[region]
-    stems = {first.removesuffix("s"), *_CLIPPED}
+    stems = {first.removesuffix("s"), "gaze", *_CLIPPED}
     second = next(
         (word for word in words[1:] if word.removesuffix("s") not in stems and word not in stems), None
     )
