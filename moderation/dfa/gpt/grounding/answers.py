@@ -68,7 +68,8 @@ def answer(question: Question, known: Known, prompts: PromptSet) -> str:
     refused = question.family in UNKNOWABLE and _OF_THE_VERDICT.search(question.text)
     if question.family == "things" or refused or (question.unsure and question.family in _BESIDE_THE_FACE):
         return _together([said, _verdict_of(known)])
-    return f"{said}{_passed_over(question, said)}"
+    passed_over = _passed_over(question, said)
+    return f"{capital(_SIDE.sub('', said)) if passed_over else said}{passed_over}"
 
 
 #: Begins an answer that takes a side.
@@ -293,7 +294,7 @@ def _verdict(question: Question, known: Known) -> str:
             varied(
                 question,
                 "I take this face for bona fide: I see no artifact.",
-                "I see no trace of forgery in this face.",
+                "I take it for bona fide: I see no trace of forgery.",
                 "I take it for bona fide; no region shows an artifact.",
             ),
         )
@@ -518,7 +519,8 @@ def _limits(question: Question, known: Known) -> str:
         return LIMITS[question.form]
     worn = question.unjudged and not question.unjudged.on_face and f"the {question.unjudged.word}"
     hides = f"{causes_named(question.text) or worn or _HIDING} can hide traces, or look like one"
-    told = f"It may matter: {hides}{_sized(question, known)}"
+    where = question.noun.inflected(" for {the}") if question.noun else ""
+    told = f"It may matter{where}: {hides}{_sized(question, known)}"
     if known.deepfake is None:
         return f"{told}. I am undecided about this face; {_BETTER} could settle it."
     return f"{told}; {_BETTER} would show more. {_taken(known)}. {_confidence(known)}."

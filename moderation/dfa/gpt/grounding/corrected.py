@@ -44,21 +44,29 @@ _BY_WORDS: Sequence[tuple[frozenset[str] | None, re.Pattern[str], tuple[str, str
 ]
 #: A question how much something counts.
 _WEIGHS = re.compile(r"\b(?:influenc\w*|affect\w*|matter\w*|counts?|weigh\w*|role|factor|changes?)\b", re.I)
+#: "And the nose?" asks the same as the question before.
+_AND_THAT = re.compile(r"^(?:and|what about|same for|how about)\b(?:\W+\w+){1,4}\W*$", re.I)
+_HIDDEN = re.compile(r"\b(?:hid(?:e|den|ing)|ignor\w+|cover\w*|without|left out|leave out)\b", re.I)
+_SMOOTH = re.compile(r"\b(?:smooth\w*|airbrush\w*|plastic|waxy|wax|pores?|retouch\w*)\b", re.I)
 #: Forms that ask how a region looks.
 _LOOKS = frozenset({"natural", "forged", "open", "wrong"})
 #: Regions within the edge of a face. What edge a question sees there is theirs.
 _INNER = frozenset({Region.EYES, Region.NOSE, Region.MOUTH})
 
 
-def corrected(family: str, form: str, named: Named, text: str) -> tuple[str, str, Named]:
-    """The intent that the words have, and what the question is about."""
+def corrected(family: str, form: str, named: Named, text: str, before: str = "") -> tuple[str, str, Named]:
+    """The intent that the words have, and what the question is about. `before` is the question before it."""
     for families, words, intent in _BY_WORDS:
         asked = family not in UNKNOWABLE if families is None else family in families
         if asked and words.search(text):
             return *intent, replace(named, techniques=()) if families is None else named
     match family, form:
         case "technique_named", "named" if len(named.techniques) > 1:
-            return "technique", "open", named  # "A swap or an edit?" has no yes
+            return "technique", "others", named  # "A swap or an edit?" has no yes
+        case "region", _ if form in _LOOKS and _AND_THAT.search(text) and _HIDDEN.search(before):
+            return "region", "effect", named
+        case "skin", "forged" | "open" if _SMOOTH.search(text):
+            return "skin", "smoothing", named
         case "region", "seen" if Region.FACE_BOUNDARY in named.aspects:
             return "boundary", "open", named  # a seam is no single detail: it is looked for
         case "things", _ if list(named.nouns) not in ([], [Region.BACKGROUND]):

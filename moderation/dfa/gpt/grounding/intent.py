@@ -35,7 +35,7 @@ _OF_REGIONS = frozenset({_REGIONAL, _TWO, "evidence"})
 #: Added to the logits of intents of these families when "it" stands for a region.
 _POINTED = 3.0
 #: Intents whose questions may name a region, and need not.
-_MATCH, _DIRECTION = "match/open", "light/direction"
+_MAY_NAME = frozenset({"match/open", "light/direction", "limits/picture"})
 #: The intent whose questions may name two techniques.
 _DIFFERENCE = "technique_meant/difference"
 #: Forms that take a side, each with its opposite.
@@ -88,8 +88,8 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = scores[likeliest]
-    family, form, named = corrected(*_chosen(fitting), named, text)
-    regional = family in _OF_REGIONS or f"{family}/{form}" in {_MATCH, _DIRECTION}
+    family, form, named = corrected(*_chosen(fitting), named, text, earlier[-1] if earlier else "")
+    regional = family in _OF_REGIONS or f"{family}/{form}" in _MAY_NAME
     regions = list(named.nouns.items()) if regional else []
     region, noun = regions[0] if regions else (None, None)
     techniques = [*named.techniques, None, None] if family in _TECHNICAL else [None, None]
@@ -162,6 +162,12 @@ _SECOND = re.compile(
     r"|explain|convince)\b)",
     re.I,
 )
+#: Second questions that only ask whether the first thing counts.
+_ECHO = re.compile(
+    r"^(?:does|do|is|are|should|would) (?:this|that|it|they|these|those) (?:count|matter|worry|normal|odd|strange|weird"
+    r"|suspicious|an? (?:sign|clue|hint|red flag|problem))\b",
+    re.I,
+)
 #: Second questions of one word, in more words.
 _WHOLLY: Mapping[str, str] = {
     "why": "Why do you say so?",
@@ -173,6 +179,8 @@ _WHOLLY: Mapping[str, str] = {
 def halves(text: str) -> tuple[str, str] | None:
     """The two questions of a text that asks two: "Is it fake, and how sure are you?". None when it asks one."""
     parts = _SECOND.split(text, maxsplit=1)
+    if len(parts) > 1 and _ECHO.search(parts[1]):
+        return None
     parts = [_WHOLLY.get(part.lower().strip("?!., "), part) for part in parts]
     if len(parts) < 2 or any(len(part.split()) < 2 for part in parts):
         return None

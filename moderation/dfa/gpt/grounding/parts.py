@@ -49,7 +49,8 @@ def about_part(question: Question, known: Known, noun: Noun, related: Sequence[S
         told = replace(question, form="effect" if measured else "open")
         return f"I give no certainty for a single region. {about_part(told, known, noun, related)}"
     if known.whole and question.family in ASPECTS:
-        return noun.inflected(_whole_picture(replace(question, form="open")))
+        form = question.form if question.form in PROPERTIES else "open"
+        return noun.inflected(_whole_picture(replace(question, form=form)))
     if question.form == "seen":
         return noun.inflected(_seen(question, shown, known))
     if known.whole:
@@ -203,9 +204,17 @@ def _elsewhere(question: Question, where: str) -> str:
         case "wrong":
             return f"I see nothing wrong {{at}} {{the}}; the artifacts are {where}."
         case "explained":
-            return f"That alone proves nothing: I see no artifact {{at}} {{the}}, only {where}."
+            return f"{_alone(question)}: I see no artifact {{at}} {{the}}, only {where}."
         case form:
             return f"No, I see no {PROPERTIES[form][0]} in {{the}}; the artifacts are {where}."
+
+
+def _alone(question: Question) -> str:
+    """What is said of a detail that an explanation is offered for, as the start of a sentence."""
+    if question.unjudged is None or not question.unjudged.on_face:
+        return "That alone proves nothing"
+    word = question.unjudged.word
+    return f"What the {word} {'are' if word.endswith('s') else 'is'} I cannot tell"
 
 
 def _clean(question: Question) -> str:
@@ -236,7 +245,7 @@ def _clean(question: Question) -> str:
         case "wrong":
             return "I see nothing wrong {at} {the}: {the} {look} natural to me."
         case "explained":
-            return "That alone proves nothing, and I see no artifact {at} {the}."
+            return f"{_alone(question)}, and I see no artifact {{at}} {{the}}."
         case form:
             return f"No, I see no {PROPERTIES[form][0]} in {{the}}."
 
