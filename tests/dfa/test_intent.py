@@ -411,6 +411,18 @@ def test_it_is_told_what_the_verdict_would_be_without_a_region(effect: Effect, t
         assert answer_or_none(said, deepfake=True, artifacts=lines) == said
 
 
+def test_several_regions_are_hidden_one_by_one() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+    lines = (replace(face.rationale[0], effect=Effect(0.21, 1.3, 0.48, 0.1)),)
+    asked, intent = "What is the score without the nose and the mouth?", "region/effect"
+
+    measured = said_of(replace(face, rationale=lines), asked, intent)
+    clean = said_of(analysed(Label.BONA_FIDE), asked, intent)
+
+    assert measured.startswith("I hide one region at a time, and not several at once. With the nose hidden")
+    assert clean == "I did not measure what the score is without the nose and the mouth."
+
+
 def test_the_artifact_that_matters_most_is_the_one_that_the_score_needs() -> None:
     face = analysed(
         Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.9), Touch(Region.MOUTH, Kind.SOFTER, 0.4)

@@ -88,6 +88,8 @@ def understood(text: str, scores: Mapping[str, float], earlier: Sequence[str] = 
     fitting = {intent: score for intent, score in scores.items() if _fits(intent, named)}
     if not named.nouns and not named.aspects and likeliest in _WHOLE:
         fitting[_WHOLE[likeliest]] = scores[likeliest]
+    if len(named.nouns) > 1 and likeliest == "region/effect":
+        fitting["compare/effect"] = scores[likeliest]
     family, form, named = corrected(*_chosen(fitting), named, text, earlier[-1] if earlier else "")
     regional = family in _OF_REGIONS or f"{family}/{form}" in _MAY_NAME
     regions = list(named.nouns.items()) if regional else []

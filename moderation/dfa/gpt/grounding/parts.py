@@ -304,6 +304,8 @@ def about_several(question: Question, known: Known) -> str:
     if known.deepfake and not known.artifacts:
         return f"I take the face for a deepfake, and cannot point to {whole}."
     shown = sorted((each for each in known.artifacts or () if each.touch.region in named), key=by_strength)
+    if question.form == "effect":
+        return _one_by_one(shown, whole, known)
     if question.colours and not any(each.touch.kind in _COLOURED for each in shown):
         rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
         return f"I see no wrong colour in {whole}{rest}."
@@ -320,6 +322,14 @@ def about_several(question: Question, known: Known) -> str:
     if len(shown) == 1 or question.form == "each":
         return f"{capital(told)}.{sound}"
     return f"{_compared(shown)}: {told}.{sound}"
+
+
+def _one_by_one(shown: Sequence[Shown], whole: str, known: Known) -> str:
+    """What several regions count for: each is hidden by itself."""
+    if any(each.effect for each in shown):
+        return f"I hide one region at a time, and not several at once. {_effect(_weightiest(shown), known)}"
+    rest = f"; the artifacts are {places(known.artifacts)}" if known.artifacts else ""
+    return f"I did not measure what the score is without {whole.replace(' or ', ' and ')}{rest}."
 
 
 #: Kinds that change a part's colour.
