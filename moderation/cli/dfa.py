@@ -31,6 +31,13 @@ Data = Annotated[
     Path,
     typer.Option(help="A folder of folders of labelled pictures, each with a labels.csv (docs/models.md)."),
 ]
+Sources = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Terms and kinds of two of own folders, read beside the shipped ones (docs/models.md).",
+    ),
+]
 
 _console = Console(stderr=True, highlight=False)
 
@@ -134,6 +141,7 @@ def instruct(
     ] = None,
     annotator_parallel: Annotated[int, typer.Option(min=1, help="Calls at once.")] = 4,
     prompts: Annotated[int, typer.Option(help="The prompt set: 1 for LLaVA-1.5, 2 for `small`.")] = 2,
+    sources: Sources = None,
     seed: Seed = 0,
     as_json: OneObject = False,
 ) -> None:
@@ -142,12 +150,14 @@ def instruct(
     from moderation.dfa.instruct.annotator import Annotator, Endpoint
     from moderation.dfa.instruct.builder import build
     from moderation.dfa.instruct.pool import pool_of
+    from moderation.dfa.instruct.sources import read_table
 
     if annotator is not None and annotator_model is None:
         raise SetupProblem("--annotator needs the name of a model too: --annotator-model.")
+    table = read_table(sources)
     with _console.status("Reading the pool …") as status:
         building = partial(status.update, "Bringing every picture to the pool's normal form …")
-        opened = pool_of(data, pool or out / "pool", processes=processes, say=building)
+        opened = pool_of(data, pool or out / "pool", table, processes=processes, say=building)
     out.mkdir(parents=True, exist_ok=True)
     words = None
     if annotator is not None and annotator_model is not None:
@@ -212,10 +222,12 @@ def small(
     twos: Annotated[int, typer.Option(help="Pairs of DFA-Instruct. Everything learns from them.")] = 10860,
     loaders: Annotated[int, typer.Option(help="Processes that read faces.")] = 1,
     version: Annotated[str, typer.Option(help="The bundle's version, shown to people.")] = "1",
+    sources: Sources = None,
     seed: Seed = 0,
 ) -> None:
     """Build the shipped bundle: base, pool, sight, speech, calibration, report and model card."""
     from moderation.dfa.gpt.bundle import SHIPPED
+    from moderation.dfa.instruct.sources import read_table
     from moderation.dfa.train.report import as_text
     from moderation.dfa.train.small import SmallPlan, train_small
 
@@ -228,7 +240,13 @@ def small(
         version=version,
     )
     spec, result = train_small(
-        data, work, out or SHIPPED["small"], plan, now=datetime.datetime.now(datetime.UTC), say=_console.print
+        data,
+        work,
+        out or SHIPPED["small"],
+        plan,
+        read_table(sources),
+        now=datetime.datetime.now(datetime.UTC),
+        say=_console.print,
     )
     typer.echo(as_text(result))
     typer.echo(f"bundle: {spec.folder}")
@@ -239,7 +257,8 @@ def sight(
     pool: Annotated[
         Path,
         typer.Option(
-            help="A pool, which forges anew for every step, or a folder of DFA-Instruct, which is read."
+            help="A pool, which forges anew for every step, or a folder of DFA-Instruct, which is read. "
+            "A pool keeps the --sources that it was made with."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Where checkpoints are kept; a later run resumes from them.")],
@@ -286,7 +305,7 @@ def redrawers(
 
 @train.command()
 def sources_out(
-    pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it.")],
+    pool: Annotated[Path, typer.Option(help="The pool, as `dfa instruct` makes it; it keeps its --sources.")],
     run: Annotated[Path, typer.Option(help="A run of `dfa train sight --without`.")],
     faces: Annotated[int, typer.Option(help="Faces of other sources that the verdict is fitted to.")] = 10000,
     most: Annotated[int, typer.Option(help="At most this many pictures of each origin and label.")] = 300,

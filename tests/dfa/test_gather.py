@@ -104,7 +104,9 @@ def test_a_pool_of_other_pictures_or_labels_is_not_taken(tmp_path: Path) -> None
 
     labelled(data, "mine", ["real", "real"])
     labelled(data, "new", ["real"])
-    with pytest.raises(SetupProblem, match=r"before mine, new changed in .*data or in sources\.toml"):
+    with pytest.raises(
+        SetupProblem, match=r"before mine, new changed in .*data or in .*sources\.toml: delete it"
+    ):
         take()
 
     (folder / "made_of.json").unlink()  # as in a pool of an older release

@@ -16,7 +16,7 @@ from moderation.dfa.gpt.heads import REGIONS, Heads, Seen
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.instruct.examples import Example, Examples, changed, facts_of_pair
 from moderation.dfa.instruct.pool import open_pool
-from moderation.dfa.instruct.sources import kinds_of_two
+from moderation.dfa.instruct.sources import SHIPPED
 from moderation.dfa.train.sight import (
     UNKNOWN,
     Batch,
@@ -95,7 +95,7 @@ def test_a_pool_of_bona_fide_pictures_that_nothing_can_be_made_of_is_refused() -
 
 
 def test_every_kind_of_two_names_its_faces() -> None:
-    kinds = kinds_of_two()
+    kinds = SHIPPED.kinds
 
     assert {kind.name for kind in kinds} >= {"lab", "dfdc"}
     for kind in kinds:

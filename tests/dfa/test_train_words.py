@@ -189,7 +189,9 @@ def test_building_does_not_go_on_with_a_pool_of_other_labels(tmp_path: Path) -> 
     corrected = replace(pool, rows=(replace(first, label=Label.DEEPFAKE), *others))
 
     for twos in (2, 3):
-        with pytest.raises(SetupProblem, match=f"other pictures or labels of {first.source}: name another"):
+        with pytest.raises(
+            SetupProblem, match=f"other pictures, labels or tables of {first.source}: name another"
+        ):
             build(corrected, tmp_path, PROMPTS, split="train", twos=twos, seed=1)
 
     # An older release did not keep what the pool held.
@@ -204,7 +206,7 @@ def test_a_pool_of_unlisted_folders_is_told_what_they_lack(tmp_path: Path) -> No
     unlisted = {"source": "mine", "origin": "mine", "terms": UNKNOWN_TERMS}
     mine = replace(pool, rows=tuple(replace(row, **unlisted) for row in pool.rows))
 
-    with pytest.raises(SetupProblem, match=r"mine have no table in .*sources\.toml"):
+    with pytest.raises(SetupProblem, match=r"no table \[sources\.FOLDER\] for mine: .* with --sources"):
         build(mine, tmp_path, PROMPTS, split="train", twos=1, seed=1)
 
 

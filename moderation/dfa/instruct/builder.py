@@ -133,7 +133,7 @@ def _resumed(out: Path, settings: dict[str, Any], twos: int) -> int:
     changed = changed_sources(before["pool"], settings["pool"])
     if changed:
         raise SetupProblem(
-            f"{out} was begun with other pictures or labels of {changed}: name another folder."
+            f"{out} was begun with other pictures, labels or tables of {changed}: name another folder."
         )
     other = [f"{name} {before[name]}" for name in settings if before[name] != settings[name]]
     if other:

@@ -28,7 +28,7 @@ from moderation.dfa.instruct.forgery.pairs import (
 from moderation.dfa.instruct.forgery.photometry import softened
 from moderation.dfa.instruct.pool import CROP, MARGIN, Pool, Pooled
 from moderation.dfa.instruct.quality import same_light, same_sharpness
-from moderation.dfa.instruct.sources import FILE, UNKNOWN_TERMS, KindOfTwo, kinds_of_two
+from moderation.dfa.instruct.sources import UNKNOWN_TERMS, KindOfTwo
 from moderation.errors import SetupProblem
 
 #: The model's picture, pixels, and the share of a pooled crop that its 1.3 margin covers.
@@ -83,16 +83,26 @@ class Examples:
         self.bona_fide = _by_place(rows, Label.BONA_FIDE)
         self.forged = _by_place(rows, Label.DEEPFAKE)
         self.by_file = {row.file: row for row in rows if row.label is Label.BONA_FIDE}
-        self.pairs = {kind: self._pairs(kind) for kind in kinds_of_two() if kind.paired}
-        self.kinds = {kind: kind.share for kind in kinds_of_two() if self._can_make(kind)}
+        self.pairs = {kind: self._pairs(kind) for kind in pool.table.kinds if kind.paired}
+        self.kinds = {kind: kind.share for kind in pool.table.kinds if self._can_make(kind)}
         if not self.kinds:
             unlisted = sorted({row.source for row in pool.rows if row.terms == UNKNOWN_TERMS})
             no_table = (
-                f" {', '.join(unlisted)} have no table in {FILE}: add them (docs/models.md)."
+                f" There is no table [sources.FOLDER] for {', '.join(unlisted)}: write it and a [[twos]] into a file, "
+                "and give that with --sources (docs/models.md)."
                 if unlisted
                 else ""
             )
-            raise SetupProblem(f"The pool holds no pictures that make a bona fide and forged two.{no_table}")
+            forged = sum(row.label is Label.DEEPFAKE for row in rows)
+            raise SetupProblem(
+                f"No bona fide and forged two can be made of the {split} split of the pool, which has "
+                f"{len(rows) - forged} bona fide and {forged} forged faces of {len(pool.rows)} pictures.{no_table}"
+            )
+        #: How often faces of each source are forged by the lab, for evaluation.
+        self.lab: dict[str, float] = {}
+        for kind in pool.table.kinds:
+            for source, share in kind.lab.items():
+                self.lab[source] = self.lab.get(source, 0) + share
         #: Number of forgeries drawn again because they were invisible, and of facts left out because the mask did not
         #: cover them.
         self.invisible = 0
@@ -130,8 +140,7 @@ class Examples:
 
     def lab_two(self, technique: Technique, rng: Rng) -> tuple[Example, Example]:
         """A two of the lab with one technique, for evaluation."""
-        (shares,) = (kind.lab for kind in kinds_of_two() if kind.forged is None)
-        return self._lab_two(drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT), rng, shares, technique)
+        return self._lab_two(drawn_chain(rng, crop=CROP, size=SIZE, unit=UNIT), rng, self.lab, technique)
 
     def _lab_two(
         self, chain: Chain, rng: Rng, sources: Mapping[str, float], technique: Technique | None = None
@@ -233,7 +242,7 @@ def pooled_examples(pool: Pool, split: str, rng: Rng) -> Iterator[Example]:
 
 def _aligned_before(pool: Pool) -> dict[int, int]:
     """From the row of each aligned forged picture to the row of the bona fide one it was made from."""
-    aligned = {kind.forged for kind in kinds_of_two() if kind.aligned}
+    aligned = {kind.forged for kind in pool.table.kinds if kind.aligned}
     rows = {row.file: row.row for row in pool.rows if row.label is Label.BONA_FIDE}
     return {row.row: rows[row.paired] for row in pool.rows if row.origin in aligned and row.paired in rows}
 

@@ -23,7 +23,7 @@ from moderation.dfa.gpt.faces import find_faces
 from moderation.dfa.gpt.pixels import Picture, crop_face, decode_picture
 from moderation.dfa.instruct.forgery.masks import CANONICAL
 from moderation.dfa.instruct.forgery.photometry import Encoding, recompressed
-from moderation.dfa.instruct.sources import Source, kinds_of_two, source
+from moderation.dfa.instruct.sources import SHIPPED, Source, Table, read_table
 from moderation.errors import SetupProblem
 
 #: Side of a pooled crop in pixels, and its margin. The model's own crop (224 pixels at 1.3) fits inside, at about the
@@ -83,7 +83,7 @@ class Pooled:
     paired: str | None = None
 
 
-def listed(data: Path) -> Iterator[Listed]:
+def listed(data: Path, about: Table = SHIPPED) -> Iterator[Listed]:
     """Every picture of every labels.csv in the folders of `data`.
 
     Raise SetupProblem when there is no such table, or a label is none.
@@ -91,13 +91,13 @@ def listed(data: Path) -> Iterator[Listed]:
     tables = sorted(data.glob("*/labels.csv"))
     if not tables:
         raise SetupProblem(f"No folder in {data} has a labels.csv.")
-    aligned = {kind.forged for kind in kinds_of_two() if kind.aligned}
+    aligned = {kind.forged for kind in about.kinds if kind.aligned}
     for table in tables:
-        about = source(table.parent.name)
+        source = about.source(table.parent.name)
         with table.open(newline="", encoding="utf-8") as lines:
             for number, row in enumerate(csv.DictReader(lines, restval=""), start=2):
                 try:
-                    yield _listed(about, row, aligned=about.folder in aligned)
+                    yield _listed(source, row, aligned=source.folder in aligned)
                 except KeyError as error:
                     raise SetupProblem(f"{table} has no column {error.args[0]}.") from error
                 except ValueError as error:
@@ -146,11 +146,17 @@ class Losses:
 
 
 def build_pool(
-    data: Path, out: Path, *, seed: int = 0, limit: int | None = None, processes: int = 1
+    data: Path,
+    out: Path,
+    table: Table = SHIPPED,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    processes: int = 1,
 ) -> Losses:
     """Normalise every picture of `data` into `out`, in `processes` processes. A second run starts anew."""
     out.mkdir(parents=True, exist_ok=True)
-    pictures = list(listed(data))[:limit]
+    pictures = list(listed(data, table))[:limit]
     crops = np.lib.format.open_memmap(
         out / "crops.npy", mode="w+", dtype=np.uint8, shape=(len(pictures), CROP, CROP, 3)
     )
@@ -170,17 +176,20 @@ def build_pool(
             crops[pooled.row] = crop
             lines.write(json.dumps(asdict(pooled)) + "\n")
     crops.flush()
-    (out / _MADE_OF).write_text(json.dumps(_as_listed(pictures), indent=1))
+    (out / _MADE_OF).write_text(json.dumps({**_as_listed(pictures), **table.digests}, indent=1))
+    (out / _OWN).unlink(missing_ok=True)
+    if table.own is not None:
+        (out / _OWN).write_text(table.own, encoding="utf-8")
     (out / "losses.json").write_text(json.dumps(vars(losses), indent=1))
     return losses
 
 
-#: Beside a pool: a digest of each source's table as it was read.
-_MADE_OF = "made_of.json"
+#: Beside a pool: a digest of each source's table as it was read, and a copy of the file of own sources.
+_MADE_OF, _OWN = "made_of.json", "own_sources.toml"
 
 
 def _as_listed(pictures: Iterable[Listed]) -> dict[str, str]:
-    """A digest of what is listed of each source: names, labels, techniques, groups, and what `sources.toml` says."""
+    """A digest of what is listed of each source: names, labels, techniques, groups, and what its table says."""
     return _digests((picture.source, json.dumps(asdict(picture))) for picture in pictures)
 
 
@@ -290,12 +299,12 @@ class Pool:
 
     crops: np.ndarray  # (N, CROP, CROP, 3) uint8
     rows: tuple[Pooled, ...]
+    table: Table = SHIPPED
 
     def digests(self) -> dict[str, str]:
-        """A digest of each source's pictures, labels, techniques and groups."""
-        return _digests(
-            (row.source, f"{row.sha256} {row.label} {row.technique} {row.group}") for row in self.rows
-        )
+        """A digest of each source's pictures, labels, techniques and groups, and of each own table."""
+        rows = ((row.source, f"{row.sha256} {row.label} {row.technique} {row.group}") for row in self.rows)
+        return {**_digests(rows), **self.table.digests}
 
 
 def open_pool(folder: Path) -> Pool:
@@ -306,25 +315,36 @@ def open_pool(folder: Path) -> Pool:
             f"{folder} holds no pool: `bonafide dfa instruct --data … --pool {folder}` makes it."
         )
     rows = tuple(_pooled(line) for line in table.read_text(encoding="utf-8").splitlines())
-    return Pool(np.load(folder / "crops.npy", mmap_mode="r"), rows)
+    own = folder / _OWN
+    return Pool(
+        np.load(folder / "crops.npy", mmap_mode="r"), rows, read_table(own if own.is_file() else None)
+    )
 
 
-def pool_of(data: Path, folder: Path, *, processes: int, say: Callable[[], None]) -> Pool:
+def pool_of(
+    data: Path, folder: Path, table: Table = SHIPPED, *, processes: int, say: Callable[[], None]
+) -> Pool:
     """The pool of these pictures, built unless it is there; `say` is called before it is built.
 
-    Raise SetupProblem when the pool was made of others. A pool of an older release does not tell of which.
+    Raise SetupProblem when the pool was made of others, or with another table. A pool of an older release does not
+    tell of which pictures.
     """
     if not (folder / "losses.json").is_file():
         say()
-        build_pool(data, folder, processes=processes)
-    made_of = folder / _MADE_OF
+        build_pool(data, folder, table, processes=processes)
+    if table.own is None and (folder / _OWN).is_file():
+        raise SetupProblem(
+            f"{folder} was made with own sources: give their file again with --sources, or name another pool."
+        )
+    made_of, before, now = folder / _MADE_OF, dict[str, str](), dict(table.digests)
     if made_of.is_file():
-        changed = changed_sources(json.loads(made_of.read_text()), _as_listed(listed(data)))
-        if changed:
-            raise SetupProblem(
-                f"{folder} was made before {changed} changed in {data} or in sources.toml: "
-                "delete it, or name another pool."
-            )
+        before, now = json.loads(made_of.read_text()), {**_as_listed(listed(data, table)), **now}
+    changed = changed_sources(before, now)
+    if changed:
+        raise SetupProblem(
+            f"{folder} was made before {changed} changed in {data} or in {table.file}: "
+            "delete it, or name another pool."
+        )
     return open_pool(folder)
 
 

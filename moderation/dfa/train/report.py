@@ -35,7 +35,7 @@ from moderation.dfa.gpt.replies import read_reply
 from moderation.dfa.gpt.scoring import technique_shares
 from moderation.dfa.instruct.examples import Example, Examples, pooled_examples
 from moderation.dfa.instruct.pool import Pool
-from moderation.dfa.instruct.sources import kinds_of_two
+from moderation.dfa.instruct.sources import SHIPPED, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,14 @@ def examples_to_judge(
             yield example
 
 
-def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dict[str, float]) -> Report:
+def report(
+    judged: Sequence[Judged],
+    *,
+    lab: int,
+    threshold: float,
+    seconds: dict[str, float],
+    table: Table = SHIPPED,
+) -> Report:
     """Score what `judge` returned for `examples_to_judge`: the first 8 × `lab` examples are the lab's twos."""
     lab_judged, called = judged[: 8 * lab], _called(judged, threshold)
     forged = [j for j in judged if j.example.deepfake and j.example.technique and j.technique]
@@ -142,7 +149,7 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
     said = [set(j.regions or ()) for j in described]
     bona_fide = [j for j in judged if not j.example.deepfake]
     return Report(
-        detection=detection(judged, lab=lab),
+        detection=detection(judged, table, lab=lab),
         called_deepfake=called,
         technique_macro_f1=_technique_f1(forged),
         confusion=_confusion(forged),
@@ -154,7 +161,7 @@ def report(judged: Sequence[Judged], *, lab: int, threshold: float, seconds: dic
         unread_replies=sum(j.regions is None for j in judged),
         shortcuts=_shortcuts(judged),
         seconds=seconds,
-        spoken_and_seen=_spoken_and_seen(judged, lab=lab),
+        spoken_and_seen=_spoken_and_seen(judged, table, lab=lab),
         maps=_maps(judged),
     )
 
@@ -173,15 +180,16 @@ def _maps(judged: Sequence[Judged]) -> dict[str, MapScores]:
     return by_kind(faces)
 
 
-def _spoken_and_seen(judged: Sequence[Judged], *, lab: int) -> dict[str, tuple[float, float]]:
+def _spoken_and_seen(judged: Sequence[Judged], table: Table, *, lab: int) -> dict[str, tuple[float, float]]:
     """Does the language model say what the tower sees? Nothing for a bundle without heads."""
     if any(j.opinion is None for j in judged):
         return {}
-    seen = detection([replace(j, margin=j.opinion or 0.0) for j in judged], lab=lab)
-    return {name: (value.value, seen[name].value) for name, value in detection(judged, lab=lab).items()}
+    seen = detection([replace(j, margin=j.opinion or 0.0) for j in judged], table, lab=lab)
+    spoken = detection(judged, table, lab=lab)
+    return {name: (value.value, seen[name].value) for name, value in spoken.items()}
 
 
-def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
+def detection(judged: Sequence[Judged], table: Table, *, lab: int) -> dict[str, Estimate]:
     """DF-D AUC by lab technique and by source, each against its own bona fide; of `examples_to_judge`, in order."""
     lab_judged, pooled = judged[: 8 * lab], judged[8 * lab :]
     result = {
@@ -192,7 +200,7 @@ def detection(judged: Sequence[Judged], *, lab: int) -> dict[str, Estimate]:
     if lab:
         result["lab all"] = _auc(lab_judged)
     for origin in sorted({j.example.origin for j in pooled if j.example.deepfake}):
-        beside = {place for kind in kinds_of_two() if kind.forged == origin for place in kind.beside}
+        beside = {place for kind in table.kinds if kind.forged == origin for place in kind.beside}
         result[origin] = _auc(
             [
                 j

@@ -44,6 +44,7 @@ from moderation.dfa.instruct.builder import build
 from moderation.dfa.instruct.examples import Examples
 from moderation.dfa.instruct.forgery.latent import fetch_decoder, latent_redrawer
 from moderation.dfa.instruct.pool import Pool, pool_of
+from moderation.dfa.instruct.sources import Table
 from moderation.dfa.train.calibrate import write_calibration
 from moderation.dfa.train.findings import Found, described, fit_findings, left_out_findings, patches_of
 from moderation.dfa.train.intents import read_questions
@@ -102,7 +103,14 @@ class SmallPlan:
 
 
 def train_small(
-    data: Path, work: Path, out: Path, plan: SmallPlan, *, now: datetime.datetime, say: Callable[[str], None]
+    data: Path,
+    work: Path,
+    out: Path,
+    plan: SmallPlan,
+    sources: Table,
+    *,
+    now: datetime.datetime,
+    say: Callable[[str], None],
 ) -> tuple[BundleSpec, Report]:
     """Run all stages. `work` keeps the pool and the checkpoints, `out` becomes the bundle."""
     if not (cache_folder() / BASE_DIGEST).is_dir():
@@ -112,7 +120,7 @@ def train_small(
     if latent_redrawer() is None and not fetch_decoder():
         say("The decoder of a latent diffusion model cannot be fetched: the lab draws with its own alone.")
     building = partial(say, "Bringing every picture to the pool's normal form …")
-    pool = pool_of(data, work / "pool", processes=2, say=building)
+    pool = pool_of(data, work / "pool", sources, processes=2, say=building)
     say("Building DFA-Instruct …")
     instruct = work / "instruct"
     build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
@@ -419,7 +427,8 @@ def report_small(spec: BundleSpec, pool: Pool, plan: SmallPlan) -> Report:
     platt = bundle.calibration
     threshold = 0.0 if platt is None else platt.margin(zone_of(Policy(), platt)[1])
     judged = judge(bundle, examples, threshold=threshold)
-    return report(judged, lab=lab, threshold=threshold, seconds=seconds_per_face(bundle, examples[:8]))
+    seconds = seconds_per_face(bundle, examples[:8])
+    return report(judged, lab=lab, threshold=threshold, seconds=seconds, table=pool.table)
 
 
 def write_model_card(
