@@ -19,6 +19,7 @@ from moderation.dfa.instruct.pool import Pool, pool_of
 from moderation.dfa.instruct.sources import SHIPPED, Table, read_table
 from moderation.dfa.instruct.stored import twos_in
 from moderation.dfa.train.report import Judged, detection
+from moderation.dfa.train.small import SmallPlan, check_strangers
 from moderation.errors import SetupProblem
 from tests.dfa.drawn_faces import a_pool
 
@@ -177,6 +178,15 @@ def test_a_split_without_pictures_is_named_with_what_it_holds(tmp_path: Path) ->
         SetupProblem, match=r"of the test split .* has 0 bona fide and 0 forged faces of 12 pictures"
     ):
         Examples(pool, "test")
+
+
+def test_small_says_before_it_trains_that_its_first_tower_could_not_be_judged(tmp_path: Path) -> None:
+    check_strangers(a_pool(), SmallPlan())
+
+    with pytest.raises(
+        SetupProblem, match=r"needs bona fide and forged faces of openforensics_crops, .*dfa train sight"
+    ):
+        check_strangers(mine(a_pool(), read_table(a_file(tmp_path))), SmallPlan())
 
 
 def test_an_own_forged_origin_is_judged_against_the_faces_beside_it(tmp_path: Path) -> None:

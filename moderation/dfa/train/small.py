@@ -65,6 +65,7 @@ from moderation.dfa.train.sources_out import (
     look_at,
     strangers,
 )
+from moderation.errors import SetupProblem
 
 #: Left out first: sources of every technique that the pool has real forgeries of, and a source of bona fide faces.
 STRANGERS = ("openforensics_crops", "stargan_celeba", "sfhq_t2i_470", "ifg_gan_faces", "gsa18f_team")
@@ -121,6 +122,7 @@ def train_small(
         say("The decoder of a latent diffusion model cannot be fetched: the lab draws with its own alone.")
     building = partial(say, "Bringing every picture to the pool's normal form …")
     pool = pool_of(data, work / "pool", sources, processes=2, say=building)
+    check_strangers(pool, plan)
     say("Building DFA-Instruct …")
     instruct = work / "instruct"
     build(pool, instruct, load_prompts(2), split="train", twos=plan.twos, seed=plan.sight.seed)
@@ -152,6 +154,16 @@ def train_small(
     result = report_small(spec, pool, plan)
     write_model_card(spec, result, (found, read), work, pool, plan, now=now)
     return spec, result
+
+
+def check_strangers(pool: Pool, plan: SmallPlan) -> None:
+    """Raise SetupProblem when the first tower could not be judged: this would only show after hours of training."""
+    names = plan.without.without
+    if {row.label for row in left_out(pool, names)} != {Label.BONA_FIDE, Label.DEEPFAKE}:
+        raise SetupProblem(
+            f"The pool needs bona fide and forged faces of {', '.join(names)}, because `dfa train small` is judged on "
+            "them first: add such a folder, or train the parts with `dfa train sight` and `dfa train lora`."
+        )
 
 
 def base_spec() -> BundleSpec:
