@@ -423,6 +423,59 @@ def test_several_regions_are_hidden_one_by_one() -> None:
     assert clean == "I did not measure what the score is without the nose and the mouth."
 
 
+def test_what_several_parts_count_for_is_measured_like_what_one_counts_for() -> None:
+    face = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+    asked = "Which matters more for the score, the nose or the mouth?"
+
+    assert said_of(face, asked, "compare/open").startswith(
+        "I did not measure what the score is without the nose"
+    )
+
+
+def test_the_skin_is_one_of_several_parts() -> None:
+    asked = "Rate the nose, the mouth and the skin"
+    forged = analysed(Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.7))
+
+    assert "the skin" in said_of(analysed(Label.BONA_FIDE), asked, "compare/each")
+    assert "skin" not in said_of(forged, asked, "compare/each")
+
+
+def test_how_sure_a_technique_is_is_told_with_its_share() -> None:
+    face = analysed(Label.DEEPFAKE, technique=Technique.FS)
+    shares = {Technique.FS: 0.7, Technique.FR: 0.1, Technique.FE: 0.1, Technique.EFS: 0.1}
+    sure = replace(face, verdict=replace(face.verdict, technique_scores=shares))
+
+    assert "with a share of 0.70" in said_of(sure, "How sure are you of the type?", "technique/open")
+
+
+def test_what_cannot_be_known_is_said_of_both_things_that_are_asked_for() -> None:
+    said = said_of(analysed(Label.BONA_FIDE), "Tell me how old she is and her name", "attributes/open")
+
+    assert said.endswith("Nor can I tell who it is.")
+    assert UNKNOWABLE["attributes"][0] in said or UNKNOWABLE["attributes"][1] in said
+
+
+def test_a_thing_is_no_proof_when_it_is_asked_for_one() -> None:
+    face = analysed(Label.BONA_FIDE)
+
+    assert "proves nothing" in said_of(face, "Is the green hat a sign of a forgery?", "things/open")
+    assert "proves nothing" not in said_of(face, "What about the green hat?", "things/open")
+
+
+@pytest.mark.parametrize(
+    ("question", "thing"),
+    [
+        ("that is not enough to flag it", None),
+        ("did you flag the nose", None),
+        ("the flag behind him", "flag"),
+    ],
+)
+def test_a_flag_is_a_thing_only_when_it_is_one(question: str, thing: str | None) -> None:
+    unjudged = named_in(question).unjudged
+
+    assert (unjudged and unjudged.word) == thing
+
+
 def test_the_artifact_that_matters_most_is_the_one_that_the_score_needs() -> None:
     face = analysed(
         Label.DEEPFAKE, Touch(Region.NOSE, Kind.SOFTER, 0.9), Touch(Region.MOUTH, Kind.SOFTER, 0.4)

@@ -24,6 +24,7 @@ from moderation.dfa.gpt.grounding.beside import (
     UNKNOWABLE,
     about_itself,
     about_things,
+    also_unknowable,
     causes_named,
 )
 from moderation.dfa.gpt.grounding.facts import Kind
@@ -134,7 +135,9 @@ def _answer(question: Question, known: Known, prompts: PromptSet) -> str:
     if question.family == "things":
         return about_things(question)
     if question.family in UNKNOWABLE:
-        return varied(question, *UNKNOWABLE[question.family])
+        return _together(
+            [varied(question, *UNKNOWABLE[question.family]), *filter(None, [also_unknowable(question)])]
+        )
     if known.deepfake is None and question.family not in _SAID_OF_ANY:
         return _undecided(question, known)
     match question.family:
@@ -264,7 +267,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "challenge":
             return "I remain undecided about this face, and can point to no artifact; the decision is yours."
         case "otherwise":
-            return f"{_alike(question)}, and can hide one; I am undecided about this face."
+            return f"{_alike(question)}, and can hide one; I am undecided about this face, and name no artifact in it."
         case "counter":
             limits = f". {_limits_told(known)}" if known.zone else ""
             return f"I am undecided about this face: {why}; {_BETTER} could settle it{limits}."

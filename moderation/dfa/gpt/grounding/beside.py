@@ -139,11 +139,46 @@ def about_things(question: Question) -> str:
     if question.unjudged is None:
         return varied(question, *UNKNOWABLE["things"])
     the = f"the {question.unjudged.word}"
+    proof = "; that proves nothing either way" if _PROOF.search(question.text) else ""
     return varied(
         question,
-        f"I only judge the face itself, not {the} or anything else on or beside it.",
-        f"I do not judge {the}, nor anything else that is worn or beside the face, only the face itself.",
+        f"I only judge the face itself, not {the} or anything else on or beside it{proof}.",
+        f"I do not judge {the}, nor anything else that is worn or beside the face, only the face itself{proof}.",
     )
+
+
+#: A question whether something shows that a picture is forged, or genuine.
+_PROOF = re.compile(
+    r"\b(?:proofs?|prove[sn]?|signs?|clues?|evidence|suspicious|means?|indicat\w+|red flags?|giveaways?|suggests?)\b",
+    re.I,
+)
+
+
+def also_unknowable(question: Question) -> str:
+    """What cannot be told of the second thing that a question asks for, as a sentence. Empty when it asks for one."""
+    if question.family not in _ASKED_TOO:
+        return ""
+    _, _, rest = question.text.rpartition(" and ")
+    return next(
+        (
+            told
+            for family, (words, told) in _ASKED_TOO.items()
+            if family != question.family and re.search(rf"\b(?:{words})\b", rest, re.I)
+        ),
+        "",
+    )
+
+
+#: Words of a second thing that a picture cannot show, and what is said of it.
+_ASKED_TOO: Mapping[str, tuple[str, str]] = {
+    "who": (r"names?|identit\w+|who (?:he|she|they|this|it) (?:is|are)", "Nor can I tell who it is."),
+    "attributes": (r"ages?|how old|nationality|gender|mood", "Nor do I describe people."),
+    "where": (r"where|place|location|country|city", "Nor can I tell where it was taken."),
+    "when": (r"when|year|date|time", "Nor can I tell when it was taken."),
+    "intent": (r"intent\w*|motives?|purpose|consent", "Nor can I tell what was intended."),
+    "maker": (r"who (?:took|made|posted|shot)|photographer|camera|account", "Nor can I tell who made it."),
+    "sanction": (r"ban|block|remove|delete|report|suspend", "What to do a person decides."),
+}
 
 
 #: Answers to questions that a picture of one face cannot answer.

@@ -46,6 +46,9 @@ _BY_WORDS: Sequence[tuple[frozenset[str] | None, re.Pattern[str], tuple[str, str
 _WEIGHS = re.compile(r"\b(?:influenc\w*|affect\w*|matter\w*|counts?|weigh\w*|role|factor|changes?)\b", re.I)
 #: "And the nose?" asks the same as the question before.
 _AND_THAT = re.compile(r"^(?:and|what about|same for|how about)\b(?:\W+\w+){1,4}\W*$", re.I)
+#: What they count in, and how sure a technique is.
+_SCORED = re.compile(r"\b(?:scores?|scored|verdict)\b", re.I)
+_SURE = re.compile(r"\b(?:how|less|more) (?:sure|certain|confident)\b|\bconfidence\b|\bprobab\w+\b", re.I)
 _HIDDEN = re.compile(r"\b(?:hid(?:e|den|ing)|ignor\w+|cover\w*|without|left out|leave out)\b", re.I)
 _SMOOTH = re.compile(r"\b(?:smooth\w*|airbrush\w*|plastic|waxy|wax|pores?|retouch\w*)\b", re.I)
 #: Forms that ask how a region looks.
@@ -71,6 +74,10 @@ def corrected(family: str, form: str, named: Named, text: str, before: str = "")
             return "boundary", "open", named  # a seam is no single detail: it is looked for
         case "things", _ if list(named.nouns) not in ([], [Region.BACKGROUND]):
             return "region", "seen", named  # a patch on the cheek
+        case "technique", "open" if _SURE.search(text):
+            return "technique", "others", named  # whose answer has the shares
+        case "compare", _ if _WEIGHS.search(text) and _SCORED.search(text):
+            return "compare", "effect", named
         case "compare", _ if "explain" in text.lower() and causes_named(text):
             return "otherwise", "open", named
         case "limits", "picture" if named.nouns and not causes_named(text):

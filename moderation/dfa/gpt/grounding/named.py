@@ -23,8 +23,8 @@ class Named:
     techniques: tuple[Technique, ...]
     #: What it names of the whole face: its edge, its light, its skin.
     aspects: tuple[Region, ...] = ()
-    #: It names the edge of the face as a part.
-    edge: bool = False
+    #: What it names of those beside other parts: "the nose, the eyes and the skin".
+    beside: tuple[Region, ...] = ()
     #: Its region is that of the question before, for which it has a word such as "it".
     pointed: bool = False
     #: The first thing that it names and that is never judged.
@@ -39,17 +39,18 @@ class Named:
         return replace(self, nouns={**self.nouns, Region.FACE_BOUNDARY: NOUNS[Region.FACE_BOUNDARY]})
 
     def with_aspect(self) -> "Named":
-        """The same, with one aspect more to compare: the edge of the face, or any that is named with one region."""
-        more = self.aspects[:1] if len(self.nouns) == 1 else (Region.FACE_BOUNDARY,) * self.edge
+        """The same, with the aspects that are named like parts, or with any that is named with one region."""
+        more = self.aspects[:1] if len(self.nouns) == 1 else self.beside
         return replace(self, nouns={**self.nouns, **{each: NOUNS[each] for each in more}})
 
 
-#: The edge of the face, as one of several parts.
-_EDGE = re.compile(
-    r"\b(?:edge|border|boundary|outline|contour|rim)s? of (?:the |his |her )?(?:face|head)\b"
+#: What belongs to the whole face, as one of several parts.
+_BESIDE: Mapping[Region, str] = {
+    Region.FACE_BOUNDARY: r"\b(?:edge|border|boundary|outline|contour|rim)s? of (?:the |his |her )?(?:face|head)\b"
     r"|\b(?:and|or) the (?:edge|border|boundary|outline|seam)\b(?! of)",
-    re.I,
-)
+    Region.SKIN: r"(?:,|\b(?:and|or|nor|vs|versus)) (?:the |his |her |its )?skin\b"
+    r"(?! (?:of|on|in|at|around|near|tone|colou?r))|\bskin,? (?:and|or|vs|versus)\b",
+}
 #: Words for what belongs to the whole face.
 _ASPECTS: Mapping[Region, str] = {
     Region.FACE_BOUNDARY: r"seams?|edges?|boundary|outlines?|contours?|rim|halo|borders?|blending",
@@ -70,8 +71,9 @@ _THINGS = (
     r"|sweater|jumper|hoodie|dress|uniform|scarf|hats?|cap|beanie|helmet|hood|headscarf|hijab|veil|turban|headband"
     r"|face ?mask|zippers?|buttons?|necklaces?|chain|pendant|pearls?|ear ?rings?|hoops?|studs?|rings?|wristwatch|brooch"
     r"|pin(?! down)|badge|lanyard|jewel(?:le)?ry|(?<!other )hands?|fingers?|arms?|shoulders?|microphones?|mic|phone"
-    r"|walls?|curtains?|sky|trees?|leaves|flowers?|plants?|windows?|backdrop|logos?|watermarks?|(?<!red )flags?"
-    r"|posters?|book ?shelf|books|furniture|car|clothes|clothing|headphones?|earbuds?|headset|black bars?"
+    r"|walls?|curtains?|sky|trees?|leaves|flowers?|plants?|windows?|backdrop|logos?|watermarks?"
+    r"|(?<!red )(?<!to )(?<!you )(?<!we )(?<!I )flags?|posters?"
+    r"|book ?shelf|books|furniture|car|clothes|clothing|headphones?|earbuds?|headset|black bars?"
 )
 #: What is never measured, by the words for it.
 _UNMEASURED: Mapping[str, str] = {
@@ -103,12 +105,12 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
     aspects = tuple(
         region for region, words in _ASPECTS.items() if re.search(rf"\b(?:{words})(?!\w)", spelt, re.I)
     )
-    edge = _EDGE.search(spelt) is not None
+    beside = tuple(region for region, words in _BESIDE.items() if re.search(words, spelt, re.I))
     return Named(
         nouns,
         techniques,
         aspects,
-        edge,
+        beside,
         pointed and bool(nouns),
         _unjudged(text),
         _unmeasured(text),

@@ -303,6 +303,9 @@ def about_several(question: Question, known: Known) -> str:
         return f"I cannot single out {whole}: the whole picture looks generated."
     if known.deepfake and not known.artifacts:
         return f"I take the face for a deepfake, and cannot point to {whole}."
+    if known.deepfake and all(each.touch.region is not Region.SKIN for each in known.artifacts or ()):
+        named.pop(Region.SKIN, None)  # its artifacts are named by the parts that they are in
+        whole = one_of(named.values())
     shown = sorted((each for each in known.artifacts or () if each.touch.region in named), key=by_strength)
     if question.form == "effect":
         return _one_by_one(shown, whole, known)
