@@ -26,6 +26,7 @@ from moderation.dfa.gpt.grounding.beside import (
     about_things,
     also_unknowable,
     causes_named,
+    is_alternative,
 )
 from moderation.dfa.gpt.grounding.facts import Kind
 from moderation.dfa.gpt.grounding.known import Known, Question, Shown
@@ -263,7 +264,7 @@ def _undecided(question: Question, known: Known) -> str:
         case "places":
             return "I am undecided about this face, and can point to no region; look at it in full size."
         case "reasons":
-            return f"I am undecided about this face: {why}."
+            return f"I am undecided about this face: {why}; so I name no region."
         case "challenge":
             return "I remain undecided about this face, and can point to no artifact; the decision is yours."
         case "otherwise":
@@ -346,6 +347,9 @@ def _technique(question: Question, known: Known) -> str:
         where = f" {places(known.artifacts or ())}" if known.regional else ""
         done = f"I take it for {_what(known)}{where}" if known.deepfake else "I see no change in this face"
         return f"{done}; what it looked like before cannot be told from the picture."
+    if not known.deepfake and _RULE_OUT.search(question.text):
+        told = f"I take this face for bona fide: I see no artifact{_scored(known)}"
+        return f"I cannot rule that out. {told}. A good forgery may show no artifact."
     if not known.deepfake:
         return varied(
             question,
@@ -410,7 +414,12 @@ def _difference(question: Question, known: Known, prompts: PromptSet) -> str:
     )
 
 
+_RULE_OUT = re.compile(r"\brul\w+ (?:it |that |this |a \w+ |\w+ )*out\b|\bexclude", re.I)
+
+
 def _technique_named(question: Question, known: Known) -> str:
+    if known.deepfake is False and _RULE_OUT.search(question.text):
+        return _technique(question, known)
     if question.form == "why_not":
         if not known.deepfake:
             return "I see no forgery in this face, so I name no technique."
@@ -533,12 +542,11 @@ def _highest(known: Known) -> str:
     """Where the map is highest, as a sentence after others."""
     if known.highest is None:
         return ""
-    where = (
-        joined([f"the {NOUNS[region].word}" for region in known.highest], "and")
-        if known.highest
-        else "no region"
+    if not known.highest:
+        return " No region stands out in it here."
+    return (
+        f" It is highest at {joined([f'the {NOUNS[region].word}' for region in known.highest], 'and')} here."
     )
-    return f" It is highest at {where} here."
 
 
 def _evidence(question: Question, known: Known) -> str:
@@ -615,7 +623,9 @@ def _otherwise(question: Question, known: Known) -> str:
     """The answer to a question about another explanation than a forgery."""
     if not known.deepfake:
         hiding = causes_named(question.text) or "compression, a filter or make-up"
-        return f"I see no artifact to explain in this face; but {hiding} can hide one."
+        told = causes_named(question.text, "or")
+        which = f"Whether it is {told} I cannot tell; " if told and is_alternative(question.text) else ""
+        return f"{which}I see no artifact to explain in this face; but {hiding} can hide one."
     why = clearest(known)
     return f"{_alike(question)}, and I cannot rule that out; still I take this face for a deepfake: {why}."
 

@@ -24,12 +24,11 @@ _CAUSES: Mapping[str, str] = {
     "a filter": r"filter\w*|beauty|grading|graded|presets?|retouch\w*|airbrush\w*|denois\w*|noise re\w+"
     r"|(?:over-?)?sharpen\w*",
     "make-up": r"make-?up|foundation|contour(?:ing)?|lipstick|powder|mascara|eyeshadow",
-    "a dark or overexposed picture": r"(?:almost|nearly|all|too) black|dark\w*|dim|night\w*|shadows?|light\w*"
-    r"|flash|sun(?:light)?|\w*expos\w+|glare"
-    r"|backlit|bright\w*",
+    "light and shadow": r"shadows?|light(?:s|ing)?|flash|sun(?:light)?|glare|backlit|reflections?",
+    "a dark or overexposed picture": r"(?:almost|nearly|all|too) black|dark\w*|dim|night\w*|\w*expos\w+|bright\w*",
     "a grey or tinted picture": r"black[- ]and[- ]white|bw|b&w|gr[ae]yscale|sepia|monochrome|colou?rs?|tint\w*",
     "an odd angle": r"turned|profile|sideways|angles?|tilt\w*|upside|(?:look|fac)(?:ing|s) (?:away|down|up)|rotated",
-    "what covers or crops a face": r"reflections?|masks?|hats?|caps?|hands?|\w*glasses|lenses|fringe|beard|veil"
+    "what covers or crops a face": r"(?<!blended )masks?|hats?|caps?|hands?|\w*glasses|lenses|fringe|beard|veil"
     r"|cover\w*|half|crop\w*|hid(?:es?|den)|cut off|closed|shut|bars?|borders?",
     "age, health or treatment": r"child(?:'s|ren)?|bab(?:y|ies)|botox|surgery|sunburn\w*|acne|allerg\w*|weathered",
     "a scan, grain or noise": r"scan\w*|prints?|printed|film|grain\w*|nois[ey]\w*",
@@ -128,10 +127,29 @@ def about_itself(question: Question) -> str:
     )
 
 
-def causes_named(text: str) -> str | None:
+def causes_named(text: str, last: str = "and") -> str | None:
     """The first two of `_CAUSES` that a text names, as "blur and compression". None: it names none."""
     found = [cause for cause, words in _CAUSES.items() if re.search(rf"\b(?:{words})(?!\w)", text, re.I)]
-    return joined(found[:2], "and") if found else None
+    return joined(found[:2], last) if found else None
+
+
+def is_alternative(text: str) -> bool:
+    """True when a text asks whether a forgery or one of `_CAUSES` is what is seen: "make-up or manipulation?"."""
+    return _OR_FORGED.search(text) is not None and causes_named(text) is not None
+
+
+_FORGED = r"(?:manipulat|tamper|edit|fake|forg|artifact|artefact|swap|splic|generat|synthe|deepfake)\w*|AI"
+_OR_FORGED = re.compile(
+    rf"\bor (?:is (?:it|that|this) )?(?:just |really |actually |some |an? |the |digital )*(?:{_FORGED})\b"
+    rf"|\b(?:{_FORGED}),? or\b",
+    re.I,
+)
+#: A question how much something counts.
+WEIGHS = re.compile(
+    r"\b(?:influenc\w*|affect\w*|matter\w*|counts?|weigh\w*|role|factor|changes?|effects?)\b", re.I
+)
+#: What that counts in.
+SCORED = re.compile(r"\b(?:scores?|scored|verdict|decision)\b", re.I)
 
 
 def about_things(question: Question) -> str:
@@ -139,6 +157,10 @@ def about_things(question: Question) -> str:
     if question.unjudged is None:
         return varied(question, *UNKNOWABLE["things"])
     the = f"the {question.unjudged.word}"
+    if WEIGHS.search(question.text) and SCORED.search(question.text):
+        return (
+            f"What {the} may count for I did not measure: I hide whole regions of the face, and nothing else."
+        )
     proof = "; that proves nothing either way" if _PROOF.search(question.text) else ""
     return varied(
         question,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moderation.analysis import Region
-from moderation.dfa.gpt.grounding.beside import UNKNOWABLE, causes_named
+from moderation.dfa.gpt.grounding.beside import SCORED, UNKNOWABLE, WEIGHS, causes_named, is_alternative
 from moderation.dfa.gpt.grounding.named import Named
 
 #: Families that ask for the verdict, and for how the picture was made.
@@ -42,15 +42,18 @@ _BY_WORDS: Sequence[tuple[frozenset[str] | None, re.Pattern[str], tuple[str, str
         ),
     )
 ]
-#: A question how much something counts.
-_WEIGHS = re.compile(r"\b(?:influenc\w*|affect\w*|matter\w*|counts?|weigh\w*|role|factor|changes?)\b", re.I)
 #: "And the nose?" asks the same as the question before.
 _AND_THAT = re.compile(r"^(?:and|what about|same for|how about)\b(?:\W+\w+){1,4}\W*$", re.I)
-#: What they count in, and how sure a technique is.
-_SCORED = re.compile(r"\b(?:scores?|scored|verdict)\b", re.I)
+#: A question how sure a technique is.
 _SURE = re.compile(r"\b(?:how|less|more) (?:sure|certain|confident)\b|\bconfidence\b|\bprobab\w+\b", re.I)
 _HIDDEN = re.compile(r"\b(?:hid(?:e|den|ing)|ignor\w+|cover\w*|without|left out|leave out)\b", re.I)
 _SMOOTH = re.compile(r"\b(?:smooth\w*|airbrush\w*|plastic|waxy|wax|pores?|retouch\w*)\b", re.I)
+#: Things that lie behind a face, and cover nothing of it.
+_BEHIND = re.compile(
+    r"walls?|curtains?|sky|trees?|leaves|flowers?|plants?|windows?|backdrop|logos?|posters?|book ?shelf|books|furniture"
+    r"|car",
+    re.I,
+)
 #: Forms that ask how a region looks.
 _LOOKS = frozenset({"natural", "forged", "open", "wrong"})
 #: Regions within the edge of a face. What edge a question sees there is theirs.
@@ -76,10 +79,14 @@ def corrected(family: str, form: str, named: Named, text: str, before: str = "")
             return "region", "seen", named  # a patch on the cheek
         case "technique", "open" if _SURE.search(text):
             return "technique", "others", named  # whose answer has the shares
-        case "compare", _ if _WEIGHS.search(text) and _SCORED.search(text):
+        case "compare", _ if WEIGHS.search(text) and SCORED.search(text):
             return "compare", "effect", named
-        case "compare", _ if "explain" in text.lower() and causes_named(text):
+        case "compare", _ if is_alternative(text) or ("explain" in text.lower() and causes_named(text)):
             return "otherwise", "open", named
+        case "region", _ if form in {*_LOOKS, "seen"} and is_alternative(text):
+            return "region", "explained", named
+        case "limits", "picture" if named.unjudged and _BEHIND.fullmatch(named.unjudged.word):
+            return "things", "open", named
         case "limits", "picture" if named.nouns and not causes_named(text):
             return _harms(named, text)
         case _ if named.unmeasured and _of_measures(family, form, named):
@@ -94,7 +101,7 @@ def _harms(named: Named, text: str) -> tuple[str, str, Named]:
     """What a question asks for that names a part of the picture, and nothing that harms a judgement."""
     if Region.BACKGROUND in named.nouns:
         return "things", "open", named
-    if len(named.nouns) > 1 or named.unjudged or not _WEIGHS.search(text):
+    if len(named.nouns) > 1 or named.unjudged or not WEIGHS.search(text):
         return "limits", "picture", named
     return "region", "effect", named
 

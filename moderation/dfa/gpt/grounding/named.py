@@ -27,6 +27,8 @@ class Named:
     beside: tuple[Region, ...] = ()
     #: Its region is that of the question before, for which it has a word such as "it".
     pointed: bool = False
+    #: It names a light that the parts are seen in: "the eyes on the shadow side".
+    in_light: bool = False
     #: The first thing that it names and that is never judged.
     unjudged: Unjudged | None = None
     #: What it names of several parts at once and is never measured, in words: "how parts line up".
@@ -40,7 +42,7 @@ class Named:
 
     def with_aspect(self) -> "Named":
         """The same, with the aspects that are named like parts, or with any that is named with one region."""
-        more = self.aspects[:1] if len(self.nouns) == 1 else self.beside
+        more = self.aspects[:1] if len(self.nouns) == 1 and not self.in_light else self.beside
         return replace(self, nouns={**self.nouns, **{each: NOUNS[each] for each in more}})
 
 
@@ -58,6 +60,9 @@ _ASPECTS: Mapping[Region, str] = {
     r"|hues?",
     Region.SKIN: r"skin|complexion|pores?|wrinkles|fine lines|noise|grain\w*",
 }
+_IN_LIGHT = re.compile(
+    r"\b(?:in|on|under|into|at) (?:the |this |that )?(?:\w+ )?(?:light(?:ing)?|shadows?|shade)\b", re.I
+)
 #: Details on a face.
 _MARKS = (
     r"freckles?|moles?|scars?|(?<!you )(?<!to )(?<!I )(?<!can )spots?|dots?|patch(?:es)?|blotch(?:es)?|blemish(?:es)?"
@@ -112,6 +117,7 @@ def named_in(text: str, earlier: Sequence[str] = ()) -> Named:
         aspects,
         beside,
         pointed and bool(nouns),
+        _IN_LIGHT.search(spelt) is not None,
         _unjudged(text),
         _unmeasured(text),
         _COLOURS.search(spelt) is not None,

@@ -272,9 +272,7 @@ def _whole_picture(question: Question) -> str:
             also = capital(causes_named(question.text) or "other things")
             return f"{also} can look like that, but the whole picture looks generated, {{the}} included."
         case form if form in PROPERTIES:
-            return (
-                f"I name no {PROPERTIES[form][0]} there: the whole picture looks generated, {{the}} included."
-            )
+            return f"I single out no {PROPERTIES[form][0]} there: the whole picture looks generated, {{the}} included."
         case _:
             return "I cannot single out {the}: the whole picture looks generated."
 
