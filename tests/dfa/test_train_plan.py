@@ -1,5 +1,6 @@
 """What a plan of an adapter's training may say, and how it is refused before anything is loaded."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_plan_that_is_written_reads_as_the_same_plan(
 
 
 def test_the_plan_of_the_document_can_be_used(tmp_path: Path) -> None:
-    text = DOCUMENT.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.S)
+    (text,) = (block for block in blocks if block.startswith("base ="))
 
     assert read_plan(a_plan_file(tmp_path, text)).checkpointing
