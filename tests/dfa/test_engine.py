@@ -23,6 +23,7 @@ from moderation.dfa.gpt.detector import fingerprint
 from moderation.dfa.gpt.engine import attention, memory
 from moderation.dfa.gpt.engine.engine import Answers, Engine, Plan, Route, VerdictOnly, visual_tokens
 from moderation.dfa.gpt.engine.kv import SlotKV, side_by_side
+from moderation.dfa.gpt.engine.low_rank import LowRank
 from moderation.dfa.gpt.heads import Heads
 from moderation.dfa.gpt.layouts import random_bundle
 from moderation.dfa.gpt.policy import Policy
@@ -567,6 +568,22 @@ def test_compiled_layers_give_the_same_answers(tiny: BundleSpec) -> None:
     restore_layers(engine.model.model.language_model)
     assert [a.rationale for a in answers] == [a.rationale for a in wanted]
     assert [a.margin for a in answers] == pytest.approx([a.margin for a in wanted], abs=TOLERANCE)
+
+
+def test_a_text_is_read_uncompiled_with_what_is_added(tiny: BundleSpec) -> None:
+    from moderation.dfa.gpt.engine.graphs import compile_layers, restore_layers
+
+    engine = an_engine(tiny, max_new_tokens=3)
+    layer = engine.model.model.language_model.layers[0].self_attn.q_proj
+    term = LowRank(torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1))
+    wanted = engine.states((5, 6, 7), depths=(1,), adapter={"0.self_attn.q_proj": term})
+    compile_layers(engine.model.model.language_model, backend="eager")
+    answers_of(engine, pictures(tiny, 1))  # the layers are compiled without the term
+
+    read = engine.states((5, 6, 7), depths=(1,), adapter={"0.self_attn.q_proj": term})
+
+    restore_layers(engine.model.model.language_model)
+    torch.testing.assert_close(read, wanted)
 
 
 def test_layers_may_have_many_forms_in_whichever_thread_runs_them(tiny: BundleSpec) -> None:

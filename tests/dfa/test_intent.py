@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,20 +24,22 @@ from moderation.analysis import (
     Technique,
     Verdict,
 )
-from moderation.dfa.gpt.bundle import BundleSpec, load_bundle, read_bundle, write_card
+from moderation.dfa.gpt.bundle import Bundle, BundleSpec, load_bundle, read_bundle, write_card
 from moderation.dfa.gpt.conversation import answer_or_none
 from moderation.dfa.gpt.detector import Detector
+from moderation.dfa.gpt.engine.engine import Engine, Plan, Route
+from moderation.dfa.gpt.engine.low_rank import LowRank
 from moderation.dfa.gpt.grounding.answers import UNCLEAR, answer, answer_each
 from moderation.dfa.gpt.grounding.beside import UNKNOWABLE, causes_named
 from moderation.dfa.gpt.grounding.facts import Kind, Touch
 from moderation.dfa.gpt.grounding.intent import asked_alone, halves, told_together, understood
-from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, load_intents, pooled, save_intents
+from moderation.dfa.gpt.grounding.intent_head import Attending, IntentHead, load_intents, save_intents
 from moderation.dfa.gpt.grounding.known import Question, known_from
 from moderation.dfa.gpt.grounding.named import named_in, regions_asked, techniques_asked
 from moderation.dfa.gpt.grounding.sentences import Noun, worded
 from moderation.dfa.gpt.policy import Policy
 from moderation.dfa.gpt.prompts import load_prompts
-from moderation.dfa.train.intents import fit_intents
+from moderation.dfa.train.intents import Taught, fit_intents
 from moderation.errors import BundleMismatch
 from tests.dfa.conftest import a_crop, copy_of
 from tests.dfa.test_detector import FACE
@@ -1094,38 +1097,56 @@ def test_yes_and_no_are_left_out_when_it_is_not_clear_which_way_round_the_questi
 
 def test_a_head_comes_back_as_it_was_stored(tmp_path: Path) -> None:
     names = ("verdict/open", "who/open")
-    attending = Attending(8, 2, inner=8, queries=3).eval()
-    head = IntentHead((1, 3), names, torch.randn(2, 16), torch.randn(2), attending)
+    term = LowRank(torch.randn(2, 4), torch.randn(6, 2))
+    head = IntentHead((1, 3), names, Attending(8, 2, inner=8, queries=3).eval(), {"0.mlp.up_proj": term})
     save_intents(head, tmp_path / "intents.safetensors")
-    states = torch.randn(2, 5, 4)
+    states, x = torch.randn(2, 5, 4), torch.randn(3, 4)
 
     again = load_intents(tmp_path / "intents.safetensors")
 
     assert (again.depths, again.intents, again.width) == (head.depths, head.intents, 4)
     assert again.scores(states, slice(1, 4)) == pytest.approx(head.scores(states, slice(1, 4)), abs=0.02)
+    torch.testing.assert_close(again.adapter["0.mlp.up_proj"](x), term(x), atol=0.02, rtol=0.02)
 
 
-def test_attention_beside_the_linear_layer_reads_the_order_of_words() -> None:
-    """Two questions of the same words and the same end: their mean is one, and only attention can part them."""
-    rng = torch.Generator().manual_seed(3)
-    first, second, end = torch.randn(3, 2, 1, 6, generator=rng)
-    place = 0.5 * torch.tensor([1.0, -1.0])[None, :, None]
-    ways = {
-        "verdict/open": torch.cat([first, second], dim=1) + place,
-        "who/open": torch.cat([second, first], dim=1) + place,
-    }
-    states, intents = [], []
-    for intent, way in ways.items():
-        for _ in range(160):
-            noise = 0.05 * torch.randn(way.shape, generator=rng)
-            states.append(torch.cat([way + noise, end], dim=1).half())
-            intents.append(intent)
+def test_reading_is_learnt_and_the_order_of_words_with_it(tiny: BundleSpec) -> None:
+    """Two questions of the same words: only their order parts them."""
+    bundle = load_bundle(tiny, device=torch.device("cpu"), dtype=torch.float32)
+    taught = [
+        Taught(text, intent, text)
+        for text, intent in (("mouth nose eyes", "verdict/open"), ("eyes nose mouth", "who/open"))
+        for _ in range(64)
+    ]
 
-    head = fit_intents(states, intents, depths=(1, 2))
+    head, read = fit_intents(bundle, taught, taught, epochs=30)
 
-    for intent, way in ways.items():
-        scores = head.scores(torch.cat([way, end], dim=1), slice(0, 2))
-        assert max(scores, key=scores.__getitem__) == intent
+    assert (read.questions, read.families, read.intents) == (128, 1.0, 1.0)
+    assert set(head.adapter) >= {"0.self_attn.q_proj", "0.mlp.down_proj"}
+    with closing(an_engine(bundle)) as engine:
+        for text, intent in {each.text: each.intent for each in taught}.items():
+            tokens, place = asked_alone(bundle.prompts, bundle.codec, text)
+            states = engine.states(tokens, depths=head.depths, adapter=head.adapter)
+            scores = head.scores(states, place)
+            assert max(scores, key=scores.__getitem__) == intent
+
+
+def an_engine(bundle: Bundle) -> Engine:
+    plan = Plan(technique=False, rationale=False, slots=1)
+    return Engine.of(bundle, route=lambda _margin, _mass: Route.LEAVE, plan=plan)
+
+
+def test_what_a_text_is_read_with_is_gone_after_it(tiny: BundleSpec) -> None:
+    bundle = load_bundle(tiny, device=torch.device("cpu"), dtype=torch.float32)
+    tokens, _ = asked_alone(bundle.prompts, bundle.codec, "Is the nose real?")
+    layer = bundle.model.model.language_model.layers[0].self_attn.q_proj
+    term = LowRank(torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1))
+    with closing(an_engine(bundle)) as engine:
+        before = engine.states(tokens, depths=(1,), adapter={})
+        within = engine.states(tokens, depths=(1,), adapter={"0.self_attn.q_proj": term})
+        after = engine.states(tokens, depths=(1,), adapter={})
+
+    assert not torch.allclose(before, within)
+    assert torch.equal(before, after)
 
 
 def with_intents(spec: BundleSpec, folder: Path, head: IntentHead) -> BundleSpec:
@@ -1135,7 +1156,11 @@ def with_intents(spec: BundleSpec, folder: Path, head: IntentHead) -> BundleSpec
 
 
 def always(intent: str, *, width: int) -> IntentHead:
-    return IntentHead((1,), (intent, "verdict/open"), torch.zeros(2, 2 * width), torch.tensor([1.0, 0.0]))
+    attending = Attending(width, 2, inner=8).eval()
+    with torch.no_grad():
+        attending.out.weight.zero_()
+        attending.out.bias.copy_(torch.tensor([1.0, 0.0]))
+    return IntentHead((1,), (intent, "verdict/open"), attending)
 
 
 def width_of(spec: BundleSpec) -> int:
@@ -1148,7 +1173,7 @@ def test_the_states_are_those_of_the_model_at_that_depth(tiny: BundleSpec) -> No
     bundle = detector.bundle
     tokens, place = asked_alone(bundle.prompts, bundle.codec, "Is the nose real?")
 
-    states = detector._engine.states(tokens, depths=(1, 2))
+    states = detector._engine.states(tokens, depths=(1, 2), adapter={})
 
     detector.close()
     plain = load_bundle(tiny, device=torch.device("cpu"), dtype=torch.float32).model.model.language_model
@@ -1156,7 +1181,6 @@ def test_the_states_are_those_of_the_model_at_that_depth(tiny: BundleSpec) -> No
         out = plain(torch.tensor([tokens]), output_hidden_states=True)
     torch.testing.assert_close(states[0], out.hidden_states[1][0].float(), atol=2e-3, rtol=2e-2)
     assert bundle.codec.decode(list(tokens[place])).strip() == "Is the nose real?"
-    assert pooled(states, place).shape == (2 * 2 * width_of(tiny),)
 
 
 def test_a_bundle_with_a_head_answers_from_the_analysis(tiny: BundleSpec, tmp_path: Path) -> None:
@@ -1238,7 +1262,9 @@ def test_what_a_generated_picture_shows_takes_up_the_question() -> None:
     colour = said_of(face, "The nose is redder than the rest, an artifact?", "region/colour")
     filtered = said_of(face, "Is the chin so smooth from a beauty filter?", "region/explained")
 
-    assert colour.startswith("I name no wrong colour there: the whole picture looks generated, the nose")
+    assert colour.startswith(
+        "I single out no wrong colour there: the whole picture looks generated, the nose"
+    )
     assert filtered.startswith("A filter can look like that, but the whole picture looks generated")
 
 
@@ -1279,7 +1305,9 @@ def test_smooth_skin_is_told_as_smoothing() -> None:
 
     assert said_of(analysed(Label.BONA_FIDE), asked, intent) == "No, I see no smoothing in the skin."
     generated = said_of(analysed(Label.DEEPFAKE, technique=Technique.EFS), asked, intent)
-    assert generated == "I name no smoothing there: the whole picture looks generated, the skin included."
+    assert (
+        generated == "I single out no smoothing there: the whole picture looks generated, the skin included."
+    )
 
 
 def test_what_a_spot_is_nobody_can_tell() -> None:

@@ -383,9 +383,8 @@ class Detector:
 
     def _understood(self, head: IntentHead, question: str, earlier: Sequence[str]) -> Question:
         tokens, place = asked_alone(self._bundle.prompts, self._bundle.codec, question)
-        return understood(
-            question, head.scores(self._engine.states(tokens, depths=head.depths), place), earlier
-        )
+        states = self._engine.states(tokens, depths=head.depths, adapter=head.adapter)
+        return understood(question, head.scores(states, place), earlier)
 
     def _generated(
         self, crop: FaceCrop, turns: Sequence[Turn], question: str, served: Sequence[Turn], longest: int

@@ -47,7 +47,7 @@ from moderation.dfa.instruct.pool import Pool, pool_of
 from moderation.dfa.instruct.sources import Table
 from moderation.dfa.train.calibrate import write_calibration
 from moderation.dfa.train.findings import Found, described, fit_findings, left_out_findings, patches_of
-from moderation.dfa.train.intents import read_questions
+from moderation.dfa.train.intents import Read, read_questions
 from moderation.dfa.train.lora import train_lora
 from moderation.dfa.train.plan import LoraPlan
 from moderation.dfa.train.probe import Stored, fit_probes, held_out, served_features, stored_features
@@ -148,7 +148,7 @@ def train_small(
     train_lora(bundle, instruct / "conversations.json", work / "speech", plan.lora)
     spec = write_small(work, out, bundle.heads, platt, plan)
     say("Teaching it to read questions …")
-    spec, read = write_intents(spec)
+    spec, read = write_intents(spec, say)
     spec = write_calibration(spec, through_words(spec, platt, pool))
     say("Judging it …")
     result = report_small(spec, pool, plan)
@@ -407,12 +407,12 @@ def find_wrong(sight: Sight, instruct: Path, *, most: int) -> Found:
     return found
 
 
-def write_intents(spec: BundleSpec) -> tuple[BundleSpec, float]:
-    """Fit the head that reads questions on this bundle's language model, and write it beside the other files.
+def write_intents(spec: BundleSpec, say: Callable[[str], None]) -> tuple[BundleSpec, Read]:
+    """Train what reads questions on this bundle's language model, and write it beside the other files.
 
-    Also return the share of questions whose family a head reads rightly in wordings that were left out.
+    Also return how well it reads wordings that it did not learn from.
     """
-    head, read = read_questions(_loaded(spec))
+    head, read = read_questions(_loaded(spec), say=say)
     save_intents(head, spec.folder / INTENTS_FILE)
     return write_card(replace(spec, intents=INTENTS_FILE)), read
 
@@ -446,7 +446,7 @@ def report_small(spec: BundleSpec, pool: Pool, plan: SmallPlan) -> Report:
 def write_model_card(
     spec: BundleSpec,
     result: Report,
-    words: tuple[Found, float],
+    words: tuple[Found, Read],
     work: Path,
     pool: Pool,
     plan: SmallPlan,
@@ -471,7 +471,7 @@ def write_model_card(
         twos=f"{plan.twos:,}",
         sources=sources,
         scores=as_text(result),
-        words=WORDS_TEXT.format(read=words[1], **vars(words[0])),
+        words=WORDS_TEXT.format(**vars(words[0]), **vars(words[1])),
     )
     (spec.folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
 
@@ -494,7 +494,8 @@ WORDS_TEXT = """\
 What is wrong with a deepfake is fitted on forgeries with known facts. On {faces} such faces of persons that were left
 out, with their technique given: region F1 {region_f1:.3f}, where the best answer without looking has {blind_f1:.3f};
 the kind of change is right for {kinds:.3f} of the changed regions; estimated and true strength correlate by
-{strengths:.2f}. In wordings that were left out, the family of {read:.3f} of the questions is read rightly.
+{strengths:.2f}. Of {questions:,} questions in wordings that it did not learn from, the family of {families:.3f} and the
+intent of {intents:.3f} is read rightly.
 """
 
 CARD_TEXT = """\

@@ -36,6 +36,7 @@ from moderation.dfa.gpt.bundle import Bundle, ImageSpec, layers_read
 from moderation.dfa.gpt.close_up import close_up, hidden_in_close_up
 from moderation.dfa.gpt.engine.attention import Decode, attach, decode, extend, has_kernel
 from moderation.dfa.gpt.engine.kv import SlotKV, bytes_per_slot
+from moderation.dfa.gpt.engine.low_rank import Adapter, adapted
 from moderation.dfa.gpt.engine.memory import is_out_of_memory, slots_that_fit
 from moderation.dfa.gpt.grounding.facts import Touch
 from moderation.dfa.gpt.heads import Heads, Seen, findings
@@ -567,13 +568,23 @@ class Engine:
         return hidden[:, -1:]
 
     def _through_layers(
-        self, x: Tensor, positions: Tensor, step: object, *, layers: slice = slice(None)
+        self,
+        x: Tensor,
+        positions: Tensor,
+        step: object,
+        *,
+        layers: slice = slice(None),
+        compiled: bool = True,
     ) -> Tensor:
-        """The decoder's layers, or some of them, without transformers' loop, which builds masks we do not need."""
+        """The decoder's layers, or some of them, without transformers' loop, which builds masks we do not need.
+
+        Layers are compiled without what is added to them, and run uncompiled with it.
+        """
         self._current.step = cast("Any", step)
         angles = self._lm.rotary_emb(x, position_ids=positions)
         for layer in self._lm.layers[layers]:
-            out = layer(
+            forward = layer if compiled else partial(type(layer).forward, layer)
+            out = forward(
                 x, attention_mask=None, position_ids=positions, position_embeddings=angles, use_cache=False
             )
             x = out if isinstance(out, Tensor) else out[0]  # a tuple in some versions of transformers
@@ -636,18 +647,18 @@ class Engine:
         if token != self.script.end:
             yield token
 
-    def states(self, tokens: Tokens, *, depths: Sequence[int]) -> Tensor:
+    def states(self, tokens: Tokens, *, depths: Sequence[int], adapter: Adapter) -> Tensor:
         """(K, T, D): the hidden states of a text without a picture, after so many layers, ascending.
 
-        Raise EngineUnavailable when memory is short.
+        It is read with this adapter. Raise EngineUnavailable when memory is short.
         """
-        with self._at_work(on="this question"):
+        with self._at_work(on="this question"), adapted(self._lm.layers, adapter):
             kv = self._allocate(len(tokens), 1)
             step = extend(kv, [0], 0, len(tokens), device=self.device)
             places = torch.arange(len(tokens), device=self.device)[None]
             x, kept = self._words(tokens), list[Tensor]()
             for layers in map(slice, (0, *depths), depths):
-                x = self._through_layers(x, places, step, layers=layers)
+                x = self._through_layers(x, places, step, layers=layers, compiled=False)
                 kept.append(x[0].float().cpu())
             return torch.stack(kept)
 

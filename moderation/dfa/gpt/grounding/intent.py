@@ -1,8 +1,8 @@
 """What a question asks for: its family, its form, and the regions or the technique that it names.
 
-A head reads the family and form from the language model's own states after some of its layers (`intent_head.py`). What
-a question names is read from the words (`named.py`). So a small language model, which understands more than it can say,
-is asked only what it understands.
+The language model's first layers, adapted to that, read the family and form (`intent_head.py`). What a question names
+is read from the words (`named.py`). So a small language model, which understands more than it can say, is asked only
+what it understands.
 """
 
 import math
@@ -19,8 +19,8 @@ from moderation.dfa.gpt.script import Codec, Tokens
 
 
 def asked_alone(prompts: PromptSet, codec: Codec, question: str) -> tuple[Tokens, slice]:
-    """A conversation of this question alone, without a picture, and the place of the question's tokens in it."""
-    before, after = prompts.open(_HERE).replace(f"{prompts.image}\n", "").split(_HERE)
+    """This question as one within a conversation, and the place of its own tokens in it."""
+    before, after = prompts.ask(_HERE).split(_HERE)
     head, asked = codec.encode(before), codec.piece(question)
     return head + asked + codec.piece(after), slice(len(head), len(head) + len(asked))
 

@@ -1,15 +1,14 @@
-"""Reads intents from the states of a language model: a linear layer, and a small attention over the question's tokens.
+"""Reads intents with the first layers of a language model, adapted to reading, and a small attention over their states.
 
-The linear layer sees the mean over the tokens and the last state, where the answer would begin (linear probes, Alain
-and Bengio, 2016). Attention sees which word stands beside which. Each reads as well as the other, and both together
-read better (docs/models.md).
+Low-rank terms are added to the layers while they read a question, and at no other time: what the model says of faces
+stays as it was. Terms and attention are trained together (`train/intents.py`).
 
 N questions, T tokens, K depths, E embedding width, S numbers of a token, I intents.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  what everybody calls it
 
+from moderation.dfa.gpt.engine.low_rank import Adapter, LowRank
+
 #: Heads of the attention.
 _HEADS = 4
-_PREFIX = "attending."
+_ATTENDING, _DOWN, _UP = "attending.", ".down", ".up"
 
 
 class Attending(nn.Module):
@@ -63,47 +64,42 @@ class IntentHead:
     #: After how many layers it reads, ascending.
     depths: tuple[int, ...]
     intents: tuple[str, ...]
-    weight: Tensor  # (I, K·2·E)
-    bias: Tensor  # (I,)
-    attending: Attending | None = None
+    attending: Attending
+    #: What the layers are read with.
+    adapter: Adapter = field(default_factory=dict[str, LowRank])
 
     def scores(self, states: Tensor, question: slice) -> dict[str, float]:
-        """Each intent's logit, from the states (K, T, E) of a conversation that ends at the answer's position.
+        """Each intent's logit, from the states (K, T, E) of a text that ends at the answer's position.
 
         `question` is the place of the question's tokens.
         """
-        logits = self.weight @ pooled(states, question) + self.bias
-        if self.attending is not None:
-            tokens, end = (beside(part.float())[None] for part in (states[:, question], states[:, -1:]))
-            with torch.inference_mode():
-                present = torch.ones(tokens.shape[:2], dtype=torch.bool)
-                logits = logits + self.attending(tokens, present, end[:, 0])[0]
+        tokens, end = (beside(part.float())[None] for part in (states[:, question], states[:, -1:]))
+        with torch.inference_mode():
+            present = torch.ones(tokens.shape[:2], dtype=torch.bool)
+            (logits,) = self.attending(tokens, present, end[:, 0])
         return dict(zip(self.intents, logits.tolist(), strict=True))
 
     @property
     def width(self) -> int:
         """E: the embedding width of the language model that it reads."""
-        return self.weight.shape[1] // (2 * len(self.depths))
-
-
-def pooled(states: Tensor, question: slice) -> Tensor:
-    """(K·2·E,): of each depth, the mean of the question's states (K, T, E), and the last state."""
-    return torch.cat([states[:, question].float().mean(dim=1), states[:, -1].float()], dim=1).flatten()
+        return self.attending.tokens.in_features // len(self.depths)
 
 
 def beside(states: Tensor) -> Tensor:
-    """(K, T, E) to (T, S): of each token the states after the deepest two, or the only, of K depths."""
-    return states[-2:].permute(1, 0, 2).flatten(1)
+    """(K, T, E) to (T, S): of each token the states after all depths."""
+    return states.permute(1, 0, 2).flatten(1)
 
 
 def save_intents(head: IntentHead, file: Path) -> None:
     """Write a head at half precision."""
-    tensors = {"weight": head.weight.half().contiguous(), "bias": head.bias.half()}
-    if head.attending is not None:
-        held = head.attending.state_dict()
-        tensors |= {f"{_PREFIX}{name}": value.half().contiguous() for name, value in held.items()}
+    held = head.attending.state_dict()
+    tensors = {f"{_ATTENDING}{name}": value for name, value in held.items()}
+    for name, term in head.adapter.items():
+        tensors |= {f"{name}{_DOWN}": term.down, f"{name}{_UP}": term.up}
     save_file(
-        tensors, file, metadata={"intents": json.dumps(head.intents), "depths": json.dumps(head.depths)}
+        {name: value.detach().half().contiguous() for name, value in tensors.items()},
+        file,
+        metadata={"intents": json.dumps(head.intents), "depths": json.dumps(head.depths)},
     )
 
 
@@ -114,13 +110,15 @@ def load_intents(file: Path) -> IntentHead:
         names = cast("list[str]", stored.keys())
         tensors = {name: stored.get_tensor(name).float() for name in names}
     intents = tuple(json.loads(about["intents"]))
-    held = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
+    held = {
+        name.removeprefix(_ATTENDING): value for name, value in tensors.items() if name.startswith(_ATTENDING)
+    }
+    adapted = [name.removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)]
     return IntentHead(
         depths=tuple(json.loads(about["depths"])),
         intents=intents,
-        weight=tensors["weight"],
-        bias=tensors["bias"],
-        attending=_attending(held, len(intents)) if held else None,
+        attending=_attending(held, len(intents)),
+        adapter={name: LowRank(tensors[f"{name}{_DOWN}"], tensors[f"{name}{_UP}"]) for name in adapted},
     )
 
 
