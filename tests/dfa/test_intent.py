@@ -458,6 +458,20 @@ def test_what_cannot_be_known_is_said_of_both_things_that_are_asked_for() -> Non
     assert UNKNOWABLE["attributes"][0] in said or UNKNOWABLE["attributes"][1] in said
 
 
+def test_one_thing_that_cannot_be_known_gets_one_answer() -> None:
+    said = said_of(analysed(Label.BONA_FIDE), "Should we suspend the account?", "sanction/open")
+
+    assert "Nor can I tell" not in said
+
+
+def test_a_question_whether_this_picture_is_genuine_asks_for_the_verdict() -> None:
+    face = analysed(Label.BONA_FIDE)
+
+    assert "bona fide" in said_of(face, "Is this frame genuine?", "other_media/open")
+    assert "bona fide" in said_of(face, "What is the verdict for this old woman?", "attributes/open")
+    assert "frame or sound" in said_of(face, "Is the face behind him genuine?", "other_media/open")
+
+
 def test_a_thing_is_no_proof_when_it_is_asked_for_one() -> None:
     face = analysed(Label.BONA_FIDE)
 

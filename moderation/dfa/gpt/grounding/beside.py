@@ -178,9 +178,9 @@ _PROOF = re.compile(
 
 def also_unknowable(question: Question) -> str:
     """What cannot be told of the second thing that a question asks for, as a sentence. Empty when it asks for one."""
-    if question.family not in _ASKED_TOO:
+    _, second, rest = question.text.rpartition(" and ")
+    if question.family not in _ASKED_TOO or not second:
         return ""
-    _, _, rest = question.text.rpartition(" and ")
     return next(
         (
             told

@@ -15,6 +15,11 @@ from moderation.dfa.gpt.grounding.named import Named
 #: Families that ask for the verdict, and for how the picture was made.
 _JUDGING = frozenset({"verdict", "certainty", "reasons", "challenge"})
 _MAKING = frozenset({"maker", "technique", "technique_named", "certainty"})
+#: "Is this frame genuine?"
+_THIS_ONE = (
+    r"^(?:(?:so|and|but|ok),? )?is (?:this|the) (?:frame|picture|photo|image|portrait|still|face|selfie) "
+    r"(?:real|genuine|authentic|fake|forged|manipulated|a deepfake|bona fide)\b|\b(?:the|your) verdict\b"
+)
 #: Questions of these families with such words, and the intent that they have. None: any that a picture can answer.
 _BY_WORDS: Sequence[tuple[frozenset[str] | None, re.Pattern[str], tuple[str, str]]] = [
     (families, re.compile(words, re.I | re.S), intent)
@@ -29,6 +34,11 @@ _BY_WORDS: Sequence[tuple[frozenset[str] | None, re.Pattern[str], tuple[str, str
             _MAKING,
             r"\bGANs?\b.*\bdiffusion\b|\bdiffusion\b.*\bGANs?\b",
             ("technique_meant", "difference"),
+        ),
+        (
+            frozenset({"other_media", "quality", "attributes"}),
+            _THIS_ONE,
+            ("verdict", "open"),
         ),
         (
             frozenset({"limits"}),

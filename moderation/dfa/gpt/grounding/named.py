@@ -42,7 +42,8 @@ class Named:
 
     def with_aspect(self) -> "Named":
         """The same, with the aspects that are named like parts, or with any that is named with one region."""
-        more = self.aspects[:1] if len(self.nouns) == 1 and not self.in_light else self.beside
+        lit = self.in_light or self.colours
+        more = self.aspects[:1] if len(self.nouns) == 1 and not lit else self.beside
         return replace(self, nouns={**self.nouns, **{each: NOUNS[each] for each in more}})
 
 
