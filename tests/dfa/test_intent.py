@@ -509,6 +509,13 @@ def test_the_artifact_that_matters_most_is_the_one_that_the_score_needs() -> Non
     assert "With the mouth hidden the score falls from 0.50 to 0.20" in most
     assert "the nose" in said_of(face, "What counts most?", "places/most")
 
+    unneeded = (replace(strong, effect=idle), replace(weak, effect=idle))
+    alike = known_from(replace(face, rationale=unneeded), (0.3, 0.5))
+    assert alike is not None
+    none = answer(understood("What counts most?", LEVEL | {"places/most": 5.0}), alike, load_prompts(2))
+    assert none.startswith("None counts for much alone")
+    assert "The clearest: the nose" in none
+
 
 def test_a_detail_that_a_person_sees_is_neither_confirmed_nor_denied() -> None:
     asked, intent = "There is a line across the nose, do you see it?", "region/seen"

@@ -384,6 +384,10 @@ def about_places(question: Question, known: Known) -> str:
         case "where":
             return varied(question, f"The artifacts are {where}.", f"Look at {parts_of(known.artifacts)}.")
         case "most":
+            effects = [shown.effect for shown in ranked if shown.effect]
+            if len(effects) > 1 and not any(effect.supported for effect in effects):
+                told = "hidden one by one, they lower the score no more than a control region"
+                return f"None counts for much alone: {told}. The clearest: {within(ranked[0].sentence)}."
             most = _weightiest(ranked)
             measured = f" {_effect(most, known)}" if most.effect else ""
             return f"Above all, {within(most.sentence)}.{measured}"
