@@ -414,7 +414,8 @@ def _difference(question: Question, known: Known, prompts: PromptSet) -> str:
     )
 
 
-_RULE_OUT = re.compile(r"\brul\w+ (?:it |that |this |a \w+ |\w+ )*out\b|\bexclude", re.I)
+#: "Can you rule out a swap?", "rule it out", "ruling a swap out".
+_RULE_OUT = re.compile(r"\brul(?:e|es|ed|ing)(?: \w+){0,4} out\b|\bexclude", re.I)
 
 
 def _technique_named(question: Question, known: Known) -> str:
